@@ -1,0 +1,64 @@
+"""Fixtures shared by all tests: golden arrays of the released system and the seeded arrays they were made from."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def seeded(name: str, shape) -> torch.Tensor:
+    """Standard-normal float32 array that depends on its name alone, as the golden files' README defines it."""
+    seed = int.from_bytes(hashlib.sha256(f"shared/{name}".encode()).digest()[:8], "little")
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32))
+
+
+def golden_arrays(stem: str) -> dict[str, torch.Tensor]:
+    """Every array of tests/golden/<stem>.npz as a tensor."""
+    with np.load(GOLDEN / f"{stem}.npz") as arrays:
+        return {name: torch.as_tensor(arrays[name]) for name in arrays}
+
+
+def golden_meta(stem: str) -> dict:
+    """The sizes and names of tests/golden/<stem>.json."""
+    return json.loads((GOLDEN / f"{stem}.json").read_text())
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-4) -> None:
+    """Compare to `tolerance` of the largest expected value."""
+    assert actual.shape == expected.shape
+    error = (actual.double() - expected.double()).abs().max() / expected.double().abs().max()
+    assert error <= tolerance, f"largest error {error:.2e} of the largest value, allowed {tolerance:.0e}"
+
+
+@pytest.fixture(scope="session")
+def sat_golden() -> dict[str, torch.Tensor]:
+    """Outputs of the released transformer, schedule, samplers and loss."""
+    return golden_arrays("sat_shared")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """YAML file of a whole model with random weights in the released formats; goes after configs/debug.yaml."""
+    from tiny_model import write_tiny_model
+
+    return write_tiny_model(tmp_path_factory.mktemp("tiny model"))
+
+
+@pytest.fixture(scope="session")
+def face_folder(tmp_path_factory) -> Path:
+    """The converted face detector that set-up makes."""
+    import subprocess
+    import sys
+
+    made = ROOT / "models" / "face_detector"
+    if any(made.glob("*.onnx")):
+        return made
+    folder = tmp_path_factory.mktemp("faces") / "face_detector"
+    subprocess.run([sys.executable, str(ROOT / "sat" / "prepare_face_models.py"), "--output", str(folder)], check=True)
+    return folder

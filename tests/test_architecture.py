@@ -1,0 +1,80 @@
+"""The rules of the house: which part may see which, and how long anything may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "sat" / "concat_id"
+CONFIGURATION = {"config", "released_config", "command_line", "typed", "constraints"}
+BASE = CONFIGURATION | {"errors", "files", "startup", "transforms", "video", "distributed", "weights"}
+LEAVES = {"models", "diffusion", "face", "data"}
+ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation"}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "sat").glob("*.py"))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def room_of(module: str) -> str:
+    """`concat_id.models.mixins` -> `models`."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_point_from_assemblies_over_leaves_to_base(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    assert room in BASE | LEAVES | ASSEMBLIES, f"{room}: a new room; say here what it may see"
+    allowed = {room} | BASE | (LEAVES if room in ASSEMBLIES else set())
+    seen = {room_of(name) for name in imported_modules(path) if name.startswith("concat_id.")}
+    assert seen <= allowed, f"{path.name} sees {sorted(seen - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is {node.end_lineno - node.lineno + 1} lines long"
+
+
+def test_entry_scripts_read_as_recipes():
+    for script in SCRIPTS:
+        assert len(script.read_text(encoding="utf-8").splitlines()) <= 90, script.name
+
+
+def test_installed_sat_is_not_hidden():
+    assert not (ROOT / "sat" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_device_is_written_into_the_code(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not node.value.startswith("cuda:") and (node.value != "cuda" or path.name == "distributed.py"), f"line {node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr == "cuda":
+            raise AssertionError(f"line {node.lineno}: .cuda; ask concat_id.distributed.choose_device")
+
+
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_checkpoints_are_read_as_data(path):
+    """torch.load appears in weights.py alone, where it is told weights_only."""
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+    assert not calls or path.name == "weights.py"
+    assert all(any(keyword.arg == "weights_only" for keyword in call.keywords) for call in calls)
