@@ -1,0 +1,109 @@
+"""The options of the entry scripts: `--base` files, and every key of `args:` to put over them."""
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from concat_id.config import Args
+from concat_id.errors import UserError
+from concat_id.typed import nearest
+
+MEMORY_HELP = {
+    "low": "large modules pass through the device layer by layer; the least memory, the slowest",
+    "balanced": "each module is on the device only while it works",
+    "high": "everything stays on the device; the most memory, the fastest",
+}
+GROUPS = {
+    "input": "what to make, and where to put it",
+    "model": "model and sampling",
+    "placement": "memory, device and precision",
+    "training": "training",
+}
+SHORTER = {"output_dir": "--output"}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose usage errors are `UserError`s that suggest the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        raise UserError(f"command line: {message}; see --help")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse, refusing what is not an option."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        for name in (item.partition("=")[0] for item in unknown if item.startswith("-")):
+            options = [item for action in self._actions for item in action.option_strings if item.startswith("--")]
+            raise UserError(f"command line: {name}: unknown option; the nearest is {nearest(name, options)}; see --help")
+        if unknown:
+            raise UserError(f"command line: found {unknown[0]!r}, expected an option; put text with spaces in quotes")
+        if not getattr(parsed, "base", None):
+            raise UserError("command line: --base: missing, expected one or more YAML files; try --base configs/mini.yaml")
+        return parsed
+
+
+class OneSpelling(argparse.HelpFormatter):
+    """Help that shows each option once, though dashes and underscores are both accepted."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        spellings = [item for item in action.option_strings if "-" not in item.lstrip("-")] or action.option_strings
+        values = "" if action.nargs == 0 else self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(spellings)} {values}".rstrip()
+
+
+def build_parser(description: str) -> Parser:
+    """Make a parser with `--base` and one option for every key of `args:`; only what is given ends up in its result."""
+    parser = Parser(description=description, formatter_class=OneSpelling, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.usage = "%(prog)s --base FILE [FILE ...] [--<key> VALUE ...]"
+    parser.epilog = "Every option below --base is a key of the args: section of the YAML files and goes before what they say."
+    parser.add_argument("--base", nargs="+", action="extend", metavar="FILE", help="YAML files, merged left to right")
+    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
+    hints = get_type_hints(Args)
+    for item in dataclasses.fields(Args):
+        add_option(groups[item.metadata["group"]], item, hints[item.name])
+    return parser
+
+
+def add_option(group: Any, item: dataclasses.Field, hint: Any) -> None:
+    """Add the option of one field of `Args`; values stay text, which `load_config` types and checks."""
+    spellings = [f"--{item.name}", f"--{item.name.replace('_', '-')}"]
+    spellings = [SHORTER[item.name], *spellings] if item.name in SHORTER else spellings
+    kind = _without_none(hint)
+    settings: dict[str, Any] = {"dest": item.name, "help": _help(item, kind), "metavar": item.metadata["metavar"] or _metavar(kind)}
+    if get_origin(kind) is tuple:
+        sizes = get_args(kind)
+        settings |= {"nargs": "+", "action": "extend"} if sizes[-1] is Ellipsis else {"nargs": len(sizes)}
+    elif kind is bool:
+        settings |= {"nargs": "?", "const": "true"}
+    group.add_argument(*dict.fromkeys(spellings), **settings)
+
+
+def read_command_line(description: str, argv: Sequence[str] | None = None) -> tuple[list[str], dict[str, Any]]:
+    """Parse `argv` (the process's by default) into the `--base` paths and the keys of `args:` that were given."""
+    given = vars(build_parser(description).parse_args(argv))
+    return given.pop("base"), given
+
+
+def _help(item: dataclasses.Field, kind: Any) -> str:
+    text = item.metadata["help"]
+    if item.name == "memory":
+        text += ": " + "; ".join(f"{mode}: {cost}" for mode, cost in MEMORY_HELP.items())
+    if item.default not in (None, (), False):
+        text += f" (default: {item.default})"
+    return text.replace("%", "%%")
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return {bool: "{true,false}", int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(inner for inner in get_args(hint) if inner is not types.NoneType)
+    return hint

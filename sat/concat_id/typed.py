@@ -1,0 +1,193 @@
+"""Typed values from raw ones: dataclasses filled from plain mappings, with errors that name the file and the key."""
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Iterable
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from concat_id.errors import UserError
+
+
+def option(default: Any, group: str, text: str, *, low: float | None = None, high: float | None = None, metavar: str | None = None) -> Any:
+    """Declare a dataclass field that is also a command-line option: its group, help text and inclusive bounds."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": text, "low": low, "high": high, "metavar": metavar})
+
+
+def bounded(default: Any = dataclasses.MISSING, low: float | None = None, high: float | None = None) -> Any:
+    """Declare a dataclass field with inclusive bounds, required when it has no default."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+
+
+class Origins:
+    """Where every value came from: dotted key -> (file or "command line", the key as it is written there)."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[str, str]] = {}
+
+    def record(self, key: str, source: str, label: str | None = None) -> None:
+        """Note that `key` was read from `source`, where it is called `label`."""
+        self._places[key] = (source, label or key)
+
+    def alias(self, key: str, other: str) -> None:
+        """Let messages about `key` name the place of `other`, from which it was made."""
+        self._places[key] = self._nearest(other)
+
+    def place(self, key: str) -> str:
+        """Return "source: key as written" for messages; an ungiven key takes the source of what contains it."""
+        return ": ".join(self._nearest(key))
+
+    def _nearest(self, key: str) -> tuple[str, str]:
+        parent = key
+        while parent:
+            if parent in self._places:
+                source, label = self._places[parent]
+                return source, label + key[len(parent) :]
+            parent = parent.rpartition(".")[0]
+        return "configuration", key
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the member of `known` that reads most like `name`."""
+    known = sorted(known)
+    plain = {item.replace("-", "_").lower(): item for item in known}
+    found = difflib.get_close_matches(name.replace("-", "_").lower(), plain, n=1, cutoff=0.0)
+    return plain[found[0]] if found else "none"
+
+
+def unknown_key(key: str, known: Iterable[str], origins: Origins) -> UserError:
+    """Make the error for a key that nothing reads."""
+    name = key.rpartition(".")[2]
+    return UserError(f"{origins.place(key)}: unknown key; the nearest known key is {nearest(name, known)}")
+
+
+def mismatch(key: str, value: Any, expected: str, origins: Origins, remedy: str = "") -> UserError:
+    """Make the error for a value of the wrong type or size."""
+    found = "null" if value is None else repr(value)
+    found = found if len(found) <= 80 else found[:77] + "..."
+    return UserError(f"{origins.place(key)}: found {found}, expected {expected}{remedy and '; ' + remedy}")
+
+
+def build(cls: type, raw: Any, key: str, origins: Origins) -> Any:
+    """Fill the dataclass `cls` from the mapping `raw` found under the dotted `key`.
+
+    Raises `UserError` for unknown and missing keys, values of another type and values outside a field's bounds.
+    """
+    if not isinstance(raw, dict):
+        raise mismatch(key, raw, "a mapping of keys to values", origins)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in raw:
+        if name not in fields:
+            raise unknown_key(f"{key}.{name}", fields, origins)
+    hints, values = get_type_hints(cls), {}
+    for name, field in fields.items():
+        path = f"{key}.{name}"
+        if name in raw:
+            values[name] = convert(raw[name], hints[name], path, origins)
+            _check_bounds(values[name], field.metadata, path, origins)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{origins.place(path)}: missing, expected {_describe(hints[name])}")
+    return cls(**values)
+
+
+def convert(value: Any, hint: Any, key: str, origins: Origins) -> Any:
+    """Return `value` as the annotated type `hint`.
+
+    Numbers may be written as text ("1e-5", "8."), whole floats count as integers, lists stand for tuples and a single
+    value for a list of one.
+    """
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return convert(value, _without_none(hint), key, origins)
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise mismatch(key, value, _describe(hint), origins, f"the nearest is {nearest(str(value), get_args(hint))}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(value, hint, key, origins)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, key, origins)
+    converted = _SCALARS[hint](value)
+    if converted is None:
+        remedy = "put it in quotes" if hint is str and isinstance(value, int | float) else ""
+        raise mismatch(key, value, _describe(hint), origins, remedy)
+    return converted
+
+
+def _convert_tuple(value: Any, hint: Any, key: str, origins: Origins) -> tuple:
+    inner = get_args(hint)
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    size = None if inner[-1] is Ellipsis else len(inner)
+    if isinstance(value, dict) or value is None or (size is not None and len(items) != size):
+        raise mismatch(key, value, _describe(hint), origins)
+    return tuple(convert(item, inner[0], key, origins) for item in items)
+
+
+def _to_int(value: Any) -> int | None:
+    number = _to_float(value)
+    if number is None or number != int(number):
+        return None
+    try:
+        return int(value)
+    except ValueError:  # text such as "8."
+        return int(number)
+
+
+def _to_float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _to_bool(value: Any) -> bool | None:
+    if isinstance(value, str):
+        return {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}.get(value.lower())
+    return value if isinstance(value, bool) else None
+
+
+def _to_str(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _to_dict(value: Any) -> dict | None:
+    return value if isinstance(value, dict) else None
+
+
+_SCALARS = {int: _to_int, float: _to_float, bool: _to_bool, str: _to_str, dict: _to_dict, dict[str, Any]: _to_dict}
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+def _without_none(hint: Any) -> Any:
+    return next(inner for inner in get_args(hint) if inner is not types.NoneType)
+
+
+def _describe(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _describe(_without_none(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is tuple:
+        inner = get_args(hint)
+        kind = {int: "integers", float: "numbers", str: "texts"}[inner[0]]
+        return f"a list of {kind}" if inner[-1] is Ellipsis else f"a list of {len(inner)} {kind}"
+    return _NAMES.get(hint, "a mapping of keys to values")
+
+
+def _check_bounds(value: Any, metadata: Any, key: str, origins: Origins) -> None:
+    low, high = metadata.get("low"), metadata.get("high")
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is None or ((low is None or number >= low) and (high is None or number <= high)):
+            continue
+        if low == high:
+            expected = f"{low}"
+        else:
+            expected = f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
+        raise mismatch(key, value, expected, origins)

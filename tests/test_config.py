@@ -1,0 +1,222 @@
+"""Configuration files: merging, types, errors that name file and key, and every YAML of the repository."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from concat_id.config import ACCEPTED_ARGS, Args, AutoencoderConfig, load_config, to_dict
+from concat_id.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+DEBUG = CONFIGS / "debug.yaml"
+RUN_FILES = sorted([*(CONFIGS / "inference").glob("*.yaml"), *(CONFIGS / "training").glob("*.yaml")])
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str, name: str = "own.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(*paths, overrides=None) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(paths, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def model_of(path: Path) -> Path:
+    """The model file that goes with a file of `args`: its command says it."""
+    command = next(line for line in path.read_text().splitlines() if line.startswith("# Command:"))
+    return ROOT / next(word for word in command.split() if word.endswith(".yaml"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_yaml_of_the_repository_loads_and_opens_with_purpose_cost_and_command(path):
+    opening = path.read_text().splitlines()[:3]
+    assert [line.split(":")[0] for line in opening] == ["# Purpose", "# Cost", "# Command"]
+    command = [word for word in opening[2].split() if word.endswith(".yaml")]
+    assert str(path.relative_to(ROOT)) in command
+    assert all((ROOT / word).is_file() for word in command)
+    config = load_config([model_of(path), path] if path in RUN_FILES else [path])
+    assert json.loads(json.dumps(to_dict(config))) == to_dict(config)
+
+
+def test_the_large_model_is_the_one_of_the_paper():
+    config = load_config([CONFIGS / "cogvideox_5b.yaml", CONFIGS / "inference" / "inference_single_identity.yaml"])
+    transformer = config.model.transformer
+    assert (transformer.num_layers, transformer.hidden_size, transformer.num_attention_heads) == (42, 3072, 48)
+    assert transformer.max_latent_frames == 13
+    assert (config.args.sampling_image_size, config.args.sampling_num_frames) == ((480, 720), 13)
+    assert (config.args.dtype_name, config.model.scale_factor) == ("bfloat16", 0.7)
+    assert AutoencoderConfig() == config.model.autoencoder.__class__(path="models/vae/3d-vae.pt")
+
+
+def test_later_files_and_the_command_line_win(write):
+    first = write("args: {sampling_fps: 5, batch_size: 2, seed: 1}", "first.yaml")
+    second = write("args: {sampling_fps: 6, seed: 2}\nmodel: {transformer: {max_refs: 2}}", "second.yaml")
+    config = load_config([DEBUG, first, second], {"seed": "7", "num-inference-steps": "9", "guidance_scale": "2"})
+    assert (config.args.batch_size, config.args.sampling_fps, config.args.seed) == (2, 6, 7)
+    assert (config.model.transformer.max_refs, config.model.transformer.num_layers) == (2, 2)
+    assert (config.model.sampler.num_inference_steps, config.model.sampler.guidance_scale) == (9, 2.0)
+
+
+def test_sizes_that_nobody_gives_are_the_models():
+    config = load_config([DEBUG])
+    assert (config.args.sampling_image_size, config.args.sampling_num_frames) == ((64, 96), 3)
+    assert (config.data.video_size, config.data.max_num_frames) == ((64, 96), 9)
+
+
+def test_numbers_may_be_written_the_ways_yaml_tempts_to(write):
+    path = write("""
+        args: {guidance_scale: 7, train_data: only.json}
+        model: {schedule: {shift: "1e-2"}, scale_factor: 1e-1}
+        data: {target: some.Dataset, params: {fps: 8., skip_frms_num: 3., video_size: [64, "96"]}}
+        deepspeed: {optimizer: {params: {eps: 1e-8, betas: [0.9, 0.95]}}}
+    """)
+    config = load_config([DEBUG, path])
+    assert (config.args.guidance_scale, config.model.schedule.shift, config.model.scale_factor) == (7.0, 0.01, 0.1)
+    assert isinstance(config.args.guidance_scale, float)
+    assert config.args.train_data == ("only.json",)
+    assert (config.data.fps, config.data.skip_frms_num, config.data.video_size) == (8, 3, (64, 96))
+    assert isinstance(config.data.skip_frms_num, int)
+    assert config.deepspeed == {"optimizer": {"params": {"eps": 1e-8, "betas": [0.9, 0.95]}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("args: {sampling_num_frame: 3}", ["args.sampling_num_frame: unknown key", "nearest known key is sampling_num_frames"]),
+        ("model: {transformer: {num_layer: 3}}", ["model.transformer.num_layer: unknown key", "is num_layers"]),
+        ("arg: {seed: 3}", ["arg: unknown key", "is args"]),
+        ("seed: 3", ["seed: belongs under args"]),
+        ("data: {params: {vido_size: [64, 96]}}", ["data.params.vido_size: unknown key", "is video_size"]),
+        ("data: {params: {fps: many}}", ["data.params.fps: found 'many', expected an integer"]),
+        ("args: {sampling_num_frames: abc}", ["args.sampling_num_frames: found 'abc', expected an integer"]),
+        ("args: {sampling_num_frames: 2.5}", ["found 2.5, expected an integer"]),
+        ("args: {seed: true}", ["args.seed: found True, expected an integer"]),
+        ("args: {seed: null}", ["args.seed: found null, expected an integer"]),
+        ("args: {seed: -1}", ["args.seed: found -1, expected 0 to"]),
+        ("args: {bf16: 3}", ["args.bf16: found 3, expected true or false"]),
+        ("args: {guidance_scale: .nan}", ["args.guidance_scale: found nan, expected a number"]),
+        ("args: {experiment_name: 7}", ["args.experiment_name: found 7, expected text; put it in quotes"]),
+        ("args: {memory: lo}", ["found 'lo', expected one of low, balanced, high; the nearest is low"]),
+        ("args: {sampling_image_size: [64]}", ["found [64], expected a list of 2 integers"]),
+        ("args: 3", ["args: found 3, expected a mapping"]),
+        ("model: {transformer: 3}", ["model.transformer: found 3, expected a mapping"]),
+        ("- args", ["found a list, expected sections"]),
+        ("args: {save: '???'}", ["cannot be merged", "save"]),
+        ("args: {load: '${nothing}'}", ["cannot be merged", "nothing"]),
+        ("args: {model_parallel_size: 2}", ["args.model_parallel_size: found 2, expected 1"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_file_key_and_remedy(write, text, parts):
+    path = write(text)
+    message = refusal(DEBUG, path)
+    assert message.startswith(str(path)) or "cannot be merged" in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("args: {sampling_image_size: [60, 96]}", ["found (60, 96)", "divisible by 16", "at most [64, 96]"]),
+        ("args: {sampling_image_size: [80, 96]}", ["found (80, 96)", "at most [64, 96]"]),
+        ("args: {sampling_num_frames: 4}", ["found 4, expected 1 to 3 latent frames (3 are 9 frames of video, 1 is a portrait picture)"]),
+        ("args: {sampling_num_frames: 0}", ["found 0, expected 1 to 3"]),
+        ("args: {bf16: true, fp16: true}", ["args.fp16: found True, expected false"]),
+        ("args: {image: [a.png, b.png, c.png, d.png], prompt: p}", ["at most 3 photos"]),
+        ("args: {prompt: p}", ["args.image", "--image"]),
+        ("args: {image: a.png}", ["args.prompt", "--prompt"]),
+        ("args: {prompt: ' ', image: a.png}", ["args.prompt", "not empty"]),
+        ("args: {num_inference_steps: 1001}", ["args.num_inference_steps: found 1001", "1000"]),
+        ("model: {transformer: {hidden_size: 100}}", ["model.transformer.hidden_size: found 100", "divisible by 16"]),
+        ("model: {transformer: {num_attention_heads: 3}}", ["a multiple of the 3 attention heads"]),
+        ("model: {transformer: {latent_width: 13}}", ["model.transformer.latent_width", "patch_size 2"]),
+        ("model: {transformer: {num_frames: 10}}", ["1 more than a multiple of 4"]),
+        ("model: {transformer: {text_length: 17}}", ["text_length 17"]),
+        ("model: {transformer: {in_channels: 8}}", ["model.transformer.in_channels: found 8", "16 latent channels"]),
+        ("model: {autoencoder: {block_out_channels: [32, 33, 64, 64]}}", ["multiples of norm_num_groups 32"]),
+        ("data: {video_size: [64, 104]}", ["data.video_size", "divisible by 16"]),
+        ("data: {max_num_frames: 13}", ["data.max_num_frames: found 13", "at most 9"]),
+    ],
+)
+def test_keys_that_do_not_fit_together_are_refused(write, text, parts):
+    message = refusal(DEBUG, write(text))
+    for part in parts:
+        assert part in message
+
+
+def test_the_factor_of_the_sizes_follows_the_model(write):
+    path = write("""
+        model: {transformer: {patch_size: 1}, autoencoder: {block_out_channels: [32, 32, 32]}}
+        args: {sampling_image_size: [28, 44]}
+    """)
+    assert load_config([DEBUG, path]).args.sampling_image_size == (28, 44)
+    path = write("model: {transformer: {patch_size: 4}}\nargs: {sampling_image_size: [48, 96]}")
+    assert "divisible by 32 (VAE 8 x patch 4)" in refusal(DEBUG, path)
+
+
+def test_the_file_named_is_the_one_the_value_came_from(write):
+    first, second = write("args: {seed: abc}", "first.yaml"), write("args: {batch_size: 2}", "second.yaml")
+    assert refusal(DEBUG, first, second).startswith(f"{first}: args.seed")
+    assert load_config([DEBUG, first, write("args: {seed: 3}", "third.yaml")]).args.seed == 3
+    message = refusal(DEBUG, second, overrides={"sampling_num_frames": "abc"})
+    assert message == "command line: --sampling_num_frames: found 'abc', expected an integer"
+    assert "command line: --num_inference_steps: found 5000" in refusal(DEBUG, overrides={"num_inference_steps": "5000"})
+    assert "command line: --sede: unknown key; the nearest known key is seed" in refusal(DEBUG, overrides={"sede": 1})
+
+
+def test_broken_files_say_where(write, tmp_path):
+    assert f"{tmp_path / 'own.yaml'}: line 3, column 2:" in refusal(DEBUG, write("args:\n  seed: 1\n bf16: true\n"))
+    assert "duplicate" in refusal(DEBUG, write("args:\n  seed: 1\n  seed: 2\n")).lower()
+    assert "no such file" in refusal(tmp_path / "absent.yaml")
+    assert "cannot be read" in refusal(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00args")
+    assert str(binary) in refusal(DEBUG, binary)
+    assert "--base" in refusal()
+    assert "no model section" in refusal(write("args: {seed: 1}"))
+    assert load_config([DEBUG, write("")]).args.seed == 42
+    assert load_config([DEBUG, write("args:\nmodel:\n")]).args.seed == 42
+
+
+def test_missing_keys_are_named(write):
+    assert "model.transformer.num_layers: missing, expected an integer" in refusal(write("model: {transformer: {hidden_size: 64}}"))
+    assert "model.transformer: missing" in refusal(write("model: {scale_factor: 1}"))
+
+
+def test_keys_without_effect_are_accepted_where_they_mean_what_they_meant(write):
+    path = write("""
+        args: {image2video: False, contextimage2video: True, input_type: txt, latent_channels: 16, force_inference: True,
+               no_load_rng: True, split: "1,0,0", force_train: True}
+    """)
+    assert set(ACCEPTED_ARGS).isdisjoint(to_dict(load_config([DEBUG, path]).args))
+    assert "text-to-video with reference images" in refusal(DEBUG, write("args: {image2video: true}"))
+    assert "args.contextimage2video: found False" in refusal(DEBUG, write("args: {contextimage2video: false}"))
+    assert "--prompt" in refusal(DEBUG, write("args: {input_type: cli}"))
+
+
+def test_precision_follows_the_flags(write):
+    assert load_config([DEBUG]).args.dtype_name == "float32"
+    brain = write("args: {bf16: true}")
+    assert load_config([DEBUG, brain]).args.dtype_name == "bfloat16"
+    assert load_config([DEBUG, brain], {"fp16": "true"}).args.dtype_name == "float16"
+    assert load_config([DEBUG, brain], {"fp16": "false"}).args.dtype_name == "bfloat16"
+    assert load_config([DEBUG, brain], {"bf16": "false"}).args.dtype_name == "float32"
+    training = write("deepspeed: {bf16: {enabled: True}, fp16: {enabled: False}}")
+    assert load_config([DEBUG, training]).args.dtype_name == "bfloat16"
+    assert load_config([DEBUG, training, write("args: {fp16: true}", "half.yaml")]).args.dtype_name == "float16"
+
+
+def test_every_key_of_args_tells_what_it_is():
+    for name, item in Args.__dataclass_fields__.items():
+        assert item.metadata["help"] and item.metadata["group"], name

@@ -1,0 +1,230 @@
+"""Model sections in the released form: what they say arrives, and what they cannot say here is refused."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from concat_id.config import load_config
+from concat_id.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+RELEASED = ROOT.parent / "shared" / "released_configs"
+DEBUG = ROOT / "configs" / "debug.yaml"
+
+
+def target(name: str, **params) -> dict:
+    return {"target": name, "params": params} if params else {"target": name}
+
+
+def released_model(rotary: bool = True) -> dict:
+    """A small model in the released form: its keys and class names, sizes of our own."""
+    schedule = target("sgm.modules.diffusionmodules.discretizer.ZeroSNRDDPMDiscretization", shift_scale=2.0)
+    coder = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32}
+    coder |= {"ch_mult": [1, 2, 2, 4], "attn_resolutions": [], "num_res_blocks": 2, "dropout": 0.0}
+    own = {"hidden_size_head": 32} if rotary else {"height_interpolation": 1.5, "width_interpolation": 1.25}
+    positions = {"text_length": 20, **own}
+    embedder = target("sgm.modules.encoders.modules.FrozenT5Embedder", model_dir="./some/t5", max_length=20)
+    network = {"time_embed_dim": 64, "elementwise_affine": True, "num_frames": 17, "time_compressed_rate": 4, "latent_width": 12}
+    network |= {"latent_height": 8, "num_layers": 3, "patch_size": 2, "in_channels": 16, "out_channels": 16, "hidden_size": 96}
+    network |= {"adm_in_channels": 256, "num_attention_heads": 3}
+    network["transformer_args"] = {"checkpoint_activations": True, "vocab_size": 1, "max_sequence_length": 48, "layernorm_order": "pre"}
+    network["transformer_args"] |= {"skip_init": False, "model_parallel_size": 1, "is_decoder": False}
+    network["modules"] = {
+        "pos_embed_config": target(f"dit_video_concat.{'Rotary3D' if rotary else 'Basic3D'}PositionEmbeddingMixin", **positions),
+        "patch_embed_config": target("dit_video_concat.ImagePatchEmbeddingMixin", text_hidden_size=40),
+        "adaln_layer_config": target("dit_video_concat.AdaLNMixin", qk_ln=True),
+        "final_layer_config": target("dit_video_concat.FinalLayerMixin"),
+    }
+    sampling = "sgm.modules.diffusionmodules."
+    return {
+        "scale_factor": 0.9,
+        "disable_first_stage_autocast": True,
+        "ref_image_dropout": 0.2,
+        "log_keys": ["txt"],
+        "denoiser_config": target(
+            f"{sampling}denoiser.DiscreteDenoiser",
+            num_idx=500,
+            quantize_c_noise=False,
+            weighting_config=target(f"{sampling}denoiser_weighting.EpsWeighting"),
+            scaling_config=target(f"{sampling}denoiser_scaling.VideoScaling"),
+            discretization_config=schedule,
+        ),
+        "network_config": target("dit_video_concat.DiffusionTransformer", **network),
+        "conditioner_config": target(
+            "sgm.modules.GeneralConditioner", emb_models=[{"is_trainable": False, "input_key": "txt", "ucg_rate": 0.3, **embedder}]
+        ),
+        "first_stage_config": target(
+            "vae_modules.autoencoder.VideoAutoencoderInferenceWrapper",
+            cp_size=1,
+            ckpt_path="./some/3d-vae.pt",
+            ignore_keys=["loss"],
+            loss_config=target("torch.nn.Identity"),
+            regularizer_config=target("vae_modules.regularizers.DiagonalGaussianRegularizer"),
+            encoder_config=target("vae_modules.cp_enc_dec.ContextParallelEncoder3D", **coder, gather_norm=True),
+            decoder_config=target("vae_modules.cp_enc_dec.ContextParallelDecoder3D", **coder, gather_norm=False),
+        ),
+        "loss_fn_config": target(
+            f"{sampling}loss.VideoDiffusionLoss",
+            offset_noise_level=0,
+            sigma_sampler_config=target(
+                f"{sampling}sigma_sampling.DiscreteSampling", uniform_sampling=True, num_idx=500, discretization_config=schedule
+            ),
+        ),
+        "sampler_config": target(
+            f"{sampling}sampling.VPSDEDPMPP2MSampler_cfg",
+            num_steps=40,
+            verbose=True,
+            discretization_config=schedule,
+            guider_config=target(f"{sampling}guiders.VanillaCFG", scale=5),
+        ),
+    }
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(model: dict, changes: dict | None = None, *more: dict):
+        """Load `model` with the values of `changes` (dotted key -> value), and further files."""
+        config = OmegaConf.create({"model": copy.deepcopy(model)})
+        for key, value in (changes or {}).items():
+            OmegaConf.update(config, f"model.{key}", value, force_add=True)
+        paths = []
+        for number, content in enumerate([config, *map(OmegaConf.create, more)]):
+            paths.append(tmp_path / f"{number}.yaml")
+            OmegaConf.save(content, paths[-1])
+        return load_config(paths)
+
+    return load
+
+
+def test_every_value_arrives(load):
+    model = load(released_model()).model
+    transformer = model.transformer
+    assert (transformer.num_layers, transformer.hidden_size, transformer.num_attention_heads, transformer.time_embed_dim) == (3, 96, 3, 64)
+    assert (transformer.latent_height, transformer.latent_width, transformer.num_frames, transformer.max_latent_frames) == (8, 12, 17, 5)
+    assert (transformer.text_hidden_size, transformer.text_length, transformer.max_sequence_length) == (40, 20, 48)
+    assert (transformer.position_embedding, transformer.checkpoint_activations, transformer.max_refs) == ("rotary", True, 3)
+    assert (model.schedule.num_timesteps, model.schedule.shift) == (500, 2.0)
+    assert (model.sampler.name, model.sampler.num_inference_steps) == ("sde_dpmpp_2m", 40)
+    assert (model.sampler.guidance, model.sampler.guidance_scale) == ("constant", 5.0)
+    assert (model.text_encoder.path, model.text_encoder.max_length) == ("./some/t5", 20)
+    assert (model.autoencoder.path, model.autoencoder.layers_per_block) == ("./some/3d-vae.pt", 2)
+    assert (model.autoencoder.block_out_channels, model.autoencoder.latent_channels) == ((32, 64, 64, 128), 16)
+    assert (model.scale_factor, model.ref_image_dropout, model.text_dropout, model.lora) == (0.9, 0.2, 0.3, None)
+
+
+def test_sincos_positions_and_lora(load):
+    lora = {"network_config.params.modules.lora_config": target("sat.model.finetune.lora2.LoraMixin", r=16)}
+    model = load(released_model(rotary=False), lora).model
+    assert model.transformer.position_embedding == "sincos"
+    assert (model.transformer.height_interpolation, model.transformer.width_interpolation) == (1.5, 1.25)
+    assert (model.lora.rank, model.lora.alpha) == (16, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name"),
+    [
+        ("VPSDEDPMPP2MSampler", "sde_dpmpp_2m"),
+        ("VPSDEDPMPP2MSampler_cfg", "sde_dpmpp_2m"),
+        ("VideoDDIMSampler", "ddim"),
+        ("VPODEDPMPP2MSampler", "ddim"),
+    ],
+)
+def test_samplers_by_their_class_names(load, capsys, sampler, name):
+    assert load(released_model(), {"sampler_config.target": f"any.module.{sampler}"}).model.sampler.name == name
+    assert ("first-order" in capsys.readouterr().err) == (sampler == "VPODEDPMPP2MSampler")
+
+
+def test_dynamic_guidance_is_the_released_one(load):
+    guider = "sampler_config.params.guider_config"
+    changes = {f"{guider}.target": "x.DynamicCFG", f"{guider}.params.exp": 4, f"{guider}.params.num_steps": 50}
+    sampler = load(released_model(), changes).model.sampler
+    assert (sampler.guidance, sampler.guidance_scale, sampler.guidance_exponent, sampler.guidance_steps) == ("dynamic", 5.0, 4.0, 50)
+    sampler = load(released_model(), {guider: target("x.IdentityGuider")} | {f"{guider}.params": None}).model.sampler
+    assert sampler.guidance == "constant"
+
+
+def test_users_edits_take_effect(load):
+    edits = {"sampler_config.params.num_steps": 25, "sampler_config.params.guider_config.params.scale": 7}
+    sampler = load(released_model(), edits).model.sampler
+    assert (sampler.num_inference_steps, sampler.guidance_scale) == (25, 7.0)
+    overlay = {"model": {"sampler_config": {"params": {"num_steps": 10}}}, "args": {"seed": 3}}
+    config = load(released_model(), None, overlay)
+    assert (config.model.sampler.num_inference_steps, config.args.seed) == (10, 3)
+    config = load(released_model(), None, {"model": {"faces": {"detector": "elsewhere"}, "scale_factor": 0.8}})
+    assert (config.model.faces.detector, config.model.scale_factor) == ("elsewhere", 0.8)
+
+
+NETWORK = "network_config.params"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"sampler_config.target": "x.EulerEDMSampler"}, ["model.sampler_config.target: found 'x.EulerEDMSampler'", "VideoDDIMSampler"]),
+        ({"network_config.target": "x.Diffusion"}, ["expected a known target (DiffusionTransformer)"]),
+        ({f"{NETWORK}.num_layer": 3}, [f"model.{NETWORK}.num_layer: unknown key", "is num_layers"]),
+        ({f"{NETWORK}.modules.lora.params.r": 3}, [f"model.{NETWORK}.modules.lora: unknown key", "is lora_config"]),
+        ({f"{NETWORK}.num_layers": "many"}, [f"model.{NETWORK}.num_layers: found 'many', expected an integer"]),
+        ({f"{NETWORK}.transformer_args.layernorm_order": "post"}, ["found 'post', expected 'pre', the only value"]),
+        ({f"{NETWORK}.modules.pos_embed_config.params.hidden_size_head": 16}, ["hidden_size_head: found 16", "96 / num_attention_heads 3"]),
+        ({f"{NETWORK}.modules.pos_embed_config.params.text_length": 21}, ["emb_models.0.params.max_length: found 20", "21"]),
+        ({"first_stage_config.params.decoder_config.params.ch": 64}, ["decoder_config.params.ch: found 64, expected 32", "encoder_config"]),
+        ({"first_stage_config.params.encoder_config.params.ch_mult": "wide"}, ["ch_mult: found"]),
+        ({"sampler_config.params.discretization_config.params.shift_scale": 3.0}, ["shift_scale: found 3.0, expected 2.0 as denoiser_"]),
+        ({"conditioner_config.params.emb_models": [{"ucg_rate": 0.1}, {"ucg_rate": 0.1}]}, ["emb_models.1: found a further entry"]),
+        ({f"{NETWORK}.modules.lora_config": {"target": "x.LoraMixin"}}, ["lora_config.params.r: found null, expected an integer"]),
+        ({"noised_image_input": True}, ["model.noised_image_input: unknown key"]),
+    ],
+)
+def test_what_the_project_cannot_do_is_refused_under_its_released_name(load, tmp_path, changes, parts):
+    with pytest.raises(UserError) as caught:
+        load(released_model(), changes)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "0.yaml")) and "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_missing_size_is_named_as_the_file_would_call_it(load, tmp_path):
+    model = released_model()
+    del model["network_config"]["params"]["num_layers"]
+    with pytest.raises(UserError, match=r"0\.yaml: model\.network_config\.params\.num_layers: missing, expected an integer"):
+        load(model)
+
+
+def test_two_forms_do_not_mix(load, tmp_path):
+    with pytest.raises(UserError, match=r"1\.yaml: its model section has the typed form, that of .*0\.yaml the released"):
+        load(released_model(), None, {"model": {"sampler": {"num_inference_steps": 3}}})
+
+
+@pytest.mark.skipif(not RELEASED.is_dir(), reason="the released files are not here")
+@pytest.mark.parametrize("size", ["5b", "5b_lora", "2b", "2b_lora"])
+@pytest.mark.parametrize("people", ["single_identity", "two_identities"])
+def test_released_files_load_unchanged(size, people):
+    model = RELEASED / f"cogvideox_{size}.yaml"
+    inference = load_config([model, RELEASED / "inference" / f"inference_{people}.yaml"])
+    assert (inference.args.mode, inference.args.dtype_name, inference.args.sampling_num_frames) == ("inference", "bfloat16", 13)
+    training = load_config([model, RELEASED / "training" / f"sft_{people}.yaml"], {"seed": "7"})
+    args = training.args
+    assert (args.mode, args.train_iters, args.seed, args.dtype_name) == ("finetune", 1000, 7, "bfloat16")
+    assert (training.data.video_size, training.data.skip_frms_num) == ((480, 720), 3)
+    assert training.deepspeed["optimizer"]["params"]["eps"] == 1e-8
+    assert inference.model == training.model
+    assert (inference.model.lora is not None) == size.endswith("lora")
+
+
+@pytest.mark.skipif(not RELEASED.is_dir(), reason="the released files are not here")
+@pytest.mark.parametrize("size", ["5b", "2b"])
+def test_our_files_say_what_the_released_ones_say(size):
+    name = f"cogvideox_{size}.yaml"
+    ours, theirs = load_config([ROOT / "configs" / name]).model, load_config([RELEASED / name]).model
+    assert (ours.transformer, ours.schedule, ours.text_encoder, ours.autoencoder) == (
+        theirs.transformer,
+        theirs.schedule,
+        theirs.text_encoder,
+        theirs.autoencoder,
+    )
+    theirs.sampler.guidance_steps = ours.sampler.guidance_steps
+    assert (ours.sampler, ours.scale_factor, ours.ref_image_dropout) == (theirs.sampler, theirs.scale_factor, theirs.ref_image_dropout)
