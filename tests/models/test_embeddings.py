@@ -1,0 +1,41 @@
+"""Positions against the released table and against diffusers."""
+
+import torch
+from conftest import assert_close
+from diffusers.models.embeddings import get_3d_sincos_pos_embed, get_timestep_embedding
+
+from concat_id.models.embeddings import apply_rotary, rotary_table, sincos_table, timestep_embedding, with_unrotated_text
+
+
+def test_rotary_table_equals_released(sat_golden):
+    rows, width = sat_golden["rotary/shape"].tolist()
+    cos, sin = rotary_table((18, 30, 45), 64)
+    assert (cos.shape[0], 2 * cos.shape[1]) == (rows, width)
+    index = sat_golden["rotary/idx"]
+    assert_close(cos[index].repeat_interleave(2, -1), sat_golden["rotary/cos"])
+    assert_close(sin[index].repeat_interleave(2, -1), sat_golden["rotary/sin"])
+
+
+def test_a_smaller_grid_is_a_cut_of_the_larger():
+    large = rotary_table((6, 8, 10), 64)[0].view(6, 8, 10, 32)
+    assert torch.equal(large[:4, :3, :5].flatten(0, 2), rotary_table((4, 3, 5), 64)[0])
+
+
+def test_rotation_leaves_text_alone_and_keeps_lengths():
+    table = with_unrotated_text(rotary_table((2, 3, 4), 64), 5)
+    x = torch.randn(2, 3, 5 + 24, 64, generator=torch.Generator().manual_seed(0))
+    rotated = apply_rotary(x, table)
+    assert torch.equal(rotated[:, :, :5], x[:, :, :5])
+    assert_close(rotated.norm(dim=-1), x.norm(dim=-1), 1e-6)
+    assert not torch.allclose(rotated[:, :, 6:], x[:, :, 6:])
+
+
+def test_sincos_table_equals_diffusers():
+    expected = get_3d_sincos_pos_embed(192, (10, 6), 5, spatial_interpolation_scale=1.875, output_type="pt").flatten(0, 1)
+    assert_close(sincos_table((5, 6, 10), 192, (1.0, 1.875, 1.875)), expected, 1e-6)
+
+
+def test_timestep_embedding_equals_diffusers():
+    timestep = torch.tensor([0, 17, 843, 999])
+    expected = get_timestep_embedding(timestep, 128, flip_sin_to_cos=True, downscale_freq_shift=0)
+    assert_close(timestep_embedding(timestep, 128), expected, 1e-6)

@@ -1,0 +1,117 @@
+"""The transformer against the released one's outputs, gradients and tensor names."""
+
+import json
+
+import pytest
+import torch
+from conftest import GOLDEN, assert_close, golden_meta, seeded
+
+from concat_id.config import TransformerConfig
+from concat_id.models.transformer import DiffusionTransformer
+from concat_id.weights import load_strictly
+
+CASES = golden_meta("sat_shared")
+
+
+def config_of(case: dict, **changes) -> TransformerConfig:
+    """The configuration of a golden case."""
+    return TransformerConfig(**{
+        "num_layers": case["layers"], "hidden_size": case["hidden"], "num_attention_heads": case["heads"],
+        "time_embed_dim": case["tdim"], "latent_width": case["w"], "latent_height": case["h"], "num_frames": case["frames"],
+        "text_hidden_size": case["texth"], "text_length": case["textl"],
+        **changes,
+    })  # fmt: skip
+
+
+def golden_weight(key: str, shape) -> torch.Tensor:
+    """A tensor of the golden models, by the rule of their README."""
+    weight = seeded(key, shape) * (0.3 if "adaLN" in key or "query_key_value" in key else 0.1)
+    return 1 + weight if "norm" in key and key.endswith("weight") else weight
+
+
+def golden_model(name: str, **changes) -> DiffusionTransformer:
+    """A golden model with its weights, built and loaded as users' models are."""
+    case = CASES[name]
+    model = DiffusionTransformer(config_of(case, **changes), device="meta")
+    load_strictly(model, {key: golden_weight(key, shape) for key, shape in case["keys"].items()}, source=name)
+    return model
+
+
+def golden_inputs(name: str, num_refs: int) -> tuple[torch.Tensor, ...]:
+    """Latents, timesteps, text and references of a golden case."""
+    case, index = CASES[name], name[-1]
+    frames = (case["frames"] - 1) // 4 + 1
+    latents = seeded(f"x{index}", (2, frames, 16, case["h"], case["w"]))
+    text = seeded(f"ctx{index}", (2, case["textl"], case["texth"]))
+    refs = seeded(f"ref{index}_{num_refs}", (2, num_refs, 16, case["h"], case["w"]))
+    return latents, torch.tensor([17, 843]), text, refs
+
+
+@pytest.mark.parametrize("num_refs", [1, 2, 3])
+@pytest.mark.parametrize("name", ["dit0", "dit1"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_output_equals_released(sat_golden, name, num_refs, grad):
+    with torch.set_grad_enabled(grad):
+        output = golden_model(name)(*golden_inputs(name, num_refs))
+    assert_close(output.detach(), sat_golden[f"{name}/refs{num_refs}/out"])
+
+
+@pytest.mark.parametrize("name", ["dit0", "dit1"])
+def test_one_frame_equals_released(sat_golden, name):
+    case, index = CASES[name], name[-1]
+    shape = (1, 1, 16, case["h"], case["w"])
+    text = seeded(f"ctx1f{index}", (1, case["textl"], case["texth"]))
+    with torch.no_grad():
+        output = golden_model(name)(seeded(f"x1f{index}", shape), torch.tensor([500]), text, seeded(f"ref1f{index}", shape))
+    assert_close(output, sat_golden[f"{name}/oneframe/out"])
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("name", ["dit0", "dit1"])
+def test_gradients_equal_released(sat_golden, name, checkpointed):
+    model = golden_model(name, checkpoint_activations=checkpointed)
+    latents, timestep, text, refs = golden_inputs(name, 2)
+    refs.requires_grad_()
+    loss = model(latents, timestep, text, refs).square().mean()
+    loss.backward()
+
+    assert_close(loss.detach(), sat_golden[f"{name}/loss"])
+    assert_close(refs.grad, sat_golden[f"{name}/grad_ref"])
+    parameters = dict(model.named_parameters())
+    norms = [parameters[key].grad.norm() for key in CASES[name]["grad_names"]]
+    assert_close(torch.stack(norms), sat_golden[f"{name}/grad_norms"])
+
+
+def test_names_and_shapes_equal_released_5b():
+    config = TransformerConfig(num_layers=42, hidden_size=3072, num_attention_heads=48)
+    model = DiffusionTransformer(config, device="meta")
+    released = json.loads((GOLDEN / "cogvideox_5b_sat_keys.json").read_text())
+    assert {f"model.diffusion_model.{name}": list(tensor.shape) for name, tensor in model.state_dict().items()} == released
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_no_references_is_plain_text_to_video():
+    """Without references the sequence is text and video only, so its length must not matter to the result's shape."""
+    model = golden_model("dit0")
+    latents, timestep, text, refs = golden_inputs("dit0", 1)
+    with torch.no_grad():
+        plain, with_refs = model(latents, timestep, text), model(latents, timestep, text, refs)
+    assert plain.shape == with_refs.shape == latents.shape
+    assert (plain - with_refs).abs().max() > 1e-3
+
+
+def test_order_of_references_matters():
+    model = golden_model("dit1")
+    latents, timestep, text, refs = golden_inputs("dit1", 2)
+    with torch.no_grad():
+        assert not torch.allclose(model(latents, timestep, text, refs), model(latents, timestep, text, refs.flip(1)), atol=1e-3)
+
+
+def test_new_weights_predict_zero_and_depend_on_the_generator_alone():
+    models = [DiffusionTransformer(config_of(CASES["dit0"])) for _ in range(2)]
+    for model in models:
+        model.initialize_weights(torch.Generator().manual_seed(3))
+    first, second = (model.state_dict() for model in models)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    with torch.no_grad():
+        assert models[0](*golden_inputs("dit0", 1)).abs().max() == 0
