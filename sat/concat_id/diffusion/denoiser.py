@@ -1,0 +1,72 @@
+"""From a network that predicts velocity to a function that estimates clean latents."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from concat_id.diffusion.guidance import GuidanceScale
+from concat_id.diffusion.schedule import SamplingSteps, noise_level
+
+Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(latents (B,T,C,H,W), timestep (B,), prompt_embeds (B,L,D), ref_latents (B,R,C,H,W) or None) -> velocity (B,T,C,H,W)."""
+
+Denoise = Callable[[Tensor, int], Tensor]
+"""(noised latents, step index) -> estimate of the clean latents."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the video should show: prompt embeddings (B, L, D) and, optionally, reference latents (B, R, C, H, W)."""
+
+    prompt_embeds: Tensor
+    ref_latents: Tensor | None
+
+    def without_text(self) -> "Condition":
+        """The unconditional branch: zero text, the same references."""
+        return Condition(torch.zeros_like(self.prompt_embeds), self.ref_latents)
+
+
+def clean_from_velocity(noised: Tensor, velocity: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
+    """x_0 = signal * x_t - noise_level * v, from v = signal * noise - noise_level * x_0 (Salimans & Ho 2022, appendix D)."""
+    return signal * noised - noise_level * velocity
+
+
+def guided_denoiser(
+    network: Network,
+    steps: SamplingSteps,
+    condition: Condition,
+    scale: GuidanceScale,
+    unconditional: Condition | None = None,
+    batched: bool = True,
+) -> Denoise:
+    """Wrap `network` into estimate(x, step) = u + scale * (c - u), c conditional and u unconditional.
+
+    `unconditional` is the condition without its text if not given. `batched` runs both branches as one batch, otherwise
+    one after the other in half the memory. A scale of exactly 1 leaves the unconditional branch out.
+    """
+    unconditional = unconditional or condition.without_text()
+    branches = (unconditional, condition)
+
+    def denoise(noised: Tensor, step: int) -> Tensor:
+        timestep = steps.timesteps[step]
+        strength = scale(step, timestep)
+        signal = steps.network_signal[step].to(noised)
+        needed = branches if strength != 1 else (condition,)
+        groups = [_join(needed)] if batched else list(needed)
+        velocities = []
+        for group in groups:
+            repeats = group.prompt_embeds.shape[0] // noised.shape[0]
+            inputs = noised.repeat(repeats, 1, 1, 1, 1)
+            at = torch.full((inputs.shape[0],), timestep, device=noised.device)
+            velocities += network(inputs, at, group.prompt_embeds, group.ref_latents).to(noised).chunk(repeats)
+        estimates = [clean_from_velocity(noised, v, signal, noise_level(signal)) for v in velocities]
+        return estimates[0] if strength == 1 else torch.lerp(*estimates, strength)
+
+    return denoise
+
+
+def _join(conditions: tuple[Condition, ...]) -> Condition:
+    refs = None if conditions[0].ref_latents is None else torch.cat([c.ref_latents for c in conditions])
+    return Condition(torch.cat([c.prompt_embeds for c in conditions]), refs)

@@ -1,0 +1,134 @@
+"""Schedule, guidance, samplers and loss against the released system's outputs, and their algebra."""
+
+import math
+
+import pytest
+import torch
+from conftest import assert_close, seeded
+
+from concat_id.diffusion.denoiser import Condition, clean_from_velocity, guided_denoiser
+from concat_id.diffusion.guidance import guidance_scale
+from concat_id.diffusion.loss import diffusion_loss
+from concat_id.diffusion.samplers import SAMPLERS, sample_ddim, sample_sde_dpmpp_2m
+from concat_id.diffusion.schedule import SamplingSteps, noise_level, zero_snr_schedule
+
+
+def stand_in(latents, timestep, prompt_embeds, ref_latents):
+    """The network of the golden sampler and loss files."""
+    text = prompt_embeds.mean(dim=(1, 2)).view(-1, 1, 1, 1, 1)
+    return torch.tanh(0.7 * latents + timestep.view(-1, 1, 1, 1, 1) / 1000) + 0.1 * text + 0.05 * ref_latents.mean(1, keepdim=True)
+
+
+TEXT, NO_TEXT, REFS = seeded("cond", (1, 5, 8)), seeded("uc", (1, 5, 8)), seeded("ci", (1, 2, 16, 4, 6))
+
+
+@pytest.mark.parametrize("steps", [7, 25, 50, 1000])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_schedule_equals_released(sat_golden, shift, steps):
+    course = zero_snr_schedule(shift=shift).sampling_steps(steps)
+    assert course.signal[-1] == 1
+    assert_close(course.signal[:-1], sat_golden[f"sigmas/shift{shift}/n{steps}"], 1e-5)
+    if steps != 1000:
+        assert course.timesteps[::-1] == sat_golden[f"sigmas/shift{shift}/n{steps}/idx"].tolist()
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_all_timesteps_give_the_training_schedule(shift):
+    schedule = zero_snr_schedule(shift=shift)
+    assert torch.equal(schedule.sampling_steps(1000).signal[:-1].flip(0), schedule.signal)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_terminal_snr_is_zero_and_the_first_signal_is_kept(shift):
+    signal = zero_snr_schedule(shift=shift).signal
+    alpha_bar = 1 - 0.00085
+    assert signal[-1] == 0
+    assert signal[0].item() == pytest.approx(math.sqrt(alpha_bar / (shift + (1 - shift) * alpha_bar)), abs=1e-12)
+    assert (signal.diff() < 0).all()
+
+
+@pytest.mark.parametrize("noise", ["zero", "one"])
+@pytest.mark.parametrize("steps", [4, 50])
+@pytest.mark.parametrize("kind, released", [("constant", "VanillaCFG"), ("dynamic", "DynamicCFG")])
+@pytest.mark.parametrize("batched", [True, False])
+def test_sampler_equals_released(sat_golden, kind, released, steps, noise, batched):
+    course = zero_snr_schedule().sampling_steps(steps)
+    scale = guidance_scale(kind, 6.0, steps, 5.0)
+    denoise = guided_denoiser(stand_in, course, Condition(TEXT, REFS), scale, Condition(NO_TEXT, REFS), batched)
+    source = torch.zeros_like if noise == "zero" else torch.ones_like
+    sampled = sample_sde_dpmpp_2m(denoise, seeded("noise", (1, 3, 16, 4, 6)), course, source)
+    assert_close(sampled, sat_golden[f"sampler/{released}/steps{steps}/noise_{noise}"])
+
+
+def test_loss_equals_released(sat_golden):
+    text, refs = torch.cat([TEXT, NO_TEXT]), torch.cat([REFS, 0.5 * REFS])
+    latents, noise = seeded("z", (2, 3, 16, 4, 6)), seeded("lossnoise", (2, 3, 16, 4, 6))
+    loss = diffusion_loss(stand_in, zero_snr_schedule(), latents, noise, sat_golden["loss/idx"], Condition(text, refs))
+    assert_close(loss, sat_golden["loss/value"])
+
+
+def test_loss_is_the_squared_error_of_the_velocity():
+    schedule = zero_snr_schedule()
+    latents, noise, timestep = torch.randn(2, 1, 2, 3, 3).double(), torch.randn(2, 1, 2, 3, 3).double(), torch.tensor([10, 700])
+    signal = schedule.signal[timestep].view(-1, 1, 1, 1, 1)
+    target = signal * noise - noise_level(signal) * latents
+    loss = diffusion_loss(lambda *_: torch.zeros_like(latents), schedule, latents, noise, timestep, Condition(torch.zeros(2, 1, 1), None))
+    assert torch.allclose(loss, (target**2).mean(dim=(1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+def test_a_perfect_denoiser_reaches_the_clean_latents(sampler):
+    clean = torch.randn(1, 2, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+    course = zero_snr_schedule().sampling_steps(5)
+    assert_close(sampler(lambda x, step: clean, torch.randn_like(clean), course, torch.randn_like), clean, 1e-6)
+
+
+def test_sde_solver_keeps_the_variance_of_pure_noise():
+    """Where the data are standard normal, the exact estimate is signal * x and every x_t stays standard normal."""
+    course = zero_snr_schedule().sampling_steps(50)
+    seen = []
+    generator = torch.Generator().manual_seed(0)
+    sample_sde_dpmpp_2m(
+        lambda x, step: course.signal[step].to(x) * x,
+        torch.randn(1, 8, 16, 32, 32, generator=generator), course,
+        lambda x: torch.randn(x.shape, generator=generator), lambda step, x: seen.append(x.std().item()),
+    )  # fmt: skip
+    assert all(abs(std - 1) < 0.05 for std in seen[:-1])
+
+
+def test_ddim_follows_the_probability_flow():
+    """For data of one point the flow is a straight mix: the noise direction never changes."""
+    clean, noise, course = torch.full((1, 1, 1, 2, 2), 0.5), torch.randn(1, 1, 1, 2, 2), zero_snr_schedule().sampling_steps(10)
+    path = []
+    sample_ddim(lambda x, step: clean, noise, course, torch.zeros_like, lambda step, x: path.append(x))
+    for signal, x in zip(course.signal[1:], path, strict=True):
+        assert_close(x, (signal * clean + noise_level(signal) * noise).float(), 1e-4)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_guidance_of_one_is_no_guidance_and_calls_the_network_once(batched):
+    course, calls = SamplingSteps([500], torch.tensor([0.5, 1.0]), torch.tensor([0.6])), []
+
+    def network(*arguments):
+        calls.append(arguments[0].shape[0])
+        return stand_in(*arguments)
+
+    x = seeded("noise", (1, 3, 16, 4, 6))
+    denoise = guided_denoiser(network, course, Condition(TEXT, REFS), guidance_scale("constant", 1.0, 1), batched=batched)
+    expected = clean_from_velocity(x, stand_in(x, torch.tensor([500]), TEXT, REFS), torch.tensor(0.6), torch.tensor(0.8))
+    assert_close(denoise(x, 0), expected, 1e-6)
+    assert calls == [1]
+
+
+def test_unconditional_branch_has_zero_text_and_the_same_references():
+    empty = Condition(TEXT, REFS).without_text()
+    assert empty.prompt_embeds.abs().max() == 0 and empty.prompt_embeds.shape == TEXT.shape
+    assert empty.ref_latents is REFS
+
+
+def test_dynamic_guidance_intended_rises_and_released_slips():
+    intended = guidance_scale("dynamic_intended", 6.0, 50)
+    scales = [intended(step, 999 - 20 * step) for step in range(50)]
+    assert scales[0] == 1 and all(b >= a for a, b in zip(scales, scales[1:], strict=False))
+    released = guidance_scale("dynamic", 6.0, 50)
+    assert released(0, 999) == pytest.approx(1 + 6 * (1 - math.cos(math.pi * ((50 - 999) / 50) ** 5)) / 2)
