@@ -1,0 +1,273 @@
+"""CogVideoX's causal 3D VAE (diffusers' AutoencoderKLCogVideoX), used exactly as the released sampling and training use it.
+
+Eight times smaller in height and width, four times in time, with the first frame by itself: F = 4k+1 frames become T = k+1.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor, nn
+
+from concat_id.config import AutoencoderConfig
+from concat_id.errors import UserError
+from concat_id.files import resolve_path
+from concat_id.weights import load_files, load_strictly, load_tensors, weight_files
+
+TEMPORAL = 4  # frames per latent after the first
+NORM_GROUPS = 32  # fixed inside diffusers' blocks
+CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
+TILE_SIZE = (36, 52)  # latents; 480x720 pixels become 2x2 tiles
+TILE_OVERLAP = 8  # latents; features see about this far
+
+Progress = Callable[[int, int], None]  # called with (chunks done, chunks in all)
+
+
+class VideoAutoencoder(nn.Module):
+    """Encode pixels (B, 3, F, H, W) in [-1, 1] into latents (B, T, C, H/8, W/8) times `scale_factor`, and decode them."""
+
+    def __init__(self, autoencoder: AutoencoderKLCogVideoX, scale_factor: float):
+        super().__init__()
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.scale_factor = scale_factor
+        self.spatial = 2 ** (len(autoencoder.config.block_out_channels) - 1)  # pixels per latent along each side; 8 as released
+        self._channels_last: bool | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: AutoencoderConfig,
+        scale_factor: float,
+        trust: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "VideoAutoencoder":
+        """Load `config.path`: a released `3d-vae.pt`, built by the sizes in `config`, or a diffusers folder, which holds its own."""
+        path = resolve_path(config.path)
+        if path.is_dir():
+            settings = _folder_settings(path)
+            state_dict = load_files(weight_files(path, ("diffusion_pytorch_model",)), trust)
+        else:
+            settings = _released_settings(config)
+            state_dict = to_diffusers_names(_released_state_dict(path, trust))
+        with torch.device("meta"):
+            autoencoder = AutoencoderKLCogVideoX.from_config(settings)
+        load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
+        return cls(autoencoder, scale_factor).to(device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, in which the network computes."""
+        return self.autoencoder.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.autoencoder.device
+
+    def encode(self, video: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Encode (B, 3, 4k+1, H, W) into float32 latents (B, k+1, C, H/8, W/8): the posterior's mean, or a `sample` of it."""
+        mean, std = self.encode_moments(video)
+        if not sample:
+            return mean
+        noise_device = mean.device if generator is None else generator.device
+        return mean + std * torch.randn(mean.shape, generator=generator, device=noise_device).to(mean.device)
+
+    @torch.no_grad()
+    def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the posterior of the latents, both (B, T, C, H/8, W/8), float32, scaled.
+
+        Every clip is seen whole: GroupNorm's statistics, hence the latents, would change with its parts.
+        """
+        _check_video(video, self.spatial)
+        self._arrange_weights()
+        moments = torch.cat([self.autoencoder.encoder(self._arrange(clip))[0].float() for clip in video.split(1)])
+        mean, log_variance = moments.transpose(1, 2).chunk(2, dim=2)  # (B, 2C, T, H, W) -> 2 x (B, T, C, H, W)
+        std = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
+        return mean * self.scale_factor, std * self.scale_factor
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Tensor, tiled: bool = False, progress: Progress | None = None, tile_size: tuple[int, int] = TILE_SIZE
+    ) -> Tensor:
+        """Decode latents (B, T, C, H, W) into a float32 video (B, 3, 4T-3, 8H, 8W), about [-1, 1] and not clamped.
+
+        With `tiled`, pictures of more latents than `tile_size` are decoded in overlapping tiles: less memory, slightly other
+        colours per tile (GroupNorm's statistics), blended where tiles overlap.
+        """
+        if latents.dim() != 5 or latents.shape[2] != self.autoencoder.config.latent_channels:
+            expected = f"(batch, frames, {self.autoencoder.config.latent_channels}, height, width)"
+            raise UserError(f"latents: found shape {tuple(latents.shape)}, expected {expected}; encode them with this autoencoder")
+        self._arrange_weights()
+        batch, frames, _, height, width = latents.shape
+        rows, columns = (_tiles(side, limit if tiled else side) for side, limit in zip((height, width), tile_size, strict=True))
+        report = _Counter(progress, batch * len(rows) * len(columns) * len(_chunks(frames)))
+
+        video = latents.new_zeros(batch, 3, TEMPORAL * (frames - 1) + 1, height * self.spatial, width * self.spatial, dtype=torch.float32)
+        total = torch.zeros(video.shape[-2:], device=video.device)
+        for row, column in itertools.product(rows, columns):
+            weight = _ramp(row, height, self.spatial)[:, None] * _ramp(column, width, self.spatial)
+            weight = weight.to(video.device)
+            pixels = ..., _pixels(row, self.spatial), _pixels(column, self.spatial)
+            total[pixels] += weight
+            for index in range(batch):
+                tile = latents[index : index + 1, :, :, row, column].transpose(1, 2).float() / self.scale_factor
+                for start, chunk in self._decode_in_chunks(tile, report):
+                    video[index, :, start : start + chunk.shape[2]][pixels] += weight * chunk[0]
+        return video.div_(total)
+
+    def _decode_in_chunks(self, latents: Tensor, report: Callable[[], None]):
+        """Yield (first frame, pixels (1, 3, f, H, W)) of one clip's latents (1, C, T, H, W), with causal caches in between."""
+        frames = latents.shape[2]
+        if frames % 2 == 0:  # the network's first chunk must be odd; what follows a frame does not reach it, but for statistics
+            latents = torch.cat([latents, latents[:, :, -1:]], dim=2)
+        cache = None
+        for start, stop in _chunks(frames):
+            chunk, cache = self.autoencoder.decoder(self._arrange(latents[:, :, start:stop]), conv_cache=cache)
+            first = max(TEMPORAL * start - TEMPORAL + 1, 0)
+            report()
+            yield first, chunk[:, :, : TEMPORAL * (frames - 1) + 1 - first].float()
+
+    def _arrange(self, tensor: Tensor) -> Tensor:
+        layout = torch.channels_last_3d if self._channels_last else torch.contiguous_format
+        return tensor.to(self.device, self.dtype).contiguous(memory_format=layout)
+
+    def _arrange_weights(self) -> None:
+        """Put channels last for bfloat16 on a CPU, where convolutions are 1.5 times as fast so, and first elsewhere."""
+        channels_last = self.device.type == "cpu" and self.dtype == torch.bfloat16
+        if channels_last == self._channels_last:
+            return
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
+        for parameter in self.parameters():
+            parameter.data = parameter.data.contiguous(memory_format=layouts.get(parameter.dim(), torch.contiguous_format))
+        self._channels_last = channels_last
+
+
+def to_diffusers_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a released VAE's tensors to diffusers' names."""
+    pairs = _name_pairs(state_dict)
+    return {_replaced(name, pairs): tensor for name, tensor in state_dict.items()}
+
+
+def to_sat_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a diffusers VAE's tensors to the released names."""
+    pairs = [(diffusers, sat) for sat, diffusers in _name_pairs(state_dict)]
+    return {_replaced(name, pairs): tensor for name, tensor in state_dict.items()}
+
+
+def _name_pairs(names: dict[str, Tensor]) -> list[tuple[str, str]]:
+    """List what differs, (released, diffusers). The released decoder counts its levels from the output, diffusers from the input."""
+    levels = len({name.split(".")[2] for name in names if name.startswith(("decoder.up.", "decoder.up_blocks."))})
+    pairs = [
+        (".mid.block_1.", ".mid_block.resnets.0."),
+        (".mid.block_2.", ".mid_block.resnets.1."),
+        (".nin_shortcut.", ".conv_shortcut."),
+    ]
+    for level in range(levels):
+        from_output = levels - 1 - level
+        pairs += [
+            (f"encoder.down.{level}.block.", f"encoder.down_blocks.{level}.resnets."),
+            (f"encoder.down.{level}.downsample.", f"encoder.down_blocks.{level}.downsamplers.0."),
+            (f"decoder.up.{from_output}.block.", f"decoder.up_blocks.{level}.resnets."),
+            (f"decoder.up.{from_output}.upsample.", f"decoder.up_blocks.{level}.upsamplers.0."),
+        ]
+    return pairs
+
+
+def _replaced(name: str, pairs: list[tuple[str, str]]) -> str:
+    for old, new in pairs:
+        name = name.replace(old, new)
+    return name
+
+
+def _released_settings(config: AutoencoderConfig) -> dict:
+    channels = tuple(config.block_out_channels)
+    if config.norm_num_groups != NORM_GROUPS or any(count % NORM_GROUPS for count in channels):
+        found = f"{channels} with norm_num_groups {config.norm_num_groups}"
+        raise UserError(
+            f"autoencoder.block_out_channels: found {found}, expected multiples of {NORM_GROUPS} with {NORM_GROUPS} groups; correct them"
+        )
+    return {
+        "block_out_channels": channels,
+        "down_block_types": ("CogVideoXDownBlock3D",) * len(channels),
+        "up_block_types": ("CogVideoXUpBlock3D",) * len(channels),
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+    }
+
+
+def _folder_settings(folder: Path) -> dict:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: found no config.json, expected a diffusers folder or a 3d-vae.pt; correct autoencoder.path")
+    try:
+        settings = AutoencoderKLCogVideoX.load_config(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: found no JSON, expected a diffusers configuration; download it again") from error
+    found = settings.get("_class_name")
+    if found != "AutoencoderKLCogVideoX":
+        raise UserError(f"{folder / 'config.json'}: describes {found}, expected AutoencoderKLCogVideoX; correct autoencoder.path")
+    return settings
+
+
+def _released_state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
+    content = load_tensors(path, trust)
+    state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state_dict, dict):
+        raise UserError(f"{path}: found a {type(content).__name__}, expected an entry 'state_dict' with tensors; correct autoencoder.path")
+    return {name: tensor for name, tensor in state_dict.items() if not name.startswith("loss")}
+
+
+def _check_video(video: Tensor, spatial: int) -> None:
+    if video.dim() != 5 or video.shape[1] != 3:
+        raise UserError(f"video: found shape {tuple(video.shape)}, expected (batch, 3, frames, height, width); transpose it")
+    frames, height, width = video.shape[2:]
+    if frames % TEMPORAL != 1:
+        near = TEMPORAL * round((frames - 1) / TEMPORAL) + 1
+        raise UserError(f"video: found {frames} frames, expected 4k+1; use {max(near, 1)}")
+    if height % spatial or width % spatial:
+        raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")
+
+
+def _chunks(frames: int) -> list[tuple[int, int]]:
+    """Cut T latent frames, rounded up to an odd number, into the first three and then two at a time."""
+    frames += 1 - frames % 2
+    starts = [0, *range(CHUNK + 1, frames, CHUNK)]
+    return list(itertools.pairwise([*starts, frames]))
+
+
+def _tiles(side: int, limit: int) -> list[slice]:
+    """Cut one side into equal tiles of at most `limit` latents that overlap by at least `TILE_OVERLAP`."""
+    if side <= limit:
+        return [slice(0, side)]
+    overlap = min(TILE_OVERLAP, limit - 1)
+    count = math.ceil((side - overlap) / (limit - overlap))
+    size = math.ceil((side + (count - 1) * overlap) / count)
+    return [slice(start, start + size) for start in (round(index * (side - size) / (count - 1)) for index in range(count))]
+
+
+def _ramp(tile: slice, side: int, spatial: int) -> Tensor:
+    """Weigh one side's pixels of a tile: 1 inside, falling linearly over the overlap towards a neighbour."""
+    position = torch.arange((tile.stop - tile.start) * spatial) + 0.5
+    width = float(TILE_OVERLAP * spatial)
+    low = position / width if tile.start > 0 else torch.ones_like(position)
+    high = position.flip(0) / width if tile.stop < side else torch.ones_like(position)
+    return torch.minimum(low, high).clamp(max=1.0)
+
+
+def _pixels(tile: slice, spatial: int) -> slice:
+    return slice(tile.start * spatial, tile.stop * spatial)
+
+
+class _Counter:
+    """Report one more chunk at every call."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.done, self.total = progress, 0, total
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)

@@ -1,0 +1,190 @@
+"""T5's encoder over prompts, loaded only when a prompt is not yet in the cache on disk."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from concat_id.config import TextEncoderConfig
+from concat_id.errors import UserError, warn
+from concat_id.files import resolve_path, written_whole
+from concat_id.weights import UNREADABLE, load_files, load_strictly, weight_files, weights_digest
+
+TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
+DECODER_WEIGHTS = ("decoder.*", "lm_head.*")  # of whole T5 models, which prompts do not need
+CACHE_VERSION = 1  # raise it when the same text and weights would give other embeddings
+
+
+class TextEncoder:
+    """Turn prompts into embeddings (B, L, D) of exactly `max_length` tokens, padded, without an attention mask.
+
+    `folder` has the Hugging Face layout; nothing is downloaded. The network is loaded onto `device` by the first prompt that
+    `cache_folder` does not hold and freed by `unload`, or at the end of a `with` block.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        max_length: int = 226,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+        cache_folder: str | Path | None = None,
+        trust: bool = False,
+    ):
+        self.folder, self.max_length, self.dtype, self.device, self.trust = Path(folder), max_length, dtype, torch.device(device), trust
+        self.files = _check_folder(self.folder)
+        self.tokenizer = _load_tokenizer(self.folder)
+        self._cache = None if cache_folder is None else EmbeddingCache(cache_folder, self._identity())
+        self._model: T5EncoderModel | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TextEncoderConfig,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+        cache_folder: str | Path | None = None,
+        trust: bool = False,
+    ) -> "TextEncoder":
+        """Make the encoder that a configuration names."""
+        return cls(resolve_path(config.path), config.max_length, dtype, device, cache_folder, trust)
+
+    def __enter__(self) -> "TextEncoder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.unload()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the network is in memory."""
+        return self._model is not None
+
+    def unload(self) -> None:
+        """Free the network; the next prompt that is not cached loads it again."""
+        self._model = None
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embeddings (B, L, D) of prompts on the device; what exceeds `max_length` tokens is cut off."""
+        return torch.stack([self._encode_one(prompt).to(self.device) for prompt in prompts])
+
+    def truncated_part(self, prompt: str) -> str:
+        """Return the end of a prompt that `encode` cuts off, '' if none."""
+        kept = self.max_length - 1  # and the end-of-text token
+        if not self.tokenizer.is_fast:
+            return self.tokenizer.decode(self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"][kept:])
+        tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = tokens["offset_mapping"]
+        return prompt[offsets[kept][0] :].strip() if len(offsets) > kept else ""
+
+    def tokenize(self, prompt: str) -> Tensor:
+        """Return token numbers (1, L), end-of-text included."""
+        return self.tokenizer(prompt, max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+
+    def _encode_one(self, prompt: str) -> Tensor:
+        embedding = None if self._cache is None else self._cache.read(prompt)
+        if embedding is None:
+            embedding = self._compute(prompt)
+            if self._cache is not None:
+                self._cache.write(prompt, embedding)
+        return embedding
+
+    @torch.no_grad()
+    def _compute(self, prompt: str) -> Tensor:
+        """Run the network on one prompt; alone, so that its embedding does not depend on the others."""
+        if self._model is None:
+            self._model = _load_network(self.folder, self.files, self.dtype, self.device, self.trust)
+        # As released: no attention mask, the padding takes part and the transformer was trained with that.
+        return self._model(input_ids=self.tokenize(prompt).to(self.device)).last_hidden_state[0].to(self.dtype)
+
+    def _identity(self) -> str:
+        """Name everything but the prompt that embeddings depend on."""
+        settings = [self.folder / "config.json", *(self.folder / name for name in TOKENIZER_FILES)]
+        digests = [weights_digest(path) for path in [*self.files, *settings] if path.exists()]
+        return json.dumps([CACHE_VERSION, digests, self.max_length, str(self.dtype)])
+
+
+class EmbeddingCache:
+    """Embeddings of prompts as files named by their content, for any number of readers and writers at once."""
+
+    def __init__(self, folder: str | Path, identity: str):
+        self.folder, self.identity, self._writable = Path(folder), identity, True
+
+    def path(self, prompt: str) -> Path:
+        """Return where a prompt's embedding is or would be."""
+        name = hashlib.sha256(json.dumps([self.identity, prompt]).encode()).hexdigest()
+        return self.folder / f"{name}.safetensors"
+
+    def read(self, prompt: str) -> Tensor | None:
+        """Return an embedding (L, D), or None if it is absent or its file is damaged."""
+        try:
+            with safe_open(self.path(prompt), framework="pt") as file:
+                embedding = file.get_tensor("embedding")
+                return embedding if (file.metadata() or {}).get("sha256") == _checksum(embedding) else None
+        except UNREADABLE:
+            return None
+
+    def write(self, prompt: str, embedding: Tensor) -> None:
+        """Keep an embedding; a folder that cannot be written is worth a warning, not the run."""
+        if not self._writable:
+            return
+        embedding = embedding.detach().cpu().contiguous()
+        try:
+            with written_whole(self.path(prompt)) as temporary:
+                temporary.write_bytes(safetensors.torch.save({"embedding": embedding}, {"sha256": _checksum(embedding)}))
+        except UserError as error:
+            self._writable = False
+            warn(f"prompt embeddings are not cached: {error}")
+
+
+def _checksum(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
+
+
+def _check_folder(folder: Path) -> list[Path]:
+    """Return the files of the weights; raise `UserError` if anything the encoder needs is absent."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, expected T5's encoder; download the weights or correct text_encoder.path")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: found no config.json, expected T5's encoder; download it again or correct text_encoder.path")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder}: found no tokenizer, expected {' or '.join(TOKENIZER_FILES)}; download it again")
+    return weight_files(folder)
+
+
+def _load_tokenizer(folder: Path) -> T5Tokenizer:
+    try:
+        return T5Tokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the readers of both formats raise bare exceptions
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); download {' or '.join(TOKENIZER_FILES)} again") from error
+
+
+def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: torch.device, trust: bool) -> T5EncoderModel:
+    try:
+        config = T5Config.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model = T5EncoderModel(config)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{folder / 'config.json'}: describes no T5 encoder ({reason}); download it again") from error
+    state_dict = load_files(files, trust)
+    if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
+        state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
+    load_strictly(model, state_dict, str(folder), ignore=DECODER_WEIGHTS, dtype=dtype)
+    if dtype == torch.float16:
+        _keep_range(model)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _keep_range(model: nn.Module) -> None:
+    """Leave the feed-forward outputs in float32, as transformers does: they exceed float16's range."""
+    for name, module in model.named_modules():
+        if name.endswith(".wo"):
+            module.float()

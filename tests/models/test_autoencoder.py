@@ -1,0 +1,204 @@
+"""The video autoencoder against the released one's outputs, from both file formats, and what holds for any weights."""
+
+import json
+
+import pytest
+import torch
+from conftest import assert_close, golden_arrays, golden_meta, seeded
+from diffusers import AutoencoderKLCogVideoX
+
+from concat_id.config import AutoencoderConfig
+from concat_id.errors import UserError
+from concat_id.models.autoencoder import VideoAutoencoder, to_diffusers_names, to_sat_names
+
+CASE = golden_meta("vae_shared")
+SCALE = 0.7
+
+
+def golden_weight(key: str, shape) -> torch.Tensor:
+    """A tensor of the golden autoencoder, by the rule of the golden files' README."""
+    weight = seeded(key, shape)
+    if len(shape) > 1:
+        return weight / torch.tensor(shape[1:]).prod().sqrt()
+    return 0.1 * weight + (1.0 if "norm" in key and key.endswith("weight") else 0.0)
+
+
+def golden_video(frames: int) -> torch.Tensor:
+    """The clip that was encoded, (1, 3, frames, 32, 48)."""
+    return (0.5 * seeded(f"vid{frames}", (1, 3, frames, 32, 48))).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return golden_arrays("vae_shared")
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    """The golden autoencoder's tensors under their released names."""
+    return {key: golden_weight(key, shape) for key, shape in CASE["keys"].items()}
+
+
+def config_of(path) -> AutoencoderConfig:
+    return AutoencoderConfig(path=str(path), block_out_channels=(32, 64, 64, 128), layers_per_block=CASE["num_res_blocks"])
+
+
+@pytest.fixture(scope="module")
+def released_file(tmp_path_factory, state_dict):
+    """A 3d-vae.pt as released, with training's leftovers beside the weights."""
+    path = tmp_path_factory.mktemp("vae") / "3d-vae.pt"
+    leftovers = {"loss.logvar": torch.zeros(()), "loss.discriminator.weight": torch.zeros(3)}
+    torch.save({"state_dict": {**state_dict, **leftovers}, "epoch": 3}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def autoencoder(released_file):
+    return VideoAutoencoder.from_config(config_of(released_file), SCALE)
+
+
+@pytest.fixture(scope="module")
+def diffusers_folder(tmp_path_factory, autoencoder):
+    folder = tmp_path_factory.mktemp("diffusers")
+    autoencoder.autoencoder.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("frames", [1, 9, 17])
+@pytest.mark.parametrize("source", ["released_file", "diffusers_folder"])
+def test_equals_released(request, golden, source, frames):
+    autoencoder = VideoAutoencoder.from_config(config_of(request.getfixturevalue(source)), SCALE)
+    mean, std = autoencoder.encode_moments(golden_video(frames))
+    assert_close(mean.transpose(1, 2) / SCALE, golden[f"enc{frames}/mean"])
+    assert_close(std.transpose(1, 2) / SCALE, golden[f"enc{frames}/std"])
+
+    video = autoencoder.decode(golden[f"enc{frames}/mean"].transpose(1, 2) * SCALE)
+    assert_close(video, golden[f"dec{frames}"])
+
+
+def test_names_go_there_and_back(autoencoder, state_dict):
+    renamed = to_diffusers_names(state_dict)
+    assert renamed.keys() == autoencoder.autoencoder.state_dict().keys()
+    back = to_sat_names(renamed)
+    assert back.keys() == state_dict.keys() and all(back[key] is state_dict[key] for key in back)
+
+
+def test_loading_draws_no_random_numbers_and_keeps_no_meta_tensor(released_file):
+    before = torch.get_rng_state()
+    autoencoder = VideoAutoencoder.from_config(config_of(released_file), SCALE)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(tensor.is_meta or tensor.requires_grad for tensor in autoencoder.state_dict(keep_vars=True).values())
+
+
+def test_samples_follow_the_generator_and_the_moments(autoencoder):
+    video = golden_video(1).repeat(2, 1, 1, 1, 1)
+    mean, std = autoencoder.encode_moments(video)
+    first, second = (autoencoder.encode(video, sample=True, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(autoencoder.encode(video), mean)
+    noise = (first - mean) / std
+    assert 0.9 < noise.std() < 1.1 and abs(noise.mean()) < 0.1
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_single_frames_are_encoded_each_alone(autoencoder):
+    """References travel as a batch of one-frame clips, of which none may see another."""
+    frame = golden_video(1)
+    alone = autoencoder.encode(frame)
+    assert alone.shape == (1, 1, 16, 4, 6)
+    assert_close(autoencoder.encode(torch.cat([frame, frame.flip(-1)]))[:1], alone, 1e-5)
+
+
+def test_whole_clip_is_seen_at_once(autoencoder, golden):
+    """Encoding by parts, as diffusers does unasked, gives other latents; this keeps the golden test able to fail."""
+    with torch.no_grad():
+        by_parts = autoencoder.autoencoder.encode(golden_video(17)).latent_dist.mean
+    assert (by_parts - golden["enc17/mean"]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("latent_frames", "chunks"), [(1, 1), (2, 1), (4, 2)])
+def test_any_number_of_latent_frames_gives_4k_plus_1(autoencoder, latent_frames, chunks):
+    calls = []
+    latents = autoencoder.encode(golden_video(17))[:, :latent_frames]
+    video = autoencoder.decode(latents, progress=lambda done, total: calls.append((done, total)))
+    assert video.shape == (1, 3, 4 * latent_frames - 3, 32, 48) and video.dtype == torch.float32
+    assert calls == [(index + 1, chunks) for index in range(chunks)]
+
+
+def test_one_tile_is_the_untiled_decode(autoencoder, golden):
+    latents = golden["enc9/mean"].transpose(1, 2)
+    assert torch.equal(autoencoder.decode(latents, tiled=True), autoencoder.decode(latents))
+
+
+def test_tiled_decode_is_near_the_untiled_one(autoencoder):
+    """Tiles have their own normalisation statistics: they agree to a tenth of the picture's contrast, with random weights even."""
+    latents = torch.randn(1, 1, 16, 10, 30, generator=torch.Generator().manual_seed(0))
+    whole, tiled = autoencoder.decode(latents), autoencoder.decode(latents, tiled=True, tile_size=(12, 20))
+    assert (whole - tiled).abs().mean() < 0.1 * whole.std()
+    assert (whole - tiled).abs().max() > 0
+
+
+def test_tiles_cover_and_blend_to_the_same_picture(autoencoder, monkeypatch):
+    """With a decoder that enlarges only, tiles must restore the picture, whatever their overlaps."""
+
+    def enlarge(latents, conv_cache=None):
+        return torch.nn.functional.interpolate(latents[:, :3, :1], scale_factor=(1, 8, 8)), None
+
+    monkeypatch.setattr(autoencoder.autoencoder.decoder, "forward", enlarge)
+    latents = torch.randn(2, 1, 16, 33, 47, generator=torch.Generator().manual_seed(0))
+    assert_close(autoencoder.decode(latents, tiled=True, tile_size=(12, 20)), autoencoder.decode(latents), 1e-5)
+
+
+def test_bfloat16_is_near_float32(released_file, autoencoder, golden):
+    half = VideoAutoencoder.from_config(config_of(released_file), SCALE, dtype=torch.bfloat16)
+    latents = golden["enc9/mean"].transpose(1, 2) * SCALE
+    exact, rounded = autoencoder.decode(latents), half.decode(latents)
+    assert rounded.dtype == torch.float32
+    assert (exact - rounded).abs().mean() < 0.03 * exact.std()
+    assert (autoencoder.encode(exact) - half.encode(exact)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 8, 32, 48), "found 8 frames, expected 4k\\+1; use 9"),
+        ((1, 3, 5, 30, 48), "found 30x48 pixels, expected multiples of 8"),
+        ((1, 4, 5, 32, 48), "expected \\(batch, 3, frames"),
+    ],
+)
+def test_unfit_videos_are_refused(autoencoder, shape, message):
+    with pytest.raises(UserError, match=message):
+        autoencoder.encode(torch.zeros(shape))
+
+
+def test_unfit_latents_are_refused(autoencoder):
+    with pytest.raises(UserError, match="expected \\(batch, frames, 16, height, width\\)"):
+        autoencoder.decode(torch.zeros(1, 16, 1, 4, 6))
+
+
+def test_foreign_weights_are_refused(tmp_path, released_file, diffusers_folder):
+    larger = config_of(released_file)
+    larger.block_out_channels = (64, 64, 64, 128)
+    with pytest.raises(UserError, match="3d-vae.pt: does not fit AutoencoderKLCogVideoX .*of another shape"):
+        VideoAutoencoder.from_config(larger, SCALE)
+
+    odd = config_of(released_file)
+    odd.block_out_channels = (32, 48, 64, 128)
+    with pytest.raises(UserError, match="multiples of 32"):
+        VideoAutoencoder.from_config(odd, SCALE)
+
+    with pytest.raises(UserError, match="no config.json"):
+        VideoAutoencoder.from_config(config_of(tmp_path), SCALE)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    with pytest.raises(UserError, match="describes AutoencoderKL, expected AutoencoderKLCogVideoX"):
+        VideoAutoencoder.from_config(config_of(tmp_path), SCALE)
+    (tmp_path / "config.json").write_bytes((diffusers_folder / "config.json").read_bytes())
+    with pytest.raises(UserError, match="found no weights, expected diffusion_pytorch_model.safetensors"):
+        VideoAutoencoder.from_config(config_of(tmp_path), SCALE)
+
+
+def test_float32_equals_diffusers_decode(autoencoder, golden):
+    """The chunked decode is the one that diffusers ships as its default."""
+    latents = golden["enc17/mean"][..., :2, :3]
+    with torch.no_grad():
+        theirs = AutoencoderKLCogVideoX.decode(autoencoder.autoencoder, latents).sample
+    assert_close(autoencoder.decode(latents.transpose(1, 2) * SCALE), theirs, 1e-5)

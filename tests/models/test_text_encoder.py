@@ -1,0 +1,194 @@
+"""The text encoder with a tiny random T5 and a tiny sentencepiece model, in every layout that a folder may have."""
+
+import io
+import json
+import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sentencepiece
+import torch
+from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+from concat_id.config import TextEncoderConfig
+from concat_id.errors import UserError
+from concat_id.models import text_encoder
+from concat_id.models.text_encoder import TextEncoder
+
+WORDS = ["a", "the", "woman", "man", "child", "laughs", "walks", "in", "on", "rain", "snow", "sun", "street", "red", "blue", "hat"]
+PROMPT = "A woman laughs in the rain."
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A T5 folder with config.json, spiece.model and model.safetensors."""
+    folder = tmp_path_factory.mktemp("t5")
+    draw = random.Random(0)
+    sentences = (" ".join(draw.choices(WORDS, k=8)).capitalize() + "." for _ in range(500))
+    pieces = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_writer=pieces, vocab_size=120, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(pieces.getvalue())
+    config = T5Config(vocab_size=320, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")
+    torch.manual_seed(0)
+    T5EncoderModel(config).save_pretrained(folder)
+    return folder
+
+
+def embed(folder, prompts=(PROMPT,), **options) -> torch.Tensor:
+    return TextEncoder(folder, LENGTH, **{"dtype": torch.float32, **options}).encode(prompts)
+
+
+def test_equals_transformers_without_a_mask(folder):
+    encoder = TextEncoder.from_config(TextEncoderConfig(path=str(folder), max_length=LENGTH), dtype=torch.float32)
+    embeds = encoder.encode([PROMPT, "", "red hat"])
+    assert embeds.shape == (3, LENGTH, 16) and not embeds.requires_grad
+
+    tokens = encoder.tokenize(PROMPT)
+    assert tokens.shape == (1, LENGTH) and tokens[0, -1] == 0, "the prompt should need padding here"
+    network = T5EncoderModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        unmasked = network(input_ids=tokens).last_hidden_state
+        masked = network(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state
+    assert torch.allclose(embeds[:1], unmasked, atol=1e-5)
+    assert not torch.allclose(embeds[:1], masked, atol=1e-3)
+
+
+def test_tokens_are_sentencepiece_plus_end(folder):
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    encoder = TextEncoder(folder, LENGTH)
+    for prompt in [PROMPT, "  two   spaces\nand a newline ", "", "Émigré 你好 🙂"]:
+        expected = (pieces.encode(prompt)[: LENGTH - 1] + [1] + [0] * LENGTH)[:LENGTH]
+        assert encoder.tokenize(prompt)[0].tolist() == expected
+
+
+@pytest.mark.parametrize("layout", ["sharded", "pickled", "sharded pickles", "whole model", "tokenizer.json"])
+def test_every_layout_gives_the_same(tmp_path, folder, layout):
+    copy = shutil.copytree(folder, tmp_path / "t5")
+    network = T5EncoderModel.from_pretrained(folder)
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if name != "encoder.embed_tokens.weight"}
+    if layout == "sharded":
+        (copy / "model.safetensors").unlink()
+        network.save_pretrained(copy, max_shard_size="10KB")
+        assert (copy / "model.safetensors.index.json").exists()
+    elif layout == "pickled":
+        (copy / "model.safetensors").unlink()
+        torch.save(tensors, copy / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    elif layout == "sharded pickles":
+        (copy / "model.safetensors").unlink()
+        names = {name: f"pytorch_model-0000{1 + index % 2}-of-00002.bin" for index, name in enumerate(tensors)}
+        for file in set(names.values()):
+            torch.save({name: tensors[name] for name in tensors if names[name] == file}, copy / file)
+        (copy / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
+    elif layout == "whole model":
+        whole = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
+        whole.load_state_dict(network.state_dict(), strict=False)
+        whole.save_pretrained(copy)
+    else:
+        TextEncoder(folder, LENGTH).tokenizer.save_pretrained(copy)
+        (copy / "spiece.model").unlink()
+    assert torch.equal(embed(copy), embed(folder))
+
+
+def test_says_what_is_cut_off(folder):
+    encoder = TextEncoder(folder, LENGTH)
+    assert encoder.truncated_part(PROMPT) == encoder.truncated_part("") == ""
+    words = ["rain", "snow", "sun"] * 10
+    cut = encoder.truncated_part(" ".join(words))
+    assert cut and " ".join(words).endswith(cut)
+    kept = " ".join(words).removesuffix(cut).strip()
+    assert encoder.truncated_part(kept) == ""
+    assert torch.equal(encoder.tokenize(kept), encoder.tokenize(" ".join(words)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near(folder, dtype):
+    half = embed(folder, dtype=dtype)
+    assert half.dtype == dtype
+    assert (half.float() - embed(folder)).abs().max() < 0.1
+
+
+def test_network_is_loaded_late_freed_and_not_needed_for_cached_prompts(folder, tmp_path, monkeypatch):
+    with TextEncoder(folder, LENGTH, torch.bfloat16, cache_folder=tmp_path / "cache") as encoder:
+        assert not encoder.is_loaded
+        embeds = encoder.encode([PROMPT, "red hat"])
+        assert encoder.is_loaded
+    assert not encoder.is_loaded
+
+    monkeypatch.setattr(text_encoder, "_load_network", lambda *_: pytest.fail("loaded the network"))
+    cached = TextEncoder(folder, LENGTH, torch.bfloat16, cache_folder=tmp_path / "cache").encode(["red hat", PROMPT])
+    assert torch.equal(cached.flip(0), embeds) and cached.dtype == torch.bfloat16
+
+
+def test_cache_knows_what_embeddings_depend_on(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "t5")
+    torch.manual_seed(1)
+    T5EncoderModel(T5Config.from_pretrained(folder)).save_pretrained(other)
+    cache = tmp_path / "cache"
+    for source, options in [(folder, {}), (other, {}), (folder, {"dtype": torch.bfloat16})]:
+        assert torch.equal(embed(source, cache_folder=cache, **options), embed(source, **options))
+    TextEncoder(folder, LENGTH + 1, torch.float32, cache_folder=cache).encode([PROMPT])
+    assert len(list(cache.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign"])
+def test_damaged_cache_file_is_computed_again(folder, tmp_path, damage):
+    embeds = embed(folder, cache_folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    changed = {"empty": b"", "cut": content[:-7], "flipped": content[:-1] + bytes([content[-1] ^ 1]), "foreign": b"hello"}[damage]
+    file.write_bytes(changed)
+    assert torch.equal(embed(folder, cache_folder=tmp_path), embeds)
+    assert file.read_bytes() == content
+
+
+def test_many_writers_leave_one_whole_file(folder, tmp_path):
+    encoders = [TextEncoder(folder, LENGTH, torch.float32, cache_folder=tmp_path) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda encoder: encoder.encode([PROMPT]), encoders))
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_warns_and_goes_on(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    embed(folder, [PROMPT, "red hat"], cache_folder=tmp_path / "file" / "cache")
+    assert capsys.readouterr().err.count("prompt embeddings are not cached") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "found no config.json"),
+        ("spiece.model", "found no tokenizer, expected spiece.model or tokenizer.json"),
+        ("model.safetensors", "found no weights, expected model.safetensors"),
+    ],
+)
+def test_missing_files_are_named(folder, tmp_path, name, message):
+    copy = shutil.copytree(folder, tmp_path / "t5")
+    for stray in copy.glob("tokenizer*"):
+        stray.unlink()
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=message):
+        TextEncoder(copy)
+
+
+def test_unfit_folders_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        TextEncoder(tmp_path / "nowhere")
+    copy = shutil.copytree(folder, tmp_path / "t5")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_layers": 3}))
+    with pytest.raises(UserError, match="does not fit T5EncoderModel \\(9 of .* missing"):
+        embed(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json: describes no T5 encoder"):
+        embed(copy)
+    (copy / "spiece.model").write_bytes(b"no pieces")
+    with pytest.raises(UserError, match="tokenizer cannot be read") as refusal:
+        TextEncoder(copy)
+    assert "\n" not in str(refusal.value)
