@@ -1,0 +1,162 @@
+"""Find faces with insightface and cut them out upright."""
+
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from concat_id.errors import UserError
+
+CROP_SIZE = 448
+DETECTION_SIZE = 640
+SCORE_THRESHOLD = 0.5
+MAX_ASPECT_RATIO = 64  # beyond it no face is left of a picture scaled to 640 pixels
+
+# YuNet's key points miss half of a head's tilt: 20 degrees of 45. Where its graph is found, a face is therefore looked at again, set
+# upright by what is known so far and larger; then the crop of one face, turned by -45..45, varies by 1 degree.
+IMPRECISE_GRAPH = "yunet_as_scrfd"
+MORE_LOOKS = 4
+LOOK_CROP = 224  # pixels that the crop would fill of the window of 640
+SETTLED = 1.0  # mean movement of the key points, in pixels of that window
+
+# Where the eyes (picture's left, right), the nose and the mouth's corners (left, right) belong in a crop of 112 pixels, as (x, y).
+# Source: ArcFace, the same as insightface.utils.face_align.arcface_dst.
+TEMPLATE_SIZE = 112
+TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+
+
+@dataclass
+class Face:
+    """A face in pixels of its picture: box (x0, y0, x1, y1), five key points (5, 2) in the order of `TEMPLATE`, score in [0, 1]."""
+
+    box: np.ndarray
+    keypoints: np.ndarray
+    score: float
+
+    @property
+    def area(self) -> float:
+        """Square pixels of the box."""
+        return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
+
+
+class FaceDetector:
+    """The detector of a folder of ONNX files, such as antelopev2 or the one that sat/prepare_face_models.py makes.
+
+    Raises `UserError` if the folder holds no detector with key points.
+    """
+
+    def __init__(self, folder: str | Path, device: torch.device | str):
+        self.folder = Path(folder)
+        self.model, self.file = _load_detector(self.folder, torch.device(device))
+        self.name = f"{self.folder.name}/{self.file.name}"
+        self.looks_again = self.model.session.get_modelmeta().graph_name == IMPRECISE_GRAPH
+
+    def detect(self, image: Image.Image) -> list[Face]:
+        """Find the faces of a picture, most certain first."""
+        if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+            return []
+        bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+        boxes, keypoints = self.model.detect(bgr)
+        return [Face(box[:4].astype(float), points.astype(float), float(box[4])) for box, points in zip(boxes, keypoints, strict=True)]
+
+    def align(self, image: Image.Image, face: Face, size: int = CROP_SIZE) -> tuple[Image.Image, np.ndarray]:
+        """Cut a face out, upright: the crop of `size` x `size`, black beyond the picture's edge, and the key points in it (5, 2)."""
+        keypoints = self._look_again(image, face.keypoints) if self.looks_again else face.keypoints
+        matrix = alignment(keypoints, size)
+        return warp(image, matrix, size), moved(keypoints, matrix)
+
+    def _look_again(self, image: Image.Image, keypoints: np.ndarray) -> np.ndarray:
+        """Find the key points (5, 2) anew where the face stands upright; those given, if it is not found there."""
+        for _ in range(MORE_LOOKS):
+            matrix = alignment(keypoints, LOOK_CROP)
+            matrix[:, 2] += (DETECTION_SIZE - LOOK_CROP) / 2
+            expected = moved(keypoints, matrix)
+            candidates = [face.keypoints for face in self.detect(warp(image, matrix, DETECTION_SIZE))]
+            distances = [float(np.abs(points - expected).mean()) for points in candidates]
+            if not distances or min(distances) > LOOK_CROP / 8:
+                break
+            keypoints = moved(candidates[int(np.argmin(distances))], _inverse(matrix))
+            if min(distances) < SETTLED:
+                break
+        return keypoints
+
+
+def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Apply a matrix (2, 3) to points (N, 2)."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+
+
+def alignment(keypoints: np.ndarray, size: int) -> np.ndarray:
+    """Compute the rotation, uniform scale and shift (2, 3) that bring key points (5, 2) closest to `TEMPLATE` in a crop of `size`.
+
+    Least squares over complex numbers: with the means taken off, template = a * keypoints has the solution below.
+    """
+    source, target = (points[:, 0] + 1j * points[:, 1] for points in (keypoints, TEMPLATE * (size / TEMPLATE_SIZE)))
+    centred = source - source.mean()
+    a = np.vdot(centred, target) / max(np.vdot(centred, centred).real, 1e-12)
+    b = target.mean() - a * source.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def warp(image: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
+    """Move a picture by `matrix` (2, 3), pixel centres at whole numbers, into a square of `size`; bilinear, without aliasing."""
+    image = image.convert("RGB")
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    factor = max(1, min(int(1 / max(scale, 1e-6)), *image.size))
+    if factor > 1:  # a face at least twice as large as its crop: average whole blocks of pixels first
+        image = image.reduce(factor)
+    inverse = _inverse(matrix)
+    # Pillow puts pixel centres at halves, and so do the blocks of `reduce`.
+    inverse[:, 2] += 0.5 - inverse[:, :2].sum(axis=1) * 0.5
+    return image.transform((size, size), Image.Transform.AFFINE, tuple((inverse / factor).ravel()), Image.Resampling.BILINEAR)
+
+
+def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
+    """Load the smallest file that insightface takes for a detector.
+
+    Smallest first, because every file must be loaded to know what it is, and antelopev2's recogniser has 260 MB.
+    """
+    from insightface.model_zoo import get_model  # takes a second
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `python sat/prepare_face_models.py`")
+    files = sorted(folder.glob("*.onnx"), key=lambda path: (path.stat().st_size, path.name))
+    if not files:
+        raise UserError(f"{folder}: found no .onnx file, expected a face detector such as antelopev2's; download it again")
+    unreadable = []
+    for file in files:
+        try:
+            with redirect_stdout(StringIO()):
+                model = get_model(str(file), **_session_settings(device))
+        except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
+            unreadable.append(f"{file.name} ({str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__})")
+            continue
+        if getattr(model, "taskname", None) == "detection" and model.use_kps:
+            model.prepare(-1 if device.type == "cpu" else device.index or 0, input_size=(DETECTION_SIZE,) * 2, det_thresh=SCORE_THRESHOLD)
+            return model, file
+    names = ", ".join(file.name for file in files)
+    damaged = f"; unreadable: {', '.join(unreadable)}" if unreadable else ""
+    raise UserError(f"{folder}: found {names}, expected among them a face detector with key points{damaged}; download the folder again")
+
+
+def _session_settings(device: torch.device) -> dict[str, Any]:
+    """Arguments of onnxruntime's session: the GPU where asked for and offered, else the CPU, and no chatter."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = min(4, cpu_count() or 1)  # left alone, it pins threads to cores, which containers may forbid
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    return {"providers": providers, "sess_options": options}

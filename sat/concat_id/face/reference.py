@@ -1,0 +1,72 @@
+"""The reference picture that the model sees: largest face, aligned, without its surroundings, fitted into the video's size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from concat_id.face.detection import FaceDetector
+from concat_id.face.parsing import CLASSES
+from concat_id.transforms import fit_and_pad, load_image
+
+REMOVED_CLASSES = tuple(CLASSES.index(name) for name in ("background", "hat", "earring", "necklace", "cloth"))
+MIN_REMAINING = 0.4  # of the crop; where masking would leave less, the crop stays whole
+SMALL_FACE = 48  # pixels; below it a crop of 448 is mostly invented by interpolation
+
+
+class FaceParser(Protocol):
+    """What labels the pixels of a crop: `SegformerParser` or `EllipseParser`."""
+
+    name: str
+
+    def parse(self, crop: Image.Image, keypoints: np.ndarray) -> np.ndarray:
+        """Label each pixel of a crop (H, W), given the key points (5, 2) in it."""
+
+
+@dataclass
+class PreparedReference:
+    """A reference as the model sees it, the unmasked crop it was made from, and what a user should know about it."""
+
+    image: Image.Image
+    crop: Image.Image
+    detector: str
+    parser: str
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare_reference(path: str | Path, size: Sequence[int], detector: FaceDetector, parser: FaceParser) -> PreparedReference:
+    """Prepare the photograph of one person for videos of `size` (height, width).
+
+    Without a face the whole picture is used. Raises `UserError` if the photograph cannot be read.
+    """
+    image = load_image(path)
+    height, width = size
+    faces = detector.detect(image)
+    if not faces:
+        notes = ["found no face; the whole picture is used"]
+        return PreparedReference(fit_and_pad(image, (height, width)), image, detector.name, parser.name, notes)
+    face = max(faces, key=lambda face: face.area)
+    notes = [f"found {len(faces)} faces; the largest is used"] if len(faces) > 1 else []
+    side = min(face.box[2:] - face.box[:2])
+    if side < SMALL_FACE:
+        notes.append(f"the face is only {side:.0f} pixels wide; a larger one gives a better likeness")
+    crop, keypoints = detector.align(image, face)
+    masked, remaining = mask_surroundings(crop, parser.parse(crop, keypoints))
+    if remaining < MIN_REMAINING:
+        notes.append(f"face and hair would be only {remaining:.0%} of the crop; its background is kept")
+    return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, notes)
+
+
+def mask_surroundings(crop: Image.Image, labels: np.ndarray) -> tuple[Image.Image, float]:
+    """Black out what is not the person's head, given each pixel's class (H, W), if enough remains.
+
+    Returns the picture and the share of the crop that masking leaves, or would leave.
+    """
+    kept = ~np.isin(labels, REMOVED_CLASSES)
+    remaining = float(kept.mean())
+    if remaining < MIN_REMAINING:
+        return crop, remaining
+    return Image.fromarray(np.asarray(crop) * kept[..., None].astype(np.uint8)), remaining

@@ -1,0 +1,127 @@
+"""Faces are found on real photographs and cut out upright."""
+
+import shutil
+
+import numpy as np
+import pytest
+from insightface.utils import face_align
+from PIL import Image
+
+from concat_id.errors import UserError
+from concat_id.face.detection import CROP_SIZE, TEMPLATE, Face, FaceDetector, alignment, moved, warp
+from concat_id.transforms import load_image
+
+
+def test_template_is_insightfaces():
+    np.testing.assert_allclose(TEMPLATE, face_align.arcface_dst, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "count"), [("astronaut", 1), ("six", 6), ("actor", 1), ("coffee", 0)])
+def test_faces_of_real_photographs(detector, photographs, name, count):
+    image = load_image(photographs[name])
+    faces = detector.detect(image)
+    assert len(faces) == count
+    for face in faces:
+        x0, y0, x1, y1 = face.box
+        assert 0.5 <= face.score <= 1 and face.keypoints.shape == (5, 2) and face.area > 0
+        inside = (face.keypoints >= [x0 - 5, y0 - 5]) & (face.keypoints <= [x1 + 5, y1 + 5])
+        assert inside.all()
+        left_eye, right_eye, nose, left_mouth, right_mouth = face.keypoints
+        assert left_eye[0] < right_eye[0] and left_mouth[0] < right_mouth[0] and left_eye[1] < nose[1] < left_mouth[1]
+
+
+@pytest.mark.parametrize("degrees", [0, 20, -35])
+@pytest.mark.parametrize("scale", [0.2, 1, 5])
+def test_alignment_puts_eyes_where_the_template_says(degrees, scale):
+    angle = np.radians(degrees)
+    rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    keypoints = TEMPLATE @ rotation.T + [300, -40]
+    np.testing.assert_allclose(moved(keypoints, alignment(keypoints, CROP_SIZE)), TEMPLATE * 4, atol=1e-6)
+
+
+def test_alignment_is_insightfaces():
+    keypoints = TEMPLATE * 1.7 + np.random.default_rng(0).normal(0, 6, (5, 2)) + 50
+    with pytest.warns(FutureWarning):
+        expected = face_align.estimate_norm(keypoints, CROP_SIZE)
+    np.testing.assert_allclose(alignment(keypoints, CROP_SIZE), expected, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_crop_is_norm_crop(detector, astronaut):
+    face = detector.detect(astronaut)[0]
+    expected = face_align.norm_crop(np.asarray(astronaut), face.keypoints, CROP_SIZE)
+    crop = warp(astronaut, alignment(face.keypoints, CROP_SIZE), CROP_SIZE)
+    assert np.abs(np.asarray(crop).astype(int) - expected).mean() < 0.6
+
+
+def test_key_points_follow_into_the_crop(detector, astronaut):
+    face = detector.detect(astronaut)[0]
+    crop, keypoints = detector.align(astronaut, face)
+    assert crop.size == (448, 448) and crop.mode == "RGB"
+    assert np.abs(keypoints - TEMPLATE * 4).max() < 30
+    eyes = [np.asarray(crop.convert("L"), int)[int(y) - 9 : int(y) + 9, int(x) - 9 : int(x) + 9] for x, y in keypoints[:2]]
+    cheek = np.asarray(crop.convert("L"), int)[260:290, 130:160].mean()
+    assert all(eye.mean() < cheek - 60 for eye in eyes), "pupils are dark, cheeks are bright"
+
+
+@pytest.mark.parametrize("degrees", [-40, -20, 20, 40])
+def test_tilted_heads_are_set_upright(detector, astronaut, degrees):
+    upright = np.asarray(detector.align(astronaut, detector.detect(astronaut)[0])[0], float)
+    tilted = astronaut.rotate(degrees, resample=Image.Resampling.BICUBIC)
+    crop = np.asarray(detector.align(tilted, detector.detect(tilted)[0])[0], float)
+    middle = np.s_[130:400, 110:340]
+    assert np.abs(upright[middle] - crop[middle]).mean() < 12
+
+
+def test_large_faces_are_cut_out_without_aliasing():
+    stripes = np.zeros((1400, 1400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    keypoints = TEMPLATE * 12
+    crop = np.asarray(warp(Image.fromarray(stripes), alignment(keypoints, 448), 448))[20:-20, 20:-20].astype(int)
+    assert np.abs(crop - 127).max() <= 45 and abs(crop.mean() - 127.5) < 2
+
+
+def test_reduced_warp_stays_in_place():
+    picture = Image.new("RGB", (1200, 1200))
+    picture.paste((255, 255, 255), (540, 640, 660, 760))
+    crop = np.asarray(warp(picture, alignment(TEMPLATE * 10, 448), 448).convert("L"), float)
+    y, x = np.mgrid[:448, :448]
+    centre = np.array([(x * crop).sum(), (y * crop).sum()]) / crop.sum()
+    np.testing.assert_allclose(centre, np.array([599.5, 699.5]) * 0.4, atol=0.25)
+
+
+def test_beyond_the_edge_is_black(detector):
+    face = Face(np.array([0, 0, 10, 10.0]), TEMPLATE - [60, 60], 1.0)
+    picture = Image.new("RGB", (100, 100), (255, 255, 255))
+    crop = np.asarray(warp(picture, alignment(face.keypoints, 448), 448))
+    assert crop[:200, :200].max() == 0 and crop[300:, 300:].min() == 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 1), (1, 700), (16, 16)])
+def test_odd_pictures_have_no_faces(detector, size):
+    assert detector.detect(Image.new("RGB", size, (90, 90, 90))) == []
+
+
+def test_antelopev2_layout(tmp_path, detector_folder, astronaut, capfd):
+    shutil.copy(detector_folder / "sface.onnx", tmp_path / "glintr100.onnx")
+    shutil.copy(detector_folder / "det.onnx", tmp_path / "scrfd_10g_bnkps.onnx")
+    (tmp_path / "genderage.onnx").write_bytes(b"version https://git-lfs")
+    detector = FaceDetector(tmp_path, "cpu")
+    assert detector.file.name == "scrfd_10g_bnkps.onnx" and len(detector.detect(astronaut)) == 1
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == "", "insightface and onnxruntime keep quiet"
+
+
+def test_missing_and_empty_folders(tmp_path, detector_folder):
+    with pytest.raises(UserError, match="no such folder.*prepare_face_models"):
+        FaceDetector(tmp_path / "antelopev2", "cpu")
+    with pytest.raises(UserError, match=r"no \.onnx file"):
+        FaceDetector(tmp_path, "cpu")
+    (tmp_path / "det.onnx").write_bytes(b"version https://git-lfs")
+    with pytest.raises(UserError, match="unreadable: det.onnx") as caught:
+        FaceDetector(tmp_path, "cpu")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "det.onnx").unlink()
+    shutil.copy(detector_folder / "sface.onnx", tmp_path)
+    with pytest.raises(UserError, match="found sface.onnx, expected among them a face detector"):
+        FaceDetector(tmp_path, "cpu")

@@ -1,0 +1,142 @@
+"""The whole path from a photograph to what the model sees."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from concat_id.config import FaceConfig
+from concat_id.errors import UserError
+from concat_id.face.detection import Face
+from concat_id.face.models import load_face_models
+from concat_id.face.parsing import CLASSES, EllipseParser
+from concat_id.face.reference import mask_surroundings, prepare_reference
+from concat_id.transforms import load_image
+
+SIZE = (96, 144)
+GREY = Image.new("RGB", (10, 10), (90, 90, 90))
+
+
+class FixedParser:
+    """Calls the first rows background and the rest skin."""
+
+    name = "fixed"
+
+    def __init__(self, background_rows: int):
+        self.background_rows = background_rows
+
+    def parse(self, crop, keypoints):
+        assert crop.size == (448, 448) and keypoints.shape == (5, 2)
+        return np.where(np.arange(448)[:, None] < self.background_rows, 0, 1) * np.ones((1, 448), int)
+
+
+def test_what_is_blacked_out():
+    for label, name in enumerate(CLASSES):
+        labels = np.full((10, 10), 1)
+        labels[:5] = label
+        masked, remaining = mask_surroundings(GREY, labels)
+        is_removed = name in {"background", "hat", "earring", "necklace", "cloth"}
+        assert np.asarray(masked)[:5].max() == (0 if is_removed else 90), name
+        assert np.asarray(masked)[5:].min() == 90
+        assert remaining == (0.5 if is_removed else 1)
+
+
+@pytest.mark.parametrize(("kept", "is_masked"), [(39, False), (40, True), (41, True), (0, False), (100, True)])
+def test_forty_percent_rule(kept, is_masked):
+    labels = np.zeros(100, int)
+    labels[:kept] = 1
+    masked, remaining = mask_surroundings(GREY, labels.reshape(10, 10))
+    assert remaining == pytest.approx(kept / 100)
+    assert (np.asarray(masked) > 0).mean() == pytest.approx(kept / 100 if is_masked else 1)
+
+
+def test_rule_in_the_whole_path(detector, photographs):
+    masked = prepare_reference(photographs["astronaut"], SIZE, detector, FixedParser(268))
+    assert masked.notes == [] and np.asarray(masked.image)[:50].max() == 0
+    whole = prepare_reference(photographs["astronaut"], SIZE, detector, FixedParser(270))
+    assert np.asarray(whole.image)[:50].max() > 0 and np.array_equal(np.asarray(whole.crop), np.asarray(masked.crop))
+    assert len(whole.notes) == 1 and "40%" in whole.notes[0] and "background is kept" in whole.notes[0]
+
+
+@pytest.mark.parametrize("name", ["astronaut", "six", "actor"])
+@pytest.mark.parametrize("size", [SIZE, (480, 720), [720, 480]])
+def test_real_photographs(detector, photographs, name, size):
+    prepared = prepare_reference(photographs[name], size, detector, EllipseParser())
+    assert prepared.image.size == (size[1], size[0]) and prepared.crop.size == (448, 448)
+    assert prepared.parser == "ellipse" and "det.onnx" in prepared.detector
+    pixels = np.asarray(prepared.image)
+    left, top = (size[1] - min(size)) // 2, (size[0] - min(size)) // 2
+    outside = pixels.copy()
+    outside[top : top + min(size), left : left + min(size)] = 0
+    assert outside.max() == 0, "black beside the crop"
+    assert pixels[size[0] // 2 - 5 : size[0] // 2 + 5, size[1] // 2 - 5 : size[1] // 2 + 5].min() > 20, "a face in the middle"
+    corner = pixels[top : top + min(size) // 20, left : left + min(size) // 20]
+    assert corner.mean() < 4, "background is black"
+
+
+def test_largest_of_several_faces(detector, photographs):
+    prepared = prepare_reference(photographs["six"], SIZE, detector, EllipseParser())
+    assert prepared.notes == ["found 6 faces; the largest is used"]
+    image = load_image(photographs["six"])
+    crop, _ = detector.align(image, max(detector.detect(image), key=lambda face: face.area))
+    assert np.array_equal(np.asarray(crop), np.asarray(prepared.crop))
+
+
+def test_no_face_uses_the_whole_picture(detector, photographs):
+    prepared = prepare_reference(photographs["coffee"], SIZE, detector, EllipseParser())
+    assert prepared.notes == ["found no face; the whole picture is used"]
+    assert prepared.image.size == (144, 96) and prepared.crop.size == load_image(photographs["coffee"]).size
+    assert np.asarray(prepared.image)[:, :143].any(axis=(0, 2)).all(), "600x400 fits without padding"
+
+
+def test_small_faces_are_told(detector, astronaut, tmp_path):
+    small = Image.new("RGB", (512, 512))
+    small.paste(astronaut.resize((200, 200)), (100, 100))
+    small.save(tmp_path / "small.png")
+    notes = prepare_reference(tmp_path / "small.png", SIZE, detector, EllipseParser()).notes
+    assert len(notes) == 1 and "pixels wide" in notes[0]
+
+
+def test_pictures_lying_on_their_side(detector, astronaut, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
+    astronaut.save(tmp_path / "upright.png")
+    crops = [prepare_reference(tmp_path / f"{name}.png", SIZE, detector, EllipseParser()).crop for name in ("side", "upright")]
+    assert np.array_equal(*map(np.asarray, crops))
+
+
+def test_unreadable_picture(detector, tmp_path):
+    (tmp_path / "me.jpg").write_text("hello")
+    with pytest.raises(UserError, match="not a picture"):
+        prepare_reference(tmp_path / "me.jpg", SIZE, detector, EllipseParser())
+
+
+def config_of(tmp_path, **folders):
+    missing = {name: str(tmp_path / f"no_{name}") for name in ("detector", "parser", "fallback_detector")}
+    return FaceConfig(**missing | {name: str(folder) for name, folder in folders.items()})
+
+
+def test_configured_detector_comes_first(tmp_path, detector_folder):
+    models = load_face_models(config_of(tmp_path, detector=detector_folder), "cpu")
+    assert models.detector.folder == detector_folder and isinstance(models.parser, EllipseParser)
+    assert len(models.notices) == 1 and "no_parser" in models.notices[0] and "oval" in models.notices[0]
+
+
+def test_fallback_detector_is_told(tmp_path, detector_folder):
+    models = load_face_models(config_of(tmp_path, fallback_detector=detector_folder), "cpu")
+    assert models.detector.folder == detector_folder
+    assert len(models.notices) == 2 and "no_detector" in models.notices[0]
+
+
+def test_nothing_there_or_half_there(tmp_path, detector_folder):
+    with pytest.raises(UserError, match="prepare_face_models"):
+        load_face_models(config_of(tmp_path), "cpu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no \.onnx"):
+        load_face_models(config_of(tmp_path, detector=tmp_path / "empty", fallback_detector=detector_folder), "cpu")
+    with pytest.raises(UserError, match="Segformer"):
+        load_face_models(config_of(tmp_path, detector=detector_folder, parser=tmp_path / "empty"), "cpu")
+
+
+def test_area_of_a_face():
+    assert Face(np.array([1, 2, 4, 6.0]), np.zeros((5, 2)), 1.0).area == 12
