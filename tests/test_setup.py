@@ -1,0 +1,142 @@
+"""scripts/setup.sh with a stand-in for Python: when it installs, what it installs, and what it does when that goes wrong."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import ROOT
+
+STAND_IN = """#!/bin/bash
+echo "$*" >>"$CALLS"
+case "$*" in
+    *ensurepip*) exit "${NO_VENV:-0}" ;;
+    *'print("python'*) echo python3.11-venv ;;
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    *"-m pip install"*) echo "pip says hello"; cat "${!#}" >>"$CALLS"; sleep "${PIP_SECONDS:-0}"; exit "${PIP_EXIT:-0}" ;;
+    *prepare_face_models.py*) mkdir -p "$3" && touch "$3/README.md" ;;
+esac
+"""
+REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # unattended\n"
+
+
+class Tree:
+    """A copy of the project's set-up in a folder with a space, and a PATH whose Python is the stand-in."""
+
+    def __init__(self, folder):
+        """Lay the files out under `folder`."""
+        self.root, self.calls_file = folder / "my tree", folder / "calls"
+        for name in ("scripts", "tests", "sat"):
+            (self.root / name).mkdir(parents=True)
+        shutil.copy(ROOT / "scripts" / "setup.sh", self.root / "scripts")
+        (self.root / "requirements.txt").write_text(REQUIREMENTS)
+        (self.root / "tests" / "requirements.txt").write_text("pytest==4\n")
+        self.python = folder / "bin" / "python3.11"
+        self.python.parent.mkdir()
+        self.python.write_text(STAND_IN)
+        self.python.chmod(0o755)
+        self.elsewhere = folder
+
+    def start(self, *parts, **variables):
+        """Start the set-up from another folder."""
+        environment = {k: v for k, v in os.environ.items() if k != "CONCAT_ID_PYTHON"}
+        environment |= {"PATH": f"{self.python.parent}:{os.environ['PATH']}", "CALLS": str(self.calls_file), **variables}
+        command = ["bash", str(self.root / "scripts" / "setup.sh"), *parts]
+        return subprocess.Popen(command, env=environment, cwd=self.elsewhere, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def run(self, *parts, **variables):
+        """Set up; returns (exit code, what was said, what the stand-in was called with)."""
+        self.calls_file.write_text("")
+        process = self.start(*parts, **variables)
+        said = process.communicate(timeout=60)[1]
+        return process.returncode, said, self.calls_file.read_text()
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A project in which nothing is set up yet."""
+    return Tree(tmp_path)
+
+
+def test_installs_once_then_is_quiet_and_quick(tree):
+    code, said, calls = tree.run()
+    assert code == 0 and "hello" not in said and len(said.splitlines()) <= 3
+    first, alone = calls.split("--no-deps")
+    assert "torch==1" in first and "insightface" not in first
+    assert "insightface==2" in alone and "torch" not in alone
+    assert "wandb" not in calls and "pytest==4" not in calls
+    assert (tree.root / "models" / "face_detector" / "README.md").exists()
+    start = time.monotonic()
+    assert tree.run() == (0, "", "")
+    assert time.monotonic() - start < 2
+
+
+def test_changed_requirements_are_installed_into_the_same_venv(tree):
+    tree.run()
+    (tree.root / "requirements.txt").write_text("torch==2\n")
+    code, _, calls = tree.run()
+    assert code == 0 and "torch==2" in calls and "-m venv" not in calls and "--no-deps" not in calls
+    assert tree.run() == (0, "", "")
+
+
+def test_test_tools_are_a_part_of_their_own(tree):
+    tree.run()
+    assert "pytest==4" in (calls := tree.run("tests")[2]) and "torch" not in calls
+    assert tree.run("tests") == (0, "", "")
+
+
+def test_failed_install_shows_the_log_and_is_tried_again(tree):
+    code, said, _ = tree.run(PIP_EXIT="1")
+    assert code == 2 and "pip says hello" in said and "error: installing" in said.splitlines()[-1]
+    code, _, calls = tree.run()
+    assert code == 0 and "torch==1" in calls and "-m venv" not in calls
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_install_is_made_anew(tree, how):
+    process = tree.start(PIP_SECONDS="30")
+    while not tree.calls_file.exists() or "torch" not in tree.calls_file.read_text():
+        time.sleep(0.05)
+    os.killpg(process.pid, how)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    leftover = tree.root / ".venv" / "half-written"
+    leftover.touch()
+    code, _, calls = tree.run()
+    assert code == 0 and "-m venv" in calls and "torch==1" in calls and not leftover.exists()
+
+
+def test_two_at_once_install_once(tree):
+    processes = [tree.start(PIP_SECONDS="0.5") for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert tree.calls_file.read_text().count("torch==1") == 1 and sum("Waiting" in text for text in said) == 1
+
+
+def test_own_interpreter_is_used_as_it_is(tree):
+    code, said, calls = tree.run(CONCAT_ID_PYTHON=str(tree.python))
+    assert code == 0 and "pip" not in calls and not (tree.root / ".venv").exists()
+    assert "prepare_face_models.py" in calls
+    code, said, _ = tree.run(CONCAT_ID_PYTHON="/no/such/python")
+    assert code == 2 and said.startswith("error: CONCAT_ID_PYTHON=/no/such/python") and len(said.splitlines()) == 1
+
+
+def test_unfit_machines_are_told_what_to_install(tree):
+    code, said, _ = tree.run(NO_VENV="1")
+    assert code == 2 and "apt install python3.11-venv" in said
+    for name in ("python3.11", "python3.12", "python3.13", "python3"):
+        (tree.python.parent / name).write_text("#!/bin/sh\nexit 1\n")
+        (tree.python.parent / name).chmod(0o755)
+    code, said, _ = tree.run()
+    assert code == 2 and "no Python 3.11" in said and "CONCAT_ID_PYTHON" in said
+
+
+def test_requirements_are_pinned_and_marks_are_known():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert "torch==2.13.0" in lines
+    assert all("==" in line for line in lines)
+    marked = {line.split("==")[0]: line.split("# ")[1].split(":")[0] for line in lines if "# alone" in line or "# unattended" in line}
+    assert {name for name, mark in marked.items() if mark == "alone"} == {"SwissArmyTransformer", "insightface"}
+    assert "opencv-python==" not in "\n".join(lines)
