@@ -1,0 +1,1 @@
+"""Assemblies of models, diffusion and faces into something that makes videos."""

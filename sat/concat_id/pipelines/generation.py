@@ -1,0 +1,145 @@
+"""From a configuration to finished folders: find the jobs, prepare them, and make one video after the other."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from concat_id.config import Config, to_dict
+from concat_id.distributed import local_rank, own_share
+from concat_id.errors import UserError, warn
+from concat_id.face.models import choose_folders, load_face_models
+from concat_id.face.reference import PreparedReference, prepare_reference
+from concat_id.files import resolve_path
+from concat_id.pipelines.cogvideox import ConcatIDPipeline
+from concat_id.pipelines.jobs import Job, make_job, read_prompt_file
+from concat_id.pipelines.results import save_info, save_references, save_sample
+from concat_id.weights import content_digest, find_sat_checkpoint
+
+
+@dataclass
+class Prepared:
+    """A job with everything the model needs."""
+
+    job: Job
+    fingerprint: str
+    references: list[PreparedReference]
+    prompt_embeds: Tensor | None = None  # (1, L, D)
+
+
+def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
+    """The job of the command line's --prompt, or else those of `args.input_file`, and what is wrong with the other lines."""
+    args, max_refs = config.args, config.model.transformer.max_refs
+    if args.prompt:
+        return [make_job(0, args.prompt, args.image, Path(args.output_dir), "--prompt", max_refs)], []
+    if not args.input_file:
+        raise UserError("args.input_file: missing, expected a prompt file; set it, or give --prompt and --image")
+    return read_prompt_file(Path(args.input_file), Path(args.output_dir), max_refs)
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """Everything but prompt and pictures that a result depends on, files by content; --memory and --device are not part of it.
+
+    Raises `UserError` for weights that are not there, before anything takes long.
+    """
+    args, model = config.args, to_dict(config.model)
+    if not args.load:
+        raise UserError("args.load: missing, expected the folder of a SAT checkpoint; set it to where the weights are")
+    faces = choose_folders(config.model.faces)
+    digests = {
+        "transformer": content_digest(find_sat_checkpoint(resolve_path(args.load))),
+        "autoencoder": content_digest(resolve_path(model["autoencoder"].pop("path"))),
+        "text_encoder": content_digest(resolve_path(model["text_encoder"].pop("path"))),
+    }
+    model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
+    return {
+        "weights": digests,
+        "seed": args.seed,
+        "samples": args.batch_size,
+        "size": list(args.sampling_image_size),
+        "latent_frames": args.sampling_num_frames,
+        "fps": args.sampling_fps,
+        "dtype": args.dtype_name,
+        "model": model,
+    }
+
+
+def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device) -> tuple[list[Prepared], list[str]]:
+    """Leave out finished jobs, take this process's share, and prepare its references; returns what failed as messages."""
+    pending = [(job, job.fingerprint(settings)) for job in jobs]
+    if not config.args.overwrite:
+        pending = [(job, fingerprint) for job, fingerprint in pending if not job.is_finished(fingerprint)]
+    if local_rank() == 0 and len(pending) < len(jobs):
+        print(f"{len(jobs) - len(pending)} of {len(jobs)} are finished already; --overwrite makes them again")
+    share = own_share(pending)
+    if not share:
+        return [], []
+    detector, parser, notices = load_face_models(config.model.faces, device)
+    for notice in notices:
+        warn(notice)
+    prepared, problems = [], []
+    for job, fingerprint in share:
+        try:
+            pictures = [prepare_reference(image, config.args.sampling_image_size, detector, parser) for image in job.images]
+        except UserError as error:
+            problems.append(f"{job.source}: {error}")
+            continue
+        for image, picture in zip(job.images, pictures, strict=True):
+            for note in picture.notes:
+                warn(f"{job.source}: {image}: {note}")
+        prepared.append(Prepared(job, fingerprint, pictures))
+    return prepared, problems
+
+
+def embed_prompts(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline) -> None:
+    """Embed all prompts at once, so that the text encoder is gone before sampling starts."""
+    for item in prepared:
+        cut = pipeline.text_encoder.truncated_part(item.job.prompt)
+        if cut:
+            limit = pipeline.config.model.text_encoder.max_length
+            warn(f"{item.job.source}: the prompt is longer than {limit} tokens; this end of it is cut off: {cut!r}")
+    embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
+    for item, embedding in zip(prepared, embeddings, strict=True):
+        item.prompt_embeds = embedding
+
+
+def make_videos(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline, settings: dict[str, Any]) -> list[str]:
+    """Make one video after the other under one progress bar; a failing job does not stop the others. Returns the failures."""
+    if not prepared:
+        return []
+    pipeline.load()
+    problems, samples = [], pipeline.config.args.batch_size
+    total = len(prepared) * samples * pipeline.config.model.sampler.num_inference_steps
+    with tqdm(total=total, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
+        for number, item in enumerate(prepared, 1):
+            bar.set_description(f"video {number}/{len(prepared)}")
+            try:
+                _make(item, pipeline, settings, samples, bar)
+            except UserError as error:
+                problems.append(f"{item.job.source}: {error}")
+    return problems
+
+
+def _make(item: Prepared, pipeline: ConcatIDPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
+    job, args = item.job, pipeline.config.args
+    files, made = save_references(job, item.references), []
+    pictures = [reference.image for reference in item.references]
+    ref_latents = pipeline.encode_references(pictures)
+    for index in range(samples):
+        begun, seed = time.perf_counter(), args.seed + index
+        latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update())
+        sampled = time.perf_counter()
+        bar.set_postfix_str("decoding")
+        files += save_sample(job, pipeline.decode(latents), pictures, args.sampling_fps, suffix=f"_{index + 1}" if index else "")
+        bar.set_postfix_str("")
+        made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
+    references = [
+        {"image": str(image), "detector": reference.detector, "parser": reference.parser, "notes": reference.notes}
+        for image, reference in zip(job.images, item.references, strict=True)
+    ]
+    save_info(job, item.fingerprint, files, load=args.load, references=references, settings=settings, samples=made)

@@ -1,0 +1,57 @@
+"""What a finished job leaves behind: the video, what the model saw, a sheet to look at, and how it was made."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from concat_id.face.reference import PreparedReference
+from concat_id.files import write_json
+from concat_id.pipelines.jobs import INFO, Job
+from concat_id.video import contact_sheet, to_frames, write_picture, write_video
+
+PACKAGES = ("torch", "SwissArmyTransformer", "diffusers", "transformers", "insightface")
+
+
+def save_references(job: Job, references: Sequence[PreparedReference]) -> list[str]:
+    """Write each person's prepared picture and unmasked crop; returns the file names."""
+    names = []
+    for number, reference in enumerate(references, 1):
+        for name, picture in ((f"reference_{number}.png", reference.image), (f"reference_{number}_crop.png", reference.crop)):
+            write_picture(job.folder / name, picture)
+            names.append(name)
+    return names
+
+
+def save_sample(job: Job, video: Tensor, references: Sequence[Image.Image], fps: float, suffix: str = "") -> list[str]:
+    """Write one video (3, F, H, W) as mp4, or as PNG if it is a single frame, and its contact sheet; returns the file names."""
+    frames = to_frames(video)
+    if len(frames) == 1:
+        names = [f"portrait{suffix}.png"]
+        write_picture(job.folder / names[0], Image.fromarray(frames[0]))
+    else:
+        names = [f"video{suffix}.mp4"]
+        write_video(job.folder / names[0], frames, fps)
+    names.append(f"sheet{suffix}.png")
+    write_picture(job.folder / names[1], contact_sheet(references, frames, job.prompt))
+    return names
+
+
+def save_info(job: Job, fingerprint: str, files: list[str], **details: Any) -> None:
+    """Write info.json, last of all: its presence says that the folder is complete."""
+    info = {"prompt": job.prompt, **details, "versions": versions(), "files": files, "fingerprint": fingerprint}
+    write_json(job.folder / INFO, info)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,57 @@
+"""Videos and pictures as files to look at."""
+
+import textwrap
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import imageio
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from concat_id.files import written_whole
+
+QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
+MARGIN = 8
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """Turn one video (3, F, H, W) in [-1, 1] into uint8 frames (F, H, W, 3); values outside are clipped."""
+    return video.permute(1, 2, 3, 0).float().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+
+
+def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write uint8 frames (F, H, W, 3) as H.264 that every player reads (yuv420p); H and W even."""
+    settings = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "output_params": QUALITY}
+    with written_whole(path) as temporary, closing(imageio.get_writer(temporary, format="FFMPEG", mode="I", fps=fps, **settings)) as writer:
+        for frame in frames:
+            writer.append_data(frame)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG."""
+    with written_whole(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt: str, num_frames: int = 6) -> Image.Image:
+    """Draw references, then evenly spaced frames (F, H, W, 3), in one row under the prompt; at least 160 pixels high."""
+    chosen = frames[np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)]
+    height, width = frames.shape[1:3]
+    scale = max(1, -(-160 // height))
+    size = width * scale, height * scale
+    tiles = [tile.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC)
+             for tile in [*references, *map(Image.fromarray, chosen)]]  # fmt: skip
+
+    font = ImageFont.load_default(size=max(14, size[1] // 12))
+    columns = len(tiles) * (size[0] + MARGIN) + MARGIN + (MARGIN if references else 0)
+    lines = textwrap.wrap(prompt, max(20, int(columns / (font.size * 0.55)))) or [""]
+    top = MARGIN * 2 + len(lines) * int(font.size * 1.3)
+    sheet = Image.new("RGB", (columns, top + size[1] + MARGIN), "white")
+    ImageDraw.Draw(sheet).multiline_text((MARGIN, MARGIN), "\n".join(lines), fill="black", font=font)
+    for index, tile in enumerate(tiles):
+        gap = MARGIN if index >= len(references) > 0 else 0  # sets the references apart
+        sheet.paste(tile, (MARGIN + index * (size[0] + MARGIN) + gap, top))
+    return sheet
