@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from concat_id.startup import prepare_process
+
+prepare_process()
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 

@@ -11,6 +11,16 @@ CONFIGURATION = {"config", "released_config", "command_line", "typed", "constrai
 BASE = CONFIGURATION | {"errors", "files", "startup", "transforms", "video", "distributed", "weights"}
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation"}
+DOORS = {  # a library is known in these rooms alone
+    "sat": {"models", "training"},
+    "deepspeed": {"training", "distributed"},
+    "diffusers": {"models", "pipelines", "conversion"},
+    "transformers": {"models", "face"},
+    "insightface": {"face", "evaluation"},
+    "onnxruntime": {"face", "evaluation"},
+    "omegaconf": {"config", "released_config"},
+    "decord": {"data", "evaluation"},
+}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "sat").glob("*.py"))
 
@@ -44,6 +54,14 @@ def test_arrows_point_from_assemblies_over_leaves_to_base(path):
     allowed = {room} | BASE | (LEAVES if room in ASSEMBLIES else set())
     seen = {room_of(name) for name in imported_modules(path) if name.startswith("concat_id.")}
     assert seen <= allowed, f"{path.name} sees {sorted(seen - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_library_has_its_door(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    libraries = {name.split(".")[0] for name in imported_modules(path)}
+    strangers = {library for library in libraries & DOORS.keys() if room not in DOORS[library]}
+    assert not strangers, f"{path.name} imports {sorted(strangers)}"
 
 
 @pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -162,6 +162,7 @@ class Args:
 
     memory: Literal["low", "balanced", "high"] = option("balanced", "placement", "what stays on the device")
     device: str = option("auto", "placement", "device to compute on; auto takes an accelerator where there is one")
+    attention_kernel: Literal["auto", "cudnn", "flash", "efficient", "math"] = option("auto", "placement", "kernel; auto: PyTorch's choice")
     bf16: bool = option(False, "placement", "compute in bfloat16")
     fp16: bool = option(False, "placement", "compute in float16; neither means float32")
 

@@ -69,6 +69,16 @@ def test_memory_modes_give_equal_results(tiny_model, memory):
     assert_close(generate(pipeline_of(tiny_model, memory=memory)), expected, 1e-4)
 
 
+@pytest.mark.parametrize("kernel", ["math", "flash"])
+def test_kernels_agree(tiny_model, kernel):
+    assert_close(generate(pipeline_of(tiny_model, attention_kernel=kernel)), generate(pipeline_of(tiny_model)), 1e-4)
+
+
+def test_a_kernel_that_cannot_run_is_named(tiny_model):
+    with pytest.raises(UserError, match="attention_kernel: cudnn cannot run on cpu"):
+        pipeline_of(tiny_model, attention_kernel="cudnn").load()
+
+
 @pytest.mark.parametrize("sampler", ["sde_dpmpp_2m", "ddim"])
 @pytest.mark.parametrize("guidance", ["constant", "dynamic", "dynamic_intended"])
 def test_samplers_and_guidance(tiny_model, sampler, guidance):

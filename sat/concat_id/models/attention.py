@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,6 +14,16 @@ KERNELS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+
+
+def can_run(kernel: str, device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Tell whether a kernel works for this device, type and head size."""
+    probe = torch.zeros(1, 1, 64, head_size, device=device, dtype=dtype)
+    try:
+        attention(probe, probe, probe, kernel)
+    except RuntimeError:
+        return False
+    return True
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, kernel: str = "auto") -> Tensor:

@@ -15,6 +15,7 @@ from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
+from concat_id.models.attention import can_run
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import TextEncoder
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
@@ -47,6 +48,7 @@ class ConcatIDPipeline:
         transformer = DiffusionTransformer(self.config.model.transformer, device="meta")
         checkpoint = load_sat_checkpoint(resolve_path(self.config.args.load), trust=self.config.args.trust_checkpoint)
         load_strictly(transformer, checkpoint.state_dict, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=self.dtype)
+        self._choose_kernel(transformer)
         return self.placement.streamed(transformer.requires_grad_(False).eval())
 
     @cached_property
@@ -54,6 +56,13 @@ class ConcatIDPipeline:
         """The video VAE."""
         model = self.config.model
         return VideoAutoencoder.from_config(model.autoencoder, model.scale_factor, self.config.args.trust_checkpoint, self.dtype)
+
+    def _choose_kernel(self, transformer: DiffusionTransformer) -> None:
+        mixin, kernel = transformer.get_mixin("adaln_layer"), self.config.args.attention_kernel
+        if not can_run(kernel, self.placement.device, self.dtype, mixin.head_size):
+            where = f"{self.placement.device} in {self.config.args.dtype_name}"
+            raise UserError(f"args.attention_kernel: {kernel} cannot run on {where}; choose another or auto")
+        mixin.attention_kernel = kernel
 
     def load(self) -> None:
         """Load transformer and autoencoder now, so that what is wrong with their files is told once and early."""

@@ -10,10 +10,10 @@ from torch import nn
 class Placement:
     """Moves modules as the memory mode says.
 
-    high      everything stays on the device once it was there
-    balanced  a module is on the device inside its `with` block and in main memory outside
-    low       as balanced, but large modules are streamed through the device layer by layer, the guidance branches run one
-              after the other, and the video is decoded in tiles
+    high      text encoder, transformer and autoencoder stay on the device
+    balanced  the text encoder is let go after the prompts; transformer and autoencoder stay, so that no video moves 11 GB twice
+    low       the text encoder runs on the CPU, the transformer is streamed through the device layer by layer, the guidance
+              branches run one after the other, and the autoencoder is on the device only inside its `with` block and decodes tiles
     """
 
     def __init__(self, device: torch.device, memory: str):
@@ -35,13 +35,13 @@ class Placement:
 
     @contextmanager
     def on_device(self, module: nn.Module) -> Iterator[nn.Module]:
-        """Hold `module` on the device inside the block; streamed modules look after themselves."""
-        if hasattr(module, "_hf_hook") or any(hasattr(part, "_hf_hook") for part in module.modules()):
+        """Have `module` on the device inside the block, and with `low` nowhere else; streamed modules look after themselves."""
+        if any(hasattr(part, "_hf_hook") for part in module.modules()):
             yield module
             return
         module.to(self.device)
         try:
             yield module
         finally:
-            if self.memory != "high" and self.device.type != "cpu":
+            if self.frugal:
                 module.to("cpu")
