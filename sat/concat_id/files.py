@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,29 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); free some space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its name when the block ends, and vanishes if the block fails.
+
+    Raises `UserError` if `path` exists, the disk is full or the parent cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another name or remove it first")
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(0o666 & ~_umask())  # some libraries write for their owner alone
+        temporary.rename(path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error}); free some space or choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -147,7 +147,7 @@ def load_strictly(
     `ignore` are dropped; floating-point tensors become `dtype`, where given.
     """
     expected = module.state_dict()
-    given = {name: tensor for name, tensor in state_dict.items() if name in expected or not _matches(name, ignore)}
+    given = {name: tensor for name, tensor in state_dict.items() if name in expected or not matches(name, ignore)}
     _check_fit(given, expected, source, type(module).__name__)
     if dtype is not None:
         given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
@@ -298,7 +298,8 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a name fits any of the shell-style patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 

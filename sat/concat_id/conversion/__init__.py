@@ -1,0 +1,1 @@
+"""SAT checkpoints to diffusers folders and back."""

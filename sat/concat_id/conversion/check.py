@@ -1,0 +1,44 @@
+"""Whether a converted transformer computes the same."""
+
+from pathlib import Path
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from torch import Tensor
+
+from concat_id.config import TransformerConfig
+from concat_id.models.embeddings import rotary_table
+from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
+from concat_id.weights import load_sat_checkpoint, load_strictly
+
+FRAMES, REFS = 2, 2  # of the input compared; positions of further frames follow the same rule
+
+
+@torch.inference_mode()
+def largest_difference(sat: Path, folder: Path, config: TransformerConfig, trust: bool = False) -> float:
+    """Run the same seeded input through both, one after the other, in float32; of the largest value of the output."""
+    generator = torch.Generator().manual_seed(0)
+    size = min(config.latent_height, 16), min(config.latent_width, 24)
+    latents = torch.randn(1, FRAMES, config.in_channels, *size, generator=generator)
+    refs = torch.randn(1, REFS, config.in_channels, *size, generator=generator)
+    text = torch.randn(1, config.text_length, config.text_hidden_size, generator=generator)
+    timestep = torch.tensor([config.num_frames * 10])
+
+    transformer = DiffusionTransformer(config, device="meta")
+    checkpoint = load_sat_checkpoint(sat, trust=trust)
+    load_strictly(transformer, checkpoint.state_dict, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=torch.float32)
+    expected = transformer(latents, timestep, text, refs)
+    del transformer, checkpoint
+
+    converted = CogVideoXTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32, local_files_only=True)
+    frames = torch.cat([latents, refs], dim=1)
+    rotary = diffusers_rotary(config, frames) if config.position_embedding == "rotary" else None
+    found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :FRAMES]
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def diffusers_rotary(config: TransformerConfig, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotary table (S, head size) of frames (B, T, C, H, W) as diffusers' transformer takes it."""
+    grid = frames.shape[1], frames.shape[3] // config.patch_size, frames.shape[4] // config.patch_size
+    cos, sin = rotary_table(grid, config.hidden_size // config.num_attention_heads)
+    return cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)

@@ -1,0 +1,169 @@
+"""What the transformer's tensors and settings are called in SAT and in diffusers, and how each is made from the other's."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from concat_id.config import ModelConfig, TransformerConfig
+from concat_id.diffusion.schedule import BETA_END, BETA_START
+from concat_id.errors import UserError
+from concat_id.models.mixins import EPS
+
+# Modules with equal tensors under other names: SAT's, diffusers'.
+RENAMED = {
+    "mixins.patch_embed.proj": "patch_embed.proj",
+    "mixins.patch_embed.text_proj": "patch_embed.text_proj",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "transformer.final_layernorm": "norm_final",
+    "mixins.final_layer.norm_final": "norm_out.norm",
+    "mixins.final_layer.adaLN_modulation.1": "norm_out.linear",
+    "mixins.final_layer.linear": "proj_out",
+}
+RENAMED_IN_LAYER = {
+    "transformer.layers.{i}.input_layernorm": "transformer_blocks.{i}.norm1.norm",
+    "transformer.layers.{i}.post_attention_layernorm": "transformer_blocks.{i}.norm2.norm",
+    "transformer.layers.{i}.attention.dense": "transformer_blocks.{i}.attn1.to_out.0",
+    "transformer.layers.{i}.mlp.dense_h_to_4h": "transformer_blocks.{i}.ff.net.0.proj",
+    "transformer.layers.{i}.mlp.dense_4h_to_h": "transformer_blocks.{i}.ff.net.2",
+    "mixins.adaln_layer.query_layernorm_list.{i}": "transformer_blocks.{i}.attn1.norm_q",
+    "mixins.adaln_layer.key_layernorm_list.{i}": "transformer_blocks.{i}.attn1.norm_k",
+}
+# One SAT tensor that diffusers cuts into several along its rows; for each of those its pieces, of `count` equal ones.
+# AdaLN: SAT has (shift, scale, gate) of attention and MLP for frames, then for text; diffusers has attention's for both, then MLP's.
+SPLIT_IN_LAYER = {
+    "transformer.layers.{i}.attention.query_key_value": (
+        3,
+        {
+            "transformer_blocks.{i}.attn1.to_q": (0,),
+            "transformer_blocks.{i}.attn1.to_k": (1,),
+            "transformer_blocks.{i}.attn1.to_v": (2,),
+        },
+    ),
+    "mixins.adaln_layer.adaLN_modulations.{i}.1": (
+        12,
+        {"transformer_blocks.{i}.norm1.linear": (0, 1, 2, 6, 7, 8), "transformer_blocks.{i}.norm2.linear": (3, 4, 5, 9, 10, 11)},
+    ),
+}
+POSITIONS = "transformer.position_embeddings.weight"  # unused, but part of the SAT format; zeros when converted back
+IGNORED = {POSITIONS, "mixins.pos_embed.pos_embedding", "patch_embed.pos_embedding"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor to write and how to make it from the source's tensors."""
+
+    name: str
+    sources: tuple[str, ...]
+    make: Callable[..., Tensor]
+
+
+def _keep(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _take(count: int, pieces: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: torch.cat([tensor.chunk(count)[piece] for piece in pieces])
+
+
+def _put_together(count: int, order: Iterable[tuple[int, ...]]) -> Callable[..., Tensor]:
+    def make(*parts: Tensor) -> Tensor:
+        pieces: dict[int, Tensor] = {}
+        for part, indices in zip(parts, order, strict=True):
+            pieces.update(zip(indices, part.chunk(len(indices)), strict=True))
+        return torch.cat([pieces[index] for index in range(count)])
+
+    order = list(order)
+    return make
+
+
+def _pairs(num_layers: int) -> Iterator[tuple[str, str]]:
+    for sat, diffusers in RENAMED.items():
+        yield sat, diffusers
+    for index in range(num_layers):
+        for sat, diffusers in RENAMED_IN_LAYER.items():
+            yield sat.format(i=index), diffusers.format(i=index)
+
+
+def _splits(num_layers: int) -> Iterator[tuple[str, int, dict[str, tuple[int, ...]]]]:
+    for index in range(num_layers):
+        for sat, (count, parts) in SPLIT_IN_LAYER.items():
+            yield sat.format(i=index), count, {name.format(i=index): pieces for name, pieces in parts.items()}
+
+
+def diffusers_targets(num_layers: int) -> list[Target]:
+    """Every tensor of diffusers' CogVideoXTransformer3DModel, made from SAT's."""
+    targets = []
+    for kind in ("weight", "bias"):
+        targets += [Target(f"{new}.{kind}", (f"{old}.{kind}",), _keep) for old, new in _pairs(num_layers)]
+        for old, count, parts in _splits(num_layers):
+            targets += [Target(f"{new}.{kind}", (f"{old}.{kind}",), _take(count, pieces)) for new, pieces in parts.items()]
+    return targets
+
+
+def sat_targets(num_layers: int) -> list[Target]:
+    """Every tensor of the SAT transformer but the unused one, made from diffusers'."""
+    targets = []
+    for kind in ("weight", "bias"):
+        targets += [Target(f"{old}.{kind}", (f"{new}.{kind}",), _keep) for old, new in _pairs(num_layers)]
+        for old, count, parts in _splits(num_layers):
+            targets.append(Target(f"{old}.{kind}", tuple(f"{new}.{kind}" for new in parts), _put_together(count, parts.values())))
+    return targets
+
+
+def made_from(
+    targets: Sequence[Target], state_dict: dict[str, Tensor], source: str, dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Make one target after the other. Raises `UserError` first if the source lacks a tensor or has unknown ones."""
+    needed = {name for target in targets for name in target.sources}
+    missing, foreign = sorted(needed - state_dict.keys()), sorted(state_dict.keys() - needed - IGNORED)
+    for names, what in ((missing, "missing"), (foreign, "unknown")):
+        if names:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise UserError(f"{source}: {len(names)} tensors are {what}: {some}; give the --base of the model that these weights belong to")
+    for target in targets:
+        tensor = target.make(*(state_dict[name] for name in target.sources))
+        yield target.name, tensor.to(dtype) if dtype else tensor
+
+
+def diffusers_transformer_settings(config: TransformerConfig) -> dict:
+    """config.json of diffusers' transformer."""
+    return {
+        "_class_name": "CogVideoXTransformer3DModel",
+        "num_attention_heads": config.num_attention_heads,
+        "attention_head_dim": config.hidden_size // config.num_attention_heads,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "time_embed_dim": config.time_embed_dim,
+        "text_embed_dim": config.text_hidden_size,
+        "num_layers": config.num_layers,
+        "sample_width": config.latent_width,
+        "sample_height": config.latent_height,
+        "sample_frames": config.num_frames,
+        "patch_size": config.patch_size,
+        "temporal_compression_ratio": config.time_compressed_rate,
+        "max_text_seq_length": config.text_length,
+        "norm_eps": EPS,
+        "spatial_interpolation_scale": config.height_interpolation,
+        "temporal_interpolation_scale": config.time_interpolation,
+        "use_rotary_positional_embeddings": config.position_embedding == "rotary",
+    }
+
+
+def diffusers_scheduler_settings(model: ModelConfig) -> dict:
+    """scheduler_config.json: the schedule of `diffusion.schedule` in diffusers' terms."""
+    return {
+        "_class_name": "CogVideoXDPMScheduler" if model.sampler.name == "sde_dpmpp_2m" else "CogVideoXDDIMScheduler",
+        "num_train_timesteps": model.schedule.num_timesteps,
+        "beta_start": BETA_START,
+        "beta_end": BETA_END,
+        "beta_schedule": "scaled_linear",
+        "snr_shift_scale": model.schedule.shift,
+        "rescale_betas_zero_snr": True,
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "set_alpha_to_one": True,
+        "clip_sample": False,
+    }

@@ -1,0 +1,121 @@
+"""Concat-ID as a diffusers pipeline: CogVideoXPipeline that also takes reference images.
+
+This file is copied into converted folders as pipeline.py and must not import anything of the project:
+
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    video = pipe(prompt, reference_images=[Image.open("reference_1.png")]).frames[0]
+"""
+
+import inspect
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import CogVideoXPipeline
+from PIL import Image
+from torch import Tensor
+
+
+class ConcatIDPipeline(CogVideoXPipeline):
+    """Generate videos of the people on `reference_images`, which are appended to the video's latents as further frames.
+
+    References should show one head each, upright and cut out, as sat/sample_video.py writes them (reference_1.png); other
+    pictures work, but the model has seen none.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _num_refs = 0
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (), **options):
+        """Call CogVideoXPipeline with references; `options` are all of its options.
+
+        `reference_images` lists the people of all prompts, left to right; or, with several prompts, one such list for each.
+        The unconditional branch has zero text embeddings, as Concat-ID was trained with, unless `negative_prompt` or
+        `negative_prompt_embeds` is given; it sees the same references.
+        Raises ValueError for lists of different lengths or more references than the model's positions hold.
+        """
+        embeds = options.get("prompt_embeds")
+        if embeds is None:
+            device, length = self._execution_device, options.setdefault("max_sequence_length", self.transformer.config.max_text_seq_length)
+            embeds, _ = self.encode_prompt(prompt, do_classifier_free_guidance=False, device=device, max_sequence_length=length)
+        elif prompt is not None:
+            raise ValueError("give prompt or prompt_embeds, not both")
+        if not options.get("negative_prompt") and options.get("negative_prompt_embeds") is None:
+            options["negative_prompt_embeds"] = torch.zeros_like(embeds)
+        options["prompt_embeds"] = embeds
+
+        size = [options.get(name) or getattr(self.transformer.config, f"sample_{name}") * 8 for name in ("height", "width")]
+        ref_latents = self.encode_references(reference_images, embeds.shape[0], tuple(size))
+        guidance = options.get("guidance_scale", inspect.signature(super().__call__).parameters["guidance_scale"].default)
+        if ref_latents is not None and guidance > 1:
+            ref_latents = torch.cat([ref_latents, ref_latents])
+        with self._references(ref_latents):
+            return super().__call__(**options)
+
+    def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
+        """Encode pictures, each alone as one frame: (B, R, C, H, W), scaled; None without pictures. `size` is (height, width)."""
+        if len(images) == 0:
+            return None
+        rows = [list(row) for row in images] if isinstance(images[0], Sequence) else [list(images)] * batch_size
+        if len(rows) != batch_size or len({len(row) for row in rows}) != 1:
+            found = f"{len(rows)} lists of {[len(row) for row in rows]} pictures for {batch_size} prompts"
+            raise ValueError(f"reference_images: found {found}, expected one list a prompt, all equally long")
+        encoded = {}
+        for image in (image for row in rows for image in row):
+            if id(image) not in encoded:
+                pixels = self._pixels(image, size).to(self._execution_device, self.vae.dtype)
+                moments = self.vae.encode(pixels).latent_dist
+                encoded[id(image)] = moments.mode().transpose(1, 2) * self.vae_scaling_factor_image  # (1, 1, C, H, W)
+        return torch.cat([torch.cat([encoded[id(image)] for image in row], dim=1) for row in rows])
+
+    @staticmethod
+    def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """Fit a picture into `size` (height, width) on black; (1, 3, 1, H, W) in [-1, 1]."""
+        height, width = size
+        scale = min(width / image.width, height / image.height)
+        fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        canvas = Image.new("RGB", (width, height))
+        canvas.paste(image.convert("RGB").resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+        return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+
+    @contextmanager
+    def _references(self, ref_latents: Tensor | None) -> Iterator[None]:
+        """Inside the block, every call of the transformer has the references appended (B, T+R, ...) and their outputs dropped."""
+        if ref_latents is None:
+            yield
+            return
+
+        def append(module, args, options):
+            latents = options["hidden_states"]
+            options["hidden_states"] = torch.cat([latents, ref_latents.to(latents)], dim=1)
+            return args, options
+
+        def drop(module, args, options, output):
+            return (output[0][:, : -ref_latents.shape[1]],)
+
+        self._num_refs = ref_latents.shape[1]
+        hooks = [
+            self.transformer.register_forward_pre_hook(append, with_kwargs=True),
+            self.transformer.register_forward_hook(drop, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            self._num_refs = 0
+            for hook in hooks:
+                hook.remove()
+
+    def _prepare_rotary_positional_embeddings(self, height: int, width: int, num_frames: int, device: torch.device):
+        """Extend the video's rotary table: reference i of a video of T latent frames is frame T+i of the same grid."""
+        return super()._prepare_rotary_positional_embeddings(height, width, num_frames + self._num_refs, device)
+
+    def save_pretrained(self, save_directory, **options) -> None:
+        """Save as diffusers does, with this file beside it as pipeline.py, so that the folder can be loaded without the project."""
+        super().save_pretrained(save_directory, **options)
+        source, target = Path(inspect.getsourcefile(type(self))), Path(save_directory) / "pipeline.py"
+        if source.resolve() != target.resolve():
+            shutil.copyfile(source, target)
