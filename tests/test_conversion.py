@@ -163,14 +163,16 @@ assert np.array_equal(first, again)
 assert np.abs(first - without).max() > 1e-3
 """
     command = [sys.executable, "-c", script, str(folder), str(tmp_path / "saved")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": ""})
+    environment = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_batches_callbacks_slicing_and_hooks_left_clean(folders):
     pipe, seen = load_pipeline(folders[2]), []
     pipe.vae.enable_slicing()
-    options = {"num_inference_steps": 2, "output_type": "latent", "callback_on_step_end": lambda pipe, step, t, values: seen.append(step) or {}}
+    options = {"num_inference_steps": 2, "output_type": "latent"}
+    options["callback_on_step_end"] = lambda pipe, step, timestep, values: seen.append(step) or {}
     latents = torch.randn(2, 3, 16, 8, 12, generator=torch.Generator().manual_seed(0))
     rows = [[picture(0)], [picture(99)]]
     pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
@@ -186,9 +188,8 @@ def test_batches_callbacks_slicing_and_hooks_left_clean(folders):
 def test_dtype_shards_and_provenance(folders, tmp_path):
     config, source, folder = folders
     to_hf(source, tmp_path / "half", config.model, dtype=torch.bfloat16)
-    assert {tensor.dtype for tensor in load_tensors(tmp_path / "half" / "transformer" / "diffusion_pytorch_model.safetensors").values()} == {
-        torch.bfloat16
-    }
+    half = load_tensors(tmp_path / "half" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
     assert load_sat_checkpoint(source).digest in (folder / "README.md").read_text()
     tensors = {f"t{index}": torch.full((100,), float(index)) for index in range(5)}
     write_shards(tmp_path / "shards", "model", tensors.items(), shard_size=900)
