@@ -18,7 +18,7 @@ from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.weights import SAT_PREFIX, load_files, load_sat_checkpoint, matches, weight_files
 
-SHARD_SIZE = 4 * 10**9  # bytes of one safetensors file, and about the memory that a conversion takes
+SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file; a conversion holds one at a time
 TAG = "converted"
 PIPELINE = PROJECT_ROOT / "sat" / "concat_id" / "pipelines" / "diffusers_pipeline.py"
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

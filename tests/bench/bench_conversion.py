@@ -1,0 +1,85 @@
+"""Peak memory and time of converting a synthetic checkpoint of CogVideoX-5B's width with as many layers as asked for.
+
+    python tests/bench/bench_conversion.py [--layers 16] [--folder /tmp]
+
+Writes random bfloat16 weights (0.26 GB a layer), converts them to diffusers' names in a process of its own and back again,
+and compares bit by bit.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "sat"))
+
+CONVERT = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from concat_id.startup import prepare_process
+prepare_process()
+from concat_id.conversion import folders, names
+from concat_id.weights import load_sat_checkpoint
+direction, source, target, layers = sys.argv[2:]
+if direction == "to-hf":
+    checkpoint = load_sat_checkpoint(source)
+    tensors = names.made_from(names.diffusers_targets(int(layers)), checkpoint.state_dict, checkpoint.source)
+    folders.write_shards(Path(target), "diffusion_pytorch_model", tensors)
+else:
+    folders.to_sat(Path(source), Path(target))
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["RssAnon"].split()[0]) / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def write_checkpoint(folder: Path, layers: int) -> None:
+    """Write random weights in the SAT layout."""
+    import torch
+
+    from concat_id.config import TransformerConfig
+    from concat_id.models.transformer import DiffusionTransformer
+    from concat_id.weights import SAT_PREFIX
+
+    config = TransformerConfig(num_layers=layers, hidden_size=3072, num_attention_heads=48)
+    shapes = {name: tensor.shape for name, tensor in DiffusionTransformer(config, device="meta").state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    module = {SAT_PREFIX + name: torch.empty(shape, dtype=torch.bfloat16).normal_(generator=generator) for name, shape in shapes.items()}
+    (folder / "release").mkdir(parents=True)
+    (folder / "latest").write_text("release")
+    torch.save({"module": module}, folder / "release" / "mp_rank_00_model_states.pt")
+
+
+def convert(direction: str, source: Path, target: Path, layers: int) -> None:
+    begun = time.perf_counter()
+    command = [sys.executable, "-c", CONVERT, str(ROOT / "sat"), direction, str(source), str(target), str(layers)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    peak = float(done.stdout.split()[-1])
+    took = time.perf_counter() - begun
+    print(f"{direction}: {took:.0f} s, peak resident memory {peak:.1f} GiB, pages of the mapped source included", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--folder", default=None, help="where to put the temporary files")
+    args = parser.parse_args()
+    from concat_id.weights import load_sat_checkpoint
+
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        write_checkpoint(folder / "sat", args.layers)
+        size = sum(file.stat().st_size for file in (folder / "sat").rglob("*.pt")) / 2**30
+        print(f"checkpoint: {args.layers} layers, {size:.1f} GiB", flush=True)
+        convert("to-hf", folder / "sat", folder / "hf", args.layers)
+        convert("to-sat", folder / "hf", folder / "back", args.layers)
+        before, after = (load_sat_checkpoint(folder / kind).state_dict for kind in ("sat", "back"))
+        unused = "transformer.position_embeddings.weight"
+        print("bit-equal:", before.keys() == after.keys() and all(before[key].equal(after[key]) for key in before if key != unused))
+
+
+if __name__ == "__main__":
+    main()
