@@ -205,7 +205,7 @@ ACCEPTED_ARGS: dict[str, tuple[str, Any]] = {
 
 @dataclass
 class DataConfig:
-    """Training clips: size, frames per second, length and frames to skip at the start. None means the model's."""
+    """Training clips: size, frames per second, length, and source frames to skip at both ends. None means the model's."""
 
     video_size: tuple[int, int] | None = bounded(None, low=1)
     fps: int = bounded(8, low=1)

@@ -1,0 +1,96 @@
+"""Encodings of clips on disk, named by all they depend on, for any number of readers and writers at once.
+
+What is cached is the posterior, not a sample of it, so samples still vary. The start of a window cannot vary freely, though: each
+clip is encoded at a fixed number of places (`ClipDataset(windows=...)`). References are not cached, their noise is added to pixels.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from concat_id.errors import UserError, warn
+from concat_id.files import written_whole
+
+VERSION = 1  # raise it when the same clip and autoencoder would give other encodings
+
+
+class CachedTensors:
+    """Lists of tensors by key, any JSON value. `identity` names what all of them depend on besides the key.
+
+    A damaged file counts as absent. A folder that cannot be written is worth a warning, not the run.
+    """
+
+    def __init__(self, folder: str | Path, identity: Any):
+        self.folder, self.identity, self._writable = Path(folder), identity, True
+
+    def path(self, key: Any) -> Path:
+        """Where the tensors of a key are or would be."""
+        name = hashlib.sha256(json.dumps([VERSION, self.identity, key], sort_keys=True).encode()).hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    def read(self, key: Any) -> tuple[Tensor, ...] | None:
+        """The tensors of a key, None if they are absent or damaged."""
+        try:
+            with safe_open(self.path(key), framework="pt") as file:
+                tensors = tuple(file.get_tensor(str(number)) for number in range(len(file.keys())))
+                return tensors if (file.metadata() or {}).get("sha256") == _checksum(tensors) else None
+        except (OSError, SafetensorError, ValueError):
+            return None
+
+    def write(self, key: Any, tensors: tuple[Tensor, ...]) -> None:
+        """Keep the tensors of a key."""
+        if not self._writable:
+            return
+        tensors = tuple(tensor.detach().cpu().contiguous() for tensor in tensors)
+        named = {str(number): tensor for number, tensor in enumerate(tensors)}
+        try:
+            with written_whole(self.path(key)) as temporary:
+                temporary.write_bytes(safetensors.torch.save(named, {"sha256": _checksum(tensors)}))
+        except UserError as error:
+            self._writable = False
+            warn(f"encodings are not cached: {error}")
+
+    def get(self, key: Any, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The tensors of a key, computed and kept if they are not there yet."""
+        tensors = self.read(key)
+        if tensors is None:
+            tensors = compute()
+            self.write(key, tensors)
+        return tensors
+
+
+class CachedLatents(CachedTensors):
+    """Mean and standard deviation of clips' latents, each (T, C, H, W), by `window` keys.
+
+    `identity` names the autoencoder: the digest of its weights, its scale factor and the dtype it computes in.
+    """
+
+    def complete(self, batch: dict[str, Any], encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation (B, T, C, H, W) of a collated batch on the CPU.
+
+        `encode` (a video (1, 3, F, H, W) to both, (1, T, C, H, W)) is called for what is not cached, and its results are kept.
+        """
+        moments = list(batch["moments"])
+        videos = iter(batch["video"].split(1) if "video" in batch else ())
+        for index, (cached, key) in enumerate(zip(moments, batch["windows"], strict=True)):
+            if cached is None:
+                video = next(videos)
+                moments[index] = tuple(tensor[0].cpu() for tensor in encode(video))
+                self.write(key, moments[index])
+        mean, std = (torch.stack(tensors) for tensors in zip(*moments, strict=True))
+        return mean, std
+
+
+def _checksum(tensors: tuple[Tensor, ...]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

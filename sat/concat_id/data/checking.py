@@ -1,0 +1,204 @@
+"""What is wrong with a training list, found before the machines for training are paid for."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import local
+from typing import Any
+
+from tqdm import tqdm
+
+from concat_id.data.clips import ClipReader, UnreadableClipError, Window
+from concat_id.data.records import Record, inspect_records
+from concat_id.errors import UserError
+from concat_id.transforms import load_image
+
+SAMPLE = 1 << 16  # bytes at each end of a file by which equal clips are recognised
+
+
+@dataclass
+class Report:
+    """Problems keep entries from being used as they should; notes are worth a look. `clips` describes those that can be read."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    clips: dict[Path, dict[str, Any]] = field(default_factory=dict)
+
+
+def check_lists(
+    paths: Sequence[str | Path],
+    window: Window,
+    max_refs: int = 3,
+    workers: int = 4,
+    timeout_s: float = 60.0,
+    whole: bool = False,
+    cut_off: Callable[[str], str] | None = None,
+) -> Report:
+    """Check every entry of the lists: files, pictures, captions, and whether clips decode and are long enough for `window`.
+
+    `whole` decodes every frame. `cut_off` returns the part of a caption that the text encoder does not see.
+    """
+    records, problems = inspect_records(paths)
+    report = Report(problems=problems, records=records)
+    _check_clips(report, window, workers, timeout_s, whole)
+    _check_pictures(report, workers)
+    _check_people(report, max_refs)
+    _check_repetitions(report)
+    for record in records if cut_off else ():
+        if rest := cut_off(record.caption):
+            report.notes.append(f"{record.source}: caption: too long for the text encoder, which does not see {_short(rest)!r}")
+    if not records and not problems:
+        report.problems.append(f"{', '.join(map(str, paths))}: no clips found")
+    return report
+
+
+def _check_clips(report: Report, window: Window, workers: int, timeout_s: float, whole: bool) -> None:
+    own, readers = local(), []
+
+    def probe(clip: Path) -> dict[str, Any] | str:
+        if not hasattr(own, "reader"):
+            own.reader = ClipReader(timeout_s)
+            readers.append(own.reader)
+        try:
+            return own.reader.probe(clip, window, whole)
+        except UnreadableClipError as error:
+            return error.reason
+
+    users = _users(report.records, lambda record: [record.video])
+    try:
+        found = _in_parallel(probe, users, "clips", workers)
+    finally:
+        for reader in readers:
+            reader.close()
+    wanted = (window.num_frames - 1) / window.fps
+    for clip, facts in found.items():
+        source = users[clip][0].source
+        if isinstance(facts, str):
+            report.problems.append(f"{source}: video_path: {clip} cannot be read: {facts}")
+            continue
+        report.clips[clip] = facts
+        if facts["held"]:
+            report.problems.append(
+                f"{source}: video_path: {clip} is too short: {facts['seconds']:.2f} s, expected {wanted:.2f} s and {window.skip} frames"
+                f" more at both ends; its last frame would be held {facts['held']} times"
+            )
+        if facts["fps"] < 0.99 * window.fps:
+            report.notes.append(f"{source}: {clip} has {facts['fps']:.3g} frames a second, fewer than {window.fps:g}: some would repeat")
+        if facts["height"] < window.size[0] or facts["width"] < window.size[1]:
+            size, least = f"{facts['width']}x{facts['height']}", f"{window.size[1]}x{window.size[0]}"
+            report.notes.append(f"{source}: {clip} is {size}, smaller than {least}: it would be enlarged")
+
+
+def _check_pictures(report: Report, workers: int) -> None:
+    def size(picture: Path) -> tuple[int, int] | str:
+        try:
+            return load_image(picture).size
+        except UserError as error:
+            return str(error)
+
+    def pictures(record: Record) -> list[Path]:
+        return [picture for people in (record.images, record.masks) for person in people for picture in person]
+
+    users = _users(report.records, pictures)
+    found = _in_parallel(size, users, "pictures", workers)
+    report.problems += [f"{users[picture][0].source}: {facts}" for picture, facts in found.items() if isinstance(facts, str)]
+    for record in report.records:
+        for image, mask in zip(sum(record.images, ()), sum(record.masks, ()), strict=False):
+            sizes = found[image], found[mask]
+            if not any(isinstance(facts, str) for facts in sizes):
+                (width, height), (mask_width, mask_height) = sizes
+                if abs(width * mask_height - height * mask_width) > 0.02 * height * mask_width:
+                    shape = f"{mask_width}x{mask_height}"
+                    report.problems.append(f"{record.source}: mask_path: {mask} is {shape}, expected the shape of {width}x{height}")
+
+
+def _check_people(report: Report, max_refs: int) -> None:
+    counts = Counter(record.num_refs for record in report.records)
+    for record in report.records:
+        if record.num_refs > max_refs:
+            report.problems.append(f"{record.source}: image_path: {record.num_refs} people, the model takes at most {max_refs}")
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        first = next(record for record in report.records if record.num_refs != usual)
+        parts = ", ".join(f"{number} with {_people(count)}" for count, number in sorted(counts.items()))
+        report.notes.append(f"{first.source}: clips with different numbers of people ({parts}) never share a batch")
+
+
+def _check_repetitions(report: Report) -> None:
+    first: dict[Any, Record] = {}
+    for record in report.records:
+        entry = record.video.resolve(), record.caption, record.images, record.masks
+        earlier = first.setdefault(entry, record)
+        if earlier is not record:
+            report.problems.append(f"{record.source}: the same clip, caption and pictures as {earlier.source}")
+    contents: dict[Any, Path] = {}
+    users = _users(report.records, lambda record: [record.video])
+    for clip in report.clips:
+        other = contents.setdefault(_content(clip), clip)
+        if other is not clip and other.resolve() != clip.resolve():
+            report.notes.append(f"{users[clip][0].source}: {clip} has the same content as {other}")
+
+
+def summary(report: Report) -> list[str]:
+    """Describe what can be used: clips, seconds, frame rates, sizes and people."""
+    clips = [report.clips[record.video] for record in report.records if record.video in report.clips]
+    seconds = sum(facts["seconds"] for facts in report.clips.values())
+    rates = Counter(f"{'about ' if facts['varies'] else ''}{facts['fps']:.4g}" for facts in clips)
+    sizes = Counter(f"{facts['width']}x{facts['height']}" for facts in clips)
+    people = Counter(_people(record.num_refs) for record in report.records)
+    alternatives = sum(len(person) > 1 for record in report.records for person in record.images)
+    return [
+        f"entries   {len(report.records)}, of which {len(clips)} can be read, {len(report.clips)} different clips",
+        f"duration  {seconds:.1f} s, {seconds / max(len(report.clips), 1):.1f} s a clip",
+        f"fps       {_shares(rates)}",
+        f"sizes     {_shares(sizes)}",
+        f"people    {_shares(people)}; {alternatives} of them with alternative pictures",
+        f"masks     {sum(bool(record.masks) for record in report.records)} entries",
+    ]
+
+
+def _in_parallel(function: Callable[[Path], Any], items: Iterable[Path], title: str, workers: int) -> dict[Path, Any]:
+    items = list(items)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            bar = tqdm(pool.map(function, items), total=len(items), desc=title, disable=None, leave=False)
+            return dict(zip(items, bar, strict=True))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _users(records: Sequence[Record], files: Callable[[Record], Iterable[Path]]) -> dict[Path, list[Record]]:
+    users = defaultdict(list)
+    for record in records:
+        for file in files(record):
+            users[file].append(record)
+    return users
+
+
+def _content(file: Path) -> tuple[int, str]:
+    """Size and hash of both ends of a file."""
+    with open(file, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        digest = hashlib.sha256(stream.read(SAMPLE))
+        stream.seek(max(size - SAMPLE, 0))
+        digest.update(stream.read(SAMPLE))
+    return size, digest.hexdigest()
+
+
+def _shares(counts: Counter, shown: int = 6) -> str:
+    parts = [f"{number} x {name}" for name, number in counts.most_common(shown)]
+    return ", ".join(parts + ([f"{len(counts) - shown} others"] if len(counts) > shown else [])) or "none"
+
+
+def _people(count: int) -> str:
+    return "1 person" if count == 1 else f"{count} people"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

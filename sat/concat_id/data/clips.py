@@ -1,0 +1,231 @@
+"""Frames of clips, read in a process of their own that is given up when it takes too long, and the list of clips that failed."""
+
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from concat_id.errors import UserError
+
+START_SECONDS = 120.0  # a cold network disk may hold Python itself
+SOURCES = Path(__file__).resolve().parents[2]
+
+
+class UnreadableClipError(Exception):
+    """A file that training goes on without: which, and why."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class _DeadError(Exception):
+    """The process ended before it answered."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which frames of a clip: `num_frames` at `fps`, without `skip` source frames at both ends; `size` is (height, width).
+
+    `position` in [0, 1] lies between the earliest start and the latest.
+    """
+
+    fps: float
+    num_frames: int
+    skip: int
+    size: tuple[int, int]
+    position: float = 0.5
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames (F, H, W, 3), uint8, the seconds at which the clip shows them, and how many at the end repeat the last one."""
+
+    pixels: Tensor
+    times: tuple[float, ...]
+    held: int
+
+
+class ClipReader:
+    """Read clips through one decoding process, started by the first request and started anew after a hang or a crash.
+
+    Survives fork and pickling: every process gets its own.
+    """
+
+    def __init__(self, timeout_s: float = 60.0):
+        self.timeout_s = timeout_s
+        self._process: _Process | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"timeout_s": self.timeout_s, "_process": None}
+
+    def read(self, path: Path, window: Window) -> Frames:
+        """Decode a window of a clip. Raises `UnreadableClipError`, after at most `timeout_s` seconds."""
+        request = {"task": "window", "fps": window.fps, "num_frames": window.num_frames, "skip": window.skip}
+        header, pixels = self._ask(path, request | {"size": window.size, "position": window.position})
+        return Frames(torch.from_numpy(pixels).view(header["shape"]), tuple(header["times"]), header["held"])
+
+    def probe(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
+        """Describe a clip: frames, seconds, fps, varies, height, width, and how many frames of `window` it lacks (`held`)."""
+        request = {"task": "probe", "fps": window.fps, "num_frames": window.num_frames, "skip": window.skip, "whole": whole}
+        header, _ = self._ask(path, request)
+        return {name: value for name, value in header.items() if name != "shape"}
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None and self._process.owner == os.getpid():
+            self._process.kill()
+        self._process = None
+
+    def _ask(self, path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        for attempt in (1, 2):
+            if self._process is None or self._process.owner != os.getpid():
+                self._process = _Process()
+            try:
+                header, pixels = self._process.ask({**request, "path": str(path), "seconds": self.timeout_s + 1}, self.timeout_s)
+            except TimeoutError as error:
+                self.close()
+                raise UnreadableClipError(path, f"not decoded within {self.timeout_s:g} s") from error
+            except (_DeadError, OSError) as error:
+                self.close()
+                if attempt == 2:  # once may be somebody else's doing
+                    raise UnreadableClipError(path, "the decoder crashed") from error
+                continue
+            except BaseException:  # Ctrl-C: the answer to this must not be taken for that to the next
+                self.close()
+                raise
+            if "error" in header:
+                raise UnreadableClipError(path, header["error"])
+            return header, pixels
+        raise AssertionError
+
+
+class _Process:
+    """A running `concat_id.data.decoding` and the pipes to it."""
+
+    def __init__(self):
+        paths = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        self.owner = os.getpid()
+        # Its own session, so that Ctrl-C reaches the trainer alone, which may want another batch before it saves.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "concat_id.data.decoding"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment, start_new_session=True,
+        )  # fmt: skip
+        self._poll = select.poll()
+        self._poll.register(self._process.stdout, select.POLLIN)
+        try:
+            header, _ = self._receive(START_SECONDS)
+        except (TimeoutError, _DeadError) as error:
+            self.kill()
+            raise UserError(f"{sys.executable}: the process that decodes clips does not start; try `-m concat_id.data.decoding`") from error
+        if "error" in header:
+            self.kill()
+            raise UserError(f"{header['error']}; install it with `pip install -r requirements.txt`")
+
+    def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], np.ndarray]:
+        """Send a request and return header and bytes of the answer. Raises `TimeoutError`, or `_DeadError` after a crash."""
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        return self._receive(seconds)
+
+    def kill(self) -> None:
+        """End the process, without waiting for one that the kernel itself holds."""
+        self._process.kill()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.returncode = -9  # stuck on a dead network disk; nobody can reap it now
+
+    def _receive(self, seconds: float) -> tuple[dict[str, Any], np.ndarray]:
+        deadline = time.monotonic() + seconds
+        length = int.from_bytes(self._take(8, deadline).tobytes(), "little")
+        header = json.loads(self._take(length, deadline).tobytes())
+        return header, self._take(int(np.prod(header["shape"])) if "shape" in header else 0, deadline)
+
+    def _take(self, count: int, deadline: float) -> np.ndarray:
+        taken = np.empty(count, np.uint8)
+        view, filled = memoryview(taken), 0
+        while filled < count:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._poll.poll(remaining * 1000):
+                raise TimeoutError
+            received = os.readv(self._process.stdout.fileno(), [view[filled:]])
+            if received == 0:
+                raise _DeadError
+            filled += received
+        return taken
+
+
+class BadFiles:
+    """`bad_clips.jsonl`: what could not be read and why, shared by all processes of a run and by its later continuations.
+
+    An entry counts as long as the file's size and time of change stay; delete its line to have the file tried again.
+    Without a path, the list is kept in memory.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self._known: dict[str, Any] = {}
+        self._read = 0  # bytes of the file
+
+    def reason(self, file: Path) -> str | None:
+        """Why a file was given up, None if it was not or has changed since."""
+        self._refresh()
+        entry = self._known.get(str(file))
+        return entry["reason"] if entry is not None and entry["state"] == file_state(file) else None
+
+    def add(self, file: Path, reason: str, source: str) -> None:
+        """Note a file, once. A list that cannot be written is kept in memory."""
+        if self.reason(file) is not None:
+            return
+        entry = {"file": str(file), "reason": reason, "source": source, "state": file_state(file)}
+        self._known[str(file)] = entry
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0) as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)  # released when closed; appending alone is not atomic on network disks
+                stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        except OSError:
+            pass
+
+    def _refresh(self) -> None:
+        """Take in the lines that other processes have added."""
+        try:
+            if self.path is None or self.path.stat().st_size <= self._read:
+                return
+            with open(self.path, "rb") as stream:
+                stream.seek(self._read)
+                lines = stream.read()
+        except OSError:
+            return
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            try:
+                entry = json.loads(line)
+                self._known[entry["file"]] = {"reason": entry["reason"], "state": entry["state"]}
+            except (ValueError, KeyError, TypeError):
+                continue  # a line cut off by a full disk
+
+
+def file_state(file: Path) -> list[int] | None:
+    """Size and time of change of a file, None if it is not there; a list, as JSON gives it back."""
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns]

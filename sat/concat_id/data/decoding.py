@@ -1,0 +1,154 @@
+"""The process that decodes clips, `python -m concat_id.data.decoding`: it can be killed when a clip hangs, which a thread cannot.
+
+It reads requests from its input, a line of JSON each, and answers with the length of a JSON header (8 bytes), the header and raw
+pixels. It imports neither torch nor anything of ours, so that it starts quickly.
+"""
+
+import json
+import os
+import signal
+import sys
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+FAR = 300  # frames that are rather decoded than jumped over
+EPSILON = 1e-4  # seconds; time stamps come in single precision
+
+
+def choose_frames(times: np.ndarray, fps: float, num_frames: int, skip: int, position: float) -> tuple[np.ndarray, int]:
+    """Choose the frames nearest in time to `num_frames` moments 1/`fps` apart; return their indices and how many hold the last one.
+
+    `skip` frames of the source are left out at both ends, as long as one remains. `position` in [0, 1] places the window
+    between the earliest and the latest start possible.
+    """
+    skip = min(skip, (len(times) - 1) // 2)
+    usable = times[skip : len(times) - skip]
+    room = max(usable[-1] - usable[0] - (num_frames - 1) / fps, 0.0)
+    wanted = usable[0] + position * room + np.arange(num_frames) / fps
+    if len(usable) == 1:
+        return np.full(num_frames, skip), num_frames - 1
+    right = np.searchsorted(usable, wanted).clip(1, len(usable) - 1)
+    indices = np.where(wanted - usable[right - 1] <= usable[right] - wanted + EPSILON, right - 1, right)
+    end = usable[-1] + (usable[-1] - usable[-2]) / 2 + EPSILON
+    return indices + skip, int((wanted > end).sum())
+
+
+class Clip:
+    """A video file under decord: the times in seconds at which its frames are shown, and its frames."""
+
+    def __init__(self, path: str):
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        self._reader = decord.VideoReader(path, decord.cpu(0), num_threads=1)
+        self.average_fps = float(self._reader.get_avg_fps())
+        times = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
+        if not np.isfinite(times).all() or (np.diff(times) < 0).any() or (len(times) > 1 and times[-1] <= times[0]):
+            times = np.arange(len(times)) / self.average_fps  # containers without time stamps
+        # A clip cut without encoding anew starts at a key frame before the cut; what is before time 0 is not shown.
+        self._hidden = int((times < -EPSILON).sum()) if times[-1] > 0 else 0
+        self.times = times[self._hidden :]
+
+    def frames(self, indices: np.ndarray):
+        """Yield frames (H, W, 3), uint8, of ascending indices into `times`; once.
+
+        One after the other from the start of the clip: decord's jumps to key frames, which skipping frames and batches use as well,
+        miss by some frames in open groups of pictures (x265's default) and where frames are hidden. Far into a long clip there is
+        one jump, so distances between frames stay right.
+        """
+        at = 0  # counts without the hidden frames, which the decoder never hands out
+        if indices[0] > FAR and not self._hidden:
+            at = int(indices[0])
+            self._reader.seek_accurate(at)
+        for index in map(int, indices):
+            try:
+                while at <= index:
+                    frame = self._reader.next()
+                    at += 1
+            except StopIteration:
+                raise ValueError(f"ends after {at} of {len(self.times)} frames") from None
+            yield frame.asnumpy()
+
+
+def resize_and_crop(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut the largest centred part with the aspect ratio of `size` (height, width) from a frame, and scale it without aliasing."""
+    height, width = size
+    scale = min(frame.shape[0] / height, frame.shape[1] / width)
+    top, left = (frame.shape[0] - height * scale) / 2, (frame.shape[1] - width * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def read_window(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Decode the frames of a window; the header says how many frames hold the last one, and at what times all were shown."""
+    clip = Clip(request["path"])
+    arguments = {name: request[name] for name in ("fps", "num_frames", "skip", "position")}
+    indices, held = choose_frames(clip.times, **arguments)
+    unique, inverse = np.unique(indices, return_inverse=True)
+    pixels = np.stack([resize_and_crop(frame, request["size"]) for frame in clip.frames(unique)])
+    return {"held": held, "times": clip.times[indices].tolist()}, pixels[inverse]
+
+
+def probe(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Describe a clip after decoding its first and its last frame, or all of them if `whole`."""
+    clip = Clip(request["path"])
+    count = len(clip.times)
+    chosen = [np.arange(count)] if request["whole"] else [np.array([0]), np.array([count - 1])]
+    shapes = {frame.shape[:2] for indices in chosen for frame in Clip(request["path"]).frames(indices)}
+    gaps = np.diff(clip.times)
+    varies = bool(count > 2 and gaps.max() - gaps.min() > 0.5 * np.median(gaps) + 2e-3)
+    seconds = float(clip.times[-1] - clip.times[0] + (np.median(gaps) if count > 1 else 0))
+    fps = count / seconds if seconds > 0 else clip.average_fps
+    height, width = max(shapes)
+    header = {"frames": count, "seconds": seconds, "fps": fps, "varies": varies, "height": height, "width": width}
+    window = {name: request[name] for name in ("fps", "num_frames", "skip")}
+    return header | {"held": choose_frames(clip.times, **window, position=0.5)[1]}, np.empty(0, np.uint8)
+
+
+def answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Do what a request asks; whatever a decoder raises becomes the header's `error`, one line."""
+    try:
+        header, pixels = {"window": read_window, "probe": probe}[request["task"]](request)
+    except Exception as error:  # decoders raise whatever they like
+        return {"error": reason_of(error)}, np.empty(0, np.uint8)
+    return header | {"shape": pixels.shape}, np.ascontiguousarray(pixels)
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of a decoder's complaint, without the places in its source."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    words = line.split(": ")
+    return ": ".join([word for word in words if not word.startswith("[") and ".cc:" not in word] or words)[:200]
+
+
+def send(stream: BinaryIO, header: dict[str, Any], pixels: np.ndarray | None = None) -> None:
+    """Write one answer."""
+    encoded = json.dumps(header).encode()
+    stream.write(len(encoded).to_bytes(8, "little") + encoded)
+    if pixels is not None and pixels.size:
+        stream.write(memoryview(pixels).cast("B"))
+    stream.flush()
+
+
+def serve() -> None:
+    """Answer requests until the input ends, and die in the middle of one that takes longer than its `seconds`."""
+    stream = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what decoders print must not get between the answers
+    try:
+        import decord  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return send(stream, {"error": f"decord cannot be imported ({reason_of(error)})"})
+    send(stream, {"ready": True})
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, even inside a decoder, and even after the parent is gone
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+        header, pixels = answer(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(stream, header, pixels)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,152 @@
+"""The order in which clips are seen: the same whatever the number of processes, and taken up again where it was left."""
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from concat_id.data.dataset import ClipDataset, Sample, as_floats, collate
+from concat_id.errors import UserError, warn
+
+MAX_RESTARTS = 3  # of the loader's processes, without a batch in between
+
+Key = tuple[int, int]
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of (epoch, record index) for one rank, without end.
+
+    Each epoch is a shuffled order of all records, cut into batches of records with equally many people; batches that remain too
+    small are filled up with the first records of their kind. Ranks take turns with the batches, so their number does not change
+    the order. The position counts the samples of all ranks that were used, not those that a loader has asked for in advance.
+    """
+
+    def __init__(
+        self, num_refs: Sequence[int], batch_size: int = 1, rank: int = 0, world_size: int = 1, seed: int = 42, shuffle: bool = True
+    ):
+        self.num_refs = np.asarray(num_refs)
+        self.batch_size, self.rank, self.world_size, self.seed, self.shuffle = batch_size, rank, world_size, seed, shuffle
+        self.samples = 0
+        counts = np.unique(self.num_refs, return_counts=True)[1]
+        self.batches_per_epoch = int((-(-counts // batch_size)).sum())
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield this rank's batches from the position on."""
+        batch = self.samples // self.batch_size + self.rank
+        epoch, batches = -1, []
+        while True:
+            wanted, place = divmod(batch, self.batches_per_epoch)
+            if wanted != epoch:
+                epoch, batches = wanted, self.epoch_batches(wanted)
+            yield [(epoch, index) for index in batches[place]]
+            batch += self.world_size
+
+    def epoch_batches(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, of all ranks."""
+        count = len(self.num_refs)
+        order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
+        batches: list[list[int]] = []
+        waiting: dict[int, list[int]] = {}
+        firsts: dict[int, list[int]] = {}
+        for index, kind in zip(order.tolist(), self.num_refs[order].tolist(), strict=True):
+            bucket = waiting.setdefault(kind, [])
+            bucket.append(index)
+            first = firsts.setdefault(kind, [])
+            if len(first) < self.batch_size:
+                first.append(index)
+            if len(bucket) == self.batch_size:
+                batches.append(waiting.pop(kind))
+        for kind, bucket in waiting.items():
+            missing = self.batch_size - len(bucket)
+            batches.append(bucket + (firsts[kind] * missing)[:missing])
+        return batches
+
+    def advance(self) -> None:
+        """Count one batch on every rank as used."""
+        self.samples += self.batch_size * self.world_size
+
+    def state_dict(self) -> dict[str, int]:
+        """How many samples all ranks together have used."""
+        return {"samples": self.samples}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after so many samples, whatever the number of ranks was."""
+        self.samples = int(state["samples"])
+
+
+class _Guarded(Dataset):
+    """Samples, or the `UserError` in their place: torch would turn it into pages of text."""
+
+    def __init__(self, dataset: ClipDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        try:
+            return self.dataset.read(key)
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Sample | UserError]) -> dict[str, Any] | UserError:
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or collate(samples)
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the trainer, which may want another batch before it saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class ClipLoader:
+    """Collated batches of a sampler's keys without end, made by `num_workers` processes (0: by this one).
+
+    A batch counts as used when it is handed out, so the sampler's state belongs to the last one. When a worker process is killed, all
+    are started anew and nothing is left out. torch's global random state is not touched.
+    """
+
+    def __init__(self, dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, pin_memory: bool = False):
+        self.dataset, self.sampler, self.num_workers, self.pin_memory = dataset, sampler, num_workers, pin_memory
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield batches from the sampler's position on."""
+        restarts = 0
+        while True:
+            try:
+                for batch in self._batches():
+                    if isinstance(batch, UserError):
+                        raise batch
+                    restarts = 0
+                    self.sampler.advance()
+                    yield as_floats(batch)
+            except (RuntimeError, OSError, EOFError) as error:  # the last two when it died while handing over a batch
+                restarts += 1
+                died = "DataLoader worker" in str(error) or not isinstance(error, RuntimeError)
+                if not died or self.num_workers == 0 or restarts > MAX_RESTARTS:
+                    raise
+                warn(f"a process that reads clips died ({(str(error) or type(error).__name__).splitlines()[0]}); starting it again")
+
+    def _batches(self) -> Iterator[dict[str, Any] | UserError]:
+        before = signal.getsignal(signal.SIGCHLD)
+        batches = iter(
+            DataLoader(
+                _Guarded(self.dataset),
+                batch_sampler=self.sampler,
+                collate_fn=_collate,
+                num_workers=self.num_workers,
+                pin_memory=self.pin_memory,
+                worker_init_fn=_ignore_interrupts,
+                generator=torch.Generator(),  # its own, for the seeds of workers, which nothing here uses
+            )
+        )
+        if threading.current_thread() is threading.main_thread():
+            # torch would raise in the middle of whatever the trainer does when a worker dies; asking for a batch tells it as well.
+            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        return batches
+
+
+def build_loader(dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, pin_memory: bool = False) -> ClipLoader:
+    """Make the iterable of batches for training."""
+    return ClipLoader(dataset, sampler, num_workers, pin_memory)

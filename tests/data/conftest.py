@@ -1,0 +1,100 @@
+"""Clips that show in their pixels when each frame is: 14 black or white squares, the bits of the time in milliseconds."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+HEIGHT, WIDTH = 96, 128
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+VARIABLE = "select='not(mod(n*n\\,7)-1)+lt(mod(n\\,60)\\,10)'"  # 60 fps with irregular gaps of up to 0.08 s
+
+
+def burn(milliseconds: int) -> np.ndarray:
+    frame = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+    for bit in range(14):
+        row, column = divmod(bit, 7)
+        frame[16 + 32 * row : 40 + 32 * row, 8 + 16 * column : 22 + 16 * column] = 255 * (milliseconds >> bit & 1)
+    return frame
+
+
+def burned_times(video) -> np.ndarray:
+    """Read the times in seconds from (F, H, W, 3) uint8."""
+    video = np.asarray(video)
+    squares = [(22 + 32 * (bit // 7), 12 + 16 * (bit % 7)) for bit in range(14)]
+    bits = [video[:, top : top + 12, left : left + 6].mean((1, 2, 3)) > 128 for top, left in squares]
+    return sum(bit.astype(int) << number for number, bit in enumerate(bits)) / 1000
+
+
+def ffmpeg(*arguments, data: bytes | None = None) -> None:
+    subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, arguments)], input=data, check=True)
+
+
+def write_clip(path: Path, rate: str = "30", seconds: float = 8.0, filters: str | None = None, options: tuple[str, ...] = ()) -> Path:
+    frames = b"".join(burn(round(1000 * number / Fraction(rate))).tobytes() for number in range(round(seconds * Fraction(rate))))
+    picked = ["-vf", filters, "-fps_mode", "vfr"] if filters else []
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", rate, "-i", "-"]
+    ffmpeg(*source, *picked, "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "ultrafast", "-crf", 12, *options, path, data=frames)
+    return path
+
+
+@dataclass
+class Folder:
+    """Clips, pictures and lists in one folder."""
+
+    path: Path
+
+    def entry(self, clip: str = "good.mp4", image: str = "a.png", **more) -> dict:
+        return {"video_path": clip, "caption": "A person talks.", "image_path": image, **more}
+
+    def list(self, *entries: dict, name: str = "list.json") -> Path:
+        file = self.path / name
+        file.write_text(json.dumps(entries, indent=1))
+        return file
+
+    def picture(self, name: str, colour="red", size=(64, 48)) -> Path:
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).save(file)
+        return file
+
+    def hanging(self, name: str) -> Path:
+        """A clip whose decoding never ends: a pipe that nobody writes to."""
+        os.mkfifo(self.path / name)
+        return self.path / name
+
+
+@pytest.fixture(scope="session")
+def good_clip(tmp_path_factory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clips") / "good.mp4", "24", 4.0)
+
+
+@pytest.fixture
+def folder(tmp_path, good_clip) -> Folder:
+    made = Folder(tmp_path)
+    (tmp_path / "good.mp4").write_bytes(good_clip.read_bytes())
+    (tmp_path / "broken.mp4").write_bytes(b"this is no video " * 100)
+    for name, colour in {"a": "red", "b": "lime", "c": "blue"}.items():
+        made.picture(f"{name}.png", colour)
+    return made
+
+
+@pytest.fixture
+def copies(folder) -> Callable[[int], list[str]]:
+    """Make clips of equal content under different names."""
+
+    def make(count: int) -> list[str]:
+        names = [f"clip{number}.mp4" for number in range(count)]
+        for name in names:
+            (folder.path / name).write_bytes((folder.path / "good.mp4").read_bytes())
+        return names
+
+    return make

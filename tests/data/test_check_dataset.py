@@ -1,0 +1,86 @@
+"""The command that checks a list: every problem named, the rest summed up."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import check_dataset
+from concat_id.data.checking import check_lists, summary
+from concat_id.data.clips import Window
+from concat_id.errors import UserError
+
+from .conftest import HEIGHT, WIDTH, write_clip
+
+WINDOW = Window(8, 9, 3, (HEIGHT, WIDTH))
+
+
+def check(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "sat" / "check_dataset.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_all_kinds_of_problems_are_found_at_once(folder):
+    write_clip(folder.path / "short.mp4", "24", 0.5)
+    (folder.path / "broken.png").write_bytes(b"no picture")
+    (folder.path / "copy.mp4").write_bytes((folder.path / "good.mp4").read_bytes())
+    Image.new("L", (10, 50)).save(folder.path / "tall.png")
+    folder.hanging("hang.mp4")
+    wrong = {
+        "none.mp4": "found no file 'none.mp4'",
+        "caption": "caption: found",
+        "broken.mp4": "broken.mp4 cannot be read",
+        "hang.mp4": "not decoded within",
+        "short.mp4": "too short: 0.50 s, expected 1.00 s and 3 frames",
+        "broken.png": "not a picture",
+        "tall.png": "expected the shape of 64x48",
+        "people": "4 people, the model takes at most 3",
+        "again": "the same clip, caption and pictures as",
+    }
+    entries = [folder.entry(clip=name) for name in wrong if name.endswith("mp4")]
+    entries += [folder.entry(caption=""), folder.entry(image="broken.png"), folder.entry(mask_path="tall.png")]
+    entries += [folder.entry(image="a.png@@b.png@@c.png@@a.png"), folder.entry(), folder.entry(), folder.entry(clip="copy.mp4")]
+    report = check_lists([folder.list(*entries)], WINDOW, workers=2, timeout_s=1.5)
+    for words in wrong.values():
+        assert sum(words in problem for problem in report.problems) == 1, (words, report.problems)
+    assert len(report.problems) == len(wrong), report.problems
+    assert any("copy.mp4 has the same content as" in note for note in report.notes)
+    assert any("different numbers of people" in note for note in report.notes)
+    assert all("\n" not in line for line in report.problems + report.notes)
+
+
+def test_a_sound_list_is_summed_up(folder):
+    folder.picture("many/1.png"), folder.picture("many/2.png")
+    write_clip(folder.path / "slow.mp4", "5", 4.0)
+    path = folder.list(folder.entry(), folder.entry(clip="slow.mp4", image="many"))
+    report = check_lists([path], WINDOW, cut_off=lambda caption: "talks.")
+    assert report.problems == []
+    assert sum("does not see 'talks.'" in note for note in report.notes) == 2 and any("fewer than 8" in note for note in report.notes)
+    text = "\n".join(summary(report))
+    for words in ("2, of which 2 can be read", "8.0 s, 4.0 s a clip", "1 x 24", "1 x 5", "2 x 128x96", "2 x 1 person; 1 of them with alt"):
+        assert words in text, text
+
+
+def test_the_command(folder, monkeypatch, capsys):
+    good = folder.list(folder.entry(), name="good.json")
+    bad = folder.list(folder.entry(), folder.entry(clip="broken.mp4"), name="bad.json")
+    base = folder.path / "run.yaml"
+    base.write_text(f"args: {{train_data: [{good}]}}\ndata: {{max_num_frames: 9}}\n")
+    found = check("--base", ROOT / "configs" / "debug.yaml", base)
+    assert found.returncode == 0 and found.stdout.endswith("0 problems, 0 notes\n"), found.stdout + found.stderr
+    monkeypatch.setattr(sys, "argv", ["check_dataset.py", str(bad), "--quiet"])
+    assert check_dataset.main() == 1
+    assert "problem: " in (text := capsys.readouterr().out) and "bad.json:7" in text
+
+
+WRONG = [(["none.json"], "no such list"), ([], "neither a list nor --base"), (["x", "--workers", "0"], "--workers: found 0")]
+
+
+@pytest.mark.parametrize("arguments, words", WRONG)
+def test_mistakes_are_told_in_one_line(arguments, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["check_dataset.py", *arguments])
+    with pytest.raises(UserError, match=words) as error:
+        check_dataset.main()
+    assert "\n" not in str(error.value)

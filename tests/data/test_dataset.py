@@ -1,0 +1,186 @@
+"""Samples: what is in them, what their randomness depends on, and what happens to clips that cannot be read."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from concat_id.config import DataConfig
+from concat_id.data.cache import CachedLatents
+from concat_id.data.dataset import ClipDataset, apply_mask, collate
+from concat_id.data.records import read_records
+from concat_id.errors import UserError
+from concat_id.video import to_frames
+
+from .conftest import HEIGHT, WIDTH, burned_times
+
+DATA = DataConfig((HEIGHT, WIDTH), fps=8, max_num_frames=9, skip_frms_num=3)
+RED, LIME, BLUE = ([1.0, -1, -1], [-1, 1.0, -1], [-1, -1, 1.0])
+
+
+@pytest.fixture
+def make(folder):
+    made = []
+
+    def dataset(*entries, **settings) -> ClipDataset:
+        made.append(ClipDataset(read_records([folder.list(*entries)]), settings.pop("data", DATA), **settings))
+        return made[-1]
+
+    yield dataset
+    for dataset in made:
+        dataset.reader.close()
+
+
+def colour(ref: torch.Tensor) -> list[float]:
+    """The colour in the middle of a reference."""
+    return ref[:, HEIGHT // 2, WIDTH // 2].tolist()
+
+
+def times(sample) -> np.ndarray:
+    return burned_times(to_frames(sample["video"]))
+
+
+def test_a_sample_has_clip_caption_and_people_in_order(make, folder):
+    sample = make(folder.entry(image="b.png@@a.png@@c.png"))[0, 0]
+    assert sample["video"].shape == (3, 9, HEIGHT, WIDTH) and sample["video"].dtype == torch.float32
+    assert sample["video"].min() >= -1 and sample["video"].max() <= 1 and sample["video"].std() > 0.3
+    assert sample["refs"].shape == (3, 3, HEIGHT, WIDTH) and [colour(ref) for ref in sample["refs"]] == [LIME, RED, BLUE]
+    assert (sample["caption"], sample["index"], sample["replaced"], sample["held"]) == ("A person talks.", 0, False, 0)
+    assert np.abs(np.diff(times(sample)) - 0.125).max() < 3e-3
+
+
+def test_pictures_are_fitted_and_never_mirrored(make, folder):
+    picture = Image.new("RGB", (64, 64), "red")
+    picture.paste("blue", (32, 0, 64, 64))
+    picture.save(folder.path / "halves.png")
+    dataset = make(folder.entry(image="halves.png"))
+    for epoch in range(12):
+        ref = dataset[epoch, 0]["refs"][0]
+        assert ref[:, 48, 30].tolist() == RED and ref[:, 48, 98].tolist() == BLUE
+        assert (ref[:, :, :16] == -1).all() and (ref[:, :, -16:] == -1).all(), "black beside a square picture"
+
+
+def test_everything_random_depends_on_seed_epoch_and_index_alone(make, folder):
+    for number in range(6):
+        folder.picture(f"many/{number}.png", (40 * number, 0, 0))
+    entries = [folder.entry(image="many")] * 3
+    dataset, again, other = make(*entries), make(*entries), make(*entries, seed=43)
+    keys = [(epoch, index) for epoch in range(3) for index in range(3)]
+    starts = {key: (times(dataset[key])[0], colour(dataset[key]["refs"][0])[0]) for key in keys}
+    assert len({start for start, _ in starts.values()}) > 5 and len({red for _, red in starts.values()}) > 2
+    torch.manual_seed(7), np.random.seed(7)
+    for key in reversed(keys):
+        sample, same = dataset[key], again[key]
+        assert all(torch.equal(sample[name], same[name]) for name in ("video", "refs"))
+    assert any(not torch.equal(other[key]["refs"], dataset[key]["refs"]) for key in keys)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[keys[3]]["video"], dataset[keys[3]]["video"])
+    copy.reader.close()
+
+
+def test_validation_takes_the_middle_and_the_first_picture(make, folder):
+    for name in ("many/1.png", "many/2.png"):
+        folder.picture(name, "red" if name == "many/1.png" else "blue")
+    dataset = make(folder.entry(image="many"), training=False)
+    for epoch in range(3):
+        sample = dataset[epoch, 0]
+        assert colour(sample["refs"][0]) == RED
+        assert times(sample)[0] == pytest.approx((4.0 - 1 / 24 - 1.0) / 2, abs=0.025), "the window lies in the centre of 4 seconds"
+
+
+def test_masks_blacken_nine_times_in_ten(make, folder):
+    folder.picture("mask.png", "black")
+    dataset = make(folder.entry(mask_path="mask.png"))
+    records = dataset.records[0]
+    masked = []
+    for epoch in range(80):
+        random = np.random.default_rng([42, epoch, 0, 0])
+        random.random()
+        masked.append(colour(dataset._reference(records, 0, random)) == [-1, -1, -1])
+    assert 0.8 < np.mean(masked) < 0.98
+    assert colour(make(folder.entry(mask_path="mask.png"), training=False)[0, 0]["refs"][0]) == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_masks_keep_what_is_white_or_one(white):
+    mask = np.zeros((10, 20), np.uint8)
+    mask[:, 10:] = white
+    masked = np.asarray(apply_mask(Image.new("RGB", (40, 20), (200, 100, 50)), Image.fromarray(mask)))
+    assert masked[10, 30].tolist() == [200, 100, 50] and masked[10, 5].tolist() == [0, 0, 0]
+
+
+def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folder, copies):
+    good = [folder.entry(clip=name, caption=name) for name in copies(4)]
+    two = folder.entry(clip="good.mp4", image="a.png@@b.png")
+    listed = folder.path / "run" / "bad_clips.jsonl"
+    entries = [folder.entry(clip="broken.mp4"), *good, two]
+    dataset = make(*entries, bad_clips=listed)
+    first = [dataset[epoch, 0] for epoch in range(6)]
+    assert all(sample["replaced"] and sample["refs"].shape[0] == 1 for sample in first)
+    assert len({sample["index"] for sample in first}) > 1 and {sample["index"] for sample in first} <= {1, 2, 3, 4}
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [line["file"] for line in lines] == [str(folder.path / "broken.mp4")] and lines[0]["source"].endswith("list.json:2")
+    later = make(*entries, bad_clips=listed)
+    assert [later[epoch, 0]["index"] for epoch in range(6)] == [sample["index"] for sample in first]
+    assert torch.equal(later[3, 0]["video"], first[3]["video"])
+
+
+def test_a_hanging_clip_costs_one_time_limit(make, folder):
+    import time
+
+    folder.hanging("hang.mp4")
+    dataset = make(folder.entry(clip="hang.mp4"), folder.entry(), timeout_s=0.7)
+    start = time.monotonic()
+    assert [dataset[epoch, 0]["index"] for epoch in range(5)] == [1] * 5
+    assert time.monotonic() - start < 3
+
+
+def test_files_that_vanish_during_the_run_are_replaced(make, folder, copies):
+    folder.picture("gone.png")
+    dataset = make(*(folder.entry(clip=name) for name in copies(2)), folder.entry(image="gone.png"))
+    (folder.path / "clip0.mp4").unlink(), (folder.path / "gone.png").unlink()
+    assert [(dataset[0, index]["index"], dataset[0, index]["replaced"]) for index in range(3)] == [(1, True), (1, False), (1, True)]
+
+
+def test_when_nothing_can_be_read_the_run_ends(make, folder):
+    names = [f"broken{number}.mp4" for number in range(30)]
+    for name in names:
+        (folder.path / name).write_bytes(b"noise")
+    dataset = make(*(folder.entry(clip=name) for name in names))
+    with pytest.raises(UserError, match=r"21 clips in a row cannot be read, the first is .*list.json:7.*check_dataset.py") as error:
+        dataset[0, 1]
+    assert "\n" not in str(error.value)
+
+
+def test_collate_stacks_and_names(make, folder):
+    dataset = make(folder.entry(image="a.png@@b.png"), folder.entry(image="b.png@@c.png", caption="Two."))
+    batch = collate([dataset[0, 1], dataset[0, 0]])
+    assert batch["video"].shape == (2, 3, 9, HEIGHT, WIDTH) and batch["refs"].shape == (2, 2, 3, HEIGHT, WIDTH)
+    assert (batch["captions"], batch["indices"], batch["held"]) == (["Two.", "A person talks."], [1, 0], [0, 0])
+
+
+def test_cached_windows_are_not_decoded_again(make, folder):
+    """Mean and deviation of a stand-in encoder, from the cache wherever a window was seen before."""
+    calls = []
+
+    def encode(video):
+        calls.append(video.shape)
+        mean = video[:, :, ::4].transpose(1, 2)
+        return mean, mean.abs()
+
+    latents = CachedLatents(folder.path / "cache", ["weights", 0.7, "float32"])
+    dataset = make(folder.entry(), folder.entry(caption="Other words."), latents=latents, windows=2)
+    results = {}
+    for epoch in range(12):
+        if epoch == 8:
+            calls.clear()
+        batch = collate([dataset[epoch, 0], dataset[epoch, 1]])
+        mean, std = latents.complete(batch, encode)
+        assert mean.shape == std.shape == (2, 3, 3, HEIGHT, WIDTH)
+        for value, key in zip(mean, batch["windows"], strict=True):
+            assert torch.equal(results.setdefault(json.dumps(key), value), value)
+    assert len(results) == 2 and calls == [], "two entries of one clip share its two places"
+    assert "video" not in dataset[0, 0] and len(dataset[0, 0]["moments"]) == 2

@@ -1,0 +1,134 @@
+"""Training lists and folders: what is read, and what is said of what cannot be."""
+
+import json
+
+import pytest
+
+from concat_id.data.records import inspect_records, parse_list, read_records
+from concat_id.errors import UserError
+
+
+def test_entries_become_records(folder, monkeypatch):
+    for name in ("many/2.png", "many/1.jpg", "many/notes.txt", "masks/1.png", "masks/2.png"):
+        folder.picture(name) if not name.endswith("txt") else (folder.path / name).write_text("x")
+    path = folder.list(
+        folder.entry(),
+        folder.entry(image="a.png @@ many", mask_path="b.png@@masks"),
+        folder.entry(clip=str(folder.path / "good.mp4"), caption=" A  man\nspeaks. "),
+    )
+    first, second, third = read_records([path])
+    assert (first.video, first.images, first.masks, first.num_refs) == (folder.path / "good.mp4", ((folder.path / "a.png",),), (), 1)
+    assert [[file.name for file in person] for person in second.images] == [["a.png"], ["1.jpg", "2.png"]]
+    assert [[file.name for file in person] for person in second.masks] == [["b.png"], ["1.png", "2.png"]]
+    assert third.caption == "A man speaks."
+    assert [record.source for record in (first, second)] == [f"{path}:2", f"{path}:7"]
+
+
+def test_relative_paths_start_at_the_list_then_here(folder, monkeypatch, tmp_path_factory):
+    here = tmp_path_factory.mktemp("here")
+    (here / "elsewhere.mp4").write_bytes(b"x")
+    (here / "good.mp4").write_bytes(b"x")
+    monkeypatch.chdir(here)
+    records = read_records([folder.list(folder.entry(), folder.entry(clip="elsewhere.mp4"))])
+    assert [record.video.resolve() for record in records] == [folder.path / "good.mp4", here / "elsewhere.mp4"]
+
+
+def test_several_lists_follow_one_another(folder):
+    lists = [folder.list(folder.entry(caption=str(number)), name=f"{number}.json") for number in (2, 1)]
+    assert [record.caption for record in read_records(lists)] == ["2", "1"]
+
+
+@pytest.mark.parametrize(
+    "text, where",
+    [('[{"a": 1},]', "line 1, column 10"), ('[{"a": 1,\n }]', "line 1, column 9"), ('[{"a": [1, 2,\n ]}]', "line 1, column 13")],
+)
+def test_a_comma_too_many_is_accepted_with_a_warning(text, where, capsys):
+    assert len(parse_list(text, "l.json")) == 1
+    assert f"l.json: {where}: a comma" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('[{"a": 1}\n {"b": 2}]', "line 2, column 2: not valid JSON: expected \",\" or \"]\" after an entry, found '{\"b\": 2}]'"),
+        ('[\n {"a" 1}\n]', "line 2, column 7"),
+        ('[{"a": "b}]', "line 1, column 8"),
+        ('[{"a": 1}', "found 'the end of the file'"),
+        ("[,]", "line 1, column 2"),
+        ("", "line 1, column 1"),
+        ('{"a": 1}', "the start of a list"),
+        ("[] []", "nothing after the list"),
+        ('[{"a": 1, "a": 2}]', "'a' is given twice"),
+    ],
+)
+def test_broken_json_names_line_column_and_text(text, words, tmp_path):
+    path = tmp_path / "l.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_records([path])
+    assert words in str(error.value) and str(error.value).startswith(f"{path}: line ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"video_pth": "x"}, "video_pth: unknown key; the nearest known key is video_path"),
+        ({"caption": None}, "caption: found null, expected text"),
+        ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text that is not empty; image_path: found no file"),
+        ({"caption": "  "}, 'caption: found "  ", expected text'),
+        ({"video_path": 7}, "video_path: found 7"),
+        ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
+        ({"image_path": "a.png@@none.png"}, "image_path: found no file 'none.png'"),
+        ({"image_path": "a.png@@"}, "image_path: found no file ''"),
+        ({"image_path": "empty"}, "no pictures in the folder 'empty'"),
+        ({"video_path": "none.mp4"}, "video_path: found no file 'none.mp4'"),
+        ({"video_path": "empty"}, "video_path: found a folder"),
+        ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
+        ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),
+    ],
+)
+def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
+    (folder.path / "empty").mkdir()
+    folder.picture("many/1.png"), folder.picture("many/2.png")
+    path = folder.list(folder.entry(), folder.entry(**change) if "video_path" not in change else folder.entry() | change)
+    if "image_path" in change:
+        path = folder.list(folder.entry(), folder.entry() | change)
+    records, problems = inspect_records([path])
+    assert len(records) == 1 and len(problems) == 1
+    assert problems[0].startswith(f"{path}:7: ") and words in problems[0] and "\n" not in problems[0]
+
+
+def test_problems_are_collected_and_the_first_shown(folder):
+    entries = [{"video_path": "good.mp4"}, 3, *[folder.entry(clip=f"{number}.mp4") for number in range(4)]]
+    with pytest.raises(UserError, match=r"caption: missing.*image_path: missing.*found 3, expected an entry.*and 3 more; see all of them"):
+        read_records([folder.list(*entries)])
+
+
+def test_lists_that_are_not_there_or_empty(tmp_path, folder):
+    for path, words in {tmp_path / "none.json": "no such list", folder.list(): "no clips found"}.items():
+        with pytest.raises(UserError, match=words):
+            read_records([path])
+    (tmp_path / "l.json").write_bytes(b"\xff\xfe[")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_records([tmp_path / "l.json"])
+
+
+def test_a_folder_is_a_list(folder):
+    data = folder.path / "data"
+    for name in ("one.png", "many/b.png", "many/a.png", "two/2/x.png", "two/10/x.png", "two.masks/2/x.png", "two.masks/10/x.png"):
+        folder.picture(f"data/{name}")
+    for name in ("one", "many", "two"):
+        (data / f"{name}.mp4").write_bytes(b"x")
+        (data / f"{name}.txt").write_text(f"{name}.\n")
+    many, one, two = read_records([data])
+    assert (one.caption, one.images) == ("one.", ((data / "one.png",),))
+    assert [file.name for file in many.images[0]] == ["a.png", "b.png"] and many.num_refs == 1
+    assert [person[0].parent.name for person in two.images] == ["2", "10"] and len(two.masks) == 2
+    (data / "lonely.mp4").write_bytes(b"x")
+    records, problems = inspect_records([data])
+    assert len(records) == 3 and "lonely.mp4" in problems[0] and "caption" in problems[0]
+
+
+def test_an_entry_survives_the_way_through_json(folder):
+    path = folder.list(folder.entry(caption='Quotes "and" commas ,] and 日本語'))
+    assert read_records([path])[0].caption == json.loads(path.read_text())[0]["caption"]

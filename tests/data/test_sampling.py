@@ -1,0 +1,132 @@
+"""The order of clips: complete, reproducible, the same for any number of processes, and taken up where it was left."""
+
+import itertools
+import os
+import signal
+
+import pytest
+import torch
+
+from concat_id.config import DataConfig
+from concat_id.data.dataset import ClipDataset
+from concat_id.data.records import read_records
+from concat_id.data.sampling import EpochSampler, build_loader
+from concat_id.errors import UserError
+
+from .conftest import HEIGHT, WIDTH
+
+DATA = DataConfig((HEIGHT, WIDTH), fps=8, max_num_frames=5, skip_frms_num=0)
+
+
+def take(sampler, count: int):
+    return list(itertools.islice(sampler, count))
+
+
+def merged(num_refs, batch_size: int, world_size: int, steps: int, samples: int = 0):
+    """The batches of all ranks in the order in which they count."""
+    samplers = [EpochSampler(num_refs, batch_size, rank, world_size) for rank in range(world_size)]
+    for sampler in samplers:
+        sampler.load_state_dict({"samples": samples})
+    return [batch for step in zip(*(take(sampler, steps) for sampler in samplers), strict=True) for batch in step]
+
+
+@pytest.mark.parametrize("num_refs, batch_size", [([1] * 7, 1), ([1] * 8, 2), ([1, 2, 1, 3, 1, 2, 1, 1, 2], 2), ([2, 1, 1], 4)])
+def test_the_order_is_the_same_for_any_number_of_ranks(num_refs, batch_size):
+    expected = merged(num_refs, batch_size, 1, 24)
+    for world_size in (2, 3, 4, 8):
+        assert merged(num_refs, batch_size, world_size, 24 // world_size) == expected
+    resumed = merged(num_refs, batch_size, 2, 7, samples=10 * batch_size)
+    assert resumed == expected[10:24], "after ten batches, though on another number of ranks"
+
+
+@pytest.mark.parametrize("num_refs, batch_size", [([1] * 10, 1), ([1, 2] * 5, 2), ([1, 1, 1, 2, 2, 3], 2), ([1, 2], 3)])
+def test_an_epoch_sees_every_clip_and_batches_are_alike(num_refs, batch_size):
+    sampler = EpochSampler(num_refs, batch_size)
+    seen = []
+    for epoch in range(4):
+        batches = take(sampler, sampler.batches_per_epoch * (epoch + 1))[-sampler.batches_per_epoch :]
+        assert {key[0] for batch in batches for key in batch} == {epoch}
+        assert all(len(batch) == batch_size and len({num_refs[index] for _, index in batch}) == 1 for batch in batches)
+        indices = [index for batch in batches for _, index in batch]
+        assert set(indices) == set(range(len(num_refs))) and len(indices) < len(num_refs) + batch_size * len(set(num_refs))
+        seen.append(indices)
+    assert len(num_refs) < 3 or len({tuple(indices) for indices in seen}) > 1, "epochs are shuffled differently"
+
+
+def test_order_depends_on_the_seed_and_can_be_plain():
+    assert take(EpochSampler([1] * 50, seed=1), 50) != take(EpochSampler([1] * 50, seed=2), 50)
+    assert take(EpochSampler([1] * 3, shuffle=False), 4) == [[(0, 0)], [(0, 1)], [(0, 2)], [(1, 0)]]
+
+
+def test_state_goes_on_where_it_was():
+    sampler = EpochSampler([1, 2, 1, 2, 1], 2, rank=1, world_size=2)
+    expected = take(sampler, 9)
+    for _ in range(5):
+        sampler.advance()
+    assert sampler.state_dict() == {"samples": 20}
+    other = EpochSampler([1, 2, 1, 2, 1], 2, rank=1, world_size=2)
+    other.load_state_dict(sampler.state_dict())
+    assert take(other, 4) == expected[5:]
+
+
+@pytest.fixture
+def dataset(folder, copies):
+    entries = [folder.entry(clip=name, caption=name, image=image) for name, image in zip(copies(5), "aabab", strict=True)]
+    for entry, image in zip(entries, ("a.png", "a.png@@b.png", "b.png", "a.png", "c.png@@a.png"), strict=True):
+        entry["image_path"] = image
+    made = ClipDataset(read_records([folder.list(*entries)]), DATA)
+    yield made
+    made.reader.close()
+
+
+def test_batches_do_not_depend_on_the_workers_and_can_be_resumed(dataset):
+    def batches(workers: int, samples: int, count: int):
+        sampler = EpochSampler(dataset.num_refs, 2)
+        sampler.load_state_dict({"samples": samples})
+        found = []
+        for batch in build_loader(dataset, sampler, workers):
+            found.append((batch, sampler.state_dict()["samples"]))
+            if len(found) == count:
+                return found
+
+    state = torch.get_rng_state()
+    alone, parallel, resumed = batches(0, 0, 5), batches(2, 0, 5), batches(2, 4, 3)
+    assert torch.equal(torch.get_rng_state(), state), "the trainer's random numbers are left alone"
+    assert [samples for _, samples in parallel] == [2, 4, 6, 8, 10], "what workers read in advance does not count"
+    for (expected, _), (found, _) in [*zip(alone, parallel, strict=True), *zip(alone[2:], resumed, strict=True)]:
+        assert found["indices"] == expected["indices"] and found["captions"] == expected["captions"]
+        assert found["video"].dtype == torch.float32 and found["video"].is_contiguous()
+        assert torch.equal(found["video"], expected["video"]) and torch.equal(found["refs"], expected["refs"])
+
+
+def test_a_killed_worker_costs_nothing(dataset, capfd):
+    sampler = EpochSampler(dataset.num_refs, 1)
+    expected = [batch[0][1] for batch in take(sampler, 8)]
+    found, children = [], set()
+    for batch in build_loader(dataset, sampler, 1):
+        found.append(batch["indices"][0])
+        if len(found) == 2:
+            with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
+                children = {int(pid) for pid in file.read().split()}
+            for pid in children:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    if "resource_tracker" not in file.read() and pid != decoder_pid(dataset):
+                        os.kill(pid, signal.SIGKILL)
+        if len(found) == 8:
+            break
+    assert found == expected
+    assert "starting it again" in capfd.readouterr().err
+
+
+def decoder_pid(dataset) -> int | None:
+    process = dataset.reader._process
+    return None if process is None else process._process.pid
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_hopeless_list_ends_in_one_line(workers, folder):
+    dataset = ClipDataset(read_records([folder.list(folder.entry(clip="broken.mp4"))]), DATA)
+    with pytest.raises(UserError, match="1 clips in a row cannot be read") as error:
+        next(iter(build_loader(dataset, EpochSampler(dataset.num_refs), workers)))
+    assert "\n" not in str(error.value)
+    dataset.reader.close()
