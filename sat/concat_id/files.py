@@ -39,6 +39,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed processes left of `written_whole` in a folder."""
+    for file in Path(folder).glob(".*.partial*"):
+        file.unlink(missing_ok=True)
+
+
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its name when the block ends, and vanishes if the block fails.

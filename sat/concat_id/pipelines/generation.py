@@ -15,7 +15,7 @@ from concat_id.distributed import local_rank, own_share
 from concat_id.errors import UserError, warn
 from concat_id.face.models import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
-from concat_id.files import resolve_path
+from concat_id.files import remove_partial_files, resolve_path
 from concat_id.pipelines.cogvideox import ConcatIDPipeline
 from concat_id.pipelines.jobs import Job, make_job, read_prompt_file
 from concat_id.pipelines.results import save_info, save_references, save_sample
@@ -127,6 +127,7 @@ def make_videos(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline, settin
 
 def _make(item: Prepared, pipeline: ConcatIDPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
     job, args = item.job, pipeline.config.args
+    remove_partial_files(job.folder)
     files, made = save_references(job, item.references), []
     pictures = [reference.image for reference in item.references]
     ref_latents = pipeline.encode_references(pictures)
