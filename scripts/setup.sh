@@ -2,7 +2,7 @@
 # Makes .venv, installs what requirements.txt asks for and prepares the face detector; does nothing when all that is there.
 #
 #   source scripts/setup.sh; set_up          then "$PYTHON" is the interpreter to use
-#   source scripts/setup.sh; set_up tests    installs the test tools as well
+#   source scripts/setup.sh; set_up training tests    installs what training needs and the test tools as well
 #   bash scripts/setup.sh                    sets up without running anything
 #
 # CONCAT_ID_PYTHON=/path/to/python uses that interpreter as it is: no .venv, nothing installed.
@@ -61,13 +61,19 @@ make_venv() {
     logged "$python" -m venv "$VENV" || fail "making $VENV failed; the lines above are the end of $SETUP_LOG"
 }
 
-# Install one list; lines marked "alone" come second and without their dependencies, those marked "unattended" not at all.
+# Install one part. Lines of requirements.txt marked "training" are the part of that name; of the others, those marked "alone" come
+# second and without their dependencies.
 install() {
-    local list pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
+    local list others='# training' pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
-    grep -vE '# (alone|unattended)' "$list" >"$VENV/.list" || true
+    if [ "$1" = training ]; then
+        grep -E '# training' "$list" >"$VENV/.list" || true
+        others=.
+    else
+        grep -vE '# (alone|training)' "$list" >"$VENV/.list" || true
+    fi
     logged "${pip[@]}" -r "$VENV/.list" || return
-    if grep -E '# alone' "$list" >"$VENV/.list"; then
+    if grep -vE "$others" "$list" | grep -E '# alone' >"$VENV/.list"; then
         logged "${pip[@]}" --no-deps -r "$VENV/.list" || return
     fi
     cksum <"$list" >"$VENV/.installed-$1"

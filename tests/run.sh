@@ -2,7 +2,7 @@
 # Sets up, checks the style and runs the tests; further arguments go to pytest: bash tests/run.sh -k schedule
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup.sh"
-set_up tests
+set_up training tests
 cd "$ROOT"
 export PYTHONPATH="$ROOT/sat"
 "$PYTHON" -m ruff check .

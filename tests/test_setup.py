@@ -19,7 +19,7 @@ case "$*" in
     *prepare_face_models.py*) mkdir -p "$3" && touch "$3/README.md" ;;
 esac
 """
-REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # unattended\n"
+REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # training\n"
 
 
 class Tree:
@@ -71,6 +71,13 @@ def test_installs_once_then_is_quiet_and_quick(tree):
     start = time.monotonic()
     assert tree.run() == (0, "", "")
     assert time.monotonic() - start < 2
+
+
+def test_training_brings_its_own_lines_and_nothing_twice(tree):
+    tree.run()
+    code, _, calls = tree.run("training")
+    assert code == 0 and "wandb==3" in calls and "torch==1" not in calls and "--no-deps" not in calls
+    assert tree.run("training") == (0, "", "")
 
 
 def test_changed_requirements_are_installed_into_the_same_venv(tree):
@@ -137,6 +144,6 @@ def test_requirements_are_pinned_and_marks_are_known():
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert "torch==2.13.0" in lines
     assert all("==" in line for line in lines)
-    marked = {line.split("==")[0]: line.split("# ")[1].split(":")[0] for line in lines if "# alone" in line or "# unattended" in line}
+    marked = {line.split("==")[0]: line.split("# ")[1].split(":")[0] for line in lines if "# alone" in line or "# training" in line}
     assert {name for name, mark in marked.items() if mark == "alone"} == {"SwissArmyTransformer", "insightface"}
     assert "opencv-python==" not in "\n".join(lines)
