@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the inference launchers share: choose the model, set up, start sat/sample_video.py on what the machine has.
+# What the launchers share: choose the model, set up, start sat/sample_video.py or sat/train_video.py on what the machine has.
 
 # shellcheck source=scripts/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -19,6 +19,23 @@ environment:
   CONCAT_ID_PYTHON      interpreter to use as it is, in place of .venv
   NPROC_PER_NODE        processes that share the prompts; by default one for every visible GPU
   CUDA_VISIBLE_DEVICES  the GPUs to use
+END
+}
+
+training_usage() {
+    cat <<END
+usage: bash finetune_$1.sh [--model mini|cogvideox_5b|cogvideox_2b] [--resume [FOLDER]] [--base FILE ...] [options of sat/train_video.py]
+
+  --model NAME       the model to fine-tune (default: mini, the demonstration model, on the clips in examples/training)
+  --resume [FOLDER]  continue a run, the latest if none is named
+  --base FILE ...    configuration files to use in place of the launcher's own
+  -h, --help         this text, then the options of sat/train_video.py
+
+environment:
+  CONCAT_ID_PYTHON      interpreter to use as it is, in place of .venv
+  NPROC_PER_NODE        processes on this machine; by default one for every visible GPU
+  CUDA_VISIBLE_DEVICES  the GPUs to use
+  NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT  number of machines, which one this is, where the first one listens (port 29500)
 END
 }
 
@@ -137,29 +154,90 @@ count_gpus() {
     fi
 }
 
+show_help() {
+    "$1" "$2"
+    if [ -z "${CONCAT_ID_PYTHON:-}" ] && ! installed base; then
+        echo "The other options are listed once .venv is set up: bash scripts/setup.sh"
+        return
+    fi
+    set_up
+    exec "$PYTHON" "$ROOT/sat/$3" --help
+}
+
+# Set PROCESSES to how many to start on this machine.
+count_processes() {
+    local gpus
+    gpus="$(count_gpus)"
+    PROCESSES="${NPROC_PER_NODE:-$gpus}"
+    [[ "$PROCESSES" =~ ^[0-9]+$ ]] || fail "NPROC_PER_NODE: found $PROCESSES, expected a number of processes"
+    # torchrun's own choice is one thread
+    [ "$gpus" -gt 0 ] || [ "$PROCESSES" -lt 2 ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(((($(nproc) - 1) / PROCESSES) + 1))}"
+}
+
 launch() {
-    local kind="$1" gpus processes run
+    local kind="$1" run
     shift
     parse "$@"
     if [ -n "$HELP" ]; then
-        usage "$kind"
-        if [ -z "${CONCAT_ID_PYTHON:-}" ] && ! installed base; then
-            echo "The other options are listed once .venv is set up: bash scripts/setup.sh"
-            return
-        fi
-        set_up
-        exec "$PYTHON" "$ROOT/sat/sample_video.py" --help
+        show_help usage "$kind" sample_video.py
+        return
     fi
     [ ${#BASE[@]} -gt 0 ] || choose_base "$kind"
     set_up
-    gpus="$(count_gpus)"
-    processes="${NPROC_PER_NODE:-$gpus}"
-    [[ "$processes" =~ ^[0-9]+$ ]] || fail "NPROC_PER_NODE: found $processes, expected a number of processes"
+    count_processes
     run=("$PYTHON")
-    if [ "$processes" -gt 1 ]; then
-        run+=(-m torch.distributed.run --standalone --nproc_per_node "$processes")
-        # torchrun's own choice is one thread
-        [ "$gpus" -gt 0 ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(((($(nproc) - 1) / processes) + 1))}"
-    fi
+    [ "$PROCESSES" -lt 2 ] || run+=(-m torch.distributed.run --standalone --nproc_per_node "$PROCESSES")
     exec "${run[@]}" "$ROOT/sat/sample_video.py" --base "${BASE[@]}" ${REST[@]+"${REST[@]}"}
+}
+
+# Set BASE to the configuration files of the model to fine-tune.
+choose_training_base() {
+    local missing prefix=sft
+    case "${MODEL:=mini}" in
+        mini) prefix=mini ;;
+        cogvideox_5b)
+            missing="$(missing_weights "$1")"
+            [ -z "$missing" ] || refuse_missing "$missing"
+            ;;
+        cogvideox_2b) [ -n "$LOAD" ] || fail "--model cogvideox_2b: no weights of this size are released, expected --load FOLDER" ;;
+        *) fail "--model: found $MODEL, expected mini, cogvideox_5b or cogvideox_2b" ;;
+    esac
+    BASE=("$ROOT/configs/$MODEL.yaml" "$ROOT/configs/training/${prefix}_$1.yaml")
+}
+
+# Check that the user's own interpreter has what only training needs.
+check_training_libraries() {
+    local find='import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, ["deepspeed", "tensorboardX", "decord"])))'
+    [ -z "${CONCAT_ID_PYTHON:-}" ] || "$PYTHON" -c "$find" ||
+        fail "$PYTHON: found no deepspeed, tensorboardX or decord, which training needs; install requirements.txt"
+}
+
+launch_training() {
+    local kind="$1" nodes="${NNODES:-1}" run
+    shift
+    parse "$@"
+    if [ -n "$HELP" ]; then
+        show_help training_usage "$kind" train_video.py
+        return
+    fi
+    [[ "$nodes" =~ ^[1-9][0-9]*$ ]] || fail "NNODES: found $nodes, expected a number of machines"
+    if [ "$nodes" -gt 1 ]; then
+        [ -n "${MASTER_ADDR:-}" ] || fail "MASTER_ADDR: missing, expected the address of the first of $nodes machines"
+        [[ "${NODE_RANK:-}" =~ ^[0-9]+$ ]] || fail "NODE_RANK: found ${NODE_RANK:-nothing}, expected 0 to $((nodes - 1))"
+    fi
+    [ ${#BASE[@]} -gt 0 ] || choose_training_base "$kind"
+    set_up training
+    check_training_libraries
+    count_processes
+    [ "$PROCESSES" -gt 0 ] || PROCESSES=1
+    run=("$PYTHON")
+    if [ "$nodes" -gt 1 ] || [ "$PROCESSES" -gt 1 ]; then
+        run+=(-m torch.distributed.run --nproc_per_node "$PROCESSES" --shutdown-timeout 600)  # a checkpoint takes a while
+        if [ "$nodes" -gt 1 ]; then
+            run+=(--nnodes "$nodes" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+        else
+            run+=(--standalone)
+        fi
+    fi
+    exec "${run[@]}" "$ROOT/sat/train_video.py" --base "${BASE[@]}" ${REST[@]+"${REST[@]}"}
 }

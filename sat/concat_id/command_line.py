@@ -22,6 +22,7 @@ GROUPS = {
     "training": "training",
 }
 SHORTER = {"output_dir": "--output"}
+WITHOUT_VALUE = {"resume": "latest"}  # what an option that is not a switch means when it stands alone
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,8 +78,8 @@ def add_option(group: Any, item: dataclasses.Field, hint: Any) -> None:
     if get_origin(kind) is tuple:
         sizes = get_args(kind)
         settings |= {"nargs": "+", "action": "extend"} if sizes[-1] is Ellipsis else {"nargs": len(sizes)}
-    elif kind is bool:
-        settings |= {"nargs": "?", "const": "true"}
+    elif kind is bool or item.name in WITHOUT_VALUE:
+        settings |= {"nargs": "?", "const": WITHOUT_VALUE.get(item.name, "true")}
     group.add_argument(*dict.fromkeys(spellings), **settings)
 
 

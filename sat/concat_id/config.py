@@ -115,6 +115,7 @@ class LoraConfig:
     rank: int = bounded(low=1)
     alpha: float = bounded(1.0, low=0)
     dropout: float = bounded(0.0, low=0, high=1)
+    targets: tuple[str, ...] = ("*.attention.query_key_value", "*.attention.dense")
 
 
 @dataclass
@@ -177,7 +178,15 @@ class Args:
     eval_iters: int = option(1, "training", "batches per validation, 0 for none", low=0)
     eval_batch_size: int = option(1, "training", "clips per validation batch", low=1)
     num_workers: int = option(8, "training", "processes that read clips", low=0)
-    lr_decay_style: str | None = option(None, "training", "course of the learning rate", metavar="NAME")
+    lr_decay_style: Literal["constant", "linear", "cosine"] | None = option(None, "training", "course of the learning rate")
+    warmup_iters: int = option(0, "training", "steps over which the learning rate rises", low=0)
+    lr: float | None = option(None, "training", "learning rate (default: that of the deepspeed section)", low=0)
+    ema_decay: float = option(0.9999, "training", "decay of the averaged weights, 0 for none", low=0, high=1)
+    resume: str | None = option(None, "training", "continue a run, the latest if none is named", metavar="FOLDER")
+    keep_checkpoints: int = option(3, "training", "how many of the last checkpoints stay", low=1)
+    eval_samples: int = option(1, "training", "videos sampled at every validation, per process", low=0)
+    tensorboard: bool = option(True, "training", "write TensorBoard files")
+    latent_cache: str | None = option(None, "training", "folder to keep encoded clips in", metavar="FOLDER")
     checkpoint_activations: bool | None = option(None, "training", "recompute activations to save memory (default: the model's)")
     model_parallel_size: int = option(1, "training", "only 1 is supported", low=1, high=1)
     only_log_video_latents: bool = option(False, "training", "leave validation videos undecoded")

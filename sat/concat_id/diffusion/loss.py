@@ -1,10 +1,12 @@
-"""The training objective."""
+"""The training objective, and how training draws its timesteps and spoils its references."""
 
 import torch
 from torch import Tensor
 
 from concat_id.diffusion.denoiser import Condition, Network, clean_from_velocity
 from concat_id.diffusion.schedule import NoiseSchedule, noise_level
+
+PIXEL_NOISE_LOG_MEAN, PIXEL_NOISE_LOG_STD = -3.0, 0.5  # of references, as released
 
 
 def diffusion_loss(
@@ -20,3 +22,30 @@ def diffusion_loss(
     velocity = network(noised, timestep, condition.prompt_embeds, condition.ref_latents).to(latents)
     estimate = clean_from_velocity(noised, velocity, signal, level)
     return torch.mean((estimate - latents) ** 2 / level**2, dim=(1, 2, 3, 4))
+
+
+def draw_timesteps(batch: int, generator: torch.Generator, part: int = 0, parts: int = 1, num_timesteps: int = 1000) -> Tensor:
+    """Draw timesteps (B,) uniformly from slice `part` of `parts` equal ones, so that batches drawn together cover the range evenly.
+
+    As released, each data-parallel rank has a slice; here each micro-batch of an optimizer step has.
+    """
+    part %= num_timesteps  # more parts than timesteps: start again
+    parts = min(parts, num_timesteps)
+    low, high = num_timesteps * part // parts, num_timesteps * (part + 1) // parts
+    return torch.randint(low, max(high, low + 1), (batch,), generator=generator).clamp_(max=num_timesteps - 1)
+
+
+def add_pixel_noise(refs: Tensor, generator: torch.Generator) -> Tensor:
+    """Add noise of a strength sigma = exp(N(-3, 0.5)) of its own to every reference (B, R, 3, H, W) in [-1, 1]."""
+    sigma = torch.exp(PIXEL_NOISE_LOG_MEAN + PIXEL_NOISE_LOG_STD * torch.randn(refs.shape[:2], generator=generator))
+    noise = torch.randn(refs.shape, generator=generator)
+    return refs + (sigma[:, :, None, None, None] * noise).to(refs)
+
+
+def drop_conditions(condition: Condition, ref_dropout: float, text_dropout: float, generator: torch.Generator) -> Condition:
+    """Zero all reference latents of the batch with one probability, and each sample's text with another (guidance's other branch)."""
+    keep_refs = bool(torch.rand(1, generator=generator) >= ref_dropout)
+    keep_text = torch.rand(len(condition.prompt_embeds), generator=generator) >= text_dropout
+    text = condition.prompt_embeds * keep_text.to(condition.prompt_embeds)[:, None, None]
+    refs = condition.ref_latents if keep_refs or condition.ref_latents is None else torch.zeros_like(condition.ref_latents)
+    return Condition(text, refs)

@@ -43,8 +43,9 @@ class Rotary3DPositionEmbeddingMixin(BaseMixin):
         """Cosines and sines (S, head size / 2) for text and frames, made once per shape."""
         key = (grid, text_length, device)
         if self._cached is None or self._cached[0] != key:
-            cos, sin = with_unrotated_text(rotary_table(grid, self.head_size), text_length)
-            self._cached = key, (cos.to(device), sin.to(device))
+            with torch.inference_mode(False):  # a table made while sampling serves training too
+                cos, sin = with_unrotated_text(rotary_table(grid, self.head_size), text_length)
+                self._cached = key, (cos.to(device), sin.to(device))
         return self._cached[1]
 
     def position_embedding_forward(self, position_ids: None, **_) -> None:

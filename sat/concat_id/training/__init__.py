@@ -1,0 +1,1 @@
+"""Fine-tuning: our own loop over DeepSpeed's engine, resumable to the bit."""

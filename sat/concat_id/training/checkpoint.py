@@ -1,0 +1,273 @@
+"""Checkpoints of a run: weights as the original writes them, and beside them all that an exact continuation needs.
+
+    <run>/latest                                     the last whole one, written last of all
+    <run>/<n>/mp_rank_00_model_states.pt             weights after n steps: {"module": {"model.diffusion_model.<name>": ...}}
+    <run>/<n>/training/state.json                    step, position in the data, loss scaler, sizes of the files; written last
+    <run>/<n>/training/states-<k>.safetensors        float32 masters, moments and averages, each whole under its name
+    <run>/<n>/training/random.pt                     random generators of every process
+    <run>/<n>-ema/mp_rank_00_model_states.pt         averaged weights
+    lora.safetensors in place of mp_rank_00_model_states.pt where only low-rank products are trained
+
+States are kept whole and not as ZeRO cuts them, so that a run can go on with another number of processes or stage of ZeRO.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from concat_id.distributed import rank, world_size
+from concat_id.errors import UserError, warn
+from concat_id.files import folder_written_whole, write_json, written_whole
+from concat_id.training.engine import Engine, States, from_first
+from concat_id.training.lora import low_rank_scale, save_low_rank
+from concat_id.weights import SAT_PREFIX, load_tensors
+
+MODEL_STATES, TRAINING, STATE, RANDOM = "mp_rank_00_model_states.pt", "training", "state.json", "random.pt"
+SHARD_BYTES = 2 * 2**30  # of states, which the first process holds at once
+VERSION = 1
+
+
+class CheckpointError(UserError):
+    """A checkpoint that could not be written; the run and the checkpoints before it are as they were."""
+
+
+def save_checkpoint(run: Path, step: int, engine: Engine, state: dict[str, Any], dtype: torch.dtype, keep: int) -> None:
+    """Write the checkpoint of `step`, point `latest` at it and remove all but the last `keep`; all processes must call.
+
+    `state` is JSON beside what is saved anyway; weights are written as `dtype`. The first process writes. Raises `CheckpointError` in
+    all processes if it fails.
+    """
+    generators = [None] * world_size()
+    dist.all_gather_object(generators, random_state())
+    scale = low_rank_scale(engine.network)
+    frozen = engine.frozen_parameters() if scale is None else ()
+    states = engine.full_states()
+    failure = None
+    if rank() == 0:
+        state = state | {"version": VERSION, "step": step, "updates": engine.updates, "scaler": engine.scaler_state(),
+                         "processes": world_size()}  # fmt: skip
+        try:
+            _write(run, step, frozen, states, state, generators, dtype, scale)
+            with written_whole(run / "latest") as temporary:
+                temporary.write_text(str(step))
+            _remove_old(run, step, keep)
+        except (UserError, OSError) as error:
+            failure = str(error)
+    for _ in frozen:  # whatever the first process leaves, so that nobody waits for it
+        pass
+    for _ in states:
+        pass
+    failure = from_first(failure)
+    if failure:
+        raise CheckpointError(f"checkpoint {step}: {failure}")
+
+
+def _write(
+    run: Path, step: int, frozen: Iterable[tuple[str, Tensor]], states: Iterable[tuple[str, Tensor, States]],
+    state: dict[str, Any], generators: list[Any], dtype: torch.dtype, scale: float | None,
+) -> None:  # fmt: skip
+    for leftover in (run / f"{step}-ema", run / str(step)):  # of an earlier attempt that was cut short, else `latest` would know it
+        shutil.rmtree(leftover, ignore_errors=True)
+    with folder_written_whole(run / str(step)) as folder, folder_written_whole(run / f"{step}-ema") as ema_folder:
+        (folder / TRAINING).mkdir()
+        module = {name: tensor.to(dtype) for name, tensor in frozen}
+        averaged = dict(module)
+        shards = _Shards(folder / TRAINING)
+        for name, master, moments in states:
+            module[name] = master.to(dtype)
+            averaged[name] = moments.get("ema", master).to(dtype)
+            shards.add(name, {"fp32": master, **moments})
+        shards.flush()
+        for place, weights in ((folder, module), (ema_folder, averaged)):
+            if scale is None:
+                _save({"module": {SAT_PREFIX + name: tensor for name, tensor in weights.items()}, "iteration": step}, place / MODEL_STATES)
+            else:
+                save_low_rank(place, weights, scale)
+        _save(generators, folder / TRAINING / RANDOM)
+        files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+        write_json(folder / TRAINING / STATE, state | {"files": files})
+
+
+def _save(content: Any, path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # torch's writer says so when the disk is full
+        raise OSError(28, " ".join(str(error).split())[:100]) from error
+
+
+class _Shards:
+    """Collects tensors and writes a file whenever there are enough."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.waiting, self.bytes, self.count = folder, {}, 0, 0
+
+    def add(self, name: str, tensors: States) -> None:
+        self.waiting |= {f"{name}|{key}": tensor.contiguous() for key, tensor in tensors.items()}
+        self.bytes += sum(tensor.nbytes for tensor in tensors.values())
+        if self.bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.waiting:
+            try:
+                safetensors.torch.save_file(self.waiting, self.folder / f"states-{self.count:04d}.safetensors")
+            except SafetensorError as error:
+                raise OSError(28, " ".join(str(error).split())[:100]) from error
+            self.waiting, self.bytes, self.count = {}, 0, self.count + 1
+
+
+def _remove_old(run: Path, step: int, keep: int) -> None:
+    """Keep the last ones up to `step`; later ones, of a run that went back, are the user's."""
+    for old in [other for other in checkpoint_steps(run) if other <= step][:-keep]:
+        shutil.rmtree(run / f"{old}-ema", ignore_errors=True)
+        shutil.rmtree(run / str(old), ignore_errors=True)
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps of the checkpoints in a run's folder, in order."""
+    return sorted(int(entry.name) for entry in run.iterdir() if entry.name.isdigit() and entry.is_dir())
+
+
+class SavedState:
+    """A whole checkpoint of an earlier run, read when asked."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.values = folder, _read_state(folder)
+        self.step: int = self.values["step"]
+        self._files: dict[str, Path] = {}
+        for path in sorted((folder / TRAINING).glob("states-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                self._files |= dict.fromkeys(file.keys(), path)
+
+    def states(self, name: str) -> States:
+        """Master and optimizer states of one parameter."""
+        found = {key.rpartition("|")[2]: path for key, path in self._files.items() if key.rpartition("|")[0] == name}
+        if not found:
+            raise UserError(f"{self.folder}: holds nothing for {name}; continue with the configuration the run was started with")
+        states = {}
+        for key, path in found.items():
+            with safe_open(path, framework="pt") as file:
+                states[key] = file.get_tensor(f"{name}|{key}")
+        return states
+
+    def restore(self, engine: Engine) -> None:
+        """Put everything back into the engine; random generators only where there are as many processes as before."""
+        names = set(engine.state_names)
+
+        def read(name: str) -> States:
+            states = self.states(name)
+            if "ema" in names and "ema" not in states:
+                states["ema"] = states["fp32"]
+            return {key: value for key, value in states.items() if key == "fp32" or key in names}
+
+        engine.load_states(read, self.values["updates"])
+        engine.load_scaler_state(self.values["scaler"])
+        if "ema" in names and rank() == 0 and not any(key.endswith("|ema") for key in self._files):
+            warn(f"{self.folder}: holds no averaged weights; the average starts anew")
+        before = self.values["processes"]
+        if before == world_size():
+            load_random_state(load_tensors(self.folder / TRAINING / RANDOM)[rank()])
+        elif rank() == 0:
+            warn(f"{before} processes before, {world_size()} now: weights, optimizer, average and the order of the data are kept;"
+                 " timesteps and noise are drawn anew, so losses will differ from those of a run that was not stopped")  # fmt: skip
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """Check that a checkpoint is whole. Raises `UserError` saying what is missing."""
+    path = folder / TRAINING / STATE
+    if not path.is_file():
+        raise UserError(f"{folder}: holds weights only, expected {TRAINING}/{STATE} beside them; start a new run from them with --load")
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        files, version = state["files"], state["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); continue from another checkpoint") from error
+    if version != VERSION:
+        raise UserError(f"{path}: found version {version}, expected {VERSION}; continue it with the release that wrote it")
+    for name, size in files.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != size:
+            state_of_it = "is missing" if found is None else f"has {found} bytes in place of {size}"
+            raise UserError(f"{folder / name}: {state_of_it}; continue from another checkpoint")
+    return state
+
+
+def find_run(save: Path, name: str) -> Path:
+    """The newest run under `save` whose name starts with `name` and that has a checkpoint."""
+    runs = [path.parent for path in save.glob(f"{name}*/latest")] if save.is_dir() else []
+    if not runs:
+        raise UserError(f"args.resume: found no run of {name!r} with a checkpoint in {save}; name its folder, --resume FOLDER")
+    return max(runs, key=lambda run: (run / "latest").stat().st_mtime_ns)
+
+
+def open_checkpoint(run: Path) -> SavedState:
+    """The last checkpoint of a run that is whole: what `latest` names, or with a warning one before it."""
+    if not run.is_dir():
+        raise UserError(f"args.resume: {run}: no such folder, expected that of a run; check the path")
+    if run.name.isdigit() and ((run / MODEL_STATES).is_file() or (run / TRAINING).is_dir()):
+        return SavedState(run)
+    steps = checkpoint_steps(run)
+    latest = run / "latest"
+    named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
+    steps = [step for step in steps if not named.isdigit() or step <= int(named)]  # a user may go back by changing `latest`
+    if not steps:
+        raise UserError(f"args.resume: {run}: found no finished checkpoint; start anew without --resume")
+    problems = []
+    for step in reversed(steps):
+        try:
+            saved = SavedState(run / str(step))
+        except UserError as error:
+            problems.append(error)
+            continue
+        for problem in problems if rank() == 0 else ():
+            warn(f"{problem}: taking checkpoint {step}")
+        return saved
+    raise problems[0]
+
+
+def random_state() -> dict[str, Any]:
+    """The state of this process's global random generators, as plain data and tensors."""
+    numpy_state = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": [numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *map(float, numpy_state[2:])],
+        "torch": torch.get_rng_state(),
+    }
+    if _has_device_generator():
+        state["device"] = torch.get_device_module().get_rng_state().cpu()
+    return state
+
+
+def load_random_state(state: dict[str, Any]) -> None:
+    """Put the states of the global random generators back."""
+    version, values, gauss = state["python"]
+    random.setstate((version, tuple(values), gauss))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
+    torch.set_rng_state(state["torch"])
+    if "device" in state and _has_device_generator():
+        torch.get_device_module().set_rng_state(state["device"])
+
+
+def _has_device_generator() -> bool:
+    return torch.accelerator.is_available() and hasattr(torch.get_device_module(), "get_rng_state")
+
+
+def metric_lines_until(path: Path, step: int) -> Iterator[str]:
+    """Lines of a metrics file up to `step`; a line cut short is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            if json.loads(line)["step"] <= step:
+                yield line
+        except (ValueError, KeyError, TypeError):
+            continue

@@ -1,0 +1,81 @@
+"""From a batch of clips to a loss: encode, spoil, drop and noise it, all of it decided by (seed, step, part of the batch)."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from concat_id.config import Config
+from concat_id.data.cache import CachedLatents
+from concat_id.diffusion.denoiser import Condition, Network
+from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_timesteps, drop_conditions
+from concat_id.diffusion.schedule import zero_snr_schedule
+from concat_id.models.autoencoder import VideoAutoencoder
+
+EmbedPrompts = Callable[[list[str]], Tensor]
+"""Captions -> embeddings (B, L, D)."""
+
+
+def generator_of(*key: Any) -> torch.Generator:
+    """A generator on the CPU whose numbers depend on `key` alone, the same on every device."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Objective:
+    """The loss of batches of clips; autoencoder and text encoder stay frozen and outside of ZeRO."""
+
+    def __init__(
+        self, config: Config, autoencoder: VideoAutoencoder, embed: EmbedPrompts, device: torch.device, latents: CachedLatents | None = None
+    ):
+        self.model, self.seed, self.device = config.model, config.args.seed, device
+        self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
+        self.autoencoder, self.embed, self.latents = autoencoder, embed, latents
+        self.schedule = zero_snr_schedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+
+    def training_loss(self, network: Network, batch: dict[str, Any], step: int, part: int, parts: int) -> Tensor:
+        """Loss of micro-batch `part` of the `parts` that make up a step; each draws timesteps from a slice of its own."""
+        generator = generator_of(self.seed, "training", step, part)
+        timestep = draw_timesteps(len(batch["refs"]), generator, part, parts, self.model.schedule.num_timesteps)
+        refs = self.encode_refs(add_pixel_noise(batch["refs"], generator), generator)
+        condition = Condition(self.embed(batch["captions"]).to(self.device), refs)
+        condition = drop_conditions(condition, self.model.ref_image_dropout, self.model.text_dropout, generator)
+        latents = self.encode_video(batch, generator)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        return diffusion_loss(self._cast(network), self.schedule, latents, noise, timestep.to(self.device), condition).mean()
+
+    def validation_losses(self, network: Network, batch: dict[str, Any], timesteps: list[int], key: int) -> list[float]:
+        """Loss of a batch at fixed timesteps with fixed noise; nothing is dropped or spoiled."""
+        condition = Condition(self.embed(batch["captions"]).to(self.device), self.encode_refs(batch["refs"]))
+        latents = self.encode_video(batch)
+        losses = []
+        for timestep in timesteps:
+            noise = torch.randn(latents.shape, generator=generator_of("validation", key, timestep)).to(self.device)
+            at = torch.full((len(latents),), timestep, device=self.device)
+            losses.append(diffusion_loss(self._cast(network), self.schedule, latents, noise, at, condition).mean().item())
+        return losses
+
+    def encode_refs(self, refs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Encode references (B, R, 3, H, W), each alone as a single frame, into (B, R, C, h, w): samples if there is a generator."""
+        frames = refs.flatten(0, 1)[:, :, None].to(self.device)  # (B*R, 3, 1, H, W)
+        latents = self.autoencoder.encode(frames, sample=generator is not None, generator=generator)  # (B*R, 1, C, h, w)
+        return latents.view(*refs.shape[:2], *latents.shape[2:])
+
+    def encode_video(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, T, C, h, w) of the clips, from the cache where they are in it: posterior samples if there is a generator."""
+        if "windows" in batch and self.latents is not None:
+            moments = self.latents.complete(batch, lambda video: self.autoencoder.encode_moments(video.to(self.device)))
+        else:
+            moments = self.autoencoder.encode_moments(batch["video"].to(self.device))
+        mean, std = (tensor.to(self.device) for tensor in moments)
+        return mean if generator is None else mean + std * torch.randn(mean.shape, generator=generator).to(self.device)
+
+    def _cast(self, network: Network) -> Network:
+        """Let the network compute in the run's type."""
+
+        def cast(latents: Tensor, timestep: Tensor, text: Tensor, refs: Tensor | None) -> Tensor:
+            return network(latents.to(self.dtype), timestep, text.to(self.dtype), None if refs is None else refs.to(self.dtype))
+
+        return cast

@@ -1,0 +1,182 @@
+"""What a run starts from: its folder, the network's weights, the clips, and the embeddings of their captions."""
+
+import functools
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from concat_id.config import Config, to_dict
+from concat_id.data.cache import CachedLatents
+from concat_id.data.dataset import ClipDataset
+from concat_id.data.records import Record, read_records
+from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
+from concat_id.distributed import own_share, rank, world_size
+from concat_id.errors import UserError, warn
+from concat_id.files import PROJECT_ROOT, resolve_path, safe_name, written_whole
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.models.text_encoder import TextEncoder
+from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
+from concat_id.training.checkpoint import SavedState, find_run, open_checkpoint
+from concat_id.training.engine import from_first
+from concat_id.training.lora import add_low_rank
+from concat_id.training.objective import EmbedPrompts, generator_of
+from concat_id.weights import content_digest, load_sat_checkpoint, load_strictly
+
+PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
+UNTRAINED = ("transformer.position_embeddings.weight",)  # in the file format, but nothing uses them
+REMEMBERED = 256  # captions whose embeddings stay in memory
+RECORD_FILE = "training_config.yaml"
+
+
+def open_run(config: Config) -> tuple[Path, SavedState | None]:
+    """Make the run's folder, or find the one to continue and its last whole checkpoint; the same for all processes."""
+    args = config.args
+    if args.mode == "inference":
+        raise UserError("args.mode: found inference, expected finetune or pretrain; add a training file to --base")
+    save, name = Path(args.save or "exps"), safe_name(args.experiment_name)
+    if args.resume and args.resume != "false":
+        run = find_run(save, name) if args.resume in ("latest", "true") else Path(args.resume)
+        saved = open_checkpoint(run)
+        run = run.parent if saved.folder == run else run
+        if rank() == 0:
+            print(f"continuing {run} after step {saved.step}", flush=True)
+        return run, saved
+    run = Path(from_first(str(save / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")))
+    if rank() == 0:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{run}: cannot be made ({error.strerror}); choose another folder with --save") from error
+        print(f"writing to {run}", flush=True)
+    dist.barrier()
+    return run, None
+
+
+def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -> None:
+    """Write what the run was started with, versions and commit included, once; continuing leaves it as it is."""
+    for note in notes if rank() == 0 else ():
+        print(f"note: {note}", flush=True)
+    if rank() or (run / RECORD_FILE).exists():
+        return
+    made_with = {"versions": _versions(), "commit": _commit(), "processes": world_size(), "notes": list(notes)}
+    with written_whole(run / RECORD_FILE) as temporary:
+        head = "".join(f"# {line}\n" for line in yaml.safe_dump(made_with, sort_keys=False).splitlines())
+        temporary.write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def load_network(config: Config, saved: SavedState | None) -> DiffusionTransformer:
+    """The transformer on the CPU in the type of the run: of the checkpoint, of `args.load`, or new to pretrain."""
+    dtype: torch.dtype = getattr(torch, config.args.dtype_name)
+    lora = config.model.lora
+    source = saved.folder if saved and not lora else config.args.load
+    if source is None and config.args.mode == "pretrain":
+        network = DiffusionTransformer(config.model.transformer).to(dtype)
+        network.initialize_weights(generator_of(config.args.seed, "weights"))
+    elif source is None:
+        raise UserError("args.load: missing, expected the folder of a SAT checkpoint; set it, or mode: pretrain to start from nothing")
+    else:
+        network = DiffusionTransformer(config.model.transformer, device="meta")
+        checkpoint = load_sat_checkpoint(resolve_path(source), trust=config.args.trust_checkpoint)
+        tensors = {name: tensor.clone() for name, tensor in checkpoint.state_dict.items()}  # not pages of a file that may be removed
+        load_strictly(network, tensors, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=dtype)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in UNTRAINED)
+    if lora:
+        names = add_low_rank(network, lora, generator_of(config.args.seed, "lora"))
+        for name, parameter in network.named_parameters() if saved else ():
+            if parameter.requires_grad:
+                parameter.data.copy_(saved.states(name)["fp32"])
+        if rank() == 0:
+            print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
+    return network.train()
+
+
+def load_autoencoder(config: Config, device: torch.device) -> VideoAutoencoder:
+    """The frozen VAE, in the type of the run."""
+    model = config.model
+    dtype: torch.dtype = getattr(torch, config.args.dtype_name)
+    return VideoAutoencoder.from_config(model.autoencoder, model.scale_factor, config.args.trust_checkpoint, dtype, device)
+
+
+def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
+    """Records for training and for validation, with no more people than the model takes."""
+    args, most = config.args, config.model.transformer.max_refs
+    if not args.train_data:
+        raise UserError("args.train_data: missing, expected training lists (JSON) or folders; set it")
+    lists = []
+    for paths in (args.train_data, args.valid_data):
+        records = read_records([resolve_path(path) for path in paths]) if paths else []
+        for record in records:
+            if record.num_refs > most:
+                raise UserError(f"{record.source}: image_path: found {record.num_refs} people, expected at most {most}; remove some")
+        lists.append(records)
+    return lists[0], lists[1]
+
+
+def open_latent_cache(config: Config) -> CachedLatents | None:
+    """The cache of encoded clips, if one is wanted; its contents belong to one autoencoder."""
+    if not config.args.latent_cache:
+        return None
+    model = config.model
+    identity = [content_digest(resolve_path(model.autoencoder.path)), model.scale_factor, config.args.dtype_name]
+    return CachedLatents(Path(config.args.latent_cache), identity)
+
+
+def build_data(
+    config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: CachedLatents | None = None
+) -> tuple[EpochSampler, ClipLoader]:
+    """The order of the clips for this process, and the loader that follows it."""
+    dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
+    sampler = EpochSampler(dataset.num_refs, micro_batch_size, rank(), world_size(), config.args.seed)
+    return sampler, build_loader(dataset, sampler, config.args.num_workers)
+
+
+def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:
+    """Embed every caption once, shared among the processes and kept on disk, and let go of the text encoder."""
+    args = config.args
+    cache = Path(args.save or "exps") / ".prompt_embeddings"
+    dtype: torch.dtype = getattr(torch, args.dtype_name)
+    encoder = TextEncoder.from_config(config.model.text_encoder, dtype, device, cache, trust=args.trust_checkpoint)
+    captions = sorted({record.caption for record in records})
+    cut = [caption for caption in captions if encoder.truncated_part(caption)]
+    if cut and rank() == 0:
+        limit = config.model.text_encoder.max_length
+        warn(f"{len(cut)} of {len(captions)} captions are longer than {limit} tokens and are cut off, the first is {cut[0][:60]!r}")
+    for caption in own_share(captions):
+        encoder.encode([caption])
+    encoder.unload()
+    dist.barrier()
+
+    @functools.lru_cache(REMEMBERED)
+    def embedding(caption: str) -> torch.Tensor:
+        return encoder.encode([caption])[0].cpu()
+
+    return lambda prompts: torch.stack([embedding(prompt) for prompt in prompts]).to(device)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _commit() -> str | None:
+    """The project's git commit, if it has one."""
+    try:
+        command = ["git", "-C", str(PROJECT_ROOT), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"})
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,107 @@
+"""What a run tells: a line on the screen, exact numbers in metrics.jsonl, curves for TensorBoard and, if asked, Weights & Biases."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from concat_id.config import Args
+from concat_id.errors import UserError
+from concat_id.files import written_whole
+from concat_id.training.checkpoint import metric_lines_until
+
+METRICS = "metrics.jsonl"
+
+
+class Progress:
+    """The first process's reporter; `step` is where the run starts, and what was written for later steps is dropped."""
+
+    def __init__(self, run: Path, args: Args, samples_per_step: int, step: int = 0):
+        self.run, self.args, self.samples_per_step = run, args, samples_per_step
+        self.began, self.first_step, self.last = time.monotonic(), step, (time.monotonic(), step)
+        lines = list(metric_lines_until(run / METRICS, step))
+        with written_whole(run / METRICS) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self.file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self.writer = _tensorboard(run, step) if args.tensorboard else None
+        self.wandb = _wandb(run, args) if args.wandb else None
+
+    def step(self, step: int, values: dict[str, float], memory_gib: float) -> None:
+        """Record the numbers of one step; every `log_interval` steps and at the first and last one, print a line."""
+        self._write(step, values)
+        if step % self.args.log_interval and step not in (self.first_step + 1, self.args.train_iters):
+            return
+        now, (then, last_step) = time.monotonic(), self.last
+        rate = (step - last_step) / max(now - then, 1e-9)
+        self.last = now, step
+        curves = values | {"samples_per_s": rate * self.samples_per_step, "memory_gib": memory_gib}
+        self._curves(step, {f"train/{name}": value for name, value in curves.items()})
+        left = (self.args.train_iters - step) / max((step - self.first_step) / max(now - self.began, 1e-9), 1e-9)
+        print(
+            f"step {step}/{self.args.train_iters}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  gradient {values['gradient_norm']:.3f}"
+            f"  {rate * self.samples_per_step:.2f} samples/s  {memory_gib:.1f} GiB  {_duration(left)} left",
+            flush=True,
+        )
+
+    def validation(self, step: int, loss: float) -> None:
+        """Record a validation loss."""
+        self._write(step, {"validation_loss": loss})
+        self._curves(step, {"validation/loss": loss})
+        print(f"step {step}/{self.args.train_iters}  validation loss {loss:.4f}", flush=True)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Show a contact sheet of a sampled video."""
+        if self.writer:
+            self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            self.writer.flush()
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({name: wandb.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self.file.close()
+        if self.writer:
+            self.writer.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def _curves(self, step: int, values: dict[str, float]) -> None:
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+        if self.wandb:
+            self.wandb.log(values, step=step)
+
+
+def _tensorboard(run: Path, step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        print("tensorboardX is not installed: no curves, only metrics.jsonl", file=sys.stderr)
+        return None
+    return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+
+
+def _wandb(run: Path, args: Args) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("args.wandb: found true, but wandb is not installed; install it or set wandb: false") from error
+    return wandb.init(project=args.wandb_project_name, name=run.name, dir=str(run), resume="allow", id=run.name)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

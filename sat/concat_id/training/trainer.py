@@ -1,0 +1,152 @@
+"""The loop: batches in, steps, and in between a line, a validation, a checkpoint."""
+
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from concat_id.config import Config
+from concat_id.data.sampling import EpochSampler
+from concat_id.distributed import rank, world_size
+from concat_id.errors import UserError, warn
+from concat_id.training.checkpoint import CheckpointError, SavedState, save_checkpoint
+from concat_id.training.engine import Engine, all_reduce
+from concat_id.training.objective import Objective
+from concat_id.training.optimizer import learning_rate_factor
+from concat_id.training.progress import Progress
+from concat_id.training.validation import Validation
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PATIENCE = 5.0  # seconds in which further signals are the same one: torchrun passes on what its processes have got already
+
+
+class Trainer:
+    """Takes `train_iters` steps from where `saved` left off; SIGTERM or Ctrl-C in any process makes all of them save and stop."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        engine: Engine,
+        objective: Objective,
+        sampler: EpochSampler,
+        validation: Validation | None = None,
+        saved: SavedState | None = None,
+    ):
+        self.config, self.args, self.run, self.engine = config, config.args, run, engine
+        self.objective, self.sampler, self.validation = objective, sampler, validation
+        self.done, self.saved_at = 0, None
+        self.noted, self.stopped_by = 0, 0  # signal that this process got; signal that all have agreed to stop for
+        if saved is not None:
+            saved.restore(engine)
+            sampler.load_state_dict(saved.values["sampler"])
+            self.done = self.saved_at = saved.step
+        samples = engine.settings.micro_batch_size * engine.settings.accumulation * world_size()
+        self.progress = Progress(run, self.args, samples, self.done) if rank() == 0 else None
+
+    def train(self, batches: Iterable[dict[str, Any]]) -> int:
+        """Train to the end; returns 0, or 128 + the number of the signal that stopped it."""
+        try:
+            with self._listening():
+                self._steps(iter(batches))
+                if self.saved_at != self.done:
+                    self._save(last=True)
+        except torch.OutOfMemoryError as error:
+            remedy = "set checkpoint_activations, a higher ZeRO stage or offload_optimizer, or shorten the clips"
+            raise UserError(f"step {self.done + 1}: out of memory ({' '.join(str(error).split())[:100]}); {remedy}") from error
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            remedy = f"continue with --resume from step {self.saved_at}" if self.saved_at else "start again"
+            raise UserError(f"step {self.done + 1}: lost another process ({str(error).splitlines()[0][-80:]}); {remedy}") from error
+        finally:
+            if self.progress:
+                self.progress.close()
+        return 128 + self.stopped_by if self.stopped_by else 0
+
+    def _steps(self, batches: Iterator[dict[str, Any]]) -> None:
+        while self.done < self.args.train_iters and not self.stopped_by:
+            self._step(batches)
+            if self.stopped_by:
+                return
+            if self.validation and (self.done % self.args.eval_interval == 0 or self.done == self.args.train_iters):
+                self._validate()
+            if self.done % self.args.save_interval == 0 and self.done < self.args.train_iters:
+                self._save(last=False)
+
+    def _step(self, batches: Iterator[dict[str, Any]]) -> None:
+        factor = learning_rate_factor(self.done, self.args.train_iters, self.args.lr_decay_style, self.args.warmup_iters)
+        rate, total = self.engine.set_learning_rate(factor), 0.0
+        accumulation = self.engine.settings.accumulation
+        for number in range(accumulation):
+            part = number * world_size() + rank()
+            loss = self.objective.training_loss(self.engine, next(batches), self.done, part, accumulation * world_size())
+            self.engine.accumulate(loss)
+            total += loss.item() / accumulation
+        self.done += 1
+        # one meeting a step: the mean loss, and whether any process was told to stop
+        (total,) = all_reduce([total / world_size()], self.engine.device)
+        self.stopped_by = int(all_reduce([self.noted], self.engine.device, dist.ReduceOp.MAX)[0])
+        if not math.isfinite(total):
+            remedy = "check clips and weights, or try a smaller --lr"
+            if self.saved_at:
+                remedy += f", with --resume from step {self.saved_at}"
+            raise UserError(f"step {self.done}: the loss is {total}, expected a number; {remedy}")
+        if self.progress:
+            values = {"loss": total, "lr": rate, "gradient_norm": self.engine.gradient_norm}
+            self.progress.step(self.done, values, self.engine.memory_gib())
+
+    def _validate(self) -> None:
+        if self.args.eval_iters:
+            loss = self.validation.loss(self.engine)
+            if self.progress:
+                self.progress.validation(self.done, loss)
+        if self.args.eval_samples:
+            for name, sheet in self.validation.write_samples(self.engine, self.done).items():
+                self.progress.picture(self.done, name, sheet)
+
+    def _save(self, last: bool) -> None:
+        """Save; one that fails on the way is worth a warning, the last one the run."""
+        began = time.monotonic()
+        state = {"sampler": self.sampler.state_dict(), "accumulation": self.engine.settings.accumulation}
+        try:
+            save_checkpoint(self.run, self.done, self.engine, state, self.objective.dtype, self.args.keep_checkpoints)
+        except CheckpointError as error:
+            if last:
+                raise
+            if rank() == 0:
+                warn(f"{error}; training goes on")
+            return
+        self.saved_at = self.done
+        if rank() == 0:
+            print(f"saved {self.run / str(self.done)} in {time.monotonic() - began:.1f} s", flush=True)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Note signals instead of dying of them; another Ctrl-C later on interrupts at once."""
+        first = time.monotonic()
+
+        def note(number: int, _: Any) -> None:
+            nonlocal first
+            if not self.noted:
+                first = time.monotonic()
+            elif number == signal.SIGINT and time.monotonic() - first > PATIENCE:
+                raise KeyboardInterrupt
+            else:
+                return
+            self.noted = number
+            if rank() == 0:
+                print(f"{signal.Signals(number).name}: finishing this step, then saving", flush=True)
+
+        before = {number: signal.signal(number, note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

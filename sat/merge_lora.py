@@ -1,0 +1,41 @@
+"""Merge low-rank weights into those they were trained on: `python sat/merge_lora.py --load MODEL --lora exps/RUN/STEP --output FOLDER`.
+
+The result is a checkpoint like any other, for `--load` of sat/sample_video.py or sat/train_video.py. STEP-ema holds averaged weights.
+"""
+
+import argparse
+
+from concat_id.errors import run
+from concat_id.startup import prepare_process
+
+
+def main() -> int:
+    """Load, merge, write."""
+    prepare_process()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load", required=True, metavar="FOLDER", help="checkpoint of the transformer that was fine-tuned")
+    parser.add_argument("--lora", required=True, metavar="FOLDER", help="folder with lora.safetensors")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the merged checkpoint, which must not exist")
+    arguments = parser.parse_args()
+
+    from pathlib import Path
+
+    import torch
+
+    from concat_id.files import folder_written_whole, resolve_path
+    from concat_id.training.lora import load_low_rank, merged
+    from concat_id.weights import SAT_PREFIX, load_sat_checkpoint
+
+    low_rank, scale = load_low_rank(resolve_path(arguments.lora))
+    weights = merged(load_sat_checkpoint(resolve_path(arguments.load)).state_dict, low_rank, scale)
+    with folder_written_whole(Path(arguments.output)) as folder:
+        (folder / "merged").mkdir()
+        module = {SAT_PREFIX + name: tensor for name, tensor in weights.items()}
+        torch.save({"module": module}, folder / "merged" / "mp_rank_00_model_states.pt")
+        (folder / "latest").write_text("merged")
+    print(f"{arguments.output}: {len(low_rank) // 2} layers merged")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,81 @@
+"""Fine-tune on clips with references: `python sat/train_video.py --base MODEL.yaml TRAINING.yaml [--resume] [options]`.
+
+Alone or under torchrun. The run's folder gets checkpoints, metrics.jsonl, TensorBoard files and sampled videos. SIGTERM and
+Ctrl-C save first; --resume goes on from the last checkpoint as if nothing had happened.
+"""
+
+import dataclasses
+import os
+import time
+
+from concat_id.errors import UserError, run
+from concat_id.startup import prepare_process
+
+
+def main() -> int:
+    """Train; what all processes find wrong, the first one tells, after which torchrun ends the others."""
+    try:
+        return train()
+    except UserError:
+        time.sleep(3 if os.environ.get("RANK", "0") != "0" else 0)
+        raise
+
+
+def train() -> int:
+    """Read the clips, load the networks, take the steps."""
+    prepare_process()
+    from concat_id.command_line import read_command_line
+    from concat_id.config import load_config
+
+    bases, overrides = read_command_line(__doc__)
+    config = load_config(bases, overrides)
+
+    from concat_id.data.dataset import ClipDataset
+    from concat_id.distributed import choose_device, world_size
+    from concat_id.training import preparation as prepare
+    from concat_id.training.engine import Engine, start_processes
+    from concat_id.training.objective import Objective
+    from concat_id.training.settings import engine_settings
+    from concat_id.training.trainer import Trainer
+    from concat_id.training.validation import Validation
+
+    settings = engine_settings(config, world_size())
+    records, valid_records = prepare.read_lists(config)
+    device = choose_device(config.args.device)
+    start_processes(device)
+    folder, saved = prepare.open_run(config)
+    prepare.record_configuration(folder, config, settings.notes)
+
+    embed = prepare.embed_captions(config, [*records, *valid_records], device)
+    autoencoder = prepare.load_autoencoder(config, device)
+    latents = prepare.open_latent_cache(config)
+    objective = Objective(config, autoencoder, embed, device, latents)
+    sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents)
+    validation = None
+    if valid_records:
+        clips = ClipDataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
+        validation = Validation(config, clips, objective, make_sampler(config, device), folder / "samples")
+
+    engine = Engine(prepare.load_network(config, saved), settings, device)
+    trainer = Trainer(config, folder, engine, objective, sampler, validation, saved)
+    return trainer.train(loader)
+
+
+def make_sampler(config, device):
+    """The sampling of validation videos, as long and as large as the training clips, for any network."""
+    from concat_id.pipelines.cogvideox import ConcatIDPipeline
+
+    frames = (config.data.max_num_frames - 1) // config.model.transformer.time_compressed_rate + 1
+    sampling = {"sampling_image_size": config.data.video_size, "sampling_num_frames": frames, "memory": "high"}
+    config = dataclasses.replace(config, args=dataclasses.replace(config.args, **sampling))
+    pipeline = ConcatIDPipeline(config, device)
+
+    def sample(network, prompt_embeds, ref_latents):
+        pipeline.transformer = network
+        return pipeline.sample(prompt_embeds, ref_latents, config.args.seed)
+
+    return sample
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,77 @@
+"""Training in this process, on batches made of seeded noise; `python tests/training/alone.py` writes the golden losses."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS.parent / "sat"), str(TESTS)]
+
+import torch  # noqa: E402
+
+GOLDEN = TESTS / "golden" / "training_losses.json"
+CPU = torch.device("cpu")
+
+
+def noise(*key, shape) -> torch.Tensor:
+    from concat_id.training.objective import generator_of
+
+    return torch.randn(shape, generator=generator_of("test", *key))
+
+
+def batches(start: int = 0, frames: int = 5, num_refs: int = 1):
+    """Batches without end; `start` leaves out those used before."""
+    number = start
+    while True:
+        video, refs = noise("video", number, shape=(1, 3, frames, 64, 96)), noise("refs", number, shape=(1, num_refs, 3, 64, 96))
+        yield {"video": video.tanh(), "refs": refs.tanh(), "captions": [f"caption {number}"], "indices": [number]}
+        number += 1
+
+
+def embed(prompts: list[str]) -> torch.Tensor:
+    return torch.stack([noise("text", prompt, shape=(16, 32)) for prompt in prompts])
+
+
+def make_trainer(config, folder: Path, saved=None, validation=None):
+    """A trainer of the small random model that `config` names."""
+    from concat_id.data.sampling import EpochSampler
+    from concat_id.training.engine import Engine, start_processes
+    from concat_id.training.objective import Objective
+    from concat_id.training.preparation import load_autoencoder, load_network
+    from concat_id.training.settings import engine_settings
+    from concat_id.training.trainer import Trainer
+
+    start_processes(CPU)
+    folder.mkdir(parents=True, exist_ok=True)
+    objective = Objective(config, load_autoencoder(config, CPU), embed, CPU)
+    engine = Engine(load_network(config, saved), engine_settings(config, 1), CPU)
+    return Trainer(config, folder, engine, objective, EpochSampler([1] * 4), validation and validation(objective), saved)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def train_golden(setup, folder: Path) -> list[float]:
+    """Six steps of configs/debug.yaml's model, with random weights."""
+    config = setup.config(folder, train_iters=6, save_interval=100)
+    make_trainer(config, folder).train(batches())
+    return losses(folder)
+
+
+if __name__ == "__main__":
+    from concat_id.startup import prepare_process
+
+    prepare_process()
+    sys.path.insert(0, str(TESTS / "training"))
+    from conftest import Setup
+    from tiny_model import write_tiny_model
+
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "data").mkdir()
+        setup = Setup(Path(name) / "data", write_tiny_model(Path(name) / "model"))
+        found = train_golden(setup, Path(name) / "run")
+    GOLDEN.write_text(json.dumps({"made_by": "python tests/training/alone.py", "losses": found}, indent=2) + "\n")
+    print(found)

@@ -1,0 +1,90 @@
+"""A small data set, a training file for the model of configs/debug.yaml, and a way to train it with several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from concat_id.config import load_config
+from concat_id.files import PROJECT_ROOT as ROOT
+from concat_id.video import write_video
+
+TRAINING = {
+    "args": {
+        "mode": "finetune", "experiment_name": "run", "train_iters": 10, "save_interval": 5, "log_interval": 1, "eval_interval": 1000,
+        "eval_iters": 0, "eval_samples": 0, "num_workers": 0, "bf16": False, "ema_decay": 0.9, "tensorboard": False,
+    },
+    "data": {"video_size": [64, 96], "fps": 8, "max_num_frames": 5, "skip_frms_num": 0},
+    "deepspeed": {
+        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": 2},
+        "optimizer": {"type": "sat.ops.FusedEmaAdam", "params": {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 1e-4}},
+    },
+}  # fmt: skip
+
+
+def write_clips(folder: Path, count: int = 5) -> Path:
+    """Write clips of moving stripes with a picture each, and the list of them."""
+    entries, random = [], np.random.default_rng(0)
+    for index in range(count):
+        colour = random.integers(40, 200, 3)
+        stripes = (np.arange(96)[None, :] + 7 * np.arange(12)[:, None]) // 8 % 2  # (F, W)
+        frames = (stripes[:, None, :, None] * 50 + np.broadcast_to(colour, (12, 64, 96, 3))).astype(np.uint8)
+        write_video(folder / f"clip_{index}.mp4", frames, 8)
+        Image.fromarray(frames[0]).save(folder / f"person_{index}.png")
+        caption = f"a man in red {'hat ' * index}"
+        entries.append({"video_path": f"clip_{index}.mp4", "caption": caption, "image_path": f"person_{index}.png"})
+    (folder / "list.json").write_text(json.dumps(entries))
+    return folder / "list.json"
+
+
+class Setup:
+    """Files to train from, and the process that trains."""
+
+    def __init__(self, folder: Path, model: Path):
+        """Write the data and the training file under `folder`."""
+        self.folder, self.model, self.server = folder, model, None
+        self.list = write_clips(folder)
+        args = TRAINING["args"] | {"train_data": [str(self.list)], "valid_data": [str(self.list)]}
+        (folder / "training.yaml").write_text(yaml.safe_dump(TRAINING | {"args": args}))
+        self.bases = [str(ROOT / "configs" / "debug.yaml"), str(model), str(folder / "training.yaml")]
+
+    def config(self, save: Path, deepspeed: dict | None = None, **overrides):
+        """Configuration of a run that saves under `save`."""
+        config = load_config(self.bases, {"save": str(save), **overrides})
+        config.deepspeed |= deepspeed or {}
+        return config
+
+    def train(self, save: Path, *arguments: str, processes: int = 1, base: dict | None = None, **request):
+        """Train through the entry script; returns (exit codes, what was said, folder of the newest run or None)."""
+        if self.server is None:
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            command = [sys.executable, str(Path(__file__).with_name("forked.py"))]
+            self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+        bases = list(self.bases)
+        if base is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            (save / "own.yaml").write_text(yaml.safe_dump(base))
+            bases.append(str(save / "own.yaml"))
+        asked = {"arguments": ["--base", *bases, "--save", str(save), *arguments], "processes": processes, "folder": str(save), **request}
+        self.server.stdin.write(json.dumps(asked) + "\n")
+        self.server.stdin.flush()
+        answer = json.loads(self.server.stdout.readline())
+        runs = sorted((path.parent for path in save.glob("run-*/metrics.jsonl")), key=lambda run: run.stat().st_mtime_ns)
+        return answer["codes"], answer["output"], runs[-1] if runs else None
+
+
+@pytest.fixture(scope="session")
+def setup(tmp_path_factory, tiny_model):
+    """Data, configuration and processes, made once."""
+    made = Setup(tmp_path_factory.mktemp("training data"), tiny_model)
+    yield made
+    if made.server is not None:
+        made.server.stdin.close()
+        made.server.wait(30)

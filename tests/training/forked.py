@@ -1,0 +1,96 @@
+"""Runs sat/train_video.py as one or several processes without importing its libraries each time: this process has them and forks.
+
+Reads requests as lines of JSON from stdin and answers each with a line: {"codes": [...], "output": text of all processes}.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 240.0  # seconds a run may take
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def start(arguments: list[str], environment: dict[str, str], output: Path) -> int:
+    child = os.fork()
+    if child:
+        return child
+    descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.environ.update(environment)
+    sys.argv = ["train_video.py", *arguments]
+    code = 1
+    try:
+        from concat_id.errors import run
+        from train_video import main
+
+        run(main)
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def steps_done(folder: Path) -> int:
+    """The last step in the metrics of the newest run under `folder`."""
+    files = sorted(folder.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+    lines = files[-1].read_text().splitlines() if files else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+def serve(request: dict) -> dict:
+    processes, folder = request["processes"], Path(request["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    output = folder / "output.txt"
+    output.unlink(missing_ok=True)
+    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} | request.get("environment", {})
+    environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    running = {start(request["arguments"], environment, output): rank for rank, environment in enumerate(environments)}
+    children, codes, end, told = list(running), {}, time.monotonic() + LIMIT, False
+    while running:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child:
+            codes[running.pop(child)] = os.waitstatus_to_exitcode(status)
+        if request.get("signal") and steps_done(folder) >= request["at_step"]:
+            for target in children[: request.get("targets", processes)]:
+                os.kill(target, request["signal"])
+            request["signal"] = None
+        failed = any(code not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT) for code in codes.values())
+        if running and failed and not told:  # as torchrun does
+            told, end = True, min(end, time.monotonic() + 20)
+            for target in running:
+                os.kill(target, signal.SIGTERM)
+        if running and time.monotonic() > end:
+            for target in running:
+                os.kill(target, signal.SIGKILL)
+        time.sleep(0.01)
+    return {"codes": [codes[rank] for rank in range(processes)], "output": output.read_text()}
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "sat"))
+    from concat_id.startup import prepare_process
+
+    prepare_process()
+    import concat_id.pipelines.cogvideox
+    import concat_id.training.preparation
+    import concat_id.training.trainer  # noqa: F401
+
+    for line in sys.stdin:
+        answer = json.dumps(serve(json.loads(line)))
+        print(answer, flush=True)

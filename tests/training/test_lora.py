@@ -1,0 +1,81 @@
+"""Low-rank products: nothing at first, equal to the merged weights later, small on disk, and continued exactly."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from concat_id.config import LoraConfig
+from concat_id.errors import UserError
+from concat_id.models.transformer import DiffusionTransformer
+from concat_id.training.checkpoint import open_checkpoint
+from concat_id.training.lora import add_low_rank, load_low_rank, low_rank_scale, merged
+from concat_id.weights import load_sat_checkpoint, load_strictly
+
+spec = importlib.util.spec_from_file_location("alone", Path(__file__).with_name("alone.py"))
+alone = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(alone)
+
+
+def network_of(config) -> DiffusionTransformer:
+    network = DiffusionTransformer(config.model.transformer)
+    load_strictly(network, load_sat_checkpoint(config.args.load).state_dict, "tiny")
+    return network
+
+
+@torch.no_grad()
+def velocity(network) -> torch.Tensor:
+    inputs = alone.noise("latents", shape=(1, 2, 16, 8, 12)), torch.tensor([500]), alone.embed(["a man"])
+    return network(*inputs, alone.noise("ref", shape=(1, 1, 16, 8, 12)))
+
+
+def test_products_change_nothing_before_training_and_equal_merged_weights_after(setup, tmp_path):
+    config = setup.config(tmp_path)
+    plain, network = network_of(config), network_of(config)
+    names = add_low_rank(network, LoraConfig(rank=4, alpha=8.0), torch.Generator().manual_seed(0))
+    assert len(names) == 4 and low_rank_scale(network) == 2.0 and low_rank_scale(plain) is None
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 8 and all(name.endswith((".down.weight", ".up.weight")) for name in trained)
+    assert torch.equal(velocity(network), velocity(plain))
+    for name, parameter in network.named_parameters():
+        if name in trained:
+            parameter.data.normal_(generator=torch.Generator().manual_seed(len(name)), std=0.1)
+    low_rank = {name: parameter.data for name, parameter in network.named_parameters() if name in trained}
+    load_strictly(plain, merged(plain.state_dict(), low_rank, 2.0), "merged")
+    assert (velocity(network) - velocity(plain)).abs().max() < 1e-4
+    assert (velocity(network_of(config)) - velocity(plain)).abs().max() > 1e-2
+
+
+def test_a_run_saves_little_continues_exactly_and_merges(setup, tmp_path):
+    config = setup.config(tmp_path, train_iters=4, save_interval=2)
+    config.model.lora = LoraConfig(rank=4, alpha=4.0)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    alone.make_trainer(config, whole).train(alone.batches())
+    shutil.copytree(whole / "2", parts / "2")
+    shutil.copy(whole / "metrics.jsonl", parts)
+    alone.make_trainer(config, parts, open_checkpoint(parts)).train(alone.batches(start=2))
+    assert alone.losses(parts) == alone.losses(whole)
+    for tag in ("4", "4-ema"):
+        (mine, scale), (theirs, _) = load_low_rank(parts / tag), load_low_rank(whole / tag)
+        assert scale == 1.0 and all(torch.equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
+    assert sum(file.stat().st_size for file in (whole / "4").rglob("*") if file.is_file()) < 500_000
+    command = [sys.executable, str(ROOT / "sat" / "merge_lora.py"), "--load", config.args.load, "--lora", str(whole / "4")]
+    done = subprocess.run([*command, "--output", str(tmp_path / "merged")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after = load_sat_checkpoint(config.args.load).state_dict, load_sat_checkpoint(tmp_path / "merged").state_dict
+    different = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
+
+
+def test_mistakes(setup, tmp_path):
+    with pytest.raises(UserError, match="model.lora.targets: found nothing.here, which match no linear layer"):
+        add_low_rank(network_of(setup.config(tmp_path)), LoraConfig(rank=2, targets=("nothing.here",)), torch.Generator())
+    with pytest.raises(UserError, match="lora.safetensors: cannot be read"):
+        load_low_rank(tmp_path)
+    with pytest.raises(UserError, match="does not fit the weights"):
+        merged({"a.weight": torch.zeros(2, 3)}, {"a.down.weight": torch.zeros(1, 2), "a.up.weight": torch.zeros(2, 1)}, 1.0)

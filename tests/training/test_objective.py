@@ -1,0 +1,105 @@
+"""What training draws and spoils, and that it depends on (seed, step, part) alone."""
+
+import pytest
+import torch
+
+from concat_id.diffusion.denoiser import Condition
+from concat_id.diffusion.loss import add_pixel_noise, draw_timesteps, drop_conditions
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.training.objective import Objective, generator_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("parts", [1, 3, 8])
+def test_parts_share_the_timesteps(parts):
+    drawn = [draw_timesteps(20_000, generator_of(parts, part), part, parts) for part in range(parts)]
+    joined = torch.cat(drawn)
+    assert (int(joined.min()), int(joined.max())) == (0, 999)
+    assert all(int(low.max()) < int(high.min()) for low, high in zip(drawn, drawn[1:], strict=False))
+    counts = torch.bincount(drawn[0], minlength=1000)[: 1000 // parts].float()
+    assert counts.min() > 0 and abs(float(drawn[0].float().mean()) - 500 / parts) < 10
+
+
+def test_more_parts_than_timesteps():
+    assert [draw_timesteps(1, generator_of(0), part, 12, 5).item() for part in range(12)] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+def test_noise_of_references_has_the_released_strength():
+    noise = add_pixel_noise(torch.zeros(200, 2, 3, 16, 16), generator_of(1))
+    log_sigma = noise.flatten(2).std(dim=2).log()
+    assert abs(log_sigma.mean() + 3) < 0.1 and abs(log_sigma.std() - 0.5) < 0.06
+    assert (log_sigma[:, 0] - log_sigma[:, 1]).abs().mean() > 0.3  # each picture its own
+
+
+def test_dropping():
+    condition = Condition(torch.ones(4, 2, 3), torch.ones(4, 1, 2, 2, 2))
+    texts, refs = [], []
+    for number in range(2000):
+        dropped = drop_conditions(condition, 0.1, 0.2, generator_of(number))
+        texts.append(dropped.prompt_embeds.mean(dim=(1, 2)))
+        refs.append(dropped.ref_latents.flatten(1).mean(dim=1))
+    texts, refs = torch.stack(texts), torch.stack(refs)
+    assert set(texts.unique().tolist()) == set(refs.unique().tolist()) == {0.0, 1.0}
+    assert abs(texts.mean() - 0.8) < 0.02 and abs(refs.mean() - 0.9) < 0.02
+    assert (refs.min(dim=1).values == refs.max(dim=1).values).all()  # all of a batch or none
+    assert (texts.min(dim=1).values != texts.max(dim=1).values).any()  # sample by sample
+    assert torch.equal(drop_conditions(condition, 0, 0, generator_of(0)).prompt_embeds, condition.prompt_embeds)
+
+
+@pytest.fixture(scope="module")
+def objective(setup, tmp_path_factory):
+    """The objective of the small random model, with a text encoder's stand-in."""
+    config = setup.config(tmp_path_factory.mktemp("objective"))
+    autoencoder = VideoAutoencoder.from_config(config.model.autoencoder, config.model.scale_factor)
+    return Objective(config, autoencoder, lambda prompts: torch.ones(len(prompts), 16, 32), CPU)
+
+
+def record(objective, calls, step, part, parts=2):
+    batch = {
+        "video": torch.randn(1, 3, 5, 32, 32, generator=generator_of("video")).tanh(),
+        "refs": torch.zeros(1, 2, 3, 32, 32), "captions": ["a"],
+    }  # fmt: skip
+
+    def network(latents, timestep, text, refs):
+        calls.append((latents, timestep, text, refs))
+        return torch.zeros_like(latents)
+
+    return objective.training_loss(network, batch, step, part, parts)
+
+
+def test_everything_follows_from_seed_step_and_part(objective):
+    first, again, other_step, other_part = [], [], [], []
+    asked = (first, 3, 0), (again, 3, 0), (other_step, 4, 0), (other_part, 3, 1)
+    losses = [record(objective, calls, step, part) for calls, step, part in asked]
+    assert losses[0] == losses[1] and all(torch.equal(one, two) for one, two in zip(first[0], again[0], strict=True))
+    for other in (other_step, other_part):
+        assert not torch.equal(first[0][0], other[0][0]) and not torch.equal(first[0][3], other[0][3])
+    assert first[0][1] < 500 <= other_part[0][1]
+    assert first[0][0].shape == (1, 2, 16, 4, 4) and first[0][3].shape == (1, 2, 16, 4, 4)
+
+
+def test_clips_are_posterior_samples_in_training_and_means_in_validation(objective):
+    batch = {"video": torch.randn(1, 3, 5, 32, 32).tanh()}
+    mean, std = objective.autoencoder.encode_moments(batch["video"])
+    assert torch.equal(objective.encode_video(batch), mean)
+    noise = torch.randn(mean.shape, generator=generator_of(5))
+    torch.testing.assert_close(objective.encode_video(batch, generator_of(5)), mean + std * noise)
+
+
+def test_references_are_encoded_alone(objective):
+    refs = torch.randn(2, 2, 3, 32, 32).tanh()
+    both = objective.encode_refs(refs)
+    assert both.shape == (2, 2, 16, 4, 4)
+    torch.testing.assert_close(both[1, 0], objective.autoencoder.encode(refs[1:, 0, :, None])[0, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_validation_is_the_same_every_time(objective):
+    batch = {"video": torch.zeros(1, 3, 5, 32, 32), "refs": torch.zeros(1, 1, 3, 32, 32), "captions": ["a"]}
+
+    def network(latents, timestep, text, refs):
+        return latents * 0.5
+
+    losses = objective.validation_losses(network, batch, [10, 900], 0)
+    assert losses == objective.validation_losses(network, batch, [10, 900], 0) and losses[0] != losses[1]
+    assert losses != objective.validation_losses(network, batch, [10, 900], 1)

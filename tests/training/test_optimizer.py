@@ -1,0 +1,45 @@
+"""AdamW with an average, and the course of the learning rate."""
+
+import pytest
+import torch
+
+from concat_id.training.optimizer import EmaAdamW, learning_rate_factor
+
+
+def test_updates_are_those_of_adamw_and_averages_follow():
+    torch.manual_seed(0)
+    start = torch.randn(5)
+    mine, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    settings = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    own, torchs, average = EmaAdamW([mine], ema_decay=0.5, **settings), torch.optim.AdamW([theirs], **settings), start.clone()
+    for step in range(1, 12):
+        mine.grad = theirs.grad = torch.randn(5)
+        own.step()
+        torchs.step()
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * mine.detach()
+    assert torch.equal(mine, theirs)
+    torch.testing.assert_close(own.state[mine]["ema"], average)
+
+
+def test_states_can_be_made_before_the_first_step():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = EmaAdamW([parameter], ema_decay=0.9)
+    optimizer.prepare([parameter])
+    assert set(optimizer.state[parameter]) == {"step", "exp_avg", "exp_avg_sq", "ema"}
+    assert torch.equal(optimizer.state[parameter]["ema"], torch.ones(3))
+    without = EmaAdamW([parameter])
+    without.prepare([parameter])
+    assert "ema" not in without.state[parameter]
+
+
+@pytest.mark.parametrize("style, warmup, expected", [
+    (None, 0, [1, 1, 1, 1, 1]),
+    ("constant", 2, [0.5, 1, 1, 1, 1]),
+    ("linear", 0, [1, 0.75, 0.5, 0.25, 0]),
+    ("cosine", 0, [1, 0.853553, 0.5, 0.146447, 0]),
+    ("linear", 2, [0.5, 1, 1, 0.5, 0]),
+    ("cosine", 4, [0.25, 0.5, 0.75, 1, 1]),
+])  # fmt: skip
+def test_learning_rate(style, warmup, expected):
+    assert [learning_rate_factor(step, 4, style, warmup) for step in range(5)] == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,96 @@
+"""Training with two processes, killed and continued, equals training that was not; and what signals and half-written files do."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from concat_id.weights import load_sat_checkpoint
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def states(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in (run / str(step) / "training").glob("states-*") for name, tensor in load_file(file).items()}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys() and first
+    assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
+
+
+@pytest.fixture(scope="module")
+def whole(setup, tmp_path_factory):
+    """Ten steps of two processes at a stretch."""
+    codes, said, run = setup.train(tmp_path_factory.mktemp("whole"), processes=2)
+    assert codes == [0, 0], said
+    return run
+
+
+def test_killed_and_continued_equals_uninterrupted(setup, whole, tmp_path):
+    codes, said, run = setup.train(tmp_path, "--train_iters", "1000", processes=2, signal=signal.SIGKILL, at_step=6)
+    assert codes == [-9, -9], said
+    assert (run / "latest").read_text() == "5" and len(metrics(run)) >= 6
+    shutil.copytree(run / "5", run / ".10.partial")  # killed while writing
+    (run / "7").mkdir()
+    codes, said, again = setup.train(tmp_path, "--resume", processes=2)
+    assert codes == [0, 0] and again == run, said
+    assert f"continuing {run} after step 5" in said
+    assert metrics(run) == metrics(whole)
+    assert [line["step"] for line in metrics(run)] == list(range(1, 11))
+    assert_equal(states(run, 10), states(whole, 10))
+    for tag in ("10", "10-ema"):
+        assert_equal(load_sat_checkpoint(run / tag).state_dict, load_sat_checkpoint(whole / tag).state_dict)
+
+
+def test_losses_fall_and_averages_differ_from_weights(whole):
+    weights, averages = (load_sat_checkpoint(whole / tag).state_dict for tag in ("10", "10-ema"))
+    assert weights.keys() == averages.keys()
+    different = [name for name in weights if not torch.equal(weights[name], averages[name])]
+    assert len(different) == len(weights) - 1  # all but SAT's unused positions
+
+
+def test_accumulating_equals_more_processes(setup, whole, tmp_path):
+    base = {"deepspeed": {"gradient_accumulation_steps": 2}}
+    codes, said, run = setup.train(tmp_path, processes=1, base=base)
+    assert codes == [0], said
+    for mine, theirs in zip(metrics(run), metrics(whole), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+    mine, theirs = (load_sat_checkpoint(path / "10").state_dict for path in (run, whole))
+    assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-3 * 10  # ten steps of Adam at lr 1e-3
+
+
+def test_another_number_of_processes_goes_on_and_says_what_is_kept(setup, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / whole.name)
+    codes, said, run = setup.train(tmp_path, "--resume", str(tmp_path / whole.name), "--train_iters", "11", processes=1)
+    assert codes == [0], said
+    assert "2 processes before, 1 now: weights, optimizer, average and the order of the data are kept" in said
+    state = json.loads((run / "11" / "training" / "state.json").read_text())
+    assert (state["step"], state["updates"], state["sampler"], state["processes"]) == (11, 11, {"samples": 21}, 1)
+    assert len(metrics(run)) == 11
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_one_process_saves_in_all(setup, tmp_path, number, code):
+    endless = "--train_iters", "1000", "--save_interval", "900"
+    codes, said, run = setup.train(tmp_path, *endless, processes=2, signal=number, at_step=2, targets=1)
+    assert codes == [code, code], said
+    step = int((run / "latest").read_text())
+    assert step == metrics(run)[-1]["step"] and states(run, step)
+    assert "finishing this step, then saving" in said
+
+
+def test_a_lost_process_is_told_and_loses_nothing(setup, whole, tmp_path):
+    endless = "--train_iters", "1000", "--save_interval", "5"
+    codes, said, run = setup.train(tmp_path, *endless, processes=2, signal=signal.SIGKILL, at_step=6, targets=1)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert codes == [-9, 2] and len(errors) == 1, said
+    assert "lost another process" in errors[0] and "continue with --resume from step 5" in errors[0] and "Traceback" not in said
+    assert_equal(states(run, 5), states(whole, 5))

@@ -1,0 +1,119 @@
+"""DeepSpeed's configuration from released and own files, and what is refused."""
+
+import pytest
+from conftest import ROOT
+
+from concat_id.config import load_config
+from concat_id.errors import UserError
+from concat_id.training.settings import engine_settings
+
+RELEASED = """
+args: {mode: finetune, train_data: [list.json], split: "1,0,0", no_load_rng: True, force_train: True}
+data: {target: data_video.FaceJsonMultiPerSFTDataset, params: {video_size: [480, 720], fps: 8, max_num_frames: 49, skip_frms_num: 3.}}
+deepspeed:
+  train_micro_batch_size_per_gpu: 1
+  gradient_accumulation_steps: 1
+  steps_per_print: 50
+  gradient_clipping: 0.1
+  zero_optimization: {stage: 2, cpu_offload: false, contiguous_gradients: false, overlap_comm: true, reduce_scatter: true,
+    reduce_bucket_size: 1000000000, allgather_bucket_size: 1000000000, load_from_fp32_weights: false}
+  zero_allow_untested_optimizer: true
+  bf16: {enabled: True}
+  fp16: {enabled: False}
+  loss_scale: 0
+  loss_scale_window: 400
+  hysteresis: 2
+  min_loss_scale: 1
+  optimizer: {type: sat.ops.FusedEmaAdam, params: {lr: 0.00001, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 1e-4}}
+  activation_checkpointing: {partition_activations: false, contiguous_memory_optimization: false}
+  wall_clock_breakdown: false
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Settings of the released training file with keys of `deepspeed:` and `args:` changed; None removes."""
+
+    def read(text=RELEASED, world_size=8, args=None, **changes):
+        (tmp_path / "training.yaml").write_text(text)
+        config = load_config([ROOT / "configs" / "cogvideox_5b.yaml", tmp_path / "training.yaml"], args or {})
+        config.deepspeed = {name: value for name, value in (config.deepspeed | changes).items() if value is not None}
+        return engine_settings(config, world_size)
+
+    return read
+
+
+def test_released_files_reach_the_engine(read):
+    settings = read()
+    assert settings.optimizer == {"lr": 1e-5, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 1e-4, "ema_decay": 0.9999}
+    assert (settings.micro_batch_size, settings.accumulation, settings.zero_stage) == (1, 1, 2)
+    given = settings.deepspeed
+    assert given["gradient_clipping"] == 0.1 and given["bf16"]["enabled"] is True and given["fp16"]["enabled"] is False
+    assert given["zero_optimization"]["overlap_comm"] is True and given["zero_optimization"]["reduce_bucket_size"] == 10**9
+    assert "optimizer" not in given and "loss_scale" not in given
+    assert [note for note in settings.notes if "sat.ops.FusedEmaAdam stands for torch's AdamW" in note] == list(settings.notes)
+    import deepspeed
+
+    parsed = deepspeed.DeepSpeedConfig(given)
+    assert parsed.zero_optimization_stage == 2 and parsed.bfloat16_config.enabled and not parsed.float16_config.enabled
+
+
+def test_the_projects_files_say_the_same(read):
+    for kind in ("single_identity", "two_identities"):
+        own = load_config([ROOT / "configs" / "cogvideox_5b.yaml", ROOT / "configs" / "training" / f"sft_{kind}.yaml"])
+        settings, released = engine_settings(own, 8), read()
+        assert settings.optimizer == released.optimizer and settings.notes == ()
+        assert own.args.dtype_name == "bfloat16" and own.model.transformer.checkpoint_activations
+        assert (own.data.video_size, own.data.fps, own.data.max_num_frames, own.data.skip_frms_num) == ((480, 720), 8, 49, 3)
+        for name, value in settings.deepspeed["zero_optimization"].items():
+            assert released.deepspeed["zero_optimization"][name] == value
+
+
+def test_the_command_line_goes_first(read):
+    settings = read(args={"lr": "2e-4", "bf16": "false", "fp16": "true", "ema_decay": "0"})
+    assert (settings.optimizer["lr"], settings.optimizer["ema_decay"]) == (2e-4, 0)
+    fp16 = settings.deepspeed["fp16"]
+    assert fp16 == {"enabled": True, "loss_scale": 0, "loss_scale_window": 400, "hysteresis": 2, "min_loss_scale": 1}
+    assert settings.deepspeed["bf16"]["enabled"] is False
+
+
+@pytest.mark.parametrize("given, expected", [
+    ({"train_batch_size": 32, "gradient_accumulation_steps": None}, (1, 4)),
+    ({"train_batch_size": 32, "train_micro_batch_size_per_gpu": None, "gradient_accumulation_steps": 2}, (2, 2)),
+    ({"train_micro_batch_size_per_gpu": 3, "gradient_accumulation_steps": 5}, (3, 5)),
+    ({"train_micro_batch_size_per_gpu": None, "gradient_accumulation_steps": None}, (1, 1)),
+])  # fmt: skip
+def test_batch_sizes(read, given, expected):
+    settings = read(**given)
+    assert (settings.micro_batch_size, settings.accumulation) == expected
+    assert "train_batch_size" not in settings.deepspeed
+
+
+@pytest.mark.parametrize("given, stage, said", [
+    ({"zero_optimization": None}, 1, "1 in place of 0"),
+    ({"zero_optimization": {"stage": 3}}, 3, None),
+])  # fmt: skip
+def test_stages(read, given, stage, said):
+    settings = read(**given)
+    assert settings.zero_stage == stage and any(said in note for note in settings.notes) == bool(said) if said else True
+
+
+def test_offload_by_either_name(read):
+    settings = read(zero_optimization={"stage": 2, "cpu_offload": True})
+    assert settings.deepspeed["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    assert settings.deepspeed["zero_force_ds_cpu_optimizer"] is False
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"optimizer": {"type": "Lion"}}, "deepspeed.optimizer.type: found 'Lion', expected AdamW"),
+    ({"optimizer": {"type": "AdamW", "params": {"momentum": 1}}}, "deepspeed.optimizer.params.momentum: unknown key"),
+    ({"optimizer": {"type": "AdamW", "params": {"lr": "fast"}}}, "deepspeed.optimizer.params.lr: found 'fast', expected a number"),
+    ({"scheduler": {"type": "WarmupLR"}}, "args.lr_decay_style"),
+    ({"zero_optimization": {"stage": 4}}, "found 4, expected 0, 1, 2 or 3"),
+    ({"train_batch_size": 9}, "deepspeed.train_batch_size: found 9, expected 1 a process x 1 accumulated x 8 processes"),
+    ({"gradient_accumulation_steps": 0}, "deepspeed.gradient_accumulation_steps: found 0"),
+])  # fmt: skip
+def test_what_cannot_be_is_named(read, given, message):
+    with pytest.raises(UserError) as error:
+        read(**given)
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,140 @@
+"""Training in one process: golden losses, exact continuation in bf16 and other stages, lr = 0, and disks that are full."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from concat_id.errors import UserError
+from concat_id.pipelines.cogvideox import ConcatIDPipeline
+from concat_id.training import checkpoint
+from concat_id.training.checkpoint import CheckpointError, find_run, open_checkpoint, random_state
+from concat_id.weights import load_sat_checkpoint
+
+spec = importlib.util.spec_from_file_location("alone", Path(__file__).with_name("alone.py"))
+alone = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(alone)
+
+
+def weights(run: Path, tag: str) -> dict[str, torch.Tensor]:
+    return load_sat_checkpoint(run / tag).state_dict
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_losses_are_golden(setup, tmp_path):
+    expected = json.loads(alone.GOLDEN.read_text())["losses"]
+    assert alone.train_golden(setup, tmp_path) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage, bf16", [(0, False), (1, True), (2, True), (3, True)])
+def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16):
+    deepspeed = {"zero_optimization": {"stage": stage}}
+    config = setup.config(tmp_path, deepspeed, train_iters=4, save_interval=2, bf16=bf16, lr_decay_style="cosine", warmup_iters=2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    alone.make_trainer(config, whole).train(alone.batches())
+    shutil.copytree(whole / "2", parts / "2")
+    (parts / "latest").write_text("2\n")
+    shutil.copy(whole / "metrics.jsonl", parts)
+    alone.make_trainer(config, parts, open_checkpoint(parts)).train(alone.batches(start=2))
+    assert alone.losses(parts) == alone.losses(whole) and len(alone.losses(whole)) == 4
+    assert same(weights(parts, "4"), weights(whole, "4")) and same(weights(parts, "4-ema"), weights(whole, "4-ema"))
+    assert not same(weights(whole, "4"), weights(whole, "2"))
+    assert {tensor.dtype for tensor in weights(whole, "4").values()} == {torch.bfloat16 if bf16 else torch.float32}
+
+
+def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
+    config = setup.config(tmp_path, train_iters=2)
+    alone.make_trainer(config, tmp_path).train(alone.batches())
+    other = setup.config(tmp_path, {"zero_optimization": {"stage": 3}}, train_iters=2)
+    engine = alone.make_trainer(other, tmp_path, open_checkpoint(tmp_path)).engine
+    saved = open_checkpoint(tmp_path)
+    for name, master, states in engine.full_states():
+        expected = saved.states(name)
+        assert torch.equal(master, expected.pop("fp32")) and states.keys() == expected.keys()
+        assert all(torch.equal(states[key], expected[key]) for key in states)
+    assert engine.updates == 2
+
+
+def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):
+    def sample(load):
+        pipeline = ConcatIDPipeline(setup.config(tmp_path, load=str(load), bf16=True), alone.CPU)
+        refs = pipeline.encode_references([Image.linear_gradient("L").convert("RGB").resize((96, 64))])
+        return pipeline.decode(pipeline.sample(alone.embed(["a man"]), refs, seed=3))
+
+    config = setup.config(tmp_path, train_iters=2, lr=0, bf16=True, eval_interval=1)
+    alone.make_trainer(config, tmp_path / "run").train(alone.batches())
+    before = sample(config.args.load)
+    assert torch.equal(before, sample(tmp_path / "run")) and torch.equal(before, sample(tmp_path / "run" / "2-ema"))
+    changed = setup.config(tmp_path, train_iters=2, lr=1e-2, bf16=True)
+    alone.make_trainer(changed, tmp_path / "changed").train(alone.batches())
+    assert not torch.equal(before, sample(tmp_path / "changed"))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(setup, tmp_path, monkeypatch, capsys):
+    real, full = torch.save, {"on": True}
+
+    def save(content, path, **options):
+        if full["on"] and isinstance(path, Path):
+            path.write_bytes(b"half")
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+        real(content, path, **options)
+
+    def steps():
+        for number, batch in enumerate(alone.batches()):
+            full["on"] = number < 3
+            yield batch
+
+    monkeypatch.setattr(checkpoint.torch, "save", save)
+    config = setup.config(tmp_path, train_iters=4, save_interval=2)
+    alone.make_trainer(config, tmp_path).train(steps())
+    said = capsys.readouterr().err
+    assert "warning: checkpoint 2: " in said and "free some space" in said and "training goes on" in said
+    assert (tmp_path / "latest").read_text() == "4" and not list(tmp_path.glob(".*.partial")) and not (tmp_path / "2").exists()
+    full["on"] = True
+    with pytest.raises(CheckpointError, match="checkpoint 5: .*free some space"):
+        again = setup.config(tmp_path, train_iters=5)
+        alone.make_trainer(again, tmp_path, open_checkpoint(tmp_path)).train(alone.batches(start=3))
+    assert open_checkpoint(tmp_path).step == 4
+
+
+def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
+    config = setup.config(tmp_path, train_iters=6, save_interval=1, keep_checkpoints=3)
+    run = tmp_path / "run-1"
+    alone.make_trainer(config, run).train(alone.batches())
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["4", "4-ema", "5", "5-ema", "6", "6-ema"]
+    assert find_run(tmp_path, "run") == run and open_checkpoint(run).step == 6
+    states = run / "6" / "training" / "states-0000.safetensors"
+    states.write_bytes(states.read_bytes()[:-8])
+    assert open_checkpoint(run).step == 5
+    assert "states-0000.safetensors: has" in capsys.readouterr().err
+    (run / "5" / "training" / "state.json").unlink()
+    assert open_checkpoint(run).step == 4
+    (run / "latest").write_text("3")
+    with pytest.raises(UserError, match="found no finished checkpoint"):
+        open_checkpoint(run)
+    with pytest.raises(UserError, match="holds weights only.*--load"):
+        open_checkpoint(run / "5")
+    with pytest.raises(UserError, match="found no run of 'other'"):
+        find_run(tmp_path, "other")
+
+
+def test_global_generators_come_back(tmp_path):
+    before = random_state()
+    drawn = torch.rand(3)
+    checkpoint.load_random_state(before)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_not_a_number_is_told(setup, tmp_path):
+    config = setup.config(tmp_path, train_iters=2)
+    poisoned = ({**batch, "video": batch["video"] * float("nan")} for batch in alone.batches())
+    with pytest.raises(UserError, match="step 1: the loss is nan"):
+        alone.make_trainer(config, tmp_path).train(poisoned)
+    assert not (tmp_path / "latest").exists()
