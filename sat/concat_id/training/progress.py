@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from concat_id.config import Args
-from concat_id.errors import UserError
+from concat_id.errors import UserError, warn
 from concat_id.files import written_whole
 from concat_id.training.checkpoint import metric_lines_until
 
@@ -72,8 +72,11 @@ class Progress:
             self.wandb.finish()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+        except OSError as error:  # a full disk must not end the run
+            warn(f"{self.run / METRICS}: could not be written ({error.strerror}); training goes on")
 
     def _curves(self, step: int, values: dict[str, float]) -> None:
         if self.writer:
