@@ -4,10 +4,9 @@ Each line `prompt@@image[@@image]` of the prompt file becomes a folder with the 
 sheet and info.json. Finished lines are skipped when run again. Under torchrun the processes share the lines.
 """
 
-import sys
 from pathlib import Path
 
-from concat_id.errors import UserError, run
+from concat_id.errors import run
 from concat_id.startup import prepare_process
 
 
@@ -20,9 +19,9 @@ def main() -> int:
     bases, overrides = read_command_line(__doc__)
     config = load_config(bases, overrides)
 
-    from concat_id.distributed import choose_device
+    from concat_id.distributed import choose_device, wait_if_failed
     from concat_id.pipelines.cogvideox import ConcatIDPipeline
-    from concat_id.pipelines.generation import embed_prompts, find_jobs, make_videos, prepare_jobs, result_settings
+    from concat_id.pipelines.generation import conclude, embed_prompts, find_jobs, make_videos, prepare_jobs, result_settings
 
     device = choose_device(config.args.device)
     jobs, problems = find_jobs(config)
@@ -30,14 +29,10 @@ def main() -> int:
     prepared, unprepared = prepare_jobs(jobs, config, settings, device)
     pipeline = ConcatIDPipeline(config, device, cache_dir=Path(config.args.output_dir) / ".prompt_embeddings")
     embed_prompts(prepared, pipeline)
-    failures = make_videos(prepared, pipeline, settings)
-    for item in prepared:
-        print(item.job.folder)
-    for problem in (problems := [*problems, *unprepared, *failures]):
-        print(f"error: {problem}", file=sys.stderr)
-    if problems and len(problems) == len(jobs):
-        raise UserError(f"none of {len(jobs)} lines could be made")
-    return 1 if problems else 0
+    made, failures = make_videos(prepared, pipeline, settings)
+    code = conclude(made, [*problems, *unprepared, *failures])
+    wait_if_failed(code != 0)
+    return code
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ count_processes() {
     PROCESSES="${NPROC_PER_NODE:-$gpus}"
     [[ "$PROCESSES" =~ ^[0-9]+$ ]] || fail "NPROC_PER_NODE: found $PROCESSES, expected a number of processes"
     # torchrun's own choice is one thread
-    [ "$gpus" -gt 0 ] || [ "$PROCESSES" -lt 2 ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(((($(nproc) - 1) / PROCESSES) + 1))}"
+    [ "$PROCESSES" -lt 2 ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(((($(nproc) - 1) / PROCESSES) + 1))}"
 }
 
 launch() {

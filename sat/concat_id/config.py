@@ -68,7 +68,7 @@ class SamplerConfig:
     """
 
     name: SamplerName = "sde_dpmpp_2m"
-    num_inference_steps: int = bounded(50, low=1)
+    num_inference_steps: int = bounded(50, low=2)
     guidance: GuidanceName = "constant"
     guidance_scale: float = bounded(6.0, low=0)
     guidance_exponent: float = bounded(5.0, low=0)
@@ -155,7 +155,7 @@ class Args:
         None, "model", "latent frames: n makes 4(n-1)+1 frames, 1 a portrait picture (default: the model's longest)"
     )
     sampling_fps: int = option(8, "model", "frames per second of the files", low=1)
-    num_inference_steps: int | None = option(None, "model", "denoising steps (default: the model's)", low=1)
+    num_inference_steps: int | None = option(None, "model", "denoising steps (default: the model's)", low=2)
     guidance_scale: float | None = option(None, "model", "strength of the text (default: the model's)", low=0)
     guidance: GuidanceName | None = option(None, "model", "course of the guidance scale (default: the model's)")
     sampler: SamplerName | None = option(None, "model", "sampler (default: the model's)")

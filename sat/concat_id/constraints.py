@@ -51,6 +51,8 @@ def _constraints(config: "Config") -> Iterator[tuple[str, bool, str]]:
     yield "model.autoencoder.block_out_channels", enough, f"enough levels to shorten the video {rate} times"
     steps = config.model.schedule.num_timesteps
     yield "model.sampler.num_inference_steps", config.model.sampler.num_inference_steps <= steps, f"at most the schedule's {steps} steps"
+    whole = config.model.sampler.guidance != "dynamic" or config.model.sampler.guidance_exponent.is_integer()
+    yield "model.sampler.guidance_exponent", whole, "a whole number with dynamic guidance, whose base is negative at times"
     yield "args.sampling_image_size", fits(args.sampling_image_size), size
     yield "args.sampling_num_frames", args.sampling_num_frames is None or 1 <= args.sampling_num_frames <= frames, span
     yield "data.video_size", fits(data.video_size), size

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
+from torch.distributed.rendezvous import rendezvous
 
 from concat_id.errors import UserError
 
@@ -31,16 +33,28 @@ def own_share(items: Sequence[Item]) -> list[Item]:
     return list(items[rank() :: world_size()])
 
 
+def wait_if_failed(failed: bool) -> None:
+    """Say that this process is done, and if it failed wait until the others are: torchrun stops all once one has failed."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    forever = timedelta(days=365)
+    store, own, size = next(iter(rendezvous("env://", rank(), world_size(), timeout=forever)))
+    store.set(f"done/{own}", "yes")
+    if failed:
+        store.wait([f"done/{other}" for other in range(size)], forever)
+
+
 def choose_device(name: str) -> torch.device:
     """Turn "auto" into this process's accelerator or else the CPU; other names are taken as torch's.
 
     Raises `UserError` for a device that is not there.
     """
     if name == "auto":
-        accelerator = _accelerator()
-        return torch.device("cpu") if accelerator is None else torch.device(accelerator, local_rank())
+        name = _accelerator() or "cpu"
     try:
         device = torch.device(name)
+        if device.type != "cpu" and device.index is None:
+            device = torch.device(device.type, local_rank())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]

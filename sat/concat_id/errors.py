@@ -10,7 +10,17 @@ class UserError(Exception):
 
 def warn(message: str) -> None:
     """Print one line that does not stop the run."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def report(problem: object) -> None:
+    """Print what went wrong, in one line."""
+    print(f"error: {one_line(problem)}", file=sys.stderr, flush=True)
+
+
+def one_line(message: object) -> str:
+    """Put a message that quotes a prompt, a path or a library on one line."""
+    return " ".join(str(message).split())
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -18,7 +28,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        report(error)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

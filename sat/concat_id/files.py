@@ -39,6 +39,16 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder and try it, so that hours of work do not end in a folder that takes no file. Raises `UserError`."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here ({error.strerror}); choose another folder") from error
+
+
 def remove_partial_files(folder: Path) -> None:
     """Remove what killed processes left of `written_whole` in a folder."""
     for file in Path(folder).glob(".*.partial*"):
@@ -97,6 +107,6 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 def resolve_path(path: str | Path) -> Path:
     """Find a path of a configuration: as it is, or else from the project's root, so that commands work from any folder."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # unlike Path.expanduser and Path.exists, these take any text for a path
     from_root = PROJECT_ROOT / path
-    return from_root if not path.exists() and from_root.exists() else path
+    return from_root if not os.path.exists(path) and os.path.exists(from_root) else path

@@ -16,4 +16,5 @@ def prepare_process() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns while it finds that out by itself
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"Image size .* could be decompression bomb")  # photographs of 90 megapixels
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|wandb|sat|pydantic")

@@ -1,16 +1,18 @@
 """Videos and pictures as files to look at."""
 
+import re
+import subprocess
 import textwrap
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
-import imageio
+import imageio_ffmpeg
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from concat_id.errors import UserError
 from concat_id.files import written_whole
 
 QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
@@ -23,11 +25,21 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 frames (F, H, W, 3) as H.264 that every player reads (yuv420p); H and W even."""
-    settings = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "output_params": QUALITY}
-    with written_whole(path) as temporary, closing(imageio.get_writer(temporary, format="FFMPEG", mode="I", fps=fps, **settings)) as writer:
-        for frame in frames:
-            writer.append_data(frame)
+    """Write uint8 frames (F, H, W, 3) as H.264 that every player reads (yuv420p); H and W even.
+
+    Raises `UserError` where the encoder fails, as it does on a full disk.
+    """
+    pixels = np.ascontiguousarray(frames, dtype=np.uint8)
+    height, width = pixels.shape[1:3]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY]
+    with written_whole(path) as temporary:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, *target, str(temporary)]
+        encoder = subprocess.run(command, input=pixels.data.cast("B"), capture_output=True)
+        if encoder.returncode:
+            told = encoder.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {encoder.returncode}"]
+            reason = re.sub(r"^(\[[^]]*\] *)+", "", told[-1])
+            raise UserError(f"{path}: the video could not be written ({reason}); free some space or choose another folder")
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

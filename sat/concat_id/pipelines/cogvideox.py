@@ -64,6 +64,10 @@ class ConcatIDPipeline:
             raise UserError(f"args.attention_kernel: {kernel} cannot run on {where}; choose another or auto")
         mixin.attention_kernel = kernel
 
+    def _finer(self) -> str:
+        """What to try against overflow, as the end of a message."""
+        return {"bfloat16": "or try --bf16 false", "float16": "or try --bf16"}.get(self.config.args.dtype_name, "or download them again")
+
     def load(self) -> None:
         """Load transformer and autoencoder now, so that what is wrong with their files is told once and early."""
         _ = self.transformer, self.autoencoder
@@ -109,12 +113,14 @@ class ConcatIDPipeline:
             denoise = guided_denoiser(network, steps, condition, scale, batched=not self.placement.frugal)
             latents = SAMPLERS[sampler.name](denoise, start, steps, noise_like, lambda step, x: on_step(step))
         if not torch.isfinite(latents).all():
-            raise UserError("the model gave NaN or infinite latents; check that the weights belong to this model, or try --bf16 false")
+            raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
         return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Turn latents (1, T, C, H, W) into one video (3, F, H, W) in [-1, 1] on the CPU, F = 4 (T - 1) + 1."""
         with self.placement.on_device(self.autoencoder) as autoencoder:
-            video = autoencoder.decode(latents.to(self.placement.device, self.dtype), tiled=self.placement.frugal)
+            video = autoencoder.decode(latents.to(self.placement.device), tiled=self.placement.frugal)
+        if not torch.isfinite(video).all():
+            raise UserError(f"the autoencoder gave NaN or infinite pixels; check its weights, {self._finer()}")
         return video[0].float().cpu()

@@ -11,14 +11,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config import Config, to_dict
-from concat_id.distributed import local_rank, own_share
-from concat_id.errors import UserError, warn
+from concat_id.distributed import local_rank, own_share, rank
+from concat_id.errors import UserError, report, warn
 from concat_id.face.models import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
-from concat_id.files import remove_partial_files, resolve_path
+from concat_id.files import check_writable, resolve_path
 from concat_id.pipelines.cogvideox import ConcatIDPipeline
 from concat_id.pipelines.jobs import Job, make_job, read_prompt_file
-from concat_id.pipelines.results import save_info, save_references, save_sample
+from concat_id.pipelines.placement import memory_checked
+from concat_id.pipelines.results import begin, save_info, save_references, save_sample
 from concat_id.weights import content_digest, find_sat_checkpoint
 
 
@@ -33,17 +34,21 @@ class Prepared:
 
 
 def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
-    """The job of the command line's --prompt, or else those of `args.input_file`, and what is wrong with the other lines."""
+    """The job of the command line's --prompt, or else those of `args.input_file`, and what is wrong with the other lines.
+
+    Of several processes the first alone is told what is wrong.
+    """
     args, max_refs = config.args, config.model.transformer.max_refs
     if args.prompt:
         return [make_job(0, args.prompt, args.image, Path(args.output_dir), "--prompt", max_refs)], []
     if not args.input_file:
         raise UserError("args.input_file: missing, expected a prompt file; set it, or give --prompt and --image")
-    return read_prompt_file(Path(args.input_file), Path(args.output_dir), max_refs)
+    jobs, problems = read_prompt_file(Path(args.input_file), Path(args.output_dir), max_refs)
+    return jobs, problems if rank() == 0 else []
 
 
 def result_settings(config: Config) -> dict[str, Any]:
-    """Everything but prompt and pictures that a result depends on, files by content; --memory and --device are not part of it.
+    """Everything but prompt and pictures that a result depends on: weights by content, face models by folder, not --memory or --device.
 
     Raises `UserError` for weights that are not there, before anything takes long.
     """
@@ -69,21 +74,37 @@ def result_settings(config: Config) -> dict[str, Any]:
     }
 
 
+def unfinished_jobs(share: Sequence[Job], settings: dict[str, Any], overwrite: bool) -> tuple[list[tuple[Job, str]], list[str]]:
+    """The jobs to be made, each with its fingerprint, and what is wrong with those whose pictures cannot be read.
+
+    `share` is this process's own: what is finished may change while others start, so it has no say in who makes what.
+    """
+    pending, problems = [], []
+    for job in share:
+        try:
+            fingerprint = job.fingerprint(settings)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if overwrite or not job.is_finished(fingerprint):
+            pending.append((job, fingerprint))
+    finished = len(share) - len(pending) - len(problems)
+    if finished:
+        print(f"{finished} of {len(share)} are finished already; --overwrite makes them again")
+    return pending, problems
+
+
 def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device) -> tuple[list[Prepared], list[str]]:
-    """Leave out finished jobs, take this process's share, and prepare its references; returns what failed as messages."""
-    pending = [(job, job.fingerprint(settings)) for job in jobs]
-    if not config.args.overwrite:
-        pending = [(job, fingerprint) for job, fingerprint in pending if not job.is_finished(fingerprint)]
-    if local_rank() == 0 and len(pending) < len(jobs):
-        print(f"{len(jobs) - len(pending)} of {len(jobs)} are finished already; --overwrite makes them again")
-    share = own_share(pending)
-    if not share:
-        return [], []
+    """Take this process's share, leave out finished jobs, and prepare the others' references; returns what failed as messages."""
+    pending, problems = unfinished_jobs(own_share(jobs), settings, config.args.overwrite)
+    if not pending:
+        return [], problems
+    check_writable(Path(config.args.output_dir))
     detector, parser, notices = load_face_models(config.model.faces, device)
     for notice in notices:
         warn(notice)
-    prepared, problems = [], []
-    for job, fingerprint in share:
+    prepared = []
+    for job, fingerprint in pending:
         try:
             pictures = [prepare_reference(image, config.args.sampling_image_size, detector, parser) for image in job.images]
         except UserError as error:
@@ -98,36 +119,54 @@ def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], 
 
 def embed_prompts(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline) -> None:
     """Embed all prompts at once, so that the text encoder is gone before sampling starts."""
+    if not prepared:
+        return
     for item in prepared:
         cut = pipeline.text_encoder.truncated_part(item.job.prompt)
         if cut:
             limit = pipeline.config.model.text_encoder.max_length
             warn(f"{item.job.source}: the prompt is longer than {limit} tokens; this end of it is cut off: {cut!r}")
-    embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
+    with memory_checked():
+        embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
     for item, embedding in zip(prepared, embeddings, strict=True):
         item.prompt_embeds = embedding
 
 
-def make_videos(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline, settings: dict[str, Any]) -> list[str]:
-    """Make one video after the other under one progress bar; a failing job does not stop the others. Returns the failures."""
+def make_videos(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline, settings: dict[str, Any]) -> tuple[list[Path], list[str]]:
+    """Make one video after the other under one progress bar; a failing job does not stop the others.
+
+    Returns the folders made, and what failed as messages.
+    """
     if not prepared:
-        return []
-    pipeline.load()
-    problems, samples = [], pipeline.config.args.batch_size
+        return [], []
+    with memory_checked():
+        pipeline.load()
+    made, problems, samples = [], [], pipeline.config.args.batch_size
     total = len(prepared) * samples * pipeline.config.model.sampler.num_inference_steps
     with tqdm(total=total, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
         for number, item in enumerate(prepared, 1):
             bar.set_description(f"video {number}/{len(prepared)}")
             try:
-                _make(item, pipeline, settings, samples, bar)
+                with memory_checked():
+                    _make(item, pipeline, settings, samples, bar)
+                made.append(item.job.folder)
             except UserError as error:
                 problems.append(f"{item.job.source}: {error}")
-    return problems
+    return made, problems
+
+
+def conclude(made: Sequence[Path], problems: Sequence[str]) -> int:
+    """Print the folders made, then what is wrong with the other lines; returns the exit code, 1 if any line failed."""
+    for folder in made:
+        print(folder, flush=True)
+    for problem in problems:
+        report(problem)
+    return 1 if problems else 0
 
 
 def _make(item: Prepared, pipeline: ConcatIDPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
     job, args = item.job, pipeline.config.args
-    remove_partial_files(job.folder)
+    begin(job)
     files, made = save_references(job, item.references), []
     pictures = [reference.image for reference in item.references]
     ref_latents = pipeline.encode_references(pictures)

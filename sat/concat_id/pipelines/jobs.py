@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,18 @@ class Job:
     source: str
 
     def fingerprint(self, settings: dict[str, Any]) -> str:
-        """Hash of everything the result depends on: prompt, pictures, and `settings` (model, seed, sizes, steps)."""
-        content = {"prompt": self.prompt, "images": [file_digest(image) for image in self.images], **settings}
+        """Hash of everything the result depends on: prompt, pictures, and `settings` (model, seed, sizes, steps).
+
+        Raises `UserError` for a picture that cannot be read.
+        """
+        content = {"prompt": self.prompt, "images": [self._digest(image) for image in self.images], **settings}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _digest(self, image: Path) -> str:
+        try:
+            return file_digest(image)
+        except OSError as error:
+            raise UserError(f"{self.source}: {image}: the picture cannot be read ({error.strerror}); check its permissions") from error
 
     def is_finished(self, fingerprint: str) -> bool:
         """Whether the folder holds the result of exactly this job."""
@@ -47,8 +57,9 @@ def make_job(index: int, prompt: str, images: list[str], output_dir: Path, sourc
         raise UserError(f"{source}: {len(images)} reference images, the model takes at most {max_refs}; remove some")
     paths = tuple(resolve_path(image) for image in images)
     for image, path in zip(images, paths, strict=True):
-        if not path.is_file():
-            raise UserError(f"{source}: reference image {image!r} does not exist; check the path")
+        if not os.path.isfile(path):  # which takes any text for a path
+            found = "has no name" if not image else "is a folder" if os.path.isdir(path) else "does not exist"
+            raise UserError(f"{source}: reference image {image[:200]!r} {found}, expected a picture file; check the path")
     return Job(index, prompt, paths, output_dir / f"{index:04d}_{safe_name(prompt)}", source)
 
 
@@ -58,7 +69,7 @@ def read_prompt_file(path: Path, output_dir: Path, max_refs: int) -> tuple[list[
     Raises `UserError` when the file is missing, not text, or has no line at all.
     """
     try:
-        lines = resolve_path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = resolve_path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such prompt file; set args.input_file or give --prompt and --image") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -6,6 +6,20 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from concat_id.errors import UserError
+
+
+@contextmanager
+def memory_checked() -> Iterator[None]:
+    """Turn the end of the memory into a `UserError` that says what needs less of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            needs_less = "--memory low, a smaller --sampling_image_size or fewer --sampling_num_frames"
+            raise UserError(f"found too little memory ({str(error)[:120]}); try {needs_less}") from error
+        raise
+
 
 class Placement:
     """Moves modules as the memory mode says.

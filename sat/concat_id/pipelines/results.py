@@ -1,6 +1,7 @@
 """What a finished job leaves behind: the video, what the model saw, a sheet to look at, and how it was made."""
 
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -9,11 +10,19 @@ from PIL import Image
 from torch import Tensor
 
 from concat_id.face.reference import PreparedReference
-from concat_id.files import write_json
+from concat_id.files import remove_partial_files, write_json
 from concat_id.pipelines.jobs import INFO, Job
 from concat_id.video import contact_sheet, to_frames, write_picture, write_video
 
+RESULTS = re.compile(r"(video(_\d+)?\.mp4|(portrait|sheet)(_\d+)?\.png|reference_\d+(_crop)?\.png)")
 PACKAGES = ("torch", "SwissArmyTransformer", "diffusers", "transformers", "insightface")
+
+
+def begin(job: Job) -> None:
+    """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left."""
+    if job.folder.is_dir():
+        (job.folder / INFO).unlink(missing_ok=True)
+        remove_partial_files(job.folder)
 
 
 def save_references(job: Job, references: Sequence[PreparedReference]) -> list[str]:
@@ -41,7 +50,10 @@ def save_sample(job: Job, video: Tensor, references: Sequence[Image.Image], fps:
 
 
 def save_info(job: Job, fingerprint: str, files: list[str], **details: Any) -> None:
-    """Write info.json, last of all: its presence says that the folder is complete."""
+    """Remove earlier results that are none of `files`, then write info.json: its presence says that the folder is complete."""
+    for path in job.folder.iterdir():
+        if RESULTS.fullmatch(path.name) and path.name not in files:
+            path.unlink()
     info = {"prompt": job.prompt, **details, "versions": versions(), "files": files, "fingerprint": fingerprint}
     write_json(job.folder / INFO, info)
 
