@@ -1,13 +1,19 @@
 """Fixtures shared by all tests: golden arrays of the released system and the seeded arrays they were made from."""
 
 import hashlib
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
+import yaml
+from PIL import Image
 
+from concat_id.errors import run
 from concat_id.startup import prepare_process
 
 prepare_process()
@@ -57,7 +63,6 @@ def tiny_model(tmp_path_factory) -> Path:
 def face_folder(tmp_path_factory) -> Path:
     """The converted face detector that set-up makes."""
     import subprocess
-    import sys
 
     made = ROOT / "models" / "face_detector"
     if any(made.glob("*.onnx")):
@@ -65,3 +70,32 @@ def face_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("faces") / "face_detector"
     subprocess.run([sys.executable, str(ROOT / "sat" / "prepare_face_models.py"), "--output", str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory) -> Path:
+    """A public-domain portrait."""
+    path = tmp_path_factory.mktemp("photos") / "astronaut.png"
+    Image.fromarray(skimage.data.astronaut()).save(path)
+    return path
+
+
+@pytest.fixture
+def sample(tiny_model, face_folder, tmp_path, monkeypatch, capsys):
+    """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
+    spec = importlib.util.spec_from_file_location("sample_video", ROOT / "sat" / "sample_video.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    faces = tmp_path / "faces.yaml"
+    faces.write_text(yaml.safe_dump({"model": {"faces": {"detector": "nowhere", "fallback_detector": str(face_folder)}}}))
+
+    def call(*options) -> tuple[int, str]:
+        base = ["--base", str(ROOT / "configs" / "debug.yaml"), str(tiny_model), str(faces)]
+        monkeypatch.setattr(sys, "argv", ["sample_video.py", *base, "--output", str(tmp_path / "out"), *map(str, options)])
+        with pytest.raises(SystemExit) as stopped:
+            run(script.main)
+        printed = capsys.readouterr()
+        call.printed = printed.out
+        return stopped.value.code or 0, printed.err
+
+    return call

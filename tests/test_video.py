@@ -1,10 +1,14 @@
 """Videos and contact sheets, read back."""
 
+import resource
+
 import imageio.v3 as iio
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from concat_id.errors import UserError
 from concat_id.video import contact_sheet, to_frames, write_video
 
 
@@ -44,6 +48,19 @@ def test_failed_writing_leaves_nothing_behind(tmp_path):
         raise AssertionError("a frame that is none was written")
     assert path.read_bytes() == b"made before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_encoder_that_runs_out_of_space_is_an_error(tmp_path):
+    """The encoder itself fails here, as on a full disk, with the video half written."""
+    frames = np.random.default_rng(0).integers(0, 255, (20, 96, 144, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"v\.mp4: the video could not be written \(.+\); free some space"):
+            write_video(tmp_path / "v.mp4", frames, fps=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_contact_sheet_shows_references_then_frames():
