@@ -1,7 +1,6 @@
 """sat/sample_video.py where things go wrong half-way: what counts as finished, who makes which line, and odd input."""
 
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -73,22 +72,6 @@ def test_processes_that_start_late_still_make_their_own_lines(sample, tmp_path, 
     assert all((path / "info.json").is_file() for path in results(tmp_path))
     assert [code for code, _ in told] == [1, 0], "the first process alone tells what is wrong with the file"
     assert "prompts.txt:1" in only_error(*told[0]) and "error: " not in told[1][1]
-
-
-def test_under_torchrun_a_failing_process_does_not_end_the_others(sample, tiny_model, tmp_path, photo):
-    """torchrun stops every process once one has failed; the one with the bad line is done long before the other."""
-    (tmp_path / "words.png").write_text("no picture")
-    file = prompt_file(tmp_path, f"bad@@{tmp_path / 'words.png'}", f"good@@{photo}")
-    options = ["--input_file", file, "--output", tmp_path / "out", "--num_inference_steps", 30]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, SCRIPT]
-    command = [*launch, "--base", ROOT / "configs" / "debug.yaml", tiny_model, tmp_path / "faces.yaml", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
-        f"error: {file}:1: {tmp_path / 'words.png'}: not a picture that can be read; expected JPEG, PNG, WebP or the like, convert it"
-    ]
-    assert (tmp_path / "out" / "0001_good" / "video.mp4").is_file() and (tmp_path / "out" / "0001_good" / "info.json").is_file()
 
 
 BAD_PICTURES = {
