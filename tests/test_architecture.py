@@ -8,7 +8,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "sat" / "concat_id"
 CONFIGURATION = {"config", "released_config", "command_line", "typed", "constraints"}
-BASE = CONFIGURATION | {"errors", "files", "startup", "transforms", "video", "distributed", "weights"}
+BASE = CONFIGURATION | {"errors", "files", "startup", "transforms", "video", "distributed", "versions", "weights"}
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation"}
 DOORS = {  # a library is known in these rooms alone

@@ -1,9 +1,7 @@
 """What a finished job leaves behind: the video, what the model saw, a sheet to look at, and how it was made."""
 
-import platform
 import re
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from PIL import Image
@@ -12,6 +10,7 @@ from torch import Tensor
 from concat_id.face.reference import PreparedReference
 from concat_id.files import remove_partial_files, write_json
 from concat_id.pipelines.jobs import INFO, Job
+from concat_id.versions import versions
 from concat_id.video import contact_sheet, to_frames, write_picture, write_video
 
 RESULTS = re.compile(r"(video(_\d+)?\.mp4|(portrait|sheet)(_\d+)?\.png|reference_\d+(_crop)?\.png)")
@@ -54,16 +53,5 @@ def save_info(job: Job, fingerprint: str, files: list[str], **details: Any) -> N
     for path in job.folder.iterdir():
         if RESULTS.fullmatch(path.name) and path.name not in files:
             path.unlink()
-    info = {"prompt": job.prompt, **details, "versions": versions(), "files": files, "fingerprint": fingerprint}
+    info = {"prompt": job.prompt, **details, "versions": versions(PACKAGES), "files": files, "fingerprint": fingerprint}
     write_json(job.folder / INFO, info)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found

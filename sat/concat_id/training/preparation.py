@@ -2,11 +2,9 @@
 
 import functools
 import os
-import platform
 import subprocess
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from concat_id.training.checkpoint import SavedState, find_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
 from concat_id.training.objective import EmbedPrompts, generator_of
+from concat_id.versions import versions
 from concat_id.weights import content_digest, load_sat_checkpoint, load_strictly
 
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
@@ -66,7 +65,7 @@ def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -
         print(f"note: {note}", flush=True)
     if rank() or (run / RECORD_FILE).exists():
         return
-    made_with = {"versions": _versions(), "commit": _commit(), "processes": world_size(), "notes": list(notes)}
+    made_with = {"versions": versions(PACKAGES), "commit": _commit(), "processes": world_size(), "notes": list(notes)}
     with written_whole(run / RECORD_FILE) as temporary:
         head = "".join(f"# {line}\n" for line in yaml.safe_dump(made_with, sort_keys=False).splitlines())
         temporary.write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
@@ -160,16 +159,6 @@ def embed_captions(config: Config, records: Sequence[Record], device: torch.devi
         return encoder.encode([caption])[0].cpu()
 
     return lambda prompts: torch.stack([embedding(prompt) for prompt in prompts]).to(device)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 def _commit() -> str | None:
