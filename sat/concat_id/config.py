@@ -164,6 +164,7 @@ class Args:
     memory: Literal["low", "balanced", "high"] = option("balanced", "placement", "what stays on the device")
     device: str = option("auto", "placement", "device to compute on; auto takes an accelerator where there is one")
     attention_kernel: Literal["auto", "cudnn", "flash", "efficient", "math"] = option("auto", "placement", "kernel; auto: PyTorch's choice")
+    compile: bool = option(False, "placement", "fuse the transformer's blocks by torch.compile: slow first step, rounding differs")
     bf16: bool = option(False, "placement", "compute in bfloat16")
     fp16: bool = option(False, "placement", "compute in float16; neither means float32")
 
@@ -214,12 +215,16 @@ ACCEPTED_ARGS: dict[str, tuple[str, Any]] = {
 
 @dataclass
 class DataConfig:
-    """Training clips: size, frames per second, length, and source frames to skip at both ends. None means the model's."""
+    """Training clips: size, frames per second, length, and source frames to skip at both ends. None means the model's.
+
+    Batches of pictures, which are videos of one frame, have `picture_batch` of them (None: as many as there are clips in a batch).
+    """
 
     video_size: tuple[int, int] | None = bounded(None, low=1)
     fps: int = bounded(8, low=1)
     max_num_frames: int | None = bounded(None, low=1)
     skip_frms_num: int = bounded(3, low=0)
+    picture_batch: int | None = bounded(None, low=1)
 
 
 @dataclass

@@ -84,3 +84,12 @@ def test_mistakes_are_told_in_one_line(arguments, words, monkeypatch):
     with pytest.raises(UserError, match=words) as error:
         check_dataset.main()
     assert "\n" not in str(error.value)
+
+
+def test_pictures_among_clips_are_read_as_pictures(folder):
+    (folder.path / "broken.png").write_bytes(b"no picture")
+    folder.list(folder.entry(), folder.entry(clip="b.png"), folder.entry(clip="broken.png"))
+    report = check_lists([folder.path / "list.json"], WINDOW)
+    (problem,) = report.problems
+    assert "broken.png cannot be read: not a picture" in problem
+    assert report.clips[folder.path / "b.png"]["frames"] == 1

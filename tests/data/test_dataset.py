@@ -184,3 +184,22 @@ def test_cached_windows_are_not_decoded_again(make, folder):
             assert torch.equal(results.setdefault(json.dumps(key), value), value)
     assert len(results) == 2 and calls == [], "two entries of one clip share its two places"
     assert "video" not in dataset[0, 0] and len(dataset[0, 0]["moments"]) == 2
+
+
+def test_a_picture_is_a_video_of_one_frame(make, folder):
+    folder.picture("wide.png", "blue", (300, 90))
+    dataset = make(folder.entry(), folder.entry(clip="wide.png", image="b.png"), folder.entry(clip="c.png", image="a.png@@b.png"))
+    assert dataset.kinds == [1, -1, -2]
+    sample = dataset[0, 1]
+    assert sample["video"].shape == (3, 1, HEIGHT, WIDTH) and colour(sample["video"][:, 0]) == BLUE and colour(sample["refs"][0]) == LIME
+    assert (sample["video"][2] == 1).all(), "cut to the middle, not padded"
+
+
+def test_a_picture_is_replaced_by_a_picture_and_cached_by_its_file(make, folder, tmp_path):
+    (folder.path / "broken.png").write_bytes(b"no picture")
+    cache = CachedLatents(tmp_path / "cache", "test")
+    entries = [folder.entry(), folder.entry(clip="broken.png"), folder.entry(clip="b.png")]
+    sample = make(*entries, latents=cache)[0, 1]
+    assert (sample["replaced"], sample["index"], sample["video"].shape[1]) == (True, 2, 1)
+    cache.write(sample["window"], (torch.zeros(1, 2, 3, 4), torch.ones(1, 2, 3, 4)))
+    assert "video" not in make(*entries, latents=cache)[5, 2], "a picture has one window"

@@ -81,7 +81,7 @@ def dataset(folder, copies):
 
 def test_batches_do_not_depend_on_the_workers_and_can_be_resumed(dataset):
     def batches(workers: int, samples: int, count: int):
-        sampler = EpochSampler(dataset.num_refs, 2)
+        sampler = EpochSampler(dataset.kinds, 2)
         sampler.load_state_dict({"samples": samples})
         found = []
         for batch in build_loader(dataset, sampler, workers):
@@ -100,7 +100,7 @@ def test_batches_do_not_depend_on_the_workers_and_can_be_resumed(dataset):
 
 
 def test_a_killed_worker_costs_nothing(dataset, capfd):
-    sampler = EpochSampler(dataset.num_refs, 1)
+    sampler = EpochSampler(dataset.kinds, 1)
     expected = [batch[0][1] for batch in take(sampler, 8)]
     found, children = [], set()
     for batch in build_loader(dataset, sampler, 1):
@@ -127,6 +127,15 @@ def decoder_pid(dataset) -> int | None:
 def test_a_hopeless_list_ends_in_one_line(workers, folder):
     dataset = ClipDataset(read_records([folder.list(folder.entry(clip="broken.mp4"))]), DATA)
     with pytest.raises(UserError, match="1 clips in a row cannot be read") as error:
-        next(iter(build_loader(dataset, EpochSampler(dataset.num_refs), workers)))
+        next(iter(build_loader(dataset, EpochSampler(dataset.kinds), workers)))
     assert "\n" not in str(error.value)
     dataset.reader.close()
+
+
+def test_pictures_come_in_batches_of_their_own():
+    kinds = [1] * 6 + [-1] * 20 + [-2] * 5
+    sampler = EpochSampler(kinds, 2, picture_batch=8)
+    assert sampler.batches_per_epoch == 3 + 3 + 1
+    for batch in sampler.epoch_batches(3):
+        (kind,) = {kinds[index] for index in batch}
+        assert len(batch) == (8 if kind < 0 else 2)

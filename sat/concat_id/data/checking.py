@@ -64,11 +64,17 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
             own.reader = ClipReader(timeout_s)
             readers.append(own.reader)
         try:
+            if clip in pictures:
+                width, height = load_image(clip).size
+                return {"frames": 1, "seconds": 0.0, "fps": window.fps, "varies": False, "height": height, "width": width, "held": 0}
             return own.reader.probe(clip, window, whole)
         except UnreadableClipError as error:
             return error.reason
+        except UserError as error:
+            return str(error).removeprefix(f"{clip}: ")
 
     users = _users(report.records, lambda record: [record.video])
+    pictures = {record.video for record in report.records if record.is_picture}
     try:
         found = _in_parallel(probe, users, "clips", workers)
     finally:

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from concat_id.data.decoding import resize_and_crop
 from concat_id.errors import UserError
+from concat_id.transforms import load_image
 
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
 SOURCES = Path(__file__).resolve().parents[2]
@@ -108,6 +110,15 @@ class ClipReader:
                 raise UnreadableClipError(path, header["error"])
             return header, pixels
         raise AssertionError
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> Frames:
+    """Read a picture as a clip of one frame, cut to the middle as clips are. Raises `UnreadableClipError`."""
+    try:
+        pixels = resize_and_crop(np.asarray(load_image(path)), size)
+    except UserError as error:
+        raise UnreadableClipError(path, str(error).removeprefix(f"{path}: ")) from error
+    return Frames(torch.from_numpy(pixels.copy())[None], (0.0,), 0)
 
 
 class _Process:

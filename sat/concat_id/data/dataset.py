@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from concat_id.config import DataConfig
 from concat_id.data.cache import CachedLatents
-from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state
+from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state, read_picture
 from concat_id.data.records import Record
 from concat_id.errors import UserError
 from concat_id.transforms import fit_and_pad, load_image, to_tensor
@@ -29,6 +29,9 @@ class ClipDataset(Dataset):
     A sample has `video` (3, F, H, W) and `refs` (R, 3, H, W) in [-1, 1], `caption`, the `index` of the record that was read, whether
     it is `replaced` because the one asked for cannot be read, and how many frames at its end are `held`. Pictures are not flipped:
     a mirrored face is another face.
+
+    Records whose video is a picture give one frame. `kinds` says which samples can share a batch: the number of people, negative for
+    pictures.
 
     With `latents`, windows start at one of `windows` places, and a sample whose encoding is cached has `moments` instead of `video`;
     `window` is its key.
@@ -50,8 +53,8 @@ class ClipDataset(Dataset):
         self.records, self.data, self.training, self.seed = list(records), data, training, seed
         self.bad_files, self.reader = BadFiles(bad_clips), ClipReader(timeout_s)
         self.latents, self.windows = latents, windows
-        self.num_refs = [record.num_refs for record in self.records]
-        self._alike = {count: np.flatnonzero(np.array(self.num_refs) == count) for count in set(self.num_refs)}
+        self.kinds = [-record.num_refs if record.is_picture else record.num_refs for record in self.records]
+        self._alike = {kind: np.flatnonzero(np.array(self.kinds) == kind) for kind in set(self.kinds)}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -79,15 +82,15 @@ class ClipDataset(Dataset):
         )
 
     def _candidates(self, epoch: int, index: int):
-        """The record asked for, then others with as many people in an order of its own."""
+        """The record asked for, then others of its kind in an order of its own."""
         yield int(index)
-        others = self._alike[self.num_refs[index]]
+        others = self._alike[self.kinds[index]]
         others = others[others != index]
         yield from np.random.default_rng([self.seed, epoch, index, 1]).permutation(others)[:ATTEMPTS].tolist()
 
     def _sample(self, record: Record, epoch: int, index: int) -> Sample:
         random = np.random.default_rng([self.seed, epoch, index, 0]) if self.training else None
-        window = self._window(random)
+        window = self._window(record, random)
         refs = torch.stack([self._reference(record, person, random) for person in range(record.num_refs)])
         sample: Sample = {"caption": record.caption, "refs": refs, "held": 0}
         if self.latents is not None:
@@ -95,16 +98,18 @@ class ClipDataset(Dataset):
             sample["moments"] = self.latents.read(sample["window"])
             if sample["moments"] is not None:
                 return sample
-        frames = self.reader.read(record.video, window)
+        frames = read_picture(record.video, window.size) if record.is_picture else self.reader.read(record.video, window)
         return sample | {"video": frames.pixels.permute(3, 0, 1, 2), "held": frames.held}
 
-    def _window(self, random: np.random.Generator | None) -> Window:
+    def _window(self, record: Record, random: np.random.Generator | None) -> Window:
         position = 0.5
         if random is not None:  # always draws once, so that what is drawn later does not depend on the cache
             position = float(random.random())
             if self.latents is not None:
                 position = (int(position * self.windows) + 0.5) / self.windows
         data = self.data
+        if record.is_picture:
+            return Window(data.fps, 1, 0, tuple(data.video_size))
         return Window(data.fps, data.max_num_frames, data.skip_frms_num, tuple(data.video_size), position)
 
     def _reference(self, record: Record, person: int, random: np.random.Generator | None) -> Tensor:
@@ -138,7 +143,7 @@ def _load(path: Path) -> Image.Image:
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Stack samples with equally many people: `video` (B, 3, F, H, W), `refs` (B, R, 3, H, W), the rest as lists in the plural.
+    """Stack samples of one kind: `video` (B, 3, F, H, W), `refs` (B, R, 3, H, W), the rest as lists in the plural.
 
     With cached latents, `moments` is a list with None for those that are not cached, and `video` holds only these, if there are any.
     """

@@ -28,7 +28,8 @@ SHOWN = 3  # problems in one message
 
 @dataclass(frozen=True)
 class Record:
-    """A clip. `images` holds, per person from left to right, the alternative pictures; `masks` theirs, or nothing at all.
+    """A clip, or a picture as a video of one frame. `images` holds, per person from left to right, the alternative pictures; `masks`
+    theirs, or nothing at all.
 
     `source` says where it was written, for messages.
     """
@@ -43,6 +44,11 @@ class Record:
     def num_refs(self) -> int:
         """How many people have a picture."""
         return len(self.images)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the "video" is a single picture."""
+        return self.video.suffix.lower() in PICTURES
 
 
 def read_records(paths: Sequence[str | Path]) -> list[Record]:

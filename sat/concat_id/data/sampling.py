@@ -20,19 +20,27 @@ Key = tuple[int, int]
 class EpochSampler(Sampler[list[Key]]):
     """Batches of (epoch, record index) for one rank, without end.
 
-    Each epoch is a shuffled order of all records, cut into batches of records with equally many people; batches that remain too
-    small are filled up with the first records of their kind. Ranks take turns with the batches, so their number does not change
-    the order. The position counts the samples of all ranks that were used, not those that a loader has asked for in advance.
+    Each epoch is a shuffled order of all records, cut into batches of records of one kind (`ClipDataset.kinds`); batches that remain
+    too small are filled up with the first records of their kind. Batches of pictures, whose kinds are negative, have `picture_batch`
+    records, which cost as little as a clip. Ranks take turns with the batches, so their number does not change the order. The position
+    counts `batch_size` samples for every batch that was used on any rank, not those that a loader has asked for in advance.
     """
 
     def __init__(
-        self, num_refs: Sequence[int], batch_size: int = 1, rank: int = 0, world_size: int = 1, seed: int = 42, shuffle: bool = True
+        self,
+        kinds: Sequence[int],
+        batch_size: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 42,
+        shuffle: bool = True,
+        picture_batch: int | None = None,
     ):
-        self.num_refs = np.asarray(num_refs)
+        self.kinds, self.picture_batch = np.asarray(kinds), picture_batch or batch_size
         self.batch_size, self.rank, self.world_size, self.seed, self.shuffle = batch_size, rank, world_size, seed, shuffle
         self.samples = 0
-        counts = np.unique(self.num_refs, return_counts=True)[1]
-        self.batches_per_epoch = int((-(-counts // batch_size)).sum())
+        found = zip(*np.unique(self.kinds, return_counts=True), strict=True)
+        self.batches_per_epoch = sum(-(-int(count) // self._size(kind)) for kind, count in found)
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield this rank's batches from the position on."""
@@ -47,23 +55,26 @@ class EpochSampler(Sampler[list[Key]]):
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch, of all ranks."""
-        count = len(self.num_refs)
+        count = len(self.kinds)
         order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
         batches: list[list[int]] = []
         waiting: dict[int, list[int]] = {}
         firsts: dict[int, list[int]] = {}
-        for index, kind in zip(order.tolist(), self.num_refs[order].tolist(), strict=True):
+        for index, kind in zip(order.tolist(), self.kinds[order].tolist(), strict=True):
             bucket = waiting.setdefault(kind, [])
             bucket.append(index)
             first = firsts.setdefault(kind, [])
-            if len(first) < self.batch_size:
+            if len(first) < self._size(kind):
                 first.append(index)
-            if len(bucket) == self.batch_size:
+            if len(bucket) == self._size(kind):
                 batches.append(waiting.pop(kind))
         for kind, bucket in waiting.items():
-            missing = self.batch_size - len(bucket)
+            missing = self._size(kind) - len(bucket)
             batches.append(bucket + (firsts[kind] * missing)[:missing])
         return batches
+
+    def _size(self, kind: int) -> int:
+        return self.picture_batch if kind < 0 else self.batch_size
 
     def advance(self) -> None:
         """Count one batch on every rank as used."""

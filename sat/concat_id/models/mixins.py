@@ -87,28 +87,38 @@ class AdaLNMixin(BaseMixin):
 
     def layer_forward(self, hidden_states: Tensor, mask: Tensor, *, layer_id: Tensor, emb: Tensor, text_length: int, rotary, **_) -> Tensor:
         """SAT's hook for one layer: (B, S, D) -> (B, S, D). The mask is SAT's and unused, as every token sees every other."""
-        arguments = int(layer_id), hidden_states, emb, text_length, rotary
+        index = int(layer_id)
+        parts = self.transformer.layers[index], self.query_layernorm_list[index], self.key_layernorm_list[index]
+        arguments = *parts, self.adaLN_modulations[index](emb), hidden_states, text_length, rotary
         if self.checkpoint_activations and torch.is_grad_enabled():
             return checkpoint(self.block, *arguments, use_reentrant=False)
         return self.block(*arguments)
 
-    def block(self, index: int, hidden_states: Tensor, emb: Tensor, text_length: int, rotary) -> Tensor:
-        """x + gate * attention(norm(x)), then x + gate * mlp(norm(x)), where norm is LayerNorm(x) * (1 + scale) + shift."""
-        layer = self.transformer.layers[index]
-        modulation = self.adaLN_modulations[index](emb)  # (B, 12 D): six for frames, then the same six for text
+    def compile_block(self) -> None:
+        """Let torch.compile fuse what the block does between its matrix products: once for all layers, at the first step."""
+        self.block = torch.compile(self.block, dynamic=False)
+
+    def block(
+        self, layer: nn.Module, query_norm: nn.Module, key_norm: nn.Module, modulation: Tensor, hidden_states: Tensor, text_length: int, rotary
+    ) -> Tensor:
+        """x + gate * attention(norm(x)), then x + gate * mlp(norm(x)), where norm is LayerNorm(x) * (1 + scale) + shift.
+
+        `modulation` is (B, 12 D): six for frames, then the same six for text.
+        """
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation.unflatten(-1, (2, 6, 1, -1)).unbind(2)
 
         normed = affine(layer.input_layernorm(hidden_states), 1 + scale_attn, shift_attn, text_length)
-        hidden_states = affine(self.attend(index, normed, rotary), gate_attn, hidden_states, text_length)
+        attended = self.attend(layer.attention, query_norm, key_norm, normed, rotary)
+        hidden_states = affine(attended, gate_attn, hidden_states, text_length)
         normed = affine(layer.post_attention_layernorm(hidden_states), 1 + scale_mlp, shift_mlp, text_length)
-        return affine(layer.mlp(normed, layer_id=index), gate_mlp, hidden_states, text_length)
+        mlp = layer.mlp.dense_4h_to_h(layer.mlp.activation_func(layer.mlp.dense_h_to_4h(normed)))
+        return affine(mlp, gate_mlp, hidden_states, text_length)
 
-    def attend(self, index: int, hidden_states: Tensor, rotary) -> Tensor:
+    def attend(self, layer: nn.Module, query_norm: nn.Module, key_norm: nn.Module, hidden_states: Tensor, rotary) -> Tensor:
         """Self-attention over text, video and references together, with normed and rotated queries and keys."""
-        layer = self.transformer.layers[index].attention
         heads = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, self.head_size))  # (B, S, 3, N, head size)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, N, S, head size)
-        query, key = self.query_layernorm_list[index](query), self.key_layernorm_list[index](key)
+        query, key = query_norm(query), key_norm(key)
         if rotary is not None:
             query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
         return layer.dense(attention(query, key, value, self.attention_kernel).transpose(1, 2).flatten(2))

@@ -63,6 +63,8 @@ class ConcatIDPipeline:
             where = f"{self.placement.device} in {self.config.args.dtype_name}"
             raise UserError(f"args.attention_kernel: {kernel} cannot run on {where}; choose another or auto")
         mixin.attention_kernel = kernel
+        if self.config.args.compile:
+            mixin.compile_block()
 
     def _finer(self) -> str:
         """What to try against overflow, as the end of a message."""

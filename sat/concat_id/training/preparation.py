@@ -95,6 +95,10 @@ def load_network(config: Config, saved: SavedState | None) -> DiffusionTransform
                 parameter.data.copy_(saved.states(name)["fp32"])
         if rank() == 0:
             print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
+    mixin = network.get_mixin("adaln_layer")
+    mixin.attention_kernel = config.args.attention_kernel
+    if config.args.compile:
+        mixin.compile_block()
     return network.train()
 
 
@@ -134,7 +138,9 @@ def build_data(
 ) -> tuple[EpochSampler, ClipLoader]:
     """The order of the clips for this process, and the loader that follows it."""
     dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
-    sampler = EpochSampler(dataset.num_refs, micro_batch_size, rank(), world_size(), config.args.seed)
+    sampler = EpochSampler(
+        dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed, picture_batch=config.data.picture_batch
+    )
     return sampler, build_loader(dataset, sampler, config.args.num_workers)
 
 
