@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 from torch import Tensor, nn
 
 from concat_id.config import AutoencoderConfig
@@ -22,8 +24,25 @@ NORM_GROUPS = 32  # fixed inside diffusers' blocks
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
 TILE_SIZE = (36, 52)  # latents; 480x720 pixels become 2x2 tiles
 TILE_OVERLAP = 8  # latents; features see about this far
+PIXELS = 2**20  # of single frames encoded at once
 
 Progress = Callable[[int, int], None]  # called with (chunks done, chunks in all)
+
+
+class CausalConv3d(CogVideoXCausalConv3d):
+    """diffusers' causal convolution, which sees a lone frame as the picture it is.
+
+    In front of its first frame a clip is continued by copies of it, so a lone frame meets the kernel's sum over time: the same numbers
+    from a third of the work.
+    """
+
+    def forward(self, inputs: Tensor, conv_cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Convolve (B, C, F, H, W); returns the output and what the next chunk needs of this one."""
+        if inputs.shape[2] > 1 or conv_cache is not None or self.pad_mode == "replicate":
+            return super().forward(inputs, conv_cache)
+        kernel = self.conv.weight.float().sum(2).to(inputs.dtype)
+        output = F.conv2d(inputs[:, :, 0], kernel, self.conv.bias, self.conv.stride[1:], self.const_padding_conv3d[1:])
+        return output[:, :, None], inputs.expand(-1, -1, max(self.time_kernel_size - 1, 1), -1, -1)
 
 
 class VideoAutoencoder(nn.Module):
@@ -32,6 +51,9 @@ class VideoAutoencoder(nn.Module):
     def __init__(self, autoencoder: AutoencoderKLCogVideoX, scale_factor: float):
         super().__init__()
         self.autoencoder = autoencoder.eval().requires_grad_(False)
+        for module in autoencoder.modules():
+            if type(module) is CogVideoXCausalConv3d:
+                module.__class__ = CausalConv3d
         self.scale_factor = scale_factor
         self.spatial = 2 ** (len(autoencoder.config.block_out_channels) - 1)  # pixels per latent along each side; 8 as released
         self._channels_last: bool | None = None
@@ -80,11 +102,13 @@ class VideoAutoencoder(nn.Module):
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the posterior of the latents, both (B, T, C, H/8, W/8), float32, scaled.
 
-        Every clip is seen whole: GroupNorm's statistics, hence the latents, would change with its parts.
+        Every clip is seen whole, and alone unless it is a single frame: GroupNorm's statistics, hence the latents, would change with
+        its parts.
         """
         _check_video(video, self.spatial)
         self._arrange_weights()
-        moments = torch.cat([self.autoencoder.encoder(self._arrange(clip))[0].float() for clip in video.split(1)])
+        together = max(PIXELS // video[0, 0].numel(), 1) if video.shape[2] == 1 else 1
+        moments = torch.cat([self.autoencoder.encoder(self._arrange(clips))[0].float() for clips in video.split(together)])
         mean, log_variance = moments.transpose(1, 2).chunk(2, dim=2)  # (B, 2C, T, H, W) -> 2 x (B, T, C, H, W)
         std = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
         return mean * self.scale_factor, std * self.scale_factor
