@@ -20,9 +20,9 @@ METRICS = "metrics.jsonl"
 class Progress:
     """The first process's reporter; `step` is where the run starts, and what was written for later steps is dropped."""
 
-    def __init__(self, run: Path, args: Args, samples_per_step: int, step: int = 0):
-        self.run, self.args, self.samples_per_step = run, args, samples_per_step
-        self.began, self.first_step, self.last = time.monotonic(), step, (time.monotonic(), step)
+    def __init__(self, run: Path, args: Args, step: int = 0):
+        self.run, self.args, self.samples = run, args, 0
+        self.began, self.first_step, self.last = time.monotonic(), step, time.monotonic()
         lines = list(metric_lines_until(run / METRICS, step))
         with written_whole(run / METRICS) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -30,20 +30,21 @@ class Progress:
         self.writer = _tensorboard(run, step) if args.tensorboard else None
         self.wandb = _wandb(run, args) if args.wandb else None
 
-    def step(self, step: int, values: dict[str, float], memory_gib: float) -> None:
-        """Record the numbers of one step; every `log_interval` steps and at the first and last one, print a line."""
+    def step(self, step: int, values: dict[str, float], samples: int, memory_gib: float) -> None:
+        """Record the numbers of one step of so many samples; every `log_interval` steps and at the first and last one, print a line."""
         self._write(step, values)
+        self.samples += samples
         if step % self.args.log_interval and step not in (self.first_step + 1, self.args.train_iters):
             return
-        now, (then, last_step) = time.monotonic(), self.last
-        rate = (step - last_step) / max(now - then, 1e-9)
-        self.last = now, step
-        curves = values | {"samples_per_s": rate * self.samples_per_step, "memory_gib": memory_gib}
+        now, then = time.monotonic(), self.last
+        rate = self.samples / max(now - then, 1e-9)
+        self.last, self.samples = now, 0
+        curves = values | {"samples_per_s": rate, "memory_gib": memory_gib}
         self._curves(step, {f"train/{name}": value for name, value in curves.items()})
         left = (self.args.train_iters - step) / max((step - self.first_step) / max(now - self.began, 1e-9), 1e-9)
         print(
             f"step {step}/{self.args.train_iters}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  gradient {values['gradient_norm']:.3f}"
-            f"  {rate * self.samples_per_step:.2f} samples/s  {memory_gib:.1f} GiB  {_duration(left)} left",
+            f"  {rate:.2f} samples/s  {memory_gib:.1f} GiB  {_duration(left)} left",
             flush=True,
         )
 

@@ -47,8 +47,7 @@ class Trainer:
             saved.restore(engine)
             sampler.load_state_dict(saved.values["sampler"])
             self.done = self.saved_at = saved.step
-        samples = engine.settings.micro_batch_size * engine.settings.accumulation * world_size()
-        self.progress = Progress(run, self.args, samples, self.done) if rank() == 0 else None
+        self.progress = Progress(run, self.args, self.done) if rank() == 0 else None
 
     def train(self, batches: Iterable[dict[str, Any]]) -> int:
         """Train to the end; returns 0, or 128 + the number of the signal that stopped it."""
@@ -82,16 +81,18 @@ class Trainer:
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> None:
         factor = learning_rate_factor(self.done, self.args.train_iters, self.args.lr_decay_style, self.args.warmup_iters)
-        rate, total = self.engine.set_learning_rate(factor), 0.0
+        rate, total, samples = self.engine.set_learning_rate(factor), 0.0, 0
         accumulation = self.engine.settings.accumulation
         for number in range(accumulation):
             part = number * world_size() + rank()
-            loss = self.objective.training_loss(self.engine, next(batches), self.done, part, accumulation * world_size())
+            batch = next(batches)
+            loss = self.objective.training_loss(self.engine, batch, self.done, part, accumulation * world_size())
             self.engine.accumulate(loss)
             total += loss.item() / accumulation
+            samples += len(batch["refs"])
         self.done += 1
-        # one meeting a step: the mean loss, and whether any process was told to stop
-        (total,) = all_reduce([total / world_size()], self.engine.device)
+        # one meeting a step: the mean loss, the samples, and whether any process was told to stop
+        total, samples = all_reduce([total / world_size(), samples], self.engine.device)
         self.stopped_by = int(all_reduce([self.noted], self.engine.device, dist.ReduceOp.MAX)[0])
         if not math.isfinite(total):
             remedy = "check clips and weights, or try a smaller --lr"
@@ -100,7 +101,7 @@ class Trainer:
             raise UserError(f"step {self.done}: the loss is {total}, expected a number; {remedy}")
         if self.progress:
             values = {"loss": total, "lr": rate, "gradient_norm": self.engine.gradient_norm}
-            self.progress.step(self.done, values, self.engine.memory_gib())
+            self.progress.step(self.done, values, int(samples), self.engine.memory_gib())
 
     def _validate(self) -> None:
         if self.args.eval_iters:
