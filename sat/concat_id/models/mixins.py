@@ -99,7 +99,14 @@ class AdaLNMixin(BaseMixin):
         self.block = torch.compile(self.block, dynamic=False)
 
     def block(
-        self, layer: nn.Module, query_norm: nn.Module, key_norm: nn.Module, modulation: Tensor, hidden_states: Tensor, text_length: int, rotary
+        self,
+        layer: nn.Module,
+        query_norm: nn.Module,
+        key_norm: nn.Module,
+        modulation: Tensor,
+        hidden_states: Tensor,
+        text_length: int,
+        rotary: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """x + gate * attention(norm(x)), then x + gate * mlp(norm(x)), where norm is LayerNorm(x) * (1 + scale) + shift.
 
