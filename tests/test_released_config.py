@@ -18,14 +18,9 @@ def target(name: str, **params) -> dict:
     return {"target": name, "params": params} if params else {"target": name}
 
 
-def released_model(rotary: bool = True) -> dict:
-    """A small model in the released form: its keys and class names, sizes of our own."""
-    schedule = target("sgm.modules.diffusionmodules.discretizer.ZeroSNRDDPMDiscretization", shift_scale=2.0)
-    coder = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32}
-    coder |= {"ch_mult": [1, 2, 2, 4], "attn_resolutions": [], "num_res_blocks": 2, "dropout": 0.0}
+def released_network(rotary: bool) -> dict:
     own = {"hidden_size_head": 32} if rotary else {"height_interpolation": 1.5, "width_interpolation": 1.25}
     positions = {"text_length": 20, **own}
-    embedder = target("sgm.modules.encoders.modules.FrozenT5Embedder", model_dir="./some/t5", max_length=20)
     network = {"time_embed_dim": 64, "elementwise_affine": True, "num_frames": 17, "time_compressed_rate": 4, "latent_width": 12}
     network |= {"latent_height": 8, "num_layers": 3, "patch_size": 2, "in_channels": 16, "out_channels": 16, "hidden_size": 96}
     network |= {"adm_in_channels": 256, "num_attention_heads": 3}
@@ -37,6 +32,15 @@ def released_model(rotary: bool = True) -> dict:
         "adaln_layer_config": target("dit_video_concat.AdaLNMixin", qk_ln=True),
         "final_layer_config": target("dit_video_concat.FinalLayerMixin"),
     }
+    return target("dit_video_concat.DiffusionTransformer", **network)
+
+
+def released_model(rotary: bool = True) -> dict:
+    """A small model in the released form: its keys and class names, sizes of our own."""
+    schedule = target("sgm.modules.diffusionmodules.discretizer.ZeroSNRDDPMDiscretization", shift_scale=2.0)
+    coder = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32}
+    coder |= {"ch_mult": [1, 2, 2, 4], "attn_resolutions": [], "num_res_blocks": 2, "dropout": 0.0}
+    embedder = target("sgm.modules.encoders.modules.FrozenT5Embedder", model_dir="./some/t5", max_length=20)
     sampling = "sgm.modules.diffusionmodules."
     return {
         "scale_factor": 0.9,
@@ -51,7 +55,7 @@ def released_model(rotary: bool = True) -> dict:
             scaling_config=target(f"{sampling}denoiser_scaling.VideoScaling"),
             discretization_config=schedule,
         ),
-        "network_config": target("dit_video_concat.DiffusionTransformer", **network),
+        "network_config": released_network(rotary),
         "conditioner_config": target(
             "sgm.modules.GeneralConditioner", emb_models=[{"is_trainable": False, "input_key": "txt", "ucg_rate": 0.3, **embedder}]
         ),
