@@ -13,6 +13,7 @@ from concat_id.models.attention import attention
 from concat_id.models.embeddings import apply_rotary, rotary_table, sincos_table, with_unrotated_text
 
 EPS = 1e-6  # of every LayerNorm
+TABLES = 8  # of positions, kept
 
 
 class ImagePatchEmbeddingMixin(BaseMixin):
@@ -37,16 +38,16 @@ class Rotary3DPositionEmbeddingMixin(BaseMixin):
     def __init__(self, head_size: int):
         super().__init__()
         self.head_size = head_size
-        self._cached: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+        self._cached: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def rotary(self, grid: tuple[int, int, int], text_length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines (S, head size / 2) for text and frames, made once per shape."""
         key = (grid, text_length, device)
-        if self._cached is None or self._cached[0] != key:
+        if key not in self._cached:
             with torch.inference_mode(False):  # a table made while sampling serves training too
                 cos, sin = with_unrotated_text(rotary_table(grid, self.head_size), text_length)
-                self._cached = key, (cos.to(device), sin.to(device))
-        return self._cached[1]
+                _remember(self._cached, key, (cos.to(device), sin.to(device)))
+        return self._cached[key]
 
     def position_embedding_forward(self, position_ids: None, **_) -> None:
         """SAT's hook: no addition."""
@@ -61,14 +62,26 @@ class Basic3DPositionEmbeddingMixin(BaseMixin):
     def __init__(self, hidden_size: int, interpolation: tuple[float, float, float]):
         super().__init__()
         self.hidden_size, self.interpolation = hidden_size, interpolation
+        self._cached: dict[tuple, Tensor] = {}
 
     def rotary(self, grid: tuple[int, int, int], text_length: int, device: torch.device) -> None:
         """No rotation."""
 
     def position_embedding_forward(self, position_ids: None, *, emb: Tensor, grid: tuple[int, int, int], text_length: int, **_) -> Tensor:
         """SAT's hook: what is added to the tokens, (1, S, D)."""
-        table = sincos_table(grid, self.hidden_size, self.interpolation).to(emb)
-        return torch.cat([table.new_zeros(text_length, self.hidden_size), table])[None]
+        key = (grid, text_length, emb.device, emb.dtype)
+        if key not in self._cached:
+            with torch.inference_mode(False):
+                table = sincos_table(grid, self.hidden_size, self.interpolation).to(emb)
+                _remember(self._cached, key, torch.cat([table.new_zeros(text_length, self.hidden_size), table])[None])
+        return self._cached[key]
+
+
+def _remember(tables: dict, key: tuple, table) -> None:
+    """Keep the tables of the last few shapes; training alternates between some, and one of CogVideoX-2B's takes 100 MB."""
+    if len(tables) >= TABLES:
+        tables.pop(next(iter(tables)))
+    tables[key] = table
 
 
 class AdaLNMixin(BaseMixin):
