@@ -134,7 +134,7 @@ def test_what_is_wrong_is_named_with_file_key_and_remedy(write, text, parts):
         ("args: {sampling_num_frames: 0}", ["found 0, expected 1 to 3"]),
         ("args: {bf16: true, fp16: true}", ["args.fp16: found True, expected false"]),
         ("args: {image: [a.png, b.png, c.png, d.png], prompt: p}", ["at most 3 photos"]),
-        ("args: {prompt: p}", ["args.image", "--image"]),
+        ("args: {prompt: p}", ["args.prompt", "--image"]),
         ("args: {image: a.png}", ["args.prompt", "--prompt"]),
         ("args: {prompt: ' ', image: a.png}", ["args.prompt", "not empty"]),
         ("args: {num_inference_steps: 1001}", ["args.num_inference_steps: found 1001", "1000"]),

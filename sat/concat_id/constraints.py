@@ -60,6 +60,6 @@ def _constraints(config: "Config") -> Iterator[tuple[str, bool, str]]:
     yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= longest, f"{rate} n + 1, at most {longest}"
     yield "args.fp16", not (args.bf16 and args.fp16), "false where bf16 is true; choose one of them"
     yield "args.image", len(args.image) <= transformer.max_refs, f"at most {transformer.max_refs} photos"
-    yield "args.image", bool(args.image) or args.prompt is None, "one photo per person of --prompt, given with --image"
+    yield "args.prompt", bool(args.image) or args.prompt is None, "a photo per person beside it, given with --image"
     yield "args.prompt", args.prompt is None or bool(args.prompt.strip()), "a text that is not empty"
     yield "args.prompt", args.prompt is not None or not args.image, "the text of the video, given with --prompt beside --image"
