@@ -23,7 +23,7 @@ def main() -> int:
     import torch
 
     from concat_id.files import folder_written_whole, resolve_path
-    from concat_id.training.lora import load_low_rank, merged
+    from concat_id.low_rank import load_low_rank, merged
     from concat_id.weights import SAT_PREFIX, load_sat_checkpoint
 
     low_rank, scale = load_low_rank(resolve_path(arguments.lora))

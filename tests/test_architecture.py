@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "sat" / "concat_id"
-CONFIGURATION = {"config", "released_config", "command_line", "typed", "constraints"}
-BASE = CONFIGURATION | {"errors", "files", "startup", "transforms", "video", "distributed", "versions", "weights"}
+CONFIGURATION = {"config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints"}
+BASE = CONFIGURATION | {"errors", "files", "low_rank", "startup", "transforms", "video", "distributed", "versions", "weights"}
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation"}
 DOORS = {  # a library is known in these rooms alone
@@ -23,6 +23,7 @@ DOORS = {  # a library is known in these rooms alone
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "sat").glob("*.py"))
+WORLD = sorted((ROOT / "sat" / "synthetic_people").glob("*.py"))  # beside the library: sees its base alone
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -56,6 +57,18 @@ def test_arrows_point_from_assemblies_over_leaves_to_base(path):
     assert seen <= allowed, f"{path.name} sees {sorted(seen - allowed)}"
 
 
+@pytest.mark.parametrize("path", WORLD, ids=lambda path: path.name)
+def test_the_world_sees_the_base_alone(path):
+    seen = imported_modules(path)
+    assert {room_of(name) for name in seen if name.startswith("concat_id.")} <= BASE
+    assert not {name.split(".")[0] for name in seen} & DOORS.keys()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_source_knows_the_world(path):
+    assert not {name.split(".")[0] for name in imported_modules(path)} & {"synthetic_people", "anny", "numba"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_each_library_has_its_door(path):
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -64,7 +77,7 @@ def test_each_library_has_its_door(path):
     assert not strangers, f"{path.name} imports {sorted(strangers)}"
 
 
-@pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS + WORLD, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
     for node in ast.walk(tree_of(path)):
@@ -81,7 +94,7 @@ def test_installed_sat_is_not_hidden():
     assert not (ROOT / "sat" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS + WORLD, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_device_is_written_into_the_code(path):
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -90,7 +103,7 @@ def test_no_device_is_written_into_the_code(path):
             raise AssertionError(f"line {node.lineno}: .cuda; ask concat_id.distributed.choose_device")
 
 
-@pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS + WORLD, ids=lambda path: str(path.relative_to(ROOT)))
 def test_checkpoints_are_read_as_data(path):
     """torch.load appears in weights.py alone, where it is told weights_only."""
     calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]

@@ -17,22 +17,21 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "sat"))
 
 CONVERT = """
-import resource, sys
+import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from concat_id.startup import prepare_process
 prepare_process()
-from concat_id.conversion import folders, names
-from concat_id.weights import load_sat_checkpoint
+from concat_id.config import load_config
+from concat_id.conversion import folders
+from concat_id.conversion.sources import open_source
 direction, source, target, layers = sys.argv[2:]
 if direction == "to-hf":
-    checkpoint = load_sat_checkpoint(source)
-    tensors = names.made_from(names.diffusers_targets(int(layers)), checkpoint.state_dict, checkpoint.source)
-    folders.write_shards(Path(target), "diffusion_pytorch_model", tensors)
+    model = load_config(["configs/cogvideox_5b.yaml"]).model
+    model.transformer.num_layers = int(layers)
+    folders.write_transformer(Path(target), open_source(Path(source)), model, None)
 else:
     folders.to_sat(Path(source), Path(target))
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["RssAnon"].split()[0]) / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
@@ -54,12 +53,21 @@ def write_checkpoint(folder: Path, layers: int) -> None:
 
 
 def convert(direction: str, source: Path, target: Path, layers: int) -> None:
+    """Convert in another process and watch its memory."""
     begun = time.perf_counter()
     command = [sys.executable, "-c", CONVERT, str(ROOT / "sat"), direction, str(source), str(target), str(layers)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    peak = float(done.stdout.split()[-1])
+    process = subprocess.Popen(command)
+    peaks = {"VmHWM": 0.0, "RssAnon": 0.0}
+    while process.poll() is None:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+        for name in peaks.keys() & status.keys():
+            peaks[name] = max(peaks[name], int(status[name].split()[0]) / 2**20)
+        time.sleep(0.05)
+    if process.returncode:
+        sys.exit(f"{direction}: failed with exit code {process.returncode}")
     took = time.perf_counter() - begun
-    print(f"{direction}: {took:.0f} s, peak resident memory {peak:.1f} GiB, pages of the mapped source included", flush=True)
+    print(f"{direction}: {took:.0f} s, at most {peaks['VmHWM']:.1f} GiB resident, of which {peaks['RssAnon']:.1f} GiB are its own"
+          " and the rest pages of files, which the system can take back", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -67,6 +75,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--folder", default=None, help="where to put the temporary files")
     args = parser.parse_args()
+    from concat_id.startup import prepare_process
+
+    prepare_process()
     from concat_id.weights import load_sat_checkpoint
 
     with tempfile.TemporaryDirectory(dir=args.folder) as name:

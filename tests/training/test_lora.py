@@ -12,9 +12,10 @@ from conftest import ROOT
 
 from concat_id.config import LoraConfig
 from concat_id.errors import UserError
+from concat_id.low_rank import load_low_rank, merged
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training.checkpoint import open_checkpoint
-from concat_id.training.lora import add_low_rank, load_low_rank, low_rank_scale, merged
+from concat_id.training.lora import add_low_rank, low_rank_scale
 from concat_id.weights import load_sat_checkpoint, load_strictly
 
 spec = importlib.util.spec_from_file_location("alone", Path(__file__).with_name("alone.py"))

@@ -7,16 +7,24 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
 
 from concat_id.config import TransformerConfig
+from concat_id.conversion.folders import read_settings
+from concat_id.conversion.lazy import lazy_files
+from concat_id.conversion.lora import DIFFUSERS_FILE, read_diffusers_products, with_products
+from concat_id.conversion.sources import Source
 from concat_id.models.embeddings import rotary_table
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
-from concat_id.weights import load_sat_checkpoint, load_strictly
+from concat_id.weights import load_strictly, weight_files
 
 FRAMES, REFS = 2, 2  # of the input compared; positions of further frames follow the same rule
 
 
 @torch.inference_mode()
-def largest_difference(sat: Path, folder: Path, config: TransformerConfig, trust: bool = False) -> float:
-    """Run the same seeded input through both, one after the other, in float32; of the largest value of the output."""
+def largest_difference(source: Source, folder: Path, config: TransformerConfig) -> float:
+    """Run the same seeded input through both, one after the other, in float32; of the largest value of the output.
+
+    Low-rank products count on either side, merged or kept.
+    """
+    settings = read_settings(folder / "transformer")
     generator = torch.Generator().manual_seed(0)
     size = min(config.latent_height, 16), min(config.latent_width, 24)
     latents = torch.randn(1, FRAMES, config.in_channels, *size, generator=generator)
@@ -24,13 +32,19 @@ def largest_difference(sat: Path, folder: Path, config: TransformerConfig, trust
     text = torch.randn(1, config.text_length, config.text_hidden_size, generator=generator)
     timestep = torch.tensor([config.num_frames * 10])
 
+    kept = (folder / DIFFUSERS_FILE).is_file()
     transformer = DiffusionTransformer(config, device="meta")
-    checkpoint = load_sat_checkpoint(sat, trust=trust)
-    load_strictly(transformer, checkpoint.state_dict, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=torch.float32)
+    tensors = dict(source.merged(exact=kept))
+    load_strictly(transformer, tensors, str(source.path), ignore=UNUSED_IN_CHECKPOINTS, dtype=torch.float32)
     expected = transformer(latents, timestep, text, refs)
-    del transformer, checkpoint
+    del transformer, tensors
 
-    converted = CogVideoXTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32, local_files_only=True)
+    converted = CogVideoXTransformer3DModel.from_config(settings)
+    tensors = lazy_files(weight_files(folder / "transformer", ("diffusion_pytorch_model",)))
+    load_strictly(converted, dict(tensors), str(folder), dtype=torch.float32)
+    if kept:
+        products = read_diffusers_products(folder)
+        converted.load_state_dict(dict(with_products(converted.state_dict(), products, str(folder / DIFFUSERS_FILE))))
     frames = torch.cat([latents, refs], dim=1)
     rotary = diffusers_rotary(config, frames) if config.position_embedding == "rotary" else None
     found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :FRAMES]

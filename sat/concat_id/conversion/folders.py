@@ -1,84 +1,157 @@
 """Whole models on disk: a SAT checkpoint becomes a diffusers folder and back, tensor by tensor, in little memory."""
 
+import errno
+import json
 import shutil
-from collections.abc import Iterable
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import safetensors.torch
 import torch
+from diffusers import CogVideoXTransformer3DModel
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config import ModelConfig
-from concat_id.conversion import names
+from concat_id.conversion import lora, names
+from concat_id.conversion.card import model_card
+from concat_id.conversion.lazy import lazy_files
+from concat_id.conversion.sources import Source
 from concat_id.errors import UserError
 from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_json
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
-from concat_id.weights import SAT_PREFIX, load_files, load_sat_checkpoint, matches, weight_files
+from concat_id.versions import versions
+from concat_id.weights import SAT_PREFIX, matches, weight_files
 
 SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file; a conversion holds one at a time
 TAG = "converted"
 PIPELINE = PROJECT_ROOT / "sat" / "concat_id" / "pipelines" / "diffusers_pipeline.py"
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TRANSFORMER = "CogVideoXTransformer3DModel"
 COMPONENTS = {
-    "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+    "transformer": ["diffusers", TRANSFORMER],
     "vae": ["diffusers", "AutoencoderKLCogVideoX"],
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
+LoraMode = Literal["merge", "keep"]
 
 
-def to_hf(source: Path, output: Path, model: ModelConfig, dtype: torch.dtype | None = None, trust: bool = False) -> None:
-    """Write a complete diffusers folder of the SAT checkpoint `source` with the VAE and text encoder that `model` names.
+def to_hf(
+    source: Source, output: Path, model: ModelConfig, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False
+) -> None:
+    """Write a complete diffusers folder of the transformer `source` with the VAE and text encoder that `model` names.
 
-    `dtype` None keeps each tensor's own, and writes the VAE in float32. The folder appears whole or not at all.
+    `dtype` None keeps each tensor's own, and writes the VAE in float32. Low-rank products are added to the weights, or kept beside
+    them as diffusers' load_lora_weights reads them. The folder appears whole or not at all.
     """
-    checkpoint = load_sat_checkpoint(source, trust=trust)
-    targets = names.diffusers_targets(model.transformer.num_layers)
-    tensors = names.made_from(targets, checkpoint.state_dict, checkpoint.source, dtype)
+    kept = source.products if low_rank == "keep" else None
+    text_encoder = resolve_path(model.text_encoder.path)
+    for name in ("config.json", "spiece.model"):
+        if not (text_encoder / name).is_file():
+            raise UserError(f"{text_encoder}: has no {name}, expected a T5 folder; download it or correct model.text_encoder.path")
     with folder_written_whole(output) as folder:
-        write_shards(folder / "transformer", "diffusion_pytorch_model", tqdm(tensors, "transformer", len(targets), unit="tensor"))
-        write_json(folder / "transformer" / "config.json", names.diffusers_transformer_settings(model.transformer))
-        write_autoencoder(folder / "vae", model, dtype, trust)
-        write_text_encoder(folder, resolve_path(model.text_encoder.path), dtype, trust)
+        write_autoencoder(folder / "vae", model, dtype, trust)  # first, as the quickest that may turn out to be wrong
+        if kept is not None:
+            lora.write_diffusers_products(folder, lora.to_diffusers(kept, model.transformer.num_layers))
+        write_transformer(folder / "transformer", source, model, dtype, merge=kept is None)
+        write_text_encoder(folder, text_encoder, dtype, trust)
         scheduler = names.diffusers_scheduler_settings(model)
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         components = COMPONENTS | {"scheduler": ["diffusers", scheduler["_class_name"]]}
-        index = {"_class_name": "ConcatIDPipeline", "_diffusers_version": version("diffusers"), **components}
+        made_with = versions(("diffusers", "torch"))
+        index = {"_class_name": "ConcatIDPipeline", "_diffusers_version": made_with["diffusers"], **components}
         write_json(folder / "model_index.json", index)
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
-        (folder / "README.md").write_text(model_card(checkpoint.source, checkpoint.digest, model), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(source, model, low_rank, made_with), encoding="utf-8")
 
 
-def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, trust: bool = False) -> None:
-    """Write the transformer of a diffusers folder as a SAT checkpoint. `transformer.position_embeddings`, unused, becomes zeros."""
+def to_sat(
+    source: Path, output: Path, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False
+) -> None:
+    """Write the transformer of a diffusers folder as a SAT checkpoint. `transformer.position_embeddings`, unused, becomes zeros.
+
+    Low-rank products beside it are added to the weights, or kept beside the checkpoint as sat/merge_lora.py reads them.
+    """
     folder = source / "transformer" if (source / "transformer").is_dir() else source
-    state_dict = load_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
-    layers = {int(name.split(".")[1]) for name in state_dict if name.startswith("transformer_blocks.")}
-    targets = names.sat_targets(len(layers))
-    module = {f"{SAT_PREFIX}{name}": tensor for name, tensor in names.made_from(targets, state_dict, str(folder), dtype)}
-    width = state_dict["norm_final.weight"]
-    module[SAT_PREFIX + names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
+    settings = read_settings(folder)
+    tensors = lazy_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
+    num_layers = settings["num_layers"]
+    products = lora.read_diffusers_products(source) if (source / lora.DIFFUSERS_FILE).is_file() else None
+    if low_rank == "keep" and products is None:
+        raise UserError(f"{source}: found no {lora.DIFFUSERS_FILE} to keep; leave --lora keep out")
+    kept = lora.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
+    if products is not None and kept is None:
+        tensors = lora.with_products(tensors, products, str(source))
+    _check_shapes(tensors, settings, folder)
     with folder_written_whole(output) as partial:
         (partial / TAG).mkdir()
-        torch.save({"module": module}, partial / TAG / "mp_rank_00_model_states.pt")
+        targets = names.sat_targets(num_layers)
+        made = names.made_from(targets, tensors, str(folder), dtype=dtype, remedy="its config.json belongs to another model")
+        module = {f"{SAT_PREFIX}{name}": tensor for name, tensor in tqdm(made, "transformer", len(targets), unit="tensor")}
+        width = tensors["norm_final.weight"]
+        module[SAT_PREFIX + names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
+        with writing():
+            torch.save({"module": module}, partial / TAG / "mp_rank_00_model_states.pt")
+        if kept is not None:
+            lora.write_sat_products(partial, kept)
         (partial / "latest").write_text(TAG)
+
+
+def write_transformer(folder: Path, source: Source, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:
+    """Write the transformer under diffusers' names with its configuration."""
+    settings = names.diffusers_transformer_settings(model.transformer)
+    targets = names.diffusers_targets(model.transformer.num_layers)
+    tensors = source.merged() if merge else source.open()
+    made = names.made_from(targets, tensors, str(source.path), diffusers_shapes(settings), dtype)
+    write_shards(folder, "diffusion_pytorch_model", tqdm(made, "transformer", len(targets), unit="tensor"))
+    write_json(folder / "config.json", settings)
+
+
+def diffusers_shapes(settings: Mapping) -> dict[str, torch.Size]:
+    """Shapes of the tensors of diffusers' transformer."""
+    with torch.device("meta"):
+        transformer = CogVideoXTransformer3DModel.from_config(dict(settings))
+    return {name: tensor.shape for name, tensor in transformer.state_dict().items()}
+
+
+def read_settings(folder: Path) -> dict:
+    """Read a diffusers transformer's config.json. Raises `UserError` for another kind of model."""
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        found = settings.get("_class_name", "no _class_name")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}), expected a diffusers folder; name the one with model_index.json") from error
+    if found != TRANSFORMER or not isinstance(settings.get("num_layers"), int):
+        raise UserError(f"{path}: found {found}, expected {TRANSFORMER} with num_layers; name a folder that to-hf wrote")
+    return settings
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], settings: Mapping, folder: Path) -> None:
+    for name, shape in diffusers_shapes(settings).items():
+        if name in tensors and tensors[name].shape != shape and name not in names.IGNORED:
+            found = tuple(tensors[name].shape)
+            raise UserError(f"{folder}: {name}: found shape {found}, but config.json makes it {tuple(shape)}; get the folder again")
 
 
 def write_autoencoder(folder: Path, model: ModelConfig, dtype: torch.dtype | None, trust: bool) -> None:
     """Write the VAE, 0.4 GB at 5B, as diffusers saves it."""
     autoencoder = VideoAutoencoder.from_config(model.autoencoder, model.scale_factor, trust, dtype or torch.float32).autoencoder
     autoencoder.register_to_config(scaling_factor=model.scale_factor)
-    autoencoder.save_pretrained(folder)
+    with writing():
+        autoencoder.save_pretrained(folder)
 
 
 def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
     """Write T5's encoder as safetensors, whatever it was, and its tokenizer."""
-    tensors = load_files(weight_files(source), trust)
+    tensors = lazy_files(weight_files(source), trust)
     kept = [name for name in tensors if not matches(name, (*DECODER_WEIGHTS, "encoder.embed_tokens.weight"))]
-    converted = ((name, tensors[name].to(dtype or tensors[name].dtype)) for name in tqdm(kept, "text encoder", unit="tensor"))
+    converted = ((name, tensors[name].to(dtype) if dtype else tensors[name]) for name in tqdm(kept, "text encoder", unit="tensor"))
     write_shards(folder / "text_encoder", "model", converted)
     shutil.copyfile(source / "config.json", folder / "text_encoder" / "config.json")
     (folder / "tokenizer").mkdir()
@@ -96,7 +169,8 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
 
     def flush() -> None:
         contiguous = {name: tensor.contiguous() for name, tensor in pending.items()}
-        safetensors.torch.save_file(contiguous, folder / f"{len(shards)}.partial", {"format": "pt"})
+        with writing():
+            safetensors.torch.save_file(contiguous, folder / f"{len(shards)}.partial", {"format": "pt"})
         shards.append(list(pending))
         pending.clear()
 
@@ -116,43 +190,22 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
         write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 
 
-def model_card(source: str, digest: str, model: ModelConfig) -> str:
-    """README.md of a converted folder: what it is, where it came from, how to use it."""
-    t = model.transformer
-    return f"""---
-library_name: diffusers
-pipeline_tag: text-to-video
----
-# Concat-ID, converted for diffusers
-
-{t.num_layers} layers of width {t.hidden_size}; up to {t.num_frames} frames, {t.max_refs} reference images.
-Converted from `{Path(source).parent.parent.name}/{Path(source).parent.name}/{Path(source).name}`, {digest}.
-
-```python
-import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import export_to_video
-from PIL import Image
-
-folder = "."
-pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
-pipe.enable_model_cpu_offload()
-video = pipe("A woman laughs in the rain", reference_images=[Image.open("face.png")], guidance_scale=6).frames[0]
-export_to_video(video, "video.mp4", fps=8)
-```
-
-References are heads cut out on black, as `sat/sample_video.py` of the project writes them (`reference_1.png`).
-The weights keep the licence of what they were converted from.
-"""
+@contextmanager
+def writing() -> Iterator[None]:
+    """Raise OSError where libraries tell of a full disk in errors of their own."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(errno.ENOSPC, " ".join(str(error).split())[:100]) from error
 
 
-def detect_model(state_dict: dict[str, Tensor], candidates: Iterable[tuple[str, ModelConfig]]) -> tuple[str, ModelConfig]:
+def detect_model(tensors: Mapping[str, Tensor], candidates: Iterable[tuple[str, ModelConfig]]) -> tuple[str, ModelConfig]:
     """Find the configuration whose transformer has these tensors' shapes. Raises `UserError` if none has."""
-    layers = len({name.split(".")[2] for name in state_dict if name.startswith("transformer.layers.")})
+    layers = len({name.split(".")[2] for name in tensors if name.startswith("transformer.layers.")})
     embeddings = ("mixins.patch_embed.proj.weight", "mixins.patch_embed.text_proj.weight", "time_embed.2.weight")
-    patch, text, time = (state_dict.get(name) for name in embeddings)
-    if patch is None or text is None or time is None:
+    if any(name not in tensors for name in embeddings):
         raise UserError("the checkpoint has no patch or time embedding; it is none of this model's")
+    patch, text, time = (tensors[name] for name in embeddings)
     found = (layers, *patch.shape[:3], text.shape[1], time.shape[0])
     for name, model in candidates:
         t = model.transformer

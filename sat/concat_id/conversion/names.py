@@ -1,6 +1,6 @@
 """What the transformer's tensors and settings are called in SAT and in diffusers, and how each is made from the other's."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,7 @@ SPLIT_IN_LAYER = {
     ),
 }
 POSITIONS = "transformer.position_embeddings.weight"  # unused, but part of the SAT format; zeros when converted back
+BASE = "give the --base of the model that these weights belong to"
 IGNORED = {POSITIONS, "mixins.pos_embed.pos_embedding", "patch_embed.pos_embedding"}
 
 
@@ -79,15 +80,16 @@ def _put_together(count: int, order: Iterable[tuple[int, ...]]) -> Callable[...,
     return make
 
 
-def _pairs(num_layers: int) -> Iterator[tuple[str, str]]:
-    for sat, diffusers in RENAMED.items():
-        yield sat, diffusers
+def renamed_modules(num_layers: int) -> Iterator[tuple[str, str]]:
+    """Modules with equal tensors: SAT's name, diffusers'."""
+    yield from RENAMED.items()
     for index in range(num_layers):
         for sat, diffusers in RENAMED_IN_LAYER.items():
             yield sat.format(i=index), diffusers.format(i=index)
 
 
-def _splits(num_layers: int) -> Iterator[tuple[str, int, dict[str, tuple[int, ...]]]]:
+def split_modules(num_layers: int) -> Iterator[tuple[str, int, dict[str, tuple[int, ...]]]]:
+    """SAT's modules that diffusers cuts up: name, number of equal pieces, and of which of them each of diffusers' consists."""
     for index in range(num_layers):
         for sat, (count, parts) in SPLIT_IN_LAYER.items():
             yield sat.format(i=index), count, {name.format(i=index): pieces for name, pieces in parts.items()}
@@ -97,8 +99,8 @@ def diffusers_targets(num_layers: int) -> list[Target]:
     """Every tensor of diffusers' CogVideoXTransformer3DModel, made from SAT's."""
     targets = []
     for kind in ("weight", "bias"):
-        targets += [Target(f"{new}.{kind}", (f"{old}.{kind}",), _keep) for old, new in _pairs(num_layers)]
-        for old, count, parts in _splits(num_layers):
+        targets += [Target(f"{new}.{kind}", (f"{old}.{kind}",), _keep) for old, new in renamed_modules(num_layers)]
+        for old, count, parts in split_modules(num_layers):
             targets += [Target(f"{new}.{kind}", (f"{old}.{kind}",), _take(count, pieces)) for new, pieces in parts.items()]
     return targets
 
@@ -107,24 +109,31 @@ def sat_targets(num_layers: int) -> list[Target]:
     """Every tensor of the SAT transformer but the unused one, made from diffusers'."""
     targets = []
     for kind in ("weight", "bias"):
-        targets += [Target(f"{old}.{kind}", (f"{new}.{kind}",), _keep) for old, new in _pairs(num_layers)]
-        for old, count, parts in _splits(num_layers):
+        targets += [Target(f"{old}.{kind}", (f"{new}.{kind}",), _keep) for old, new in renamed_modules(num_layers)]
+        for old, count, parts in split_modules(num_layers):
             targets.append(Target(f"{old}.{kind}", tuple(f"{new}.{kind}" for new in parts), _put_together(count, parts.values())))
     return targets
 
 
 def made_from(
-    targets: Sequence[Target], state_dict: dict[str, Tensor], source: str, dtype: torch.dtype | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """Make one target after the other. Raises `UserError` first if the source lacks a tensor or has unknown ones."""
+    targets: Sequence[Target], tensors: Mapping[str, Tensor], source: str,
+    shapes: Mapping[str, torch.Size] | None = None, dtype: torch.dtype | None = None, remedy: str = BASE,
+) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
+    """Make one target after the other. Raises `UserError` first if the source lacks a tensor or has unknown ones.
+
+    A tensor whose shape is not what `shapes` has for it raises `UserError`, too.
+    """
     needed = {name for target in targets for name in target.sources}
-    missing, foreign = sorted(needed - state_dict.keys()), sorted(state_dict.keys() - needed - IGNORED)
+    missing, foreign = sorted(needed - tensors.keys()), sorted(tensors.keys() - needed - IGNORED)
     for names, what in ((missing, "missing"), (foreign, "unknown")):
         if names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise UserError(f"{source}: {len(names)} tensors are {what}: {some}; give the --base of the model that these weights belong to")
+            raise UserError(f"{source}: {len(names)} tensors are {what}: {some}; {remedy}")
     for target in targets:
-        tensor = target.make(*(state_dict[name] for name in target.sources))
+        tensor = target.make(*(tensors[name] for name in target.sources))
+        if shapes is not None and tensor.shape != shapes[target.name]:
+            found = f"found shape {tuple(tensor.shape)}, expected {tuple(shapes[target.name])}"
+            raise UserError(f"{source}: {target.name}: {found}; {remedy}")
         yield target.name, tensor.to(dtype) if dtype else tensor
 
 

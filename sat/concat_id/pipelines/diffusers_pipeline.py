@@ -12,14 +12,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from PIL import Image
 from torch import Tensor
 
+OLDEST = (0, 31)  # of diffusers; 0.30 cannot decode a single frame
 
-class ConcatIDPipeline(CogVideoXPipeline):
+
+def require_diffusers(version: str) -> None:
+    """Raise ImportError for a diffusers that computes something else."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        expected = ".".join(map(str, OLDEST))
+        raise ImportError(f"diffusers: found {version}, expected {expected} or newer; run pip install --upgrade diffusers")
+
+
+require_diffusers(diffusers.__version__)
+
+
+class ConcatIDPipeline(diffusers.CogVideoXPipeline):
     """Generate videos of the people on `reference_images`, which are appended to the video's latents as further frames.
 
     References should show one head each, upright and cut out, as sat/sample_video.py writes them (reference_1.png); other
@@ -36,7 +49,7 @@ class ConcatIDPipeline(CogVideoXPipeline):
         `reference_images` lists the people of all prompts, left to right; or, with several prompts, one such list for each.
         The unconditional branch has zero text embeddings, as Concat-ID was trained with, unless `negative_prompt` or
         `negative_prompt_embeds` is given; it sees the same references.
-        Raises ValueError for lists of different lengths or more references than the model's positions hold.
+        Raises ValueError for lists of different lengths.
         """
         embeds = options.get("prompt_embeds")
         if embeds is None:
@@ -48,8 +61,10 @@ class ConcatIDPipeline(CogVideoXPipeline):
             options["negative_prompt_embeds"] = torch.zeros_like(embeds)
         options["prompt_embeds"] = embeds
 
-        size = [options.get(name) or getattr(self.transformer.config, f"sample_{name}") * 8 for name in ("height", "width")]
-        ref_latents = self.encode_references(reference_images, embeds.shape[0], tuple(size))
+        config, factor = self.transformer.config, self.vae_scale_factor_spatial
+        own = {"height": config.sample_height * factor, "width": config.sample_width * factor, "num_frames": config.sample_frames}
+        options |= {name: options.get(name) or value for name, value in own.items()}  # which earlier versions ask for
+        ref_latents = self.encode_references(reference_images, embeds.shape[0], (options["height"], options["width"]))
         guidance = options.get("guidance_scale", inspect.signature(super().__call__).parameters["guidance_scale"].default)
         if ref_latents is not None and guidance > 1:
             ref_latents = torch.cat([ref_latents, ref_latents])
@@ -69,7 +84,7 @@ class ConcatIDPipeline(CogVideoXPipeline):
             if id(image) not in encoded:
                 pixels = self._pixels(image, size).to(self._execution_device, self.vae.dtype)
                 moments = self.vae.encode(pixels).latent_dist
-                encoded[id(image)] = moments.mode().transpose(1, 2) * self.vae_scaling_factor_image  # (1, 1, C, H, W)
+                encoded[id(image)] = moments.mode().transpose(1, 2) * self.vae.config.scaling_factor  # (1, 1, C, H, W)
         return torch.cat([torch.cat([encoded[id(image)] for image in row], dim=1) for row in rows])
 
     @staticmethod
@@ -110,8 +125,15 @@ class ConcatIDPipeline(CogVideoXPipeline):
                 hook.remove()
 
     def _prepare_rotary_positional_embeddings(self, height: int, width: int, num_frames: int, device: torch.device):
-        """Extend the video's rotary table: reference i of a video of T latent frames is frame T+i of the same grid."""
-        return super()._prepare_rotary_positional_embeddings(height, width, num_frames + self._num_refs, device)
+        """Cosines and sines (S, head size): whole numbers along the grid at every size, reference i of T latent frames at frame T+i.
+
+        CogVideoXPipeline stretches the grid of smaller videos to that of the largest; the model was trained and is sampled without.
+        """
+        config = self.transformer.config
+        side = self.vae_scale_factor_spatial * config.patch_size
+        grid = height // side, width // side
+        table = get_3d_rotary_pos_embed(config.attention_head_dim, ((0, 0), grid), grid, num_frames + self._num_refs)
+        return tuple(part.to(device) for part in table)
 
     def save_pretrained(self, save_directory, **options) -> None:
         """Save as diffusers does, with this file beside it as pipeline.py, so that the folder can be loaded without the project."""

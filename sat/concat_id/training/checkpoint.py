@@ -28,8 +28,9 @@ from torch import Tensor
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files import folder_written_whole, write_json, written_whole
+from concat_id.low_rank import save_low_rank
 from concat_id.training.engine import Engine, States, from_first
-from concat_id.training.lora import low_rank_scale, save_low_rank
+from concat_id.training.lora import low_rank_scale
 from concat_id.weights import SAT_PREFIX, load_tensors
 
 MODEL_STATES, TRAINING, STATE, RANDOM = "mp_rank_00_model_states.pt", "training", "state.json", "random.pt"
@@ -260,7 +261,8 @@ def load_random_state(state: dict[str, Any]) -> None:
 
 
 def _has_device_generator() -> bool:
-    return torch.accelerator.is_available() and hasattr(torch.get_device_module(), "get_rng_state")
+    module = torch.get_device_module()
+    return module.is_available() and hasattr(module, "get_rng_state")
 
 
 def metric_lines_until(path: Path, step: int) -> Iterator[str]:

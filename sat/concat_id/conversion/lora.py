@@ -1,0 +1,146 @@
+"""Low-rank products in SAT's and in diffusers' names: exactly the same change of the same weights."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from concat_id.conversion.lazy import LazyTensors, changed
+from concat_id.conversion.names import renamed_modules, split_modules
+from concat_id.errors import UserError
+from concat_id.low_rank import DOWN, UP, load_low_rank, save_low_rank, with_product
+from concat_id.weights import load_tensors
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
+DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"
+
+
+class Product(NamedTuple):
+    """Adds up @ down to a weight (out, in): down (rank, in), up (out, rank)."""
+
+    down: Tensor
+    up: Tensor
+
+
+Products = dict[str, Product]
+"""Layers' names, of SAT or of diffusers, and what is added to their weights."""
+
+
+def read_sat_products(folder: Path) -> Products:
+    """Read a training checkpoint's products, their scale multiplied in."""
+    tensors, scale = load_low_rank(folder)
+    return _paired(tensors, DOWN, UP, lambda layer: scale, str(folder))
+
+
+def write_sat_products(folder: Path, products: Products) -> None:
+    """Write products as a training checkpoint holds them."""
+    tensors = {}
+    for layer, product in products.items():
+        tensors |= {layer + DOWN: product.down, layer + UP: product.up}
+    save_low_rank(folder, tensors, 1.0)
+
+
+def read_diffusers_products(folder: Path) -> Products:
+    """Read what `write_diffusers_products` or diffusers' save_lora_weights wrote."""
+    path = folder / DIFFUSERS_FILE
+    tensors = load_tensors(path)
+    own = {name.removeprefix(DIFFUSERS_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(DIFFUSERS_PREFIX)}
+    alphas = {name.removesuffix(ALPHA): float(own.pop(name)) for name in list(own) if name.endswith(ALPHA)}
+
+    def scale(layer: str) -> float:
+        return alphas[layer] / len(own[layer + DIFFUSERS_DOWN]) if layer in alphas else 1.0
+
+    return _paired(own, DIFFUSERS_DOWN, DIFFUSERS_UP, scale, str(path))
+
+
+def write_diffusers_products(folder: Path, products: Products) -> None:
+    """Write products for load_lora_weights."""
+    tensors = {}
+    for layer, product in products.items():
+        names = f"{DIFFUSERS_PREFIX}{layer}{DIFFUSERS_DOWN}", f"{DIFFUSERS_PREFIX}{layer}{DIFFUSERS_UP}"
+        tensors |= zip(names, (product.down.clone(), product.up.contiguous()), strict=True)
+    safetensors.torch.save_file(tensors, folder / DIFFUSERS_FILE, {"format": "pt"})
+
+
+def to_diffusers(products: Products, num_layers: int) -> Products:
+    """Products of diffusers' layers. Where a SAT layer becomes several, they share its A and cut up its B."""
+    made, renamed, split = {}, dict(renamed_modules(num_layers)), {sat: rest for sat, *rest in split_modules(num_layers)}
+    for layer, product in products.items():
+        if layer in renamed:
+            made[renamed[layer]] = product
+        elif layer in split:
+            count, parts = split[layer]
+            rows = product.up.chunk(count)
+            made |= {name: Product(product.down, torch.cat([rows[piece] for piece in pieces])) for name, pieces in parts.items()}
+        else:
+            raise UserError(f"low-rank products of {layer}: diffusers has no such layer; use --lora merge")
+    return made
+
+
+def to_sat(products: Products, num_layers: int) -> Products:
+    """Products of SAT's layers. Where several layers become one, their ranks add up, unless they share one A."""
+    made, left = {}, dict(products)
+    for sat, name in renamed_modules(num_layers):
+        if name in left:
+            made[sat] = left.pop(name)
+    for sat, count, parts in split_modules(num_layers):
+        present = {name: left.pop(name) for name in parts if name in left}
+        if present:
+            made[sat] = _stacked(present, count, parts)
+    if left:
+        raise UserError(f"low-rank products of {next(iter(left))}: this transformer has no such layer; check the folder")
+    return made
+
+
+def _stacked(products: Products, count: int, parts: Mapping[str, tuple[int, ...]]) -> Product:
+    downs: list[Tensor] = []
+    for product in products.values():
+        if not any(torch.equal(product.down, known) for known in downs):
+            downs.append(product.down)
+    starts = torch.tensor([0, *(len(down) for down in downs)]).cumsum(0).tolist()
+    first = next(iter(products))
+    height = products[first].up.shape[0] // len(parts[first])
+    up = products[first].up.new_zeros(count, height, starts[-1])
+    for name, product in products.items():
+        column = next(start for start, down in zip(starts, downs, strict=False) if torch.equal(down, product.down))
+        for piece, rows in zip(parts[name], product.up.chunk(len(parts[name])), strict=True):
+            up[piece, :, column : column + rows.shape[1]] = rows
+    return Product(torch.cat(downs), up.flatten(0, 1))
+
+
+def with_products(tensors: Mapping[str, Tensor], products: Products, source: str) -> LazyTensors:
+    """Weights of the same names as `products` with those added as they are asked for. Raises `UserError` for what fits none."""
+    changes: dict[str, Callable[[Tensor], Tensor]] = {}
+    for layer, product in products.items():
+        if f"{layer}.weight" not in tensors:
+            raise UserError(f"{source}: {layer}: the weights have no such layer; name those that it was trained on")
+        changes[f"{layer}.weight"] = partial(_add, product, layer, source)
+    return changed(tensors, changes)
+
+
+def _add(product: Product, layer: str, source: str, weight: Tensor) -> Tensor:
+    shape = product.up.shape[0], product.down.shape[1]
+    if weight.shape != shape:
+        raise UserError(f"{source}: {layer}: found a product for {shape}, expected {tuple(weight.shape)}; name what it was trained on")
+    return with_product(weight, product.down, product.up, 1.0)
+
+
+def _paired(tensors: Mapping[str, Tensor], down: str, up: str, scale: Callable[[str], float], source: str) -> Products:
+    layers = [name.removesuffix(down) for name in tensors if name.endswith(down)]
+    foreign = sorted(tensors.keys() - {layer + kind for layer in layers for kind in (down, up)})
+    lonely = [layer for layer in layers if layer + up not in tensors or tensors[layer + up].shape[1] != len(tensors[layer + down])]
+    if foreign or lonely or not layers:
+        found = (foreign or lonely or ["nothing"])[0]
+        raise UserError(f"{source}: found {found}, expected pairs of <layer>{down} and <layer>{up}; it is no low-rank file of this kind")
+    return {layer: Product(tensors[layer + down], _scaled(tensors[layer + up], scale(layer))) for layer in layers}
+
+
+def _scaled(tensor: Tensor, scale: float) -> Tensor:
+    """Multiply, in float32 where the tensor's own type cannot hold the result."""
+    exact = tensor.float() * scale
+    rounded = exact.to(tensor.dtype)
+    return rounded if torch.equal(rounded.float(), exact) else exact

@@ -1,0 +1,109 @@
+"""What there is to convert: released checkpoints, training checkpoints with averages beside them, low-rank products, ZeRO's shards."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+from torch import Tensor
+
+from concat_id.conversion import zero
+from concat_id.conversion.lazy import changed
+from concat_id.conversion.lora import Products, read_sat_products, with_products
+from concat_id.errors import UserError
+from concat_id.files import resolve_path
+from concat_id.low_rank import FILE as LOW_RANK_FILE
+from concat_id.weights import SAT_PREFIX, find_sat_checkpoint, load_sat_checkpoint, weights_digest
+
+RUN_FILE = "training_config.yaml"  # which a training run leaves in its folder
+AVERAGED = "-ema"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights of a transformer under SAT's names; `open` maps them into memory, where they stay as long as its result."""
+
+    path: Path
+    digest: str
+    open: Callable[[], Mapping[str, Tensor]]
+    products: Products | None = None
+    base: "Source | None" = None  # what the products belong to, whose tensors `open` gives
+
+    def merged(self, exact: bool = False) -> Mapping[str, Tensor]:
+        """The weights with low-rank products added, where there are some; `exact` in float32 instead of the weights' type."""
+        tensors = self.open()
+        if self.products is None:
+            return tensors
+        tensors = changed(tensors, dict.fromkeys(tensors, Tensor.float)) if exact else tensors
+        return with_products(tensors, self.products, str(self.path))
+
+
+def open_source(
+    path: Path, weights: str | None = None, load: str | None = None, precise: bool = False, trust: bool = False
+) -> Source:
+    """Find what to convert in a checkpoint's folder, a training run's or a file.
+
+    `weights` "ema" takes the averages, "plain" the last weights, None what `path` names. `load` names the checkpoint that low-rank
+    products were trained on, if the run does not. `precise` takes float32 masters from ZeRO's shards where there are some.
+    """
+    folder, averaged = _choose(path, weights)
+    if (folder / LOW_RANK_FILE).is_file():
+        file = folder / LOW_RANK_FILE
+        base = open_source(resolve_path(load or _trained_on(folder)), trust=trust)
+        if base.products is not None:
+            raise UserError(f"{base.path}: found low-rank products, expected the whole weights that {file} was trained on; see --load")
+        return Source(file, weights_digest(file), base.open, read_sat_products(folder), base)
+    if load is not None:
+        raise UserError(f"--load {load}: found whole weights in {folder}, expected {LOW_RANK_FILE}; leave --load out")
+    if folder.is_dir() and zero.needs_gathering(folder, averaged, precise):
+        return Source(folder, zero.gathered_digest(folder), partial(_gathered, folder, averaged, trust))
+    if averaged:
+        raise UserError(f"{folder}: found no averaged weights (no folder {folder.name}{AVERAGED}); leave --weights ema out")
+    file = find_sat_checkpoint(folder)
+    return Source(file, weights_digest(file), lambda: load_sat_checkpoint(file, trust=trust).state_dict)
+
+
+def run_configuration(path: Path) -> Path | None:
+    """The configuration that a training run recorded, if `path` is its folder, a checkpoint of it or a file in that."""
+    candidates = (folder / RUN_FILE for folder in (path, *path.parents[:2]))
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _choose(path: Path, weights: str | None) -> tuple[Path, bool]:
+    """The checkpoint's own folder, and whether its averages have yet to be found in the optimizer's states."""
+    latest = path / "latest"
+    folder = path
+    if latest.is_file():
+        folder = path / latest.read_text(encoding="utf-8", errors="replace").strip()
+        folder = folder if folder.is_dir() and folder != path else path  # else find_sat_checkpoint tells what is wrong
+    if weights is None:
+        return folder, False
+    plain = folder.with_name(folder.name.removesuffix(AVERAGED))
+    chosen = plain if weights == "plain" else plain.with_name(plain.name + AVERAGED)
+    if chosen.is_dir():
+        return chosen, False
+    if weights == "plain":
+        raise UserError(f"{chosen}: no such folder, expected the last weights beside {folder.name}; leave --weights plain out")
+    return plain, True
+
+
+def _trained_on(folder: Path) -> str:
+    """The checkpoint that a run's products belong to, as the run recorded it."""
+    recorded = run_configuration(folder)
+    try:
+        load = yaml.safe_load(recorded.read_text(encoding="utf-8"))["args"]["load"] if recorded else None
+    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        load = None
+    if not isinstance(load, str):
+        raise UserError(f"{folder}: holds low-rank products alone; name the checkpoint they were trained on with --load FOLDER")
+    return load
+
+
+def _gathered(folder: Path, averaged: bool, trust: bool) -> Mapping[str, Tensor]:
+    tensors = zero.gathered(folder, averaged, trust)
+    makers = {name.removeprefix(SAT_PREFIX): maker for name, maker in tensors.makers.items() if name.startswith(SAT_PREFIX)}
+    if not makers:
+        some = ", ".join(list(tensors)[:3])
+        raise UserError(f"{folder}: found tensors {some}, expected names starting with '{SAT_PREFIX}'; check the folder")
+    return type(tensors)(makers)

@@ -1,0 +1,48 @@
+"""Low-rank products on disk: lora.safetensors holds, for some layers with weights W, down (A) and up (B) of W + scale * B A."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from concat_id.errors import UserError
+
+FILE = "lora.safetensors"
+DOWN, UP = ".down.weight", ".up.weight"
+
+
+def save_low_rank(folder: Path, tensors: Mapping[str, Tensor], scale: float) -> None:
+    """Write the trained products beside what they were trained on; names are <layer>.down.weight and <layer>.up.weight."""
+    metadata = {"scale": repr(scale), "format": "W + scale * up @ down"}
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / FILE, metadata)
+
+
+def load_low_rank(folder: str | Path) -> tuple[dict[str, Tensor], float]:
+    """Read what `save_low_rank` wrote; raises `UserError` for a folder without it."""
+    path = Path(folder) / FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, float((file.metadata() or {})["scale"])  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}), expected low-rank weights; name a folder such as exps/RUN/100") from error
+
+
+def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """W + scale * B A, in float32; the weight's type stays."""
+    return (weight.float() + scale * up.float() @ down.float()).to(weight.dtype)
+
+
+def merged(state_dict: dict[str, Tensor], low_rank: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Add the products to the weights they belong to; raises `UserError` for products that fit none."""
+    result = dict(state_dict)
+    for name, down in low_rank.items():
+        if not name.endswith(DOWN):
+            continue
+        target = name.removesuffix(DOWN)
+        up, weight = low_rank.get(target + UP), state_dict.get(f"{target}.weight")
+        if up is None or weight is None or weight.shape != (up.shape[0], down.shape[1]):
+            raise UserError(f"{FILE}: {target}: does not fit the weights; merge it into those it was trained on")
+        result[f"{target}.weight"] = with_product(weight, down, up, scale)
+    return result

@@ -1,0 +1,97 @@
+"""The entry script, as users call it."""
+
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from entry import only_error
+
+from concat_id.config import to_dict
+from concat_id.errors import run
+from concat_id.weights import load_sat_checkpoint, load_tensors
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Run the script; returns (exit code, standard output, standard error)."""
+    spec = importlib.util.spec_from_file_location("convert_weights", ROOT / "sat" / "convert_weights.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def convert(*options):
+        monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, options)])
+        with pytest.raises(SystemExit) as stopped:
+            run(script.main)
+        printed = capfd.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return convert
+
+
+def test_there_checked_and_back(call, rotary, tmp_path):
+    code, out, err = call("to-hf", rotary.checkpoint, tmp_path / "hf", "--base", *rotary.bases, "--check")
+    assert code == 0, err
+    assert "weights: " in out and "sha256:" in out and float(out.split("outputs: ")[1].split()[0]) < 2e-5
+    code, out, err = call("to-sat", tmp_path / "hf", tmp_path / "back", "--dtype", "bfloat16")
+    assert code == 0, err
+    before, after = (load_sat_checkpoint(path).state_dict["time_embed.0.weight"] for path in (rotary.checkpoint, tmp_path / "back"))
+    assert torch.equal(before.bfloat16(), after)
+
+
+def test_a_runs_own_configuration_is_taken(call, rotary, tmp_path):
+    run_folder = tmp_path / "run"
+    (run_folder / "5-ema").mkdir(parents=True)
+    (run_folder / "5").mkdir()
+    module = load_tensors(next(rotary.checkpoint.rglob("*.pt")))["module"]
+    torch.save({"module": module}, run_folder / "5-ema" / "mp_rank_00_model_states.pt")
+    (run_folder / "latest").write_text("5")
+    (run_folder / "training_config.yaml").write_text(yaml.safe_dump(to_dict(rotary.config)))
+    code, out, err = call("to-hf", run_folder, tmp_path / "hf", "--weights", "ema")
+    assert code == 0, err
+    assert "training_config.yaml" in out and "5-ema" in out
+    written = load_tensors(tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(written["time_embedding.linear_1.weight"], module["model.diffusion_model.time_embed.0.weight"])
+
+
+@pytest.mark.parametrize("direction, function", [("to-hf", "to_diffusers"), ("to-sat", "to_native")])
+def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp_path, direction, function):
+    called, name = [], "concat_id.conversion.wan"
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.is_wan = lambda path: path.name == "first_stage.pt"
+    setattr(module, function, lambda *arguments, **options: called.append((*arguments, options)))
+    monkeypatch.setitem(sys.modules, name, module)
+    code, _, err = call(direction, "first_stage.pt", tmp_path / "x", "--dtype", "float16")
+    assert code == 0, err
+    assert called == [(Path("first_stage.pt"), tmp_path / "x", {"dtype": torch.float16, "trust": False})]
+    code, _, err = call(direction, tmp_path / "other", tmp_path / "x")
+    assert code and len(called) == 1 and "other" in only_error(code, err)
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (("to-hf", "{nowhere}", "{x}"), "nowhere: no such folder, expected a SAT checkpoint"),
+        (("to-hf", "{checkpoint}", "{x}", "--weights", "ema"), "found no averaged weights"),
+        (("to-hf", "{checkpoint}", "{x}", "--lora", "keep"), "found whole weights, no low-rank ones to keep; leave --lora keep out"),
+        (("to-hf", "{checkpoint}", "{x}", "--load", "y"), "--load y: found whole weights"),
+        (("to-hf", "{folder}", "{x}"), "expected a file 'latest'"),
+        (("to-hf", "{checkpoint}", "{x}"), "t5: has no config.json, expected a T5 folder"),  # that of configs/debug.yaml, which fits
+        (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
+        (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
+        (("to-sat", "{nowhere}", "{x}"), "config.json: cannot be read"),
+        (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: cannot be read"),
+    ],
+)
+def test_mistakes_take_one_line(call, rotary, tmp_path, options, told):
+    places = {"{checkpoint}": [rotary.checkpoint], "{folder}": [rotary.folder], "{nowhere}": [tmp_path / "nowhere"],
+              "{x}": [tmp_path / "x"], "{bases}": rotary.bases}  # fmt: skip
+    code, _, err = call(*(value for option in options for value in places.get(option, [option])))
+    assert told in only_error(code, err)
+    assert not (tmp_path / "x").exists()

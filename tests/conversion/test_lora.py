@@ -1,0 +1,140 @@
+"""Low-rank weights: the same outputs merged and kept, in diffusers' own loader too, and the way back."""
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import assert_close
+from diffusers import CogVideoXTransformer3DModel
+
+from concat_id.conversion.check import largest_difference
+from concat_id.conversion.folders import to_hf, to_sat
+from concat_id.conversion.lora import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
+from concat_id.conversion.lora import to_sat as products_to_sat
+from concat_id.conversion.sources import open_source
+from concat_id.errors import UserError
+from concat_id.low_rank import load_low_rank, merged, save_low_rank
+from concat_id.weights import load_sat_checkpoint, load_tensors
+
+LAYERS = (  # one of every kind
+    "transformer.layers.0.attention.query_key_value", "transformer.layers.1.attention.dense", "transformer.layers.1.mlp.dense_h_to_4h",
+    "mixins.adaln_layer.adaLN_modulations.1.1", "mixins.final_layer.linear", "time_embed.0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def products(rotary, tmp_path_factory):
+    """Folder of a training checkpoint with products beside the tiny model's layers."""
+    folder = tmp_path_factory.mktemp("lora") / "100"
+    folder.mkdir()
+    weights = load_sat_checkpoint(rotary.checkpoint).state_dict
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for layer in LAYERS:
+        height, width = weights[f"{layer}.weight"].shape
+        tensors[f"{layer}.down.weight"] = torch.randn(3, width, generator=generator) * 0.1
+        tensors[f"{layer}.up.weight"] = torch.randn(height, 3, generator=generator) * 0.1
+    save_low_rank(folder, tensors, 0.7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(rotary, products, tmp_path_factory):
+    """The model with products merged and kept."""
+    source, made = open_source(products, load=str(rotary.checkpoint)), tmp_path_factory.mktemp("lora hf")
+    for mode in ("merge", "keep"):
+        to_hf(source, made / mode, rotary.config.model, low_rank=mode)
+    return made
+
+
+def test_merged_and_kept_are_the_same_change(rotary, products, folders):
+    """Against products added to SAT's weights, of which those of fused layers change all that came of these."""
+    source = open_source(products, load=str(rotary.checkpoint))
+    for mode in ("merge", "keep"):
+        assert largest_difference(source, folders / mode, rotary.config.model.transformer) < 2e-5
+    plain = open_source(rotary.checkpoint)
+    assert largest_difference(plain, folders / "merge", rotary.config.model.transformer) > 1e-2
+    assert "low-rank weights, merged" in (folders / "merge" / "README.md").read_text()
+    card = (folders / "keep" / "README.md").read_text()
+    assert "low-rank weights, kept" in card and "pipe.load_lora_weights(folder" in card
+    assert not (folders / "merge" / DIFFUSERS_FILE).exists()
+
+
+def test_names_are_those_of_diffusers(folders):
+    tensors = load_tensors(folders / "keep" / DIFFUSERS_FILE)
+    transformer = CogVideoXTransformer3DModel.from_pretrained(folders / "keep" / "transformer")
+    layers = {name.removeprefix("transformer.").rpartition(".lora_")[0] for name in tensors}
+    assert len(layers) == 9 and all(isinstance(transformer.get_submodule(layer), torch.nn.Linear) for layer in layers)
+    q, k = (tensors[f"transformer.transformer_blocks.0.attn1.to_{letter}.lora_A.weight"] for letter in "qk")
+    assert torch.equal(q, k)
+
+
+def test_diffusers_loads_what_is_kept(rotary, latents_of, folders):
+    pytest.importorskip("peft", reason="load_lora_weights needs peft, which is not among the requirements")
+    pipe = rotary.pipeline(folders / "keep")
+    before = latents_of(pipe)
+    pipe.load_lora_weights(folders / "keep")
+    expected = latents_of(rotary.pipeline(folders / "merge"))
+    assert_close(latents_of(pipe), expected, 2e-5)
+    assert (before - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("mode", ["merge", "keep"])
+def test_back_to_sat(rotary, products, folders, tmp_path, mode):
+    to_sat(folders / "keep", tmp_path / "back", low_rank=mode)
+    back = load_sat_checkpoint(tmp_path / "back").state_dict
+    if mode == "keep":
+        low_rank, scale = load_low_rank(tmp_path / "back")
+        assert low_rank[f"{LAYERS[0]}.down.weight"].shape[0] == 3  # shared again
+        back = merged(back, low_rank, scale)
+    expected = merged(load_sat_checkpoint(rotary.checkpoint).state_dict, *load_low_rank(products))
+    for layer in LAYERS:
+        assert_close(back[f"{layer}.weight"], expected[f"{layer}.weight"], 1e-6)
+
+
+def test_separate_products_of_a_fused_layer_become_one():
+    """As other trainings make them: an A for each of to_q and to_v, none for to_k."""
+    generator = torch.Generator().manual_seed(0)
+    separate = {
+        f"transformer_blocks.0.attn1.to_{letter}": Product(
+            torch.randn(rank, 6, generator=generator), torch.randn(6, rank, generator=generator)
+        )
+        for letter, rank in (("q", 2), ("v", 4))
+    }
+    fused = products_to_sat(separate, 1)["transformer.layers.0.attention.query_key_value"]
+    assert fused.down.shape == (6, 6) and fused.up.shape == (18, 6)
+    query, key, value = (fused.up @ fused.down).chunk(3)
+    for found, letter in ((query, "q"), (value, "v")):
+        product = separate[f"transformer_blocks.0.attn1.to_{letter}"]
+        assert_close(found, product.up @ product.down, 1e-6)
+    assert not key.any()
+
+
+def test_what_does_not_fit_is_told(rotary, products, tmp_path):
+    with pytest.raises(UserError, match="100: holds low-rank products alone; name the checkpoint they were trained on with --load"):
+        open_source(products)
+    with pytest.raises(UserError, match=r"--load x: found whole weights in .*, expected lora.safetensors"):
+        open_source(rotary.checkpoint, load="x")
+    with pytest.raises(UserError, match="found low-rank products, expected the whole weights"):
+        open_source(products, load=str(copy_with_config(products, rotary.checkpoint, tmp_path)))
+    with pytest.raises(UserError, match="strange: diffusers has no such layer; use --lora merge"):
+        to_diffusers({"strange": read_sat_products(products)[LAYERS[0]]}, 2)
+    with pytest.raises(UserError, match="strange: this transformer has no such layer"):
+        products_to_sat({"strange": read_sat_products(products)[LAYERS[0]]}, 2)
+    other = open_source(rotary.checkpoint)
+    alien = {"time_embed.0": Product(torch.zeros(1, 3), torch.zeros(64, 1))}
+    with pytest.raises(UserError, match=r"time_embed.0: found a product for \(64, 3\), expected \(64, 128\)"):
+        dict(type(other)(other.path, other.digest, other.open, alien).merged())
+    safetensors.torch.save_file({"transformer.a.lora_A.weight": torch.zeros(2, 3)}, tmp_path / DIFFUSERS_FILE)
+    with pytest.raises(UserError, match=r"found a, expected pairs of <layer>.lora_A.weight and <layer>.lora_B.weight"):
+        read_diffusers_products(tmp_path)
+    with pytest.raises(UserError, match="found no pytorch_lora_weights.safetensors to keep"):
+        to_sat(rotary.folder, tmp_path / "back", low_rank="keep")
+
+
+def copy_with_config(products, checkpoint, folder):
+    """A run whose recorded configuration names the checkpoint that it started from."""
+    run = folder / "run" / "100"
+    run.mkdir(parents=True)
+    (run / "lora.safetensors").write_bytes((products / "lora.safetensors").read_bytes())
+    (run.parent / "training_config.yaml").write_text(f"args:\n  load: {str(checkpoint)!r}\n")
+    assert open_source(run).base.path.parent.parent == checkpoint
+    return run

@@ -1,0 +1,161 @@
+"""What diffusers' pipelines can do works with references, too, and gives the same."""
+
+import importlib.util
+import subprocess
+import sys
+
+import accelerate
+import diffusers
+import pytest
+import torch
+from conftest import ROOT, assert_close
+from diffusers import CogVideoXDDIMScheduler
+
+SCRIPT = """
+import sys, torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+image = Image.linear_gradient("L").convert("RGB")
+found = []
+for folder in sys.argv[1:]:
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    for references in ([image], []):
+        options = {"num_frames": 5, "num_inference_steps": 1, "generator": torch.Generator().manual_seed(1), "output_type": "latent"}
+        found.append(pipe("a man", reference_images=references, **options).frames)
+    pipe.save_pretrained(sys.argv[2])
+assert "concat_id" not in sys.modules
+first, without, again, _ = found
+assert first.shape == (1, 2, 16, 8, 12), first.shape
+assert torch.equal(first, again)
+assert (first - without).abs().max() > 1e-3
+"""
+
+
+def test_a_folder_needs_no_checkout(rotary, tmp_path):
+    """A fresh process elsewhere, without this package on its path, loads the folder, generates, saves and loads again."""
+    command = [sys.executable, "-c", SCRIPT, str(rotary.folder), str(tmp_path / "saved")]
+    environment = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def plain(rotary, latents_of):
+    """Latents of the pipeline as loaded."""
+    return latents_of(rotary.pipeline())
+
+
+@pytest.fixture(scope="module")
+def frames(rotary, latents_of):
+    """Its pixels."""
+    return latents_of(rotary.pipeline(), output_type="pt")
+
+
+@pytest.fixture
+def weights_leave(monkeypatch):
+    """Let accelerate offload from "cpu": diffusers says cpu:0, which PyTorch takes for another device and copies to."""
+    offload = accelerate.cpu_offload
+    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: offload(model, torch.device("cpu"), **options))
+
+
+def test_sequential_offload_gives_the_same(rotary, latents_of, plain, frames, weights_leave):
+    """Weights live on the meta device but while their layer runs, as on a GPU; ours and accelerate's hooks get along."""
+    pipe = rotary.pipeline()
+    pipe.enable_sequential_cpu_offload(device="cpu")
+    places = [parameter.device.type for part in (pipe.transformer, pipe.vae, pipe.text_encoder) for parameter in part.parameters()]
+    assert set(places) == {"meta"}
+    assert torch.equal(latents_of(pipe), plain)
+    assert torch.equal(latents_of(pipe, output_type="pt"), frames)  # a second time
+    assert {parameter.device.type for parameter in pipe.transformer.parameters()} == {"meta"}
+
+
+def test_model_offload_gives_the_same(rotary, latents_of, plain):
+    """accelerate moves whole models in and out in the order of model_cpu_offload_seq; each is asked for, references' VAE included."""
+    pipe, moved = rotary.pipeline(), []
+    pipe.enable_model_cpu_offload(device="cpu")
+    for name in ("text_encoder", "vae", "transformer"):
+        hook = getattr(pipe, name)._hf_hook
+        hook.pre_forward = lambda *args, _hook=hook, _name=name, **options: (
+            moved.append(_name) or type(_hook).pre_forward(_hook, *args, **options)
+        )
+    assert torch.equal(latents_of(pipe), plain)
+    assert moved == ["text_encoder", "vae", "transformer", "transformer"]
+
+
+@pytest.mark.parametrize("how", ["in place", "wrapped"])
+def test_a_compiled_transformer_gives_the_same(rotary, latents_of, plain, how):
+    """Graphs are captured and run; generating machine code from them, which needs a compiler, is PyTorch's affair."""
+    pipe, graphs = rotary.pipeline(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    if how == "wrapped":
+        pipe.transformer = torch.compile(pipe.transformer, backend=backend)
+    else:
+        pipe.transformer.compile(backend=backend)
+    assert_close(latents_of(pipe), plain, 2e-5)
+    assert sum(len(graph.graph.nodes) for graph in graphs) > 100
+
+
+def test_tiling_and_slicing_of_the_vae(rotary, latents_of, plain, frames, picture):
+    pipe = rotary.pipeline()
+    pipe.vae.enable_slicing()
+    pipe.vae.enable_tiling()  # tiles larger than the video
+    assert torch.equal(latents_of(pipe, output_type="pt"), frames)
+    pipe.vae.enable_tiling(tile_sample_min_height=48, tile_sample_min_width=80)
+    tiled = latents_of(pipe)  # references, too, are encoded in tiles
+    refs = pipe.encode_references([picture()], 1, (64, 96))
+    pixels = pipe._pixels(picture(), (64, 96))
+    assert_close(refs, pipe.vae.tiled_encode(pixels).chunk(2, dim=1)[0].transpose(1, 2) * 0.7, 1e-6)
+    assert tiled.shape == plain.shape and not torch.equal(tiled, plain)
+    expected = (pipe.vae.tiled_decode(tiled.transpose(1, 2) / 0.7, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+    assert_close(latents_of(pipe, output_type="pt"), expected.transpose(1, 2), 1e-5)
+
+
+def test_callbacks_see_and_change_latents(rotary, latents_of, plain):
+    seen = {}
+
+    def keep(pipe, step, timestep, tensors):
+        seen[step] = {name: tensor.clone() for name, tensor in tensors.items()}
+        return {}
+
+    names = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+    found = latents_of(rotary.pipeline(), callback_on_step_end=keep, callback_on_step_end_tensor_inputs=names)
+    assert torch.equal(found, plain) and torch.equal(seen[1]["latents"], plain)
+    assert seen[0]["latents"].shape == (1, 3, 16, 8, 12)  # the video's alone, without references
+    assert seen[0]["prompt_embeds"].shape == (2, 16, 32) and not seen[0]["negative_prompt_embeds"].any()
+
+    def replace(pipe, step, timestep, tensors):
+        return {"latents": torch.zeros_like(tensors["latents"])} if step == 1 else {}
+
+    assert not latents_of(rotary.pipeline(), callback_on_step_end=replace).any()
+
+
+def test_batches_and_hooks_left_clean(rotary, picture):
+    pipe = rotary.pipeline()
+    pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
+    options = {"num_inference_steps": 2, "output_type": "latent"}
+    latents = torch.randn(2, 3, 16, 8, 12, generator=torch.Generator().manual_seed(0))
+    rows = [[picture(0)], [picture(99)]]
+    both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
+    second = pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames
+    assert_close(both[1:], second, 1e-5)
+    with pytest.raises(ValueError, match="one list a prompt"):
+        pipe(["a man", "a woman"], reference_images=[[picture(0)]], **options)
+    with pytest.raises(ZeroDivisionError):
+        pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
+    assert not pipe.transformer._forward_hooks and not pipe.transformer._forward_pre_hooks and pipe._num_refs == 0
+
+
+def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(diffusers, "__version__", "0.30.3")
+    path = ROOT / "sat" / "concat_id" / "pipelines" / "diffusers_pipeline.py"
+    spec = importlib.util.spec_from_file_location("pipeline", path)
+    with pytest.raises(ImportError, match=r"^diffusers: found 0.30.3, expected 0.31 or newer; run pip install --upgrade diffusers$"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    monkeypatch.setattr(diffusers, "__version__", "0.100.0.dev0")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -1,0 +1,70 @@
+"""Whole samples: our network, guidance and sampler on diffusers' signal levels against the whole diffusers pipeline, same noise."""
+
+import pytest
+import torch
+from conftest import assert_close
+from diffusers import CogVideoXDDIMScheduler
+
+from concat_id.diffusion.denoiser import Condition, guided_denoiser
+from concat_id.diffusion.guidance import guidance_scale
+from concat_id.diffusion.samplers import sample_ddim, sample_sde_dpmpp_2m
+from concat_id.diffusion.schedule import SamplingSteps
+from concat_id.pipelines.cogvideox import ConcatIDPipeline as SatPipeline
+
+PROMPT = "a man in a red hat"
+
+
+def noise_like_diffusers(generator: torch.Generator):
+    """diffusers' DPM scheduler draws noise once at the first step and twice, for nothing the first time, at every other."""
+    drawn = []
+
+    def noise(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(1 if not drawn else 2):
+            fresh = torch.randn(x.shape, generator=generator)
+        drawn.append(True)
+        return fresh
+
+    return noise
+
+
+@pytest.mark.parametrize(
+    "positions, scheduler, num_refs, shape, guidance",
+    [
+        ("rotary", "sde_dpmpp_2m", 1, (3, 8, 12), "constant"),
+        ("rotary", "sde_dpmpp_2m", 2, (3, 8, 12), "dynamic"),
+        ("rotary", "sde_dpmpp_2m", 3, (1, 8, 12), "constant"),
+        ("rotary", "ddim", 1, (2, 6, 8), "constant"),
+        ("rotary", "ddim", 3, (3, 8, 12), "constant"),
+        ("sincos", "ddim", 1, (3, 8, 12), "dynamic"),
+        ("sincos", "ddim", 2, (2, 6, 8), "constant"),
+        ("sincos", "sde_dpmpp_2m", 3, (3, 8, 12), "constant"),
+        ("sincos", "sde_dpmpp_2m", 1, (1, 8, 12), "constant"),
+    ],
+)
+def test_whole_samples_agree(request, picture, positions, scheduler, num_refs, shape, guidance):
+    model = request.getfixturevalue(positions)
+    pipe, sat = model.pipeline(), SatPipeline(model.config, torch.device("cpu"))
+    if scheduler == "ddim":
+        pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
+    frames, height, width = shape
+    pictures = [picture(50 * index).resize((8 * width, 8 * height)) for index in range(num_refs)]
+    start = torch.randn(1, frames, 16, height, width, generator=torch.Generator().manual_seed(3))
+    found = pipe(
+        PROMPT, reference_images=pictures, latents=start, num_inference_steps=4, guidance_scale=6.0, use_dynamic_cfg=guidance == "dynamic",
+        num_frames=4 * frames - 3, height=8 * height, width=8 * width, generator=torch.Generator().manual_seed(9), output_type="latent",
+    ).frames  # fmt: skip
+
+    timesteps = pipe.scheduler.timesteps.tolist()
+    signal = pipe.scheduler.alphas_cumprod[timesteps].double().sqrt()
+    steps = SamplingSteps(timesteps, torch.cat([signal, signal.new_ones(1)]), signal)
+    condition = Condition(sat.encode_prompts([PROMPT])[0], sat.encode_references(pictures))
+    denoise = guided_denoiser(sat.transformer, steps, condition, guidance_scale(guidance, 6.0, 4))
+    sampler = sample_ddim if scheduler == "ddim" else sample_sde_dpmpp_2m
+    expected = sampler(denoise, start, steps, noise_like_diffusers(torch.Generator().manual_seed(9)))
+    assert_close(found, expected, 2e-5)
+
+
+def test_pixels_agree_too(rotary):
+    sat, pipe = SatPipeline(rotary.config, torch.device("cpu")), rotary.pipeline()
+    latents = torch.randn(1, 3, 16, 8, 12, generator=torch.Generator().manual_seed(3))
+    assert_close(pipe.decode_latents(latents)[0], sat.decode(latents), 2e-5)

@@ -1,0 +1,110 @@
+"""What can be converted: last and averaged weights of runs, and checkpoints that DeepSpeed and SAT wrote in parts."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from concat_id.conversion import zero
+from concat_id.conversion.sources import open_source, run_configuration
+from concat_id.errors import UserError
+from concat_id.weights import SAT_PREFIX, load_sat_checkpoint, load_tensors
+
+
+@pytest.fixture(scope="module")
+def run(rotary, tmp_path_factory):
+    """A training run's folder: 5 with its averages beside it, and the configuration."""
+    folder = tmp_path_factory.mktemp("run")
+    weights = load_tensors(next(rotary.checkpoint.rglob("*.pt")))["module"]
+    for name, factor in (("5", 1), ("5-ema", 2)):
+        (folder / name).mkdir()
+        module = {key: tensor * factor for key, tensor in weights.items()}
+        torch.save({"module": module, "iteration": 5}, folder / name / "mp_rank_00_model_states.pt")
+    (folder / "latest").write_text("5")
+    (folder / "training_config.yaml").write_text("args: {}\n")
+    return folder
+
+
+def test_last_and_averaged_weights_of_a_run(run):
+    name = "time_embed.0.weight"
+    last = load_sat_checkpoint(run / "5").state_dict[name]
+    for path, weights, factor in [
+        (run, None, 1), (run, "plain", 1), (run, "ema", 2), (run / "5", "ema", 2), (run / "5-ema", None, 2), (run / "5-ema", "plain", 1),
+        (run / "5-ema", "ema", 2), (run / "5-ema" / "mp_rank_00_model_states.pt", None, 2),
+    ]:  # fmt: skip
+        source = open_source(path, weights)
+        assert torch.equal(source.open()[name], last * factor), (path, weights)
+        assert run_configuration(path) == run / "training_config.yaml"
+    assert open_source(run, "ema").digest != open_source(run).digest
+
+
+def test_averages_that_are_not_there(rotary, run, tmp_path):
+    with pytest.raises(UserError, match=r"release: found no averaged weights \(no folder release-ema\); leave --weights ema out"):
+        open_source(rotary.checkpoint, "ema")
+    shutil.copytree(run / "5-ema", tmp_path / "5-ema")
+    with pytest.raises(UserError, match="5: no such folder, expected the last weights beside 5-ema; leave --weights plain out"):
+        open_source(tmp_path / "5-ema", "plain")
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        open_source(tmp_path / "nowhere")
+    (tmp_path / "latest").write_text("7")
+    with pytest.raises(UserError, match="names the tag '7', but"):
+        open_source(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shards(rotary, tmp_path_factory) -> Path:
+    """Checkpoints of the tiny model that two processes wrote."""
+    pytest.importorskip("deepspeed")
+    output = tmp_path_factory.mktemp("shards")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    script = Path(__file__).with_name("write_zero_checkpoints.py")
+    command = [sys.executable, str(script), str(next(rotary.checkpoint.rglob("*.pt"))), str(output), str(port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return output
+
+
+@pytest.mark.parametrize("kind", ["zero2", "zero3"])
+def test_masters_and_averages_of_deepspeeds_shards(shards, kind):
+    expected = load_tensors(shards / f"{kind}.safetensors")
+    for weights, factor in ((None, 1.0), ("ema", 0.5)):
+        found = open_source(shards / kind, weights, precise=True).open()
+        assert {SAT_PREFIX + name for name in found} == expected.keys()
+        for name, tensor in found.items():
+            trained = not name.startswith("transformer.position_embeddings")
+            assert tensor.dtype == (torch.float32 if trained else torch.bfloat16), name
+            assert torch.equal(tensor, expected[SAT_PREFIX + name] * (factor if trained else 1)), name
+
+
+def test_weights_of_sats_shards_and_of_zero_2(shards):
+    expected = load_tensors(shards / "zero3.safetensors")
+    found = open_source(shards / "sat3").open()
+    assert {SAT_PREFIX + name for name in found} == expected.keys()
+    assert all(torch.equal(tensor, expected[SAT_PREFIX + name].bfloat16()) for name, tensor in found.items())
+    plain = open_source(shards / "zero2")  # has all weights in one file besides
+    assert plain.path.name == "mp_rank_00_model_states.pt" and plain.open()["time_embed.0.weight"].dtype == torch.bfloat16
+
+
+def test_incomplete_shards(shards, tmp_path):
+    for kind, missing in (("zero3", "bf16_zero_pp_rank_1*optim*"), ("zero3", "zero_pp_rank_0*model*"), ("sat3", "z3_rank_00*")):
+        folder = tmp_path / kind
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(shards / kind / "5", folder)
+        next(folder.glob(missing)).unlink()
+        with pytest.raises(UserError, match=f"the files of processes {'1' if '1' in missing else '0'} are missing; copy"):
+            zero.gathered(folder)
+    with pytest.raises(UserError, match="sat3: holds no averaged weights"):
+        zero.gathered(shutil.copytree(shards / "sat3" / "5", tmp_path / "sat3", dirs_exist_ok=True), averaged=True)
+    mixed = shutil.copytree(shards / "zero2" / "5", tmp_path / "mixed")
+    path = next(mixed.glob("*rank_1*optim*"))
+    content = load_tensors(path, trust=True, mmap=False)
+    content["optimizer_state_dict"]["single_partition_of_fp32_groups"] = [torch.zeros(5)]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"mixed: the shards hold [\d,]+ numbers, expected [\d,]+; copy all files of one checkpoint"):
+        zero.gathered(mixed)

@@ -1,0 +1,103 @@
+"""Converted transformers: equal outputs, bit-equal round trips, a place for every tensor, nothing of the wrong shape."""
+
+import pytest
+import torch
+from conftest import assert_close, golden_meta, seeded
+from diffusers import CogVideoXTransformer3DModel
+
+from concat_id.config import TransformerConfig
+from concat_id.conversion import names
+from concat_id.conversion.check import diffusers_rotary
+from concat_id.errors import UserError
+from concat_id.models.transformer import DiffusionTransformer
+
+
+def random_pair(kind: str) -> tuple[DiffusionTransformer, CogVideoXTransformer3DModel]:
+    """A SAT transformer with random weights and its conversion."""
+    scale = 1.875 if kind == "sincos" else 1.0
+    config = TransformerConfig(
+        num_layers=2, hidden_size=192, num_attention_heads=3, time_embed_dim=64, text_hidden_size=24, text_length=5, latent_height=8,
+        latent_width=12, num_frames=9, position_embedding=kind, height_interpolation=scale, width_interpolation=scale,
+    )  # fmt: skip
+    transformer = DiffusionTransformer(config).requires_grad_(False)
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in transformer.named_parameters():
+        parameter.normal_(mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.1, generator=generator)
+    settings = names.diffusers_transformer_settings(config)
+    converted = CogVideoXTransformer3DModel.from_config(settings)
+    tensors = dict(names.made_from(names.diffusers_targets(config.num_layers), transformer.state_dict(), "test"))
+    converted.load_state_dict(tensors, strict=True)
+    return transformer, converted.requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["rotary", "sincos"])
+@pytest.mark.parametrize("num_refs, num_frames", [(1, 3), (2, 3), (3, 3), (1, 1)])
+def test_they_compute_the_same(kind, num_refs, num_frames):
+    transformer, converted = random_pair(kind)
+    generator = torch.Generator().manual_seed(1)
+    latents, refs = (torch.randn(2, count, 16, 8, 12, generator=generator) for count in (num_frames, num_refs))
+    text, timestep = torch.randn(2, 5, 24, generator=generator), torch.tensor([17, 843])
+    frames = torch.cat([latents, refs], dim=1)
+    rotary = diffusers_rotary(transformer.config, frames) if kind == "rotary" else None
+    found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :num_frames]
+    assert_close(found, transformer(latents, timestep, text, refs), 2e-5)
+
+
+@pytest.mark.parametrize("num_refs", [1, 2, 3])
+@pytest.mark.parametrize("name", ["dit0", "dit1"])
+def test_they_compute_what_the_released_code_does(sat_golden, name, num_refs):
+    """Weights and inputs follow the rule of the golden files' README."""
+    case, index = golden_meta("sat_shared")[name], name[-1]
+    config = TransformerConfig(
+        num_layers=case["layers"], hidden_size=case["hidden"], num_attention_heads=case["heads"], time_embed_dim=case["tdim"],
+        latent_width=case["w"], latent_height=case["h"], num_frames=case["frames"],
+        text_hidden_size=case["texth"], text_length=case["textl"],
+    )  # fmt: skip
+    weights = {}
+    for key, shape in case["keys"].items():
+        weight = seeded(key, shape) * (0.3 if "adaLN" in key or "query_key_value" in key else 0.1)
+        weights[key] = 1 + weight if "norm" in key and key.endswith("weight") else weight
+    converted = CogVideoXTransformer3DModel.from_config(names.diffusers_transformer_settings(config)).requires_grad_(False)
+    converted.load_state_dict(dict(names.made_from(names.diffusers_targets(config.num_layers), weights, name)))
+    count = (case["frames"] - 1) // 4 + 1
+    latents = seeded(f"x{index}", (2, count, 16, case["h"], case["w"]))
+    frames = torch.cat([latents, seeded(f"ref{index}_{num_refs}", (2, num_refs, 16, case["h"], case["w"]))], dim=1)
+    text = seeded(f"ctx{index}", (2, case["textl"], case["texth"]))
+    rotary = diffusers_rotary(config, frames)
+    found = converted(frames, text, torch.tensor([17, 843]), image_rotary_emb=rotary, return_dict=False)[0][:, :count]
+    assert_close(found, sat_golden[f"{name}/refs{num_refs}/out"])
+
+
+@pytest.mark.parametrize("kind", ["rotary", "sincos"])
+def test_there_and_back_is_bit_equal(kind):
+    transformer, converted = random_pair(kind)
+    there = converted.state_dict()
+    back = dict(names.made_from(names.sat_targets(2), there, "test"))
+    original = transformer.state_dict()
+    assert back.keys() == original.keys() - {names.POSITIONS}
+    assert all(torch.equal(back[name], original[name]) for name in back)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"num_layers": 30, "hidden_size": 1920, "num_attention_heads": 30, "position_embedding": "sincos"}])
+def test_every_tensor_of_5b_and_2b_has_its_place(sizes):
+    config = TransformerConfig(**{"num_layers": 42, "hidden_size": 3072, "num_attention_heads": 48} | sizes)
+    with torch.device("meta"):
+        converted = CogVideoXTransformer3DModel.from_config(names.diffusers_transformer_settings(config))
+    targets = names.diffusers_targets(config.num_layers)
+    made = dict(names.made_from(targets, DiffusionTransformer(config, device="meta").state_dict(), "test"))
+    expected = {name: tensor.shape for name, tensor in converted.state_dict().items() if name not in names.IGNORED}
+    assert {name: tensor.shape for name, tensor in made.items()} == expected
+
+
+def test_wrong_tensors_are_told():
+    transformer, _ = random_pair("rotary")
+    tensors, targets = transformer.state_dict(), names.diffusers_targets(2)
+    shapes = {name: tensor.shape for name, tensor in names.made_from(targets, tensors, "w.pt")}
+    made = names.made_from(targets, tensors | {"time_embed.0.bias": torch.zeros(3)}, "w.pt", shapes)
+    with pytest.raises(UserError, match=r"w.pt: time_embedding.linear_1.bias: found shape \(3,\), expected \(64,\); give the --base"):
+        list(made)
+    with pytest.raises(UserError, match="1 tensors are unknown: surplus"):
+        list(names.made_from(targets, tensors | {"surplus": torch.zeros(3)}, "w.pt"))
+    del tensors["time_embed.0.bias"]
+    with pytest.raises(UserError, match="1 tensors are missing: time_embed.0.bias"):
+        list(names.made_from(targets, tensors, "w.pt"))
