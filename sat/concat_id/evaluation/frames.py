@@ -1,0 +1,115 @@
+"""Read a video once: frames for the metrics that look at pictures, small grey ones for those that look at motion."""
+
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+
+from concat_id.data.records import PICTURES
+from concat_id.errors import UserError
+from concat_id.transforms import load_image
+
+SMALL_SIDE = 160  # pixels of the longer side of the frames for motion
+MOTION_FRAMES = 256  # the middle of longer videos stands for all of it
+LEAST_SHARE = 0.9  # of the frames that a file announces; edit lists hide some, damage loses many
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Video:
+    """`frames` (F, H, W, 3), uint8 RGB, at `indices` of the video's `count`; `small` (K, h, w), uint8 grey, are consecutive."""
+
+    frames: np.ndarray
+    indices: tuple[int, ...]
+    small: np.ndarray
+    fps: float
+    count: int
+
+
+def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Video:
+    """Read `num_frames` frames evenly spaced from the first to the last, all of them if there are fewer; a picture is a video of one.
+
+    Raises `UserError` for a file that is missing, damaged or takes too long.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected a video; make it again")
+    if path.suffix.lower() in PICTURES:
+        frame = np.asarray(load_image(path))
+        return Video(frame[None], (0,), _small(frame)[None], 1.0, 1)
+    announced, fps = _probe(path, timeout_s)
+    wanted = set(_evenly(announced, num_frames))
+    start = max(0, (announced - MOTION_FRAMES) // 2)
+    chosen, small, last, count = {}, [], None, 0
+    for last in _decode(path, timeout_s):
+        if count in wanted:
+            chosen[count] = last
+        if start <= count < start + MOTION_FRAMES:
+            small.append(_small(last))
+        count += 1
+    if count < max(1, LEAST_SHARE * announced):
+        raise UserError(f"{path}: {count} of {announced} frames can be decoded; the file is damaged, make it again")
+    chosen.setdefault(count - 1, last)
+    if len({frame.shape for frame in chosen.values()}) > 1:
+        raise UserError(f"{path}: the size of its frames changes, expected one size; make it again")
+    indices = tuple(sorted(chosen))
+    return Video(np.stack([chosen[index] for index in indices]), indices, np.stack(small), fps, count)
+
+
+def _evenly(count: int, number: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(number, count)).round().astype(int)).tolist()
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    scale = min(1.0, SMALL_SIDE / max(grey.shape))
+    size = (max(16, round(grey.shape[1] * scale)), max(16, round(grey.shape[0] * scale)))
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+
+
+def _probe(path: Path, timeout_s: float) -> tuple[int, float]:
+    """Count frames without decoding them; returns the count and the frames per second."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path), "-map", "0:v:0", "-c", "copy", "-f", "null", "-"]
+    try:
+        told = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{path}: not read within {timeout_s:g} s; the file or its disk hangs") from error
+    counts, rates = re.findall(r"frame=\s*(\d+)", told), re.findall(r"Video:.*?([\d.]+) fps", told)
+    if not counts or int(counts[-1]) == 0:
+        reason = re.sub(r"^\[[^]]*\] *", "", (told.strip().splitlines() or ["no video in it"])[-1])
+        raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
+    return int(counts[-1]), float(rates[0]) if rates and float(rates[0]) > 0 else 25.0
+
+
+def _decode(path: Path, timeout_s: float) -> Iterator[np.ndarray]:
+    """Yield every frame (H, W, 3), RGB, from a process that is killed after `timeout_s`: decoders can hang."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-map", "0:v:0"]
+    command += ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
+    late = threading.Event()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
+        timer = threading.Timer(timeout_s, lambda: (late.set(), process.kill()))
+        timer.start()
+        try:
+            while (frame := _read_ppm(process.stdout)) is not None:
+                yield frame
+        finally:
+            timer.cancel()
+            process.kill()
+    if late.is_set():
+        raise UserError(f"{path}: not decoded within {timeout_s:g} s; the file or its disk hangs")
+
+
+def _read_ppm(stream: BinaryIO) -> np.ndarray | None:
+    """Read one picture in ffmpeg's binary PPM, None at the end of the stream."""
+    if stream.readline() != b"P6\n":
+        return None
+    width, height = map(int, stream.readline().split())
+    stream.readline()
+    pixels = stream.read(width * height * 3)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if len(pixels) == width * height * 3 else None

@@ -1,0 +1,108 @@
+"""Tell people apart: faces to vectors of length 1, whose product is the similarity."""
+
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from concat_id.errors import UserError
+from concat_id.face.detection import TEMPLATE_SIZE, Face, session_settings, alignment, warp
+from concat_id.files import resolve_path
+
+PREFERRED, FALLBACK = "models/antelopev2", "models/face_recognizer"
+COMMAND = "python sat/prepare_face_models.py"
+BATCH_SIZE = 16
+
+# What well-known weights are called in reports, by the file's name; others are called like their file.
+NAMES = {
+    "sface": "SFace",
+    "glintr100": "ArcFace (glintr100)",
+    "w600k_r50": "ArcFace (w600k_r50)",
+    "w600k_mbf": "ArcFace (w600k_mbf)",
+    "curricularface": "CurricularFace",
+}
+
+
+class FaceRecognizer:
+    """A recogniser of insightface's kind, an ONNX file that maps aligned faces of 112x112 to vectors.
+
+    `name` is the weights' own and belongs beside every number computed with them: scores of different weights cannot be compared.
+    """
+
+    def __init__(self, model: Any, file: Path):
+        self.model, self.file = model, file
+        self.name = NAMES.get(file.stem.lower(), file.stem)
+        self.batch_size = BATCH_SIZE if not isinstance(model.input_shape[0], int) else max(1, model.input_shape[0])
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, device: torch.device | str) -> "FaceRecognizer":
+        """Load the recogniser of a folder of ONNX files, such as antelopev2. Raises `UserError` if it holds none, or several."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder, expected a face recogniser's .onnx file; run `{COMMAND}`")
+        found, unreadable = _find_recognisers(folder, torch.device(device))
+        if len(found) > 1:
+            names = ", ".join(file.name for _, file in found)
+            raise UserError(f"{folder}: found {len(found)} face recognisers ({names}), expected one; put each into a folder of its own")
+        if not found:
+            names = ", ".join(file.name for file in sorted(folder.glob("*.onnx"))) or "no .onnx file"
+            damaged = f" (unreadable: {', '.join(unreadable)})" if unreadable else ""
+            raise UserError(f"{folder}: found {names}{damaged}, expected one face recogniser; run `{COMMAND}`, or download it again")
+        return cls(*found[0])
+
+    def embed(self, image: Image.Image, face: Face) -> np.ndarray:
+        """Compute the vector (D,), float32, of length 1, of one face of a picture."""
+        return self.embed_crops([self.align(image, face)])[0]
+
+    def align(self, image: Image.Image, face: Face) -> Image.Image:
+        """Cut a face out of a picture as the recogniser wants it: upright by the five key points, 112x112."""
+        return warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
+
+    def embed_crops(self, crops: Sequence[Image.Image]) -> np.ndarray:
+        """Compute the vectors (B, D), float32, of length 1, of faces that `align` cut out."""
+        bgr = [np.ascontiguousarray(np.asarray(crop.convert("RGB"))[:, :, ::-1]) for crop in crops]
+        vectors = [self.model.get_feat(bgr[start : start + self.batch_size]) for start in range(0, len(bgr), self.batch_size)]
+        if not vectors:
+            return np.zeros((0, self.model.output_shape[1]), np.float32)
+        stacked = np.concatenate(vectors).astype(np.float32)
+        return stacked / np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), 1e-12)
+
+
+def load_recognizer(folder: str | None = None, device: torch.device | str = "cpu") -> FaceRecognizer:
+    """Load the recogniser of `folder`, or else antelopev2's where it is, or else SFace, which set-up makes.
+
+    Raises `UserError` that names the command which makes SFace.
+    """
+    if folder is not None:
+        return FaceRecognizer.from_folder(resolve_path(folder), device)
+    preferred, fallback = resolve_path(PREFERRED), resolve_path(FALLBACK)
+    if preferred.is_dir():
+        found, _ = _find_recognisers(preferred, torch.device(device))
+        if found:
+            return FaceRecognizer(*found[0])
+    if not fallback.is_dir():
+        raise UserError(f"{FALLBACK}: no face recogniser here nor in {PREFERRED}; run `{COMMAND}`, which makes it without a download")
+    return FaceRecognizer.from_folder(fallback, device)
+
+
+def _find_recognisers(folder: Path, device: torch.device) -> tuple[list[tuple[Any, Path]], list[str]]:
+    """Load every file that insightface takes for a recogniser, and tell those that cannot be read."""
+    from insightface.model_zoo import get_model  # takes a second
+
+    found, unreadable = [], []
+    for file in sorted(folder.glob("*.onnx")):
+        try:
+            with redirect_stdout(StringIO()):
+                model = get_model(str(file), **session_settings(device))
+        except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
+            unreadable.append(f"{file.name} ({(str(error).strip().splitlines() or [type(error).__name__])[0][:200]})")
+            continue
+        if getattr(model, "taskname", None) == "recognition":
+            model.prepare(-1 if device.type == "cpu" else device.index or 0)
+            found.append((model, file))
+    return found, unreadable

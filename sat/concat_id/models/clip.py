@@ -1,0 +1,77 @@
+"""CLIP over pictures and prompts, from a folder of local weights."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from concat_id.errors import UserError
+
+BATCH_SIZE = 32
+FILES = (("config.json",), ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "vocab.json"))
+
+
+class ClipEncoder:
+    """Turn pictures and prompts into vectors (B, D) of length 1 that can be compared.
+
+    `folder` has the Hugging Face layout, such as openai/clip-vit-base-patch32. Raises `UserError` if a file is missing or unfit.
+    """
+
+    def __init__(self, folder: str | Path, device: torch.device | str):
+        self.folder, self.device = Path(folder), torch.device(device)
+        self.name = self.folder.name
+        for names in FILES:
+            if not any((self.folder / name).is_file() for name in names):
+                raise UserError(f"{self.folder}: found no {' or '.join(names)}, expected a CLIP model; download the folder again")
+        try:
+            self.model, found = CLIPModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32)
+            self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
+            has_settings = (self.folder / "preprocessor_config.json").is_file()
+            self.processor = CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True) if has_settings else (
+                CLIPImageProcessorPil(size={"shortest_edge": self.model.config.vision_config.image_size}))  # fmt: skip
+        except Exception as error:  # the readers of the formats raise whatever they like
+            raise UserError(f"{self.folder}: CLIP cannot be loaded ({' '.join(str(error).split())[:150]}); download it again") from error
+        if found["missing_keys"]:
+            raise UserError(f"{self.folder}: found no {sorted(found['missing_keys'])[0]} in the weights; download the folder again")
+        self.model.eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Compute vectors (B, D) of RGB pictures; as released, what a centred square leaves out is not seen."""
+        vectors = []
+        for start in range(0, len(images), BATCH_SIZE):
+            pixels = self.processor([image.convert("RGB") for image in images[start : start + BATCH_SIZE]], return_tensors="pt")
+            hidden = self.model.vision_model(pixel_values=pixels["pixel_values"].to(self.device)).pooler_output
+            vectors.append(_normalised(self.model.visual_projection(hidden)))
+        return np.concatenate(vectors)
+
+    @torch.no_grad()
+    def encode_text(self, text: str) -> tuple[np.ndarray, int]:
+        """Compute the vector (D,) of a prompt, and in how many chunks it was read: the model reads at most 77 tokens at once."""
+        return average_chunks(self.tokenizer, text, self.model.config.text_config.max_position_embeddings, self._encode_tokens)
+
+    def _encode_tokens(self, tokens: list[int]) -> np.ndarray:
+        hidden = self.model.text_model(input_ids=torch.tensor([tokens], device=self.device)).pooler_output
+        return _normalised(self.model.text_projection(hidden))[0]
+
+
+def average_chunks(
+    tokenizer: CLIPTokenizer, text: str, limit: int, encode: Callable[[list[int]], np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """Encode a prompt of any length: in chunks of `limit` tokens, two of them marks, whose vectors are averaged.
+
+    The numbers of tokens are the weights. Returns the vector (D,), of length 1, and the number of chunks.
+    """
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    chunks = [tokens[start : start + limit - 2] for start in range(0, len(tokens), limit - 2)] or [[]]
+    vectors = [encode([tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id]) for chunk in chunks]
+    mean = np.average(vectors, axis=0, weights=[max(1, len(chunk)) for chunk in chunks])
+    return mean / max(np.linalg.norm(mean), 1e-12), len(chunks)
+
+
+def _normalised(vectors: Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()

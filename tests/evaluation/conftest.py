@@ -1,0 +1,65 @@
+"""Real photographs of installed packages, clips made of them, and the script as a user starts it."""
+
+import importlib.util
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import skimage.data
+from conftest import ROOT
+from PIL import Image
+
+from concat_id.errors import run
+from concat_id.evaluation.measuring import Instruments
+from concat_id.face.detection import FaceDetector
+from concat_id.face.recognition import FaceRecognizer
+from prepare_face_models import convert, find_sources
+
+
+@pytest.fixture(scope="session")
+def recognizer_folder(face_folder, tmp_path_factory) -> Path:
+    beside = face_folder.parent / "face_recognizer"
+    if any(beside.glob("*.onnx")):
+        return beside
+    folder = tmp_path_factory.mktemp("recognizer")
+    convert(find_sources()[1], folder / "sface.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def instruments(face_folder, recognizer_folder) -> Instruments:
+    detector, recognizer = FaceDetector(face_folder, "cpu"), FaceRecognizer.from_folder(recognizer_folder, "cpu")
+    return Instruments(detector, recognizer, threshold=0.363, num_frames=4)
+
+
+@pytest.fixture(scope="session")
+def portraits() -> dict[str, Image.Image]:
+    """Square pictures of three people."""
+    images = Path(find_spec("insightface").submodule_search_locations[0]) / "data" / "images"
+    six = Image.open(images / "t1.jpg").convert("RGB")
+    return {
+        "astronaut": Image.fromarray(skimage.data.astronaut()).crop((90, 0, 350, 260)),
+        "actor": Image.open(images / "Tom_Hanks_54745.png").convert("RGB"),
+        "singer": six.crop((480, 100, 700, 320)),
+    }
+
+
+@pytest.fixture
+def evaluate(face_folder, recognizer_folder, tmp_path, monkeypatch, capsys):
+    """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
+    spec = importlib.util.spec_from_file_location("evaluate_identity", ROOT / "sat" / "evaluate_identity.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def call(*options) -> tuple[int, str]:
+        base = ["--output", tmp_path / "report", "--detector", face_folder, "--recognizer", recognizer_folder, "--frames", "4"]
+        base += ["--device", "cpu", "--clip", tmp_path / "no_clip"]
+        monkeypatch.setattr(sys, "argv", ["evaluate_identity.py", *map(str, [*base, *options])])
+        with pytest.raises(SystemExit) as stopped:
+            run(script.main)
+        printed = capsys.readouterr()
+        call.printed = printed.out
+        return stopped.value.code or 0, printed.err
+
+    return call

@@ -1,0 +1,129 @@
+"""The script as a user starts it: calibration, comparisons, bad input, resuming, hygiene."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from evaluation.clips import other_photographs, scene, write_clip
+from PIL import Image
+
+from concat_id.evaluation import measuring
+
+
+def add(folder, name, frames, portrait, prompt="a person smiles"):
+    write_clip(folder / f"{name}.mp4", frames)
+    if portrait is not None:
+        portrait.save(folder / f"{name}.png")
+    (folder / f"{name}.txt").write_text(prompt)
+
+
+def report_of(tmp_path):
+    return json.loads((tmp_path / "report" / "report.json").read_text())
+
+
+def test_ceiling_and_floor(evaluate, tmp_path, portraits):
+    own, others = other_photographs(portraits["astronaut"]), other_photographs(portraits["actor"])
+    for person, photos in {"astronaut": own, "actor": others}.items():
+        (tmp_path / "people" / person).mkdir(parents=True)
+        for number, photo in enumerate(photos):
+            scene(photo).save(tmp_path / "people" / person / f"{number}.png")
+    runs = [tmp_path / "own", tmp_path / "others"]
+    for run, photos in zip(runs, (own, others), strict=True):
+        add(run, "astronaut", [scene(photo) for photo in photos], portraits["astronaut"])
+    code, _ = evaluate("--videos", *runs, "--calibration", tmp_path / "people", "--threshold", "0.05")
+    report = report_of(tmp_path)
+    assert "SFace hardly tells them apart" in evaluate.printed and "hardly tells them" in (tmp_path / "report" / "report.html").read_text()
+    assert code == 0 and report["recognizer"] == "SFace"
+    ceiling, floor = (run["summary"]["similarity_rescaled"]["mean"] for run in report["runs"])
+    assert ceiling == pytest.approx(1, abs=0.08) and floor == pytest.approx(0, abs=0.08)
+    assert report["comparisons"][0]["second_minus_first"]["similarity"]["difference"] < -0.4
+    assert "SFace similarity as published" in evaluate.printed and "ArcFace" not in evaluate.printed
+
+
+def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portraits):
+    videos, portrait = tmp_path / "videos", portraits["astronaut"]
+    add(videos, "good", [scene(portrait)] * 3, portrait)
+    add(videos, "empty", [scene(None)] * 3, portrait)
+    add(videos, "orphan", [scene(portrait)] * 3, None)
+    add(videos, "faceless", [scene(portrait)] * 3, Image.new("RGB", (200, 200), (90, 90, 90)))
+    add(videos, "unreadable", [scene(portrait)] * 3, portrait)
+    (videos / "unreadable.mp4").write_bytes(b"not a video")
+    add(videos, "text", [scene(portrait)] * 3, portrait)
+    (videos / "text.png").write_text("not a picture")
+    code, told = evaluate("--videos", videos)
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert code == 1 and len(errors) == 4 and "Traceback" not in told
+    for name, reason in {
+        "orphan": "no reference picture", "faceless": "no face in the reference", "unreadable": "not a video", "text": "not a picture",
+    }.items():  # fmt: skip
+        assert sum(f"{name}.mp4" in line and reason in line for line in errors) == 1, name
+    assert "empty.mp4: found no face in any of 3 frames, which scores 0" in told
+    with open(tmp_path / "report" / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = {row["name"]: row["similarity"] for row in rows if row["name"]}
+    assert float(scores["good"]) > 0.85 and float(scores["empty"]) == 0 and set(scores) == {"good", "empty"}
+    assert sum(bool(row["problem"]) for row in rows) == 4
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "4 videos are not in these numbers" in page
+
+
+def test_resumes_and_notices_changes(evaluate, tmp_path, portraits, monkeypatch):
+    videos = tmp_path / "videos"
+    add(videos, "one", [scene(portraits["astronaut"])] * 2, portraits["astronaut"])
+    add(videos, "two", [scene(portraits["actor"])] * 2, portraits["actor"])
+    measured = []
+    original = measuring.measure
+    monkeypatch.setattr(measuring, "measure", lambda sample, tools: measured.append(sample.name) or original(sample, tools))
+    assert evaluate("--videos", videos)[0] == 0 and measured == ["one", "two"]
+    before = report_of(tmp_path)
+    assert evaluate("--videos", videos)[0] == 0 and measured == ["one", "two"], "nothing is measured twice"
+    assert "2 videos were measured already" in evaluate.printed and report_of(tmp_path) == before
+    portraits["astronaut"].save(videos / "two.png")
+    next((tmp_path / "report" / "videos" / "videos").glob("one-*.json")).write_text("{")
+    assert evaluate("--videos", videos)[0] == 0 and measured[2:] == ["one", "two"], "changed, or damaged results"
+
+
+def test_people_in_the_training_pictures_are_left_out(evaluate, tmp_path, portraits):
+    videos, training = tmp_path / "videos", tmp_path / "training"
+    training.mkdir()
+    for name in ("astronaut", "actor"):
+        add(videos, name, [scene(portraits[name])] * 2, portraits[name])
+    scene(portraits["astronaut"].transpose(0)).save(training / "seen.png")
+    scene(None).save(training / "nobody.png")
+    code, told = evaluate("--videos", videos, "--training-pictures", training)
+    report = report_of(tmp_path)
+    assert code == 0 and [video["name"] for video in report["runs"][0]["videos"]] == ["actor"]
+    (match,) = report["hygiene"]["dropped"].values()
+    assert match["picture"].endswith("seen.png") and match["similarity"] > 0.45
+    assert "1 videos of people in the training pictures are left out" in told and "1 of 2 pictures" in told
+
+
+def test_our_own_outputs(evaluate, tmp_path, portraits):
+    folder = tmp_path / "outputs" / "0000_a_woman"
+    write_clip(folder / "video.mp4", [scene(portraits["astronaut"])] * 2)
+    write_clip(folder / "video_2.mp4", [scene(portraits["actor"])] * 2)
+    portraits["astronaut"].resize((448, 448)).save(folder / "reference_1_crop.png")
+    info = {"prompt": "a woman", "references": [{"image": "gone.png"}], "files": ["video.mp4", "video_2.mp4", "sheet.png"]}
+    (folder / "info.json").write_text(json.dumps(info))
+    unfinished = tmp_path / "outputs" / "0001_a_man"
+    write_clip(unfinished / "video.mp4", [scene(None)] * 2)
+    shutil.copy(folder / "reference_1_crop.png", unfinished / "reference_1.png")
+    code, told = evaluate("--videos", tmp_path / "outputs")
+    (run,) = report_of(tmp_path)["runs"]
+    similarities = {video["name"]: video["scores"]["similarity"] for video in run["videos"]}
+    assert similarities["0000_a_woman/1"] > 0.85 and similarities["0000_a_woman/2"] < 0.4
+    assert code == 1 and "0001_a_man: found no info.json" in told
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--videos", "nowhere"], "nowhere: no such folder"),
+    (["--videos", "."], "found no video"),
+    (["--videos", ".", "--benchmark", "."], "found neither"),
+    (["--videos", ".", "--frames", "0"], "--frames: found 0, expected 1 or more"),
+])  # fmt: skip
+def test_mistakes_are_one_line(evaluate, tmp_path, monkeypatch, options, message):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, told = evaluate(*options)
+    assert code == 2 and told.startswith("error: ") and message in told and told.count("\n") == 1

@@ -1,0 +1,188 @@
+"""Frames, motion, intervals and layouts, which need no weights."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from evaluation.clips import write_clip
+from PIL import Image
+
+from concat_id.errors import UserError
+from concat_id.evaluation.calibration import Calibration, Range, trained_on
+from concat_id.evaluation.frames import read_video
+from concat_id.evaluation.layouts import find_samples, read_benchmark
+from concat_id.evaluation.motion import motion_scores
+from concat_id.evaluation.resampling import mean_interval, paired_interval
+
+
+def numbered_frames(count):
+    return [Image.new("RGB", (64, 48), (5 * index, 5 * index, 5 * index)) for index in range(count)]
+
+
+def test_frames_are_the_evenly_spaced_ones(tmp_path):
+    video = read_video(write_clip(tmp_path / "a.mp4", numbered_frames(49), fps=8), 16)
+    assert video.count == 49 and video.fps == 8 and len(video.small) == 49
+    assert video.indices[0] == 0 and video.indices[-1] == 48 and len(video.indices) == 16 and set(np.diff(video.indices)) <= {3, 4}
+    assert video.frames.shape == (16, 48, 64, 3)
+    np.testing.assert_allclose(video.frames.mean(axis=(1, 2, 3)), 5 * np.array(video.indices), atol=3)
+
+
+def test_fewer_frames_than_asked_for(tmp_path):
+    assert read_video(write_clip(tmp_path / "a.mp4", numbered_frames(3)), 16).indices == (0, 1, 2)
+    numbered_frames(3)[2].save(tmp_path / "a.png")
+    assert read_video(tmp_path / "a.png", 16).frames.shape == (1, 48, 64, 3)
+
+
+def test_colours_are_red_green_blue(tmp_path):
+    video = read_video(write_clip(tmp_path / "a.mp4", [Image.new("RGB", (64, 48), (220, 30, 30))] * 2), 2)
+    assert video.frames[..., 0].mean() > 200 > 60 > video.frames[..., 2].mean()
+
+
+def test_damaged_and_slow_files(tmp_path):
+    clip = write_clip(tmp_path / "a.mp4", [Image.effect_noise((320, 240), 80).convert("RGB") for _ in range(30)])
+    with pytest.raises(UserError, match="no such file"):
+        read_video(tmp_path / "b.mp4", 4)
+    with pytest.raises(UserError, match="hangs"):
+        read_video(clip, 4, timeout_s=0.001)
+    content = bytearray(clip.read_bytes())
+    middle = content.index(b"mdat") + 20_000
+    (tmp_path / "c.mp4").write_bytes(content[: len(content) // 3])
+    with pytest.raises(UserError, match=r"c.mp4: (not a video|\d+ of \d+ frames)"):
+        read_video(tmp_path / "c.mp4", 4)
+    content[middle : middle + 50] = bytes(50)  # a scratch, which players get over as well
+    (tmp_path / "d.mp4").write_bytes(content)
+    assert len(read_video(tmp_path / "d.mp4", 4).frames) == 4
+
+
+@pytest.fixture(scope="module")
+def texture():
+    noise = np.random.default_rng(0).random((30, 44))
+    return np.asarray(Image.fromarray((noise * 255).astype(np.uint8)).resize((352, 240), Image.Resampling.BICUBIC))
+
+
+def test_motion_of_a_shifted_texture(texture):
+    frames = np.stack([texture[40:160, 40 + 2 * index : 200 + 2 * index] for index in range(8)])
+    scores = motion_scores(frames, fps=10)
+    assert scores["motion_amplitude"] == pytest.approx(100 * 2 * 10 / np.hypot(120, 160), rel=0.1)
+    assert scores["temporal_consistency"] > 0.9
+    still = motion_scores(np.stack([frames[0]] * 4), fps=10)
+    assert still["motion_amplitude"] < 0.05 and still["temporal_consistency"] > 0.999 and still["flicker"] == 0
+
+
+def test_flicker_is_what_goes_up_and_down(texture):
+    base = (texture[:120, :160] / 2 + 40).astype(np.uint8)
+    flickering = np.stack([base + (10 if index % 2 else 0) for index in range(8)]).astype(np.uint8)
+    fading = np.stack([base + 2 * index for index in range(8)]).astype(np.uint8)
+    assert motion_scores(flickering, 8)["flicker"] == pytest.approx(100 * 10 / 255, rel=0.02)
+    assert motion_scores(fading, 8)["flicker"] < 0.1
+    noise = np.random.default_rng(1).integers(0, 255, (4, 120, 160)).astype(np.uint8)
+    assert motion_scores(noise, 8)["temporal_consistency"] < 0.4 < motion_scores(fading, 8)["temporal_consistency"]
+    assert motion_scores(base[None], 8) == {"temporal_consistency": None, "motion_amplitude": None, "flicker": None}
+
+
+def test_intervals_cover_and_pairs_help():
+    generator = np.random.default_rng(3)
+    samples = generator.normal(0.5, 0.1, (200, 30))
+    covered = [low <= 0.5 <= high for low, high in map(mean_interval, samples)]
+    assert 0.88 <= np.mean(covered) <= 0.99
+    assert mean_interval([0.5]) is None
+    hard = generator.normal(0.5, 0.3, 40)  # some requests are harder than others, for both runs
+    first, second = hard + generator.normal(0, 0.01, 40), hard + 0.02 + generator.normal(0, 0.01, 40)
+    compared = paired_interval(first, second)
+    assert compared["low"] > 0 and compared["pairs"] == 40 and compared["sign"] == 1
+    assert np.subtract(*reversed(mean_interval(first))) > 5 * (compared["high"] - compared["low"])
+    assert paired_interval([0.1], [0.3])["low"] is None
+
+
+def test_calibration_by_person_and_by_all():
+    anna, ben = np.array([1.0, 0.0, 0.0]), np.array([0.6, 0.8, 0.0])
+    photo = np.array([0.8, 0.0, 0.6])
+    calibration = Calibration({"anna": [anna, photo], "ben": [ben]})
+    assert calibration.whole.ceiling == pytest.approx(0.8) and calibration.whole.floor == pytest.approx((0.6 + 0.48) / 2)
+
+    def named(stem):
+        return type("Path", (), {"stem": stem})
+
+    own = calibration.of(named("anna"), anna)
+    assert own.ceiling == pytest.approx(0.8) and own.floor == pytest.approx(0.6), "the reference itself is no other photo"
+    assert calibration.of(named("clara"), anna) == calibration.whole
+    assert own.rescale(0.8) == pytest.approx(1) and own.rescale(0.6) == pytest.approx(0)
+    assert Range(0.5, None).rescale(0.7) is None and Range(0.5, 0.4).rescale(0.7) is None
+
+
+def test_floor_from_references_alone():
+    people = [np.eye(8)[number] * 0.8 + 0.6 * np.eye(8)[7] for number in range(4)]
+    limits = Calibration.from_references([*people, people[0]]).whole
+    assert limits.floor == pytest.approx(0.36) and limits.ceiling is None, "one person twice does not move it"
+    assert Calibration.from_references(people[:1]).whole == (None, None)
+
+
+def test_training_pictures_by_their_distance():
+    references = {"near": np.array([1.0, 0.0]), "far": np.array([0.0, 1.0])}
+    assert trained_on(references, {"a": np.array([0.46, np.sqrt(1 - 0.46**2)]) * [1, -1]}) == {
+        "near": {"picture": "a", "similarity": pytest.approx(0.46)}
+    }
+    assert trained_on(references, {}) == {}
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+    return path
+
+
+def test_opens2v_eval(tmp_path):
+    benchmark, videos = tmp_path / "OpenS2V-Eval", tmp_path / "Results" / "model"
+    benchmark.mkdir()
+    videos.mkdir(parents=True)
+    both = ["Images/obj/cup/1.png", "Images/obj/woman/2.png"]
+    entries = {
+        "singlehuman_1": {"img_paths": ["Images/singlehuman/crop_man/15.png"], "prompt": "a man writes", "class_label": ["Man"]},
+        "humanobj_2": {"img_paths": both, "prompt": "a woman drinks", "class_label": ["Cup", "Woman"]},
+        "singleobj_3": {"img_paths": ["Images/singleobj/mango/3.png"], "prompt": "a mango", "class_label": ["Mango"]},
+    }  # fmt: skip
+    (benchmark / "Open-Domain_Eval.json").write_text(json.dumps(entries))
+    for name in [*entries, "other_9"]:
+        (videos / f"{name}.mp4").write_bytes(b"")
+    samples, problems, notes = find_samples(videos, benchmark)
+    found = {sample.name: ([path.relative_to(benchmark).as_posix() for path in sample.references], sample.prompt) for sample in samples}
+    assert found == {
+        "humanobj_2": (["Images/obj/woman/2.png"], "a woman drinks"),
+        "singlehuman_1": (["Images/singlehuman/crop_man/15.png"], "a man writes"),
+    }
+    assert len(problems) == 1 and "other_9.mp4" in problems[0]
+    assert notes == [f"{videos}: 1 videos of things rather than people are left out"]
+
+
+def test_consisid_bench(tmp_path):
+    benchmark, videos = tmp_path / "data", tmp_path / "results"
+    face = picture(benchmark / "eval" / "face_images" / "1_woman_2.png")
+    with open(benchmark / "video_caption_eval_old.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["index", "Class", "Original_Prompt", "Refined_man", "Refined_woman"],
+                          ["7", "girl", "", "he, a {class_token}, runs", "she, a {class_token}, runs"]])  # fmt: skip
+    (videos / "1_woman_2.png--7").mkdir(parents=True)
+    (videos / "1_woman_2.png--7" / "output.mp4").write_bytes(b"")
+    (videos / "1_woman_2--7.mp4").write_bytes(b"")
+    samples, problems, notes = find_samples(videos, benchmark)
+    assert {(sample.name, sample.references, sample.prompt) for sample in samples} == {("1_woman_2.png--7", (face,), "she, a girl, runs")}
+    assert len(samples) == 2 and problems == notes == []
+
+
+def test_damaged_benchmarks(tmp_path):
+    (tmp_path / "Human-Domain_Eval.json").write_text("[1]")
+    with pytest.raises(UserError, match="found list, expected an object"):
+        read_benchmark(tmp_path)
+    (tmp_path / "Human-Domain_Eval.json").write_text('{"a": {"prompt": "x"}}')
+    with pytest.raises(UserError, match="a: expected img_paths"):
+        read_benchmark(tmp_path)
+
+
+def test_plain_folder_takes_people_from_left_to_right(tmp_path):
+    (tmp_path / "walk.mp4").write_bytes(b"")
+    (tmp_path / "walk.txt").write_text("two people walk\n")
+    pictures = [picture(tmp_path / name) for name in ("walk_2.png", "walk_1.jpg", "walk_10.png", "walker.png")]
+    (sample,), problems, notes = find_samples(tmp_path, None)
+    assert sample.references == (pictures[1], pictures[0], pictures[2]) and sample.prompt == "two people walk"
+    assert problems == notes == []

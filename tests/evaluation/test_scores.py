@@ -1,0 +1,163 @@
+"""What the scores must do, on clips made of real photographs."""
+
+import numpy as np
+import pytest
+from evaluation.clips import other_photographs, scene, write_clip
+from PIL import Image
+
+from concat_id.evaluation.faces import FoundFace, Reference, Track, build_tracks, similarity
+from concat_id.evaluation.layouts import Sample
+from concat_id.evaluation.measuring import measure
+from concat_id.evaluation.people import people_scores
+from concat_id.face.detection import TEMPLATE, Face
+
+
+@pytest.fixture
+def score(tmp_path, instruments, portraits):
+    """Measure a clip of these frames against these people's portraits."""
+
+    def call(frames, *people, prompt="", tools=instruments):
+        references = []
+        for name in people:
+            references.append(tmp_path / f"{name}.png")
+            portraits[name].save(references[-1])
+        return measure(Sample("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), prompt), tools)
+
+    return call
+
+
+def test_misses_count_in_the_honest_score_only(score, portraits):
+    face, empty = scene(portraits["astronaut"]), scene(None)
+    result = score([face, empty, face, empty], "astronaut")
+    scores = result["scores"]
+    assert scores["similarity_as_published"] > 0.85
+    assert scores["similarity"] == pytest.approx(scores["similarity_as_published"] / 2, abs=0.01)
+    assert scores["detection_rate"] == 0.5 and result["faces_found"] == [1, 0, 1, 0]
+    assert result["curves"][0][1] is None and result["curves"][0][0] > 0.85
+    low, high = result["interval"]
+    assert low < scores["similarity"] < high
+
+
+def test_only_one_of_two_people_halves_the_honest_score(score, portraits):
+    frames = [scene(portraits["astronaut"])] * 4
+    scores = score(frames, "astronaut", "actor")["scores"]
+    assert scores["similarity_as_published"] > 0.85, "the fault of the published score"
+    assert scores["similarity"] < 0.5 and scores["detection_rate"] == 0.5
+    assert scores["match_rate"] == 0.5 == scores["missing_rate"] and scores["swap_rate"] == 0
+    assert scores["order_accuracy"] is None
+
+
+def test_swapped_references_turn_matches_into_swaps(score, portraits):
+    frames = [scene(portraits["astronaut"], portraits["actor"])] * 4
+    right = score(frames, "astronaut", "actor")["scores"]
+    assert right["match_rate"] == 1 and right["swap_rate"] == 0 and right["order_accuracy"] == 1
+    wrong = score(frames, "actor", "astronaut")["scores"]
+    assert wrong["match_rate"] == 0 and wrong["swap_rate"] == 1 and wrong["order_accuracy"] == 0
+    assert wrong["similarity"] == pytest.approx(right["similarity"], abs=1e-6), "who is there does not depend on the order"
+    assert right["missing_rate"] == right["stranger_rate"] == right["merge_rate"] == 0
+
+
+def test_a_stranger_in_the_second_place(score, portraits):
+    scores = score([scene(portraits["astronaut"], portraits["singer"])] * 4, "astronaut", "actor")["scores"]
+    assert scores["match_rate"] == 0.5 == scores["stranger_rate"] and scores["similarity"] < 0.6
+
+
+def test_pasted_face_is_caught(score, portraits):
+    portrait = portraits["astronaut"]
+    pasted = score([scene(portrait)] * 4, "astronaut")["scores"]
+    assert pasted["copy_paste"] > 0.85 and pasted["similarity"] > 0.85
+    assert pasted["similarity_beyond_copying"] < 0.15
+    moved = score([scene(photo) for photo in other_photographs(portrait)], "astronaut")["scores"]
+    assert moved["copy_paste"] < 0.4
+    assert moved["similarity_beyond_copying"] > 3 * pasted["similarity_beyond_copying"]
+    assert moved["similarity"] < pasted["similarity"], "the plain score is what the paste wins"
+
+
+def test_several_faces_in_the_reference_are_told(score, portraits, tmp_path, instruments):
+    both = Image.new("RGB", (500, 300))
+    both.paste(portraits["astronaut"].resize((300, 300)), (0, 0))
+    both.paste(portraits["actor"].resize((80, 80)), (360, 110))
+    both.save(tmp_path / "both.png")
+    clip = write_clip(tmp_path / "clip.mp4", [scene(portraits["astronaut"])] * 2)
+    result = measure(Sample("clip", clip, (tmp_path / "both.png",), ""), instruments)
+    assert "found 2 faces; the largest is the reference" in result["notes"][0] and result["scores"]["similarity"] > 0.8
+
+
+def test_tight_reference_is_found_with_a_border(tmp_path, portraits, instruments):
+    face = instruments.detector.detect(portraits["astronaut"])[0]
+    tight = portraits["astronaut"].crop(tuple(face.box.round().astype(int).tolist()))
+    tight.save(tmp_path / "tight.png")
+    portraits["astronaut"].save(tmp_path / "whole.png")
+    vectors = [instruments.reference(tmp_path / name).found.vector for name in ("tight.png", "whole.png")]
+    assert similarity(*vectors) > 0.7
+
+
+def test_obedience_is_handed_frames_faces_and_prompt(score, portraits, instruments):
+    from dataclasses import replace
+
+    seen = []
+
+    def stand_in(frames, faces, caption):
+        seen.append((len(frames), [len(many) for many in faces], caption))
+        assert isinstance(frames[0], Image.Image) and isinstance(faces[0][0], Face)
+        return {"shirt": True, "hat": False, "wall": None}
+
+    tools = replace(instruments, obedience=stand_in)
+    result = score([scene(portraits["astronaut"])] * 3, "astronaut", prompt="a woman in a red shirt", tools=tools)
+    assert seen == [(3, [1, 1, 1], "a woman in a red shirt")]
+    assert result["scores"]["obedience"] == 0.5 and result["attributes"]["wall"] is None
+
+
+def unit(*values) -> np.ndarray:
+    return np.array(values, np.float32) / np.linalg.norm(values)
+
+
+def face_at(x: float, vector: np.ndarray) -> FoundFace:
+    return FoundFace(Face(np.array([x, 0, x + 100, 100.0]), TEMPLATE + [x, 0], 0.9), Image.new("RGB", (112, 112)), vector)
+
+
+def reference_of(vector: np.ndarray) -> Reference:
+    return Reference(None, face_at(0, vector))
+
+
+ANNA, BEN = unit(1, 0.2, 0), unit(0.2, 1, 0)
+
+
+def test_people_who_change_places_stay_themselves():
+    found = [[face_at(0, ANNA), face_at(200, BEN)], [face_at(200, ANNA), face_at(0, BEN)], [], [face_at(40, BEN)]]
+    tracks = build_tracks(found, 0.363)
+    assert len(tracks) == 2
+    assert {number: face.vector is ANNA for number, face in tracks[0].faces.items()} == {0: True, 1: True}
+    assert sorted(tracks[1].faces) == [0, 1, 3], "remembered while away"
+
+
+def test_a_face_that_changes_in_place_stays_one_track():
+    found = [[face_at(0, ANNA)], [face_at(10, unit(0, 0, 1))]]
+    assert len(build_tracks(found, 0.363)) == 1
+    assert len(build_tracks([found[0], [face_at(300, unit(0, 0, 1))]], 0.363)) == 2
+
+
+def test_one_face_for_two_people_is_a_merge():
+    references = [reference_of(ANNA), reference_of(BEN)]
+
+    def merge_rate(vector):
+        track = Track({0: face_at(0, vector)})
+        return people_scores(references, [track, Track()], [track], 1, 0.363)["merge_rate"]
+
+    assert merge_rate(unit(*(ANNA + BEN))) == 1
+    assert merge_rate(ANNA) == merge_rate(BEN) == merge_rate(unit(0, 0, 1)) == 0
+
+
+def test_rates_of_places_add_up():
+    references = [reference_of(ANNA), reference_of(BEN)]
+    tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, BEN)}), Track({0: face_at(200, BEN), 2: face_at(200, unit(0, 0, 1))})]
+    scores = people_scores(references, tracks, tracks, 4, 0.363)
+    assert scores["match_rate"] == 2 / 8 and scores["swap_rate"] == scores["stranger_rate"] == 1 / 8 and scores["missing_rate"] == 4 / 8
+    assert scores["order_accuracy"] == 1
+
+
+def test_a_third_face_takes_no_place():
+    references = [reference_of(ANNA), reference_of(BEN)]
+    passer_by = Track({0: face_at(-200, unit(0, 0, 1))})
+    tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, ANNA)}), Track({0: face_at(200, BEN), 1: face_at(200, BEN)}), passer_by]
+    assert people_scores(references, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1
