@@ -61,21 +61,25 @@ class Setup:
         config.deepspeed |= deepspeed or {}
         return config
 
-    def train(self, save: Path, *arguments: str, processes: int = 1, base: dict | None = None, **request):
-        """Train through the entry script; returns (exit codes, what was said, folder of the newest run or None)."""
+    def ask(self, request: dict) -> dict:
+        """Let forked.py run processes; returns their exit codes and what they said."""
         if self.server is None:
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             command = [sys.executable, str(Path(__file__).with_name("forked.py"))]
             self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def train(self, save: Path, *arguments: str, processes: int = 1, base: dict | None = None, **request):
+        """Train through the entry script; returns (exit codes, what was said, folder of the newest run or None)."""
         bases = list(self.bases)
         if base is not None:
             save.mkdir(parents=True, exist_ok=True)
             (save / "own.yaml").write_text(yaml.safe_dump(base))
             bases.append(str(save / "own.yaml"))
         asked = {"arguments": ["--base", *bases, "--save", str(save), *arguments], "processes": processes, "folder": str(save), **request}
-        self.server.stdin.write(json.dumps(asked) + "\n")
-        self.server.stdin.flush()
-        answer = json.loads(self.server.stdout.readline())
+        answer = self.ask(asked)
         runs = sorted((path.parent for path in save.glob("run-*/metrics.jsonl")), key=lambda run: run.stat().st_mtime_ns)
         return answer["codes"], answer["output"], runs[-1] if runs else None
 

@@ -1,10 +1,15 @@
 """Runs sat/train_video.py as one or several processes without importing its libraries each time: this process has them and forks.
 
+A request can name another `script` with a `main`, beside this file or in sat/; `file_limit` lets no file grow larger, as on a full
+disk; `signal` is sent after `at_step` to all processes, to the first `targets`, or to the `reader` of clips of the first.
+
 Reads requests as lines of JSON from stdin and answers each with a line: {"codes": [...], "output": text of all processes}.
 """
 
+import importlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -21,21 +26,22 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def start(arguments: list[str], environment: dict[str, str], output: Path) -> int:
+def start(script: str, arguments: list[str], environment: dict[str, str], output: Path, file_limit: int | None) -> int:
     child = os.fork()
     if child:
         return child
+    if file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.environ.update(environment)
-    sys.argv = ["train_video.py", *arguments]
+    sys.argv = [f"{script}.py", *arguments]
     code = 1
     try:
         from concat_id.errors import run
-        from train_video import main
 
-        run(main)
+        run(importlib.import_module(script).main)
     except SystemExit as error:
         code = error.code or 0
     except BaseException:
@@ -53,6 +59,13 @@ def steps_done(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
+def readers(process: int) -> list[int]:
+    """The loader's processes of a training: forks of it, unlike decoders."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    own = Path(f"/proc/{process}/cmdline").read_bytes()
+    return [int(child) for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == own]
+
+
 def serve(request: dict) -> dict:
     processes, folder = request["processes"], Path(request["folder"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,14 +73,16 @@ def serve(request: dict) -> dict:
     output.unlink(missing_ok=True)
     common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} | request.get("environment", {})
     environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    running = {start(request["arguments"], environment, output): rank for rank, environment in enumerate(environments)}
+    given = request.get("script", "train_video"), request["arguments"]
+    limit = request.get("file_limit")
+    running = {start(*given, environment, output, limit): rank for rank, environment in enumerate(environments)}
     children, codes, end, told = list(running), {}, time.monotonic() + LIMIT, False
     while running:
         child, status = os.waitpid(-1, os.WNOHANG)
         if child:
             codes[running.pop(child)] = os.waitstatus_to_exitcode(status)
         if request.get("signal") and steps_done(folder) >= request["at_step"]:
-            for target in children[: request.get("targets", processes)]:
+            for target in readers(children[0]) if request.get("reader") else children[: request.get("targets", processes)]:
                 os.kill(target, request["signal"])
             request["signal"] = None
         failed = any(code not in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT) for code in codes.values())

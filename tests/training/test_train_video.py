@@ -1,10 +1,12 @@
 """The entry script: the whole way from a list of clips to a checkpoint that samples, and mistakes in one line."""
 
 import json
+import signal
 
 import pytest
 import yaml
 from conftest import ROOT
+from deepspeed.accelerator import get_accelerator
 
 from concat_id.command_line import read_command_line
 from concat_id.data.dataset import ClipDataset
@@ -12,13 +14,16 @@ from concat_id.data.records import read_records
 from concat_id.training.validation import Validation
 
 
+def metrics(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_run_leaves_what_it_promises(setup, tmp_path):
     args = {"eval_interval": 2, "eval_iters": 2, "eval_samples": 2, "tensorboard": True, "num_workers": 1}
     base = {"args": args | {"latent_cache": str(tmp_path / "c")}}
     codes, said, run = setup.train(tmp_path, "--train_iters", "2", "--bf16", base=base)
     assert codes == [0], said
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [sorted(line) for line in lines] == [["gradient_norm", "loss", "lr", "step"]] * 2 + [["step", "validation_loss"]]
+    assert [sorted(line) for line in metrics(run)] == [["gradient_norm", "loss", "lr", "step"]] * 2 + [["step", "validation_loss"]]
     assert sorted(path.suffix for path in (run / "samples" / "000002").iterdir()) == [".mp4", ".mp4", ".png", ".png"]
     assert list((run / "tensorboard").iterdir()) and list((tmp_path / "c").rglob("*.safetensors"))
     text = (run / "training_config.yaml").read_text()
@@ -51,17 +56,99 @@ def test_mistakes_are_told_in_one_line(setup, tmp_path, arguments, message):
     assert codes == [2] and len(errors) == 1 and message in errors[0] and "Traceback" not in said
 
 
-def test_a_reference_too_many_and_a_missing_clip(setup, tmp_path):
-    (entry, *_) = json.loads(setup.list.read_text())
-    three = tmp_path / "list.json"
-    pictures = "@@".join([str(setup.folder / entry["image_path"])] * 4)
-    entry = entry | {"video_path": str(setup.folder / entry["video_path"]), "image_path": pictures}
-    three.write_text(json.dumps([entry]))
-    codes, said, _ = setup.train(tmp_path, "--train_data", str(three))
-    assert codes == [2] and "image_path: found 4 people, expected at most 3" in said
-    three.write_text(json.dumps([entry | {"video_path": "gone.mp4"}]))
-    codes, said, _ = setup.train(tmp_path, "--train_data", str(three))
-    assert codes == [2] and "gone.mp4" in said
+ENTRIES = {
+    "missing clip": ({"video_path": "gone.mp4"}, "video_path: found no file 'gone.mp4', expected a video"),
+    "missing reference": ({"image_path": "gone.png"}, "image_path: found no file 'gone.png', expected a picture"),
+    "one of two references missing": ({"image_path": "{image}@@gone.png"}, "image_path: found no file 'gone.png'"),
+    "a list of references": ({"image_path": ["a.png"]}, 'image_path: found ["a.png"], expected text that is not empty; write several'),
+    "no text": ({"caption": 3}, "caption: found 3, expected text that is not empty"),
+    "masks of fewer people": ({"image_path": "{image}@@{image}", "mask_path": "{image}"}, "mask_path: found 1 people, expected 2"),
+    "too many people": ({"image_path": "@@".join(["{image}"] * 4)}, "image_path: found 4 people, expected at most 3"),
+    "misspelt key": ({"captoin": "a man"}, "captoin: unknown key; the nearest known key is caption"),
+    "a folder without pictures": ({"image_path": "{folder}"}, "image_path: found no pictures in the folder"),
+}
+
+
+def changed_list(setup, folder, change, count=1):
+    """A list of the first entries, absolute, the last of them changed."""
+    entries = json.loads(setup.list.read_text())[:count]
+    for entry in entries:
+        entry |= {key: str(setup.folder / entry[key]) for key in ("video_path", "image_path")}
+    (folder / "empty").mkdir(parents=True)
+    fill = {"{image}": entries[-1]["image_path"], "{folder}": str(folder / "empty")}
+    for key, value in change.items():
+        for name, text in fill.items():
+            value = value.replace(name, text) if isinstance(value, str) else value
+        entries[-1][key] = value
+    (folder / "list.json").write_text(json.dumps(entries, indent=1))
+    return folder / "list.json"
+
+
+@pytest.mark.parametrize("change, message", ENTRIES.values(), ids=ENTRIES)
+def test_wrong_entries_are_told_before_anything_is_loaded(setup, tmp_path, change, message):
+    clips = changed_list(setup, tmp_path / "data", change)
+    codes, said, run = setup.train(tmp_path, "--train_data", str(clips))
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert codes == [2] and run is None and len(errors) == 1 and f"list.json:2: {message}" in errors[0] and "Traceback" not in said, said
+
+
+def test_clips_with_unequal_numbers_of_people_train_together(setup, tmp_path):
+    clips = changed_list(setup, tmp_path / "data", {"image_path": "{image}@@{image}"}, count=3)
+    base = {"deepspeed": {"train_micro_batch_size_per_gpu": 2}}
+    codes, said, run = setup.train(tmp_path, "--train_data", str(clips), "--train_iters", "2", base=base)
+    assert codes == [0] and len(metrics(run)) == 2, said
+
+
+def test_weights_and_biases_offline_stays_in_the_runs_folder(setup, tmp_path):
+    places = {f"WANDB_{name}_DIR": str(tmp_path / name) for name in ("CACHE", "CONFIG", "DATA")}
+    codes, said, run = setup.train(tmp_path, "--train_iters", "2", "--wandb", environment=places | {"WANDB_MODE": "offline"})
+    assert codes == [0], said
+    assert [path.suffix for path in run.glob("wandb/offline-run-*/*.wandb")] == [".wandb"]
+    assert "train/loss" in next(run.glob("wandb/offline-run-*/*.wandb")).read_bytes().decode("latin-1")
+
+
+def test_weights_and_biases_without_a_key_is_told_in_one_line(setup, tmp_path):
+    nowhere = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_MODE": "online"}
+    codes, said, _ = setup.train(tmp_path, "--wandb", environment=nowhere | {"WANDB_API_KEY": ""})
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert codes == [2] and len(errors) == 1 and "Traceback" not in said, said
+    assert "args.wandb: found true, but it cannot start" in errors[0]
+
+
+def test_float16_where_there_is_none_is_told_in_one_line(setup, tmp_path):
+    if get_accelerator().is_fp16_supported():
+        pytest.skip("this processor computes in float16")
+    codes, said, _ = setup.train(tmp_path, "--fp16")
+    assert codes == [2] and "args.fp16: found true, but DeepSpeed has no float16 on a cpu; set bf16" in said and "Traceback" not in said
+
+
+@pytest.fixture(scope="module")
+def whole(setup, tmp_path_factory):
+    """Numbers of eight steps that nothing disturbed."""
+    codes, said, run = setup.train(tmp_path_factory.mktemp("whole"), "--train_iters", "8", "--save_interval", "100")
+    assert codes == [0], said
+    return metrics(run)
+
+
+def test_a_killed_reader_of_clips_loses_nothing(setup, whole, tmp_path):
+    steps = "--train_iters", "8", "--num_workers", "1", "--save_interval", "100"
+    codes, said, run = setup.train(tmp_path, *steps, signal=signal.SIGKILL, at_step=2, reader=True)
+    assert codes == [0] and "starting it again" in said and "Traceback" not in said, said
+    assert metrics(run) == whole
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on_from_it(setup, whole, tmp_path):
+    codes, said, run = setup.train(tmp_path, "--train_iters", "2")
+    assert codes == [0], said
+    full = "--resume", "--train_iters", "4", "--save_interval", "1"
+    codes, said, _ = setup.train(tmp_path, *full, file_limit=2**20)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert codes == [2] and len(errors) == 1 and "Traceback" not in said, said
+    assert "warning: checkpoint 3: " in said and "training goes on" in said
+    assert "checkpoint 4: " in errors[0] and "free some space" in errors[0]
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["2", "2-ema"] and (run / "latest").read_text() == "2"
+    codes, said, _ = setup.train(tmp_path, *full)
+    assert codes == [0] and "after step 2" in said and metrics(run) == whole[:4], said
 
 
 class _Objective:

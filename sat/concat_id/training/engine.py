@@ -34,9 +34,9 @@ def start_processes(device: torch.device) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for inference on CPUs; it would be compiled for a minute
     if dist.is_initialized():
         return
-    backend = dist.get_default_backend_for_device(device)
+    backend = dist.Backend.default_device_backend_map[device.type]
     if device.type != "cpu":
-        torch.accelerator.set_device_index(device.index or 0)
+        torch.get_device_module(device).set_device(device)
     try:
         if "RANK" in os.environ and world_size() > 1:
             dist.init_process_group(backend, timeout=TIMEOUT)
@@ -68,6 +68,8 @@ class Engine:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if not trained:
             raise UserError("model: nothing to train, expected parameters that require gradients")
+        if settings.deepspeed["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
+            raise UserError(f"args.fp16: found true, but DeepSpeed has no float16 on a {device.type}; set bf16: true, or neither of them")
         offloaded = bool(settings.deepspeed["zero_optimization"].get("offload_optimizer"))
         optimizer = EmaAdamW(trained, **settings.optimizer, fused=device.type != "cpu" and not offloaded)
         os.environ.setdefault("LOCAL_RANK", str(local_rank()))  # DeepSpeed reads it

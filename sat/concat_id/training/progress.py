@@ -1,18 +1,17 @@
 """What a run tells: a line on the screen, exact numbers in metrics.jsonl, curves for TensorBoard and, if asked, Weights & Biases."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from concat_id.config import Args
 from concat_id.errors import UserError, warn
 from concat_id.files import written_whole
 from concat_id.training.checkpoint import metric_lines_until
+from concat_id.training.curves import Curves
 
 METRICS = "metrics.jsonl"
 
@@ -26,8 +25,9 @@ class Progress:
         lines = list(metric_lines_until(run / METRICS, step))
         with written_whole(run / METRICS) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        self.file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
-        self.writer = _tensorboard(run, step) if args.tensorboard else None
+        self.file = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
+        self.torn = False  # whether the last line is incomplete
+        self.curves = Curves(run / "tensorboard", step) if args.tensorboard else None
         self.wandb = _wandb(run, args) if args.wandb else None
 
     def step(self, step: int, values: dict[str, float], samples: int, memory_gib: float) -> None:
@@ -40,7 +40,7 @@ class Progress:
         rate = self.samples / max(now - then, 1e-9)
         self.last, self.samples = now, 0
         curves = values | {"samples_per_s": rate, "memory_gib": memory_gib}
-        self._curves(step, {f"train/{name}": value for name, value in curves.items()})
+        self._show(step, {f"train/{name}": value for name, value in curves.items()})
         left = (self.args.train_iters - step) / max((step - self.first_step) / max(now - self.began, 1e-9), 1e-9)
         print(
             f"step {step}/{self.args.train_iters}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  gradient {values['gradient_norm']:.3f}"
@@ -51,14 +51,13 @@ class Progress:
     def validation(self, step: int, loss: float) -> None:
         """Record a validation loss."""
         self._write(step, {"validation_loss": loss})
-        self._curves(step, {"validation/loss": loss})
+        self._show(step, {"validation/loss": loss})
         print(f"step {step}/{self.args.train_iters}  validation loss {loss:.4f}", flush=True)
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
         """Show a contact sheet of a sampled video."""
-        if self.writer:
-            self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
-            self.writer.flush()
+        if self.curves:
+            self.curves.picture(step, name, picture)
         if self.wandb:
             import wandb
 
@@ -67,34 +66,27 @@ class Progress:
     def close(self) -> None:
         """Finish the files."""
         self.file.close()
-        if self.writer:
-            self.writer.close()
+        if self.curves:
+            self.curves.close()
         if self.wandb:
             self.wandb.finish()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
+        """Append a line; a full disk must not end the run, and is told once."""
+        line = b"\n" * self.torn + json.dumps({"step": step, **values}).encode() + b"\n"
         try:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
-        except OSError as error:  # a full disk must not end the run
-            warn(f"{self.run / METRICS}: could not be written ({error.strerror}); training goes on")
+            reason = None if self.file.write(line) == len(line) else "no space left"
+        except OSError as error:
+            reason = error.strerror
+        if reason and not self.torn:
+            warn(f"{self.run / METRICS}: could not be written ({reason}); training goes on")
+        self.torn = bool(reason)
 
-    def _curves(self, step: int, values: dict[str, float]) -> None:
-        if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-            self.writer.flush()
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        if self.curves:
+            self.curves.values(step, values)
         if self.wandb:
             self.wandb.log(values, step=step)
-
-
-def _tensorboard(run: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        print("tensorboardX is not installed: no curves, only metrics.jsonl", file=sys.stderr)
-        return None
-    return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
 
 def _wandb(run: Path, args: Args) -> Any:
@@ -102,7 +94,11 @@ def _wandb(run: Path, args: Args) -> Any:
         import wandb
     except ImportError as error:
         raise UserError("args.wandb: found true, but wandb is not installed; install it or set wandb: false") from error
-    return wandb.init(project=args.wandb_project_name, name=run.name, dir=str(run), resume="allow", id=run.name)
+    try:
+        return wandb.init(project=args.wandb_project_name, name=run.name, dir=str(run), resume="allow", id=run.name)
+    except wandb.Error as error:
+        remedy = "run `wandb login`, or set WANDB_MODE=offline to keep everything in the run's folder, or wandb: false"
+        raise UserError(f"args.wandb: found true, but it cannot start ({' '.join(str(error).split())[:160]}); {remedy}") from error
 
 
 def _duration(seconds: float) -> str:

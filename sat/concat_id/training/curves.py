@@ -1,0 +1,65 @@
+"""Curves and pictures of a run for TensorBoard, written at once and not, as tensorboardX does, by a thread that a full disk stops."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from concat_id.errors import warn
+
+
+class Curves:
+    """An event file in `folder`; what earlier files say after `step` is dropped. A write that fails ends it with a warning."""
+
+    def __init__(self, folder: Path, step: int = 0):
+        """Start a file; where tensorboardX is missing, nothing is written, and said so."""
+        self._writer = None
+        try:
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2
+        except ImportError:
+            print("tensorboardX is not installed: no curves, only metrics.jsonl", file=sys.stderr)
+            return
+        self.folder, self._summary, self._proto = folder, summary, event_pb2
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+        except OSError as error:
+            self._give_up(error)
+        if step:
+            self._add(step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def values(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to each curve."""
+        for name, value in values.items():
+            self._add(step, summary=self._summary.scalar(name, value) if self._writer else None)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Add a picture."""
+        if self._writer:
+            self._add(step, summary=self._summary.image(name, np.asarray(picture.convert("RGB")), dataformats="HWC"))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+        self._writer = None
+
+    def _add(self, step: int, **content: Any) -> None:
+        if self._writer:
+            try:
+                self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, **content))
+                self._writer.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        warn(f"{self.folder}: could not be written ({error.strerror or error}); curves end here, metrics.jsonl and training go on")

@@ -1,0 +1,157 @@
+"""Memory and operations of the networks, found by running them on tensors that have shapes and types but no contents."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from concat_id.config import Config
+from concat_id.models import autoencoder as vae
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.models.transformer import DiffusionTransformer
+from concat_id.training.lora import add_low_rank
+from concat_id.training.objective import generator_of
+from concat_id.training.preparation import UNTRAINED
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of the storages that operations inside the block make, until these are freed: `live` now, `peak` at most."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self._storages: set[int] = set()
+
+    def start(self) -> int:
+        """Forget the peak so far; returns what is alive."""
+        self.peak = self.live
+        return self.live
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run an operation and enter the storages that are new."""
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._enter(tensor.untyped_storage())
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._storages:
+            self._storages.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._leave, key, size)
+
+    def _leave(self, key: int, size: int) -> None:
+        self._storages.discard(key)
+        self.live -= size
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Bytes above the weights: `kept` from forward to backward, and `peak`; `flops` are counted for the autoencoder alone."""
+
+    kept: int
+    peak: int
+    flops: int = 0
+
+
+def empty_network(config: Config) -> DiffusionTransformer:
+    """The transformer that would be trained, low-rank products included, on the meta device."""
+    network = DiffusionTransformer(config.model.transformer, device="meta")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in UNTRAINED)
+    if config.model.lora:
+        add_low_rank(network, config.model.lora, generator_of("sizes"))
+    return network
+
+
+def empty_autoencoder(config: Config) -> nn.Module:
+    """The VAE of the configuration's sizes on the meta device."""
+    model = config.model.autoencoder
+    kinds = {f"{way}_block_types": (f"CogVideoX{way.title()}Block3D",) * len(model.block_out_channels) for way in ("down", "up")}
+    with torch.device("meta"):
+        return vae.AutoencoderKLCogVideoX(
+            block_out_channels=tuple(model.block_out_channels), layers_per_block=model.layers_per_block,
+            latent_channels=model.latent_channels, **kinds,
+        )  # fmt: skip
+
+
+def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
+    """Forward and backward of one micro-batch; gradients of parameters are let go of as soon as they are made."""
+    transformer, dtype = config.model.transformer, _dtype(config)
+    size = _latent_size(config)
+    network = empty_network(config)
+    with _without_contents(network, dtype) as ledger:
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_forget_gradient)
+        before = ledger.start()
+        latents = torch.empty(batch, *size, dtype=dtype)
+        refs = torch.empty(batch, num_refs, *size[1:], dtype=dtype)
+        text = torch.empty(batch, transformer.text_length, transformer.text_hidden_size, dtype=dtype)
+        loss = network(latents, torch.zeros(batch, dtype=torch.int64), text, refs).float().square().mean()
+        kept = ledger.live - before
+        loss.backward()
+        return Traced(kept, ledger.peak - before)
+
+
+def trace_encoder(config: Config) -> Traced:
+    """Encoding of one clip, as whole as training encodes it."""
+    dtype, (height, width) = _dtype(config), config.data.video_size
+    network = empty_autoencoder(config)
+    with _without_contents(network, dtype) as ledger:
+        autoencoder = VideoAutoencoder(network, config.model.scale_factor)
+        before = ledger.start()
+        with FlopCounterMode(display=False) as counter:
+            moments = autoencoder.encode_moments(torch.empty(1, 3, config.data.max_num_frames, height, width))
+        return Traced(sum(tensor.nbytes for tensor in moments), ledger.peak - before, counter.get_total_flops())
+
+
+def network_flops(config: Config, num_refs: int) -> int:
+    """Operations of the transformer for one clip and one step: 24 S D^2 + 4 S^2 D a layer, three times for forward and backward.
+
+    S tokens of text, video and references, D the width; once more the forward where activations are recomputed.
+    """
+    transformer = config.model.transformer
+    frames, _, height, width = _latent_size(config)
+    patch, dim = transformer.patch_size, transformer.hidden_size
+    tokens = transformer.text_length + (frames + num_refs) * (height // patch) * (width // patch)
+    forward = transformer.num_layers * (24 * tokens * dim**2 + 4 * tokens**2 * dim)
+    return forward * (4 if transformer.checkpoint_activations else 3)
+
+
+@contextmanager
+def _without_contents(network: nn.Module, dtype: torch.dtype) -> Iterator[Ledger]:
+    """Give a network of the meta device weights that claim to be on a CPU, whose attention keeps what fused kernels keep."""
+    with FakeTensorMode(), Ledger() as ledger:
+        for module in network.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                stand_in = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), parameter.requires_grad)
+                module.register_parameter(name, stand_in)
+        yield ledger
+
+
+def _forget_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _dtype(config: Config) -> torch.dtype:
+    return getattr(torch, config.args.dtype_name)
+
+
+def _latent_size(config: Config) -> tuple[int, int, int, int]:
+    """Frames, channels, height and width of a clip's latents."""
+    transformer, factor = config.model.transformer, config.model.autoencoder.spatial_factor
+    height, width = config.data.video_size
+    frames = (config.data.max_num_frames - 1) // transformer.time_compressed_rate + 1
+    return frames, transformer.in_channels, height // factor, width // factor

@@ -1,0 +1,166 @@
+"""The memory plan against what real processes of a small training keep and allocate, and its command."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from concat_id.config import LoraConfig, load_config
+from concat_id.errors import UserError, run
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.models.transformer import DiffusionTransformer
+from concat_id.training import memory_trace
+from concat_id.training.memory_plan import measure_sizes, plan
+
+
+def from_file(name: str, path: Path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+measured = from_file("measured", Path(__file__).with_name("measured.py"))
+script = from_file("plan_training", ROOT / "sat" / "plan_training.py")
+BASES = [str(ROOT / "configs" / "cogvideox_5b.yaml"), str(ROOT / "configs" / "training" / "sft_single_identity.yaml")]
+SHAPES = [1, 3, 16, 8, 12], [1, 16, 32], [1, 1, 16, 8, 12]  # latents, text, references of 9 frames of 64x96
+
+
+@pytest.fixture(scope="module")
+def measure(setup, tmp_path_factory):
+    """Train the model of configs/debug.yaml and measure; returns (bytes measured, plan)."""
+
+    def measure(processes: int, stage: int, offload: bool, bf16: bool):
+        section = {"stage": stage, "reduce_bucket_size": 100_000, "allgather_bucket_size": 100_000}
+        section |= {"offload_optimizer": {"device": "cpu"}} if offload else {}
+        section |= {"stage3_param_persistence_threshold": 3000} if stage == 3 else {}
+        given = {"mode": "pretrain", "ema_decay": 0.9, "bf16": bf16}
+        deepspeed = {"zero_optimization": section, "train_micro_batch_size_per_gpu": 1, "gradient_clipping": 1.0}
+        request = tmp_path_factory.mktemp("measured") / "request.json"
+        request.write_text(json.dumps({"bases": setup.bases[:1], "args": given, "deepspeed": deepspeed, "shapes": SHAPES}))
+        asked = {"script": "measured", "arguments": [str(request)], "processes": processes, "folder": str(request.parent)}
+        answer = setup.ask(asked)
+        assert answer["codes"] == [0] * processes, answer["output"]
+        config = load_config(setup.bases[:1], given)
+        config.deepspeed = deepspeed
+        return json.loads(request.with_suffix(".answer").read_text()), plan(config, measure_sizes(config), processes)
+
+    return measure
+
+
+@pytest.mark.parametrize("processes, stage, offload, bf16", [
+    (1, 2, False, True), (2, 1, False, True), (2, 2, False, False), (2, 3, False, True), (2, 2, True, True),
+])  # fmt: skip
+def test_what_real_processes_keep_and_allocate(measure, processes, stage, offload, bf16):
+    found, planned = measure(processes, stage, offload, bf16)
+    assert found["all"] == pytest.approx(planned.states - planned.autoencoder + planned.host, rel=0.01)
+    assert found["weights"] == pytest.approx(planned.weights, rel=0.02)
+    if offload:
+        assert planned.master == planned.moments == planned.average == 0
+    else:
+        for name in ("master", "moments", "average"):
+            assert found[name] == pytest.approx(getattr(planned, name), rel=0.001)
+        assert found["update"] == pytest.approx(planned.update, rel=0.1)
+    assert found["forward"] <= planned.network <= 1.35 * found["forward"]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_activations_are_traced_as_they_are_allocated(setup, recompute):
+    config = load_config(setup.bases[:1], {"checkpoint_activations": recompute})
+    config.model.transformer.num_layers = 8
+    network = DiffusionTransformer(config.model.transformer)
+    network.initialize_weights(torch.Generator().manual_seed(0))
+    for parameter in network.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
+    latents, text, refs = map(torch.randn, SHAPES)
+    network(latents, torch.tensor([500]), text, refs).mean().backward()  # makes tables that stay
+    with measured.Allocations() as found:
+        network(latents, torch.tensor([500]), text, refs).float().square().mean().backward()
+    traced = memory_trace.trace_network(config, 1, 1)
+    assert traced.peak == pytest.approx(found.peak, rel=0.05)
+    assert traced.kept < traced.peak
+
+
+def test_recomputing_keeps_one_input_a_layer(setup):
+    kept = []
+    for layers in (2, 6):
+        config = load_config(setup.bases[:1], {"checkpoint_activations": True, "bf16": True})
+        config.model.transformer.num_layers = layers
+        kept.append(memory_trace.trace_network(config, 1, 1).kept)
+    tokens, dim = 16 + 4 * 4 * 6, 128
+    assert kept[1] - kept[0] == pytest.approx(4 * 2 * tokens * dim, rel=0.15)  # and its modulation
+
+
+def test_encoding_is_traced_as_it_is_allocated(setup):
+    config = load_config(setup.bases[:2])
+    autoencoder = VideoAutoencoder.from_config(config.model.autoencoder, config.model.scale_factor)
+    video = torch.zeros(1, 3, 9, 64, 96)
+    with measured.Allocations() as found:
+        autoencoder.encode_moments(video)
+    traced = memory_trace.trace_encoder(config)
+    assert 0.75 * found.peak < traced.peak - video.nbytes <= found.peak  # convolutions on a CPU take one more tensor for themselves
+
+
+def test_more_processes_and_higher_stages_need_less():
+    config = load_config(BASES)
+    config.model.transformer.num_layers = 2
+    sizes = measure_sizes(config)
+    one, four, eight = (plan(config, sizes, processes) for processes in (1, 4, 8))
+    assert one.states > four.states > eight.states and one.weights == eight.weights > plan(config, sizes, 8, 3).weights
+    away = plan(config, sizes, 8, offload=True)
+    assert away.states + away.host > eight.states > away.states
+    low_rank = load_config(BASES, {"ema_decay": 0})
+    low_rank.model.transformer.num_layers = 2
+    low_rank.model.lora = LoraConfig(rank=4)
+    few = measure_sizes(low_rank)
+    assert few.trained < 0.01 * sizes.trained and plan(low_rank, few, 1).average == 0
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Call sat/plan_training.py; returns (exit code, output, errors)."""
+
+    def call(*options):
+        monkeypatch.setattr(sys, "argv", ["plan_training.py", *options])
+        with pytest.raises(SystemExit) as stopped:
+            run(script.main)
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_the_command(command, setup):
+    code, out, err = command("--base", *setup.bases, "--gpus", "1", "2", "--zero", "0", "3", "--tflops", "2")
+    rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0].isdigit()]
+    assert (code, err) == (0, "") and [row[:2] for row in rows] == [["1", "1"], ["2", "1"], ["1", "3"], ["2", "3"]]
+    assert "s at 2 TFLOP/s" in out
+    code, out, err = command("--base", *setup.bases, "--gpus", "2", "--json", "--offload")
+    (only,) = json.loads(out)["plans"]
+    assert code == 0 and only["offload"] and only["peak"] == only["states"] + max(only[name] for name in ("encoding", "network", "update"))
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--gpus", "0"], "--gpus: found '0', expected a whole number from 1"),
+    (["--zero", "4"], "deepspeed.zero_optimization.stage: found 4"),
+    (["--people", "9"], "--people: found '9'"),
+    (["--gups", "1"], "nearest is --gpus"),
+])  # fmt: skip
+def test_mistakes_are_told_in_one_line(command, setup, options, words):
+    code, _, err = command("--base", *setup.bases, *options)
+    assert code == 2 and words in err and len(err.splitlines()) == 1
+
+
+def test_shared_settings_are_not_changed(setup):
+    config = load_config(setup.bases)
+    before = json.dumps(config.deepspeed)
+    sizes = measure_sizes(config)
+    plan(config, sizes, 2, 3, offload=True)
+    assert json.dumps(config.deepspeed) == before
+    with pytest.raises(UserError, match="train_batch_size: found 3"):
+        config.deepspeed["train_batch_size"] = 3
+        plan(config, sizes, 2)

@@ -1,0 +1,73 @@
+"""What a run tells: numbers, curves and lines, and what becomes of them when the disk is full."""
+
+import json
+import resource
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+from concat_id.training.progress import Progress
+
+ARGS = SimpleNamespace(train_iters=100, log_interval=1, tensorboard=True, wandb=False)
+
+
+def events(run) -> list:
+    """All events of a run's TensorBoard files, in order; stops at one that was cut short."""
+    found = []
+    for file in sorted((run / "tensorboard").iterdir()):
+        content, at = file.read_bytes(), 0
+        while at + 12 <= len(content):
+            length = int.from_bytes(content[at : at + 8], "little")
+            if at + 16 + length > len(content):
+                break
+            found.append(event_pb2.Event.FromString(content[at + 12 : at + 12 + length]))
+            at += 16 + length
+    return found
+
+
+@pytest.fixture
+def full_disk():
+    """Let files of this process grow to so many bytes and no more; None takes it back."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
+
+    yield limit
+    limit(None)
+
+
+def test_curves_and_pictures_reach_tensorboard_and_continue(tmp_path, capsys):
+    first = Progress(tmp_path, ARGS)
+    for step in (1, 2, 3):
+        first.step(step, {"loss": 1 / step, "lr": 0.1, "gradient_norm": 1.0}, 2, 1.5)
+    first.validation(3, 0.25)
+    first.picture(3, "samples/0", Image.new("RGB", (8, 6), "red"))
+    first.close()
+    values = {(event.step, value.tag): value for event in events(tmp_path) for value in event.summary.value}
+    assert values[2, "train/loss"].simple_value == pytest.approx(0.5) and values[1, "train/memory_gib"].simple_value == 1.5
+    assert values[3, "validation/loss"].simple_value == pytest.approx(0.25) and values[3, "samples/0"].image.width == 8
+    assert "step 2/100  loss 0.5000  lr 1.00e-01" in capsys.readouterr().out
+    Progress(tmp_path, ARGS, step=2).close()  # goes back
+    assert [event.step for event in events(tmp_path) if event.session_log.status == event_pb2.SessionLog.START] == [3]
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nothing(tmp_path, full_disk, capsys):
+    progress, values = Progress(tmp_path, ARGS), {"loss": 1.0, "lr": 0.1, "gradient_norm": 1.0}
+    progress.step(1, values, 1, 1.0)
+    full_disk(1000)
+    for step in range(2, 40):
+        progress.step(step, values, 1, 1.0)
+    full_disk(None)
+    for step in range(40, 43):
+        progress.step(step, values, 1, 1.0)
+    progress.close()
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2 and "curves end here" in "".join(warnings) and "metrics.jsonl: could not be written" in "".join(warnings)
+    again = Progress(tmp_path, ARGS, step=42)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    again.close()
+    assert steps[:3] == [1, 2, 3] and steps[-3:] == [40, 41, 42] and steps == sorted(steps) and len(steps) < 42
