@@ -3,6 +3,7 @@
 #
 #   source scripts/setup.sh; set_up          then "$PYTHON" is the interpreter to use
 #   source scripts/setup.sh; set_up training tests    installs what training needs and the test tools as well
+#   bash scripts/setup.sh people             installs what sat/render_people.py needs as well
 #   bash scripts/setup.sh                    sets up without running anything
 #
 # CONCAT_ID_PYTHON=/path/to/python uses that interpreter as it is: no .venv, nothing installed.
@@ -29,7 +30,7 @@ installed() {
 }
 
 detector_ready() {
-    [ -f "$DETECTOR/README.md" ]  # written last
+    [ -f "$DETECTOR/README.md" ] && [ -f "$ROOT/models/face_recognizer/README.md" ]
 }
 
 # Run a command with its output in the log; show the log's end when it fails.
@@ -61,16 +62,16 @@ make_venv() {
     logged "$python" -m venv "$VENV" || fail "making $VENV failed; the lines above are the end of $SETUP_LOG"
 }
 
-# Install one part. Lines of requirements.txt marked "training" are the part of that name; of the others, those marked "alone" come
-# second and without their dependencies.
+# Install one part. Lines of requirements.txt marked "training" or "people" are the part of that name; of the others, those marked "alone"
+# come second and without their dependencies.
 install() {
-    local list others='# training' pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
+    local list others='# (training|people)' pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
-    if [ "$1" = training ]; then
-        grep -E '# training' "$list" >"$VENV/.list" || true
+    if [ "$1" = training ] || [ "$1" = people ]; then
+        grep -E "# $1" "$list" >"$VENV/.list" || true
         others=.
     else
-        grep -vE '# (alone|training)' "$list" >"$VENV/.list" || true
+        grep -vE '# (alone|training|people)' "$list" >"$VENV/.list" || true
     fi
     logged "${pip[@]}" -r "$VENV/.list" || return
     if grep -vE "$others" "$list" | grep -E '# alone' >"$VENV/.list"; then
@@ -98,7 +99,7 @@ install_missing() {
 }
 
 prepare_detector() {
-    echo "Preparing the face detector ..." >&2
+    echo "Preparing face detector and recogniser ..." >&2
     logged "$PYTHON" "$ROOT/sat/prepare_face_models.py" --output "$DETECTOR"
 }
 

@@ -25,6 +25,7 @@ class Project:
         for name in ("inference_single_identity.sh", "inference_two_identities.sh"):
             shutil.copy(ROOT / name, self.root)
         self.add("models/face_detector/README.md")
+        self.add("models/face_recognizer/README.md")
         self.program("python", STAND_IN)
 
     def add(self, *names, content=""):

@@ -16,10 +16,10 @@ case "$*" in
     *'print("python'*) echo python3.11-venv ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     *"-m pip install"*) echo "pip says hello"; cat "${!#}" >>"$CALLS"; sleep "${PIP_SECONDS:-0}"; exit "${PIP_EXIT:-0}" ;;
-    *prepare_face_models.py*) mkdir -p "$3" && touch "$3/README.md" ;;
+    *prepare_face_models.py*) mkdir -p "$3" "$3/../face_recognizer" && touch "$3/README.md" "$3/../face_recognizer/README.md" ;;
 esac
 """
-REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # training\n"
+REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # training\nanny==5  # people\n"
 
 
 class Tree:
@@ -73,11 +73,19 @@ def test_installs_once_then_is_quiet_and_quick(tree):
     assert time.monotonic() - start < 2
 
 
-def test_training_brings_its_own_lines_and_nothing_twice(tree):
+@pytest.mark.parametrize("part, line, other", [("training", "wandb==3", "anny==5"), ("people", "anny==5", "wandb==3")])
+def test_a_part_brings_its_own_lines_and_nothing_twice(tree, part, line, other):
+    assert line not in tree.run()[2]
+    code, _, calls = tree.run(part)
+    assert code == 0 and line in calls and other not in calls and "torch==1" not in calls and "--no-deps" not in calls
+    assert tree.run(part) == (0, "", "")
+
+
+def test_a_checkout_without_the_recogniser_gets_it(tree):
     tree.run()
-    code, _, calls = tree.run("training")
-    assert code == 0 and "wandb==3" in calls and "torch==1" not in calls and "--no-deps" not in calls
-    assert tree.run("training") == (0, "", "")
+    (tree.root / "models" / "face_recognizer" / "README.md").unlink()
+    code, _, calls = tree.run()
+    assert code == 0 and "prepare_face_models.py" in calls and "pip install" not in calls
 
 
 def test_changed_requirements_are_installed_into_the_same_venv(tree):
