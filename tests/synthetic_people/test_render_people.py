@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-SMALL = "--people 2 --shots 1 --pairs 0.5 --stills 1 --frames 5 --size 48 72 --workers 1 --seed 1 --masks".split()
+SMALL = ["--people", "2", "--shots", "1", "--pairs", "0.5", "--stills", "1", "--frames", "5", "--size", "48", "72"]
+SMALL += ["--workers", "1", "--seed", "1", "--masks"]
 
 
 def render(*options):
