@@ -47,9 +47,9 @@ def main() -> int:
     if not lists:
         raise UserError("train_data: no list given, neither on the command line nor in --base; try `python sat/check_dataset.py list.json`")
     if arguments.captions:
-        from concat_id.models.text_encoder import TextEncoder
+        from concat_id.models.backbones import make_text_encoder
 
-        cut_off = TextEncoder.from_config(config.model.text_encoder).truncated_part
+        cut_off = make_text_encoder(config, "cpu", None).truncated_part
     window = Window(data.fps, data.max_num_frames, data.skip_frms_num, tuple(data.video_size))
     report = check_lists(lists, window, max_refs, arguments.workers, arguments.timeout, arguments.whole, cut_off)
     for problem in report.problems:

@@ -7,11 +7,10 @@
 
 to-hf takes checkpoints with `latest`, training runs or one checkpoint of them, low-rank weights (lora.safetensors) and DeepSpeed's
 ZeRO shards, with the VAE and text encoder that the model's configuration names. Without --base that is the run's own, or the
-one of configs/*.yaml whose sizes fit.
+one of configs/*.yaml whose sizes fit. Wan's weights are recognised; for them to-sat writes one file with Wan's own names.
 """
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 from concat_id.errors import UserError, run
@@ -38,13 +37,17 @@ def options() -> argparse.Namespace:
 
 def convert_wan(args: argparse.Namespace, dtype) -> bool:
     """Hand a Wan checkpoint to the module that knows Wan; tells whether it was one."""
-    if importlib.util.find_spec("concat_id.conversion.wan") is None:
+    from concat_id.config import load_config
+    from concat_id.conversion import wan
+
+    if not wan.is_wan(args.source):
         return False
-    wan = importlib.import_module("concat_id.conversion.wan")
-    if args.direction == "check" or not wan.is_wan(args.source):
-        return False
+    given = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
+    if name := next((name for name, value in given.items() if value), None):
+        raise UserError(f"command line: {name}: is for CogVideoX alone, found Wan weights in {args.source}; leave it out")
+    model = [load_config(args.base).model if args.base else None] if args.direction == "to-hf" else []
     convert = wan.to_diffusers if args.direction == "to-hf" else wan.to_native
-    convert(args.source, args.target, dtype=dtype, trust=args.trust_checkpoint)
+    convert(args.source, args.target, *model, dtype=dtype, trust=args.trust_checkpoint)
     print(f"{args.target}: written")
     return True
 
@@ -65,8 +68,7 @@ def main() -> None:
         return
     if args.direction == "to-sat":
         to_sat(args.source, args.target, dtype, args.lora, args.trust_checkpoint)
-        print(f"{args.target}: SAT checkpoint written")
-        return
+        return print(f"{args.target}: SAT checkpoint written")
     source = open_source(args.source, args.weights, args.load, args.dtype == "float32", args.trust_checkpoint)
     if args.lora == "keep" and source.products is None:
         raise UserError(f"{source.path}: found whole weights, no low-rank ones to keep; leave --lora keep out")

@@ -20,14 +20,14 @@ def main() -> int:
     config = load_config(bases, overrides)
 
     from concat_id.distributed import choose_device, wait_if_failed
-    from concat_id.pipelines.cogvideox import ConcatIDPipeline
+    from concat_id.pipelines.base import make_pipeline
     from concat_id.pipelines.generation import conclude, embed_prompts, find_jobs, make_videos, prepare_jobs, result_settings
 
     device = choose_device(config.args.device)
     jobs, problems = find_jobs(config)
     settings = result_settings(config)
     prepared, unprepared = prepare_jobs(jobs, config, settings, device)
-    pipeline = ConcatIDPipeline(config, device, cache_dir=Path(config.args.output_dir) / ".prompt_embeddings")
+    pipeline = make_pipeline(config, device, cache_dir=Path(config.args.output_dir) / ".prompt_embeddings")
     embed_prompts(prepared, pipeline)
     made, failures = make_videos(prepared, pipeline, settings)
     code = conclude(made, [*problems, *unprepared, *failures])

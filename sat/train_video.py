@@ -54,21 +54,22 @@ def train() -> int:
     validation = None
     if valid_records:
         clips = ClipDataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
-        validation = Validation(config, clips, objective, make_sampler(config, device), folder / "samples")
+        validation = Validation(config, clips, objective, make_sampler(config, device, embed), folder / "samples")
 
     engine = Engine(prepare.load_network(config, saved), settings, device)
     trainer = Trainer(config, folder, engine, objective, sampler, validation, saved)
     return trainer.train(loader)
 
 
-def make_sampler(config, device):
+def make_sampler(config, device, embed):
     """The sampling of validation videos, as long and as large as the training clips, for any network."""
-    from concat_id.pipelines.cogvideox import ConcatIDPipeline
+    from concat_id.pipelines.base import make_pipeline
 
     frames = (config.data.max_num_frames - 1) // config.model.transformer.time_compressed_rate + 1
     sampling = {"sampling_image_size": config.data.video_size, "sampling_num_frames": frames, "memory": "high"}
     config = dataclasses.replace(config, args=dataclasses.replace(config.args, **sampling))
-    pipeline = ConcatIDPipeline(config, device)
+    pipeline = make_pipeline(config, device)
+    pipeline.embed_negative_prompt(embed)
 
     def sample(network, prompt_embeds, ref_latents):
         pipeline.transformer = network

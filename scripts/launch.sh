@@ -24,7 +24,7 @@ END
 
 training_usage() {
     cat <<END
-usage: bash finetune_$1.sh [--model mini|cogvideox_5b|cogvideox_2b] [--resume [FOLDER]] [--base FILE ...] [options of sat/train_video.py]
+usage: bash finetune_$1.sh [--model mini|cogvideox_5b|cogvideox_2b|wan_1_3b|wan_adaln|wan_mini] [--resume [FOLDER]] [--base FILE ...] [options of sat/train_video.py]
 
   --model NAME       the model to fine-tune (default: mini, the demonstration model, on the clips in examples/training)
   --resume [FOLDER]  continue a run, the latest if none is named
@@ -192,7 +192,7 @@ launch() {
 
 # Set BASE to the configuration files of the model to fine-tune.
 choose_training_base() {
-    local missing prefix=sft
+    local missing prefix=sft expected="mini, cogvideox_5b or cogvideox_2b (or wan_1_3b, wan_adaln, wan_mini)"
     case "${MODEL:=mini}" in
         mini) prefix=mini ;;
         cogvideox_5b)
@@ -200,9 +200,23 @@ choose_training_base() {
             [ -z "$missing" ] || refuse_missing "$missing"
             ;;
         cogvideox_2b) [ -n "$LOAD" ] || fail "--model cogvideox_2b: no weights of this size are released, expected --load FOLDER" ;;
-        *) fail "--model: found $MODEL, expected mini, cogvideox_5b or cogvideox_2b" ;;
+        wan_*)
+            [ "$1" = single_identity ] || fail "--model: found $MODEL, which has training files for one person; name your own with --base"
+            choose_wan_training_base "$expected"
+            return
+            ;;
+        *) fail "--model: found $MODEL, expected $expected" ;;
     esac
     BASE=("$ROOT/configs/$MODEL.yaml" "$ROOT/configs/training/${prefix}_$1.yaml")
+}
+
+choose_wan_training_base() {
+    case "$MODEL" in
+        wan_1_3b) BASE=("$ROOT/configs/wan_1_3b.yaml" "$ROOT/configs/training/wan_single_identity.yaml") ;;
+        wan_adaln) BASE=("$ROOT/configs/wan_1_3b.yaml" "$ROOT/configs/training/wan_adaln.yaml") ;;
+        wan_mini) BASE=("$ROOT/configs/wan_mini.yaml" "$ROOT/configs/training/wan_mini.yaml") ;;
+        *) fail "--model: found $MODEL, expected $1" ;;
+    esac
 }
 
 # Check that the user's own interpreter has what only training needs.

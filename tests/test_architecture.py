@@ -8,9 +8,11 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "sat" / "concat_id"
 CONFIGURATION = {"config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints"}
-BASE = CONFIGURATION | {"errors", "files", "low_rank", "startup", "transforms", "video", "distributed", "versions", "weights"}
+BASE = CONFIGURATION | {
+    "bootstrap", "errors", "files", "low_rank", "startup", "transforms", "video", "distributed", "versions", "weights",
+}  # fmt: skip
 LEAVES = {"models", "diffusion", "face", "data"}
-ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation"}
+ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation", "curation"}
 DOORS = {  # a library is known in these rooms alone
     "sat": {"models", "training"},
     "deepspeed": {"training", "distributed"},

@@ -10,7 +10,7 @@ from concat_id.config import Args
 from concat_id.errors import UserError
 from concat_id.typed import nearest
 
-MEMORY_HELP = {
+MEMORY_HELP = {  # CogVideoX-5B
     "high": "text encoder, transformer and autoencoder stay on the device, 21 GB",
     "balanced": "the text encoder (9.5 GB) leaves after the prompts; transformer (11.1 GB) and autoencoder (0.4 GB) stay, 11.5 GB",
     "low": "the text encoder runs on the CPU, the transformer passes through layer by layer (0.3 GB each), slowest",
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"command line: {name}: unknown option; the nearest is {nearest(name, options)}; see --help")
         if unknown:
             raise UserError(f"command line: found {unknown[0]!r}, expected an option; put text with spaces in quotes")
-        if not getattr(parsed, "base", None):
+        if any(action.dest == "base" for action in self._actions) and not getattr(parsed, "base", None):
             raise UserError("command line: --base: missing, expected one or more YAML files; try --base configs/mini.yaml")
         return parsed
 
@@ -69,12 +69,12 @@ def build_parser(description: str) -> Parser:
     return parser
 
 
-def add_option(group: Any, item: dataclasses.Field, hint: Any) -> None:
-    """Add the option of one field of `Args`; values stay text, which `load_config` types and checks."""
+def add_option(group: Any, item: dataclasses.Field, hint: Any, memory: dict[str, str] = MEMORY_HELP) -> None:
+    """Add the option of one field of `Args`; values stay text, which `load_config` types and checks. `memory` says what modes cost."""
     spellings = [f"--{item.name}", f"--{item.name.replace('_', '-')}"]
     spellings = [SHORTER[item.name], *spellings] if item.name in SHORTER else spellings
     kind = _without_none(hint)
-    settings: dict[str, Any] = {"dest": item.name, "help": _help(item, kind), "metavar": item.metadata["metavar"] or _metavar(kind)}
+    settings: dict[str, Any] = {"dest": item.name, "help": _help(item, kind, memory), "metavar": item.metadata["metavar"] or _metavar(kind)}
     if get_origin(kind) is tuple:
         sizes = get_args(kind)
         settings |= {"nargs": "+", "action": "extend"} if sizes[-1] is Ellipsis else {"nargs": len(sizes)}
@@ -89,11 +89,11 @@ def read_command_line(description: str, argv: Sequence[str] | None = None) -> tu
     return given.pop("base"), given
 
 
-def _help(item: dataclasses.Field, kind: Any) -> str:
+def _help(item: dataclasses.Field, kind: Any, memory: dict[str, str]) -> str:
     text = item.metadata["help"]
     if item.name == "memory":
-        text += ": " + "; ".join(f"{mode} = {cost}" for mode, cost in MEMORY_HELP.items())
-        text += ". Sizes are those of CogVideoX-5B's weights in bf16, computed, not measured; activations come on top"
+        text += ": " + "; ".join(f"{mode} = {cost}" for mode, cost in memory.items())
+        text += ". Sizes are those of weights in bf16, computed, not measured; activations come on top"
     if item.default not in (None, (), False):
         text += f" (default: {item.default})"
     return text.replace("%", "%%")

@@ -14,126 +14,27 @@ from concat_id import released_config
 from concat_id.constraints import validate
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
-from concat_id.typed import Origins, bounded, build, mismatch, option, unknown_key
+from concat_id.model_config import (
+    AutoencoderConfig,
+    FaceConfig,
+    GuidanceName,
+    LoraConfig,
+    ModelConfig,
+    SamplerConfig,
+    ScheduleConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+)
+from concat_id.typed import Origins, bounded, build, mismatch, nearest, option, unknown_key
+from concat_id.wan_config import WanModelConfig
 
+__all__ = [
+    "Args", "AutoencoderConfig", "Config", "DataConfig", "FaceConfig", "LoraConfig", "ModelConfig", "SamplerConfig", "ScheduleConfig",
+    "TextEncoderConfig", "TransformerConfig", "WanModelConfig", "load_config", "to_dict",
+]  # fmt: skip
 COMMAND_LINE = "command line"
-SamplerName = Literal["sde_dpmpp_2m", "ddim"]
-GuidanceName = Literal["constant", "dynamic", "dynamic_intended"]
-
-
-@dataclass(kw_only=True)
-class TransformerConfig:
-    """The diffusion transformer; latent sizes and `num_frames` (of pixels) are the largest it is trained for."""
-
-    num_layers: int = bounded(low=1)
-    hidden_size: int = bounded(low=1)
-    num_attention_heads: int = bounded(low=1)
-    time_embed_dim: int = bounded(512, low=1)
-    in_channels: int = bounded(16, low=1)
-    out_channels: int = bounded(16, low=1)
-    patch_size: int = bounded(2, low=1)
-    text_hidden_size: int = bounded(4096, low=1)
-    text_length: int = bounded(226, low=1)
-    latent_height: int = bounded(60, low=1)
-    latent_width: int = bounded(90, low=1)
-    num_frames: int = bounded(49, low=1)
-    time_compressed_rate: int = bounded(4, low=1)
-    position_embedding: Literal["rotary", "sincos"] = "rotary"
-    height_interpolation: float = bounded(1.0, low=0.01)
-    width_interpolation: float = bounded(1.0, low=0.01)
-    time_interpolation: float = bounded(1.0, low=0.01)
-    max_sequence_length: int = bounded(64, low=1)
-    max_refs: int = bounded(3, low=1)
-    checkpoint_activations: bool = False
-
-    @property
-    def max_latent_frames(self) -> int:
-        """Latent frames of the longest video."""
-        return (self.num_frames - 1) // self.time_compressed_rate + 1
-
-
-@dataclass
-class ScheduleConfig:
-    """Noise schedule: diffusion steps and the shift of the signal-to-noise ratio."""
-
-    num_timesteps: int = bounded(1000, low=2)
-    shift: float = bounded(1.0, low=0.001)
-
-
-@dataclass
-class SamplerConfig:
-    """How to denoise. "dynamic" guidance is the released one with its slip, "dynamic_intended" the one meant.
-
-    `guidance_steps` is the n of the released dynamic scale where it is not the number of steps.
-    """
-
-    name: SamplerName = "sde_dpmpp_2m"
-    num_inference_steps: int = bounded(50, low=2)
-    guidance: GuidanceName = "constant"
-    guidance_scale: float = bounded(6.0, low=0)
-    guidance_exponent: float = bounded(5.0, low=0)
-    guidance_steps: int | None = bounded(None, low=1)
-
-
-@dataclass
-class TextEncoderConfig:
-    """Folder of the T5 encoder and how many tokens it gives."""
-
-    path: str = "models/t5-v1_1-xxl"
-    max_length: int = bounded(226, low=1)
-
-
-@dataclass
-class AutoencoderConfig:
-    """The causal 3D VAE: file (or folder) and sizes; each level but the last halves height and width."""
-
-    path: str = "models/vae/3d-vae.pt"
-    block_out_channels: tuple[int, ...] = bounded((128, 256, 256, 512), low=1)
-    layers_per_block: int = bounded(3, low=1)
-    latent_channels: int = bounded(16, low=1)
-    norm_num_groups: int = bounded(32, low=1)
-
-    @property
-    def spatial_factor(self) -> int:
-        """Pixels per latent along height and width."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-
-@dataclass
-class FaceConfig:
-    """Folders of the face models; the fallback detector is what set-up makes."""
-
-    detector: str = "models/antelopev2"
-    parser: str = "models/jonathandinu/face-parsing"
-    fallback_detector: str = "models/face_detector"
-
-
-@dataclass
-class LoraConfig:
-    """Low-rank fine-tuning."""
-
-    rank: int = bounded(low=1)
-    alpha: float = bounded(1.0, low=0)
-    dropout: float = bounded(0.0, low=0, high=1)
-    targets: tuple[str, ...] = ("*.attention.query_key_value", "*.attention.dense")
-
-
-@dataclass
-class ModelConfig:
-    """Everything that makes up the model."""
-
-    transformer: TransformerConfig
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    faces: FaceConfig = field(default_factory=FaceConfig)
-    scale_factor: float = bounded(0.7, low=1e-6)
-    ref_image_dropout: float = bounded(0.1, low=0, high=1)
-    text_dropout: float = bounded(0.1, low=0, high=1)
-    lora: LoraConfig | None = None
-
-
+MODELS = {"cogvideox": ModelConfig, "wan": WanModelConfig}  # by model.kind
+SamplerName = Literal["sde_dpmpp_2m", "ddim", "euler", "unipc"]
 @dataclass
 class Args:
     """The `args:` section; every key is a command-line option too. `load_config` replaces None by what the model says."""
@@ -158,10 +59,12 @@ class Args:
     num_inference_steps: int | None = option(None, "model", "denoising steps (default: the model's)", low=2)
     guidance_scale: float | None = option(None, "model", "strength of the text (default: the model's)", low=0)
     guidance: GuidanceName | None = option(None, "model", "course of the guidance scale (default: the model's)")
-    sampler: SamplerName | None = option(None, "model", "sampler (default: the model's)")
+    sampler: SamplerName | None = option(None, "model", "sampler, the last two for Wan (default: the model's)")
+    negative_prompt: str | None = option(None, "model", "text to stay away from (default: the model's)", metavar="TEXT")
     batch_size: int = option(1, "model", "videos per line, with seeds one after the other", low=1)
 
     memory: Literal["low", "balanced", "high"] = option("balanced", "placement", "what stays on the device")
+    tiled_decoding: bool = option(False, "placement", "decode in overlapping tiles: less memory, as low does by itself")
     device: str = option("auto", "placement", "device to compute on; auto takes an accelerator where there is one")
     attention_kernel: Literal["auto", "cudnn", "flash", "efficient", "math"] = option("auto", "placement", "kernel; auto: PyTorch's choice")
     compile: bool = option(False, "placement", "fuse the transformer's blocks by torch.compile: slow first step, rounding differs")
@@ -181,6 +84,7 @@ class Args:
     num_workers: int = option(8, "training", "processes that read clips", low=0)
     lr_decay_style: Literal["constant", "linear", "cosine"] | None = option(None, "training", "course of the learning rate")
     warmup_iters: int = option(0, "training", "steps over which the learning rate rises", low=0)
+    warmup_part: float | None = option(None, "training", "part of the steps that warmup_iters is at most", low=0, high=1)
     lr: float | None = option(None, "training", "learning rate (default: that of the deepspeed section)", low=0)
     ema_decay: float = option(0.9999, "training", "decay of the averaged weights, 0 for none", low=0, high=1)
     resume: str | None = option(None, "training", "continue a run, the latest if none is named", metavar="FOLDER")
@@ -231,7 +135,7 @@ class DataConfig:
 class Config:
     """A whole run; `deepspeed` is passed on to DeepSpeed as it is."""
 
-    model: ModelConfig
+    model: ModelConfig | WanModelConfig
     args: Args = field(default_factory=Args)
     data: DataConfig = field(default_factory=DataConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
@@ -240,10 +144,13 @@ class Config:
 SECTIONS = tuple(section.name for section in dataclasses.fields(Config))
 
 
-def load_config(paths: Iterable[str | Path], overrides: dict[str, Any] | None = None) -> Config:
+def load_config(
+    paths: Iterable[str | Path], overrides: dict[str, Any] | None = None, options: dict[str, str] | None = None
+) -> Config:
     """Merge YAML files left to right, put `overrides` over `args`, and return the checked, typed whole.
 
-    Model sections may be in this project's form or in the released `target:`/`params:` one.
+    Model sections may be in this project's form or in the released `target:`/`params:` one. `options` says what keys of `overrides`
+    are called on the command line where that is not their name.
     Raises `UserError` naming file, key, value found and value expected.
     """
     origins, files = Origins(), []
@@ -253,7 +160,7 @@ def load_config(paths: Iterable[str | Path], overrides: dict[str, Any] | None = 
         raise UserError("--base: no file given, expected one or more YAML files; try --base configs/mini.yaml")
     _check_one_form(files)
     raw = _merge(files)
-    raw.setdefault("args", {}).update(_read_overrides(overrides or {}, origins))
+    raw.setdefault("args", {}).update(_read_overrides(overrides or {}, origins, options or {}))
     _drop_accepted(raw["args"], origins)
     _take_precision(raw, origins)
     if "model" not in raw:
@@ -261,7 +168,7 @@ def load_config(paths: Iterable[str | Path], overrides: dict[str, Any] | None = 
     if released_config.form_of(raw["model"]) == released_config.RELEASED:
         raw["model"] = released_config.import_model(raw["model"], origins)
     config = Config(
-        model=build(ModelConfig, raw["model"], "model", origins),
+        model=build(_model_class(raw["model"], origins), raw["model"], "model", origins),
         args=build(Args, raw["args"], "args", origins),
         data=build(DataConfig, raw.get("data", {}), "data", origins),
         deepspeed=raw.get("deepspeed", {}),
@@ -269,6 +176,13 @@ def load_config(paths: Iterable[str | Path], overrides: dict[str, Any] | None = 
     _fill_in(config, origins)
     validate(config, origins)
     return config
+
+
+def _model_class(model: dict[str, Any], origins: Origins) -> type:
+    kind = model.get("kind", "cogvideox")
+    if kind not in MODELS:
+        raise mismatch("model.kind", kind, f"one of {', '.join(MODELS)}", origins, f"the nearest is {nearest(str(kind), MODELS)}")
+    return MODELS[kind]
 
 
 def to_dict(config: Any) -> Any:
@@ -343,10 +257,10 @@ def _merge(files: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         raise UserError(f"{names}: cannot be merged ({' '.join(str(error).split())})") from error
 
 
-def _read_overrides(overrides: dict[str, Any], origins: Origins) -> dict[str, Any]:
+def _read_overrides(overrides: dict[str, Any], origins: Origins, options: dict[str, str]) -> dict[str, Any]:
     given = {name.replace("-", "_"): value for name, value in overrides.items()}
     for name in given:
-        origins.record(f"args.{name}", COMMAND_LINE, f"--{name}")
+        origins.record(f"args.{name}", COMMAND_LINE, options.get(name, f"--{name}"))
     for name, other in (("bf16", "fp16"), ("fp16", "bf16")):
         if other not in given and str(given.get(name)).lower() in ("true", "yes", "on", "1"):
             given[other] = False  # asking for one precision takes back the files' other one
@@ -386,5 +300,9 @@ def _fill_in(config: Config, origins: Origins) -> None:
         if value is not None:
             setattr(sampler, name, value)
             origins.alias(f"model.sampler.{name}", f"args.{'sampler' if name == 'name' else name}")
+    if args.negative_prompt is not None:
+        config.model.negative_prompt = args.negative_prompt
+    if args.warmup_part is not None:
+        args.warmup_iters = min(args.warmup_iters, int(args.warmup_part * args.train_iters))
     if args.checkpoint_activations is not None:
         transformer.checkpoint_activations = args.checkpoint_activations

@@ -1,7 +1,7 @@
 """What must hold between the keys of a configuration, whatever each of them is by itself."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from concat_id.typed import Origins, mismatch
 
@@ -21,45 +21,77 @@ def validate(config: "Config", origins: Origins | None = None) -> None:
 
 def _constraints(config: "Config") -> Iterator[tuple[str, bool, str]]:
     """Yield (key, whether it fits, what is expected of it)."""
-    args, data, transformer = config.args, config.data, config.model.transformer
-    autoencoder, factor = config.model.autoencoder, config.model.autoencoder.spatial_factor
-    heads, head_size = transformer.num_attention_heads, transformer.hidden_size // transformer.num_attention_heads
-    rate, patch, frames = transformer.time_compressed_rate, transformer.patch_size, transformer.max_latent_frames
-    multiple, height, width = factor * patch, transformer.latent_height * factor, transformer.latent_width * factor
-    size = f"[height, width] divisible by {multiple} (VAE {factor} x patch {patch}) and at most [{height}, {width}]"
-    span = f"1 to {frames} latent frames ({frames} are {transformer.num_frames} frames of video, 1 is a portrait picture)"
-
-    def fits(sizes: tuple[int, int] | None) -> bool:
-        return sizes is None or all(n % multiple == 0 and n <= most for n, most in zip(sizes, (height, width), strict=True))
-
+    args, data, model, transformer = config.args, config.data, config.model, config.model.transformer
+    heads, rate = transformer.num_attention_heads, transformer.time_compressed_rate
+    patch, frames = transformer.patch_size, transformer.num_frames
     yield "model.transformer.hidden_size", transformer.hidden_size % heads == 0, f"a multiple of the {heads} attention heads"
-    rotary = transformer.position_embedding == "rotary"
-    yield "model.transformer.hidden_size", not rotary or head_size % 16 == 0, f"heads ({head_size} wide) divisible by 16 for rotary"
-    yield "model.transformer.hidden_size", rotary or transformer.hidden_size % 16 == 0, "a multiple of 16 for sin-cos positions"
     yield "model.transformer.latent_height", transformer.latent_height % patch == 0, f"a multiple of patch_size {patch}"
     yield "model.transformer.latent_width", transformer.latent_width % patch == 0, f"a multiple of patch_size {patch}"
-    yield "model.transformer.num_frames", (transformer.num_frames - 1) % rate == 0, f"1 more than a multiple of {rate}"
+    yield "model.transformer.num_frames", (frames - 1) % rate == 0, f"1 more than a multiple of {rate}"
     for name in ("in_channels", "out_channels"):
-        channels = autoencoder.latent_channels
+        channels = model.autoencoder.latent_channels
         yield f"model.transformer.{name}", getattr(transformer, name) == channels, f"the autoencoder's {channels} latent channels"
     length = transformer.text_length
-    yield "model.text_encoder.max_length", config.model.text_encoder.max_length == length, f"the transformer's text_length {length}"
-    groups = autoencoder.norm_num_groups
-    whole = all(channels % groups == 0 for channels in autoencoder.block_out_channels)
-    yield "model.autoencoder.block_out_channels", whole, f"multiples of norm_num_groups {groups}"
-    enough = 2 ** (len(autoencoder.block_out_channels) - 1) >= rate
+    yield "model.text_encoder.max_length", model.text_encoder.max_length == length, f"the transformer's text_length {length}"
+    enough = 2 ** (len(model.autoencoder.block_out_channels) - 1) >= rate
     yield "model.autoencoder.block_out_channels", enough, f"enough levels to shorten the video {rate} times"
-    steps = config.model.schedule.num_timesteps
-    yield "model.sampler.num_inference_steps", config.model.sampler.num_inference_steps <= steps, f"at most the schedule's {steps} steps"
-    whole = config.model.sampler.guidance != "dynamic" or config.model.sampler.guidance_exponent.is_integer()
-    yield "model.sampler.guidance_exponent", whole, "a whole number with dynamic guidance, whose base is negative at times"
-    yield "args.sampling_image_size", fits(args.sampling_image_size), size
-    yield "args.sampling_num_frames", args.sampling_num_frames is None or 1 <= args.sampling_num_frames <= frames, span
-    yield "data.video_size", fits(data.video_size), size
-    clip, longest = data.max_num_frames or 1, transformer.num_frames
-    yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= longest, f"{rate} n + 1, at most {longest}"
+    steps, sampler = model.schedule.num_timesteps, model.sampler
+    yield "model.sampler.num_inference_steps", sampler.num_inference_steps <= steps, f"at most the schedule's {steps} steps"
+    for name in ("name", "guidance"):
+        known = get_args(get_type_hints(type(sampler))[name])
+        yield f"model.sampler.{name}", getattr(sampler, name) in known, " or ".join(known)
+    most = transformer.max_latent_frames
+    span = f"1 to {most} latent frames ({most} are {frames} frames of video, 1 is a portrait picture)"
+    yield "args.sampling_num_frames", args.sampling_num_frames is None or 1 <= args.sampling_num_frames <= most, span
+    clip = data.max_num_frames or 1
+    yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= frames, f"{rate} n + 1, at most {frames}"
     yield "args.fp16", not (args.bf16 and args.fp16), "false where bf16 is true; choose one of them"
     yield "args.image", len(args.image) <= transformer.max_refs, f"at most {transformer.max_refs} photos"
     yield "args.prompt", bool(args.image) or args.prompt is None, "a photo per person beside it, given with --image"
     yield "args.prompt", args.prompt is None or bool(args.prompt.strip()), "a text that is not empty"
     yield "args.prompt", args.prompt is not None or not args.image, "the text of the video, given with --prompt beside --image"
+    yield from {"cogvideox": _of_cogvideox, "wan": _of_wan}[config.model.kind](config)
+
+
+def _of_cogvideox(config: "Config") -> Iterator[tuple[str, bool, str]]:
+    transformer, sampler = config.model.transformer, config.model.sampler
+    head_size, rotary = transformer.hidden_size // transformer.num_attention_heads, transformer.position_embedding == "rotary"
+    yield "model.transformer.hidden_size", not rotary or head_size % 16 == 0, f"heads ({head_size} wide) divisible by 16 for rotary"
+    yield "model.transformer.hidden_size", rotary or transformer.hidden_size % 16 == 0, "a multiple of 16 for sin-cos positions"
+    yield _whole_groups(config)
+    whole = sampler.guidance != "dynamic" or sampler.guidance_exponent.is_integer()
+    yield "model.sampler.guidance_exponent", whole, "a whole number with dynamic guidance, whose base is negative at times"
+    factor = config.model.autoencoder.spatial_factor
+    yield from _sizes(config, (transformer.latent_height * factor, transformer.latent_width * factor))
+
+
+def _of_wan(config: "Config") -> Iterator[tuple[str, bool, str]]:
+    transformer, autoencoder, args = config.model.transformer, config.model.autoencoder, config.args
+    head_size = transformer.hidden_size // transformer.num_attention_heads
+    yield "model.transformer.hidden_size", head_size % 2 == 0 and head_size >= 6, "an even number, 6 or more, for every attention head"
+    if autoencoder.kind == "cogvideox":
+        yield _whole_groups(config)
+    else:
+        first = autoencoder.block_out_channels[0]
+        multiples = all(channels % first == 0 for channels in autoencoder.block_out_channels)
+        yield "model.autoencoder.block_out_channels", multiples, f"multiples of the first, {first}"
+    yield "args.attention_kernel", args.attention_kernel == "auto", "auto, the only choice with Wan"
+    yield from _sizes(config, None)
+
+
+def _whole_groups(config: "Config") -> tuple[str, bool, str]:
+    autoencoder = config.model.autoencoder
+    whole = all(channels % autoencoder.norm_num_groups == 0 for channels in autoencoder.block_out_channels)
+    return "model.autoencoder.block_out_channels", whole, f"multiples of norm_num_groups {autoencoder.norm_num_groups}"
+
+
+def _sizes(config: "Config", largest: tuple[int, int] | None) -> Iterator[tuple[str, bool, str]]:
+    """Pictures that the autoencoder and the patches divide, no larger than the positions know."""
+    factor, patch = config.model.autoencoder.spatial_factor, config.model.transformer.patch_size
+    multiple = factor * patch
+    expected = f"[height, width] divisible by {multiple} (VAE {factor} x patch {patch})"
+    expected += f" and at most {list(largest)}" if largest else ""
+    for key, sizes in (("args.sampling_image_size", config.args.sampling_image_size), ("data.video_size", config.data.video_size)):
+        limits = largest or sizes
+        fits = sizes is None or all(side % multiple == 0 and side <= most for side, most in zip(sizes, limits, strict=True))
+        yield key, fits, expected

@@ -1,10 +1,7 @@
 """The entry script, as users call it."""
 
-import importlib.machinery
 import importlib.util
 import sys
-import types
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ from conftest import ROOT
 from entry import only_error
 
 from concat_id.config import to_dict
+from concat_id.conversion import wan
 from concat_id.errors import run
 from concat_id.weights import load_sat_checkpoint, load_tensors
 
@@ -61,17 +59,16 @@ def test_a_runs_own_configuration_is_taken(call, rotary, tmp_path):
 
 @pytest.mark.parametrize("direction, function", [("to-hf", "to_diffusers"), ("to-sat", "to_native")])
 def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp_path, direction, function):
-    called, name = [], "concat_id.conversion.wan"
-    module = types.ModuleType(name)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-    module.is_wan = lambda path: path.name == "first_stage.pt"
-    setattr(module, function, lambda *arguments, **options: called.append((*arguments, options)))
-    monkeypatch.setitem(sys.modules, name, module)
-    code, _, err = call(direction, "first_stage.pt", tmp_path / "x", "--dtype", "float16")
+    called, source = [], tmp_path / "first_stage.pt"
+    monkeypatch.setattr(wan, "is_wan", lambda path: path == source)
+    monkeypatch.setattr(wan, function, lambda *arguments, **options: called.append((*arguments, options)))
+    code, _, err = call(direction, source, tmp_path / "x", "--dtype", "float16")
     assert code == 0, err
-    assert called == [(Path("first_stage.pt"), tmp_path / "x", {"dtype": torch.float16, "trust": False})]
+    assert called[0][:2] == (source, tmp_path / "x") and called[0][-1] == {"dtype": torch.float16, "trust": False}
     code, _, err = call(direction, tmp_path / "other", tmp_path / "x")
     assert code and len(called) == 1 and "other" in only_error(code, err)
+    code, _, err = call(direction, source, tmp_path / "x", "--weights", "ema")
+    assert "weights: is for CogVideoX alone" in only_error(code, err) and len(called) == 1
 
 
 @pytest.mark.parametrize(

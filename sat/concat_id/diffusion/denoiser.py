@@ -1,19 +1,30 @@
 """From a network that predicts velocity to a function that estimates clean latents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from concat_id.diffusion.guidance import GuidanceScale
-from concat_id.diffusion.schedule import SamplingSteps, noise_level
 
 Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """(latents (B,T,C,H,W), timestep (B,), prompt_embeds (B,L,D), ref_latents (B,R,C,H,W) or None) -> velocity (B,T,C,H,W)."""
 
 Denoise = Callable[[Tensor, int], Tensor]
 """(noised latents, step index) -> estimate of the clean latents."""
+
+
+class Steps(Protocol):
+    """The timesteps that a sampler visits, and how an estimate of the clean latents follows from the network's velocity at each."""
+
+    @property
+    def timesteps(self) -> Sequence[float]:
+        """What the network is told at each step."""
+
+    def clean(self, step: int, noised: Tensor, velocity: Tensor) -> Tensor:
+        """Estimate the clean latents."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ def clean_from_velocity(noised: Tensor, velocity: Tensor, signal: Tensor, noise_
 
 def guided_denoiser(
     network: Network,
-    steps: SamplingSteps,
+    steps: Steps,
     condition: Condition,
     scale: GuidanceScale,
     unconditional: Condition | None = None,
@@ -52,7 +63,6 @@ def guided_denoiser(
     def denoise(noised: Tensor, step: int) -> Tensor:
         timestep = steps.timesteps[step]
         strength = scale(step, timestep)
-        signal = steps.network_signal[step].to(noised)
         needed = branches if strength != 1 else (condition,)
         groups = [_join(needed)] if batched else list(needed)
         velocities = []
@@ -61,7 +71,7 @@ def guided_denoiser(
             inputs = noised.repeat(repeats, 1, 1, 1, 1)
             at = torch.full((inputs.shape[0],), timestep, device=noised.device)
             velocities += network(inputs, at, group.prompt_embeds, group.ref_latents).to(noised).chunk(repeats)
-        estimates = [clean_from_velocity(noised, v, signal, noise_level(signal)) for v in velocities]
+        estimates = [steps.clean(step, noised, velocity) for velocity in velocities]
         return estimates[0] if strength == 1 else torch.lerp(*estimates, strength)
 
     return denoise

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from concat_id.diffusion.denoiser import clean_from_velocity
+
 BETA_START, BETA_END = 0.00085, 0.0120  # Stable Diffusion's scaled-linear schedule, which CogVideoX keeps
 
 
@@ -26,6 +28,11 @@ class SamplingSteps:
     def noise_level(self) -> Tensor:
         """The noise's factor at each step, 0 at the end."""
         return noise_level(self.signal)
+
+    def clean(self, step: int, noised: Tensor, velocity: Tensor) -> Tensor:
+        """Estimate the clean latents from the network's velocity at a step."""
+        signal = self.network_signal[step].to(noised)
+        return clean_from_velocity(noised, velocity, signal, noise_level(signal))
 
 
 @dataclass(frozen=True)

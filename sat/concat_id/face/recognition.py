@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.face.detection import TEMPLATE_SIZE, Face, session_settings, alignment, warp
+from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, session_settings, warp
 from concat_id.files import resolve_path
 
 PREFERRED, FALLBACK = "models/antelopev2", "models/face_recognizer"

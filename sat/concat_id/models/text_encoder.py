@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import safetensors.torch
 import torch
@@ -21,41 +22,28 @@ DECODER_WEIGHTS = ("decoder.*", "lm_head.*")  # of whole T5 models, which prompt
 CACHE_VERSION = 1  # raise it when the same text and weights would give other embeddings
 
 
-class TextEncoder:
-    """Turn prompts into embeddings (B, L, D) of exactly `max_length` tokens, padded, without an attention mask.
+class PromptEncoder:
+    """Turn prompts into embeddings (B, L, D) of exactly `max_length` tokens, keeping them on disk.
 
-    `folder` has the Hugging Face layout; nothing is downloaded. The network is loaded onto `device` by the first prompt that
-    `cache_folder` does not hold and freed by `unload`, or at the end of a `with` block.
+    The network is loaded by the first prompt that `cache_folder` does not hold and freed by `unload`, or at the end of a `with`
+    block. Each kind of network tells how it is loaded (`load`) and run on one prompt (`run`).
     """
 
     def __init__(
         self,
-        folder: str | Path,
-        max_length: int = 226,
-        dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str = "cpu",
-        cache_folder: str | Path | None = None,
-        trust: bool = False,
+        tokenizer: Any,
+        identity: str,
+        max_length: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        cache_folder: str | Path | None,
     ):
-        self.folder, self.max_length, self.dtype, self.device, self.trust = Path(folder), max_length, dtype, torch.device(device), trust
-        self.files = _check_folder(self.folder)
-        self.tokenizer = _load_tokenizer(self.folder)
-        self._cache = None if cache_folder is None else EmbeddingCache(cache_folder, self._identity())
-        self._model: T5EncoderModel | None = None
+        """Encode with `tokenizer`; `identity` names everything but the prompt that embeddings depend on."""
+        self.tokenizer, self.max_length, self.dtype, self.device = tokenizer, max_length, dtype, torch.device(device)
+        self._cache = None if cache_folder is None else EmbeddingCache(cache_folder, identity)
+        self._network: nn.Module | None = None
 
-    @classmethod
-    def from_config(
-        cls,
-        config: TextEncoderConfig,
-        dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str = "cpu",
-        cache_folder: str | Path | None = None,
-        trust: bool = False,
-    ) -> "TextEncoder":
-        """Make the encoder that a configuration names."""
-        return cls(resolve_path(config.path), config.max_length, dtype, device, cache_folder, trust)
-
-    def __enter__(self) -> "TextEncoder":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
@@ -64,11 +52,19 @@ class TextEncoder:
     @property
     def is_loaded(self) -> bool:
         """Whether the network is in memory."""
-        return self._model is not None
+        return self._network is not None
+
+    def load(self) -> nn.Module:
+        """Read the network from disk onto the device."""
+        raise NotImplementedError
+
+    def run(self, network: nn.Module, prompt: str) -> Tensor:
+        """Compute the embedding (L, D) of a prompt."""
+        raise NotImplementedError
 
     def unload(self) -> None:
         """Free the network; the next prompt that is not cached loads it again."""
-        self._model = None
+        self._network = None
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings (B, L, D) of prompts on the device; what exceeds `max_length` tokens is cut off."""
@@ -87,27 +83,66 @@ class TextEncoder:
         """Return token numbers (1, L), end-of-text included."""
         return self.tokenizer(prompt, max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
 
+    @torch.no_grad()
     def _encode_one(self, prompt: str) -> Tensor:
+        """Compute or look up one embedding; alone, so that it does not depend on other prompts."""
         embedding = None if self._cache is None else self._cache.read(prompt)
         if embedding is None:
-            embedding = self._compute(prompt)
+            if self._network is None:
+                self._network = self.load()
+            embedding = self.run(self._network, prompt)
             if self._cache is not None:
                 self._cache.write(prompt, embedding)
         return embedding
 
-    @torch.no_grad()
-    def _compute(self, prompt: str) -> Tensor:
-        """Run the network on one prompt; alone, so that its embedding does not depend on the others."""
-        if self._model is None:
-            self._model = _load_network(self.folder, self.files, self.dtype, self.device, self.trust)
-        # As released: no attention mask, the padding takes part and the transformer was trained with that.
-        return self._model(input_ids=self.tokenize(prompt).to(self.device)).last_hidden_state[0].to(self.dtype)
 
-    def _identity(self) -> str:
-        """Name everything but the prompt that embeddings depend on."""
+class TextEncoder(PromptEncoder):
+    """T5's encoder over prompts (B, L, D), padded, without an attention mask.
+
+    `folder` has the Hugging Face layout; nothing is downloaded.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        max_length: int = 226,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+        cache_folder: str | Path | None = None,
+        trust: bool = False,
+    ):
+        self.folder, self.trust = Path(folder), trust
+        self.files = check_folder(self.folder)
         settings = [self.folder / "config.json", *(self.folder / name for name in TOKENIZER_FILES)]
-        digests = [weights_digest(path) for path in [*self.files, *settings] if path.exists()]
-        return json.dumps([CACHE_VERSION, digests, self.max_length, str(self.dtype)])
+        identity = identity_of([*self.files, *settings], max_length, dtype)
+        super().__init__(load_tokenizer(self.folder), identity, max_length, dtype, device, cache_folder)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TextEncoderConfig,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+        cache_folder: str | Path | None = None,
+        trust: bool = False,
+    ) -> "TextEncoder":
+        """Make the encoder that a configuration names."""
+        return cls(resolve_path(config.path), config.max_length, dtype, device, cache_folder, trust)
+
+    def load(self) -> T5EncoderModel:
+        """Read T5's encoder."""
+        return _load_network(self.folder, self.files, self.dtype, self.device, self.trust)
+
+    def run(self, network: nn.Module, prompt: str) -> Tensor:
+        """Compute the embedding (L, D) of a prompt."""
+        # As released: no attention mask, the padding takes part and the transformer was trained with that.
+        return network(input_ids=self.tokenize(prompt).to(self.device)).last_hidden_state[0].to(self.dtype)
+
+
+def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *more: str) -> str:
+    """Name everything but the prompt that embeddings depend on: the content of files, as far as they exist, and settings."""
+    digests = [weights_digest(path) for path in files if path.exists()]
+    return json.dumps([CACHE_VERSION, digests, max_length, str(dtype), *more])
 
 
 class EmbeddingCache:
@@ -147,7 +182,7 @@ def _checksum(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
-def _check_folder(folder: Path) -> list[Path]:
+def check_folder(folder: Path) -> list[Path]:
     """Return the files of the weights; raise `UserError` if anything the encoder needs is absent."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected T5's encoder; download the weights or correct text_encoder.path")
@@ -158,7 +193,8 @@ def _check_folder(folder: Path) -> list[Path]:
     return weight_files(folder)
 
 
-def _load_tokenizer(folder: Path) -> T5Tokenizer:
+def load_tokenizer(folder: Path) -> T5Tokenizer:
+    """Read a sentencepiece tokenizer; raises `UserError` if it cannot be."""
     try:
         return T5Tokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the readers of both formats raise bare exceptions
@@ -179,11 +215,11 @@ def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: t
         state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
     load_strictly(model, state_dict, str(folder), ignore=DECODER_WEIGHTS, dtype=dtype)
     if dtype == torch.float16:
-        _keep_range(model)
+        keep_range(model)
     return model.eval().requires_grad_(False).to(device)
 
 
-def _keep_range(model: nn.Module) -> None:
+def keep_range(model: nn.Module) -> None:
     """Leave the feed-forward outputs in float32, as transformers does: they exceed float16's range."""
     for name, module in model.named_modules():
         if name.endswith(".wo"):

@@ -15,12 +15,12 @@ from concat_id.distributed import local_rank, own_share, rank
 from concat_id.errors import UserError, report, warn
 from concat_id.face.models import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
-from concat_id.files import check_writable, resolve_path
-from concat_id.pipelines.cogvideox import ConcatIDPipeline
+from concat_id.files import check_writable
+from concat_id.models.backbones import weight_digests
+from concat_id.pipelines.base import VideoPipeline
 from concat_id.pipelines.jobs import Job, make_job, read_prompt_file
 from concat_id.pipelines.placement import memory_checked
 from concat_id.pipelines.results import begin, save_info, save_references, save_sample
-from concat_id.weights import content_digest, find_sat_checkpoint
 
 
 @dataclass
@@ -40,11 +40,28 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
     """
     args, max_refs = config.args, config.model.transformer.max_refs
     if args.prompt:
-        return [make_job(0, args.prompt, args.image, Path(args.output_dir), "--prompt", max_refs)], []
-    if not args.input_file:
+        jobs, problems = [make_job(0, args.prompt, args.image, Path(args.output_dir), "--prompt", max_refs)], []
+    elif args.input_file:
+        jobs, problems = read_prompt_file(Path(args.input_file), Path(args.output_dir), max_refs)
+    else:
         raise UserError("args.input_file: missing, expected a prompt file; set it, or give --prompt and --image")
-    jobs, problems = read_prompt_file(Path(args.input_file), Path(args.output_dir), max_refs)
-    return jobs, problems if rank() == 0 else []
+    if rank():
+        return jobs, []
+    _warn_of_the_unknown(jobs, config)
+    return jobs, problems
+
+
+def _warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> None:
+    """Say what the model has not been trained for, though it can be tried."""
+    model, (height, width) = config.model, config.args.sampling_image_size
+    crowded = [job for job in jobs if len(job.images) > model.trained_refs]
+    if crowded:
+        known = "one person" if model.trained_refs == 1 else f"{model.trained_refs} people"
+        warn(f"{crowded[0].source}: {len(crowded[0].images)} photos, but the weights were trained with {known}; likeness will suffer")
+    factor = model.autoencoder.spatial_factor
+    most = model.transformer.latent_height * factor, model.transformer.latent_width * factor
+    if height * width > most[0] * most[1]:
+        warn(f"{height}x{width} pixels are more than the {most[0]}x{most[1]} that the model is made for; it costs more and may look worse")
 
 
 def result_settings(config: Config) -> dict[str, Any]:
@@ -52,15 +69,11 @@ def result_settings(config: Config) -> dict[str, Any]:
 
     Raises `UserError` for weights that are not there, before anything takes long.
     """
+    digests = weight_digests(config)
     args, model = config.args, to_dict(config.model)
-    if not args.load:
-        raise UserError("args.load: missing, expected the folder of a SAT checkpoint; set it to where the weights are")
+    for part in ("autoencoder", "text_encoder"):
+        del model[part]["path"]
     faces = choose_folders(config.model.faces)
-    digests = {
-        "transformer": content_digest(find_sat_checkpoint(resolve_path(args.load))),
-        "autoencoder": content_digest(resolve_path(model["autoencoder"].pop("path"))),
-        "text_encoder": content_digest(resolve_path(model["text_encoder"].pop("path"))),
-    }
     model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
     return {
         "weights": digests,
@@ -117,7 +130,7 @@ def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], 
     return prepared, problems
 
 
-def embed_prompts(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline) -> None:
+def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None:
     """Embed all prompts at once, so that the text encoder is gone before sampling starts."""
     if not prepared:
         return
@@ -132,7 +145,7 @@ def embed_prompts(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline) -> N
         item.prompt_embeds = embedding
 
 
-def make_videos(prepared: Sequence[Prepared], pipeline: ConcatIDPipeline, settings: dict[str, Any]) -> tuple[list[Path], list[str]]:
+def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings: dict[str, Any]) -> tuple[list[Path], list[str]]:
     """Make one video after the other under one progress bar; a failing job does not stop the others.
 
     Returns the folders made, and what failed as messages.
@@ -164,7 +177,7 @@ def conclude(made: Sequence[Path], problems: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def _make(item: Prepared, pipeline: ConcatIDPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
+def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
     job, args = item.job, pipeline.config.args
     begin(job)
     files, made = save_references(job, item.references), []

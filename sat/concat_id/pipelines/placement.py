@@ -16,7 +16,7 @@ def memory_checked() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-            needs_less = "--memory low, a smaller --sampling_image_size or fewer --sampling_num_frames"
+            needs_less = "--memory low, a smaller picture or fewer frames"
             raise UserError(f"found too little memory ({str(error)[:120]}); try {needs_less}") from error
         raise
 

@@ -2,17 +2,20 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from concat_id.config import Config
+from concat_id.config import Config, ModelConfig
 from concat_id.data.cache import CachedLatents
 from concat_id.diffusion.denoiser import Condition, Network
+from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
 from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_timesteps, drop_conditions
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.wan_config import WanModelConfig
 
 EmbedPrompts = Callable[[list[str]], Tensor]
 """Captions -> embeddings (B, L, D)."""
@@ -24,6 +27,24 @@ def generator_of(*key: Any) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What differs between backbones: noise levels, the loss, how conditions are dropped, and whether latents are posterior samples."""
+
+    schedule: Any
+    loss: Callable[..., Tensor]
+    drop: Callable[[Condition, float, float, torch.Generator], Condition]
+    posterior_samples: bool
+
+
+def recipe_of(model: ModelConfig | WanModelConfig) -> Recipe:
+    """Choose the recipe that a backbone was trained by."""
+    steps, shift = model.schedule.num_timesteps, model.schedule.shift
+    if model.kind == "wan":
+        return Recipe(FlowSchedule(steps, shift), flow_loss, drop_each, posterior_samples=False)
+    return Recipe(zero_snr_schedule(steps, shift), diffusion_loss, drop_conditions, posterior_samples=True)
+
+
 class Objective:
     """The loss of batches of clips; autoencoder and text encoder stay frozen and outside of ZeRO."""
 
@@ -33,18 +54,19 @@ class Objective:
         self.model, self.seed, self.device = config.model, config.args.seed, device
         self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
         self.autoencoder, self.embed, self.latents = autoencoder, embed, latents
-        self.schedule = zero_snr_schedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+        self.recipe = recipe_of(config.model)
 
     def training_loss(self, network: Network, batch: dict[str, Any], step: int, part: int, parts: int) -> Tensor:
         """Loss of micro-batch `part` of the `parts` that make up a step; each draws timesteps from a slice of its own."""
         generator = generator_of(self.seed, "training", step, part)
         timestep = draw_timesteps(len(batch["refs"]), generator, part, parts, self.model.schedule.num_timesteps)
-        refs = self.encode_refs(add_pixel_noise(batch["refs"], generator), generator)
+        sampled = generator if self.recipe.posterior_samples else None
+        refs = self.encode_refs(add_pixel_noise(batch["refs"], generator), sampled)
         condition = Condition(self.embed(batch["captions"]).to(self.device), refs)
-        condition = drop_conditions(condition, self.model.ref_image_dropout, self.model.text_dropout, generator)
-        latents = self.encode_video(batch, generator)
+        condition = self.recipe.drop(condition, self.model.ref_image_dropout, self.model.text_dropout, generator)
+        latents = self.encode_video(batch, sampled)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        return diffusion_loss(self._cast(network), self.schedule, latents, noise, timestep.to(self.device), condition).mean()
+        return self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, timestep.to(self.device), condition).mean()
 
     def validation_losses(self, network: Network, batch: dict[str, Any], timesteps: list[int], key: int) -> list[float]:
         """Loss of a batch at fixed timesteps with fixed noise; nothing is dropped or spoiled."""
@@ -54,7 +76,7 @@ class Objective:
         for timestep in timesteps:
             noise = torch.randn(latents.shape, generator=generator_of("validation", key, timestep)).to(self.device)
             at = torch.full((len(latents),), timestep, device=self.device)
-            losses.append(diffusion_loss(self._cast(network), self.schedule, latents, noise, at, condition).mean().item())
+            losses.append(self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, at, condition).mean().item())
         return losses
 
     def encode_refs(self, refs: Tensor, generator: torch.Generator | None = None) -> Tensor:

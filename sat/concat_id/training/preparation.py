@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import yaml
+from torch import nn
 
 from concat_id.config import Config, to_dict
 from concat_id.data.cache import CachedLatents
@@ -19,15 +20,13 @@ from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files import PROJECT_ROOT, resolve_path, safe_name, written_whole
+from concat_id.models import backbones
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.text_encoder import TextEncoder
-from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
 from concat_id.training.checkpoint import SavedState, find_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
 from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions
-from concat_id.weights import content_digest, load_sat_checkpoint, load_strictly
 
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
 UNTRAINED = ("transformer.position_embeddings.weight",)  # in the file format, but nothing uses them
@@ -71,21 +70,18 @@ def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -
         temporary.write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
-def load_network(config: Config, saved: SavedState | None) -> DiffusionTransformer:
+def load_network(config: Config, saved: SavedState | None) -> nn.Module:
     """The transformer on the CPU in the type of the run: of the checkpoint, of `args.load`, or new to pretrain."""
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     lora = config.model.lora
     source = saved.folder if saved and not lora else config.args.load
     if source is None and config.args.mode == "pretrain":
-        network = DiffusionTransformer(config.model.transformer).to(dtype)
+        network = backbones.new_transformer(config).to(dtype)
         network.initialize_weights(generator_of(config.args.seed, "weights"))
     elif source is None:
-        raise UserError("args.load: missing, expected the folder of a SAT checkpoint; set it, or mode: pretrain to start from nothing")
+        raise UserError(f"args.load: {backbones.MISSING}, or mode: pretrain to start from nothing")
     else:
-        network = DiffusionTransformer(config.model.transformer, device="meta")
-        checkpoint = load_sat_checkpoint(resolve_path(source), trust=config.args.trust_checkpoint)
-        tensors = {name: tensor.clone() for name, tensor in checkpoint.state_dict.items()}  # not pages of a file that may be removed
-        load_strictly(network, tensors, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=dtype)
+        network = backbones.load_transformer(config, source, train=True)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in UNTRAINED)
     if lora:
@@ -95,18 +91,13 @@ def load_network(config: Config, saved: SavedState | None) -> DiffusionTransform
                 parameter.data.copy_(saved.states(name)["fp32"])
         if rank() == 0:
             print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
-    mixin = network.get_mixin("adaln_layer")
-    mixin.attention_kernel = config.args.attention_kernel
-    if config.args.compile:
-        mixin.compile_block()
+    backbones.adjust_transformer(config, network)
     return network.train()
 
 
 def load_autoencoder(config: Config, device: torch.device) -> VideoAutoencoder:
     """The frozen VAE, in the type of the run."""
-    model = config.model
-    dtype: torch.dtype = getattr(torch, config.args.dtype_name)
-    return VideoAutoencoder.from_config(model.autoencoder, model.scale_factor, config.args.trust_checkpoint, dtype, device)
+    return backbones.load_autoencoder(config, device)
 
 
 def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
@@ -129,7 +120,7 @@ def open_latent_cache(config: Config) -> CachedLatents | None:
     if not config.args.latent_cache:
         return None
     model = config.model
-    identity = [content_digest(resolve_path(model.autoencoder.path)), model.scale_factor, config.args.dtype_name]
+    identity = [backbones.autoencoder_digest(config), model.scale_factor, config.args.dtype_name]
     return CachedLatents(Path(config.args.latent_cache), identity)
 
 
@@ -145,12 +136,10 @@ def build_data(
 
 
 def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:
-    """Embed every caption once, shared among the processes and kept on disk, and let go of the text encoder."""
-    args = config.args
-    cache = Path(args.save or "exps") / ".prompt_embeddings"
-    dtype: torch.dtype = getattr(torch, args.dtype_name)
-    encoder = TextEncoder.from_config(config.model.text_encoder, dtype, device, cache, trust=args.trust_checkpoint)
-    captions = sorted({record.caption for record in records})
+    """Embed every caption (and the negative prompt) once, shared among the processes and kept on disk; let go of the text encoder."""
+    encoder = backbones.make_text_encoder(config, device, Path(config.args.save or "exps") / ".prompt_embeddings")
+    negative = config.model.negative_prompt
+    captions = sorted({record.caption for record in records} | ({negative} if negative is not None else set()))
     cut = [caption for caption in captions if encoder.truncated_part(caption)]
     if cut and rank() == 0:
         limit = config.model.text_encoder.max_length

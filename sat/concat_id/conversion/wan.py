@@ -1,0 +1,212 @@
+"""Concat-ID on Wan2.1 on disk: Wan's own files become a diffusers folder and back, tensor by tensor, in little memory."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from concat_id.config import load_config
+from concat_id.conversion.folders import TOKENIZER_FILES, write_shards, writing
+from concat_id.conversion.lazy import LazyTensors, lazy_files
+from concat_id.conversion.sources import open_source, run_configuration
+from concat_id.errors import UserError
+from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_json, written_whole
+from concat_id.models.wan import WanDiffusionTransformer, network_settings
+from concat_id.models.wan_autoencoder import WanAutoencoder
+from concat_id.models.wan_text_encoder import WanTextEncoder, to_transformers_names, transformers_config
+from concat_id.models.wan_weights import PREFIX, STEM, check_names, given_names, has_ref_modulation, is_native, native_names, wan_files
+from concat_id.versions import versions
+from concat_id.wan_config import WanModelConfig, WanTransformerConfig
+from concat_id.weights import MODEL_STATES, content_digest, load_tensors, weights_digest
+
+SOURCES = PROJECT_ROOT / "sat" / "concat_id"
+PIPELINE, NETWORK = SOURCES / "pipelines" / "wan_diffusers.py", SOURCES / "models" / "wan_network.py"
+MODELS = ("wan_1_3b", "wan_mini")
+TRANSFORMER, SCHEDULER = "ConcatIDWanTransformer", "FlowMatchEulerDiscreteScheduler"
+COMPONENTS = {
+    "transformer": [NETWORK.stem, TRANSFORMER],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "T5Tokenizer"],
+    "scheduler": ["diffusers", SCHEDULER],
+}
+CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-video
+---
+# Concat-ID on Wan2.1, converted for diffusers
+
+{layers} layers of width {width}; {variant}. Trained with one reference image.
+
+```python
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import export_to_video
+from PIL import Image
+
+folder = "."
+pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
+pipe.enable_model_cpu_offload()
+video = pipe("A woman laughs in the rain", reference_images=[Image.open("face.png")]).frames[0]
+export_to_video(video, "video.mp4", fps=16)
+```
+
+References are heads cut out on black, as `inference_wan.py` of the project writes them (`reference_1.png`).
+
+## Provenance
+
+| part | converted from | content |
+|---|---|---|
+"""
+
+
+def is_wan(path: Path, trust: bool = False) -> bool:
+    """Tell whether `path` holds weights of Wan's transformer: in Wan's names, a diffusers folder or a training of ours."""
+    try:
+        return is_native(given_names(_open(path, trust)))
+    except UserError:
+        return False
+
+
+def to_diffusers(
+    source: Path, target: Path, model: WanModelConfig | None = None, dtype: torch.dtype | None = None, trust: bool = False
+) -> None:
+    """Write a complete diffusers folder of the transformer `source` with the VAE and text encoder that `model` names.
+
+    Without `model` that is the training's own, or the one of configs/wan*.yaml whose sizes fit. The variant (first stage or AdaLN) is
+    that of the weights. `dtype` None keeps each tensor's own. The folder appears whole or not at all. Raises `UserError` for weights
+    that are not of the sizes in `model`, or parts that are not Wan's.
+    """
+    model = model or find_model(source, trust)
+    for part in (model.autoencoder, model.text_encoder):
+        if part.kind not in ("wan", "umt5"):
+            raise UserError(f"{part.path}: is of kind {part.kind}, expected Wan's VAE and text encoder; there is no pipeline for others")
+    autoencoder, text_encoder = resolve_path(model.autoencoder.path), resolve_path(model.text_encoder.path)
+    with folder_written_whole(target) as folder:
+        config = write_transformer(folder / "transformer", source, model.transformer, dtype, trust)
+        with writing():
+            WanAutoencoder.from_path(autoencoder, dtype or torch.float32, trust=trust).autoencoder.save_pretrained(folder / "vae")
+        write_text_encoder(folder, text_encoder, dtype, trust)
+        steps = {"_class_name": SCHEDULER, "num_train_timesteps": model.schedule.num_timesteps, "shift": model.schedule.shift}
+        write_json(folder / "scheduler" / "scheduler_config.json", steps)
+        made_with = versions(("diffusers", "torch"))
+        index = {"_class_name": "ConcatIDWanPipeline", "_diffusers_version": made_with["diffusers"], **COMPONENTS}
+        write_json(folder / "model_index.json", index)
+        shutil.copyfile(PIPELINE, folder / "pipeline.py")
+        parts = {"transformer": source, "VAE": autoencoder, "text encoder": text_encoder}
+        (folder / "README.md").write_text(model_card(config, parts, made_with), encoding="utf-8")
+
+
+def find_model(source: Path, trust: bool = False) -> WanModelConfig:
+    """Find the configuration that a transformer belongs to. Raises `UserError` if none has its sizes."""
+    if recorded := run_configuration(source):
+        return load_config([str(recorded)]).model
+    tensors = _in_native_names(source, trust)
+    layers = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    embeddings = ("text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
+    if any(name not in tensors for name in embeddings):
+        raise UserError(f"{source}: has no text or time embedding; expected the whole of Wan's transformer, download it again")
+    (width, text), (_, time), (ffn, _) = (tensors[name].shape for name in embeddings)
+    for base in MODELS:
+        model = load_config([f"configs/{base}.yaml"]).model
+        t = model.transformer
+        if (layers, width, text, time, ffn) == (t.num_layers, t.hidden_size, t.text_hidden_size, t.time_embed_dim, t.ffn_dim):
+            return model
+    raise UserError(
+        f"{source}: no known model has {layers} layers of width {width} and {text} wide text; give its configuration with --base"
+    )
+
+
+def to_native(source: Path, target: Path, dtype: torch.dtype | None = None, trust: bool = False) -> None:
+    """Write the transformer of a diffusers folder, or of a training, as one file in Wan's own names (.pt or .safetensors)."""
+    if target.suffix not in (".pt", ".pth", ".safetensors"):
+        raise UserError(f"{target}: found the ending '{target.suffix}', expected .pt or .safetensors; name a file to write")
+    if target.exists():
+        raise UserError(f"{target}: exists already; choose another name or remove it first")
+    tensors = _in_native_names(source, trust)
+    made = tqdm(tensors.items(), "transformer", len(tensors), unit="tensor")
+    native = {name: (tensor.to(dtype) if dtype else tensor).contiguous() for name, tensor in made}
+    with written_whole(target) as temporary, writing():
+        if target.suffix == ".safetensors":
+            save_file(native, temporary, {"format": "pt"})
+        else:
+            torch.save(native, temporary)
+
+
+def write_transformer(
+    folder: Path, source: Path, config: WanTransformerConfig, dtype: torch.dtype | None, trust: bool = False
+) -> WanTransformerConfig:
+    """Write the transformer under diffusers' names with its configuration and its code; returns the configuration with its variant."""
+    tensors = _in_native_names(source, trust)
+    config = dataclasses.replace(config, ref_modulation=has_ref_modulation(tensors))
+    check_names(tensors, config, source)
+    shapes = {name: tensor.shape for name, tensor in WanDiffusionTransformer(config, device="meta").state_dict().items()}
+
+    def made() -> Iterator[tuple[str, Tensor]]:
+        for name, new in tqdm(native_names(config.num_layers, config.ref_modulation).items(), "transformer", unit="tensor"):
+            tensor = tensors[name]
+            if tensor.shape != shapes[PREFIX + new]:
+                found = f"found shape {tuple(tensor.shape)}, expected {tuple(shapes[PREFIX + new])}"
+                raise UserError(f"{source}: {name}: {found}; give the --base of the model that it belongs to")
+            yield new, tensor.to(dtype) if dtype else tensor
+
+    write_shards(folder, STEM, made())
+    write_json(folder / "config.json", {"_class_name": TRANSFORMER, **network_settings(config)})
+    shutil.copyfile(NETWORK, folder / NETWORK.name)
+    return config
+
+
+def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
+    """Write UMT5's encoder under transformers' names, whatever it was, and its tokenizer."""
+    encoder = WanTextEncoder(source, trust=trust)
+    target = folder / "text_encoder"
+    if encoder.folder is None:
+        native = load_tensors(source, trust)
+        settings = transformers_config(native)
+        tensors = to_transformers_names(native, settings["num_layers"])
+        write_json(target / "config.json", settings)
+    else:
+        tensors = lazy_files(encoder.files, trust)
+        target.mkdir(parents=True)
+        shutil.copyfile(encoder.folder / "config.json", target / "config.json")
+    kept = [name for name in tensors if name != "encoder.embed_tokens.weight"]  # the same as shared.weight
+    converted = ((name, tensors[name].to(dtype) if dtype else tensors[name]) for name in tqdm(kept, "text encoder", unit="tensor"))
+    write_shards(target, "model", converted)
+    (folder / "tokenizer").mkdir()
+    for name in TOKENIZER_FILES:
+        if (encoder.tokenizer_folder / name).is_file():
+            shutil.copyfile(encoder.tokenizer_folder / name, folder / "tokenizer" / name)
+
+
+def model_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_with: Mapping[str, str]) -> str:
+    """Text of README.md: what it is, how to use it, where each part came from."""
+    variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
+    head = CARD.format(layers=config.num_layers, width=config.hidden_size, variant=variant)
+    table = ""
+    for part, path in parts.items():
+        files = wan_files(path) if part == "transformer" else []
+        digest = "+".join(map(weights_digest, files)) if files and all(file.is_file() for file in files) else content_digest(path)
+        table += f"| {part} | `{'/'.join(path.parts[-3:])}` | `{digest}` |\n"
+    tools = ", ".join(f"{name} {number}" for name, number in made_with.items())
+    return f"{head}{table}\nConverted with {tools}. The weights keep the licence of what they were converted from.\n"
+
+
+def _open(path: Path, trust: bool) -> Mapping[str, Tensor]:
+    """A transformer's tensors under the names they have, mapped or read when they are asked for."""
+    is_training = path.is_dir() and not any((path / name).exists() for name in ("transformer", "config.json"))
+    if is_training and not any(path.glob(f"{STEM}*")) or path.match(MODEL_STATES):
+        return open_source(path, trust=trust).merged()
+    return lazy_files(wan_files(path), trust)
+
+
+def _in_native_names(path: Path, trust: bool) -> Mapping[str, Tensor]:
+    tensors = _open(path, trust)
+    names = given_names(tensors)
+    if not is_native(names):
+        raise UserError(f"{path}: found {', '.join(list(names)[:3]) or 'nothing'}, expected Wan's transformer; name another file or folder")
+    return LazyTensors({name: lambda given=given: tensors[given] for name, given in names.items()})

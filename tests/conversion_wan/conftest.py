@@ -1,0 +1,69 @@
+"""A tiny Wan in both variants, converted once."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from wan_native import TINY, write_native_wan
+
+from concat_id.conversion.wan import to_diffusers
+from concat_id.pipelines.wan_diffusers import ConcatIDWanPipeline
+from concat_id.wan_config import WanAutoencoderConfig, WanModelConfig, WanTextEncoderConfig
+
+FILES = {"first_stage": "first_stage.pt", "adaln": "second_stage_adaln.pt"}
+START = torch.randn(1, 16, 3, 8, 12, generator=torch.Generator().manual_seed(3))
+SETTINGS = {"height": 64, "width": 96, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": TINY.text_length}
+
+
+@dataclass
+class Converted:
+    """Native files, the configuration that names them, and the diffusers folder of each variant."""
+
+    native: Path
+    model: WanModelConfig
+    folders: dict[str, Path]
+
+    def pipeline(self, variant: str = "adaln") -> ConcatIDWanPipeline:
+        pipe = load(self.folders[variant])
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+def load(folder: Path) -> ConcatIDWanPipeline:
+    """As a user loads it."""
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
+
+
+@pytest.fixture(scope="session")
+def wan(tmp_path_factory, monkeypatch_session) -> Converted:
+    monkeypatch_session.setenv("HF_HUB_OFFLINE", "1")
+    native = write_native_wan(tmp_path_factory.mktemp("native"))
+    model = WanModelConfig(
+        transformer=TINY,
+        text_encoder=WanTextEncoderConfig(path=str(native / "models_t5_umt5-xxl-enc-bf16.pth"), max_length=TINY.text_length),
+        autoencoder=WanAutoencoderConfig(path=str(native / "Wan2.1_VAE.pth")),
+    )
+    folders = {variant: tmp_path_factory.mktemp("hf") / variant for variant in FILES}
+    for variant, folder in folders.items():
+        to_diffusers(native / FILES[variant], folder, replace(model, transformer=TINY))
+    return Converted(native, model, folders)
+
+
+@pytest.fixture(scope="session")
+def monkeypatch_session():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """Pictures that differ in shade."""
+
+    def make(shade: int = 0) -> Image.Image:
+        return Image.linear_gradient("L").convert("RGB").resize((96, 64)).point(lambda value: (value + shade) % 256)
+
+    return make

@@ -1,0 +1,142 @@
+"""Wan's own files become a diffusers folder and come back the same; what cannot be converted is refused and leaves nothing behind."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from conftest import ROOT
+from conversion_wan.conftest import FILES
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file
+from transformers import T5Tokenizer, UMT5EncoderModel
+from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
+
+from concat_id.config import load_config
+from concat_id.conversion import wan as conversion
+from concat_id.conversion.folders import write_shards
+from concat_id.conversion.wan import find_model, is_wan, to_diffusers, to_native
+from concat_id.errors import UserError
+from concat_id.models.wan_text_encoder import WanTextEncoder
+from concat_id.models.wan_weights import load_wan_transformer, read_wan_tensors
+from concat_id.weights import SAT_PREFIX
+
+
+def assert_same(found, expected, dtype=None) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name].to(dtype) if dtype else expected[name]) for name in expected)
+
+
+def native(wan, variant):
+    return torch.load(wan.native / FILES[variant], weights_only=True)
+
+
+@pytest.mark.parametrize("variant", list(FILES))
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_there_and_back_is_the_same(wan, tmp_path, variant, suffix):
+    target = tmp_path / f"back{suffix}"
+    to_native(wan.folders[variant], target)
+    found = load_file(target) if suffix == ".safetensors" else torch.load(target, weights_only=True)
+    assert_same(found, native(wan, variant))
+
+
+def test_the_first_stage_is_also_a_plain_wan_transformer(wan):
+    """Without tensors of its own, diffusers' class reads it."""
+    plain = WanTransformer3DModel.from_pretrained(wan.folders["first_stage"] / "transformer")
+    assert_same(dict(plain.state_dict()), load_file(wan.folders["first_stage"] / "transformer" / "diffusion_pytorch_model.safetensors"))
+
+
+@pytest.mark.parametrize("variant", list(FILES))
+def test_configuration_and_parts(wan, variant):
+    folder = wan.folders[variant]
+    settings = json.loads((folder / "transformer" / "config.json").read_text())
+    assert settings["_class_name"] == "ConcatIDWanTransformer" and settings["ref_modulation"] == (variant == "adaln")
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md", "model_index.json", "pipeline.py", "scheduler", "text_encoder", "tokenizer", "transformer", "vae",
+    }  # fmt: skip
+    card = (folder / "README.md").read_text()
+    assert FILES[variant] in card and card.count("sha256:") == 3 and ("AdaLN" in card) == (variant == "adaln")
+    assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["shift"] == 5.0
+
+
+def test_other_parts_are_those_of_the_libraries(wan):
+    folder = wan.folders["adaln"]
+    found = AutoencoderKLWan.from_pretrained(folder / "vae").state_dict()
+    assert len(found) == len(torch.load(wan.native / "Wan2.1_VAE.pth", weights_only=True))
+    ours = WanTextEncoder(wan.model.text_encoder.path, 24, torch.float32)
+    tokens = T5Tokenizer.from_pretrained(folder / "tokenizer")("a man in a red hat", return_tensors="pt")
+    theirs = UMT5EncoderModel.from_pretrained(folder / "text_encoder")(**tokens).last_hidden_state
+    assert torch.allclose(theirs, ours.encode(["a man in a red hat"])[:, : theirs.shape[1]], atol=1e-5)
+
+
+def test_dtype_and_shards(wan, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "write_shards", partial(write_shards, shard_size=50_000))
+    to_diffusers(wan.native / FILES["adaln"], tmp_path / "hf", wan.model, torch.bfloat16)
+    assert len(list((tmp_path / "hf" / "transformer").glob("*.safetensors"))) > 2
+    tensors = read_wan_tensors(tmp_path / "hf")
+    assert_same(tensors, native(wan, "adaln"), torch.bfloat16)
+    to_native(tmp_path / "hf", tmp_path / "back.pt", torch.float32)
+    assert {tensor.dtype for tensor in torch.load(tmp_path / "back.pt", weights_only=True).values()} == {torch.float32}
+
+
+def training(folder, config):
+    """A run of ours with one checkpoint."""
+    network = random_transformer(config, 7)
+    (folder / "20").mkdir(parents=True)
+    (folder / "latest").write_text("20")
+    module = {SAT_PREFIX + name: tensor for name, tensor in network.state_dict().items()}
+    torch.save({"module": module}, folder / "20" / "mp_rank_00_model_states.pt")
+    return network
+
+
+def test_trainings_are_converted_too(wan, tmp_path):
+    network = training(tmp_path / "run", TINY_ADALN)
+    assert is_wan(tmp_path / "run") and is_wan(tmp_path / "run" / "20") and is_wan(tmp_path / "run" / "20" / "mp_rank_00_model_states.pt")
+    to_diffusers(tmp_path / "run", tmp_path / "hf", wan.model)
+    assert_same(dict(load_wan_transformer(tmp_path / "hf", TINY_ADALN, torch.float32).state_dict()), dict(network.state_dict()))
+    to_native(tmp_path / "run", tmp_path / "mine.pt")
+    assert_same(torch.load(tmp_path / "mine.pt", weights_only=True), read_wan_tensors(tmp_path / "hf"))
+
+
+def test_what_is_wan_and_what_is_not(wan, tmp_path, tiny_model):
+    for path in (*(wan.native / file for file in FILES.values()), wan.native, *wan.folders.values(), wan.folders["adaln"] / "transformer"):
+        assert is_wan(path), path
+    (tmp_path / "text.pt").write_text("no weights")
+    for path in (wan.native / "Wan2.1_VAE.pth", tiny_model.parent / "transformer", tmp_path, tmp_path / "nowhere", tmp_path / "text.pt"):
+        assert not is_wan(path), path
+
+
+def test_the_configuration_is_found_by_the_sizes(wan, tmp_path):
+    """Without one, configs/wan*.yaml are tried, or what a training recorded."""
+    mini = load_config(["configs/wan_mini.yaml"]).model
+    random = random_transformer(mini.transformer)
+    torch.save(native_tensors(random), tmp_path / "mini.pt")
+    assert find_model(tmp_path / "mini.pt").transformer == mini.transformer
+    refused("is of kind", to_diffusers, tmp_path / "mini.pt", tmp_path / "hf")
+    refused("no known model has 2 layers of width 48 and 32 wide text; give its", find_model, wan.native / FILES["adaln"])
+    training(tmp_path / "run", TINY)
+    shutil.copyfile(ROOT / "configs" / "wan_mini.yaml", tmp_path / "run" / "training_config.yaml")
+    assert find_model(tmp_path / "run").transformer == mini.transformer
+
+
+def refused(message: str, call, *args):
+    with pytest.raises(UserError, match=message) as refusal:
+        call(*args)
+    assert "\n" not in str(refusal.value)
+
+
+def test_refusals_leave_nothing_behind(wan, tmp_path, tiny_model):
+    source, target = wan.native / FILES["first_stage"], tmp_path / "hf"
+    deeper, wider = (replace(wan.model, transformer=replace(TINY, **change)) for change in ({"num_layers": 3}, {"ffn_dim": 96}))
+    refused("does not fit Wan's transformer .*missing: blocks.2", to_diffusers, source, target, deeper)
+    refused("blocks.0.ffn.0.weight: found shape \\(64, 48\\), expected \\(96, 48\\)", to_diffusers, source, target, wider)
+    mini = replace(wan.model, text_encoder=replace(wan.model.text_encoder, kind="t5"))
+    refused("is of kind t5, expected Wan's", to_diffusers, source, target, mini)
+    refused("expected Wan's transformer", to_diffusers, tiny_model.parent / "transformer", target, wan.model)
+    refused("no such file", to_diffusers, tmp_path / "nowhere.pt", target, wan.model)
+    refused("exists already", to_diffusers, source, wan.folders["adaln"], wan.model)
+    refused("found the ending '', expected .pt or .safetensors", to_native, wan.folders["adaln"], target)
+    refused("exists already", to_native, wan.folders["adaln"], source)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,162 @@
+"""The diffusers pipeline gives what this project's sampler gives, needs no checkout, and leaves WanPipeline's features whole."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import accelerate
+import diffusers
+import pytest
+import torch
+from conftest import assert_close
+from conversion_wan.conftest import FILES, SETTINGS, START, load
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from wan_native import TINY
+
+from concat_id.diffusion.denoiser import Condition, guided_denoiser
+from concat_id.diffusion.flow import FlowSchedule, sample_euler
+from concat_id.models.wan_autoencoder import WanAutoencoder
+from concat_id.models.wan_text_encoder import WanTextEncoder
+from concat_id.models.wan_weights import load_wan_transformer
+from concat_id.pipelines import wan_diffusers
+from concat_id.pipelines.wan_diffusers import ConcatIDWanPipeline, EvenFlowScheduler
+
+PROMPT = "a man in a red hat"
+SCRIPT = """
+import sys, numpy as np, torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+def frames(folder, **options):
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    settings = dict(height=32, width=48, num_frames=5, num_inference_steps=2, max_sequence_length=24)
+    return pipe, pipe("a man", generator=torch.Generator().manual_seed(1), **settings, **options).frames
+image = Image.linear_gradient("L").convert("RGB")
+pipe, first = frames(sys.argv[1], reference_images=[image])
+pipe.save_pretrained(sys.argv[2])
+_, again = frames(sys.argv[2], reference_images=[image])
+assert "concat_id" not in sys.modules
+assert first.shape == (1, 5, 32, 48, 3), first.shape
+assert np.array_equal(first, again)
+assert first.std() > 0.01
+"""
+
+
+def latents_of(pipe, images, **options):
+    return pipe(PROMPT, reference_images=images, latents=START.clone(), output_type="latent", **SETTINGS | options).frames
+
+
+@pytest.fixture(scope="module")
+def plain(wan, picture):
+    """Latents (1, C, T, H, W) of the AdaLN variant as loaded, with one reference."""
+    return latents_of(wan.pipeline(), [picture()])
+
+
+def test_a_folder_needs_no_checkout(wan, tmp_path):
+    """A fresh process elsewhere, without this package on its path, loads the folder, generates, saves and loads again."""
+    command = [sys.executable, "-c", SCRIPT, str(wan.folders["adaln"]), str(tmp_path / "saved")]
+    environment = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("variant", "num_refs"), [("first_stage", 1), ("adaln", 2)])
+def test_sampled_latents_are_this_projects(wan, picture, variant, num_refs):
+    """The whole way in our own code: text, references, flow matching with shift, guidance away from "..." that keeps the references."""
+    images = [picture(40 * index) for index in range(num_refs)]
+    encoder = WanTextEncoder(wan.model.text_encoder.path, TINY.text_length, torch.float32)
+    autoencoder = WanAutoencoder.from_path(wan.model.autoencoder.path)
+    config = replace(TINY, ref_modulation=variant == "adaln")
+    network = load_wan_transformer(wan.native / FILES[variant], config, torch.float32, start=False)
+    refs = torch.cat([autoencoder.encode(ConcatIDWanPipeline._pixels(image, (64, 96))) for image in images], dim=1)
+    text, negative = encoder.encode([PROMPT, "..."]).split(1)
+    steps = FlowSchedule(shift=5.0).sampling_steps(3)
+    denoise = guided_denoiser(network, steps, Condition(text, refs), lambda *_: 5.0, Condition(negative, refs), batched=False)
+    expected = sample_euler(denoise, START.transpose(1, 2), steps, torch.zeros_like).transpose(1, 2)
+    assert_close(latents_of(wan.pipeline(variant), images), expected, 1e-4)
+
+
+def test_the_schedule_is_evenly_spaced_before_the_shift():
+    scheduler = EvenFlowScheduler(shift=5.0)
+    scheduler.set_timesteps(50)
+    expected = FlowSchedule(shift=5.0).sampling_steps(50)
+    assert torch.allclose(scheduler.sigmas, expected.sigmas.float(), atol=1e-6)
+    assert torch.allclose(scheduler.timesteps, torch.tensor(expected.timesteps), atol=1e-3)
+    scheduler.set_timesteps(2, sigmas=[1.0, 0.25])  # a user's own
+    assert torch.allclose(scheduler.sigmas, torch.tensor([1.0, 0.625, 0.0]))
+    theirs = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    theirs.set_timesteps(50)
+    assert (theirs.sigmas - expected.sigmas).abs().max() > 0.01  # or there would be no need of ours
+
+
+def test_without_references_it_is_wanpipeline(wan):
+    pipe = wan.pipeline("first_stage")
+    transformer = WanTransformer3DModel.from_pretrained(wan.folders["first_stage"] / "transformer")
+    theirs = WanPipeline(pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.scheduler, transformer)
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(PROMPT, "...", latents=START.clone(), output_type="latent", **SETTINGS).frames
+    assert torch.equal(latents_of(pipe, []), expected)
+    assert not torch.equal(latents_of(pipe, [], negative_prompt="snow"), expected)
+
+
+def test_unipc_and_other_schedulers_take_its_place(wan, picture, plain):
+    pipe = wan.pipeline()
+    pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    assert not torch.equal(latents_of(pipe, [picture()]), plain)
+    stock = DiffusionPipeline.from_pretrained(wan.folders["adaln"], custom_pipeline=str(wan.folders["adaln"]), trust_remote_code=True)
+    assert type(stock.scheduler).__name__ == "EvenFlowScheduler"
+
+
+@pytest.fixture
+def weights_leave(monkeypatch):
+    """Let accelerate offload from "cpu": diffusers says cpu:0, which PyTorch takes for another device and copies to."""
+    offload = accelerate.cpu_offload
+    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: offload(model, torch.device("cpu"), **options))
+
+
+def test_sequential_offload_gives_the_same(wan, picture, plain, weights_leave):
+    pipe = wan.pipeline()
+    pipe.enable_sequential_cpu_offload(device="cpu")
+    assert {parameter.device.type for parameter in pipe.transformer.parameters()} == {"meta"}
+    assert torch.equal(latents_of(pipe, [picture()]), plain)
+
+
+@pytest.mark.filterwarnings("ignore:.torch_dtype. is deprecated:FutureWarning")  # which older releases ask for
+def test_half_precision_loads_and_keeps_the_modulations_exact(wan, picture, plain):
+    folder = str(wan.folders["adaln"])
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    block = pipe.transformer.blocks[0]
+    assert block.scale_shift_table_ref.dtype == torch.float32 and block.ffn.net[2].weight.dtype == torch.bfloat16
+    assert (latents_of(pipe, [picture()]).float() - plain).abs().mean() < 0.1 * plain.std()
+
+
+def test_batches_and_hooks_left_clean(wan, picture):
+    pipe = wan.pipeline()
+    rows = [[picture(0)], [picture(99)]]
+    latents = torch.cat([START, START.flip(-1)])
+    options = SETTINGS | {"output_type": "latent", "num_inference_steps": 2}
+    both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
+    assert_close(both[1:], pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames, 1e-4)
+    twice = pipe("a woman", reference_images=rows[1], latents=latents[1:].repeat(2, 1, 1, 1, 1), num_videos_per_prompt=2, **options).frames
+    assert_close(twice[1:], both[1:], 1e-4)
+    with pytest.raises(ValueError, match="one list a prompt"):
+        pipe(["a man", "a woman"], reference_images=[[picture(0)]], **options)
+    with pytest.raises(ZeroDivisionError):
+        pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
+    assert not pipe.transformer._forward_pre_hooks and not pipe.transformer.rope._forward_pre_hooks
+
+
+def test_saved_and_loaded_again(wan, picture, plain, tmp_path):
+    wan.pipeline().save_pretrained(tmp_path / "saved")
+    for file in ("pipeline.py", "transformer/wan_network.py"):
+        assert (tmp_path / "saved" / file).read_text() == (wan.folders["adaln"] / file).read_text()
+    again = load(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(latents_of(again, [picture()]), plain)
+
+
+def test_an_old_diffusers_is_refused_in_one_line():
+    with pytest.raises(ImportError, match=r"^diffusers: found 0.34.0, expected 0.35 or newer; run pip install --upgrade diffusers$"):
+        wan_diffusers.require_diffusers("0.34.0")
+    wan_diffusers.require_diffusers(diffusers.__version__)

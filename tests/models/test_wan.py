@@ -1,0 +1,239 @@
+"""Wan's transformer against the released one's outputs and diffusers' own, and what holds for any weights."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from conftest import assert_close, golden_arrays, golden_meta, seeded
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from wan_native import TINY, TINY_ADALN, WIDTH, random_transformer
+
+from concat_id.models.wan import WanDiffusionTransformer, network_settings
+from concat_id.models.wan_network import FramePositions, ReferenceBlock
+from concat_id.models.wan_weights import PREFIX, native_names
+from concat_id.wan_config import WanTransformerConfig
+from concat_id.weights import load_strictly
+
+CASE = golden_meta("wan_shared")
+SIZES = CASE["cfg"]
+FRAMES = (CASE["frames"] - 1) // 4 + 1
+VARIANTS = {"first_stage": TINY, "adaln": TINY_ADALN}
+
+
+def golden_weight(name: str, shape) -> torch.Tensor:
+    """A tensor of the golden transformer, by the rule of the golden files' README."""
+    weight = seeded(name, shape) * (0.3 if "modulation" in name or "self_attn" in name else 0.1)
+    return weight + 1 if "norm" in name and name.endswith("weight") else weight
+
+
+def golden_network(variant: str) -> WanDiffusionTransformer:
+    config = WanTransformerConfig(
+        num_layers=SIZES["num_layers"], hidden_size=SIZES["dim"], num_attention_heads=SIZES["num_heads"], ffn_dim=SIZES["ffn_dim"],
+        time_embed_dim=SIZES["freq_dim"], text_hidden_size=SIZES["text_dim"], ref_modulation=variant == "adaln",
+    )  # fmt: skip
+    names = native_names(config.num_layers, config.ref_modulation)
+    keys = CASE[f"{variant}_keys"]
+    assert names.keys() == keys.keys()
+    network = WanDiffusionTransformer(config, device="meta")
+    weights = {PREFIX + names[key]: golden_weight(f"{variant}/{key}", shape) for key, shape in keys.items()}
+    load_strictly(network, weights, variant)
+    return network
+
+
+@pytest.mark.parametrize("timestep", [31, 777])
+@pytest.mark.parametrize("variant", ["first_stage", "adaln"])
+def test_equals_released(variant, timestep):
+    network = golden_network(variant)
+    size = (CASE["h"], CASE["w"])
+    latents, ref = seeded("wan/x", (1, 16, FRAMES, *size)).transpose(1, 2), seeded("wan/ref", (1, 16, 1, *size)).transpose(1, 2)
+    with torch.no_grad():
+        output = network(latents, torch.tensor([timestep]), seeded("wan/ctx", (1, 10, 48)), ref)
+    assert_close(output.transpose(1, 2), golden_arrays("wan_shared")[f"{variant}/t{timestep}"])
+
+
+def inputs(num_refs: int = 1, frames: int = 3, batch: int = 1, seed: int = 0):
+    """latents, timestep, text, references."""
+    generator = torch.Generator().manual_seed(seed)
+    latents, refs = (torch.randn(batch, count, 16, 8, 12, generator=generator) for count in (frames, num_refs))
+    return latents, torch.full((batch,), 700.0), torch.randn(batch, 7, WIDTH, generator=generator), refs
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def network(request):
+    return random_transformer(VARIANTS[request.param])
+
+
+def test_without_references_it_is_diffusers_own(network):
+    settings = network_settings(network.config)
+    settings.pop("ref_modulation")
+    theirs = WanTransformer3DModel(**settings)
+    theirs.load_state_dict({name: tensor for name, tensor in network.network.state_dict().items() if "_ref" not in name})
+    latents, timestep, text, _ = inputs(batch=2)
+    with torch.no_grad():
+        expected = theirs(latents.transpose(1, 2), timestep, text).sample.transpose(1, 2)
+    assert torch.equal(network(latents, timestep, text), expected)
+    assert not torch.allclose(network(*inputs(batch=2)), expected, atol=1e-2)  # with a reference it is another
+
+
+@pytest.mark.parametrize("num_refs", [1, 2, 3])
+def test_one_to_three_references_each_matter_in_their_order(network, num_refs):
+    latents, timestep, text, refs = inputs(num_refs)
+    output = network(latents, timestep, text, refs)
+    assert output.shape == latents.shape
+    for index in range(num_refs):
+        changed = refs.clone()
+        changed[:, index] += 1
+        assert (network(latents, timestep, text, changed) - output).abs().max() > 1e-3
+    if num_refs > 1:
+        assert (network(latents, timestep, text, refs.flip(1)) - output).abs().max() > 1e-3
+
+
+def test_samples_of_a_batch_do_not_see_one_another(network):
+    latents, _, text, refs = inputs(batch=2)
+    timesteps = torch.tensor([31, 777])
+    both = network(latents, timesteps, text, refs)
+    assert_close(both[1:], network(latents[1:], timesteps[1:], text[1:], refs[1:]), 1e-5)
+
+
+def test_positions_of_references():
+    """Reference i of T latent frames is at time T+i and in the columns w..2w-1; everything else is diffusers' own table."""
+    latents = torch.zeros(1, 16, 5, 8, 12)
+    cos, sin, num_ref_tokens = FramePositions(24, (1, 2, 2))(latents, num_refs=2)
+    wide = WanRotaryPosEmbed(24, (1, 2, 2), 1024)
+    for found, expected in zip((cos, sin), wide(torch.zeros(1, 16, 5, 8, 24)), strict=True):
+        grid = expected.view(5, 4, 12, 24)
+        ours = found.view(5, 4, 6, 24)
+        assert torch.equal(ours[:3], grid[:3, :, :6])
+        assert torch.equal(ours[3:], grid[3:, :, 6:])
+    assert num_ref_tokens == 2 * 4 * 6
+
+
+def test_casts_do_not_round_positions():
+    network = random_transformer(TINY).bfloat16()
+    cos, sin = network.network.rope(torch.zeros(1, 16, 5, 8, 12, dtype=torch.bfloat16))
+    assert cos.dtype == sin.dtype == torch.float32
+    assert torch.equal(cos, FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 5, 8, 12))[0])
+
+
+def block_inputs(config, seed: int = 0):
+    """tokens of 2 video frames and 1 reference, text, modulations of the time and rotary table."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens, text = torch.randn(1, 72, 48, generator=generator), torch.randn(1, 7, 48, generator=generator)
+    temb = torch.randn(1, 6, 96 if config.ref_modulation else 48, generator=generator)
+    return tokens, text, temb, FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 3, 8, 12), num_refs=1)
+
+
+def test_text_does_not_reach_references(network):
+    """One block lets the text change the video's tokens alone."""
+    block = network.network.blocks[0]
+    tokens, text, temb, rotary = block_inputs(network.config)
+    one, other = block(tokens, text, temb, rotary), block(tokens, text + 1, temb, rotary)
+    assert torch.equal(one[:, 48:], other[:, 48:])
+    assert (one[:, :48] - other[:, :48]).abs().max() > 1e-3
+
+
+def test_references_have_modulations_of_their_own():
+    block = random_transformer(TINY_ADALN).network.blocks[0]
+    tokens, text, temb, rotary = block_inputs(TINY_ADALN)
+    block.attn1.to_out[0].weight.zero_()  # so that attention does not carry changes over
+    one = block(tokens, text, temb, rotary)
+    of_refs = temb.clone()
+    of_refs[..., 48:] += 1
+    changed = block(tokens, text, of_refs, rotary)
+    assert torch.equal(one[:, :48], changed[:, :48]) and not torch.equal(one[:, 48:], changed[:, 48:])
+    of_video = temb.clone()
+    of_video[..., :48] += 1
+    changed = block(tokens, text, of_video, rotary)
+    assert torch.equal(one[:, 48:], changed[:, 48:]) and not torch.equal(one[:, :48], changed[:, :48])
+
+
+@pytest.mark.parametrize(("row", "matters"), [(0, True), (1, True), (2, True), (3, False), (4, False), (5, True)])
+def test_the_released_slip(row, matters):
+    """References' MLP takes the shift and scale of attention (rows 0, 1): their own for the MLP (rows 3, 4) are without effect."""
+    block = random_transformer(TINY_ADALN).network.blocks[0]
+    tokens, text, temb, rotary = block_inputs(TINY_ADALN)
+    before = block(tokens, text, temb, rotary)
+    block.scale_shift_table_ref[:, row] += 1
+    after = block(tokens, text, temb, rotary)
+    assert torch.equal(before, after) != matters
+
+
+def test_the_released_slip_in_numbers():
+    """Without attention's output, a reference token x becomes x + gate * mlp(norm(x) * (1 + scale of attention) + shift of attention)."""
+    block = random_transformer(TINY_ADALN).network.blocks[0]
+    tokens, text, temb, rotary = block_inputs(TINY_ADALN)
+    block.attn1.to_out[0].weight.zero_()
+    block.attn1.to_out[0].bias.zero_()
+    shift, scale, _, _, _, gate = (block.scale_shift_table_ref + temb[..., 48:]).unbind(1)
+    ref = tokens[:, 48:]
+    expected = ref + gate * block.ffn(torch.nn.functional.layer_norm(ref, (48,), eps=1e-6) * (1 + scale) + shift)
+    assert_close(block(tokens, text, temb, rotary)[:, 48:], expected, 1e-6)
+
+
+def test_first_stage_modulates_references_as_the_video():
+    block = random_transformer(TINY).network.blocks[0]
+    video, refs = block._modulations(*[torch.ones(1, 6, 48)] * 2)
+    assert refs is video and isinstance(block, ReferenceBlock)
+
+
+def gradients(network, checkpointed: bool):
+    network = copy.deepcopy(network).train().requires_grad_(True)
+    if checkpointed:
+        network.network.enable_gradient_checkpointing()
+    latents, timestep, text, refs = inputs(2)
+    refs.requires_grad_(True)
+    loss = network(latents, timestep, text, refs).square().mean()
+    loss.backward()
+    return loss, refs.grad, [parameter.grad for parameter in network.parameters()]
+
+
+def test_gradients_reach_everything_and_checkpointing_keeps_them(network):
+    loss, of_refs, of_weights = gradients(network, checkpointed=False)
+    assert of_refs.abs().max() > 0 and all(gradient is not None and gradient.isfinite().all() for gradient in of_weights)
+    again, of_refs_again, of_weights_again = gradients(network, checkpointed=True)
+    assert torch.equal(loss, again) and torch.equal(of_refs, of_refs_again)
+    for one, other in zip(of_weights, of_weights_again, strict=True):
+        assert_close(other, one, 1e-5)
+
+
+def test_configuration_turns_checkpointing_on():
+    assert WanDiffusionTransformer(dataclasses.replace(TINY, checkpoint_activations=True)).network.is_gradient_checkpointing
+    assert not WanDiffusionTransformer(TINY).network.is_gradient_checkpointing
+
+
+def test_no_hook_stays_after_an_error(network):
+    latents, timestep, text, refs = inputs()
+    with pytest.raises(RuntimeError):
+        network(latents, timestep, text[..., 1:], refs)
+    assert not network.network.rope._forward_pre_hooks
+    assert network(latents, timestep, text).shape == latents.shape
+
+
+def test_bfloat16_is_near(network):
+    latents, timestep, text, refs = inputs()
+    half = copy.deepcopy(network).bfloat16()
+    output = half(latents.bfloat16(), timestep, text.bfloat16(), refs.bfloat16())
+    expected = network(latents, timestep, text, refs)
+    assert output.dtype == torch.bfloat16
+    assert (output.float() - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_meta_construction_of_the_real_sizes_takes_no_memory():
+    """The published base file has 5,676,070,424 bytes, of which 83 kB are the safetensors header."""
+    for ref_modulation, count, tensors in ((False, 1_418_996_800, 825), (True, 1_433_438_272, 857)):
+        state_dict = WanDiffusionTransformer(WanTransformerConfig(ref_modulation=ref_modulation), device="meta").state_dict()
+        assert all(tensor.is_meta for tensor in state_dict.values())
+        assert (sum(tensor.numel() for tensor in state_dict.values()), len(state_dict)) == (count, tensors)
+
+
+def test_initial_weights_start_at_zero_velocity_and_follow_the_generator(network):
+    fresh, again = (WanDiffusionTransformer(network.config) for _ in range(2))
+    for made in (fresh, again):
+        made.initialize_weights(torch.Generator().manual_seed(5))
+    assert all(torch.equal(one, other) for one, other in zip(fresh.parameters(), again.parameters(), strict=True))
+    with torch.no_grad():
+        assert not fresh(*inputs()).any()
+    fresh(*inputs()).sum().backward()
+    assert fresh.network.proj_out.weight.grad.abs().max() > 0

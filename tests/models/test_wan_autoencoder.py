@@ -1,0 +1,184 @@
+"""Wan's autoencoder against diffusers' own, from both file formats, and what holds for any weights."""
+
+import json
+
+import pytest
+import torch
+from conftest import assert_close
+from diffusers import AutoencoderKLWan
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from wan_native import TINY_VAE
+
+from concat_id.errors import UserError
+from concat_id.models.wan_autoencoder import WanAutoencoder, native_settings, to_diffusers_names, to_native_names
+
+BLOCKS = TINY_VAE["num_res_blocks"]
+
+
+@pytest.fixture(scope="module")
+def library():
+    """diffusers' autoencoder with weights that leave some contrast."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        autoencoder = AutoencoderKLWan(**TINY_VAE)
+    for parameter in autoencoder.parameters():
+        parameter.data.mul_(1.5 if parameter.dim() > 4 else 1)
+    return autoencoder.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def native_file(tmp_path_factory, library):
+    path = tmp_path_factory.mktemp("vae") / "Wan2.1_VAE.pth"
+    torch.save(to_native_names(library.state_dict(), 4, BLOCKS), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, library):
+    path = tmp_path_factory.mktemp("diffusers")
+    library.save_pretrained(path / "vae")
+    return path
+
+
+@pytest.fixture(scope="module")
+def autoencoder(native_file):
+    return WanAutoencoder.from_path(native_file)
+
+
+def clip(frames: int, batch: int = 1, size: tuple[int, int] = (32, 48)) -> torch.Tensor:
+    return torch.rand(batch, 3, frames, *size, generator=torch.Generator().manual_seed(frames)) * 2 - 1
+
+
+@pytest.mark.parametrize("source", ["native file", "folder", "folder's vae"])
+def test_every_format_gives_the_same(source, native_file, folder, library):
+    path = {"native file": native_file, "folder": folder, "folder's vae": folder / "vae"}[source]
+    found, expected = WanAutoencoder.from_path(path).autoencoder, library.state_dict()
+    assert found.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+    assert not any(tensor.is_meta or tensor.requires_grad for tensor in found.state_dict(keep_vars=True).values())
+
+
+def test_names_cover_wan_once_there_and_back_as_diffusers_converter_has_them():
+    """Names of the published file by its structure (wan/modules/vae.py); 126,892,531 numbers fill its 507,609,880 bytes but for 40 kB."""
+    with torch.device("meta"):
+        real = AutoencoderKLWan().state_dict()
+    native = to_native_names(real)
+    assert len(native) == len(real) == 194 and to_diffusers_names(native).keys() == real.keys()
+    theirs = convert_wan_vae_to_diffusers(dict(native))
+    assert all(theirs[name] is tensor for name, tensor in real.items()) and theirs.keys() == real.keys()
+    shapes = {name: tuple(tensor.shape) for name, tensor in native.items()}
+    assert shapes["encoder.conv1.weight"] == (96, 3, 3, 3, 3) and shapes["conv1.weight"] == (32, 32, 1, 1, 1)
+    assert shapes["encoder.downsamples.3.shortcut.weight"] == (192, 96, 1, 1, 1)
+    assert shapes["encoder.downsamples.5.time_conv.weight"] == (192, 192, 3, 1, 1)
+    assert shapes["decoder.upsamples.3.resample.1.weight"] == (192, 384, 3, 3)
+    assert shapes["decoder.upsamples.4.shortcut.weight"] == (384, 192, 1, 1, 1)
+    assert shapes["decoder.middle.1.to_qkv.weight"] == (1152, 384, 1, 1)
+    assert shapes["decoder.upsamples.14.residual.6.weight"] == (96, 96, 3, 3, 3) and shapes["decoder.head.0.gamma"] == (96, 1, 1, 1)
+    assert sum(tensor.numel() for tensor in native.values()) == 126_892_531
+
+
+def test_sizes_are_read_off_the_tensors(library):
+    with torch.device("meta"):
+        real = AutoencoderKLWan()
+    for network, blocks in ((real, 2), (library, BLOCKS)):
+        found = native_settings(to_native_names(network.state_dict(), 4, blocks))
+        assert found == {name: network.config[name] for name in found} and len(found) == 5
+
+
+def test_latents_are_normalised_by_channel(autoencoder, library):
+    video = clip(9, size=(16, 24))
+    posterior = library.encode(video).latent_dist
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (library.config.latents_mean, library.config.latents_std))
+    found, deviation = autoencoder.encode_moments(video)
+    assert found.shape == (1, 3, 16, 2, 3) and found.dtype == torch.float32
+    assert_close(found.transpose(1, 2), (posterior.mean - mean) / std, 1e-6)
+    assert_close(deviation.transpose(1, 2), posterior.std / std, 1e-6)
+
+
+@pytest.mark.parametrize("latent_frames", [1, 3])
+def test_decode_is_the_librarys(autoencoder, library, latent_frames):
+    latents = torch.randn(2, latent_frames, 16, 2, 3, generator=torch.Generator().manual_seed(0))
+    calls = []
+    video = autoencoder.decode(latents, progress=lambda done, total: calls.append((done, total)))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (library.config.latents_mean, library.config.latents_std))
+    clips = (latents.transpose(1, 2) * std + mean).split(1)
+    assert torch.equal(video, torch.cat([library.decode(clip).sample for clip in clips]))
+    assert video.shape == (2, 3, 4 * latent_frames - 3, 16, 24) and video.std() > 0.01
+    assert calls == [(index + 1, 2 * latent_frames) for index in range(2 * latent_frames)]
+    assert not autoencoder.autoencoder.decoder._forward_hooks
+
+
+def test_single_frames_are_encoded_each_alone(autoencoder):
+    """References travel as a batch of one-frame clips, of which none may see another."""
+    frame = clip(1)
+    alone = autoencoder.encode(frame)
+    assert alone.shape == (1, 1, 16, 4, 6)
+    assert_close(autoencoder.encode(torch.cat([frame, frame.flip(-1)]))[:1], alone, 1e-5)
+    assert_close(autoencoder.encode(torch.cat([frame, clip(4)], dim=2))[:, :1], alone, 1e-5)  # as a clip's first frame
+
+
+def test_samples_follow_the_generator_and_the_moments(autoencoder):
+    video = clip(1, batch=2)
+    mean, std = autoencoder.encode_moments(video)
+    first, second = (autoencoder.encode(video, sample=True, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(autoencoder.encode(video), mean)
+    noise = (first - mean) / std
+    assert 0.9 < noise.std() < 1.1 and abs(noise.mean()) < 0.1
+
+
+def test_tiles_are_the_librarys_and_small_pictures_need_none(autoencoder, library):
+    small, large = (torch.randn(1, 1, 16, 4, width, generator=torch.Generator().manual_seed(0)) for width in (8, 60))
+    assert torch.equal(autoencoder.decode(small, tiled=True), autoencoder.decode(small))
+    calls = []
+    tiled = autoencoder.decode(large, tiled=True, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    whole = autoencoder.decode(large)
+    assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
+    assert (tiled - whole).abs().mean() < 0.2 * whole.std()
+    assert not autoencoder.autoencoder.use_tiling
+
+
+def test_casts_do_not_round_the_normalisation(native_file):
+    half = WanAutoencoder.from_path(native_file, torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert half._by_channel(half.mean).dtype == torch.float32
+    exact = WanAutoencoder.from_path(native_file).encode(clip(5))
+    assert (half.encode(clip(5)) - exact).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 8, 32, 48), "found 8 frames, expected 4k\\+1; use 9"),
+        ((1, 3, 5, 30, 48), "found 30x48 pixels, expected multiples of 8"),
+        ((1, 4, 5, 32, 48), "expected \\(batch, 3, frames"),
+    ],
+)
+def test_unfit_videos_are_refused(autoencoder, shape, message):
+    with pytest.raises(UserError, match=message):
+        autoencoder.encode(torch.zeros(shape))
+
+
+def test_unfit_latents_are_refused(autoencoder):
+    with pytest.raises(UserError, match="expected \\(batch, frames, 16, height, width\\)"):
+        autoencoder.decode(torch.zeros(1, 16, 1, 4, 6))
+
+
+def test_unfit_files_are_refused_in_one_line(tmp_path, native_file, folder):
+    tensors = torch.load(native_file, weights_only=True)
+    for removed, message in (
+        ("decoder.head.2.bias", "does not fit AutoencoderKLWan .*missing: decoder.conv_out.bias"),
+        ("encoder.conv1.weight", "found no encoder.conv1.weight"),
+        ("encoder.downsamples.0.residual.2.weight", "found no encoder.downsamples.0.residual.2.weight"),
+    ):
+        torch.save({name: tensor for name, tensor in tensors.items() if name != removed}, tmp_path / "vae.pth")
+        with pytest.raises(UserError, match=message) as refusal:
+            WanAutoencoder.from_path(tmp_path / "vae.pth")
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="no config.json"):
+        WanAutoencoder.from_path(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    with pytest.raises(UserError, match="describes AutoencoderKL, expected AutoencoderKLWan"):
+        WanAutoencoder.from_path(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        WanAutoencoder.from_path(tmp_path / "nowhere.pth")

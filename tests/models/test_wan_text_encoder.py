@@ -1,0 +1,162 @@
+"""UMT5 as Wan uses it: against transformers' own, from both file formats, with what its cache must know."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import UMT5Config, UMT5EncoderModel
+from wan_native import WIDTH, write_native_wan
+
+from concat_id.errors import UserError
+from concat_id.models.wan_text_encoder import WanTextEncoder, clean, native_names, native_settings, to_transformers_names
+
+LENGTH = 24
+PROMPT = "a man in a red hat"
+FILE = "models_t5_umt5-xxl-enc-bf16.pth"
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    return write_native_wan(tmp_path_factory.mktemp("wan"))
+
+
+@pytest.fixture(scope="module")
+def library(wan):
+    """transformers' network with the same weights."""
+    native = torch.load(wan / FILE, weights_only=True)
+    network = UMT5EncoderModel(UMT5Config(**native_settings(native))).eval().requires_grad_(False)
+    tensors = to_transformers_names(native, 2)
+    network.load_state_dict(tensors | {"encoder.embed_tokens.weight": tensors["shared.weight"]})
+    return network
+
+
+@pytest.fixture(scope="module")
+def folder(wan, library, tmp_path_factory):
+    """The same as diffusers saves it."""
+    path = tmp_path_factory.mktemp("diffusers")
+    library.save_pretrained(path / "text_encoder")
+    shutil.copytree(wan / "google" / "umt5-xxl", path / "tokenizer")
+    return path
+
+
+def encoder_of(path, **options) -> WanTextEncoder:
+    return WanTextEncoder.from_path(path, LENGTH, torch.float32, **options)
+
+
+def test_both_formats_give_what_transformers_gives(wan, folder, library):
+    encoder = encoder_of(wan / FILE)
+    tokens = encoder.tokenize(PROMPT)
+    mask = (tokens != 0).long()
+    count = int(mask.sum())
+    expected = library(tokens, attention_mask=mask).last_hidden_state
+    found = encoder.encode([PROMPT])
+    assert found.shape == (1, LENGTH, WIDTH) and found.dtype == torch.float32
+    assert torch.equal(found[:, :count], expected[:, :count])
+    assert 2 < count < LENGTH and not found[:, count:].any() and expected[:, count:].any()
+    for other in (folder, folder / "text_encoder"):
+        assert torch.equal(encoder_of(other).encode([PROMPT]), found)
+
+
+def test_padding_changes_nothing(wan):
+    """The mask hides it, unlike with T5 in CogVideoX."""
+    short, long = (WanTextEncoder(wan / FILE, length, torch.float32).encode([PROMPT]) for length in (LENGTH, 2 * LENGTH))
+    assert torch.allclose(short, long[:, :LENGTH], atol=1e-6) and not long[:, LENGTH:].any()
+
+
+def test_the_empty_prompt_is_the_end_of_text_alone(wan):
+    found = encoder_of(wan / FILE).encode([""])[0]
+    assert found[0].any() and not found[1:].any()
+
+
+def test_names_cover_umt5_xxl_once():
+    """5,680,910,336 numbers of bfloat16 fill the published file's 11,361,920,418 bytes but for 100 kB."""
+    sizes = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "num_layers": 24}
+    with torch.device("meta"):
+        tensors = UMT5EncoderModel(UMT5Config(**sizes, feed_forward_proj="gated-gelu")).state_dict()
+    names = native_names(24)
+    assert len(names) == len(set(names.values())) == 242
+    assert set(names.values()) == tensors.keys() - {"encoder.embed_tokens.weight"}
+    native = {wan: tensors[theirs] for wan, theirs in names.items()}
+    assert sum(tensor.numel() for tensor in native.values()) == 5_680_910_336
+    assert native["blocks.23.pos_embedding.embedding.weight"].shape == (32, 64)
+    assert native["blocks.0.ffn.gate.0.weight"].shape == (10240, 4096) and native["blocks.0.ffn.fc2.weight"].shape == (4096, 10240)
+    assert native_settings(native) == sizes | {"relative_attention_num_buckets": 32, "feed_forward_proj": "gated-gelu"}
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  a man\n\tin  a hat ", "a man in a hat"),
+        ("Tom &amp;amp; Ann &lt;3", "Tom & Ann <3"),
+        ("caf\u00c3\u00a9", "caf\u00e9"),  # UTF-8 read as Latin-1
+        ("\u201cquoted\u201d", '"quoted"'),
+        ("\u8272\u8c03\uff0c\u8fc7\u66dd", "\u8272\u8c03,\u8fc7\u66dd"),  # as in Wan's negative prompt
+    ],
+)
+def test_text_is_cleaned_as_wan_does(wan, text, cleaned):
+    assert clean(text) == cleaned
+    encoder = encoder_of(wan / FILE)
+    assert torch.equal(encoder.tokenize(text), encoder.tokenize(cleaned))
+
+
+def test_says_what_is_cut_off(wan):
+    encoder = encoder_of(wan / FILE)
+    assert encoder.truncated_part(PROMPT) == ""
+    words = " ".join(["rain", "snow", "sun"] * 10)
+    cut = encoder.truncated_part(words.replace(" ", "  "))
+    assert cut and words.endswith(cut)
+    assert torch.equal(encoder.tokenize(words), encoder.tokenize(words.removesuffix(cut)))
+
+
+def test_network_is_loaded_late_freed_and_not_needed_for_cached_prompts(wan, tmp_path, monkeypatch):
+    with encoder_of(wan / FILE, cache=tmp_path) as encoder:
+        assert not encoder.is_loaded
+        embeds = encoder.encode([PROMPT, "red hat"])
+        assert encoder.is_loaded
+    assert not encoder.is_loaded
+    monkeypatch.setattr(WanTextEncoder, "load", lambda _: pytest.fail("loaded the network"))
+    assert torch.equal(encoder_of(wan / FILE, cache=tmp_path).encode(["red hat", PROMPT]).flip(0), embeds)
+
+
+def test_cache_knows_what_embeddings_depend_on(wan, tmp_path):
+    other = shutil.copytree(wan, tmp_path / "other")
+    tensors = torch.load(other / FILE, weights_only=True)
+    torch.save({name: tensor * 1.5 for name, tensor in tensors.items()}, other / FILE)
+    cache = tmp_path / "cache"
+    for path, dtype in ((wan, torch.float32), (other, torch.float32), (wan, torch.bfloat16)):
+        encode = [WanTextEncoder(path / FILE, LENGTH, dtype, cache_folder=folder).encode([PROMPT]) for folder in (cache, None)]
+        assert torch.equal(*encode) and encode[0].dtype == dtype
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_half_precision_is_near(wan):
+    exact = encoder_of(wan / FILE).encode([PROMPT])
+    for dtype in (torch.bfloat16, torch.float16):
+        assert (WanTextEncoder(wan / FILE, LENGTH, dtype).encode([PROMPT]).float() - exact).abs().max() < 0.1
+
+
+def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
+    copy = shutil.copytree(wan, tmp_path / "wan")
+    tensors = torch.load(copy / FILE, weights_only=True)
+
+    def refused(path, message):
+        with pytest.raises(UserError, match=message) as refusal:
+            encoder_of(path).encode([PROMPT])
+        assert "\n" not in str(refusal.value)
+
+    for removed, message in (
+        ("blocks.1.ffn.fc2.weight", "does not fit UMT5EncoderModel .*missing: encoder.block.1.layer.1.DenseReluDense.wo.weight"),
+        ("blocks.0.ffn.fc1.weight", "found no blocks.0.ffn.fc1.weight"),
+        ("token_embedding.weight", "found no token_embedding.weight"),
+    ):
+        torch.save({name: tensor for name, tensor in tensors.items() if name != removed}, copy / FILE)
+        refused(copy / FILE, message)
+    (copy / "google" / "umt5-xxl" / "spiece.model").write_bytes(b"no pieces")
+    refused(copy / FILE, "tokenizer cannot be read")
+    shutil.rmtree(copy / "google")
+    refused(copy / FILE, "found no tokenizer, expected google/umt5-xxl/ or tokenizer/")
+    refused(copy / "nowhere.pth", "no such file or folder")
+    refused(copy, "found no config.json")
+    shutil.copytree(folder, tmp_path / "hf")
+    (tmp_path / "hf" / "text_encoder" / "config.json").write_text("{")
+    refused(tmp_path / "hf", "config.json describes no UMT5 encoder")

@@ -1,0 +1,166 @@
+"""Wan's transformer from every format it comes in, and what is said about files that do not fit."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from safetensors.torch import save_file
+from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
+
+from concat_id.errors import UserError
+from concat_id.models.wan_weights import PREFIX, load_wan_transformer, native_names, read_wan_tensors, to_native_names
+from concat_id.weights import SAT_PREFIX
+
+
+@pytest.fixture(scope="module")
+def first_stage():
+    return random_transformer(TINY)
+
+
+@pytest.fixture(scope="module")
+def adaln():
+    return random_transformer(TINY_ADALN)
+
+
+def assert_equal(network, expected) -> None:
+    found, wanted = network.state_dict(), expected.state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def load(path, config=TINY, **options):
+    return load_wan_transformer(path, config, torch.float32, **options)
+
+
+def write(folder, network, layout):
+    """Write a transformer in one of the layouts; returns what a user would name."""
+    native, inside = native_tensors(network), {name.removeprefix(PREFIX): tensor for name, tensor in network.state_dict().items()}
+    if layout == "native pickle":
+        torch.save(native, folder / "first_stage.pt")
+        return folder / "first_stage.pt"
+    if layout == "native safetensors":
+        save_file(native, folder / "model.safetensors")
+        return folder / "model.safetensors"
+    if layout == "native folder":
+        save_file(native, folder / "diffusion_pytorch_model.safetensors")
+        (folder / "config.json").write_text('{"_class_name": "WanModel"}')
+        return folder
+    if layout.startswith("shards"):
+        files = {name: f"weights-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(native)}
+        for file in set(files.values()):
+            save_file({name: native[name] for name in native if files[name] == file}, folder / file)
+        (folder / "weights.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+        return folder / "weights.safetensors.index.json"
+    if layout == "diffusers folder":
+        network.network.save_pretrained(folder / "transformer", max_shard_size="100KB")
+        return folder
+    if layout == "diffusers transformer":
+        network.network.save_pretrained(folder)
+        return folder
+    if layout == "diffusers file":
+        save_file(inside, folder / "diffusion_pytorch_model.safetensors")
+        return folder / "diffusion_pytorch_model.safetensors"
+    (folder / "7").mkdir()
+    (folder / "latest").write_text("7")
+    module = {SAT_PREFIX + name: tensor for name, tensor in network.state_dict().items()}
+    torch.save({"module": module, "iteration": 7}, folder / "7" / "mp_rank_00_model_states.pt")
+    return folder if layout == "training folder" else folder / "7" / "mp_rank_00_model_states.pt"
+
+
+LAYOUTS = [
+    "native pickle", "native safetensors", "native folder", "shards", "diffusers folder", "diffusers transformer", "diffusers file",
+    "training folder", "training file",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same(tmp_path, first_stage, adaln, layout):
+    (tmp_path / "ref").mkdir()
+    assert_equal(load(write(tmp_path, first_stage, layout)), first_stage)
+    assert_equal(load(write(tmp_path / "ref", adaln, layout), TINY_ADALN, start=False), adaln)
+
+
+def test_names_are_those_of_diffusers_converter(first_stage):
+    """diffusers has a converter of its own, which knows no references."""
+    native = native_tensors(first_stage)
+    theirs = convert_wan_transformer_to_diffusers(dict(native))
+    assert theirs.keys() == first_stage.network.state_dict().keys()
+    ours = native_names(TINY.num_layers, ref_modulation=False)
+    assert all(theirs[ours[name]] is tensor for name, tensor in native.items())
+
+
+def test_names_cover_the_real_sizes_once_there_and_back():
+    for num_layers, ref_modulation, count in ((30, False, 825), (30, True, 857)):
+        names = native_names(num_layers, ref_modulation)
+        assert len(names) == len(set(names.values())) == count
+        assert to_native_names({new: old for old, new in names.items()}, num_layers) == dict(zip(names, names, strict=True))
+
+
+def test_loading_maps_the_file_draws_nothing_and_keeps_no_meta_tensor(tmp_path, first_stage):
+    path = write(tmp_path, first_stage, "native pickle")
+    before = torch.get_rng_state()
+    network = load(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
+    half = load_wan_transformer(path, TINY, torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+
+
+def test_a_base_file_starts_references_as_copies_and_says_so(tmp_path, first_stage, capsys):
+    path = write(tmp_path, first_stage, "native pickle")
+    network = load(path, TINY_ADALN).network
+    assert capsys.readouterr().err == f"warning: {path}: has no modulations for references; they start as copies of the video's\n"
+    embedder = network.condition_embedder
+    assert torch.equal(embedder.time_proj_ref.weight, embedder.time_proj.weight)
+    assert torch.equal(embedder.time_proj_ref.bias, embedder.time_proj.bias)
+    assert all(torch.equal(block.scale_shift_table_ref, block.scale_shift_table) for block in network.blocks)
+    with torch.no_grad():  # copies, not the same tensor under two names
+        network.blocks[0].scale_shift_table_ref += 1
+    assert not torch.equal(network.blocks[0].scale_shift_table_ref, network.blocks[0].scale_shift_table)
+    with pytest.raises(UserError, match="found no weights of the AdaLN variant, expected .*second_stage_adaln.pt"):
+        load(path, TINY_ADALN, start=False)
+
+
+def test_an_adaln_file_is_not_taken_for_a_first_stage(tmp_path, adaln):
+    with pytest.raises(UserError, match="found the AdaLN variant, .* set ref_modulation \\(--use_adaln\\)"):
+        load(write(tmp_path, adaln, "native pickle"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tensors: tensors.pop("blocks.1.norm3.bias"), "1 of 69 missing: blocks.1.norm3.bias"),
+        (lambda tensors: tensors.update(stray=torch.ones(1)), "1 of 69 unexpected: stray"),
+        (lambda tensors: tensors.update({"img_emb.proj.0.weight": torch.ones(1)}), "unexpected: img_emb.proj.0.weight"),
+        (lambda tensors: tensors.update({"head.head.bias": torch.ones(3)}), "network.proj_out.bias \\(3,\\) for \\(64,\\)"),
+        (lambda tensors: tensors.clear(), "found no names with tensors"),
+        (lambda tensors: tensors.update(iteration=3), "found no names with tensors"),
+    ],
+)
+def test_unfit_files_are_refused_in_one_line(tmp_path, first_stage, spoil, message):
+    tensors = native_tensors(first_stage)
+    spoil(tensors)
+    torch.save(tensors, tmp_path / "spoiled.pt")
+    with pytest.raises(UserError, match=message) as refusal:
+        load(tmp_path / "spoiled.pt")
+    assert "\n" not in str(refusal.value) and "spoiled.pt" in str(refusal.value)
+
+
+def test_other_sizes_and_absent_files_are_refused(tmp_path, first_stage):
+    path = write(tmp_path, first_stage, "native pickle")
+    with pytest.raises(UserError, match="does not fit Wan's transformer .*missing: blocks.2"):
+        load(path, dataclasses.replace(TINY, num_layers=3))
+    with pytest.raises(UserError, match="does not fit WanDiffusionTransformer .*of another shape"):
+        load(path, dataclasses.replace(TINY, ffn_dim=96))
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "nowhere.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="found no weights, expected diffusion_pytorch_model.safetensors"):
+        load(tmp_path / "empty")
+
+
+def test_reading_gives_wans_own_names(tmp_path, adaln):
+    tensors = read_wan_tensors(write(tmp_path, adaln, "training folder"))
+    native = native_tensors(adaln)
+    assert tensors.keys() == native.keys() and all(torch.equal(tensors[name], native[name]) for name in native)

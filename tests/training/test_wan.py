@@ -1,0 +1,153 @@
+"""Training Wan through the entry script: ten steps, resume bit for bit, the learning rate's course, and what the objective draws."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from safetensors.torch import load_file
+from tiny_wan import write_tiny_wan
+
+from concat_id.config import load_config
+from concat_id.diffusion.flow import FlowSchedule
+from concat_id.models.backbones import load_transformer
+from concat_id.pipelines.base import make_pipeline
+from concat_id.training.objective import Objective
+from concat_id.weights import load_sat_checkpoint
+
+CPU = torch.device("cpu")
+OWN = {
+    "args": {"lr_decay_style": "linear", "warmup_iters": 1000, "warmup_part": 0.2},
+    "deepspeed": {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.01}}},
+}
+
+
+@pytest.fixture(scope="module")
+def wan(setup, tmp_path_factory):
+    """The setup of these tests with the small Wan in place of the small CogVideoX."""
+    folder = tmp_path_factory.mktemp("tiny wan")
+    bases = setup.bases
+    setup.bases = [str(ROOT / "configs" / "wan_mini.yaml"), str(write_tiny_wan(folder)), bases[-1]]
+    setup.weights = folder / "Concat-ID-Wan"
+    yield setup
+    setup.bases = bases
+
+
+def metrics(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def states(run, step: int) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in (run / str(step) / "training").glob("states-*") for name, tensor in load_file(file).items()}
+
+
+@pytest.fixture(scope="module")
+def whole(wan, tmp_path_factory):
+    """Ten steps at a stretch, with a validation and a sampled video at the end."""
+    folder = tmp_path_factory.mktemp("whole")
+    args = OWN["args"] | {"eval_iters": 1, "eval_samples": 1, "eval_interval": 10, "sampling_fps": 16}
+    codes, said, run = wan.train(folder, base=OWN | {"args": args})
+    assert codes == [0], said
+    return run
+
+
+def test_ten_steps_leave_checkpoints_losses_and_a_video(whole):
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == [*range(1, 11), 10] and "validation_loss" in lines[-1]
+    rates = [line["lr"] for line in lines[:10]]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, *(1e-3 * (8 - done) / 8 for done in range(1, 8))])  # 2 of 10 steps rise
+    assert sorted(path.suffix for path in (whole / "samples" / "000010").iterdir()) == [".mp4", ".png"]
+    weights, averages = (load_sat_checkpoint(whole / tag).state_dict for tag in ("10", "10-ema"))
+    assert weights.keys() == averages.keys() and any(not torch.equal(weights[name], averages[name]) for name in weights)
+
+
+def test_continued_equals_uninterrupted(wan, whole, tmp_path):
+    run = tmp_path / whole.name
+    shutil.copytree(whole, run)
+    for tag in ("10", "10-ema"):
+        shutil.rmtree(run / tag)
+    (run / "latest").write_text("5")
+    codes, said, _ = wan.train(tmp_path, "--resume", str(run), base=OWN)
+    assert codes == [0] and "after step 5" in said, said
+    assert metrics(run)[:10] == metrics(whole)[:10]
+    for mine, theirs in (
+        (states(run, 10), states(whole, 10)),
+        *((load_sat_checkpoint(path / tag).state_dict for path in (run, whole)) for tag in ("10", "10-ema")),
+    ):
+        assert mine.keys() == theirs.keys() and mine
+        assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_a_checkpoint_samples(wan, whole, tmp_path):
+    config = load_config(wan.bases, {"load": str(whole), "mode": "inference", "sampling_num_frames": 1, "num_inference_steps": 2})
+    pipeline = make_pipeline(config, CPU, tmp_path)
+    (text,) = pipeline.encode_prompts(["a man"])
+    trained = pipeline.sample(text, torch.zeros(1, 1, 16, 8, 12), seed=0)
+    config.args.load = str(wan.weights / "first_stage.pt")
+    start = make_pipeline(config, CPU, tmp_path).sample(text, torch.zeros(1, 1, 16, 8, 12), seed=0)
+    assert torch.isfinite(trained).all() and (trained - start).abs().max() > 1e-4
+
+
+def test_the_second_stage_starts_from_the_first(wan, tmp_path):
+    base = OWN | {"model": {"transformer": {"ref_modulation": True, "checkpoint_activations": True}}}
+    codes, said, run = wan.train(tmp_path, "--train_iters", "2", "--save_interval", "2", "--bf16", base=base)
+    assert codes == [0] and "they start as copies of the video's" in said, said
+    weights = load_sat_checkpoint(run / "2").state_dict
+    assert any(name.endswith("scale_shift_table_ref") for name in weights) and len(metrics(run)) == 2
+
+
+def test_mistakes_are_told_in_one_line(wan, tmp_path):
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN))
+    for arguments, message in (
+        (["--load", "nowhere.pt"], "nowhere.pt"),
+        (["--load", str(wan.weights / "second_stage_adaln.pt")], "found the AdaLN variant"),
+        (["--warmup_part", "2"], "--warmup_part: found 2.0, expected 0 to 1"),
+    ):
+        codes, said, _ = wan.train(tmp_path, *arguments)
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert codes == [2] and len(errors) == 1 and message in errors[0] and "Traceback" not in said, said
+
+
+class Encoder:
+    """Shrinks frames; its posterior is so wide that a sample of it would show."""
+
+    def encode_moments(self, video):
+        mean = video[:, :1, ::4, ::8, ::8].transpose(1, 2).repeat(1, 1, 16, 1, 1)
+        return mean, torch.full_like(mean, 1e6)
+
+    def encode(self, video, sample=False, generator=None):
+        assert not sample
+        return self.encode_moments(video)[0]
+
+
+def test_the_objective_uses_means_drops_references_one_by_one_and_keeps_the_text(wan, tmp_path):
+    objective, calls = Objective(wan.config(tmp_path), Encoder(), lambda prompts: torch.ones(len(prompts), 16, 32), CPU), []
+    batch = {"video": torch.randn(3, 3, 5, 64, 64).tanh(), "refs": torch.ones(3, 1, 3, 64, 64), "captions": ["a", "b", "c"]}
+
+    def network(noised, timestep, text, refs):
+        calls.append((noised, timestep.view(-1, 1, 1, 1, 1) / 1000, text, refs))
+        return torch.zeros_like(noised)
+
+    for step in range(100):
+        objective.training_loss(network, batch, step, part=1, parts=2)
+    noised, sigmas, texts, refs = (torch.stack(values) for values in zip(*calls, strict=True))
+    dropped = (refs == 0).flatten(2).all(dim=2).float()
+    assert 0.03 < dropped.mean() < 0.2 and (dropped.sum(dim=1) < 3).all() and (texts == 1).all()
+    assert sigmas.min() > FlowSchedule().sigmas[499] and sigmas.max() <= 1  # the upper half of the levels
+    noise = (noised - (1 - sigmas) * objective.encode_video(batch)) / sigmas
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+    objective.training_loss(network, batch, 0, part=1, parts=2)
+    assert torch.equal(calls[-1][0], calls[0][0])
+    losses = objective.validation_losses(network, batch, [10, 900], 0)
+    assert losses == objective.validation_losses(network, batch, [10, 900], 0) and losses[0] != losses[1]
+
+
+def test_training_does_not_hold_on_to_the_file(wan, tmp_path):
+    file = shutil.copy(wan.weights / "first_stage.pt", tmp_path / "weights.pt")
+    network = load_transformer(wan.config(tmp_path), file, train=True)
+    before = [parameter.clone() for parameter in network.parameters()]
+    with open(file, "r+b") as content:
+        content.write(b"\0" * file.stat().st_size)
+    assert all(torch.equal(one, two) for one, two in zip(before, network.parameters(), strict=True))
