@@ -132,3 +132,9 @@ def test_a_folder_is_a_list(folder):
 def test_an_entry_survives_the_way_through_json(folder):
     path = folder.list(folder.entry(caption='Quotes "and" commas ,] and 日本語'))
     assert read_records([path])[0].caption == json.loads(path.read_text())[0]["caption"]
+
+
+@pytest.mark.parametrize("name, kind", [("good.mp4", "video"), ("a.png", "picture")])
+def test_a_clip_is_no_list(folder, name, kind):
+    with pytest.raises(UserError, match=f"found a {kind}, expected a JSON list or a folder"):
+        read_records([folder.path / name])

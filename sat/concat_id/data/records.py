@@ -81,7 +81,8 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
 def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file:line, entry) of a JSON list."""
     if path.suffix.lower() in VIDEOS | PICTURES:
-        raise UserError(f"{path}: found a {'video' if path.suffix.lower() in VIDEOS else 'picture'}, expected a JSON list or a folder; name one")
+        kind = "video" if path.suffix.lower() in VIDEOS else "picture"
+        raise UserError(f"{path}: found a {kind}, expected a JSON list or a folder; name one")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
