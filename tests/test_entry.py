@@ -243,7 +243,8 @@ def test_a_killed_run_loses_only_the_video_in_progress(sample, tiny_model, tmp_p
     assert (results(tmp_path)[0] / "info.json").stat().st_mtime_ns == first
     assert (results(tmp_path)[1] / "video.mp4").is_file()
 
-    process = start(tiny_model, tmp_path / "faces.yaml", tmp_path / "out2", *options)
+    slow = "--input_file", file, "--num_inference_steps", 999
+    process = start(tiny_model, tmp_path / "faces.yaml", tmp_path / "out2", *slow)
     while not list((tmp_path / "out2").rglob("reference_1.png")):
         assert process.poll() is None and time.monotonic() < deadline + 240
         time.sleep(0.02)

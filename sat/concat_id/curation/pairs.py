@@ -1,0 +1,94 @@
+"""The training pairs of the three stages: which pictures of a person go with a clip."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from concat_id.curation.identities import NamedClip, Others
+from concat_id.curation.thresholds import Band, Thresholds
+
+Pairing = Literal["random", "minimum"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clip and, for each of its people from left to right, a picture or a folder of them, with masks and similarity."""
+
+    clip: NamedClip
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    cosines: tuple[float, ...] = ()
+
+
+@dataclass
+class Stage:
+    """Pairs of a stage, and why the other clips have none: reason -> number."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    dropped: Counter = field(default_factory=Counter)
+
+
+def choose(cosines: np.ndarray, band: Band, pairing: Pairing, random: np.random.Generator) -> int | None:
+    """Choose one of the candidates with low <= cosine < high: any, or the one least like the clip; None if there is none."""
+    inside = np.flatnonzero((cosines >= band[0]) & (cosines < band[1]))
+    if not len(inside):
+        return None
+    return int(random.choice(inside) if pairing == "random" else inside[cosines[inside].argmin()])
+
+
+def pretraining_pairs(clips: Sequence[NamedClip]) -> Stage:
+    """Stage I: the pictures are the clip's own, of which training draws one."""
+    return Stage([Pair(clip, tuple(person.pictures[0].parent for person in clip.clip.people),
+                       tuple(person.masks[0].parent for person in clip.clip.people)) for clip in clips])  # fmt: skip
+
+
+def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: int) -> Stage:
+    """Stage II: a picture of the same person from another clip, any in the band; several people have a band of their own."""
+    others, stage = Others(clips), Stage()
+    for index, clip in enumerate(clips):
+        band = thresholds.cross if len(clip.identities) == 1 else thresholds.cross_two
+        _add(stage, clip, others, band, "random", np.random.default_rng([seed, index]))
+    return stage
+
+
+def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per_person: int, seed: int) -> Stage:
+    """Stage III: the picture of the same person from another clip that is least like the clip within the high band.
+
+    The set is small: of each person (or group of people), the `most_per_person` clips with the lowest cosine.
+    """
+    others, stage = Others(clips), Stage()
+    for index, clip in enumerate(clips):
+        _add(stage, clip, others, thresholds.trade_off, "minimum", np.random.default_rng([seed, index]))
+    kept: list[Pair] = []
+    counts: Counter = Counter()
+    for pair in sorted(stage.pairs, key=lambda pair: min(pair.cosines)):
+        people = pair.clip.split, pair.clip.identities
+        counts[people] += 1
+        if counts[people] <= most_per_person:
+            kept.append(pair)
+    if len(kept) < len(stage.pairs):
+        stage.dropped[f"more than {most_per_person} pairs of a person"] += len(stage.pairs) - len(kept)
+    return Stage(kept, stage.dropped)
+
+
+def _add(stage: Stage, clip: NamedClip, others: Others, band: Band, pairing: Pairing, random: np.random.Generator) -> None:
+    images, masks, cosines = [], [], []
+    for place, person in enumerate(clip.clip.people):
+        found = list(others.of(clip, place))
+        if not found:
+            stage.dropped["no other clip of a person"] += 1
+            return
+        similar = np.concatenate([other.vectors @ person.mean for other in found])
+        chosen = choose(similar, band, pairing, random)
+        if chosen is None:
+            side = "above" if (similar >= band[1]).all() else "below" if (similar < band[0]).all() else "on both sides of"
+            stage.dropped[f"all pictures of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"] += 1
+            return
+        images.append([picture for other in found for picture in other.pictures][chosen])
+        masks.append([mask for other in found for mask in other.masks][chosen])
+        cosines.append(float(similar[chosen]))
+    stage.pairs.append(Pair(clip, tuple(images), tuple(masks), tuple(cosines)))

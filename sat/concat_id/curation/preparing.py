@@ -1,0 +1,224 @@
+"""One video to clips with reference pictures, in a folder that is whole or absent, and the manifest of all of them."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from concat_id.curation.frames import cut_clip, read_frames, visible_part
+from concat_id.curation.manifest import VECTORS
+from concat_id.curation.people import Demands, DiscardError, Person, choose_people, follow, look, same_person_threshold
+from concat_id.curation.references import Reference, choose_references, write_reference
+from concat_id.curation.shots import SMALL, Window, changes, find_cuts, plan_windows
+from concat_id.curation.sources import Source
+from concat_id.data.clips import ClipReader, UnreadableClipError, file_state
+from concat_id.data.clips import Window as TrainingWindow
+from concat_id.errors import UserError
+from concat_id.face.detection import FaceDetector
+from concat_id.face.recognition import FaceRecognizer
+from concat_id.face.reference import FaceParser
+from concat_id.files import file_digest, folder_written_whole, write_json, written_whole
+
+VERSION = 1  # raise it when the same video would give other clips
+RECORD = "video.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for. `size` is (height, width) of the videos to train on; `rate` is sampled frames a second."""
+
+    size: tuple[int, int] = (480, 720)
+    num_frames: int = 49
+    fps: float = 8.0
+    skip: int = 3
+    rate: float = 3.0
+    max_clips: int | None = None
+    references: int = 5
+    timeout_s: float = 600.0
+    demands: Demands = field(default_factory=Demands)
+
+    def clip_seconds(self, source_fps: float) -> float:
+        """Length of the shortest clip that training fills without holding its last frame."""
+        return (self.num_frames - 1) / self.fps + (2 * self.skip + 1) / source_fps
+
+
+class FaceTools(NamedTuple):
+    """The models that look at faces."""
+
+    detector: FaceDetector
+    recognizer: FaceRecognizer
+    parser: FaceParser
+
+
+class Prepared(NamedTuple):
+    """What became of a video: its folder, its record, and whether an earlier run had made it."""
+
+    folder: Path
+    record: dict[str, Any]
+    recalled: bool
+
+
+class Preparation:
+    """Prepares videos under `output`, each in a folder of its own that a later run takes over if nothing has changed."""
+
+    def __init__(self, output: Path, settings: Settings, tools: FaceTools):
+        self.output, self.settings, self.tools = output, settings, tools
+        self.threshold = same_person_threshold(tools.recognizer.name)
+        digests = [file_digest(model.file) for model in (tools.detector, tools.recognizer)]
+        wanted = {name: value for name, value in asdict(settings).items() if name != "timeout_s"}
+        self._identity = [VERSION, wanted, *digests, tools.parser.name]
+        self._reader = ClipReader(settings.timeout_s)
+
+    def prepare(self, source: Source) -> Prepared:
+        """Make the folder of a video. Raises `UserError` if the video cannot be read; nothing is left behind then."""
+        folder = self.output / source.name
+        fingerprint = self._fingerprint(source)
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            if record["fingerprint"] == fingerprint:
+                return Prepared(folder, record, True)
+        except (OSError, ValueError, KeyError):
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        with folder_written_whole(folder) as temporary:
+            record = {"fingerprint": fingerprint, "source": str(source.path.absolute())} | self._make(source, temporary)
+            write_json(temporary / RECORD, record)
+        return Prepared(folder, record, False)
+
+    def close(self) -> None:
+        """End the process that reads videos."""
+        self._reader.close()
+
+    def _fingerprint(self, source: Source) -> str:
+        own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split]
+        return hashlib.sha256(json.dumps([self._identity, own]).encode()).hexdigest()
+
+    def _make(self, source: Source, folder: Path) -> dict[str, Any]:
+        facts = self._probe(source.path)
+        wanted = self.settings.clip_seconds(facts["fps"])
+        windows, short = self._windows(source, facts, wanted)
+        discarded = [_place(window) | {"reason": f"a shot of {window.seconds:.1f} s, expected {wanted:.1f}"} for window in short]
+        clips, vectors = [], {}
+        for window in windows:
+            try:
+                clip, own = self._make_clip(source, folder, window, facts, f"clip_{len(clips):03d}")
+            except DiscardError as reason:
+                discarded.append(_place(window) | {"reason": str(reason)})
+                continue
+            clips.append(clip)
+            vectors |= own
+        if vectors:
+            with written_whole(folder / VECTORS) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, files=np.array(list(vectors)), vectors=np.stack(list(vectors.values())).astype(np.float32))
+        return {"clips": clips, "discarded": discarded}
+
+    def _probe(self, path: Path) -> dict[str, Any]:
+        try:
+            window = TrainingWindow(self.settings.fps, self.settings.num_frames, self.settings.skip, self.settings.size)
+            return self._reader.probe(path, window)
+        except UnreadableClipError as error:
+            raise UserError(f"{path}: cannot be read ({error.reason}); convert it or leave it out") from error
+
+    def _windows(self, source: Source, facts: dict[str, Any], wanted: float) -> tuple[list[Window], list[Window]]:
+        filters = f"fps={facts['fps']:.6f},scale={SMALL[1]}:{SMALL[0]}:flags=area"
+        frames = read_frames(source.path, filters, self.settings.timeout_s)
+        cuts = [index / facts["fps"] for index in find_cuts(changes(frames))]
+        return plan_windows(cuts, facts["seconds"], wanted, self.settings.max_clips)
+
+    def _make_clip(self, source: Source, folder: Path, window: Window, facts: dict[str, Any],
+                   name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
+        """Return a clip's entry and the vectors of its pictures by file name. Raises `DiscardError`."""
+        filters = f"fps={self.settings.rate:g}"
+        decoded = list(read_frames(source.path, filters, self.settings.timeout_s, window.start, window.seconds))
+        frames = [visible_part(frame, self.settings.size) for frame in decoded]
+        seen = look(frames, self.tools.detector, self.tools.recognizer)
+        people = choose_people(follow(seen, self.threshold), len(frames), self.settings.demands, self.threshold)
+        if source.identities is not None and len(source.identities) != len(people):
+            raise DiscardError(f"{_count(len(people))}, but the list names {len(source.identities)}")
+        chosen = choose_references(people, frames, self.settings.references)
+
+        entries, vectors = [], {}
+        for place, (person, references) in enumerate(zip(people, chosen, strict=True), 1):
+            stem = f"{name}_person_{place}"
+            (folder / stem).mkdir()
+            for number, reference in enumerate(references):
+                picture = f"{stem}/{number}.png"
+                sighting, frame = person.sightings[reference.frame], frames[reference.frame]
+                mask = folder / f"{stem}.masks" / f"{number}.png"
+                write_reference(folder / picture, mask, frame, sighting, self.tools.detector, self.tools.parser)
+                vectors[picture] = reference.vector
+            identity = source.identities[place - 1] if source.identities else None
+            entries.append(_entry(stem, identity, person, references, len(frames), frames[0].width, self.settings.rate))
+        upright = decoded[0].shape[:2] == (facts["height"], facts["width"])  # training reads frames without the container's rotation
+        if window.whole and upright:
+            video = str(source.path.absolute())
+        else:
+            video = f"{name}.mp4"
+            cut_clip(source.path, folder / video, window.start, window.seconds, self.settings.timeout_s)
+        return {"video_path": video, "caption": source.caption, "split": source.split, **_place(window), "people": entries}, vectors
+
+
+def prepare_all(preparation: Preparation, sources: Sequence[Source]) -> tuple[list[Prepared], list[str]]:
+    """Prepare videos one after the other, telling what is discarded; return those that can be read and what is wrong with the others."""
+    prepared, problems = [], []
+    try:
+        for source in (progress := tqdm(sources, unit="video", dynamic_ncols=True)):
+            progress.set_description(source.path.name[:30])
+            try:
+                prepared.append(preparation.prepare(source))
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if not prepared[-1].recalled:
+                progress.write(_summary(source, prepared[-1].record))
+    finally:
+        preparation.close()
+    return prepared, problems
+
+
+def _summary(source: Source, record: dict[str, Any]) -> str:
+    lines = [f"{source.path}: {len(record['clips'])} clips"]
+    lines += [f"    {entry['start']:.1f}-{entry['end']:.1f} s discarded: {entry['reason']}" for entry in record["discarded"]]
+    return "\n".join(lines)
+
+
+def collect(output: Path, prepared: Iterable[Prepared], recognizer: str) -> dict[str, Any]:
+    """Write manifest.json, the clips of all videos with paths from `output`, and return it."""
+    clips, discarded = [], []
+    for folder, record, _ in prepared:
+        for clip in record["clips"]:
+            video = clip["video_path"] if Path(clip["video_path"]).is_absolute() else f"{folder.name}/{clip['video_path']}"
+            people = [person | {"folder": f"{folder.name}/{person['folder']}"} for person in clip["people"]]
+            identities = [person["identity"] for person in people]
+            clips.append(clip | {"video_path": video, "source": record["source"], "people": people}
+                         | ({"identities": identities} if all(identities) else {}))  # fmt: skip
+        discarded += [{"source": record["source"]} | entry for entry in record["discarded"]]
+    manifest = {"recognizer": recognizer, "clips": clips, "discarded": discarded}
+    write_json(output / "manifest.json", manifest)
+    return manifest
+
+
+def _entry(folder: str, identity: str | None, person: Person, references: list[Reference], num_frames: int, width: int,
+           rate: float) -> dict[str, Any]:  # fmt: skip
+    return {
+        "folder": folder,
+        "identity": identity,
+        "position": round(person.position / width, 4),
+        "face_pixels": round(person.side),
+        "presence": round(len(person.sightings) / num_frames, 3),
+        "references": [{"seconds": round(reference.frame / rate, 2), "quality": round(reference.quality, 3)} for reference in references],
+    }
+
+
+def _place(window: Window) -> dict[str, float]:
+    return {"start": round(window.start, 3), "end": round(window.end, 3)}
+
+
+def _count(people: int) -> str:
+    return "1 person" if people == 1 else f"{people} people"

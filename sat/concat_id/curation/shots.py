@@ -1,0 +1,69 @@
+"""Where a video cuts, and the pieces between the cuts that are long enough for a clip."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+SMALL = (36, 64)  # height and width of the frames that are compared
+LEAST_CHANGE = 18.0  # mean difference of two frames, of 255, below which nothing is a cut
+TIMES_USUAL = 4.0  # a cut changes so many times more than the frames around it
+NEIGHBOURS = 8  # frames on both sides
+EPSILON = 1e-6
+
+
+class Window(NamedTuple):
+    """A part of a video in seconds, and whether it is all of it."""
+
+    start: float
+    end: float
+    whole: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+def changes(frames: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean absolute difference of each frame (H, W, 3) from the one before, the first 0; (F,)."""
+    before, values = None, []
+    for frame in frames:
+        now = frame.astype(np.int16)
+        values.append(0.0 if before is None else float(np.abs(now - before).mean()))
+        before = now
+    return np.array(values)
+
+
+def find_cuts(change: np.ndarray) -> list[int]:
+    """Indices of frames that begin a new shot, from each frame's difference to the one before (F,).
+
+    A hard cut is a lone large difference; fast motion is large over many frames. Dissolves are not found here: the faces of the two
+    shots are not one person's, and the clip is discarded for that.
+    """
+    cuts = []
+    for index in np.flatnonzero(change > LEAST_CHANGE):
+        low, high = max(1, index - NEIGHBOURS), index + NEIGHBOURS + 1
+        around = np.delete(change[low:high], index - low)
+        if not len(around) or change[index] > TIMES_USUAL * np.median(around):
+            cuts.append(int(index))
+    return cuts
+
+
+def plan_windows(cuts: Iterable[float], duration: float, seconds: float, most: int | None = None) -> tuple[list[Window], list[Window]]:
+    """Divide the shots between `cuts` (seconds) into windows of equal length, as many as hold `seconds` each.
+
+    Returns the windows, evenly thinned out to `most`, and the shots that are too short. No part of a longer shot is lost: its windows
+    are shorter than twice `seconds`.
+    """
+    edges = [0.0, *sorted(cut for cut in cuts if 0 < cut < duration), duration]
+    windows, short = [], []
+    for start, end in zip(edges, edges[1:], strict=False):
+        count = int((end - start + EPSILON) / seconds)
+        steps = np.linspace(start, end, count + 1) if count else ()
+        windows += [Window(float(a), float(b), whole=count == 1 and len(edges) == 2) for a, b in zip(steps, steps[1:], strict=False)]
+        if not count:
+            short.append(Window(start, end))
+    if most is not None and len(windows) > most:
+        windows = [windows[index] for index in np.linspace(0, len(windows) - 1, most).round().astype(int)]
+    return windows, short

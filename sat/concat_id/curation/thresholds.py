@@ -1,0 +1,127 @@
+"""From which similarity two pictures make a pair: the paper's figures, and the same for another recogniser's scores.
+
+The paper's figures belong to ArcFace. Another recogniser spreads the same faces differently, so its thresholds are taken where they keep
+the same share of pairs: as quantiles of what it says of one person's pictures in different clips, and of everybody's nearest stranger.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from concat_id.curation.identities import NamedClip, Others
+from concat_id.curation.manifest import Appearance
+from concat_id.errors import UserError
+
+# What share of one person's pairs lies below ArcFace's 0.7, 0.9 and 0.99. These are set, not measured: the middle of the distribution for
+# cross-video pairs, its upper end for trade-off pairs, and near-duplicates beyond. Cosines between them are read off linearly.
+ANCHORS = (0.7, 0.9, 0.99)
+QUANTILES = (0.1, 0.9, 0.999)
+STRANGERS = 0.95  # share of people to whom no picture of anybody else is as close as a test person may be to training; set as well
+LEAST_PAIRS = 20
+MOST_PAIRS = 200_000
+MOST_PICTURES, MOST_PEOPLE = 20_000, 500  # among which, and for how many, the nearest stranger is looked for
+
+Band = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Bands low <= cosine < high, and the largest cosine allowed of a test person's picture and one of training.
+
+    Source of the defaults: the paper's supplement.
+    """
+
+    recognizer: str = "ArcFace"
+    cross: Band = (0.7, 0.9)
+    cross_two: Band = (0.87, 0.97)
+    trade_off: Band = (0.9, 0.99)
+    hygiene: float = 0.45
+
+    @classmethod
+    def read(cls, file: Path) -> "Thresholds":
+        """Read what `write` wrote. Raises `UserError`."""
+        try:
+            given = json.loads(file.read_text(encoding="utf-8"))["thresholds"]
+            return cls(str(given["recognizer"]), *(tuple(map(float, given[name])) for name in ("cross", "cross_two", "trade_off")),
+                       float(given["hygiene"]))  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"--thresholds: {file}: found no thresholds ({type(error).__name__}: {error}); "
+                            "make them with `python sat/make_pairs.py ... --calibrate`") from error  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Similarities (N,) of a picture and a clip: of the same person, of different people; and of each person and the nearest stranger."""
+
+    same: np.ndarray
+    different: np.ndarray
+    nearest: np.ndarray
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, means and quantiles."""
+        return {name: _describe(getattr(self, name)) for name in ("same", "different", "nearest")}
+
+
+def measure(clips: Sequence[NamedClip], seed: int) -> Distribution:
+    """Compare pictures with clips: mean cosine of a picture and the pictures of another clip.
+
+    Raises `UserError` when there are too few to tell anything.
+    """
+    others, same = Others(clips), [np.zeros(0)]
+    for clip in clips:
+        for place, person in enumerate(clip.clip.people):
+            same += [other.vectors @ person.mean for other in others.of(clip, place)]
+    same = np.concatenate(same)
+    names = np.array([name for clip in clips for name in clip.identities])
+    people = [person for clip in clips for person in clip.clip.people]
+    random = np.random.default_rng(seed)
+    pairs = random.integers(len(people), size=(min(MOST_PAIRS, len(people) ** 2 * 2), 2))
+    pairs = np.unique(pairs[names[pairs[:, 0]] != names[pairs[:, 1]]], axis=0)
+    different = np.concatenate([np.zeros(0), *(people[a].vectors @ people[b].mean for a, b in pairs)])
+    if min(len(same), len(different)) < LEAST_PAIRS:
+        raise UserError(f"--calibrate: found {len(same)} pairs of one person in different clips and {len(different)} of different people, "
+                        f"expected {LEAST_PAIRS} of each; prepare more clips")  # fmt: skip
+    return Distribution(same, different, _nearest_strangers(names, people, random))
+
+
+def _nearest_strangers(names: np.ndarray, people: Sequence[Appearance], random: np.random.Generator) -> np.ndarray:
+    owners = np.concatenate([[name] * len(person.vectors) for name, person in zip(names, people, strict=True)])
+    vectors = np.concatenate([person.vectors for person in people])
+    pool = random.permutation(len(vectors))[:MOST_PICTURES]
+    asked = random.permutation(np.unique(names))[:MOST_PEOPLE]
+    return np.array([float((vectors[owners == name] @ vectors[pool[owners[pool] != name]].T).max()) for name in asked])
+
+
+def calibrate(found: Distribution, recognizer: str, quantiles: Sequence[float] = QUANTILES) -> Thresholds:
+    """Bring the paper's thresholds to another recogniser's scores; `quantiles` belong to 0.7, 0.9 and 0.99."""
+
+    def bring(band: Band) -> Band:
+        low, high = np.quantile(found.same, np.interp(band, ANCHORS, quantiles))
+        return float(low), float(high)
+
+    paper = Thresholds()
+    return Thresholds(recognizer, bring(paper.cross), bring(paper.cross_two), bring(paper.trade_off),
+                      float(np.quantile(found.nearest, STRANGERS)))  # fmt: skip
+
+
+def choose_thresholds(
+    clips: Sequence[NamedClip], recognizer: str, file: Path | None, quantiles: Sequence[float] | None, given: Mapping[str, Any], seed: int
+) -> tuple[Thresholds, dict[str, Any]]:
+    """Calibrate by `quantiles`, read `file`, or take the paper's; what is `given` (not None) goes before. Also describe them for a JSON."""
+    found = measure(clips, seed) if quantiles else None
+    thresholds = calibrate(found, recognizer, quantiles) if found else Thresholds.read(file) if file else Thresholds()
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}
+    if own.keys() == given.keys():
+        own["recognizer"] = recognizer
+    thresholds = replace(thresholds, **own)
+    return thresholds, {"thresholds": asdict(thresholds)} | ({"measured": found.summary()} if found else {})
+
+
+def _describe(values: np.ndarray) -> dict[str, Any]:
+    shares = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+    quantiles = {f"{share:g}": round(float(value), 4) for share, value in zip(shares, np.quantile(values, shares), strict=True)}
+    return {"number": len(values), "mean": round(float(values.mean()), 4), "quantiles": quantiles}

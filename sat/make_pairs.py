@@ -1,0 +1,87 @@
+"""Make training lists: `python sat/make_pairs.py data/real/manifest.json --stage all --output lists/ --calibrate`.
+
+Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own pictures, stage 2 with any picture of the same person from
+another clip whose similarity is in a band, stage 3 with the least similar one in a higher band. Nobody is in two of train, valid and
+test. Writes stage_<n>_<split>.json, test_prompts.txt and summary.json; check the lists with sat/check_dataset.py.
+"""
+
+import argparse
+from pathlib import Path
+
+from concat_id.errors import UserError, run, warn
+from concat_id.startup import prepare_process
+
+
+def read_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="manifest.json of sat/prepare_clips.py")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the lists")
+    parser.add_argument("--stage", choices=("1", "2", "3", "all"), default="all", help="default: %(default)s")
+    parser.add_argument("--people", type=int, metavar="N", help="only clips of so many people (default: any)")
+    parser.add_argument("--no_masks", action="store_true", help="let training see pictures with their surroundings")
+    parser.add_argument("--valid", type=float, default=0.04, metavar="X", help="share of people for validation (default: %(default)s)")
+    parser.add_argument("--test", type=float, default=0.08, metavar="X", help="share of people for tests (default: %(default)s)")
+    parser.add_argument("--trade_off_clips", type=int, default=2, metavar="N", help="clips of a person in stage 3 (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of splits and random pairs (default: %(default)s)")
+    cosines = parser.add_argument_group("thresholds (default: the paper's, for ArcFace)")
+    known = cosines.add_mutually_exclusive_group()
+    known.add_argument("--calibrate", action="store_true", help="find them for this recogniser on these clips, write thresholds.json")
+    known.add_argument("--thresholds", type=Path, metavar="FILE", help="thresholds.json of an earlier --calibrate")
+    cosines.add_argument("--quantiles", type=float, nargs=3, default=(0.1, 0.9, 0.999), metavar="X",
+                         help="with --calibrate: shares of a person's pairs below 0.7, 0.9 and 0.99 (default: 0.1 0.9 0.999)")  # fmt: skip
+    cosines.add_argument("--cross", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 2, one person (0.7 0.9; Wan: 0.87 0.97)")
+    cosines.add_argument("--cross_two", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 2, several people (0.87 0.97)")
+    cosines.add_argument("--trade_off", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 3 (0.9 0.99)")
+    cosines.add_argument("--hygiene", type=float, metavar="X", help="test people closer to training are dropped (0.45)")
+    cosines.add_argument("--same_person", type=float, metavar="X", help="from which people without a name are one (SFace: 0.363)")
+    arguments = parser.parse_args()
+    if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or arguments.trade_off_clips < 1:
+        raise UserError("command line: expected --valid and --test from 0, together below 1, and --trade_off_clips from 1")
+    for name in ("cross", "cross_two", "trade_off", "quantiles"):
+        values = getattr(arguments, name)
+        if values and (list(values) != sorted(set(values)) or not -1 <= values[0] <= values[-1] <= 1):
+            raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers up to 1")
+    return arguments
+
+
+def main() -> None:
+    """Tell who is who, choose thresholds, pair, write."""
+    prepare_process()
+    arguments = read_arguments()
+
+    from concat_id.curation import lists, pairs
+    from concat_id.curation.manifest import read_manifest
+    from concat_id.curation.people import same_person_threshold
+    from concat_id.curation.thresholds import choose_thresholds
+    from concat_id.files import check_writable, write_json
+
+    recognizer, clips = read_manifest(arguments.manifest)
+    check_writable(arguments.output)
+    same = arguments.same_person or same_person_threshold(recognizer)
+    clips = [clip for clip in clips if arguments.people in (None, len(clip.people))]
+    if not clips:
+        raise UserError(f"{arguments.manifest}: --people: found no clip of {arguments.people}, expected at least one")
+    clips, dropped = lists.place_clips(clips, same, (arguments.valid, arguments.test), arguments.seed)
+    given = {name: getattr(arguments, name) for name in ("cross", "cross_two", "trade_off", "hygiene")}
+    quantiles = arguments.quantiles if arguments.calibrate else None
+    thresholds, told = choose_thresholds(clips, recognizer, arguments.thresholds, quantiles, given, arguments.seed)
+    if arguments.calibrate:
+        write_json(arguments.output / "thresholds.json", told)
+    elif thresholds.recognizer != recognizer:
+        warn(f"the thresholds are meant for {thresholds.recognizer}, the cosines are {recognizer}'s; --calibrate finds its own")
+    clips, close = lists.without_trained_on(clips, thresholds.hygiene)
+    makers = {
+        "1": lambda: pairs.pretraining_pairs(clips),
+        "2": lambda: pairs.cross_video_pairs(clips, thresholds, arguments.seed),
+        "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed),
+    }
+    stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
+    summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
+    lists.write_prompts(arguments.output, clips)
+    write_json(arguments.output / "summary.json", summary)
+    print("\n".join(lists.lines(summary)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,84 @@
+"""Prepare videos for training: `python sat/prepare_clips.py --videos a.mp4 folder/ list.json --output data/real`.
+
+Finds the people of each video, cuts it at shot changes into clips of the length that training needs, discards clips without a steady
+face, and chooses up to five pictures of everybody in a clip. Writes a folder for each video and manifest.json, which sat/make_pairs.py
+turns into training lists. A list is JSON with `video_path` and, if known, `caption`, `identities` (from left to right) and `split`.
+A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all.
+"""
+
+import argparse
+from pathlib import Path
+
+from concat_id.errors import UserError, report, run, warn
+from concat_id.startup import prepare_process
+
+
+def read_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="videos, folders of videos, JSON lists")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
+    parser.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 720), metavar=("H", "W"),
+                        help="of the videos to train on: what their shape cuts off is not looked at (default: 480 720)")  # fmt: skip
+    parser.add_argument("--frames", type=int, default=49, metavar="N", help="frames to train on (default: %(default)s)")
+    parser.add_argument("--fps", type=float, default=8, metavar="X", help="of these frames (default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=3, metavar="N", help="frames skipped at both ends by training (default: %(default)s)")
+    parser.add_argument("--max_clips", type=int, metavar="N", help="clips tried of one video, evenly spread (default: all)")
+    parser.add_argument("--rate", type=float, default=3, metavar="X", help="frames a second to look for faces in (default: %(default)s)")
+    parser.add_argument("--presence", type=float, default=0.9, metavar="X", help="share of them that shows a face (default: %(default)s)")
+    parser.add_argument("--min_face", type=float, default=32, metavar="N", help="pixels of a face, at least (default: %(default)s)")
+    parser.add_argument("--max_people", type=int, default=3, metavar="N", help="people in a clip (default: %(default)s)")
+    parser.add_argument("--references", type=int, default=5, metavar="N", help="pictures of a person in a clip (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="limit for reading a video (default: %(default)s)")
+    parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
+    parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
+    arguments = parser.parse_args()
+    least = {"frames": 1, "fps": 1e-3, "skip": 0, "rate": 1e-3, "min_face": 1, "max_people": 1, "references": 1, "timeout": 1e-3}
+    least |= {"max_clips": 1} if arguments.max_clips is not None else {}
+    for name, value in least.items():
+        if not getattr(arguments, name) >= value:
+            raise UserError(f"command line: --{name}: found {getattr(arguments, name)}, expected at least {value:g}")
+    if not 0 < arguments.presence <= 1 or min(arguments.size) < 16:
+        raise UserError("command line: expected --presence above 0, up to 1, and --size from 16")
+    return arguments
+
+
+def main() -> int:
+    """Prepare what is new, then list everything; 1 if a video could not be used."""
+    prepare_process()
+    arguments = read_arguments()
+
+    from concat_id.config import FaceConfig
+    from concat_id.curation.people import Demands
+    from concat_id.curation.preparing import FaceTools, Preparation, Settings, collect, prepare_all
+    from concat_id.curation.sources import Captions, read_sources
+    from concat_id.distributed import choose_device
+    from concat_id.face.models import load_face_models
+    from concat_id.face.recognition import load_recognizer
+    from concat_id.files import check_writable
+
+    sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption))
+    check_writable(arguments.output)
+    device = choose_device(arguments.device)
+    own = {"detector": arguments.detector, "fallback_detector": arguments.detector} if arguments.detector else {}
+    faces = load_face_models(FaceConfig(**own), device)
+    for notice in faces.notices:
+        warn(notice)
+    tools = FaceTools(faces.detector, load_recognizer(arguments.recognizer, device), faces.parser)
+    demands = Demands(arguments.presence, arguments.min_face, arguments.max_people)
+    settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
+                        arguments.references, arguments.timeout, demands)  # fmt: skip
+    prepared, failures = prepare_all(Preparation(arguments.output, settings, tools), sources)
+    manifest = collect(arguments.output, prepared, tools.recognizer.name)
+    for problem in problems + failures:
+        report(problem)
+    print(f"{arguments.output / 'manifest.json'}: {len(manifest['clips'])} clips of {len(prepared)} videos, "
+          f"{len(manifest['discarded'])} discarded, {len(problems + failures)} videos not used")  # fmt: skip
+    return 1 if problems or failures else 0
+
+
+if __name__ == "__main__":
+    run(main)

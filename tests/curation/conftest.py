@@ -1,0 +1,112 @@
+"""Clips made of real faces from an installed package, which move over a background, and the scripts as a user starts them."""
+
+import importlib.util
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from concat_id.errors import run
+from concat_id.face.detection import FaceDetector
+from concat_id.face.recognition import FaceRecognizer
+from concat_id.video import write_video
+from prepare_face_models import convert, find_sources
+
+FPS = 10
+HEIGHT, WIDTH = 192, 288
+
+
+@pytest.fixture(scope="session")
+def recognizer_folder(face_folder, tmp_path_factory) -> Path:
+    beside = face_folder.parent / "face_recognizer"
+    if any(beside.glob("*.onnx")):
+        return beside
+    folder = tmp_path_factory.mktemp("recognizer")
+    convert(find_sources()[1], folder / "sface.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def detector(face_folder) -> FaceDetector:
+    return FaceDetector(face_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def recognizer(recognizer_folder) -> FaceRecognizer:
+    return FaceRecognizer.from_folder(recognizer_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def portraits(detector) -> dict[str, Image.Image]:
+    """Three people of one photograph, from left to right in it."""
+    images = Path(find_spec("insightface").submodule_search_locations[0]) / "data" / "images"
+    six = Image.open(images / "t1.jpg").convert("RGB")
+    cut = []
+    for face in sorted(detector.detect(six), key=lambda face: face.box[0])[::2]:
+        (x, y), side = (face.box[:2] + face.box[2:]) / 2, 0.8 * max(face.box[2:] - face.box[:2])
+        cut.append(six.crop((x - side, y - side, x + side, y + side)).resize((144, 144), Image.Resampling.BICUBIC))
+    return dict(zip(("left", "middle", "right"), cut, strict=True))
+
+
+def scene(background: int, *people: tuple[Image.Image, int], frames: int = 12) -> np.ndarray:
+    """Frames (F, H, W, 3) in which portraits at horizontal places sway by some pixels."""
+    drawn = []
+    for number in range(frames):
+        frame = Image.new("RGB", (WIDTH, HEIGHT), (background, 90, 255 - background))
+        for portrait, place in people:
+            frame.paste(portrait, (place + 2 * (number % 4), 24 + 2 * (number % 3)))
+        drawn.append(np.asarray(frame))
+    return np.stack(drawn)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory, portraits) -> Path:
+    """Videos: `whole` is one shot, `cuts` has a shot of two people, one too short, and one without a face; `broken` is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    left, middle, right = portraits.values()
+    write_video(folder / "whole.mp4", scene(0, (left, 80)), FPS)
+    shots = [scene(250, (middle, 0), (right, 140)), scene(30, (middle, 80), frames=4), scene(160)]
+    write_video(folder / "cuts.mp4", np.concatenate(shots), FPS)
+    (folder / "broken.mp4").write_bytes(b"this is no video " * 100)
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call a script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
+
+    def start(name: str, *options) -> tuple[int, str]:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "sat" / f"{name}.py")
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
+        with pytest.raises(SystemExit) as stopped:
+            run(script.main)
+        told = capsys.readouterr()
+        start.printed = told.out
+        return stopped.value.code or 0, told.err
+
+    return start
+
+
+@pytest.fixture
+def prepare(call, face_folder, recognizer_folder):
+    """Start sat/prepare_clips.py for windows of half a second."""
+
+    def start(*options) -> tuple[int, str]:
+        models = ["--detector", face_folder, "--recognizer", recognizer_folder, "--device", "cpu"]
+        window = ["--size", HEIGHT, WIDTH, "--frames", 9, "--skip", 0, "--rate", 5, "--references", 2]
+        code, told = call("prepare_clips", *models, *window, *options)
+        start.printed = call.printed
+        return code, told
+
+    return start
+
+
+def read(file: Path):
+    return json.loads(file.read_text())

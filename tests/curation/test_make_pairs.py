@@ -1,0 +1,106 @@
+"""From a manifest to lists through the command, and the lists through sat/check_dataset.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from concat_id.data.records import read_records
+from concat_id.video import write_video
+
+from .conftest import FPS, read, scene
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory) -> Path:
+    """A manifest of made-up people: 8 with four clips each, and vectors near their own."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    write_video(folder / "clip.mp4", scene(10), FPS)
+    centres, clips = random.standard_normal((8, 32)), []
+    for number in range(32):
+        who, home = number % 8, folder / f"v{number}"
+        vectors = centres[who] + 0.4 * random.standard_normal((3, 32))
+        for kind in ("clip_000_person_1", "clip_000_person_1.masks"):
+            (home / kind).mkdir(parents=True)
+            for index in range(3):
+                Image.new("RGB" if kind[-1] == "1" else "L", (16, 16), number).save(home / kind / f"{index}.png")
+        (home / "clip_000.mp4").write_bytes((folder / "clip.mp4").read_bytes())
+        files = [f"clip_000_person_1/{index}.png" for index in range(3)]
+        np.savez(home / "vectors.npz", files=np.array(files), vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        people = [{"folder": f"v{number}/clip_000_person_1", "identity": f"p{who}"}]
+        clips.append({"video_path": f"v{number}/clip_000.mp4", "caption": f"person {who}", "split": None, "people": people})
+    (folder / "manifest.json").write_text(json.dumps({"recognizer": "SFace", "clips": clips}))
+    return folder / "manifest.json"
+
+
+def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
+    options = ["--output", tmp_path, "--calibrate", "--valid", 0.2, "--test", 0.2]
+    code, told = call("make_pairs", manifest, *options)
+    assert code == 0 and told == ""
+    summary, found = read(tmp_path / "summary.json"), read(tmp_path / "thresholds.json")
+    assert summary["people"] == {"train": 4, "valid": 2, "test": 2} and summary["stage 1"]["clips"] == {"train": 16, "valid": 8, "test": 8}
+    assert summary["thresholds"] == found["thresholds"] and found["thresholds"]["recognizer"] == "SFace"
+    names = {}
+    for file in sorted(tmp_path.glob("stage_*.json")):
+        records = read_records([file])
+        _, stage, split = file.stem.split("_")
+        assert len(records) == summary[f"stage {stage}"]["clips"][split]
+        for record in records:
+            assert names.setdefault(record.caption, split) == split
+            assert len(record.images[0]) == len(record.masks[0]) == (3 if stage == "1" else 1)
+            assert (record.images[0][0].parents[1] == record.video.parent) == (stage == "1")
+    assert summary["stage 2"]["clips"]["train"] > 8 and 0 < summary["stage 3"]["clips"]["train"] <= 8
+    low, high = found["thresholds"]["cross"]
+    assert low <= summary["stage 2"]["cosine"][0] <= summary["stage 2"]["cosine"][2] < high
+    assert "thresholds SFace: cross" in call.printed and "stage 3" in call.printed
+
+    lines = (tmp_path / "test_prompts.txt").read_text().splitlines()
+    assert len(lines) == 2 and all(Path(line.split("@@")[1]).is_file() for line in lines)
+    yaml = tmp_path / "short.yaml"
+    yaml.write_text("data: {video_size: [96, 144], fps: 8, max_num_frames: 9, skip_frms_num: 0}\n")
+    lists = sorted(tmp_path.glob("stage_[12]_*.json"))
+    code, told = call("check_dataset", *lists[:2], "--base", "configs/mini.yaml", yaml, "--workers", 1)
+    assert code == 0, call.printed
+
+    code, _ = call("make_pairs", manifest, "--output", tmp_path / "again", "--thresholds", tmp_path / "thresholds.json",
+                   "--stage", 2, "--valid", 0.2, "--test", 0.2)  # fmt: skip
+    assert code == 0 and [path.name for path in sorted((tmp_path / "again").glob("stage*"))] == [
+        path.name for path in sorted(tmp_path.glob("stage_2*"))
+    ]
+
+
+def test_another_recognizer_needs_other_thresholds(manifest, call, tmp_path):
+    code, told = call("make_pairs", manifest, "--output", tmp_path, "--stage", 1)
+    assert code == 0 and "meant for ArcFace, the cosines are SFace's" in told
+    own = ["--cross", 0.5, 0.8, "--cross_two", 0.5, 0.8, "--trade_off", 0.8, 0.99, "--hygiene", 0.9]
+    assert call("make_pairs", manifest, "--output", tmp_path, "--stage", 1, *own) == (0, "")
+
+
+def test_no_list_is_left_from_before(manifest, call, tmp_path):
+    own = ["--cross_two", 0.5, 0.8, "--trade_off", 0.8, 0.99, "--hygiene", 1, "--stage", 2, "--no_masks", "--test", 0]
+    call("make_pairs", manifest, "--output", tmp_path, "--cross", -1, 1, *own)
+    assert "mask_path" not in read(tmp_path / "stage_2_train.json")[0] and not (tmp_path / "test_prompts.txt").exists()
+    call("make_pairs", manifest, "--output", tmp_path, "--cross", 0.999, 1, *own)
+    assert not list(tmp_path.glob("stage_2*"))
+    assert "all pictures of a person in other clips are below 0.999 to 1.000" in call.printed
+
+
+def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"recognizer": "SFace", "clips": [{"video_path": "a.mp4"}]}')
+    (tmp_path / "empty.json").write_text('{"recognizer": "SFace", "clips": []}')
+    (tmp_path / "list.json").write_text("[]")
+    for arguments, text in (
+        ([tmp_path / "none.json"], "no such manifest"),
+        ([broken], "clips[0]: not an entry"),
+        ([tmp_path / "empty.json"], "found no clips"),
+        ([tmp_path / "list.json"], "found no manifest"),
+        ([manifest, "--cross", 0.9, 0.7], "--cross: found 0.9 0.7"),
+        ([manifest, "--valid", 0.6, "--test", 0.5], "--valid and --test"),
+        ([manifest, "--thresholds", broken], "found no thresholds"),
+        ([manifest, "--people", 2], "--people"),
+    ):
+        code, told = call("make_pairs", *arguments, "--output", tmp_path / "lists")
+        assert code == 2 and text in told and len(told.splitlines()) == 1, told

@@ -1,0 +1,147 @@
+"""Shots, windows, following people, choosing pictures: on made-up faces, without models."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from concat_id.curation.people import Demands, DiscardError, Person, Sighting, choose_people, follow, in_order
+from concat_id.curation.references import choose_references, frontality, spread_out, write_reference
+from concat_id.curation.shots import find_cuts, plan_windows
+from concat_id.face.detection import TEMPLATE, Face
+
+DEMANDS = Demands(presence=0.9, min_face=20, max_people=2)
+
+
+def sight(x: float, who: int, side: float = 40.0) -> Sighting:
+    """A face of person `who` at a horizontal place."""
+    vector = np.eye(8, dtype=np.float32)[who]
+    return Sighting(Face(np.array([x, 10, x + side, 10 + side]), TEMPLATE, 0.9), vector)
+
+
+def test_cuts_are_lone_changes():
+    still = np.full(40, 2.0)
+    assert find_cuts(still) == []
+    cut = still.copy()
+    cut[[10, 25]] = 60
+    assert find_cuts(cut) == [10, 25]
+    shaking = still.copy()
+    shaking[10:30] = 40
+    assert find_cuts(shaking) == []
+    assert find_cuts(np.array([0.0, 50.0])) == [1] and find_cuts(np.array([0.0])) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_fill_the_shots_that_are_long_enough(seed):
+    random = np.random.default_rng(seed)
+    duration, seconds = random.uniform(1, 60), random.uniform(0.5, 8)
+    cuts = random.uniform(0, duration, random.integers(5)).tolist()
+    windows, short = plan_windows(cuts, duration, seconds)
+    assert all(seconds - 1e-4 <= window.seconds < 2 * seconds + 1e-4 for window in windows)
+    assert all(window.seconds < seconds for window in short)
+    assert sum(window.seconds for window in windows + short) == pytest.approx(duration)
+    assert not any(window.start + 1e-6 < cut < window.end - 1e-6 for cut in cuts for window in windows)
+    assert any(window.whole for window in windows) == (not cuts and seconds <= duration < 2 * seconds)
+    fewer, _ = plan_windows(cuts, duration, seconds, most=2)
+    assert len(fewer) == min(2, len(windows)) and set(fewer) <= set(windows)
+
+
+def test_people_who_change_places_stay_themselves():
+    seen = [[sight(10, 0), sight(90, 1)], [sight(45, 0), sight(55, 1)], [sight(88, 0), sight(12, 1)]]
+    people = follow(seen, 0.5)
+    assert [[float(sighting.vector.argmax()) for sighting in person.sightings.values()] for person in people] == [[0] * 3, [1] * 3]
+
+
+def test_one_who_was_gone_is_known_again_and_one_who_looks_away_is_followed():
+    seen = [[sight(10, 0)], [], [sight(80, 0)], [sight(82, 5)], [sight(83, 0)]]
+    (person,) = follow(seen, 0.5)
+    assert sorted(person.sightings) == [0, 2, 3, 4]
+    assert len(follow([[sight(10, 0)], [sight(90, 1)]], 0.5)) == 2
+
+
+def persons(*tracks: dict[int, Sighting]) -> list[Person]:
+    return [Person(track) for track in tracks]
+
+
+def reason(people: list[Person], frames: int = 10) -> str:
+    with pytest.raises(DiscardError) as raised:
+        choose_people(people, frames, DEMANDS, 0.3)
+    return str(raised.value)
+
+
+def test_reasons_to_discard():
+    steady = {number: sight(10, 0) for number in range(10)}
+    assert reason([]) == "no face in 10 frames"
+    assert reason(persons({number: sight(10, 0) for number in range(8)})) == "no steady face: one person's in 8 of 10 frames, expected 9"
+    assert reason(persons({number: sight(10, 0, 12) for number in range(10)})) == "the face is 12 pixels wide, expected 20"
+    assert reason(persons(steady, steady, steady)) == "3 people, expected at most 2"
+    assert reason(persons(steady, {number: sight(90, 1) for number in range(5)})) == "another face in 5 of 10 frames"
+    assert "mean cosine 0.00" in reason(persons({number: sight(10, number % 8) for number in range(8)}), 8)
+    passing_by = {number: sight(90, 1) for number in range(3)}
+    small = {number: sight(90, 1, 15) for number in range(10)}
+    (kept,) = choose_people(persons(steady, passing_by, small), 10, DEMANDS, 0.3)
+    assert kept.sightings is steady
+
+
+def test_people_are_ordered_by_their_mean_place_and_frames_that_contradict_it_are_told():
+    one = {number: sight(60 if number else 10, 0) for number in range(10)}
+    two = {number: sight(30, 1) for number in range(10)}
+    people = choose_people(persons(one, two), 10, DEMANDS, 0.3)
+    assert [person.sightings for person in people] == [two, one]
+    assert [in_order(people, number) for number in range(10)] == [False] + [True] * 9
+
+
+def test_pictures_are_good_and_different():
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((20, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    qualities = random.uniform(0, 1, 20)
+    chosen = spread_out(qualities, vectors, 5)
+    assert chosen[0] == qualities.argmax() and len(set(chosen)) == 5 and qualities[chosen].min() >= 0.4 * qualities.max()
+    assert spread_out(qualities, np.repeat(vectors[:1], 20, axis=0), 5) == [qualities.argmax()]
+
+
+def test_frontality_falls_as_the_nose_moves_whatever_the_tilt():
+    turned = [TEMPLATE + [[0, 0], [0, 0], [shift, 0], [0, 0], [0, 0]] for shift in (0, 4, 8, 20)]
+    values = [frontality(points) for points in turned]
+    assert values[0] == pytest.approx(1) and values == sorted(values, reverse=True) and values[-1] == 0
+    angle = np.deg2rad(30)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    assert frontality(turned[1] @ rotation.T * 3 + 50) == pytest.approx(values[1])
+
+
+def test_no_picture_is_taken_where_people_stand_in_another_order():
+    one = {number: sight(60 if number else 10, 0) for number in range(3)}
+    two = {number: sight(30, 1) for number in range(3)}
+    people, frames = persons(two, one), [Image.effect_noise((200, 60), 50).convert("RGB")] * 3
+    chosen = choose_references(people, frames, 5)
+    assert [[reference.vector.argmax() for reference in references] for references in chosen] == [[1], [0]]
+    assert all(reference.frame != 0 for references in chosen for reference in references)
+    with pytest.raises(DiscardError, match="person 1 never stands"):
+        choose_references(persons({0: two[0]}, {0: one[0]}), frames, 5)
+
+
+class Parser:
+    """Takes the first rows of a crop for skin and the rest for background."""
+
+    name = "rows"
+
+    def __init__(self, rows: int):
+        self.rows = rows
+
+    def parse(self, crop, keypoints):
+        return (np.arange(crop.height)[:, None] < self.rows) * np.ones((1, crop.width), int)
+
+
+class Cutter:
+    """Cuts out nothing: the frame is the crop."""
+
+    def align(self, frame, face):
+        return frame, face.keypoints
+
+
+@pytest.mark.parametrize(("rows", "white"), [(60, 0.6), (39, 1.0)])
+def test_masks_keep_what_the_model_sees_of_a_reference(tmp_path, rows, white):
+    crop = Image.new("RGB", (100, 100), "red")
+    write_reference(tmp_path / "0.png", tmp_path / "masks" / "0.png", crop, sight(0, 0), Cutter(), Parser(rows))
+    assert np.asarray(Image.open(tmp_path / "masks" / "0.png")).mean() / 255 == pytest.approx(white)
+    assert Image.open(tmp_path / "0.png").getpixel((0, 99)) == (255, 0, 0)

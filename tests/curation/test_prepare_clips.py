@@ -1,0 +1,103 @@
+"""From videos to clips through the command: what is found, what is discarded and why, and what a second run does."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from concat_id.curation.manifest import read_manifest
+from concat_id.curation.sources import Captions, read_sources
+
+from .conftest import read
+
+
+def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognizer, portraits):
+    output = tmp_path / "out"
+    code, told = prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", " two  words ", "--output", output)
+    assert code == 0, told
+    manifest = read(output / "manifest.json")
+    whole, two = manifest["clips"]
+    assert whole["video_path"] == str(videos / "whole.mp4") and len(whole["people"]) == 1 and whole["caption"] == "two words"
+    assert manifest["recognizer"] == "SFace" and "identities" not in whole
+    assert (two["start"], two["end"]) == (0.0, 1.2) and [round(person["position"], 1) for person in two["people"]] == [0.3, 0.8]
+    reasons = sorted((entry["start"], entry["reason"]) for entry in manifest["discarded"])
+    assert reasons == [(1.2, "a shot of 0.4 s, expected 1.1"), (1.6, "no face in 6 frames")]
+
+    name, clips = read_manifest(output / "manifest.json")
+    assert name == "SFace" and clips[1].video == output / two["video_path"] and clips[1].video.stat().st_size > 1000
+    known = {name: recognizer.embed(portrait, detector.detect(portrait)[0]) for name, portrait in portraits.items()}
+    found = [clips[0].people[0], *clips[1].people]
+    for person, name in zip(found, ("left", "middle", "right"), strict=True):
+        cosines = {other: float((person.vectors @ vector).min()) for other, vector in known.items()}
+        assert max(cosines, key=cosines.get) == name and cosines[name] > 0.6
+        assert 1 <= len(person.pictures) <= 2 and [mask.is_file() for mask in person.masks] == [True] * len(person.pictures)
+        crop, mask = Image.open(person.pictures[0]), np.asarray(Image.open(person.masks[0]))
+        assert crop.size == (448, 448) and set(np.unique(mask)) == {0, 255} and mask[224, 224] == 255
+
+
+def test_a_second_run_takes_over_what_is_done(videos, prepare, tmp_path):
+    def crops() -> dict[Path, int]:
+        assert prepare("--videos", tmp_path / "own.mp4", "--caption", "c", "--output", tmp_path / "out")[0] == 0
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+
+    (tmp_path / "own.mp4").write_bytes((videos / "whole.mp4").read_bytes())
+    first, manifest = crops(), read(tmp_path / "out" / "manifest.json")
+    assert crops() == first and read(tmp_path / "out" / "manifest.json") == manifest
+    (tmp_path / "own.mp4").touch()
+    again = crops()
+    assert again.keys() == first.keys() and not again.items() & first.items()
+
+
+def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
+    entries = [
+        {"video_path": "broken.mp4", "caption": "c"},
+        {"video_path": "nowhere.mp4", "caption": "c"},
+        {"video_path": "cuts.mp4"},
+        {"video_path": "whole.mp4", "caption": "c", "identities": ["p1"], "split": "test", "shot": 0},
+        {"video_path": "whole.mp4", "caption": "c"},
+        {"video_path": "cuts.mp4", "caption": "c", "identities": "p1"},
+        {"video_path": "cuts.mp4", "caption": "c", "split": "held out"},
+        {"video_path": "cuts.mp4", "caption": "c", "identities": ["p1"]},
+    ]
+    file = videos / "list.json"
+    file.write_text(json.dumps(entries, indent=0))
+    code, told = prepare("--videos", file, "--output", tmp_path)
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    for text in ("broken.mp4: cannot be read", "'nowhere.mp4'", "cuts.mp4: found no caption", "named twice", "found 'p1'", "'held out'"):
+        assert sum(text in line for line in errors) == 1, text
+    assert code == 1 and len(errors) == 6 and "Traceback" not in told
+    manifest = read(tmp_path / "manifest.json")
+    assert "2 people, but the list names 1" in [entry["reason"] for entry in manifest["discarded"]]
+    (clip,) = manifest["clips"]
+    assert (clip["identities"], clip["split"], clip["caption"]) == (["p1"], "test", "c")
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["cuts", "manifest.json", "whole"]
+
+
+def test_nothing_half_written_after_a_failure(videos, prepare, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("concat_id.curation.references.write_picture", fail)
+    code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
+    assert code == 1 and "No space left" in told and [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_wrong_options(call, videos, tmp_path):
+    for options, text in (
+        (["--frames", "0"], "--frames: found 0"),
+        (["--presence", "2"], "--presence"),
+        (["--max_clips", "0"], "--max_clips: found 0"),
+        (["--captions", tmp_path / "none.json"], "none.json"),
+    ):
+        code, told = call("prepare_clips", "--videos", videos / "whole.mp4", "--output", tmp_path, *options)
+        assert code == 2 and text in told and len(told.splitlines()) == 1
+
+
+def test_captions_beside_a_video_and_in_a_file(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.mp4").touch()
+    (tmp_path / "b.txt").write_text("beside\nit")
+    (tmp_path / "captions.json").write_text('{"a.mp4": "by  name"}')
+    sources, problems = read_sources([tmp_path], Captions(tmp_path / "captions.json"))
+    assert [source.caption for source in sources] == ["by name", "beside it"] and len(problems) == 1 and "c.mp4" in problems[0]
