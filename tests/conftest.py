@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from concat_id.startup import prepare_process
 prepare_process()
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells do for what runs in the background; tests of Ctrl-C need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def seeded(name: str, shape) -> torch.Tensor:

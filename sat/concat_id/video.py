@@ -3,8 +3,10 @@
 import re
 import subprocess
 import textwrap
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import imageio_ffmpeg
 import numpy as np
@@ -67,3 +69,34 @@ def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt:
         gap = MARGIN if index >= len(references) > 0 else 0  # sets the references apart
         sheet.paste(tile, (MARGIN + index * (size[0] + MARGIN) + gap, top))
     return sheet
+
+
+def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), after: Sequence[str] = ()) -> Iterator[np.ndarray]:
+    """Yield frames (H, W, 3), uint8 RGB, from an ffmpeg that is killed after `timeout_s` seconds: decoders can hang.
+
+    `before` and `after` are its options in front of and behind the input. Raises `UserError` when the time is over.
+    """
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *before, "-i", str(path), "-map", "0:v:0", *after]
+    command += ["-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
+    late = threading.Event()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
+        timer = threading.Timer(timeout_s, lambda: (late.set(), process.kill()))
+        timer.start()
+        try:
+            while (frame := _read_ppm(process.stdout)) is not None:
+                yield frame
+        finally:
+            timer.cancel()
+            process.kill()
+    if late.is_set():
+        raise UserError(f"{path}: not decoded within {timeout_s:g} s; allow it more time, or leave the video out")
+
+
+def _read_ppm(stream: BinaryIO) -> np.ndarray | None:
+    """Read one picture in ffmpeg's binary PPM, None at the end of the stream."""
+    if stream.readline() != b"P6\n":
+        return None
+    width, height = map(int, stream.readline().split())
+    stream.readline()
+    pixels = stream.read(width * height * 3)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if len(pixels) == width * height * 3 else None

@@ -2,10 +2,8 @@
 
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import imageio_ffmpeg
 import numpy as np
@@ -13,7 +11,7 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.files import written_whole
-from concat_id.video import QUALITY
+from concat_id.video import QUALITY, decode_frames
 
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 
@@ -24,33 +22,12 @@ def read_frames(path: Path, filters: str, timeout_s: float, start: float = 0.0, 
     Raises `UserError` when ffmpeg is not done after `timeout_s` or yields nothing.
     """
     part = ["-ss", f"{start:.6f}"] + ([] if seconds is None else ["-t", f"{seconds:.6f}"])
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *part, "-i", str(path), "-map", "0:v:0", "-vf", filters]
-    command += ["-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    late, count = threading.Event(), 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
-        timer = threading.Timer(timeout_s, lambda: (late.set(), process.kill()))
-        timer.start()
-        try:
-            while (frame := _read_ppm(process.stdout)) is not None:
-                count += 1
-                yield frame
-        finally:
-            timer.cancel()
-            process.kill()
-    if late.is_set():
-        raise UserError(f"{path}: not decoded within {timeout_s:g} s; raise --timeout, or leave the video out")
+    count = 0
+    for frame in decode_frames(path, timeout_s, part, ["-vf", filters]):
+        count += 1
+        yield frame
     if not count:
         raise UserError(f"{path}: no frame can be decoded at {start:.1f} s; the file is damaged, make it again")
-
-
-def _read_ppm(stream: BinaryIO) -> np.ndarray | None:
-    """Read one picture in ffmpeg's binary PPM; None where the stream ends."""
-    if stream.readline() != b"P6\n":
-        return None
-    width, height = map(int, stream.readline().split())
-    stream.readline()
-    pixels = stream.read(width * height * 3)
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if len(pixels) == width * height * 3 else None
 
 
 def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:

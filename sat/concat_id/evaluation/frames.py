@@ -2,11 +2,8 @@
 
 import re
 import subprocess
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import imageio_ffmpeg
@@ -15,6 +12,7 @@ import numpy as np
 from concat_id.data.records import PICTURES
 from concat_id.errors import UserError
 from concat_id.transforms import load_image
+from concat_id.video import decode_frames
 
 SMALL_SIDE = 160  # pixels of the longer side of the frames for motion
 MOTION_FRAMES = 256  # the middle of longer videos stands for all of it
@@ -47,7 +45,7 @@ def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Vid
     wanted = set(_evenly(announced, num_frames))
     start = max(0, (announced - MOTION_FRAMES) // 2)
     chosen, small, last, count = {}, [], None, 0
-    for last in _decode(path, timeout_s):
+    for last in decode_frames(path, timeout_s):
         if count in wanted:
             chosen[count] = last
         if start <= count < start + MOTION_FRAMES:
@@ -85,31 +83,3 @@ def _probe(path: Path, timeout_s: float) -> tuple[int, float]:
         reason = re.sub(r"^\[[^]]*\] *", "", (told.strip().splitlines() or ["no video in it"])[-1])
         raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
     return int(counts[-1]), float(rates[0]) if rates and float(rates[0]) > 0 else 25.0
-
-
-def _decode(path: Path, timeout_s: float) -> Iterator[np.ndarray]:
-    """Yield every frame (H, W, 3), RGB, from a process that is killed after `timeout_s`: decoders can hang."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-map", "0:v:0"]
-    command += ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    late = threading.Event()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
-        timer = threading.Timer(timeout_s, lambda: (late.set(), process.kill()))
-        timer.start()
-        try:
-            while (frame := _read_ppm(process.stdout)) is not None:
-                yield frame
-        finally:
-            timer.cancel()
-            process.kill()
-    if late.is_set():
-        raise UserError(f"{path}: not decoded within {timeout_s:g} s; the file or its disk hangs")
-
-
-def _read_ppm(stream: BinaryIO) -> np.ndarray | None:
-    """Read one picture in ffmpeg's binary PPM, None at the end of the stream."""
-    if stream.readline() != b"P6\n":
-        return None
-    width, height = map(int, stream.readline().split())
-    stream.readline()
-    pixels = stream.read(width * height * 3)
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if len(pixels) == width * height * 3 else None

@@ -12,21 +12,18 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
-from torch import Tensor, nn
+from torch import Tensor
 
 from concat_id.config import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
+from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress
 from concat_id.weights import load_files, load_strictly, load_tensors, weight_files
 
-TEMPORAL = 4  # frames per latent after the first
 NORM_GROUPS = 32  # fixed inside diffusers' blocks
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
 TILE_SIZE = (36, 52)  # latents; 480x720 pixels become 2x2 tiles
 TILE_OVERLAP = 8  # latents; features see about this far
-PIXELS = 2**20  # of single frames encoded at once
-
-Progress = Callable[[int, int], None]  # called with (chunks done, chunks in all)
 
 
 class CausalConv3d(CogVideoXCausalConv3d):
@@ -45,17 +42,15 @@ class CausalConv3d(CogVideoXCausalConv3d):
         return output[:, :, None], inputs.expand(-1, -1, max(self.time_kernel_size - 1, 1), -1, -1)
 
 
-class VideoAutoencoder(nn.Module):
+class VideoAutoencoder(FrozenAutoencoder):
     """Encode pixels (B, 3, F, H, W) in [-1, 1] into latents (B, T, C, H/8, W/8) times `scale_factor`, and decode them."""
 
     def __init__(self, autoencoder: AutoencoderKLCogVideoX, scale_factor: float):
-        super().__init__()
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        super().__init__(autoencoder, spatial=2 ** (len(autoencoder.config.block_out_channels) - 1))  # 8 as released
         for module in autoencoder.modules():
             if type(module) is CogVideoXCausalConv3d:
                 module.__class__ = CausalConv3d
         self.scale_factor = scale_factor
-        self.spatial = 2 ** (len(autoencoder.config.block_out_channels) - 1)  # pixels per latent along each side; 8 as released
         self._channels_last: bool | None = None
 
     @classmethod
@@ -73,30 +68,12 @@ class VideoAutoencoder(nn.Module):
             settings = _folder_settings(path)
             state_dict = load_files(weight_files(path, ("diffusion_pytorch_model",)), trust)
         else:
-            settings = _released_settings(config)
+            settings = released_settings(config)
             state_dict = to_diffusers_names(_released_state_dict(path, trust))
         with torch.device("meta"):
             autoencoder = AutoencoderKLCogVideoX.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder, scale_factor).to(device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights, in which the network computes."""
-        return self.autoencoder.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.autoencoder.device
-
-    def encode(self, video: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Encode (B, 3, 4k+1, H, W) into float32 latents (B, k+1, C, H/8, W/8): the posterior's mean, or a `sample` of it."""
-        mean, std = self.encode_moments(video)
-        if not sample:
-            return mean
-        noise_device = mean.device if generator is None else generator.device
-        return mean + std * torch.randn(mean.shape, generator=generator, device=noise_device).to(mean.device)
 
     @torch.no_grad()
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,10 +82,9 @@ class VideoAutoencoder(nn.Module):
         Every clip is seen whole, and alone unless it is a single frame: GroupNorm's statistics, hence the latents, would change with
         its parts.
         """
-        _check_video(video, self.spatial)
+        parts = self.split_clips(video)
         self._arrange_weights()
-        together = max(PIXELS // video[0, 0].numel(), 1) if video.shape[2] == 1 else 1
-        moments = torch.cat([self.autoencoder.encoder(self._arrange(clips))[0].float() for clips in video.split(together)])
+        moments = torch.cat([self.autoencoder.encoder(self._arrange(clips))[0].float() for clips in parts])
         mean, log_variance = moments.transpose(1, 2).chunk(2, dim=2)  # (B, 2C, T, H, W) -> 2 x (B, T, C, H, W)
         std = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
         return mean * self.scale_factor, std * self.scale_factor
@@ -207,7 +183,8 @@ def _replaced(name: str, pairs: list[tuple[str, str]]) -> str:
     return name
 
 
-def _released_settings(config: AutoencoderConfig) -> dict:
+def released_settings(config: AutoencoderConfig) -> dict:
+    """Name the sizes of a configuration as diffusers does."""
     channels = tuple(config.block_out_channels)
     if config.norm_num_groups != NORM_GROUPS or any(count % NORM_GROUPS for count in channels):
         found = f"{channels} with norm_num_groups {config.norm_num_groups}"
@@ -242,17 +219,6 @@ def _released_state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
     if not isinstance(state_dict, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected an entry 'state_dict' with tensors; correct autoencoder.path")
     return {name: tensor for name, tensor in state_dict.items() if not name.startswith("loss")}
-
-
-def _check_video(video: Tensor, spatial: int) -> None:
-    if video.dim() != 5 or video.shape[1] != 3:
-        raise UserError(f"video: found shape {tuple(video.shape)}, expected (batch, 3, frames, height, width); transpose it")
-    frames, height, width = video.shape[2:]
-    if frames % TEMPORAL != 1:
-        near = TEMPORAL * round((frames - 1) / TEMPORAL) + 1
-        raise UserError(f"video: found {frames} frames, expected 4k+1; use {max(near, 1)}")
-    if height % spatial or width % spatial:
-        raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")
 
 
 def _chunks(frames: int) -> list[tuple[int, int]]:

@@ -3,24 +3,22 @@
 Eight times smaller in height and width, four times in time, with the first frame by itself: F = 4k+1 frames become T = k+1.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor, nn
+from torch import Tensor
 
 from concat_id.errors import UserError
+from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress
 from concat_id.weights import load_files, load_strictly, load_tensors, weight_files
 
-TEMPORAL = 4  # frames per latent after the first
 TILE_SIZE, TILE_STRIDE = (30, 52), (15, 26)  # latents of a tile and between two, as in the released sampling
-PIXELS = 2**20  # of single frames encoded at once
 STEM = "diffusion_pytorch_model"
 NATIVE_MARK = "encoder.downsamples.0.residual.2.weight"  # a tensor under Wan's name that diffusers' files have not
 
-Progress = Callable[[int, int], None]  # called with (latent frames of tiles decoded, of all)
 Value = TypeVar("Value")
 
 # Wan's names and diffusers': modules of the encoder and of the decoder, and of each residual block.
@@ -41,14 +39,12 @@ IN_RESIDUAL_BLOCK = {
 }
 
 
-class WanAutoencoder(nn.Module):
+class WanAutoencoder(FrozenAutoencoder):
     """Encode pixels (B, 3, F, H, W) in [-1, 1] into normalised latents (B, T, C, H/8, W/8), and decode them."""
 
     def __init__(self, autoencoder: AutoencoderKLWan):
-        super().__init__()
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        super().__init__(autoencoder, spatial=autoencoder.config.scale_factor_spatial)
         config = autoencoder.config
-        self.spatial: int = config.scale_factor_spatial  # pixels per latent along each side
         self.mean, self.std = tuple(config.latents_mean), tuple(config.latents_std)  # by channel; not buffers, which casts would round
         tile, stride = ([side * self.spatial for side in sides] for sides in (TILE_SIZE, TILE_STRIDE))
         autoencoder.enable_tiling(*tile, *stride)
@@ -78,33 +74,14 @@ class WanAutoencoder(nn.Module):
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder).to(device)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights, in which the network computes."""
-        return self.autoencoder.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.autoencoder.device
-
-    def encode(self, video: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Encode (B, 3, 4k+1, H, W) into float32 latents (B, k+1, C, H/8, W/8): the posterior's mean, or a `sample` of it."""
-        mean, std = self.encode_moments(video)
-        if not sample:
-            return mean
-        noise_device = mean.device if generator is None else generator.device
-        return mean + std * torch.randn(mean.shape, generator=generator, device=noise_device).to(mean.device)
-
     @torch.no_grad()
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the posterior of the latents, both (B, T, C, H/8, W/8), float32, normalised.
 
         Every clip is encoded by itself; single frames go together, though none sees another.
         """
-        _check_video(video, self.spatial)
-        together = max(PIXELS // video[0, 0].numel(), 1) if video.shape[2] == 1 else 1
-        posteriors = [self.autoencoder.encode(clips.to(self.device, self.dtype)).latent_dist for clips in video.split(together)]
+        parts = self.split_clips(video)
+        posteriors = [self.autoencoder.encode(clips.to(self.device, self.dtype)).latent_dist for clips in parts]
         mean = torch.cat([posterior.mean.float() for posterior in posteriors]).transpose(1, 2)  # (B, T, C, H, W)
         deviation = torch.cat([posterior.std.float() for posterior in posteriors]).transpose(1, 2)
         return (mean - self._by_channel(self.mean)) / self._by_channel(self.std), deviation / self._by_channel(self.std)
@@ -207,14 +184,3 @@ def _folder_settings(folder: Path) -> dict:
     if found != "AutoencoderKLWan":
         raise UserError(f"{folder / 'config.json'}: describes {found}, expected AutoencoderKLWan; correct the autoencoder's path")
     return settings
-
-
-def _check_video(video: Tensor, spatial: int) -> None:
-    if video.dim() != 5 or video.shape[1] != 3:
-        raise UserError(f"video: found shape {tuple(video.shape)}, expected (batch, 3, frames, height, width); transpose it")
-    frames, height, width = video.shape[2:]
-    if frames % TEMPORAL != 1:
-        near = TEMPORAL * round((frames - 1) / TEMPORAL) + 1
-        raise UserError(f"video: found {frames} frames, expected 4k+1; use {max(near, 1)}")
-    if height % spatial or width % spatial:
-        raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")

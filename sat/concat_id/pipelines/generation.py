@@ -11,13 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config import Config, to_dict
-from concat_id.distributed import local_rank, own_share, rank
+from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
 from concat_id.errors import UserError, report, warn
 from concat_id.face.models import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
 from concat_id.files import check_writable
 from concat_id.models.backbones import weight_digests
-from concat_id.pipelines.base import VideoPipeline
+from concat_id.pipelines.base import VideoPipeline, make_pipeline
 from concat_id.pipelines.jobs import Job, make_job, read_prompt_file
 from concat_id.pipelines.placement import memory_checked
 from concat_id.pipelines.results import begin, save_info, save_references, save_sample
@@ -31,6 +31,20 @@ class Prepared:
     fingerprint: str
     references: list[PreparedReference]
     prompt_embeds: Tensor | None = None  # (1, L, D)
+
+
+def generate(config: Config) -> int:
+    """Make the videos of a configuration; returns the exit code, 1 if any line failed."""
+    device = choose_device(config.args.device)
+    jobs, problems = find_jobs(config)
+    settings = result_settings(config)
+    prepared, unprepared = prepare_jobs(jobs, config, settings, device)
+    pipeline = make_pipeline(config, device, cache_dir=Path(config.args.output_dir) / ".prompt_embeddings")
+    embed_prompts(prepared, pipeline)
+    made, failures = make_videos(prepared, pipeline, settings)
+    code = conclude(made, [*problems, *unprepared, *failures])
+    wait_if_failed(code != 0)
+    return code
 
 
 def find_jobs(config: Config) -> tuple[list[Job], list[str]]:

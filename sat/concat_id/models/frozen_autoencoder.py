@@ -1,0 +1,63 @@
+"""What the video VAEs of all backbones have in common: a frozen network and the way from pixels to samples of latents."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from concat_id.errors import UserError
+
+TEMPORAL = 4  # frames per latent after the first
+PIXELS = 2**20  # of single frames encoded at once
+
+Progress = Callable[[int, int], None]  # called with (parts done, parts in all)
+
+
+class FrozenAutoencoder(nn.Module):
+    """A diffusers VAE, causal in time, with `spatial` pixels per latent along each side; it is never trained."""
+
+    def __init__(self, autoencoder: nn.Module, spatial: int):
+        super().__init__()
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.spatial = spatial
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, in which the network computes."""
+        return self.autoencoder.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.autoencoder.device
+
+    def encode(self, video: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Encode (B, 3, 4k+1, H, W) into float32 latents (B, k+1, C, H/8, W/8): the posterior's mean, or a `sample` of it."""
+        mean, std = self.encode_moments(video)
+        if not sample:
+            return mean
+        noise_device = mean.device if generator is None else generator.device
+        return mean + std * torch.randn(mean.shape, generator=generator, device=noise_device).to(mean.device)
+
+    def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the posterior of the latents, both (B, T, C, H/8, W/8), float32."""
+        raise NotImplementedError
+
+    def split_clips(self, video: Tensor) -> tuple[Tensor, ...]:
+        """Check a batch of videos and cut it into what is encoded at once: clips one by one, single frames together.
+
+        Raises `UserError` for shapes that cannot be encoded.
+        """
+        _check_video(video, self.spatial)
+        return video.split(max(PIXELS // video[0, 0].numel(), 1) if video.shape[2] == 1 else 1)
+
+
+def _check_video(video: Tensor, spatial: int) -> None:
+    if video.dim() != 5 or video.shape[1] != 3:
+        raise UserError(f"video: found shape {tuple(video.shape)}, expected (batch, 3, frames, height, width); transpose it")
+    frames, height, width = video.shape[2:]
+    if frames % TEMPORAL != 1:
+        near = TEMPORAL * round((frames - 1) / TEMPORAL) + 1
+        raise UserError(f"video: found {frames} frames, expected 4k+1; use {max(near, 1)}")
+    if height % spatial or width % spatial:
+        raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")
