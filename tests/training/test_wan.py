@@ -13,7 +13,7 @@ from tiny_wan import write_tiny_wan
 from concat_id.config import load_config
 from concat_id.diffusion.flow import FlowSchedule
 from concat_id.models.backbones import load_transformer
-from concat_id.pipelines.base import make_pipeline
+from concat_id.pipelines.choice import make_pipeline
 from concat_id.training.objective import Objective
 from concat_id.weights import load_sat_checkpoint
 

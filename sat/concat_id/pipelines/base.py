@@ -127,12 +127,3 @@ class VideoPipeline(ABC):
     def _finer(self) -> str:
         """What to try against overflow, as the end of a message."""
         return {"bfloat16": "or try --bf16 false", "float16": "or try --bf16"}.get(self.config.args.dtype_name, "or download them again")
-
-
-def make_pipeline(config: Config, device: torch.device, cache_dir: Path | None = None) -> VideoPipeline:
-    """Make the pipeline of the configuration's backbone."""
-    if config.model.kind == "wan":
-        from concat_id.pipelines.wan import WanPipeline as Pipeline
-    else:
-        from concat_id.pipelines.cogvideox import ConcatIDPipeline as Pipeline
-    return Pipeline(config, device, cache_dir)
