@@ -1,0 +1,1 @@
+"""Training of the small networks that surround the mini transformer: text encoder and autoencoder."""

@@ -1,0 +1,205 @@
+"""Teach a small video autoencoder: first all of it single frames, then its decoder how clips move.
+
+The encoder that single frames have made stays as it is afterwards, so latents keep their meaning while the decoder improves.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from concat_id.config import AutoencoderConfig
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.models.small_networks import build_autoencoder, fold_statistics, matrices, write_autoencoder
+from concat_id.training.small.footage import Footage, to_video
+from concat_id.training.small.learner import Learner
+from concat_id.video import to_frames
+
+EDGES = 0.5  # weight of differences between neighbours, against differences of pixels
+NEARNESS = 1e-3  # weight of the Kullback-Leibler divergence from a standard normal distribution
+SCALES = (1, 2, 4)  # pixels over which edges of single frames are compared
+CLIP_FRAMES = 17  # three latents decoded at once and another two after them, so that the decoder meets its own memory
+FIRST = 3  # latents that are decoded at once; then two at a time, as in sampling
+PICTURE_EVERY = 4  # every so many steps with clips, one has pictures instead, lest the decoder forget them
+LOG_VARIANCE = (-12.0, 4.0)
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining:
+    """How to train; `pictures` and `clips` are the steps of the two parts, `crop` (height, width) what a step sees of a frame."""
+
+    pictures: int = 2500
+    clips: int = 900
+    crop: tuple[int, int] = (64, 96)
+    batch_size: int = 8  # pictures; of clips, one
+    learning_rate: float = 1.5e-3
+    clip_learning_rate: float = 4e-4
+    seed: int = 0
+
+
+class AutoencoderTrainer:
+    """Trains `autoencoder`, or one with fresh weights, keeping its progress beside `output`; without one it can only measure."""
+
+    def __init__(self, config: AutoencoderConfig, footage: Footage, training: AutoencoderTraining, output: Path | None,
+                 autoencoder: VideoAutoencoder | None):  # fmt: skip
+        self.footage, self.training, self.output = footage, training, output
+        torch.manual_seed(training.seed)
+        self.fresh = autoencoder is None
+        self.autoencoder = build_autoencoder(config) if autoencoder is None else autoencoder
+        self.network = self.autoencoder.autoencoder
+        self.settings = [dataclasses.asdict(config), dataclasses.asdict(training), self.fresh, len(footage.learned), len(footage.held_out)]
+
+    def train(self) -> None:
+        """Take all steps that are left of both parts."""
+        if self.training.pictures:
+            self.network.requires_grad_(True)
+            for weight in self.network.parameters():
+                if self.fresh and weight.dim() == 5 and weight.shape[2] > 1:
+                    weight.register_hook(_last_moment)
+            self._learn("pictures", self.network, self.picture_loss, self.training.pictures, self.training.learning_rate)
+            if self.fresh:
+                fold_statistics(self.autoencoder, *self.statistics())
+        if self.training.clips:
+            self.network.requires_grad_(False)
+            self.network.decoder.requires_grad_(True)
+            self._learn("clips", self.network.decoder, self.clip_loss, self.training.clips, self.training.clip_learning_rate)
+        self.network.requires_grad_(False)
+
+    def picture_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Draw single frames, encode them with noise, decode them, compare."""
+        video = torch.stack([self._draw(self.footage.learned, 1, generator) for _ in range(self.training.batch_size)])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            moments = self.network.encoder(video)[0].float()
+            mean, log_variance = moments.chunk(2, dim=1)
+            log_variance = log_variance.clamp(*LOG_VARIANCE)
+            noise = torch.randn(mean.shape, generator=generator)
+            decoded = self.network.decoder(mean + (0.5 * log_variance).exp() * noise)[0].float()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return difference(decoded, video, SCALES) + NEARNESS * divergence, {"dB": decibels(decoded, video)}
+
+    def clip_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Draw a clip, or pictures now and then; decode it as sampling does, compare."""
+        if step % PICTURE_EVERY == PICTURE_EVERY - 1 or not self.footage.clips:
+            video = torch.stack([self._draw(self.footage.learned, 1, generator) for _ in range(self.training.batch_size)])
+        else:
+            video = self._draw(self.footage.clips, CLIP_FRAMES, generator)[None]
+        mean, std = self.autoencoder.encode_moments(video)  # (B, T, C, H, W)
+        latents = (mean + std * torch.randn(mean.shape, generator=generator)).transpose(1, 2)
+        decoded = torch.cat(list(self._decode(latents)), dim=2)
+        return difference(decoded, video, SCALES[:1]), {"dB": decibels(decoded, video)} if video.shape[2] > 1 else {}
+
+    @torch.no_grad()
+    def statistics(self, most: int = 256) -> tuple[Tensor, Tensor]:
+        """Measure mean and standard deviation (C,) of the latents of single frames."""
+        chosen = [self.footage.learned[index] for index in np.linspace(0, len(self.footage.learned) - 1, most).round().astype(int)]
+        latents = torch.cat([self.autoencoder.encode(to_video(frames[None, len(frames) // 2, None])) for frames in chosen])
+        return latents.mean((0, 1, 3, 4)), latents.std((0, 1, 3, 4))
+
+    def measure(self, most: int = 24) -> dict[str, float]:
+        """Measure what encoding and decoding keep of held-out clips and pictures, in decibels (mean over frames of the PSNR)."""
+        single, moving = [], []
+        for frames in _spread(self.footage.held_out, most):
+            single += self._quality(frames[len(frames) // 2][None])
+            moving.append(self._quality(_whole(frames))) if len(frames) > 1 else None
+        result = {"single frames": float(np.mean(single))}
+        if moving:
+            by_frame = [level for levels in moving for level in levels]
+            result |= {"clips": float(np.mean(by_frame)), "worst tenth of the clips' frames": float(np.percentile(by_frame, 10))}
+        return result
+
+    def draw(self, rows: int = 4, columns: int = 8) -> Image.Image:
+        """Draw held-out clips, or pictures, above what decoding makes of them."""
+        clips = [frames for frames in self.footage.held_out if len(frames) > 1] or self.footage.held_out
+        lines = []
+        for frames in _spread(clips, rows):
+            video = to_video(_whole(frames))[None]
+            decoded = to_frames(self.autoencoder.decode(self.autoencoder.encode(video))[0])
+            shown = np.linspace(0, len(decoded) - 1, min(columns, len(decoded))).round().astype(int)
+            lines += [np.concatenate(list(_whole(frames).numpy()[shown]), axis=1), np.concatenate(list(decoded[shown]), axis=1)]
+        width = max(line.shape[1] for line in lines)
+        return Image.fromarray(np.concatenate([np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0))) for line in lines]))
+
+    def finish(self) -> None:
+        """Write the weights and forget the progress."""
+        write_autoencoder(self.output, self.autoencoder, torch.float16)
+        shutil.rmtree(self._folder(), ignore_errors=True)
+
+    def _folder(self) -> Path:
+        return self.output.with_name(f"{self.output.name}.training")
+
+    def _learn(self, part: str, network: nn.Module, loss_of, steps: int, learning_rate: float) -> None:
+        course = steps, learning_rate, self.training.seed
+        folder = self._folder() / part
+        folder.mkdir(parents=True, exist_ok=True)
+        learner = Learner(network, matrices(network), *course, folder, self.settings)
+        for _ in learner.run(loss_of, part):
+            pass
+        learner.keep_average()
+
+    def _draw(self, clips: list[Tensor], num_frames: int, generator: torch.Generator) -> Tensor:
+        """Cut a piece (3, F, H, W) out of one of the clips, F at most `num_frames` and 8k+1, whose number of latents can be decoded."""
+        frames = clips[_number(len(clips), generator)]
+        count = min(num_frames, (len(frames) - 1) // 8 * 8 + 1)
+        starts = [_number(room + 1, generator) for room in (len(frames) - count, *self._room(frames))]
+        height, width = (min(side, own) for side, own in zip(self.training.crop, frames.shape[1:3], strict=True))
+        first, top, left = starts
+        return to_video(frames[first : first + count, top : top + height, left : left + width])
+
+    def _room(self, frames: Tensor) -> Iterator[int]:
+        return (max(own - side, 0) for side, own in zip(self.training.crop, frames.shape[1:3], strict=True))
+
+    def _decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """Yield the pixels of latents (B, C, T, H, W) chunk by chunk, with gradients."""
+        cache = None
+        for chunk in latents.tensor_split(tuple(range(FIRST, latents.shape[2], 2)), dim=2):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                pixels, cache = self.network.decoder(chunk, conv_cache=cache)
+            yield pixels.float()
+
+    def _quality(self, frames: Tensor) -> list[float]:
+        video = to_video(frames)[None]
+        decoded = self.autoencoder.decode(self.autoencoder.encode(video)).clamp(-1, 1)
+        return [decibels(decoded[:, :, index], video[:, :, index]) for index in range(video.shape[2])]
+
+
+def difference(decoded: Tensor, video: Tensor, scales: tuple[int, ...]) -> Tensor:
+    """Compare pixels, and differences between neighbours along height, width and time, the former two at several scales."""
+    total = F.l1_loss(decoded, video)
+    if video.shape[2] > 1:
+        total = total + EDGES * F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
+    for scale in scales:
+        small = [F.avg_pool3d(side, (1, scale, scale)) for side in (decoded, video)]
+        total = total + EDGES * sum(F.l1_loss(small[0].diff(dim=along), small[1].diff(dim=along)) for along in (-2, -1))
+    return total
+
+
+def decibels(decoded: Tensor, video: Tensor) -> float:
+    """Peak signal-to-noise ratio of values in [-1, 1]."""
+    return float(10 * torch.log10(4 / F.mse_loss(decoded.detach(), video).clamp(min=1e-10)))
+
+
+def _last_moment(gradient: Tensor) -> Tensor:
+    """Leave a kernel's earlier moments alone: single frames cannot tell them apart."""
+    gradient = gradient.clone()
+    gradient[:, :, :-1] = 0
+    return gradient
+
+
+def _number(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+def _spread(items: list, most: int) -> list:
+    return [items[index] for index in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
+
+
+def _whole(frames: Tensor) -> Tensor:
+    """Shorten a clip to 4k+1 frames."""
+    return frames[: (len(frames) - 1) // 4 * 4 + 1]

@@ -1,0 +1,218 @@
+"""sat/train_autoencoder.py: what it learns, what it leaves alone, and mistakes in one line."""
+
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, assert_close
+from entry import only_error
+from PIL import Image
+
+from concat_id.config import AutoencoderConfig, load_config
+from concat_id.errors import run
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.models.small_networks import build_autoencoder, fold_statistics
+from concat_id.training.small.autoencoder import AutoencoderTrainer, AutoencoderTraining, decibels, difference
+from concat_id.training.small.footage import Footage, to_video
+from concat_id.video import write_video
+
+SIZES = AutoencoderConfig(block_out_channels=(32, 32, 32), layers_per_block=1, latent_channels=4)
+
+
+@pytest.fixture
+def script(monkeypatch, capsys, tmp_path):
+    """Call the script's main with options; returns (exit code, standard output, standard error)."""
+    spec = importlib.util.spec_from_file_location("train_autoencoder", ROOT / "sat" / "train_autoencoder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sizes = {"block_out_channels": list(SIZES.block_out_channels), "layers_per_block": 1, "latent_channels": 4}
+    model = {"autoencoder": sizes, "transformer": {"in_channels": 4, "out_channels": 4}}
+    (tmp_path / "sizes.yaml").write_text(yaml.safe_dump({"model": model}))
+
+    def call(*options):
+        base = ["--base", ROOT / "configs" / "debug.yaml", tmp_path / "sizes.yaml"]
+        monkeypatch.setattr(sys, "argv", ["train_autoencoder.py", *map(str, [*base, *options])])
+        with pytest.raises(SystemExit) as stopped:
+            run(module.main)
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def moving(index: int, frames: int = 9) -> np.ndarray:
+    """Frames (F, 32, 64, 3) of a bar that moves over a colour."""
+    colour = np.random.default_rng(index).integers(30, 180, 3)
+    bar = (np.arange(64)[None] - 3 * np.arange(frames)[:, None] - 5 * index) % 64 < 16
+    return np.broadcast_to(colour + 70 * bar[:, None, :, None], (frames, 32, 64, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def footage_list(tmp_path):
+    entries = []
+    for index in range(6):
+        write_video(tmp_path / f"{index}.mp4", moving(index), 8)
+        entries.append({"video_path": f"{index}.mp4", "caption": "a bar", "split": "test" if index == 5 else "train"})
+    Image.fromarray(moving(7, 1)[0]).save(tmp_path / "7.png")
+    entries.append({"image_path": "7.png", "split": "train"})
+    (tmp_path / "clips.json").write_text(json.dumps(entries))
+    return tmp_path / "clips.json"
+
+
+def options(footage_list, *more) -> tuple:
+    return ("--lists", footage_list, "--size", 32, 64, "--frames", 9, "--batch-size", 2, *more)
+
+
+def level(said: str, name: str) -> float:
+    """The decibels of clips that a line tells."""
+    (line,) = (line for line in said.splitlines() if line.startswith(f"{name}: "))
+    return float(line.split(", clips ")[1].split(" dB")[0])
+
+
+def test_pictures_then_clips_then_the_decoder_alone(script, footage_list, tmp_path):
+    first, second, sheet = tmp_path / "first.pt", tmp_path / "second.pt", tmp_path / "sheet.png"
+    code, said, errors = script(*options(footage_list, "--output", first, "--pictures", 10, "--clips", 1))
+    assert code == 0, errors
+    learned = level(said, str(first))
+
+    more = ("--load", first, "--pictures", 0, "--clips", 6, "--output", second, "--sheet", sheet)
+    code, said, errors = script(*options(footage_list, *more))
+    assert code == 0, errors
+    assert level(said, str(first)) == pytest.approx(learned, abs=0.05), "the file holds what was measured"
+    assert level(said, str(second)) > learned + 0.05
+    assert Image.open(sheet).size == (8 * 64, 2 * 32)
+    before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("encoder."))
+    assert not all(torch.equal(before[name], after[name]) for name in before if name.startswith("decoder."))
+    assert any(name.startswith("decoder.up.0.block.") for name in before), "the released names"
+    assert all(tensor.dtype == torch.float16 for tensor in after.values())
+    assert not list(tmp_path.glob("*.training"))
+
+
+def test_a_stopped_run_goes_on(script, footage_list, tmp_path, monkeypatch):
+    from concat_id.training.small.learner import Learner
+
+    few = options(footage_list, "--pictures", 1, "--clips", 2)
+    assert script(*few, "--output", tmp_path / "whole.pt")[0] == 0
+    descend, taken = Learner._descend, []
+
+    def stop_in_the_second_part(learner, loss):
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        taken.append(1)
+        descend(learner, loss)
+        learner.save()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "_descend", stop_in_the_second_part)
+        assert script(*few, "--output", tmp_path / "parts.pt")[0] == 130
+    assert not (tmp_path / "parts.pt").exists()
+    code, _, errors = script(*few, "--output", tmp_path / "parts.pt")
+    assert code == 0, errors
+    whole, parts = (torch.load(tmp_path / name, weights_only=True)["state_dict"] for name in ("whole.pt", "parts.pt"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_single_frames_teach_a_kernel_its_last_moment_alone(tmp_path):
+    frames = [torch.from_numpy(moving(index)) for index in range(3)]
+    training = AutoencoderTraining(pictures=8, clips=0, crop=(32, 64), batch_size=2)
+    trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", None)
+    kernels = {name: weight for name, weight in trainer.network.named_parameters() if weight.dim() == 5 and weight.shape[2] == 3}
+    before = {name: weight.clone() for name, weight in kernels.items()}
+    losses = [trainer.picture_loss(0, torch.Generator().manual_seed(5))[0]]
+    trainer.train()
+    losses.append(trainer.picture_loss(0, torch.Generator().manual_seed(5))[0])
+    assert losses[1] < 0.97 * losses[0]
+    assert kernels and all((weight[:, :, :-1] == 0).all() for weight in kernels.values())
+    assert all(not torch.equal(weight, before[name]) for name, weight in kernels.items())
+
+
+def test_folding_statistics_changes_latents_and_not_pixels():
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(SIZES)
+    video = to_video(torch.from_numpy(moving(0)))[None]
+    mean, std = autoencoder.encode_moments(video)
+    decoded = autoencoder.decode(mean)
+    shift, scale = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([2.0, 0.5, 1.0, 3.0])
+    fold_statistics(autoencoder, torch.zeros(4), scale)
+    assert_close(autoencoder.decode(mean / scale[:, None, None]), decoded)
+    fold_statistics(autoencoder, shift, torch.ones(4))
+    folded, folded_std = autoencoder.encode_moments(video)
+    assert_close(folded, mean / scale[:, None, None] - shift[:, None, None])
+    assert_close(folded_std, std / scale[:, None, None])
+
+
+def test_folded_means_reach_what_sees_latents():
+    """All but the zeros around a picture, which stand for the mean afterwards."""
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(SIZES)
+    first = autoencoder.autoencoder.decoder.conv_in
+    latents, shift = torch.randn(1, 4, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5, -1.0, 0.0, 2.0])
+    features = first(latents)[0]
+    fold_statistics(autoencoder, shift, torch.ones(4))
+    assert_close(first(latents - shift.view(-1, 1, 1, 1))[0][..., 1:-1, 1:-1], features[..., 1:-1, 1:-1])
+
+
+def test_pieces_of_clips_fit_the_decoder():
+    frames = [torch.from_numpy(moving(0, length)) for length in (9, 13, 22)]
+    trainer = AutoencoderTrainer(SIZES, Footage(frames), AutoencoderTraining(crop=(16, 24)), None, None)
+    drawn = [trainer._draw(trainer.footage.clips, 17, torch.Generator().manual_seed(seed)) for seed in range(12)]
+    assert {piece.shape for piece in drawn} == {(3, 9, 16, 24), (3, 17, 16, 24)}
+    assert len({piece.sum().item() for piece in drawn}) > 8
+
+
+def test_training_decodes_as_sampling_does():
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(SIZES)
+    trainer = AutoencoderTrainer(SIZES, Footage(), AutoencoderTraining(), None, autoencoder)
+    latents = torch.randn(1, 5, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    ours = torch.cat(list(trainer._decode(latents.transpose(1, 2))), dim=2)
+    assert_close(ours, autoencoder.decode(latents), 0.05)  # bfloat16 against float32
+    assert ours.requires_grad is False and ours.shape == (1, 3, 17, 16, 24)
+
+
+def test_losses_compare_pixels_and_edges():
+    video = to_video(torch.from_numpy(moving(0)))[None]
+    assert difference(video, video, (1, 2)) == 0 and decibels(video, video) > 90
+    assert decibels(video + 0.2, video) == pytest.approx(20, abs=0.01)
+    assert difference(video + 0.2, video, (1,)) == pytest.approx(0.2, abs=1e-4), "edges are the same"
+    swapped = video.flip(2)
+    pixels_and_edges = sum(difference(one, other, (1,)) for one, other in zip(swapped.split(1, 2), video.split(1, 2), strict=True)) / 9
+    assert difference(swapped, video, (1,)) > 1.05 * pixels_and_edges > 0, "movement counts"
+
+
+@pytest.mark.parametrize(
+    "entries, expected",
+    [
+        ([{"caption": "a man"}], "entry 0: found no video_path"),
+        ([{"video_path": "gone.mp4"}], "gone.mp4: no such file"),
+        ([{"video_path": "7.png", "split": "train"}] * 2, "2 clips to learn from and 0 to measure on"),
+        ([{"video_path": "clips.json", "split": "train"}] * 2, "clips.json"),
+    ],
+)
+def test_bad_lists_are_told_in_one_line(script, footage_list, tmp_path, entries, expected):
+    (tmp_path / "bad.json").write_text(json.dumps(entries))
+    code, _, errors = script(*options(tmp_path / "bad.json", "--output", tmp_path / "v.pt"))
+    assert expected in only_error(code, errors)
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        ((), "neither --output nor --load"),
+        (("--output", "v.pt", "--frames", 8), "4k+1 frames"),
+        (("--output", "v.pt", "--size", 30, 40), "multiples of 8"),
+        (("--load", "gone.pt"), "gone.pt: no such file"),
+    ],
+)
+def test_bad_options_are_told_in_one_line(script, footage_list, more, expected):
+    code, _, errors = script("--lists", footage_list, *more)
+    assert expected in only_error(code, errors)
+
+
+def test_the_shipped_file_is_one_of_these():
+    config = load_config([str(ROOT / "configs" / "mini.yaml")]).model
+    assert VideoAutoencoder.from_config(config.autoencoder, config.scale_factor).autoencoder.config.latent_channels == 16
