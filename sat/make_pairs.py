@@ -2,7 +2,8 @@
 
 Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own pictures, stage 2 with any picture of the same person from
 another clip whose similarity is in a band, stage 3 with the least similar one in a higher band. Nobody is in two of train, valid and
-test. Writes stage_<n>_<split>.json, test_prompts.txt and summary.json; check the lists with sat/check_dataset.py.
+test. Writes stage_<n>_<split>.json, summary.json, and to measure the model test_prompts_<people>.txt with photos of the test people.
+Check the lists with sat/check_dataset.py.
 """
 
 import argparse
@@ -23,6 +24,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--valid", type=float, default=0.04, metavar="X", help="share of people for validation (default: %(default)s)")
     parser.add_argument("--test", type=float, default=0.08, metavar="X", help="share of people for tests (default: %(default)s)")
     parser.add_argument("--trade_off_clips", type=int, default=2, metavar="N", help="clips of a person in stage 3 (default: %(default)s)")
+    parser.add_argument("--test_captions", type=int, default=2, metavar="N", help="prompts of each test person (default: %(default)s)")
+    parser.add_argument("--test_people", type=int, metavar="N", help="test people with prompts, and as many groups (default: all)")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of splits and random pairs (default: %(default)s)")
     cosines = parser.add_argument_group("thresholds (default: the paper's, for ArcFace)")
     known = cosines.add_mutually_exclusive_group()
@@ -38,6 +41,8 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or arguments.trade_off_clips < 1:
         raise UserError("command line: expected --valid and --test from 0, together below 1, and --trade_off_clips from 1")
+    if arguments.test_captions < 1 or (arguments.test_people or 1) < 1:
+        raise UserError("command line: expected --test_captions and --test_people from 1")
     for name in ("cross", "cross_two", "trade_off", "quantiles"):
         values = getattr(arguments, name)
         if values and (list(values) != sorted(set(values)) or not -1 <= values[0] <= values[-1] <= 1):
@@ -78,7 +83,7 @@ def main() -> None:
     }
     stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
     summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
-    lists.write_prompts(arguments.output, clips)
+    summary["test prompts"] = lists.write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
     write_json(arguments.output / "summary.json", summary)
     print("\n".join(lists.lines(summary)))
 

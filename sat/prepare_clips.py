@@ -1,8 +1,9 @@
-"""Prepare videos for training: `python sat/prepare_clips.py --videos a.mp4 folder/ list.json --output data/real`.
+"""Prepare videos and pictures for training: `python sat/prepare_clips.py --videos a.mp4 folder/ list.json --output data/real`.
 
 Finds the people of each video, cuts it at shot changes into clips of the length that training needs, discards clips without a steady
 face, and chooses up to five pictures of everybody in a clip. Writes a folder for each video and manifest.json, which sat/make_pairs.py
-turns into training lists. A list is JSON with `video_path` and, if known, `caption`, `identities` (from left to right) and `split`.
+turns into training lists. A picture is a video of one frame. A list is JSON with `video_path` or `image_path` and, if known, `caption`,
+`identities` (from left to right), `split` and `recording` (what several clips were taken from: none of them shows a person anew).
 A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all.
 """
 
@@ -16,7 +17,7 @@ from concat_id.startup import prepare_process
 def read_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="videos, folders of videos, JSON lists")
+    parser.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="videos, pictures, folders of videos, JSON lists")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
     parser.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
@@ -31,12 +32,15 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--min_face", type=float, default=32, metavar="N", help="pixels of a face, at least (default: %(default)s)")
     parser.add_argument("--max_people", type=int, default=3, metavar="N", help="people in a clip (default: %(default)s)")
     parser.add_argument("--references", type=int, default=5, metavar="N", help="pictures of a person in a clip (default: %(default)s)")
+    parser.add_argument("--crop", type=int, default=448, metavar="N", help="pixels of the side of a picture (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="limit for reading a video (default: %(default)s)")
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
     parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
     arguments = parser.parse_args()
-    least = {"frames": 1, "fps": 1e-3, "skip": 0, "rate": 1e-3, "min_face": 1, "max_people": 1, "references": 1, "timeout": 1e-3}
+    least = {"frames": 1, "fps": 1e-3, "skip": 0, "rate": 1e-3, "min_face": 1, "max_people": 1, "references": 1, "timeout": 1e-3,
+             "crop": 64, "workers": 1}  # fmt: skip
     least |= {"max_clips": 1} if arguments.max_clips is not None else {}
     for name, value in least.items():
         if not getattr(arguments, name) >= value:
@@ -51,27 +55,21 @@ def main() -> int:
     prepare_process()
     arguments = read_arguments()
 
-    from concat_id.config import FaceConfig
     from concat_id.curation.people import Demands
-    from concat_id.curation.preparing import FaceTools, Preparation, Settings, collect, prepare_all
+    from concat_id.curation.preparing import FaceModelNames, Settings, collect, load_tools, prepare_all
     from concat_id.curation.sources import Captions, read_sources
-    from concat_id.distributed import choose_device
-    from concat_id.face.models import load_face_models
-    from concat_id.face.recognition import load_recognizer
     from concat_id.files import check_writable
 
     sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption))
     check_writable(arguments.output)
-    device = choose_device(arguments.device)
-    own = {"detector": arguments.detector, "fallback_detector": arguments.detector} if arguments.detector else {}
-    faces = load_face_models(FaceConfig(**own), device)
-    for notice in faces.notices:
+    models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.device)
+    tools, notices = load_tools(models)
+    for notice in notices:
         warn(notice)
-    tools = FaceTools(faces.detector, load_recognizer(arguments.recognizer, device), faces.parser)
     demands = Demands(arguments.presence, arguments.min_face, arguments.max_people)
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
-                        arguments.references, arguments.timeout, demands)  # fmt: skip
-    prepared, failures = prepare_all(Preparation(arguments.output, settings, tools), sources)
+                        arguments.references, arguments.crop, arguments.timeout, demands)  # fmt: skip
+    prepared, failures = prepare_all(arguments.output, settings, models, sources, arguments.workers)
     manifest = collect(arguments.output, prepared, tools.recognizer.name)
     for problem in problems + failures:
         report(problem)

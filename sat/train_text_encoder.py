@@ -6,6 +6,7 @@ rendered. The same command goes on with a run that was stopped.
 """
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from concat_id.errors import UserError, run
@@ -41,7 +42,10 @@ def read_arguments() -> argparse.Namespace:
 
 
 def draw_captions(count: int, seed: int) -> list:
-    """Draw captions of synthetic shots, half of them of two people, which are harder."""
+    """Draw captions of synthetic shots, half of them of two people, which are harder. Raises `UserError` without the optional packages."""
+    if find_spec("numba") is None:
+        raise UserError("--world: numba is not installed, and shots are drawn with it; run `bash scripts/setup.sh people`")
+
     import numpy as np
 
     from concat_id.training.small.captions import make_caption
@@ -70,7 +74,7 @@ def main() -> int:
     from concat_id.training.small.captions import read_captions, read_sentences
     from concat_id.training.small.text_encoder import TextEncoderTrainer, TextTraining
 
-    captions = read_captions(arguments.lists) + draw_captions(arguments.world, arguments.seed)
+    captions = read_captions(arguments.lists) + (draw_captions(arguments.world, arguments.seed) if arguments.world else [])
     given = {name: getattr(arguments, name) for name in ("max_length", "pieces", "steps", "batch_size", "learning_rate", "seed")}
     size = TextEncoderSize(arguments.width, arguments.layers, arguments.width // 64, 2 * arguments.width)
     trainer = TextEncoderTrainer(captions, read_sentences(arguments.text), TextTraining(size=size, **given), arguments.output)

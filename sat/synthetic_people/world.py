@@ -117,6 +117,7 @@ class WorldWriter:
             "caption": caption,
             "identities": [person.name for person in people],
             "shot": number,
+            "recording": name,
             "attributes": shot.facts,
             "split": split_of(settings.seed, index),
         }

@@ -56,8 +56,11 @@ def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
     assert low <= summary["stage 2"]["cosine"][0] <= summary["stage 2"]["cosine"][2] < high
     assert "thresholds SFace: cross" in call.printed and "stage 3" in call.printed
 
-    lines = (tmp_path / "test_prompts.txt").read_text().splitlines()
-    assert len(lines) == 2 and all(Path(line.split("@@")[1]).is_file() for line in lines)
+    lines = (tmp_path / "test_prompts_1.txt").read_text().splitlines()
+    photos = [Path(line.split("@@")[1]) for line in lines]
+    assert len(lines) == 2 and summary["test prompts"] == {"of 1": 2}, "all clips of a person have the same caption"
+    assert len(set(photos)) == 2 and all(photo.parent == tmp_path / "test_people" and photo.is_file() for photo in photos)
+    assert all(len(list(photo.with_suffix("").glob("*.png"))) == 3 for photo in photos), "four clips of a person, one gives the photo"
     yaml = tmp_path / "short.yaml"
     yaml.write_text("data: {video_size: [96, 144], fps: 8, max_num_frames: 9, skip_frms_num: 0}\n")
     lists = sorted(tmp_path.glob("stage_[12]_*.json"))
@@ -81,7 +84,7 @@ def test_another_recognizer_needs_other_thresholds(manifest, call, tmp_path):
 def test_no_list_is_left_from_before(manifest, call, tmp_path):
     own = ["--cross_two", 0.5, 0.8, "--trade_off", 0.8, 0.99, "--hygiene", 1, "--stage", 2, "--no_masks", "--test", 0]
     call("make_pairs", manifest, "--output", tmp_path, "--cross", -1, 1, *own)
-    assert "mask_path" not in read(tmp_path / "stage_2_train.json")[0] and not (tmp_path / "test_prompts.txt").exists()
+    assert "mask_path" not in read(tmp_path / "stage_2_train.json")[0] and not list(tmp_path.glob("test_prom*"))
     call("make_pairs", manifest, "--output", tmp_path, "--cross", 0.999, 1, *own)
     assert not list(tmp_path.glob("stage_2*"))
     assert "all pictures of a person in other clips are below 0.999 to 1.000" in call.printed

@@ -199,3 +199,11 @@ def test_nobody_too_close_to_training_is_tested(seed):
 def test_paths_are_relative_where_lists_and_clips_lie_side_by_side():
     assert path_from(Path("/a/data/x.mp4"), Path("/a/lists")) == "../data/x.mp4"
     assert path_from(Path("/b/x.mp4"), Path("/a/lists")) == "/b/x.mp4"
+
+
+def test_clips_of_one_recording_are_no_other_clips_to_each_other():
+    first, second, third = (clip.people[0] for clip in world(0, people=1, clips=3))
+    clips = [NamedClip(Clip(Path(f"/data/{name}.png"), "c", (person,), "train", recording), ("p0",), "train")
+             for name, person, recording in (("a", first, "shot"), ("b", second, "shot"), ("c", third, None))]  # fmt: skip
+    others = Others(clips)
+    assert [list(others.of(clip, 0)) for clip in clips] == [[third], [third], [first, second]]

@@ -135,13 +135,13 @@ class Parser:
 class Cutter:
     """Cuts out nothing: the frame is the crop."""
 
-    def align(self, frame, face):
+    def align(self, frame, face, size):
         return frame, face.keypoints
 
 
 @pytest.mark.parametrize(("rows", "white"), [(60, 0.6), (39, 1.0)])
 def test_masks_keep_what_the_model_sees_of_a_reference(tmp_path, rows, white):
     crop = Image.new("RGB", (100, 100), "red")
-    write_reference(tmp_path / "0.png", tmp_path / "masks" / "0.png", crop, sight(0, 0), Cutter(), Parser(rows))
+    write_reference(tmp_path / "0.png", tmp_path / "masks" / "0.png", crop, sight(0, 0), Cutter(), Parser(rows), 100)
     assert np.asarray(Image.open(tmp_path / "masks" / "0.png")).mean() / 255 == pytest.approx(white)
     assert Image.open(tmp_path / "0.png").getpixel((0, 99)) == (255, 0, 0)

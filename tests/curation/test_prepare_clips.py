@@ -101,3 +101,28 @@ def test_captions_beside_a_video_and_in_a_file(tmp_path):
     (tmp_path / "captions.json").write_text('{"a.mp4": "by  name"}')
     sources, problems = read_sources([tmp_path], Captions(tmp_path / "captions.json"))
     assert [source.caption for source in sources] == ["by name", "beside it"] and len(problems) == 1 and "c.mp4" in problems[0]
+
+
+def test_pictures_are_clips_of_one_frame_whatever_the_number_of_processes(videos, prepare, tmp_path, portraits):
+    entries = [{"video_path": f"{name}.png", "caption": f"c {name}", "identities": [name], "split": "train", "recording": "group"}
+               for name in portraits]  # fmt: skip
+    for name, portrait in portraits.items():
+        portrait.save(tmp_path / f"{name}.png")
+    Image.new("RGB", (144, 144), "white").save(tmp_path / "empty.png")
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    entries += [{"video_path": name, "caption": "c"} for name in ("empty.png", "damaged.png", videos / "whole.mp4")]
+    (tmp_path / "list.json").write_text(json.dumps(entries, default=str))
+    manifests = []
+    for workers in (1, 2):
+        code, told = prepare("--videos", tmp_path / "list.json", "--output", tmp_path / str(workers), "--crop", 96, "--workers", workers)
+        assert code == 1 and told.count("error: ") == 1 and "damaged.png" in told and "Traceback" not in told
+        manifests.append(read(tmp_path / str(workers) / "manifest.json"))
+    assert manifests[0] == manifests[1], "paths are from the manifest's folder"
+    assert [entry["reason"] for entry in manifests[0]["discarded"]] == ["no face in 1 frames"]
+
+    _, clips = read_manifest(tmp_path / "2" / "manifest.json")
+    assert [clip.video.name for clip in clips] == ["left.png", "middle.png", "right.png", "whole.mp4"]
+    assert [clip.origin for clip in clips] == ["group"] * 3 + [str(videos / "whole.mp4")] and clips[0].caption == "c left"
+    assert [len(clip.people[0].pictures) for clip in clips[:3]] == [1, 1, 1] and Image.open(clips[0].people[0].pictures[0]).size == (96, 96)
+    _, again = read_manifest(tmp_path / "1" / "manifest.json")
+    assert np.array_equal(again[0].people[0].vectors, clips[0].people[0].vectors)

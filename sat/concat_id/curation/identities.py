@@ -90,16 +90,16 @@ def too_close(clips: Sequence[NamedClip], threshold: float) -> dict[str, float]:
 
 
 class Others:
-    """The appearances of a person in other clips of the same split."""
+    """The appearances of a person in other clips of the same split, clips of the same recording left out."""
 
     def __init__(self, clips: Sequence[NamedClip]):
         self._known = defaultdict(list)
         for clip in clips:
             for name, person in zip(clip.identities, clip.clip.people, strict=True):
-                self._known[clip.split, name].append((clip.clip.video, person))
+                self._known[clip.split, name].append((clip.clip.origin, person))
 
     def of(self, clip: NamedClip, place: int) -> Iterator[Appearance]:
         """Yield them for the person at `place`."""
-        for video, person in self._known[clip.split, clip.identities[place]]:
-            if video != clip.clip.video:
+        for origin, person in self._known[clip.split, clip.identities[place]]:
+            if origin != clip.clip.origin:
                 yield person

@@ -1,19 +1,22 @@
-"""Training lists of all stages and splits in the released format, prompts of the test people, and a summary."""
+"""Training lists of all stages and splits in the released format, prompts and photos of the test people, and a summary."""
 
 import os
-from collections import Counter
+import shutil
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from concat_id.curation.identities import NamedClip, assign_splits, name_people, too_close
 from concat_id.curation.manifest import Clip
 from concat_id.curation.pairs import Pair, Stage
 from concat_id.curation.sources import SPLITS
-from concat_id.data.records import SEPARATOR
-from concat_id.files import write_json, written_whole
+from concat_id.data.records import PICTURES, SEPARATOR
+from concat_id.files import safe_name, write_json, written_whole
+from concat_id.video import write_picture
 
 
 def place_clips(clips: Sequence[Clip], threshold: float, shares: tuple[float, float], seed: int) -> tuple[list[NamedClip], Counter]:
@@ -70,16 +73,68 @@ def path_from(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder) if shared else str(path)
 
 
-def write_prompts(folder: Path, clips: Sequence[NamedClip]) -> None:
-    """Write test_prompts.txt, `caption@@picture` for one clip of each test person or group, if there are any."""
-    first = {clip.identities: clip for clip in reversed(clips) if clip.split == "test"}
-    lines = [SEPARATOR.join([clip.clip.caption, *(str(person.pictures[0].absolute()) for person in clip.clip.people)])
-             for _, clip in sorted(first.items())]  # fmt: skip
-    file = folder / "test_prompts.txt"
-    if not lines:
-        return file.unlink(missing_ok=True)
-    with written_whole(file) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, people: int | None) -> dict[str, int]:
+    """Write what measures a model on the test people: `test_prompts_<people>.txt` and `test_people/`; return the prompts of each file.
+
+    A line `caption@@photo` has the caption of a clip and, of everybody in it, a photo from elsewhere: up to `captions` lines for each
+    person or group, of the first `people` of them. `test_people/<name>.png` are these photos, `test_people/<name>/` hold others of the
+    same person, with which sat/evaluate_identity.py calibrates.
+    """
+    for old in (*folder.glob("test_prompts*.txt"), *folder.glob("test_people/*")):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    groups: dict[tuple[str, ...], list[NamedClip]] = defaultdict(list)
+    for clip in clips:
+        if clip.split == "test":
+            groups[clip.identities].append(clip)
+    photos = {name: _photos(name, clips) for group in groups for name in group}
+    written: Counter = Counter()
+    for size in sorted({len(group) for group in groups}):
+        lines, shown = [], sorted(group for group in groups if len(group) == size)[:people]
+        for group in shown:
+            used = {photos[name][0].origin for name in group}
+            told = dict.fromkeys(clip.clip.caption for clip in groups[group] if clip.clip.origin not in used)
+            for caption in list(told)[:captions]:
+                lines.append(SEPARATOR.join([caption, *(str(_photo_file(folder, name).absolute()) for name in group)]))
+        if not lines:
+            continue
+        for name in {name for group in shown for name in group}:
+            first, *others = photos[name]
+            _copy(first.picture, _photo_file(folder, name))
+            for number, other in enumerate(others):
+                _copy(other.picture, _photo_file(folder, name).with_suffix("") / f"{number}.png")
+        with written_whole(folder / f"test_prompts_{size}.txt") as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        written[f"of {size}"] = len(lines)
+    return dict(written)
+
+
+class Photo(NamedTuple):
+    """A picture of one person, and what it was taken from."""
+
+    picture: Path
+    origin: str
+
+
+def _photos(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
+    """One picture of a test person from each recording, those of the largest faces first: whole pictures where there are, else crops."""
+    found: dict[str, tuple[float, Photo]] = {}
+    for clip in clips:
+        for place, identity in enumerate(clip.identities):
+            if clip.split != "test" or identity != name or clip.clip.origin in found:
+                continue
+            person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.video.suffix.lower() in PICTURES
+            photo = Photo(clip.clip.video if whole else person.pictures[0], clip.clip.origin)
+            found[clip.clip.origin] = (person.face_pixels, photo)
+    return [photo for _, photo in sorted(found.values(), key=lambda pair: -pair[0])]
+
+
+def _photo_file(folder: Path, name: str) -> Path:
+    return folder / "test_people" / f"{safe_name(name)}.png"
+
+
+def _copy(picture: Path, target: Path) -> None:
+    with Image.open(picture) as image:
+        write_picture(target, image.convert("RGB"))
 
 
 def describe(clips: Sequence[NamedClip], dropped: Counter, close: Mapping[str, float]) -> dict[str, Any]:
@@ -98,7 +153,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     """Put a summary into lines for the screen."""
     told = []
     for name, value in summary.items():
-        if name.startswith("stage"):
+        if name == "test prompts":
+            told.append(f"{name:<11}{_counts(value)}")
+        elif name.startswith("stage"):
             cosine = "; cosine {:.3f} to {:.3f}, mean {:.3f}".format(*(value["cosine"][i] for i in (0, 2, 1))) if "cosine" in value else ""
             told.append(f"{name:<11}{_counts(value['clips'])}{cosine}")
             told += [f"{'':<11}{number} dropped: {reason}" for reason, number in value["dropped"].items()]

@@ -16,12 +16,16 @@ COMMAND = "prepare the clips again with sat/prepare_clips.py"
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """One person in one clip: pictures with their vectors (N, D) of length 1, the best first; `identity` if the list named it."""
+    """One person in one clip: pictures with their vectors (N, D) of length 1, the best first.
+
+    `identity` is set if the list named it; `face_pixels` is the size of the face in the clip, 0 if unknown.
+    """
 
     pictures: tuple[Path, ...]
     masks: tuple[Path, ...]
     vectors: np.ndarray
     identity: str | None = None
+    face_pixels: float = 0.0
 
     @property
     def mean(self) -> np.ndarray:
@@ -31,12 +35,18 @@ class Appearance:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A clip with its people from left to right."""
+    """A clip with its people from left to right; `recording` names what it was taken from, if more clips were."""
 
     video: Path
     caption: str
     people: tuple[Appearance, ...]
     split: str | None = None
+    recording: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """What two clips have in common if neither shows a person anew."""
+        return self.recording or str(self.video)
 
 
 def read_manifest(file: Path) -> tuple[str, list[Clip]]:
@@ -57,15 +67,15 @@ def read_manifest(file: Path) -> tuple[str, list[Clip]]:
 def _clip(entry: dict[str, Any], file: Path, place: str, known: dict[Path, dict[str, np.ndarray]]) -> Clip:
     try:
         video, caption, split, people = Path(entry["video_path"]), entry["caption"], entry["split"], entry["people"]
-        appearances = tuple(_appearance(file.parent / person["folder"], person["identity"], place, known) for person in people)
+        appearances = tuple(_appearance(file.parent / person["folder"], person, place, known) for person in people)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{place}: not an entry of sat/prepare_clips.py ({type(error).__name__}: {error}); {COMMAND}") from error
     if split not in (None, *SPLITS):
         raise UserError(f"{place}: split: found {split!r}, expected one of {', '.join(SPLITS)}")
-    return Clip(file.parent / video, caption, appearances, split)
+    return Clip(file.parent / video, caption, appearances, split, entry.get("recording"))
 
 
-def _appearance(folder: Path, identity: str | None, place: str, known: dict[Path, dict[str, np.ndarray]]) -> Appearance:
+def _appearance(folder: Path, person: dict[str, Any], place: str, known: dict[Path, dict[str, np.ndarray]]) -> Appearance:
     home = folder.parent
     if home not in known:
         try:
@@ -79,4 +89,5 @@ def _appearance(folder: Path, identity: str | None, place: str, known: dict[Path
     if missing or not names:
         raise UserError(f"{place}: found {missing or 'no pictures'} in {folder}, expected those of {VECTORS}; {COMMAND}")
     masks = tuple(folder.with_name(f"{folder.name}.masks") / picture.name for picture in pictures)
-    return Appearance(pictures, masks, np.stack([known[home][name] for name in names]), identity)
+    vectors = np.stack([known[home][name] for name in names])
+    return Appearance(pictures, masks, vectors, person["identity"], float(person.get("face_pixels", 0)))

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import multiprocessing
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from concat_id.config import FaceConfig
 from concat_id.curation.frames import cut_clip, read_frames, visible_part
 from concat_id.curation.manifest import VECTORS
 from concat_id.curation.people import Demands, DiscardError, Person, choose_people, follow, look, same_person_threshold
@@ -19,11 +23,15 @@ from concat_id.curation.shots import SMALL, Window, changes, find_cuts, plan_win
 from concat_id.curation.sources import Source
 from concat_id.data.clips import ClipReader, UnreadableClipError, file_state
 from concat_id.data.clips import Window as TrainingWindow
+from concat_id.distributed import choose_device
 from concat_id.errors import UserError
-from concat_id.face.detection import FaceDetector
-from concat_id.face.recognition import FaceRecognizer
+from concat_id.face.detection import CROP_SIZE, FaceDetector
+from concat_id.face.models import load_face_models
+from concat_id.face.recognition import FaceRecognizer, load_recognizer
 from concat_id.face.reference import FaceParser
 from concat_id.files import file_digest, folder_written_whole, write_json, written_whole
+from concat_id.startup import prepare_process
+from concat_id.transforms import load_image
 
 VERSION = 1  # raise it when the same video would give other clips
 RECORD = "video.json"
@@ -31,7 +39,10 @@ RECORD = "video.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for. `size` is (height, width) of the videos to train on; `rate` is sampled frames a second."""
+    """What is asked for.
+
+    `size` is (height, width) of the videos to train on; `rate` is sampled frames a second, `crop` a picture's side in pixels.
+    """
 
     size: tuple[int, int] = (480, 720)
     num_frames: int = 49
@@ -40,6 +51,7 @@ class Settings:
     rate: float = 3.0
     max_clips: int | None = None
     references: int = 5
+    crop: int = CROP_SIZE
     timeout_s: float = 600.0
     demands: Demands = field(default_factory=Demands)
 
@@ -54,6 +66,23 @@ class FaceTools(NamedTuple):
     detector: FaceDetector
     recognizer: FaceRecognizer
     parser: FaceParser
+
+
+class FaceModelNames(NamedTuple):
+    """Folders of the models that look at faces, None for the usual ones, and the device that they run on."""
+
+    detector: str | None = None
+    recognizer: str | None = None
+    device: str = "auto"
+
+
+@cache
+def load_tools(models: FaceModelNames) -> tuple[FaceTools, list[str]]:
+    """Load the models, once; also return a line for each that stands in for another. Raises `UserError`."""
+    device = choose_device(models.device)
+    own = {"detector": models.detector, "fallback_detector": models.detector} if models.detector else {}
+    faces = load_face_models(FaceConfig(**own), device)
+    return FaceTools(faces.detector, load_recognizer(models.recognizer, device), faces.parser), faces.notices
 
 
 class Prepared(NamedTuple):
@@ -96,16 +125,13 @@ class Preparation:
         self._reader.close()
 
     def _fingerprint(self, source: Source) -> str:
-        own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split]
+        own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split, source.recording]
         return hashlib.sha256(json.dumps([self._identity, own]).encode()).hexdigest()
 
     def _make(self, source: Source, folder: Path) -> dict[str, Any]:
-        facts = self._probe(source.path)
-        wanted = self.settings.clip_seconds(facts["fps"])
-        windows, short = self._windows(source, facts, wanted)
-        discarded = [_place(window) | {"reason": f"a shot of {window.seconds:.1f} s, expected {wanted:.1f}"} for window in short]
-        clips, vectors = [], {}
-        for window in windows:
+        clips, vectors, discarded = [], {}, []
+        facts = None if source.is_picture else self._probe(source.path)
+        for window in [Window(0.0, 0.0, whole=True)] if facts is None else self._windows(source.path, facts, discarded):
             try:
                 clip, own = self._make_clip(source, folder, window, facts, f"clip_{len(clips):03d}")
             except DiscardError as reason:
@@ -125,17 +151,24 @@ class Preparation:
         except UnreadableClipError as error:
             raise UserError(f"{path}: cannot be read ({error.reason}); convert it or leave it out") from error
 
-    def _windows(self, source: Source, facts: dict[str, Any], wanted: float) -> tuple[list[Window], list[Window]]:
+    def _windows(self, path: Path, facts: dict[str, Any], discarded: list[dict[str, Any]]) -> list[Window]:
+        """Divide a video at its cuts; what is too short goes to `discarded`."""
+        wanted = self.settings.clip_seconds(facts["fps"])
         filters = f"fps={facts['fps']:.6f},scale={SMALL[1]}:{SMALL[0]}:flags=area"
-        frames = read_frames(source.path, filters, self.settings.timeout_s)
+        frames = read_frames(path, filters, self.settings.timeout_s)
         cuts = [index / facts["fps"] for index in find_cuts(changes(frames))]
-        return plan_windows(cuts, facts["seconds"], wanted, self.settings.max_clips)
+        windows, short = plan_windows(cuts, facts["seconds"], wanted, self.settings.max_clips)
+        discarded += [_place(window) | {"reason": f"a shot of {window.seconds:.1f} s, expected {wanted:.1f}"} for window in short]
+        return windows
 
-    def _make_clip(self, source: Source, folder: Path, window: Window, facts: dict[str, Any],
-                   name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
-        """Return a clip's entry and the vectors of its pictures by file name. Raises `DiscardError`."""
+    def _decode(self, path: Path, window: Window) -> list[np.ndarray]:
         filters = f"fps={self.settings.rate:g}"
-        decoded = list(read_frames(source.path, filters, self.settings.timeout_s, window.start, window.seconds))
+        return list(read_frames(path, filters, self.settings.timeout_s, window.start, window.seconds))
+
+    def _make_clip(self, source: Source, folder: Path, window: Window, facts: dict[str, Any] | None,
+                   name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
+        """Return a clip's entry and the vectors of its pictures by file name; `facts` is None for a picture. Raises `DiscardError`."""
+        decoded = [np.asarray(load_image(source.path))] if facts is None else self._decode(source.path, window)
         frames = [visible_part(frame, self.settings.size) for frame in decoded]
         seen = look(frames, self.tools.detector, self.tools.recognizer)
         people = choose_people(follow(seen, self.threshold), len(frames), self.settings.demands, self.threshold)
@@ -151,35 +184,68 @@ class Preparation:
                 picture = f"{stem}/{number}.png"
                 sighting, frame = person.sightings[reference.frame], frames[reference.frame]
                 mask = folder / f"{stem}.masks" / f"{number}.png"
-                write_reference(folder / picture, mask, frame, sighting, self.tools.detector, self.tools.parser)
+                write_reference(folder / picture, mask, frame, sighting, self.tools.detector, self.tools.parser, self.settings.crop)
                 vectors[picture] = reference.vector
             identity = source.identities[place - 1] if source.identities else None
             entries.append(_entry(stem, identity, person, references, len(frames), frames[0].width, self.settings.rate))
-        upright = decoded[0].shape[:2] == (facts["height"], facts["width"])  # training reads frames without the container's rotation
-        if window.whole and upright:
+        # Training reads frames without the container's rotation.
+        if window.whole and (facts is None or decoded[0].shape[:2] == (facts["height"], facts["width"])):
             video = str(source.path.absolute())
         else:
             video = f"{name}.mp4"
             cut_clip(source.path, folder / video, window.start, window.seconds, self.settings.timeout_s)
-        return {"video_path": video, "caption": source.caption, "split": source.split, **_place(window), "people": entries}, vectors
+        known = {"caption": source.caption, "split": source.split} | ({"recording": source.recording} if source.recording else {})
+        return {"video_path": video, **known, **_place(window), "people": entries}, vectors
 
 
-def prepare_all(preparation: Preparation, sources: Sequence[Source]) -> tuple[list[Prepared], list[str]]:
-    """Prepare videos one after the other, telling what is discarded; return those that can be read and what is wrong with the others."""
+def prepare_all(
+    output: Path, settings: Settings, models: FaceModelNames, sources: Sequence[Source], workers: int = 1
+) -> tuple[list[Prepared], list[str]]:
+    """Prepare videos in `workers` processes, telling what is discarded; return those that can be read and what is wrong with the others."""
     prepared, problems = [], []
-    try:
-        for source in (progress := tqdm(sources, unit="video", dynamic_ncols=True)):
+    results = _results(output, settings, models, sources, workers)
+    with tqdm(total=len(sources), unit="video", dynamic_ncols=True) as progress, results as made:
+        for source, result in zip(sources, made, strict=True):
             progress.set_description(source.path.name[:30])
-            try:
-                prepared.append(preparation.prepare(source))
-            except UserError as error:
-                problems.append(str(error))
+            progress.update()
+            if isinstance(result, str):
+                problems.append(result)
                 continue
-            if not prepared[-1].recalled:
-                progress.write(_summary(source, prepared[-1].record))
-    finally:
-        preparation.close()
+            prepared.append(result)
+            if not result.recalled and (result.record["discarded"] or not source.is_picture):
+                progress.write(_summary(source, result.record))
     return prepared, problems
+
+
+_preparation: Preparation | None = None  # of this process
+
+
+def _start_worker(output: Path, settings: Settings, models: FaceModelNames) -> None:
+    global _preparation
+    prepare_process()
+    _preparation = Preparation(output, settings, load_tools(models)[0])
+
+
+def _prepare_one(source: Source) -> Prepared | str:
+    try:
+        return _preparation.prepare(source)
+    except UserError as error:
+        return str(error)
+
+
+@contextmanager
+def _results(
+    output: Path, settings: Settings, models: FaceModelNames, sources: Sequence[Source], workers: int
+) -> Iterator[Iterator[Prepared | str]]:
+    if workers > 1:
+        with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (output, settings, models)) as pool:
+            yield pool.imap(_prepare_one, sources)
+        return
+    _start_worker(output, settings, models)
+    try:
+        yield map(_prepare_one, sources)
+    finally:
+        _preparation.close()
 
 
 def _summary(source: Source, record: dict[str, Any]) -> str:

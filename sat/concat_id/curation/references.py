@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from concat_id.curation.people import DiscardError, Person, in_order
+from concat_id.curation.people import DiscardError, Person, Sighting, in_order
 from concat_id.face.detection import TEMPLATE, TEMPLATE_SIZE, FaceDetector, alignment, moved, warp
 from concat_id.face.reference import MIN_REMAINING, REMOVED_CLASSES, FaceParser
 from concat_id.video import write_picture
@@ -80,9 +80,11 @@ def spread_out(qualities: np.ndarray, vectors: np.ndarray, most: int) -> list[in
     return chosen
 
 
-def write_reference(picture: Path, mask: Path, frame: Image.Image, sighting, detector: FaceDetector, parser: FaceParser) -> None:
-    """Write the upright crop, and in white what the model is to see of it: all, if too little would remain."""
-    crop, keypoints = detector.align(frame, sighting.face)
+def write_reference(
+    picture: Path, mask: Path, frame: Image.Image, sighting: Sighting, detector: FaceDetector, parser: FaceParser, size: int
+) -> None:
+    """Write the upright crop of `size` pixels, and in white what the model is to see of it: all, if too little would remain."""
+    crop, keypoints = detector.align(frame, sighting.face, size)
     kept = ~np.isin(parser.parse(crop, keypoints), REMOVED_CLASSES)
     if kept.mean() < MIN_REMAINING:
         kept[:] = True

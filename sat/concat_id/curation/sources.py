@@ -1,4 +1,4 @@
-"""The videos to prepare, with what is known about each: caption, identities from left to right, split."""
+"""The videos and pictures to prepare, with what is known about each: caption, identities from left to right, split, recording."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from concat_id.data.records import VIDEOS, parse_list
+from concat_id.data.records import PICTURES, VIDEOS, parse_list
 from concat_id.errors import UserError
 from concat_id.files import safe_name
 
@@ -16,12 +16,20 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Source:
-    """A video. `identities` are those of the people from left to right, None if nobody told; so is `split`."""
+    """A video, or a picture as a video of one frame. `identities` are those of the people from left to right, None if nobody told; so is
+    `split`, and `recording`, which names what several clips were taken from: none of them counts as another clip to the others.
+    """
 
     path: Path
     caption: str
     identities: tuple[str, ...] | None = None
     split: str | None = None
+    recording: str | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a single picture."""
+        return self.path.suffix.lower() in PICTURES
 
     @property
     def name(self) -> str:
@@ -95,10 +103,11 @@ def _parse(file: Path) -> list[tuple[int, Any]]:
 
 
 def _source_of_entry(entry: Any, base: Path, place: str, captions: Captions) -> Source:
-    if not isinstance(entry, dict) or not isinstance(entry.get("video_path"), str):
-        raise UserError(f"{place}: found no text under video_path, expected an entry with a video")
-    path = Path(entry["video_path"]).expanduser()
-    path = _existing(base / path if (base / path).exists() else path, f"{place}: video_path")
+    key = "image_path" if isinstance(entry, dict) and "video_path" not in entry else "video_path"
+    if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+        raise UserError(f"{place}: found no text under video_path or image_path, expected an entry with a video or a picture")
+    path = Path(entry[key]).expanduser()
+    path = _existing(base / path if (base / path).exists() else path, f"{place}: {key}")
     caption = entry.get("caption")
     if caption is not None and not isinstance(caption, str):
         raise UserError(f"{place}: caption: found {caption!r}, expected text")
@@ -107,8 +116,11 @@ def _source_of_entry(entry: Any, base: Path, place: str, captions: Captions) -> 
         raise UserError(f"{place}: identities: found {identities!r}, expected a list of names from left to right")
     if entry.get("split") not in (None, *SPLITS):
         raise UserError(f"{place}: split: found {entry['split']!r}, expected one of {', '.join(SPLITS)}")
+    recording = entry.get("recording")
+    if recording is not None and not isinstance(recording, str):
+        raise UserError(f"{place}: recording: found {recording!r}, expected text")
     text = " ".join(caption.split()) if caption else ""
-    return Source(path, text or captions.of(path), tuple(identities) if identities else None, entry.get("split"))
+    return Source(path, text or captions.of(path), tuple(identities) if identities else None, entry.get("split"), recording)
 
 
 def _existing(path: Path, place: str) -> Path:

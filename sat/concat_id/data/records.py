@@ -103,6 +103,7 @@ def parse_list(text: str, name: str) -> list[tuple[int, Any]]:
     if text[start : start + 1] != "[":
         raise _broken(name, text, start, 'expected "[", the start of a list of clips')
     elements, at = [], skip(text, start + 1).end()
+    line, counted = 1, 0
     while text[at : at + 1] != "]":
         try:
             element, end = decoder.raw_decode(text, at)
@@ -115,7 +116,8 @@ def parse_list(text: str, name: str) -> list[tuple[int, Any]]:
             continue
         except (_RepeatedKey, RecursionError) as error:
             raise _broken(name, text, at, str(error)) from error
-        elements.append((text.count("\n", 0, at) + 1, element))
+        line, counted = line + text.count("\n", counted, at), at
+        elements.append((line, element))
         at = skip(text, end).end()
         if text[at : at + 1] == ",":
             comma, at = at, skip(text, at + 1).end()

@@ -3,7 +3,6 @@
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +154,7 @@ def session_settings(device: torch.device) -> dict[str, Any]:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = min(4, cpu_count() or 1)  # left alone, it pins threads to cores, which containers may forbid
+    options.intra_op_num_threads = min(4, torch.get_num_threads())  # left alone, it pins threads to cores, which containers may forbid
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
