@@ -83,7 +83,7 @@ def main() -> None:
     }
     stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
     summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
-    summary["test prompts"] = lists.write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
+    summary["prompts"] = lists.write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
     write_json(arguments.output / "summary.json", summary)
     print("\n".join(lists.lines(summary)))
 

@@ -58,7 +58,8 @@ def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
 
     lines = (tmp_path / "test_prompts_1.txt").read_text().splitlines()
     photos = [Path(line.split("@@")[1]) for line in lines]
-    assert len(lines) == 2 and summary["test prompts"] == {"of 1": 2}, "all clips of a person have the same caption"
+    assert len(lines) == 2, "all clips of a person have the same caption"
+    assert summary["prompts"] == {"one person": 2} and "prompts    2 of one person" in call.printed
     assert len(set(photos)) == 2 and all(photo.parent == tmp_path / "test_people" and photo.is_file() for photo in photos)
     assert all(len(list(photo.with_suffix("").glob("*.png"))) == 3 for photo in photos), "four clips of a person, one gives the photo"
     yaml = tmp_path / "short.yaml"

@@ -104,7 +104,7 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
                 _copy(other.picture, _photo_file(folder, name).with_suffix("") / f"{number}.png")
         with written_whole(folder / f"test_prompts_{size}.txt") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        written[f"of {size}"] = len(lines)
+        written["one person" if size == 1 else f"{size} people"] = len(lines)
     return dict(written)
 
 
@@ -153,8 +153,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     """Put a summary into lines for the screen."""
     told = []
     for name, value in summary.items():
-        if name == "test prompts":
-            told.append(f"{name:<11}{_counts(value)}")
+        if name == "prompts":
+            told.append(f"{name:<11}{', '.join(f'{number} of {people}' for people, number in value.items())}")
         elif name.startswith("stage"):
             cosine = "; cosine {:.3f} to {:.3f}, mean {:.3f}".format(*(value["cosine"][i] for i in (0, 2, 1))) if "cosine" in value else ""
             told.append(f"{name:<11}{_counts(value['clips'])}{cosine}")

@@ -1,0 +1,70 @@
+"""scripts/train_mini.sh: its options, and the commands that it starts, in order, for every part that is missing."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+STUB = """#!/usr/bin/env bash
+[ "$1" != -c ] || { echo 2; exit; }
+echo "$*" >>"$CALLS"
+runs="$(sed -n 's/.*--save \\([^ ]*\\).*/\\1/p' <<<"$*")"
+[ -z "$runs" ] || { mkdir -p "$runs/run/4-ema"; echo 4 >"$runs/run/latest"; }
+out="$(sed -n 's/.*make_pairs.py.*--output \\([^ ]*\\).*/\\1/p' <<<"$*")"
+[ -z "$out" ] || { mkdir -p "$out"; touch "$out/test_prompts_1.txt"; }
+out="$(sed -n 's/.*sample_video.py.*--output \\([^ ]*\\).*/\\1/p' <<<"$*")"
+[ -z "$out" ] || mkdir -p "$out"
+"""
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Start the script with a stand-in for Python; returns (exit code, standard error, the calls of Python)."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(STUB)
+    python.chmod(0o755)
+
+    def start(*options: object) -> tuple[int, str, list[str]]:
+        calls.write_text("")
+        command = ["bash", ROOT / "scripts" / "train_mini.sh", "--data", tmp_path / "data", *map(str, options)]
+        environment = os.environ | {"CONCAT_ID_PYTHON": str(python), "CALLS": str(calls)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        return done.returncode, done.stderr, calls.read_text().splitlines()
+
+    return start
+
+
+def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(train, tmp_path):
+    code, errors, calls = train("--steps", 4, "--processes", 3)
+    assert code == 0, errors
+    scripts = [next(Path(word).name for word in call.split() if word.endswith(".py")) for call in calls]
+    data, trained = ["render_people.py"] * 2 + ["prepare_clips.py", "make_pairs.py"], ["train_video.py"] * 3 + ["sample_video.py"] * 3
+    assert scripts == [*data, *trained, "evaluate_identity.py"]
+    stages = calls[4:7]
+    assert all(f"mini_stage{number}.yaml" in call and "--train_iters 4" in call for number, call in enumerate(stages, 1))
+    assert "--load" not in stages[0] and f"--load {tmp_path}/data/exps/stage1/run" in stages[1]
+    assert f"--load {tmp_path}/data/exps/stage3/run/4-ema" in calls[9] and "--nproc_per_node 3" in calls[9]
+    _, _, again = train("--until", "train")
+    assert not any("train_video.py" in call for call in again) and len(again) == 4
+
+
+def test_a_stage_that_was_stopped_goes_on(train, tmp_path):
+    train("--until", "train")
+    (tmp_path / "data" / "exps" / "stage2" / "done").unlink()
+    stages = [call for call in train("--until", "train")[2] if "train_video.py" in call]
+    assert len(stages) == 1 and f"--resume {tmp_path}/data/exps/stage2/run" in stages[0] and "--load" not in stages[0]
+
+
+def test_mistakes_are_told_in_a_line(train):
+    for options, text in (
+        (["--until", "lunch"], "expected one of render"),
+        (["--people", "0"], "--people: found 0"),
+        (["--processes", "two"], "--processes: found two"),
+        (["--steps"], "--steps: found nothing"),
+        (["--poeple", "3"], "unknown option"),
+    ):
+        code, errors, calls = train(*options)
+        assert code == 2 and text in errors and len(errors.splitlines()) == 1 and not calls
+    assert "--encoders" in subprocess.run(["bash", ROOT / "scripts" / "train_mini.sh", "--help"], capture_output=True, text=True).stdout
