@@ -3,6 +3,7 @@
 import argparse
 import codecs
 import collections
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -11,7 +12,7 @@ import re
 import struct
 import types
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ def _without_default(*_: Any) -> dict:
     return collections.OrderedDict()
 
 
+NEW_IN_2_6 = "get_unsafe_globals_in_checkpoint"
 RECORD_MODULES = ("omegaconf.", "deepspeed.")  # their objects sit beside the tensors in training checkpoints; nothing reads them
 _numpy_array, _numpy_scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _plain_types = (bool, bytes, dict, float, int, list, str, tuple)
@@ -88,8 +90,7 @@ def load_tensors(path: str | Path, trust: bool = False, mmap: bool = True) -> An
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         is_zip = head.startswith(b"PK\x03\x04")
-        records = [] if trust or not is_zip else _records_and_refusal(path)
-        with torch.serialization.safe_globals([*((value, name) for name, value in INERT.items()), *records]):
+        with _stand_ins(path) if not trust and is_zip else _stand_ins():
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap and is_zip)
     except UNREADABLE as error:
         raise UserError(_why_unreadable(path, head, error)) from error
@@ -214,20 +215,34 @@ def _first_bytes(path: Path) -> bytes:
     return head
 
 
-def _records_and_refusal(path: Path) -> list[tuple[type, str]]:
-    """List the stand-ins for a zip checkpoint's library objects; raise `UserError` if it names anything unknown."""
-    with torch.serialization.safe_globals([(value, name) for name, value in INERT.items()]):
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    refused = [name for name in foreign if name not in INERT and not name.startswith(RECORD_MODULES)]
-    if refused:
-        raise UserError(_refusal(path, refused))
-    return [(_Record, name) for name in foreign if name.startswith(RECORD_MODULES)]
+@contextlib.contextmanager
+def _stand_ins(path: Path | None = None) -> Iterator[None]:
+    """Let the unpickler put harmless objects in the place of `INERT` and, for a zip checkpoint, of its library objects.
+
+    Raises `UserError` if the checkpoint at `path` names anything unknown. PyTorch before 2.6 has no stand-ins under another name, so
+    that it reads tensors and plain containers alone.
+    """
+    serialization = torch.serialization
+    if not hasattr(serialization, NEW_IN_2_6):
+        yield
+        return
+    inert, records = [(value, name) for name, value in INERT.items()], []
+    if path is not None:
+        with serialization.safe_globals(inert):
+            foreign = serialization.get_unsafe_globals_in_checkpoint(path)
+        refused = [name for name in foreign if name not in INERT and not name.startswith(RECORD_MODULES)]
+        if refused:
+            raise UserError(_refusal(path, refused))
+        records = [(_Record, name) for name in foreign if name.startswith(RECORD_MODULES)]
+    with serialization.safe_globals([*inert, *records]):
+        yield
 
 
 def _refusal(path: Path, names: list[str]) -> str:
+    newer = "" if hasattr(torch.serialization, NEW_IN_2_6) else "install torch 2.6 or newer, which reads more kinds of data, or "
     return (
         f"{path}: found {_some(names)}, which may run code while loading, expected nothing but data; "
-        "pass --trust-checkpoint if you trust its author"
+        f"{newer}pass --trust-checkpoint if you trust its author"
     )
 
 
