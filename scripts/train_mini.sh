@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes the demonstration model anew: synthetic people, pairs, three training stages, samples for unseen people, and the report.
+# Makes the demonstration model anew: synthetic people, pairs, text encoder, three training stages, samples for unseen people, report.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {
     cat <<END
-usage: bash scripts/train_mini.sh [--data FOLDER] [--people N] [--clips N] [--processes N] [--steps N] [--encoders] [--until PART]
+usage: bash scripts/train_mini.sh [--data FOLDER] [--people N] [--clips N] [--processes N] [--steps N] [--autoencoder] [--until PART]
 
-Renders people, prepares pairs, trains stages I, II and III (configs/training/mini_stage*.yaml), samples videos of test people and
-measures them. Every step goes on where it was stopped: give the same command again. Nothing under models/ is changed.
+Renders people, prepares pairs, trains a text encoder and stages I, II and III (configs/training/mini_stage*.yaml), samples videos of
+test people and measures them. Every step goes on where it was stopped: give the same command again. Nothing under models/ is changed.
 
   --data FOLDER   where everything goes (default: data/mini); reports are FOLDER/report/<people>/report.html
   --people N      people with single pictures (default: 2400)
@@ -16,13 +16,13 @@ measures them. Every step goes on where it was stopped: give the same command ag
   --test N        test people, with two prompts each, and as many pairs of them (default: 32)
   --processes N   training and rendering processes on this machine (default: one for every CPU core, at most 8, or for every GPU)
   --steps N       steps of every stage, to try the command out (default: those of the stage's file)
-  --encoders      train the text encoder and the autoencoder as well, in place of those in models/mini
+  --autoencoder   train the autoencoder as well, in place of the one in models/mini
   --until PART    stop after one of: render, prepare, pairs, train, sample (default: report, the last one)
   -h, --help      this text
 END
 }
 
-DATA=data/mini PEOPLE=2400 CLIPS=160 TEST=32 PROCESSES="" STEPS="" ENCODERS="" UNTIL=report
+DATA=data/mini PEOPLE=2400 CLIPS=160 TEST=32 PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
 PARTS=(render prepare pairs train sample report)
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
             printf -v "${name^^}" %s "$2"
             shift
             ;;
-        --encoders) ENCODERS=yes ;;
+        --autoencoder) AUTOENCODER=yes ;;
         -h | --help)
             usage
             exit
@@ -84,15 +84,16 @@ step "pairs"
     --cross_two 0.45 0.957 # faces of two people are smaller, hence less alike
 stop_after pairs
 
-MODEL=(configs/mini.yaml)
-if [ -n "$ENCODERS" ]; then
-    step "text encoder and autoencoder"
-    [ -d "$DATA/t5" ] || "$PYTHON" sat/train_text_encoder.py --output "$DATA/t5" --world 8000
-    [ -f "$DATA/3d-vae.pt" ] ||
-        "$PYTHON" sat/train_autoencoder.py --output "$DATA/3d-vae.pt" --lists "$DATA"/{pictures,clips}/clips.json
-    printf 'model:\n  text_encoder: {path: %s}\n  autoencoder: {path: %s}\n' "$DATA/t5" "$DATA/3d-vae.pt" >"$DATA/encoders.yaml"
-    MODEL+=("$DATA/encoders.yaml")
+step "text encoder"
+[ -d "$DATA/t5" ] || "$PYTHON" sat/train_text_encoder.py --output "$DATA/t5" --world 8000
+autoencoder=models/mini/vae/3d-vae.pt
+if [ -n "$AUTOENCODER" ]; then
+    step "autoencoder"
+    autoencoder="$DATA/3d-vae.pt"
+    [ -f "$autoencoder" ] || "$PYTHON" sat/train_autoencoder.py --output "$autoencoder" --lists "$DATA"/{pictures,clips}/clips.json
 fi
+printf 'model:\n  text_encoder: {path: "%s"}\n  autoencoder: {path: "%s"}\n' "$DATA/t5" "$autoencoder" >"$DATA/encoders.yaml"
+MODEL=(configs/mini.yaml "$DATA/encoders.yaml")
 
 # Train a stage in exps/mini-stage<n>, from the weights of the one before.
 train() {

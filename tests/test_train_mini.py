@@ -14,6 +14,8 @@ runs="$(sed -n 's/.*--save \\([^ ]*\\).*/\\1/p' <<<"$*")"
 [ -z "$runs" ] || { mkdir -p "$runs/run/4-ema"; echo 4 >"$runs/run/latest"; }
 out="$(sed -n 's/.*make_pairs.py.*--output \\([^ ]*\\).*/\\1/p' <<<"$*")"
 [ -z "$out" ] || { mkdir -p "$out"; touch "$out/test_prompts_1.txt"; }
+out="$(sed -n 's/.*train_text_encoder.py --output \\([^ ]*\\).*/\\1/p' <<<"$*")"
+[ -z "$out" ] || mkdir -p "$out"
 out="$(sed -n 's/.*sample_video.py.*--output \\([^ ]*\\).*/\\1/p' <<<"$*")"
 [ -z "$out" ] || mkdir -p "$out"
 """
@@ -40,14 +42,15 @@ def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(tra
     code, errors, calls = train("--steps", 4, "--processes", 3)
     assert code == 0, errors
     scripts = [next(Path(word).name for word in call.split() if word.endswith(".py")) for call in calls]
-    data, trained = ["render_people.py"] * 2 + ["prepare_clips.py", "make_pairs.py"], ["train_video.py"] * 3 + ["sample_video.py"] * 3
+    data = ["render_people.py"] * 2 + ["prepare_clips.py", "make_pairs.py", "train_text_encoder.py"]
+    trained = ["train_video.py"] * 3 + ["sample_video.py"] * 3
     assert scripts == [*data, *trained, "evaluate_identity.py"]
-    stages = calls[4:7]
+    stages = calls[5:8]
     assert all(f"mini_stage{number}.yaml" in call and "--train_iters 4" in call for number, call in enumerate(stages, 1))
     assert "--load" not in stages[0] and f"--load {tmp_path}/data/exps/stage1/run" in stages[1]
-    assert f"--load {tmp_path}/data/exps/stage3/run/4-ema" in calls[9] and "--nproc_per_node 3" in calls[9]
+    assert f"--load {tmp_path}/data/exps/stage3/run/4-ema" in calls[10] and "--nproc_per_node 3" in calls[10]
     _, _, again = train("--until", "train")
-    assert not any("train_video.py" in call for call in again) and len(again) == 4
+    assert not any("train_video.py" in call or "train_text" in call for call in again) and len(again) == 4
 
 
 def test_a_stage_that_was_stopped_goes_on(train, tmp_path):
@@ -67,4 +70,4 @@ def test_mistakes_are_told_in_a_line(train):
     ):
         code, errors, calls = train(*options)
         assert code == 2 and text in errors and len(errors.splitlines()) == 1 and not calls
-    assert "--encoders" in subprocess.run(["bash", ROOT / "scripts" / "train_mini.sh", "--help"], capture_output=True, text=True).stdout
+    assert "--autoencoder" in subprocess.run(["bash", ROOT / "scripts" / "train_mini.sh", "--help"], capture_output=True, text=True).stdout
