@@ -2,8 +2,7 @@
 
 Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own pictures, stage 2 with any picture of the same person from
 another clip whose similarity is in a band, stage 3 with the least similar one in a higher band. Nobody is in two of train, valid and
-test. Writes stage_<n>_<split>.json, summary.json, and to measure the model test_prompts_<people>.txt with photos of the test people.
-Check the lists with sat/check_dataset.py.
+test. Writes stage_<n>_<split>.json (check them with sat/check_dataset.py), summary.json, test_prompts_<people>.txt and test_people/.
 """
 
 import argparse
@@ -39,10 +38,9 @@ def read_arguments() -> argparse.Namespace:
     cosines.add_argument("--hygiene", type=float, metavar="X", help="test people closer to training are dropped (0.45)")
     cosines.add_argument("--same_person", type=float, metavar="X", help="from which people without a name are one (SFace: 0.363)")
     arguments = parser.parse_args()
-    if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or arguments.trade_off_clips < 1:
-        raise UserError("command line: expected --valid and --test from 0, together below 1, and --trade_off_clips from 1")
-    if arguments.test_captions < 1 or (arguments.test_people or 1) < 1:
-        raise UserError("command line: expected --test_captions and --test_people from 1")
+    counts = arguments.trade_off_clips, arguments.test_captions, 1 if arguments.test_people is None else arguments.test_people
+    if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or min(counts) < 1:
+        raise UserError("command line: expected --valid and --test from 0, together below 1, and the numbers of clips and people from 1")
     for name in ("cross", "cross_two", "trade_off", "quantiles"):
         values = getattr(arguments, name)
         if values and (list(values) != sorted(set(values)) or not -1 <= values[0] <= values[-1] <= 1):
@@ -63,10 +61,10 @@ def main() -> None:
 
     recognizer, clips = read_manifest(arguments.manifest)
     check_writable(arguments.output)
-    same = arguments.same_person or same_person_threshold(recognizer)
     clips = [clip for clip in clips if arguments.people in (None, len(clip.people))]
     if not clips:
         raise UserError(f"{arguments.manifest}: --people: found no clip of {arguments.people}, expected at least one")
+    same = arguments.same_person or same_person_threshold(recognizer)
     clips, dropped = lists.place_clips(clips, same, (arguments.valid, arguments.test), arguments.seed)
     given = {name: getattr(arguments, name) for name in ("cross", "cross_two", "trade_off", "hygiene")}
     quantiles = arguments.quantiles if arguments.calibrate else None

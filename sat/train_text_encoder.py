@@ -42,25 +42,14 @@ def read_arguments() -> argparse.Namespace:
 
 
 def draw_captions(count: int, seed: int) -> list:
-    """Draw captions of synthetic shots, half of them of two people, which are harder. Raises `UserError` without the optional packages."""
+    """Draw captions of synthetic shots. Raises `UserError` without the optional packages."""
     if find_spec("numba") is None:
         raise UserError("--world: numba is not installed, and shots are drawn with it; run `bash scripts/setup.sh people`")
 
-    import numpy as np
-
     from concat_id.training.small.captions import make_caption
-    from synthetic_people.captions import describe
-    from synthetic_people.people import Person
-    from synthetic_people.shots import sample_shot
+    from synthetic_people import unseen
 
-    captions = []
-    for index in range(count):
-        rng = np.random.default_rng([seed, 11, index])
-        genders = rng.choice(["man", "woman"], 2 if rng.random() < 0.5 else 1)
-        people = [Person("", str(gender), np.empty((0, 3)), {}, 0.0, 0.0, "none") for gender in genders]
-        facts = sample_shot(people, rng, 1).facts
-        captions.append(make_caption(describe(facts, rng), facts))
-    return list({caption.text: caption for caption in captions}.values())
+    return [make_caption(text, facts) for text, facts in unseen.draw_captions(count, seed).items()]
 
 
 def main() -> int:
@@ -79,7 +68,6 @@ def main() -> int:
     size = TextEncoderSize(arguments.width, arguments.layers, arguments.width // 64, 2 * arguments.width)
     trainer = TextEncoderTrainer(captions, read_sentences(arguments.text), TextTraining(size=size, **given), arguments.output)
     trainer.train()
-
     lengths, accuracy = trainer.lengths(), trainer.accuracy(trainer.held_out)
     fits = float((lengths <= arguments.max_length).float().mean())
     print(f"{len(captions)} captions, {len(trainer.held_out)} held out; {fits:.2%} fit, the longest has {lengths.max()} tokens")

@@ -62,3 +62,12 @@ def test_articles_fit():
     from synthetic_people.captions import article
 
     assert article("orange hat") == "an orange hat" and article("red hat") == "a red hat"
+
+
+def test_captions_without_pictures_are_the_same_for_the_same_seed():
+    from synthetic_people.unseen import draw_captions
+
+    captions = draw_captions(60, seed=3)
+    assert captions == draw_captions(60, seed=3) and captions.keys() != draw_captions(60, seed=4).keys()
+    people = [len(facts["people"]) for facts in captions.values()]
+    assert len(captions) > 50 and 0.25 < people.count(2) / len(people) < 0.75 and set(people) == {1, 2}

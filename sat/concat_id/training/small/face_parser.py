@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from concat_id.errors import UserError
-from concat_id.face.parsing import CLASSES
+from concat_id.face.parsing import CLASSES, MEAN, STD, new_segformer, write_segformer
 from concat_id.files import folder_written_whole, write_json
 from concat_id.training.small.learner import Learner
 from concat_id.transforms import load_image
@@ -23,7 +23,6 @@ FACE = tuple(CLASSES.index(name) for name in ("skin", "nose", "left eye", "right
 SIDE = 2.1  # of a crop, in sides of the face, as faces are cut out for references
 ROTATION, SCALE, SHIFT = 12.0, 0.25, 0.1  # degrees, and shares of the side, by which crops vary
 BRIGHTNESS, CONTRAST = 0.15, 0.25
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of Segformer's pictures
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,11 @@ class FaceParserTrainer:
     """Trains a parser and writes it where `SegformerParser` reads it."""
 
     def __init__(self, examples: Sequence[Example], training: ParserTraining, folder: Path):
-        from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
         self.training, self.folder = training, folder
         self.examples = [example for example in examples if not example.held_out]
         self.held_out = [example for example in examples if example.held_out]
-        config = SegformerConfig(
-            num_labels=len(CLASSES), hidden_sizes=list(training.widths), depths=[1, 1, 2, 1], decoder_hidden_size=training.widths[2],
-            num_attention_heads=[1, 2, 3, 5], classifier_dropout_prob=0.0, drop_path_rate=0.0,
-            id2label=dict(enumerate(CLASSES)), label2id={name: index for index, name in enumerate(CLASSES)},
-        )  # fmt: skip
         torch.manual_seed(training.seed)
-        self.network = SegformerForSemanticSegmentation(config).train()
+        self.network = new_segformer(training.widths).train()
         work = folder.with_name(f"{folder.name}.training")
         work.mkdir(parents=True, exist_ok=True)
         matrices = [weight for name, weight in self.network.named_parameters() if weight.dim() == 2 and "classifier" not in name]
@@ -138,12 +130,7 @@ class FaceParserTrainer:
         """Write the folder, whole or not at all, and remove what was kept to go on from."""
         self.learner.keep_average()
         with folder_written_whole(self.folder) as temporary:
-            self.network.to(torch.bfloat16).save_pretrained(temporary)
-            processor = {
-                "image_processor_type": "SegformerImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-                "size": {"height": self.training.size, "width": self.training.size}, "image_mean": MEAN, "image_std": STD,
-            }  # fmt: skip
-            write_json(temporary / "preprocessor_config.json", processor)
+            write_segformer(temporary, self.network, self.training.size)
             write_json(temporary / "training.json", asdict(self.training) | facts)
         for file in self.learner.folder.iterdir():
             file.unlink()
