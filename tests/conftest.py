@@ -1,7 +1,6 @@
 """Fixtures shared by all tests: golden arrays of the released system and the seeded arrays they were made from."""
 
 import hashlib
-import importlib.util
 import json
 import signal
 import sys
@@ -12,10 +11,11 @@ import pytest
 import skimage.data
 import torch
 import yaml
+from in_process import call_main, load_script
 from PIL import Image
 
-from concat_id.errors import run
 from concat_id.startup import prepare_process
+from prepare_face_models import convert, find_sources
 
 prepare_process()
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,22 +84,27 @@ def photo(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def recognizer_folder(face_folder, tmp_path_factory) -> Path:
+    beside = face_folder.parent / "face_recognizer"
+    if any(beside.glob("*.onnx")):
+        return beside
+    folder = tmp_path_factory.mktemp("recognizer")
+    convert(find_sources()[1], folder / "sface.onnx")
+    return folder
+
+
 @pytest.fixture
 def sample(tiny_model, face_folder, tmp_path, monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
-    spec = importlib.util.spec_from_file_location("sample_video", ROOT / "sat" / "sample_video.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(ROOT / "sat" / "sample_video.py")
     faces = tmp_path / "faces.yaml"
     faces.write_text(yaml.safe_dump({"model": {"faces": {"detector": "nowhere", "fallback_detector": str(face_folder)}}}))
 
     def call(*options) -> tuple[int, str]:
         base = ["--base", str(ROOT / "configs" / "debug.yaml"), str(tiny_model), str(faces)]
-        monkeypatch.setattr(sys, "argv", ["sample_video.py", *base, "--output", str(tmp_path / "out"), *map(str, options)])
-        with pytest.raises(SystemExit) as stopped:
-            run(script.main)
-        printed = capsys.readouterr()
-        call.printed = printed.out
-        return stopped.value.code or 0, printed.err
+        ended = call_main(script, [*base, "--output", tmp_path / "out", *options], monkeypatch, capsys)
+        call.printed = ended.out
+        return ended.code, ended.err
 
     return call

@@ -1,6 +1,5 @@
 """inference_wan.py: tiny random weights in Wan's own formats through the real entry, its options, and mistakes in one line."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -11,11 +10,12 @@ import pytest
 import yaml
 from conftest import ROOT
 from entry import only_error, prompt_file, results
+from in_process import call_main, load_script
 from tiny_wan import write_tiny_wan
 
 from concat_id import bootstrap
 from concat_id.config import load_config
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError
 from concat_id.pipelines import wan_files
 from concat_id.wan_command_line import read_wan_command_line
 
@@ -31,22 +31,16 @@ def tiny_wan(tmp_path_factory):
 @pytest.fixture
 def infer(tiny_wan, face_folder, tmp_path, monkeypatch, capsys):
     """Call the script's main on the tiny weights; returns (exit code, standard error)."""
-    spec = importlib.util.spec_from_file_location("inference_wan", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(SCRIPT)
     faces = tmp_path / "faces.yaml"
     faces.write_text(yaml.safe_dump({"model": {"faces": {"detector": "nowhere", "fallback_detector": str(face_folder)}}}))
 
     def call(*options, config=(tiny_wan, faces)) -> tuple[int, str]:
         monkeypatch.setenv(bootstrap.ENTERED, "1")
         model = ["--model", "wan_mini", "--config", *config] if config else []
-        command = [*model, "--output_dir", tmp_path / "out", *options]
-        monkeypatch.setattr(sys, "argv", ["inference_wan.py", *map(str, command)])
-        with pytest.raises(SystemExit) as stopped:
-            run(script.main)
-        printed = capsys.readouterr()
-        call.printed = printed.out
-        return stopped.value.code or 0, printed.err
+        ended = call_main(script, [*model, "--output_dir", tmp_path / "out", *options], monkeypatch, capsys)
+        call.printed = ended.out
+        return ended.code, ended.err
 
     return call
 

@@ -1,33 +1,25 @@
 """The entry script, as users call it."""
 
-import importlib.util
-import sys
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
 from entry import only_error
+from in_process import call_main, load_script
 
 from concat_id.config import to_dict
 from concat_id.conversion import wan
-from concat_id.errors import run
 from concat_id.weights import load_sat_checkpoint, load_tensors
 
 
 @pytest.fixture
 def call(monkeypatch, capfd):
     """Run the script; returns (exit code, standard output, standard error)."""
-    spec = importlib.util.spec_from_file_location("convert_weights", ROOT / "sat" / "convert_weights.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(ROOT / "sat" / "convert_weights.py")
 
     def convert(*options):
-        monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, options)])
-        with pytest.raises(SystemExit) as stopped:
-            run(script.main)
-        printed = capfd.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
+        return call_main(script, options, monkeypatch, capfd)
 
     return convert
 

@@ -1,34 +1,21 @@
 """Clips made of real faces from an installed package, which move over a background, and the scripts as a user starts them."""
 
-import importlib.util
 import json
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from in_process import call_main, load_script
 from PIL import Image
 
-from concat_id.errors import run
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer
 from concat_id.video import write_video
-from prepare_face_models import convert, find_sources
 
 FPS = 10
 HEIGHT, WIDTH = 192, 288
-
-
-@pytest.fixture(scope="session")
-def recognizer_folder(face_folder, tmp_path_factory) -> Path:
-    beside = face_folder.parent / "face_recognizer"
-    if any(beside.glob("*.onnx")):
-        return beside
-    folder = tmp_path_factory.mktemp("recognizer")
-    convert(find_sources()[1], folder / "sface.onnx")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -81,15 +68,9 @@ def call(monkeypatch, capsys):
     """Call a script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
 
     def start(name: str, *options) -> tuple[int, str]:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "sat" / f"{name}.py")
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
-        with pytest.raises(SystemExit) as stopped:
-            run(script.main)
-        told = capsys.readouterr()
-        start.printed = told.out
-        return stopped.value.code or 0, told.err
+        ended = call_main(load_script(ROOT / "sat" / f"{name}.py"), options, monkeypatch, capsys)
+        start.printed = ended.out
+        return ended.code, ended.err
 
     return start
 

@@ -1,30 +1,17 @@
 """Real photographs of installed packages, clips made of them, and the script as a user starts it."""
 
-import importlib.util
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import skimage.data
 from conftest import ROOT
+from in_process import call_main, load_script
 from PIL import Image
 
-from concat_id.errors import run
 from concat_id.evaluation.measuring import Instruments
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer
-from prepare_face_models import convert, find_sources
-
-
-@pytest.fixture(scope="session")
-def recognizer_folder(face_folder, tmp_path_factory) -> Path:
-    beside = face_folder.parent / "face_recognizer"
-    if any(beside.glob("*.onnx")):
-        return beside
-    folder = tmp_path_factory.mktemp("recognizer")
-    convert(find_sources()[1], folder / "sface.onnx")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -48,18 +35,13 @@ def portraits() -> dict[str, Image.Image]:
 @pytest.fixture
 def evaluate(face_folder, recognizer_folder, tmp_path, monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
-    spec = importlib.util.spec_from_file_location("evaluate_identity", ROOT / "sat" / "evaluate_identity.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(ROOT / "sat" / "evaluate_identity.py")
 
     def call(*options) -> tuple[int, str]:
         base = ["--output", tmp_path / "report", "--detector", face_folder, "--recognizer", recognizer_folder, "--frames", "4"]
         base += ["--device", "cpu", "--clip", tmp_path / "no_clip"]
-        monkeypatch.setattr(sys, "argv", ["evaluate_identity.py", *map(str, [*base, *options])])
-        with pytest.raises(SystemExit) as stopped:
-            run(script.main)
-        printed = capsys.readouterr()
-        call.printed = printed.out
-        return stopped.value.code or 0, printed.err
+        ended = call_main(script, [*base, *options], monkeypatch, capsys)
+        call.printed = ended.out
+        return ended.code, ended.err
 
     return call

@@ -1,8 +1,6 @@
 """sat/train_autoencoder.py: what it learns, what it leaves alone, and mistakes in one line."""
 
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,10 +8,10 @@ import torch
 import yaml
 from conftest import ROOT, assert_close
 from entry import only_error
+from in_process import call_main, load_script
 from PIL import Image
 
 from concat_id.config import AutoencoderConfig, load_config
-from concat_id.errors import run
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.small_networks import build_autoencoder, fold_statistics
 from concat_id.training.small.autoencoder import AutoencoderTrainer, AutoencoderTraining, decibels, difference
@@ -26,19 +24,14 @@ SIZES = AutoencoderConfig(block_out_channels=(32, 32, 32), layers_per_block=1, l
 @pytest.fixture
 def script(monkeypatch, capsys, tmp_path):
     """Call the script's main with options; returns (exit code, standard output, standard error)."""
-    spec = importlib.util.spec_from_file_location("train_autoencoder", ROOT / "sat" / "train_autoencoder.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(ROOT / "sat" / "train_autoencoder.py")
     sizes = {"block_out_channels": list(SIZES.block_out_channels), "layers_per_block": 1, "latent_channels": 4}
     model = {"autoencoder": sizes, "transformer": {"in_channels": 4, "out_channels": 4}}
     (tmp_path / "sizes.yaml").write_text(yaml.safe_dump({"model": model}))
 
     def call(*options):
         base = ["--base", ROOT / "configs" / "debug.yaml", tmp_path / "sizes.yaml"]
-        monkeypatch.setattr(sys, "argv", ["train_autoencoder.py", *map(str, [*base, *options])])
-        with pytest.raises(SystemExit) as stopped:
-            run(module.main)
-        return stopped.value.code or 0, *capsys.readouterr()
+        return call_main(module, [*base, *options], monkeypatch, capsys)
 
     return call
 

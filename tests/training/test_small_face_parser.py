@@ -1,15 +1,13 @@
 """sat/train_face_parser.py: from pictures with masks to a folder that the real loader reads, and mistakes in one line."""
 
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from in_process import call_main, load_script
 from PIL import Image
 
-from concat_id.errors import run
 from concat_id.face.parsing import CLASSES, SegformerParser
 from concat_id.training.small.face_parser import Example, crop, read_examples
 
@@ -19,15 +17,10 @@ COLOURS = {"background": (20, 20, 160), "skin": (220, 170, 140), "hair": (60, 30
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard output, standard error)."""
-    spec = importlib.util.spec_from_file_location("train_face_parser", ROOT / "sat" / "train_face_parser.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(ROOT / "sat" / "train_face_parser.py")
 
     def call(*options):
-        monkeypatch.setattr(sys, "argv", ["train_face_parser.py", *map(str, options)])
-        with pytest.raises(SystemExit) as stopped:
-            run(module.main)
-        return stopped.value.code or 0, *capsys.readouterr()
+        return call_main(module, options, monkeypatch, capsys)
 
     return call
 

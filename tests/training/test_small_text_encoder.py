@@ -1,16 +1,15 @@
 """sat/train_text_encoder.py: what it learns, that its files load where the released ones do, and mistakes in one line."""
 
-import importlib.util
 import json
 import random
-import sys
 
 import pytest
 import torch
 from conftest import ROOT
 from entry import only_error
+from in_process import call_main, load_script
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError
 from concat_id.models.small_networks import write_tokenizer
 from concat_id.models.text_encoder import TextEncoder
 from concat_id.training.small.captions import AttributeTable, make_caption, read_captions
@@ -26,15 +25,10 @@ SMALL = ("--width", 64, "--layers", 2, "--batch-size", 32, "--steps", 100, "--pi
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard output, standard error)."""
-    spec = importlib.util.spec_from_file_location("train_text_encoder", ROOT / "sat" / "train_text_encoder.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(ROOT / "sat" / "train_text_encoder.py")
 
     def call(*options):
-        monkeypatch.setattr(sys, "argv", ["train_text_encoder.py", *map(str, options)])
-        with pytest.raises(SystemExit) as stopped:
-            run(module.main)
-        return stopped.value.code or 0, *capsys.readouterr()
+        return call_main(module, options, monkeypatch, capsys)
 
     return call
 

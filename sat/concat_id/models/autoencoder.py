@@ -17,7 +17,7 @@ from torch import Tensor
 from concat_id.config import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
-from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress
+from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, folder_settings
 from concat_id.weights import load_files, load_strictly, load_tensors, weight_files
 
 NORM_GROUPS = 32  # fixed inside diffusers' blocks
@@ -65,7 +65,7 @@ class VideoAutoencoder(FrozenAutoencoder):
         """Load `config.path`: a released `3d-vae.pt`, built by the sizes in `config`, or a diffusers folder, which holds its own."""
         path = resolve_path(config.path)
         if path.is_dir():
-            settings = _folder_settings(path)
+            settings = folder_settings(path, AutoencoderKLCogVideoX, "a 3d-vae.pt", "correct autoencoder.path")
             state_dict = load_files(weight_files(path, ("diffusion_pytorch_model",)), trust)
         else:
             settings = released_settings(config)
@@ -198,19 +198,6 @@ def released_settings(config: AutoencoderConfig) -> dict:
         "layers_per_block": config.layers_per_block,
         "latent_channels": config.latent_channels,
     }
-
-
-def _folder_settings(folder: Path) -> dict:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: found no config.json, expected a diffusers folder or a 3d-vae.pt; correct autoencoder.path")
-    try:
-        settings = AutoencoderKLCogVideoX.load_config(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: found no JSON, expected a diffusers configuration; download it again") from error
-    found = settings.get("_class_name")
-    if found != "AutoencoderKLCogVideoX":
-        raise UserError(f"{folder / 'config.json'}: describes {found}, expected AutoencoderKLCogVideoX; correct autoencoder.path")
-    return settings
 
 
 def _released_state_dict(path: Path, trust: bool) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
 """What the video VAEs of all backbones have in common: a frozen network and the way from pixels to samples of latents."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 from torch import Tensor, nn
 
 from concat_id.errors import UserError
@@ -61,3 +64,20 @@ def _check_video(video: Tensor, spatial: int) -> None:
         raise UserError(f"video: found {frames} frames, expected 4k+1; use {max(near, 1)}")
     if height % spatial or width % spatial:
         raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")
+
+
+def folder_settings(folder: Path, kind: type[ConfigMixin], released: str, remedy: str) -> dict[str, Any]:
+    """Read the settings of a diffusers folder that holds a VAE of the class `kind`; `released` is the file that would do as well.
+
+    Raises `UserError`, which ends with `remedy`.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: found no config.json, expected a diffusers folder or {released}; {remedy}")
+    try:
+        settings = kind.load_config(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: found no JSON, expected a diffusers configuration; download it again") from error
+    found = settings.get("_class_name")
+    if found != kind.__name__:
+        raise UserError(f"{folder / 'config.json'}: describes {found}, expected {kind.__name__}; {remedy}")
+    return settings

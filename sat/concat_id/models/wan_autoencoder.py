@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from concat_id.errors import UserError
-from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress
+from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, folder_settings
 from concat_id.weights import load_files, load_strictly, load_tensors, weight_files
 
 TILE_SIZE, TILE_STRIDE = (30, 52), (15, 26)  # latents of a tile and between two, as in the released sampling
@@ -61,7 +61,7 @@ class WanAutoencoder(FrozenAutoencoder):
         path = Path(path)
         if path.is_dir():
             folder = path / "vae" if (path / "vae").is_dir() else path
-            settings = _folder_settings(folder) | settings
+            settings = folder_settings(folder, AutoencoderKLWan, "Wan2.1_VAE.pth", "correct the autoencoder's path") | settings
             state_dict = load_files(weight_files(folder, (STEM,)), trust)
         else:
             native = load_tensors(path, trust)
@@ -171,16 +171,3 @@ def _split(name: str, starts: Iterable[str]) -> tuple[str, str]:
     """Cut a name behind the one of `starts` that it begins with."""
     start = next((start for start in starts if name.startswith(f"{start}.")), "")
     return start, name.removeprefix(f"{start}." if start else "")
-
-
-def _folder_settings(folder: Path) -> dict:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: found no config.json, expected a diffusers folder or Wan2.1_VAE.pth; correct the autoencoder's path")
-    try:
-        settings = AutoencoderKLWan.load_config(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: found no JSON, expected a diffusers configuration; download it again") from error
-    found = settings.get("_class_name")
-    if found != "AutoencoderKLWan":
-        raise UserError(f"{folder / 'config.json'}: describes {found}, expected AutoencoderKLWan; correct the autoencoder's path")
-    return settings
