@@ -62,6 +62,16 @@ def test_two_people_are_judged_from_left_to_right_whatever_order_they_are_found_
     assert verdicts == {"background": True, "left clothes": True, "right clothes": True}
 
 
+@pytest.mark.parametrize("height", [20, 30])  # the crop of the face ends in the picture, or above it
+def test_a_hat_is_looked_for_inside_the_picture(height):
+    image, face = drawn_face(72, 0.0)
+    ImageDraw.Draw(image).rectangle((0, 0, 144, 36), fill=(205, 28, 30))
+    moved = image.transform(image.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, height - 10))
+    face = Face(face.box - [0, height - 10, 0, height - 10], face.keypoints - [0, height - 10], 0.9)
+    prompt = "a man and a {} hat"
+    assert [measure_obedience([moved] * 4, [[face]] * 4, prompt.format(colour))["hat"] for colour in ("red", "black")] == [True, False]
+
+
 def test_what_cannot_be_seen_is_not_judged():
     image, face = drawn_face(72, 0.0)
     prompt = "a man in a blue shirt smiles in front of a green wall"

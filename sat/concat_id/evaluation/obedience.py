@@ -30,7 +30,7 @@ EYES = (slice(46, 58), slice(32, 45)), (slice(46, 58), slice(67, 80))
 UNDER_EYES = (slice(60, 70), slice(30, 46)), (slice(60, 70), slice(66, 82))
 RIMS = (slice(56, 74), slice(30, 46)), (slice(56, 74), slice(66, 82))
 BRIDGE = slice(42, 58), slice(50, 62)
-HAT = slice(0, 16), slice(34, 78)
+HAT_ROWS, HAT_COLUMNS = 16, slice(34, 78)  # the first rows that are in the picture
 
 # Midway between the shots that have it and those that have not, which lie well apart.
 TURNED = 0.12  # distances from eyes to mouth that the nose is off the eyes' middle at the end: turned 0.25 +- 0.08, ahead 0 +- 0.07
@@ -191,7 +191,11 @@ def clothes_colour(track: Track) -> str | None:
 
 def hat_colour(track: Track) -> str | None:
     """Name the colour above the forehead, in the middle of the video."""
-    return colour_of(track.crops[len(track.crops) // 2, *HAT].reshape(-1, 3))
+    middle = len(track.crops) // 2
+    white = Image.fromarray(np.full_like(track.frames[middle], 255))
+    seen = np.asarray(warp(white, alignment(track.keypoints[middle], CROP), CROP))[:, HAT_COLUMNS].min(axis=-1) == 255
+    top = seen & (seen.cumsum(axis=0) <= HAT_ROWS)
+    return colour_of(track.crops[middle, :, HAT_COLUMNS][top])
 
 
 def turned(track: Track) -> str:
