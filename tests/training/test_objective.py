@@ -1,10 +1,13 @@
 """What training draws and spoils, and that it depends on (seed, step, part) alone."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 
 from concat_id.diffusion.denoiser import Condition
-from concat_id.diffusion.loss import add_pixel_noise, draw_timesteps, drop_conditions
+from concat_id.diffusion.loss import add_pixel_noise, draw_logit_normal_timesteps, draw_timesteps, drop_conditions
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.training.objective import Objective, generator_of
 
@@ -23,6 +26,24 @@ def test_parts_share_the_timesteps(parts):
 
 def test_more_parts_than_timesteps():
     assert [draw_timesteps(1, generator_of(0), part, 12, 5).item() for part in range(12)] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_logit_normal_timesteps(parts):
+    drawn = [draw_logit_normal_timesteps(40_000 // parts, generator_of(parts, part), part, parts, 1000, -0.8, 1.1) for part in range(parts)]
+    assert all(int(low.max()) <= int(high.min()) for low, high in zip(drawn, drawn[1:], strict=False))
+    logit = torch.special.logit((torch.cat(drawn) + 0.5) / 1000)
+    assert abs(logit.mean() + 0.8) < 0.03 and abs(logit.std() - 1.1) < 0.03
+
+
+def test_the_configuration_chooses_how_timesteps_are_drawn(objective):
+    def mean(**args) -> float:
+        chosen = copy.copy(objective)
+        chosen.args = dataclasses.replace(objective.args, **args)
+        return chosen.draw_timesteps(5000, generator_of(7), 0, 1).double().mean().item()
+
+    assert mean() == draw_timesteps(5000, generator_of(7)).double().mean().item()  # as released
+    assert mean(timestep_sampling="logit_normal", logit_mean=-3.0) < 100 < 900 < mean(timestep_sampling="logit_normal", logit_mean=3.0)
 
 
 def test_noise_of_references_has_the_released_strength():

@@ -35,6 +35,17 @@ def draw_timesteps(batch: int, generator: torch.Generator, part: int = 0, parts:
     return torch.randint(low, max(high, low + 1), (batch,), generator=generator).clamp_(max=num_timesteps - 1)
 
 
+def draw_logit_normal_timesteps(
+    batch: int, generator: torch.Generator, part: int, parts: int, num_timesteps: int, mean: float, std: float
+) -> Tensor:
+    """Draw timesteps (B,) whose logit log(t / (1 - t)), t in (0, 1), is normal (Esser et al. 2024, section 3.1): more in the middle.
+
+    Slices hold equal shares of the distribution, so that batches drawn together cover it evenly, as `draw_timesteps` does.
+    """
+    share = (part + torch.rand(batch, generator=generator, dtype=torch.float64)) / parts
+    return (num_timesteps * torch.sigmoid(mean + std * torch.special.ndtri(share))).long().clamp_(max=num_timesteps - 1)
+
+
 def add_pixel_noise(refs: Tensor, generator: torch.Generator) -> Tensor:
     """Add noise of a strength sigma = exp(N(-3, 0.5)) of its own to every reference (B, R, 3, H, W) in [-1, 1]."""
     sigma = torch.exp(PIXEL_NOISE_LOG_MEAN + PIXEL_NOISE_LOG_STD * torch.randn(refs.shape[:2], generator=generator))

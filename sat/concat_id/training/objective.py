@@ -12,7 +12,7 @@ from concat_id.config import Config, ModelConfig
 from concat_id.data.cache import CachedLatents
 from concat_id.diffusion.denoiser import Condition, Network
 from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
-from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_timesteps, drop_conditions
+from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_logit_normal_timesteps, draw_timesteps, drop_conditions
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.wan_config import WanModelConfig
@@ -51,7 +51,7 @@ class Objective:
     def __init__(
         self, config: Config, autoencoder: VideoAutoencoder, embed: EmbedPrompts, device: torch.device, latents: CachedLatents | None = None
     ):
-        self.model, self.seed, self.device = config.model, config.args.seed, device
+        self.model, self.args, self.seed, self.device = config.model, config.args, config.args.seed, device
         self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
         self.autoencoder, self.embed, self.latents = autoencoder, embed, latents
         self.recipe = recipe_of(config.model)
@@ -59,7 +59,7 @@ class Objective:
     def training_loss(self, network: Network, batch: dict[str, Any], step: int, part: int, parts: int) -> Tensor:
         """Loss of micro-batch `part` of the `parts` that make up a step; each draws timesteps from a slice of its own."""
         generator = generator_of(self.seed, "training", step, part)
-        timestep = draw_timesteps(len(batch["refs"]), generator, part, parts, self.model.schedule.num_timesteps)
+        timestep = self.draw_timesteps(len(batch["refs"]), generator, part, parts)
         sampled = generator if self.recipe.posterior_samples else None
         refs = self.encode_refs(add_pixel_noise(batch["refs"], generator), sampled)
         condition = Condition(self.embed(batch["captions"]).to(self.device), refs)
@@ -67,6 +67,13 @@ class Objective:
         latents = self.encode_video(batch, sampled)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         return self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, timestep.to(self.device), condition).mean()
+
+    def draw_timesteps(self, batch: int, generator: torch.Generator, part: int, parts: int) -> Tensor:
+        """Draw timesteps (B,) from slice `part` of `parts` of the distribution that `args.timestep_sampling` names."""
+        where = batch, generator, part, parts, self.model.schedule.num_timesteps
+        if self.args.timestep_sampling == "logit_normal":
+            return draw_logit_normal_timesteps(*where, self.args.logit_mean, self.args.logit_std)
+        return draw_timesteps(*where)
 
     def validation_losses(self, network: Network, batch: dict[str, Any], timesteps: list[int], key: int) -> list[float]:
         """Loss of a batch at fixed timesteps with fixed noise; nothing is dropped or spoiled."""
