@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {
     cat <<END
-usage: bash scripts/train_mini.sh [--data FOLDER] [--people N] [--clips N] [--processes N] [--steps N] [--autoencoder] [--until PART]
+usage: bash scripts/train_mini.sh [--data FOLDER] [--people N] [--clips N] [--from MODEL] [--processes N] [--steps N] [--until PART]
 
 Renders people, prepares pairs, trains a text encoder and stages I, II and III (configs/training/mini_stage*.yaml), samples videos of
 test people and measures them. Every step goes on where it was stopped: give the same command again. Nothing under models/ is changed.
@@ -16,17 +16,18 @@ test people and measures them. Every step goes on where it was stopped: give the
   --test N        test people, with two prompts each, and as many pairs of them (default: 32)
   --processes N   training and rendering processes on this machine (default: one for every CPU core, at most 8, or for every GPU)
   --steps N       steps of every stage, to try the command out (default: those of the stage's file)
+  --from MODEL    folder with the transformer/ that stage I starts from and its t5/, such as models/mini (default: from nothing)
   --autoencoder   train the autoencoder as well, in place of the one in models/mini
   --until PART    stop after one of: render, prepare, pairs, train, sample (default: report, the last one)
   -h, --help      this text
 END
 }
 
-DATA=data/mini PEOPLE=2400 CLIPS=160 TEST=32 PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
+DATA=data/mini PEOPLE=2400 CLIPS=160 TEST=32 FROM="" PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
 PARTS=(render prepare pairs train sample report)
 while [ $# -gt 0 ]; do
     case "$1" in
-        --data | --people | --clips | --test | --processes | --steps | --until)
+        --data | --people | --clips | --test | --from | --processes | --steps | --until)
             [ $# -gt 1 ] || fail "$1: found nothing after it; bash scripts/train_mini.sh --help lists the options"
             name="${1#--}"
             printf -v "${name^^}" %s "$2"
@@ -46,8 +47,11 @@ for name in PEOPLE CLIPS TEST PROCESSES STEPS; do
 done
 [[ " ${PARTS[*]} " == *" $UNTIL "* ]] || fail "--until: found $UNTIL, expected one of ${PARTS[*]}"
 
-set_up training people
 cd "$ROOT"
+if [ -n "$FROM" ] && ! { [ -f "$FROM/transformer/latest" ] && [ -f "$FROM/t5/config.json" ]; }; then
+    fail "--from: $FROM has no transformer/latest or no t5/config.json, expected a folder like models/mini"
+fi
+set_up training people
 if [ -z "$PROCESSES" ]; then
     PROCESSES="$("$PYTHON" -c 'import os, torch; print(torch.cuda.device_count() or min(8, os.cpu_count()))')"
 fi
@@ -84,15 +88,18 @@ step "pairs"
     --cross_two 0.45 0.957 # faces of two people are smaller, hence less alike
 stop_after pairs
 
-step "text encoder"
-[ -d "$DATA/t5" ] || "$PYTHON" sat/train_text_encoder.py --output "$DATA/t5" --world 8000
+T5="${FROM:-$DATA}/t5"
+if [ ! -d "$T5" ]; then
+    step "text encoder"
+    "$PYTHON" sat/train_text_encoder.py --output "$T5" --world 8000
+fi
 autoencoder=models/mini/vae/3d-vae.pt
 if [ -n "$AUTOENCODER" ]; then
     step "autoencoder"
     autoencoder="$DATA/3d-vae.pt"
     [ -f "$autoencoder" ] || "$PYTHON" sat/train_autoencoder.py --output "$autoencoder" --lists "$DATA"/{pictures,clips}/clips.json
 fi
-printf 'model:\n  text_encoder: {path: "%s"}\n  autoencoder: {path: "%s"}\n' "$DATA/t5" "$autoencoder" >"$DATA/encoders.yaml"
+printf 'model:\n  text_encoder: {path: "%s"}\n  autoencoder: {path: "%s"}\n' "$T5" "$autoencoder" >"$DATA/encoders.yaml"
 MODEL=(configs/mini.yaml "$DATA/encoders.yaml")
 
 # Train a stage in exps/mini-stage<n>, from the weights of the one before.
@@ -102,6 +109,7 @@ train() {
         return
     fi
     step "stage $stage"
+    [ -z "$FROM" ] || start=(--load "$FROM/transformer")
     [ "$stage" = 1 ] || start=(--load "$(run_of $((stage - 1)))")
     [ -z "$(run_of "$stage")" ] || start=(--resume "$(run_of "$stage")")
     [ -z "$STEPS" ] || steps=(--train_iters "$STEPS")

@@ -60,6 +60,17 @@ def test_a_stage_that_was_stopped_goes_on(train, tmp_path):
     assert len(stages) == 1 and f"--resume {tmp_path}/data/exps/stage2/run" in stages[0] and "--load" not in stages[0]
 
 
+def test_training_may_start_from_a_model(train, tmp_path):
+    for file in ("transformer/latest", "t5/config.json"):
+        (tmp_path / "model" / file).parent.mkdir(parents=True)
+        (tmp_path / "model" / file).touch()
+    code, errors, calls = train("--from", tmp_path / "model", "--until", "train")
+    assert code == 0, errors
+    stages = [call for call in calls if "train_video.py" in call]
+    assert f"--load {tmp_path}/model/transformer" in stages[0] and f"--load {tmp_path}/data/exps/stage1/run" in stages[1]
+    assert not any("train_text" in call for call in calls) and f"{tmp_path}/model/t5" in (tmp_path / "data" / "encoders.yaml").read_text()
+
+
 def test_mistakes_are_told_in_a_line(train):
     for options, text in (
         (["--until", "lunch"], "expected one of render"),
@@ -67,6 +78,7 @@ def test_mistakes_are_told_in_a_line(train):
         (["--processes", "two"], "--processes: found two"),
         (["--steps"], "--steps: found nothing"),
         (["--poeple", "3"], "unknown option"),
+        (["--from", "configs"], "--from: configs has no transformer/latest"),
     ):
         code, errors, calls = train(*options)
         assert code == 2 and text in errors and len(errors.splitlines()) == 1 and not calls
