@@ -60,8 +60,8 @@ def sample_shot(people: list[Person], rng: np.random.Generator, num_frames: int,
                     zip(people, colours[1:], strict=True)]  # fmt: skip
     for index, performance in enumerate(performances):
         if len(people) == 2:
-            performance.scale = float(rng.uniform(0.66, 0.76))
-            performance.place = ((-0.23, 0.23)[index] + float(rng.uniform(-0.02, 0.02)), float(rng.uniform(0.44, 0.49)))
+            performance.scale = float(rng.uniform(0.84, 0.94))
+            performance.place = ((-0.245, 0.245)[index] + float(rng.uniform(-0.02, 0.02)), float(rng.uniform(0.42, 0.46)))
     background = Background(kind, colours[0], int(rng.integers(2**31)))
     facts = {
         "background": {"kind": kind, "color": colours[0]},
@@ -99,8 +99,8 @@ def sample_performance(person: Person, colour: str, behind: str, rng: np.random.
     shoulders = float(rng.uniform(0.98, 1.1) if person.gender == "man" else rng.uniform(0.84, 0.95))
     result = Performance(facts, yaw, pitch, np.full(num_frames, rng.uniform(-0.05, 0.05)) + wander(rng, num_frames, 0.015),
                          expression_curves(expression, rng, num_frames), paints, shoulders)  # fmt: skip
-    result.scale = float(rng.uniform(0.70, 0.84))
-    result.place = float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0.445, 0.475))
+    result.scale = float(rng.uniform(0.94, 1.04))
+    result.place = float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0.39, 0.42))
     result.sway = np.stack([wander(rng, num_frames, 0.008), wander(rng, num_frames, 0.005)], axis=1)
     if not neutral:
         dress_up(result, behind, rng)
@@ -114,7 +114,8 @@ def dress_up(performance: Performance, behind: str, rng: np.random.Generator) ->
         performance.hat = str(rng.choice(HATS))
         performance.facts["hat"] = {"kind": performance.hat, "color": colour}
         performance.paint["hat"] = named(colour)
-        performance.place = performance.place[0], performance.place[1] + 0.03
+        performance.scale *= 0.86  # the camera steps back, to keep hat and clothes in the picture
+        performance.place = performance.place[0], performance.place[1] + 0.06
     if rng.random() < WEARS_GLASSES:
         performance.dark_lenses = bool(rng.random() < 0.5)
         performance.facts["glasses"] = "sunglasses" if performance.dark_lenses else "glasses"
