@@ -2,7 +2,7 @@
 
     python tests/bench/bench_video.py [--runs 2] [options of sat/sample_video.py]
 
-Runs sat/sample_video.py anew each time on the shipped model: 49 frames of 96x144 in 25 steps of the first example.
+Runs sat/sample_video.py anew each time on the shipped model: 17 frames of 96x144 in 25 steps of the first example.
 """
 
 import argparse
