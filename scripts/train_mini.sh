@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {
     cat <<END
-usage: bash scripts/train_mini.sh [--data FOLDER] [--people N] [--clips N] [--from MODEL] [--processes N] [--steps N] [--until PART]
+usage: bash scripts/train_mini.sh [options]
 
 Renders people, prepares pairs, trains a text encoder and stages I, II and III (configs/training/mini_stage*.yaml), samples videos of
 test people and measures them. Every step goes on where it was stopped: give the same command again. Nothing under models/ is changed.
