@@ -68,6 +68,23 @@ def test_accumulating_equals_more_processes(setup, whole, tmp_path):
     assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-3 * 10  # ten steps of Adam at lr 1e-3
 
 
+def test_muon_is_the_same_however_the_matrices_are_cut(setup, tmp_path):
+    runs = []
+    for processes in (1, 4):  # of 4, two have parts of the same matrix
+        base = {"deepspeed": {"gradient_accumulation_steps": 4 // processes, "optimizer": {"type": "Muon", "params": {"lr": 1e-3}}}}
+        codes, said, run = setup.train(tmp_path / str(processes), processes=processes, base=base)
+        assert codes == [0] * processes, said
+        runs.append(run)
+    for mine, theirs in zip(*map(metrics, runs), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    one, four = (states(run, 10) for run in runs)
+    before = states(runs[0], 5)
+    matrices = [name for name in one if ".layers." in name and one[name].dim() == 2 and "fp32" in name]
+    assert len(matrices) == 2 * 4
+    for name in matrices:  # rounding to bfloat16 differs a little
+        assert (one[name] - four[name]).norm() < 0.05 * (one[name] - before[name]).norm(), name
+
+
 def test_another_number_of_processes_goes_on_and_says_what_is_kept(setup, whole, tmp_path):
     shutil.copytree(whole, tmp_path / whole.name)
     codes, said, run = setup.train(tmp_path, "--resume", str(tmp_path / whole.name), "--train_iters", "11", processes=1)

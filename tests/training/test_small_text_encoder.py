@@ -12,9 +12,9 @@ from in_process import call_main, load_script
 from concat_id.errors import UserError
 from concat_id.models.small_networks import write_tokenizer
 from concat_id.models.text_encoder import TextEncoder
+from concat_id.training.muon import orthogonalised
 from concat_id.training.small.captions import AttributeTable, make_caption, read_captions
 from concat_id.training.small.learner import Learner
-from concat_id.training.small.muon import orthogonalised
 from concat_id.training.small.paraphrases import sentence, vary
 from concat_id.training.small.vocabulary import letters, train_vocabulary
 

@@ -33,9 +33,11 @@ def test_losses_are_golden(setup, tmp_path):
     assert alone.train_golden(setup, tmp_path) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("stage, bf16", [(0, False), (1, True), (2, True), (3, True)])
-def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16):
-    deepspeed = {"zero_optimization": {"stage": stage}}
+@pytest.mark.parametrize("stage, bf16, optimizer", [
+    (0, False, "AdamW"), (1, True, "AdamW"), (2, True, "AdamW"), (3, True, "AdamW"), (1, False, "Muon"), (2, True, "Muon"),
+])  # fmt: skip
+def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16, optimizer):
+    deepspeed = {"zero_optimization": {"stage": stage}, "optimizer": {"type": optimizer, "params": {"lr": 1e-3}}}
     config = setup.config(tmp_path, deepspeed, train_iters=4, save_interval=2, bf16=bf16, lr_decay_style="cosine", warmup_iters=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     alone.make_trainer(config, whole).train(alone.batches())

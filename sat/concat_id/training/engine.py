@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from concat_id.distributed import local_rank, rank, world_size
 from concat_id.errors import UserError
-from concat_id.training.optimizer import STATES, EmaAdamW
+from concat_id.training.optimizer import FUSED, STATES, EmaAdamW, EmaMuon, Piece, hidden_matrices
 from concat_id.training.settings import EngineSettings
 
 TIMEOUT = datetime.timedelta(hours=1)  # a checkpoint of the first process may take long on a slow disk
@@ -65,13 +65,14 @@ class Engine:
     """One network under DeepSpeed; only parameters with `requires_grad` are trained, and only they have states."""
 
     def __init__(self, network: nn.Module, settings: EngineSettings, device: torch.device):
-        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         if not trained:
             raise UserError("model: nothing to train, expected parameters that require gradients")
         if settings.deepspeed["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
             raise UserError(f"args.fp16: found true, but DeepSpeed has no float16 on a {device.type}; set bf16: true, or neither of them")
         offloaded = bool(settings.deepspeed["zero_optimization"].get("offload_optimizer"))
-        optimizer = EmaAdamW(trained, **settings.optimizer, fused=device.type != "cpu" and not offloaded)
+        matrices = hidden_matrices(trained.items()) if settings.muon else {}
+        optimizer = _optimizer(trained, matrices, settings, fused=device.type != "cpu" and not offloaded)
         os.environ.setdefault("LOCAL_RANK", str(local_rank()))  # DeepSpeed reads it
         self.network, self.settings, self.device = network, settings, device
         self.base_lr = optimizer.defaults["lr"]
@@ -82,6 +83,8 @@ class Engine:
                 raise
             raise UserError(f"deepspeed: {' '.join(str(error).split())[:200]}; correct that section") from error
         self.optimizer = optimizer
+        if matrices:
+            optimizer.pieces = [self._piece(name, parameter) for name, parameter in matrices.items()]
         self._make_states()
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
@@ -179,6 +182,15 @@ class Engine:
         if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
             zero._lazy_init_hp_params_optimizer_state()
 
+    def _piece(self, name: str, matrix: nn.Parameter) -> Piece:
+        """Find what ZeRO has given this process of a matrix; all processes must ask."""
+        fragment, (first, count, offset) = matrix._hp_mapping, (0, 0, 0)
+        if fragment is not None:
+            within = fragment.lp_fragment_address
+            first, count, offset = within.start, within.numel, fragment.hp_fragment_address.start
+        [whole] = all_reduce([count == matrix.numel()], self.device)
+        return Piece(tuple(matrix.shape), first, count, offset, cut=not whole, parts=3 if FUSED in name else 1)
+
     def _get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         found = safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
         return found.detach().cpu().float().clone()
@@ -188,3 +200,12 @@ class Engine:
             safe_set_full_fp32_param(parameter, value)
         else:
             safe_set_full_optimizer_state(parameter, value, key)
+
+
+def _optimizer(trained: States, matrices: States, settings: EngineSettings, fused: bool) -> EmaAdamW:
+    if not settings.muon:
+        return EmaAdamW(list(trained.values()), **settings.optimizer, fused=fused)
+    if not matrices:
+        raise UserError("deepspeed.optimizer.type: found Muon, but what is trained has no matrices inside of layers; use AdamW")
+    others = [parameter for name, parameter in trained.items() if name not in matrices]
+    return EmaMuon(list(matrices.values()), others, **settings.optimizer, fused=fused)

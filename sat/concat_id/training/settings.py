@@ -7,6 +7,7 @@ from typing import Any
 from concat_id.config import Config
 from concat_id.errors import UserError
 
+MUON = "muon"
 OPTIMIZERS = ("adamw", "adam", "sat.ops.fusedemaadam", "fusedemaadam")  # all of them become our AdamW
 OPTIMIZER_DEFAULTS = {"lr": 1e-5, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 1e-4}  # as released
 SCALING = ("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power")
@@ -21,6 +22,7 @@ class EngineSettings:
     micro_batch_size: int
     accumulation: int
     notes: tuple[str, ...]
+    muon: bool = False
 
     @property
     def zero_stage(self) -> int:
@@ -32,6 +34,7 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     """Derive DeepSpeed's configuration and the optimizer's settings; raises `UserError` for what cannot be."""
     given, notes = copy.deepcopy(config.deepspeed), []
     optimizer = _optimizer(given.pop("optimizer", None) or {}, notes)
+    muon = "momentum" in optimizer
     if config.args.lr is not None:
         optimizer["lr"] = config.args.lr
     optimizer["ema_decay"] = config.args.ema_decay
@@ -42,20 +45,24 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     given.pop("train_batch_size", None)
     _precision(given, config, notes)
     _zero(given, notes)
-    return EngineSettings(given, optimizer, micro, accumulation, tuple(notes))
+    if muon and (given["zero_optimization"]["stage"] == 3 or given["zero_optimization"].get("offload_optimizer")):
+        found = "stage 3" if given["zero_optimization"]["stage"] == 3 else "offload_optimizer"
+        raise UserError(f"deepspeed.zero_optimization: found {found}, expected stage 1 or 2 without offload_optimizer for Muon; use AdamW")
+    return EngineSettings(given, optimizer, micro, accumulation, tuple(notes), muon)
 
 
 def _optimizer(section: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     kind = str(section.get("type", "AdamW"))
-    if kind.lower() not in OPTIMIZERS:
-        raise UserError(f"deepspeed.optimizer.type: found {kind!r}, expected AdamW or sat.ops.FusedEmaAdam; change it")
-    if kind.lower() not in OPTIMIZERS[:1]:
+    if kind.lower() not in (*OPTIMIZERS, MUON):
+        raise UserError(f"deepspeed.optimizer.type: found {kind!r}, expected AdamW, Muon or sat.ops.FusedEmaAdam; change it")
+    if kind.lower() in OPTIMIZERS[1:]:
         notes.append(f"deepspeed.optimizer: {kind} stands for torch's AdamW, with a moving average of the weights in its state")
     params = section.get("params") or {}
-    unknown = sorted(set(params) - set(OPTIMIZER_DEFAULTS) - {"torch_adam", "adam_w_mode", "fused", "bias_correction"})
+    defaults = OPTIMIZER_DEFAULTS | ({"momentum": 0.95} if kind.lower() == MUON else {})
+    unknown = sorted(set(params) - set(defaults) - {"torch_adam", "adam_w_mode", "fused", "bias_correction"})
     if unknown:
-        raise UserError(f"deepspeed.optimizer.params.{unknown[0]}: unknown key, expected {', '.join(OPTIMIZER_DEFAULTS)}")
-    values = OPTIMIZER_DEFAULTS | {name: params[name] for name in OPTIMIZER_DEFAULTS if name in params}
+        raise UserError(f"deepspeed.optimizer.params.{unknown[0]}: unknown key, expected {', '.join(defaults)}")
+    values = defaults | {name: params[name] for name in defaults if name in params}
     for name, value in values.items():
         values[name] = tuple(_number(item, name) for item in value) if name == "betas" else _number(value, name)
     return values

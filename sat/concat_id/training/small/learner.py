@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from concat_id.errors import UserError
 from concat_id.files import remove_partial_files, written_whole
-from concat_id.training.small.muon import Muon
+from concat_id.training.muon import Muon
 from concat_id.weights import load_tensors
 
 STATE = "state.pt"

@@ -1,4 +1,4 @@
-"""Muon: descent along orthogonal matrices, which teaches small networks in a fraction of AdamW's steps."""
+"""Muon: descent along orthogonal matrices, which takes fewer steps than AdamW; here for a small network, under ZeRO `EmaMuon`."""
 
 from collections.abc import Iterable
 
@@ -22,6 +22,12 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return (current.T if matrix.shape[0] > matrix.shape[1] else current).to(matrix.dtype)
 
 
+def muon_update(momentum: Tensor, parts: int = 1) -> Tensor:
+    """The update of a matrix (R, C) at a learning rate of 1, as large as AdamW's; `parts` matrices stacked in R count one by one."""
+    chunks = momentum.chunk(parts)
+    return torch.cat([UPDATE * max(chunk.shape) ** 0.5 * orthogonalised(chunk) for chunk in chunks])
+
+
 class Muon(torch.optim.Optimizer):
     """Update weights of two or more dimensions, all but the first taken as one, by their orthogonalised Nesterov momentum."""
 
@@ -37,5 +43,4 @@ class Muon(torch.optim.Optimizer):
                 average = state.setdefault("momentum", torch.zeros_like(parameter))
                 average.lerp_(parameter.grad, 1 - group["momentum"])
                 matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)
-                update = orthogonalised(matrix).view_as(parameter)
-                parameter.add_(update, alpha=-group["lr"] * UPDATE * max(matrix.shape) ** 0.5)
+                parameter.add_(muon_update(matrix).view_as(parameter), alpha=-group["lr"])
