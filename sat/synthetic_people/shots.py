@@ -99,8 +99,9 @@ def sample_performance(person: Person, colour: str, behind: str, rng: np.random.
     shoulders = float(rng.uniform(0.98, 1.1) if person.gender == "man" else rng.uniform(0.84, 0.95))
     result = Performance(facts, yaw, pitch, np.full(num_frames, rng.uniform(-0.05, 0.05)) + wander(rng, num_frames, 0.015),
                          expression_curves(expression, rng, num_frames), paints, shoulders)  # fmt: skip
-    result.scale = float(rng.uniform(0.94, 1.04))
-    result.place = float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0.39, 0.42))
+    scale, height = ((0.74, 0.82), (0.45, 0.48)) if neutral else ((0.94, 1.04), (0.39, 0.42))  # a photograph shows all of the hair
+    result.scale = float(rng.uniform(*scale))
+    result.place = float(rng.uniform(-0.06, 0.06)), float(rng.uniform(*height))
     result.sway = np.stack([wander(rng, num_frames, 0.008), wander(rng, num_frames, 0.005)], axis=1)
     if not neutral:
         dress_up(result, behind, rng)
@@ -176,7 +177,7 @@ def expression_curves(expression: str, rng: np.random.Generator, num_frames: int
         curves |= {"jawOpen": (0.10 + 0.34 * syllables * loudness) * strength, "mouthFunnel": 0.35 * np.roll(syllables, 2) * loudness,
                    "mouthSmileLeft": 0.15 * (1 - syllables), "mouthSmileRight": 0.15 * (1 - syllables)}  # fmt: skip
     blinks = sum(
-        (np.exp(-(((time - rng.uniform(0.03, 0.97)) * 49 / 1.0) ** 2)) for _ in range(int(rng.integers(1, 4)))), np.zeros(num_frames)
+        (np.exp(-(((time - rng.uniform(0.03, 0.97)) * num_frames) ** 2)) for _ in range(int(rng.integers(1, 4)))), np.zeros(num_frames)
     )
     blinks = np.clip(blinks, 0, 1) if num_frames > 1 else np.zeros(1)
     look_x, look_y = rng.uniform(-0.25, 0.25) + wander(rng, num_frames, 0.12), rng.uniform(-0.15, 0.1) + wander(rng, num_frames, 0.06)
