@@ -12,7 +12,7 @@ test people and measures them. Every step goes on where it was stopped: give the
 
   --data FOLDER   where everything goes (default: data/mini); reports are FOLDER/report/<people>/report.html
   --people N      people with single pictures (default: 2200)
-  --clips N       of these, people with a clip of 49 frames (default: 200)
+  --clips N       of these, people with a clip of 17 frames (default: 800)
   --test N        test people, with two prompts each, and as many pairs of them (default: 32)
   --processes N   training and rendering processes on this machine (default: one for every CPU core, at most 8, or for every GPU)
   --steps N       steps of every stage, to try the command out (default: those of the stage's file)
@@ -23,7 +23,7 @@ test people and measures them. Every step goes on where it was stopped: give the
 END
 }
 
-DATA=data/mini PEOPLE=2200 CLIPS=200 TEST=32 FROM="" PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
+DATA=data/mini PEOPLE=2200 CLIPS=800 TEST=32 FROM="" PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
 PARTS=(render prepare pairs train sample report)
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -75,7 +75,7 @@ many() {
 
 step "people, the test people among them"
 "$PYTHON" sat/render_people.py --output "$DATA/pictures" --people "$PEOPLE" --shots 2 --pairs 0.3 --stills 1 --pictures --workers "$PROCESSES"
-"$PYTHON" sat/render_people.py --output "$DATA/clips" --people "$CLIPS" --shots 1 --pairs 0.25 --workers "$PROCESSES"
+"$PYTHON" sat/render_people.py --output "$DATA/clips" --people "$CLIPS" --shots 1 --pairs 0.25 --frames 17 --workers "$PROCESSES"
 stop_after render
 
 step "faces"
