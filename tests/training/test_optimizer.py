@@ -62,7 +62,8 @@ def test_matrices_in_one_flat_parameter_follow_muon_each_and_the_rest_adamw():
 def test_muon_is_for_matrices_inside_of_layers():
     shapes = {
         "transformer.layers.0.attention.query_key_value.weight": (192, 64), "transformer.layers.0.attention.dense.bias": (64,),
-        "blocks.3.ffn.0.weight": (256, 64), "transformer.layers.1.attention.lora_a": (16, 64), "mixins.final_layer.linear.weight": (64, 64),
+        "blocks.3.ffn.0.weight": (256, 64), "transformer.layers.1.attention.query_key_value.down.weight": (64, 64),
+        "mixins.final_layer.linear.weight": (64, 64),
     }  # fmt: skip
     chosen = hidden_matrices((name, torch.empty(shape)) for name, shape in shapes.items())
     assert list(chosen) == ["transformer.layers.0.attention.query_key_value.weight", "blocks.3.ffn.0.weight"]

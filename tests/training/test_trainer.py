@@ -51,6 +51,15 @@ def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16, optimi
     assert {tensor.dtype for tensor in weights(whole, "4").values()} == {torch.bfloat16 if bf16 else torch.float32}
 
 
+def test_muon_does_not_go_on_where_adamw_was_nor_the_other_way(setup, tmp_path):
+    muon = {"optimizer": {"type": "Muon", "params": {"lr": 1e-3}}}
+    for number, (before, now, message) in enumerate([({}, muon, "by AdamW, found Muon"), (muon, {}, "by Muon, found AdamW")]):
+        run = tmp_path / str(number)
+        alone.make_trainer(setup.config(run, before, train_iters=2), run).train(alone.batches())
+        with pytest.raises(UserError, match=message):
+            alone.make_trainer(setup.config(run, now, train_iters=4), run, open_checkpoint(run))
+
+
 def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
     alone.make_trainer(config, tmp_path).train(alone.batches())

@@ -84,7 +84,8 @@ class Engine:
             raise UserError(f"deepspeed: {' '.join(str(error).split())[:200]}; correct that section") from error
         self.optimizer = optimizer
         if matrices:
-            optimizer.pieces = [self._piece(name, parameter) for name, parameter in matrices.items()]
+            pieces = [self._piece(name, parameter) for name, parameter in matrices.items()]
+            optimizer.pieces = sorted(pieces, key=lambda piece: not piece.cut)
         self._make_states()
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
@@ -189,7 +190,7 @@ class Engine:
             within = fragment.lp_fragment_address
             first, count, offset = within.start, within.numel, fragment.hp_fragment_address.start
         [whole] = all_reduce([count == matrix.numel()], self.device)
-        return Piece(tuple(matrix.shape), first, count, offset, cut=not whole, parts=3 if FUSED in name else 1)
+        return Piece(tuple(matrix.shape), first, count, offset, cut=not whole, parts=3 if name.endswith(FUSED) else 1)
 
     def _get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         found = safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
@@ -206,6 +207,6 @@ def _optimizer(trained: States, matrices: States, settings: EngineSettings, fuse
     if not settings.muon:
         return EmaAdamW(list(trained.values()), **settings.optimizer, fused=fused)
     if not matrices:
-        raise UserError("deepspeed.optimizer.type: found Muon, but what is trained has no matrices inside of layers; use AdamW")
+        raise UserError("deepspeed.optimizer.type: found Muon, but none of the matrices inside of layers is trained; use AdamW")
     others = [parameter for name, parameter in trained.items() if name not in matrices]
     return EmaMuon(list(matrices.values()), others, **settings.optimizer, fused=fused)

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from concat_id.low_rank import DOWN, UP
 from concat_id.training.muon import muon_update
 
 HIDDEN = re.compile(r"(^|\.)(layers|blocks)\.\d+\.")  # where the matrices are that Muon is for: not embeddings, nor the last layer
-FUSED = "query_key_value"  # three matrices in one
-LEAST_SIDE = 64  # of such a matrix; factors of low rank are AdamW's
+FUSED = "query_key_value.weight"  # three matrices in one
 STATES = ("exp_avg", "exp_avg_sq", "ema")
 
 
@@ -79,7 +79,7 @@ class EmaMuon(EmaAdamW):
     """Muon (Jordan et al. 2024) for the hidden matrices, `EmaAdamW` for all else; updates of both are of the same size.
 
     For ZeRO 1 and 2, which make one flat parameter of the matrices and give each process a part of it: `pieces` must be set to what is
-    in it. A process orthogonalises what it has whole, and all do it together where a cut goes through. A matrix's momentum is in
+    in it, those first that a cut goes through, because all processes put them together. A matrix's momentum is in
     "exp_avg"; its "exp_avg_sq" stays zero.
     """
 
@@ -127,8 +127,8 @@ def _whole(piece: Piece, own: Tensor) -> Tensor:
 
 
 def hidden_matrices(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Choose the matrices inside a network's layers, which Muon is made for."""
-    return {name: weight for name, weight in named if weight.dim() == 2 and min(weight.shape) >= LEAST_SIDE and HIDDEN.search(name)}
+    """Choose the matrices inside a network's layers, which Muon is made for; factors of low rank are AdamW's."""
+    return {name: weight for name, weight in named if weight.dim() == 2 and HIDDEN.search(name) and not name.endswith((DOWN, UP))}
 
 
 def learning_rate_factor(step: int, total: int, style: str | None = None, warmup: int = 0) -> float:

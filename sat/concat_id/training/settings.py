@@ -45,8 +45,9 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     given.pop("train_batch_size", None)
     _precision(given, config, notes)
     _zero(given, notes)
-    if muon and (given["zero_optimization"]["stage"] == 3 or given["zero_optimization"].get("offload_optimizer")):
-        found = "stage 3" if given["zero_optimization"]["stage"] == 3 else "offload_optimizer"
+    zero = given["zero_optimization"]
+    if muon and (zero["stage"] == 3 or zero.get("offload_optimizer")):
+        found = "stage 3" if zero["stage"] == 3 else "offload_optimizer"
         raise UserError(f"deepspeed.zero_optimization: found {found}, expected stage 1 or 2 without offload_optimizer for Muon; use AdamW")
     return EngineSettings(given, optimizer, micro, accumulation, tuple(notes), muon)
 
@@ -65,6 +66,8 @@ def _optimizer(section: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     values = defaults | {name: params[name] for name in defaults if name in params}
     for name, value in values.items():
         values[name] = tuple(_number(item, name) for item in value) if name == "betas" else _number(value, name)
+    if not values.get("momentum", 0) < 1:
+        raise UserError(f"deepspeed.optimizer.params.momentum: found {values['momentum']}, expected less than 1")
     return values
 
 
@@ -117,6 +120,10 @@ def _zero(given: dict[str, Any], notes: list[str]) -> None:
         del zero["cpu_offload"]  # its old name; False is the default of the new one
     elif zero.pop("cpu_offload", None):
         zero["offload_optimizer"] = {"device": "cpu"}
+    if zero.get("offload_optimizer") == {"device": "none"}:
+        del zero["offload_optimizer"]
+    if zero.get("round_robin_gradients"):
+        raise UserError("deepspeed.zero_optimization.round_robin_gradients: found true, with which no checkpoint can be written; remove it")
     if stage == 0:
         zero["stage"] = 1
         notes.append("deepspeed.zero_optimization.stage: 1 in place of 0, the same computation with the optimizer's states shared out")
