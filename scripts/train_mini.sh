@@ -80,7 +80,7 @@ stop_after render
 
 step "faces"
 "$PYTHON" sat/prepare_clips.py --videos "$DATA"/{pictures/clips,pictures/stills,clips/clips}.json --output "$DATA/prepared" \
-    --size 96 144 --skip 0 --min_face 20 --crop 96 --references 3 --workers "$PROCESSES" --device cpu
+    --size 96 144 --frames 17 --skip 0 --min_face 20 --crop 96 --references 3 --workers "$PROCESSES" --device cpu
 stop_after prepare
 
 step "pairs"
