@@ -104,17 +104,18 @@ MODEL=(configs/mini.yaml "$DATA/encoders.yaml")
 
 # Train a stage in exps/mini-stage<n>, from the weights of the one before.
 train() {
-    local stage="$1" runs="$DATA/exps/stage$1" start=() steps=()
+    local stage="$1" runs="$DATA/exps/stage$1" valid="$DATA/lists/stage_$1_valid.json" start=() steps=()
     if [ -f "$runs/done" ]; then
         return
     fi
     step "stage $stage"
+    [ -f "$valid" ] || valid="$DATA/lists/stage_1_valid.json" # a few people may have no such pairs
     [ -z "$FROM" ] || start=(--load "$FROM/transformer")
     [ "$stage" = 1 ] || start=(--load "$(run_of $((stage - 1)))")
     [ -z "$(run_of "$stage")" ] || start=(--resume "$(run_of "$stage")")
     [ -z "$STEPS" ] || steps=(--train_iters "$STEPS")
     many sat/train_video.py --base "${MODEL[@]}" "configs/training/mini_stage$stage.yaml" --save "$runs" \
-        --train_data "$DATA/lists/stage_${stage}_train.json" --valid_data "$DATA/lists/stage_${stage}_valid.json" \
+        --train_data "$DATA/lists/stage_${stage}_train.json" --valid_data "$valid" \
         --latent_cache "$DATA/latents" ${start[@]+"${start[@]}"} ${steps[@]+"${steps[@]}"}
     touch "$runs/done"
 }
