@@ -22,7 +22,11 @@ class EngineSettings:
     micro_batch_size: int
     accumulation: int
     notes: tuple[str, ...]
-    muon: bool = False
+
+    @property
+    def muon(self) -> bool:
+        """Whether Muon updates the matrices inside of layers."""
+        return "momentum" in self.optimizer
 
     @property
     def zero_stage(self) -> int:
@@ -34,7 +38,6 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     """Derive DeepSpeed's configuration and the optimizer's settings; raises `UserError` for what cannot be."""
     given, notes = copy.deepcopy(config.deepspeed), []
     optimizer = _optimizer(given.pop("optimizer", None) or {}, notes)
-    muon = "momentum" in optimizer
     if config.args.lr is not None:
         optimizer["lr"] = config.args.lr
     optimizer["ema_decay"] = config.args.ema_decay
@@ -46,10 +49,10 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     _precision(given, config, notes)
     _zero(given, notes)
     zero = given["zero_optimization"]
-    if muon and (zero["stage"] == 3 or zero.get("offload_optimizer")):
+    if "momentum" in optimizer and (zero["stage"] == 3 or zero.get("offload_optimizer")):
         found = "stage 3" if zero["stage"] == 3 else "offload_optimizer"
         raise UserError(f"deepspeed.zero_optimization: found {found}, expected stage 1 or 2 without offload_optimizer for Muon; use AdamW")
-    return EngineSettings(given, optimizer, micro, accumulation, tuple(notes), muon)
+    return EngineSettings(given, optimizer, micro, accumulation, tuple(notes))
 
 
 def _optimizer(section: dict[str, Any], notes: list[str]) -> dict[str, Any]:
