@@ -217,6 +217,14 @@ def test_precision_follows_the_flags(write):
     assert load_config([DEBUG, training, write("args: {fp16: true}", "half.yaml")]).args.dtype_name == "float16"
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [("AVX512", "bfloat16"), ("AVX2", "float32"), ("DEFAULT", "float32")])
+def test_automatic_precision_is_what_the_processor_is_fast_in(write, monkeypatch, capability, dtype):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    config = load_config([DEBUG, write("args: {bf16: auto, device: cpu}")])
+    assert config.args.dtype_name == dtype
+    assert load_config([DEBUG, write("args: {bf16: auto, fp16: false}")], {"bf16": "false"}).args.dtype_name == "float32"
+
+
 def test_every_key_of_args_tells_what_it_is():
     for name, item in Args.__dataclass_fields__.items():
         assert item.metadata["help"] and item.metadata["group"], name

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from concat_id import released_config
 from concat_id.constraints import validate
+from concat_id.distributed import choose_device, has_bfloat16
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
 from concat_id.model_config import (
@@ -68,7 +69,7 @@ class Args:
     device: str = option("auto", "placement", "device to compute on; auto takes an accelerator where there is one")
     attention_kernel: Literal["auto", "cudnn", "flash", "efficient", "math"] = option("auto", "placement", "kernel; auto: PyTorch's choice")
     compile: bool = option(False, "placement", "fuse the transformer's blocks by torch.compile: slow first step, rounding differs")
-    bf16: bool = option(False, "placement", "compute in bfloat16")
+    bf16: bool = option(False, "placement", "compute in bfloat16; auto: where the device has it", metavar="{true,false,auto}")
     fp16: bool = option(False, "placement", "compute in float16; neither means float32")
 
     train_data: tuple[str, ...] = option((), "training", "training lists (JSON)", metavar="FILE")
@@ -271,13 +272,15 @@ def _read_overrides(overrides: dict[str, Any], origins: Origins, options: dict[s
 
 
 def _take_precision(raw: dict[str, Any], origins: Origins) -> None:
-    """Let `deepspeed` say the precision where `args` does not, as training files do."""
+    """Let `deepspeed` say the precision where `args` does not, as training files do, and the device where bf16 is auto."""
     if not {"bf16", "fp16"} & set(raw["args"]):
         for name in ("bf16", "fp16"):
             section = raw.get("deepspeed", {}).get(name)
             if isinstance(section, dict) and section.get("enabled") is True:
                 raw["args"][name] = True
                 origins.alias(f"args.{name}", f"deepspeed.{name}.enabled")
+    if raw["args"].get("bf16") == "auto":
+        raw["args"]["bf16"] = has_bfloat16(choose_device(str(raw["args"].get("device", "auto"))))
 
 
 def _drop_accepted(args: dict[str, Any], origins: Origins) -> None:
