@@ -27,12 +27,17 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--fps", type=float, default=8, metavar="N", help="frames a second (default: %(default)s)")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="entries to read, 2 MB each (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures of a step (default: %(default)s)")
+    parser.add_argument("--latent-noise", type=float, default=0.6, metavar="X",
+                        help="largest noise on what is decoded, where latents have a deviation of 1 (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X",
+                        help="of the steps with single frames; less where --load has weights (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw clips above what decoding makes of them")
     arguments = parser.parse_args()
     if arguments.output is None and arguments.load is None:
         raise UserError("command line: found neither --output nor --load, expected a file to write or one to measure; name it")
-    at_least = {"pictures": 0, "clips": 0, "frames": 1, "fps": 0.01, "most": 2, "batch_size": 1, "seed": 0}
+    at_least = {"pictures": 0, "clips": 0, "frames": 1, "fps": 0.01, "most": 2, "batch_size": 1, "latent_noise": 0, "learning_rate": 1e-9,
+                "seed": 0}  # fmt: skip
     for name, least in at_least.items():
         if getattr(arguments, name) < least:
             raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {least}")
@@ -68,7 +73,14 @@ def main() -> int:
     if arguments.load is not None:
         loaded = VideoAutoencoder.from_config(dataclasses.replace(config, path=str(arguments.load)), scale_factor=1.0)
     footage = read_footage(arguments.lists, Window(arguments.fps, arguments.frames, 0, tuple(arguments.size)), arguments.most)
-    training = AutoencoderTraining(arguments.pictures, arguments.clips, batch_size=arguments.batch_size, seed=arguments.seed)
+    training = AutoencoderTraining(
+        arguments.pictures,
+        arguments.clips,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        latent_noise=arguments.latent_noise,
+        seed=arguments.seed,
+    )
     trainer = AutoencoderTrainer(config, footage, training, arguments.output, loaded)
     if loaded is not None:
         show(str(arguments.load), trainer.measure())

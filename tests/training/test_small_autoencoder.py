@@ -123,6 +123,23 @@ def test_single_frames_teach_a_kernel_its_last_moment_alone(tmp_path):
     assert all(not torch.equal(weight, before[name]) for name, weight in kernels.items())
 
 
+def test_noise_on_latents_is_drawn_for_each_and_cannot_be_outgrown(tmp_path):
+    """Its deviation is even below the largest one; latents ten times as large, which would drown it, cost more than it does."""
+    frames = [torch.from_numpy(moving(index)) for index in range(3)]
+    autoencoder = build_autoencoder(SIZES)
+    losses = {}
+    for noise in (0.0, 0.8):
+        training = AutoencoderTraining(pictures=1, clips=0, crop=(32, 64), batch_size=2, latent_noise=noise)
+        trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", autoencoder)
+        disturbed = trainer._disturbed(torch.zeros(200, 4, 1, 8, 8), torch.Generator().manual_seed(1)).flatten(1).std(1)
+        assert disturbed.max() == 0 if not noise else disturbed.min() < 0.1 and 0.7 < disturbed.max() < 0.9
+        losses[noise] = [trainer.picture_loss(0, torch.Generator().manual_seed(5))[0].item()]
+    last = autoencoder.autoencoder.encoder.conv_out.conv
+    with torch.no_grad():
+        last.weight[:4], last.bias[:4] = 10 * last.weight[:4], 10 * last.bias[:4]
+    assert trainer.picture_loss(0, torch.Generator().manual_seed(5))[0] > losses[0.8][0] + 1 > losses[0.0][0] + 1
+
+
 def test_folding_statistics_changes_latents_and_not_pixels():
     torch.manual_seed(0)
     autoencoder = build_autoencoder(SIZES)

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from concat_id.distributed import has_bfloat16
+
 ITERATION = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al., https://kellerjordan.github.io/posts/muon/
 ROUNDS = 5
 UPDATE = 0.2  # root mean square of an update over the learning rate, as AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982)
@@ -13,7 +15,7 @@ UPDATE = 0.2  # root mean square of an update over the learning rate, as AdamW's
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Bring the singular values of a matrix (R, C) near 1 by a Newton-Schulz iteration; its scale does not matter."""
     first, second, third = ITERATION
-    current = matrix.to(torch.bfloat16)
+    current = matrix.to(torch.bfloat16 if has_bfloat16(matrix.device) else torch.float32)
     current = current.T if matrix.shape[0] > matrix.shape[1] else current
     current = current / (current.norm() + 1e-7)
     for _ in range(ROUNDS):

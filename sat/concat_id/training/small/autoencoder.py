@@ -1,6 +1,8 @@
 """Teach a small video autoencoder: first all of it single frames, then its decoder how clips move.
 
-The encoder that single frames have made stays as it is afterwards, so latents keep their meaning while the decoder improves.
+The encoder that single frames have made stays as it is afterwards, so latents keep their meaning while the decoder improves. What is
+decoded has noise of up to `latent_noise` on it, so that what matters in a picture is coded above the errors that a small diffusion model
+makes, instead of below them.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from concat_id.config import AutoencoderConfig
+from concat_id.distributed import has_bfloat16
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.small_networks import build_autoencoder, fold_statistics, matrices, write_autoencoder
 from concat_id.training.small.footage import Footage, to_video
@@ -24,6 +27,7 @@ from concat_id.video import to_frames
 
 EDGES = 0.5  # weight of differences between neighbours, against differences of pixels
 NEARNESS = 1e-3  # weight of the Kullback-Leibler divergence from a standard normal distribution
+SPREAD = 1.0  # weight of what keeps every channel's mean near 0 and deviation near 1, lest latents outgrow their noise
 SCALES = (1, 2, 4)  # pixels over which edges of single frames are compared
 CLIP_FRAMES = 17  # three latents decoded at once and another two after them, so that the decoder meets its own memory
 FIRST = 3  # latents that are decoded at once; then two at a time, as in sampling
@@ -41,6 +45,7 @@ class AutoencoderTraining:
     batch_size: int = 8  # pictures; of clips, one
     learning_rate: float = 1.5e-3
     clip_learning_rate: float = 4e-4
+    latent_noise: float = 0.0  # largest deviation of the noise on what is decoded; each picture and clip draws its own below it
     seed: int = 0
 
 
@@ -75,14 +80,19 @@ class AutoencoderTrainer:
     def picture_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw single frames, encode them with noise, decode them, compare."""
         video = torch.stack([self._draw(self.footage.learned, 1, generator) for _ in range(self.training.batch_size)])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with _autocast():
             moments = self.network.encoder(video)[0].float()
             mean, log_variance = moments.chunk(2, dim=1)
             log_variance = log_variance.clamp(*LOG_VARIANCE)
             noise = torch.randn(mean.shape, generator=generator)
-            decoded = self.network.decoder(mean + (0.5 * log_variance).exp() * noise)[0].float()
+            latents = self._disturbed(mean + (0.5 * log_variance).exp() * noise, generator)
+            decoded = self.network.decoder(latents)[0].float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return difference(decoded, video, SCALES) + NEARNESS * divergence, {"dB": decibels(decoded, video)}
+        loss = difference(decoded, video, SCALES) + NEARNESS * divergence
+        if self.training.latent_noise:
+            channels = mean.transpose(0, 1).flatten(1)
+            loss = loss + SPREAD * (channels.mean(1).square() + channels.std(1).log().square()).mean()
+        return loss, {"dB": decibels(decoded, video)}
 
     def clip_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw a clip, or pictures now and then; decode it as sampling does, compare."""
@@ -91,7 +101,7 @@ class AutoencoderTrainer:
         else:
             video = self._draw(self.footage.clips, CLIP_FRAMES, generator)[None]
         mean, std = self.autoencoder.encode_moments(video)  # (B, T, C, H, W)
-        latents = (mean + std * torch.randn(mean.shape, generator=generator)).transpose(1, 2)
+        latents = self._disturbed((mean + std * torch.randn(mean.shape, generator=generator)).transpose(1, 2), generator)
         decoded = torch.cat(list(self._decode(latents)), dim=2)
         return difference(decoded, video, SCALES[:1]), {"dB": decibels(decoded, video)} if video.shape[2] > 1 else {}
 
@@ -143,6 +153,13 @@ class AutoencoderTrainer:
             pass
         learner.keep_average()
 
+    def _disturbed(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Add noise to latents (B, ...), of a deviation drawn evenly up to `latent_noise` for each of B."""
+        if not self.training.latent_noise:
+            return latents
+        level = self.training.latent_noise * torch.rand(len(latents), *[1] * (latents.dim() - 1), generator=generator)
+        return latents + level * torch.randn(latents.shape, generator=generator)
+
     def _draw(self, clips: list[Tensor], num_frames: int, generator: torch.Generator) -> Tensor:
         """Cut a piece (3, F, H, W) out of one of the clips, F at most `num_frames` and 8k+1, whose number of latents can be decoded."""
         frames = clips[_number(len(clips), generator)]
@@ -159,7 +176,7 @@ class AutoencoderTrainer:
         """Yield the pixels of latents (B, C, T, H, W) chunk by chunk, with gradients."""
         cache = None
         for chunk in latents.tensor_split(tuple(range(FIRST, latents.shape[2], 2)), dim=2):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with _autocast():
                 pixels, cache = self.network.decoder(chunk, conv_cache=cache)
             yield pixels.float()
 
@@ -167,6 +184,11 @@ class AutoencoderTrainer:
         video = to_video(frames)[None]
         decoded = self.autoencoder.decode(self.autoencoder.encode(video)).clamp(-1, 1)
         return [decibels(decoded[:, :, index], video[:, :, index]) for index in range(video.shape[2])]
+
+
+def _autocast() -> torch.autocast:
+    """bfloat16 where the processor has it."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16(torch.device("cpu")))
 
 
 def difference(decoded: Tensor, video: Tensor, scales: tuple[int, ...]) -> Tensor:

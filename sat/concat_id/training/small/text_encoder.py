@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from concat_id.distributed import has_bfloat16
 from concat_id.files import folder_written_whole, write_json
 from concat_id.models.small_networks import TextEncoderSize, build_text_encoder, matrices, write_text_encoder, write_tokenizer
 from concat_id.training.small.captions import AttributeTable, Caption
@@ -156,7 +157,7 @@ class TextEncoderTrainer:
 
     def _encode(self, tokens: Tensor) -> Tensor:
         """Embed tokens (N, L) as (N, L, D), float32; no attention mask, as in sampling."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16(torch.device("cpu"))):
             return self.network["encoder"](input_ids=tokens).last_hidden_state.float()
 
     def _attribute_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, float]:
