@@ -116,16 +116,20 @@ class Photo(NamedTuple):
 
 
 def _photos(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
-    """One picture of a test person from each recording, those of the largest faces first: whole pictures where there are, else crops."""
-    found: dict[str, tuple[float, Photo]] = {}
+    """One picture of a test person from each recording: whole pictures where there are, else crops.
+
+    First those most like the others, by mean cosine: a photograph in sunglasses does not stand for its person.
+    """
+    found: dict[str, tuple[Photo, np.ndarray]] = {}
     for clip in clips:
         for place, identity in enumerate(clip.identities):
             if clip.split != "test" or identity != name or clip.clip.origin in found:
                 continue
             person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.video.suffix.lower() in PICTURES
             photo = Photo(clip.clip.video if whole else person.pictures[0], clip.clip.origin)
-            found[clip.clip.origin] = (person.face_pixels, photo)
-    return [photo for _, photo in sorted(found.values(), key=lambda pair: -pair[0])]
+            found[clip.clip.origin] = photo, person.vectors[0]
+    middle = np.mean([vector for _, vector in found.values()], axis=0)
+    return [photo for photo, vector in sorted(found.values(), key=lambda pair: -float(pair[1] @ middle))]
 
 
 def _photo_file(folder: Path, name: str) -> Path:

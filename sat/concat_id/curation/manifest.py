@@ -16,16 +16,12 @@ COMMAND = "prepare the clips again with sat/prepare_clips.py"
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """One person in one clip: pictures with their vectors (N, D) of length 1, the best first.
-
-    `identity` is set if the list named it; `face_pixels` is the size of the face in the clip, 0 if unknown.
-    """
+    """One person in one clip: pictures with their vectors (N, D) of length 1, the best first; `identity` if the list named it."""
 
     pictures: tuple[Path, ...]
     masks: tuple[Path, ...]
     vectors: np.ndarray
     identity: str | None = None
-    face_pixels: float = 0.0
 
     @property
     def mean(self) -> np.ndarray:
@@ -90,4 +86,4 @@ def _appearance(folder: Path, person: dict[str, Any], place: str, known: dict[Pa
         raise UserError(f"{place}: found {missing or 'no pictures'} in {folder}, expected those of {VECTORS}; {COMMAND}")
     masks = tuple(folder.with_name(f"{folder.name}.masks") / picture.name for picture in pictures)
     vectors = np.stack([known[home][name] for name in names])
-    return Appearance(pictures, masks, vectors, person["identity"], float(person.get("face_pixels", 0)))
+    return Appearance(pictures, masks, vectors, person["identity"])

@@ -276,7 +276,6 @@ def _entry(folder: str, identity: str | None, person: Person, references: list[R
         "folder": folder,
         "identity": identity,
         "position": round(person.position / width, 4),
-        "face_pixels": round(person.side),
         "presence": round(len(person.sightings) / num_frames, 3),
         "references": [{"seconds": round(reference.frame / rate, 2), "quality": round(reference.quality, 3)} for reference in references],
     }
