@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from concat_id.config import DataConfig
-from concat_id.data.cache import CachedLatents
+from concat_id.data.cache import REFERENCES, CachedLatents
 from concat_id.data.dataset import ClipDataset, apply_mask, collate
 from concat_id.data.records import read_records
 from concat_id.errors import UserError
@@ -99,7 +99,7 @@ def test_masks_blacken_nine_times_in_ten(make, folder):
     for epoch in range(80):
         random = np.random.default_rng([42, epoch, 0, 0])
         random.random()
-        masked.append(colour(dataset._reference(records, 0, random)) == [-1, -1, -1])
+        masked.append(colour(dataset._references(records, random)["refs"][0]) == [-1, -1, -1])
     assert 0.8 < np.mean(masked) < 0.98
     assert colour(make(folder.entry(mask_path="mask.png"), training=False)[0, 0]["refs"][0]) == [-1, -1, -1]
 
@@ -178,12 +178,33 @@ def test_cached_windows_are_not_decoded_again(make, folder):
         if epoch == 8:
             calls.clear()
         batch = collate([dataset[epoch, 0], dataset[epoch, 1]])
-        mean, std = latents.complete(batch, encode)
+        mean, std = latents.complete(batch, lambda video, _: encode(video))
         assert mean.shape == std.shape == (2, 3, 3, HEIGHT, WIDTH)
         for value, key in zip(mean, batch["windows"], strict=True):
             assert torch.equal(results.setdefault(json.dumps(key), value), value)
     assert len(results) == 2 and calls == [], "two entries of one clip share its two places"
     assert "video" not in dataset[0, 0] and len(dataset[0, 0]["moments"]) == 2
+
+
+def test_cached_references_are_not_loaded_again(make, folder):
+    """Two people, two noises each sample: two encodings, of which each is made once, by key."""
+    latents = CachedLatents(folder.path / "cache", "weights")
+    dataset = make(folder.entry(image="a.png@@b.png"), latents=latents, ref_noises=2)
+    made = []
+
+    def encode(refs, key):
+        made.append(json.dumps(key))
+        mean = refs + key["noise"]
+        return mean, mean.abs()
+
+    results = {}
+    for epoch in range(16):
+        batch = collate([dataset[epoch, 0]])
+        mean, _ = latents.complete(batch, encode, REFERENCES)
+        assert ("refs" in batch) == (batch["ref_moments"] == [None]) and mean.shape[:3] == (1, 2, 3)
+        assert torch.equal(results.setdefault(json.dumps(batch["ref_keys"][0]), mean), mean)
+    assert sorted(made) == sorted(results) and len({json.loads(key)["noise"] for key in made}) == 2
+    assert "refs" in make(folder.entry(), latents=latents)[0, 0], "always new noise unless asked for"
 
 
 def test_a_picture_is_a_video_of_one_frame(make, folder):

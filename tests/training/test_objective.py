@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 
+from concat_id.data.cache import CachedLatents
 from concat_id.diffusion.denoiser import Condition
 from concat_id.diffusion.loss import add_pixel_noise, draw_logit_normal_timesteps, draw_timesteps, drop_conditions
 from concat_id.models.autoencoder import VideoAutoencoder
@@ -113,6 +114,22 @@ def test_references_are_encoded_alone(objective):
     both = objective.encode_refs(refs)
     assert both.shape == (2, 2, 16, 4, 4)
     torch.testing.assert_close(both[1, 0], objective.autoencoder.encode(refs[1:, 0, :, None])[0, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_cached_references_have_the_noise_of_their_key(objective, tmp_path):
+    """Samples of the posterior of one noise, whenever it is encoded; keys have noises of their own."""
+    objective = copy.copy(objective)
+    objective.latents = CachedLatents(tmp_path, "weights")
+    refs = torch.rand(2, 2, 3, 32, 32)
+    batch = {"refs": refs, "ref_keys": ["one", "two"], "ref_moments": [None, None]}
+    first = objective.encode_noisy_refs(batch, generator_of(1), generator_of(2))
+    assert first.shape == (2, 2, 16, 4, 4)
+    cached = {"ref_keys": ["one", "two"], "ref_moments": [objective.latents.read(key) for key in ("one", "two")]}
+    assert torch.equal(objective.encode_noisy_refs(cached, generator_of(3), generator_of(2)), first)
+    mean, std = cached["ref_moments"][0]
+    noisy = add_pixel_noise(refs[:1], generator_of("reference", '"one"'))
+    torch.testing.assert_close(mean, objective.encode_refs(noisy)[0], atol=1e-5, rtol=1e-4)
+    assert (std > 0).all() and not torch.allclose(mean, objective.encode_refs(refs[:1])[0], atol=1e-3)
 
 
 def test_validation_is_the_same_every_time(objective):

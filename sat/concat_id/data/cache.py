@@ -1,7 +1,8 @@
 """Encodings of clips on disk, named by all they depend on, for any number of readers and writers at once.
 
 What is cached is the posterior, not a sample of it, so samples still vary. The start of a window cannot vary freely, though: each
-clip is encoded at a fixed number of places (`ClipDataset(windows=...)`). References are not cached, their noise is added to pixels.
+clip is encoded at a fixed number of places (`ClipDataset(windows=...)`). Nor can the noise on references, which is added to pixels:
+they are cached only where each has a fixed number of noises (`ClipDataset(ref_noises=...)`).
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from torch import Tensor
 from concat_id.errors import UserError, warn
 from concat_id.files import written_whole
 
+CLIPS, REFERENCES = ("windows", "moments", "video"), ("ref_keys", "ref_moments", "refs")  # keys, cached and pixels in a batch
 VERSION = 1  # raise it when the same clip and autoencoder would give other encodings
 
 
@@ -67,22 +69,23 @@ class CachedTensors:
 
 
 class CachedLatents(CachedTensors):
-    """Mean and standard deviation of clips' latents, each (T, C, H, W), by `window` keys.
+    """Mean and standard deviation of latents, each (T, C, H, W), of clips by `window` keys and of a sample's references by `ref_keys`.
 
     `identity` names the autoencoder: the digest of its weights, its scale factor and the dtype it computes in.
     """
 
-    def complete(self, batch: dict[str, Any], encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation (B, T, C, H, W) of a collated batch on the CPU.
+    def complete(
+        self, batch: dict[str, Any], encode: Callable[[Tensor, Any], tuple[Tensor, Tensor]], kind: tuple[str, str, str] = CLIPS
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation (B, T, C, H, W) of a collated batch's clips, or REFERENCES (R for T), on the CPU.
 
-        `encode` (a video (1, 3, F, H, W) to both, (1, T, C, H, W)) is called for what is not cached, and its results are kept.
+        `encode` (pixels (1, ...) and their key to both, (1, T, C, H, W)) is called for what is not cached, and its results are kept.
         """
-        moments = list(batch["moments"])
-        videos = iter(batch["video"].split(1) if "video" in batch else ())
-        for index, (cached, key) in enumerate(zip(moments, batch["windows"], strict=True)):
-            if cached is None:
-                video = next(videos)
-                moments[index] = tuple(tensor[0].cpu() for tensor in encode(video))
+        keys, cached, pixels = (batch.get(name) for name in kind)
+        moments, pixels = list(cached), iter(() if pixels is None else pixels.split(1))
+        for index, key in enumerate(keys):
+            if moments[index] is None:
+                moments[index] = tuple(tensor[0].cpu() for tensor in encode(next(pixels), key))
                 self.write(key, moments[index])
         mean, std = (torch.stack(tensors) for tensors in zip(*moments, strict=True))
         return mean, std

@@ -34,7 +34,8 @@ class ClipDataset(Dataset):
     pictures.
 
     With `latents`, windows start at one of `windows` places, and a sample whose encoding is cached has `moments` instead of `video`;
-    `window` is its key.
+    `window` is its key. With `ref_noises` as well, each picture has so many noises, one of which is drawn: cached references are
+    `ref_moments` instead of `refs`, by `ref_key`.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class ClipDataset(Dataset):
         timeout_s: float = 60.0,
         latents: CachedLatents | None = None,
         windows: int = 4,
+        ref_noises: int | None = None,
     ):
         if not records:
             raise UserError("train_data: no clips, expected at least one; check args.train_data")
         self.records, self.data, self.training, self.seed = list(records), data, training, seed
         self.bad_files, self.reader = BadFiles(bad_clips), ClipReader(timeout_s)
-        self.latents, self.windows = latents, windows
+        self.latents, self.windows, self.ref_noises = latents, windows, ref_noises
         self.kinds = [-record.num_refs if record.is_picture else record.num_refs for record in self.records]
         self._alike = {kind: np.flatnonzero(np.array(self.kinds) == kind) for kind in set(self.kinds)}
 
@@ -91,8 +93,7 @@ class ClipDataset(Dataset):
     def _sample(self, record: Record, epoch: int, index: int) -> Sample:
         random = np.random.default_rng([self.seed, epoch, index, 0]) if self.training else None
         window = self._window(record, random)
-        refs = torch.stack([self._reference(record, person, random) for person in range(record.num_refs)])
-        sample: Sample = {"caption": record.caption, "refs": refs, "held": 0}
+        sample: Sample = {"caption": record.caption, "held": 0} | self._references(record, random)
         if self.latents is not None:
             sample["window"] = window_key(record, window)
             sample["moments"] = self.latents.read(sample["window"])
@@ -112,14 +113,36 @@ class ClipDataset(Dataset):
             return Window(data.fps, 1, 0, tuple(data.video_size))
         return Window(data.fps, data.max_num_frames, data.skip_frms_num, tuple(data.video_size), position)
 
-    def _reference(self, record: Record, person: int, random: np.random.Generator | None) -> Tensor:
-        """Load one of a person's pictures as (3, H, W) in [-1, 1], what its mask does not cover black."""
-        pictures = record.images[person]
-        chosen, masked = (0, True) if random is None else (int(random.integers(len(pictures))), random.random() < MASK_PROBABILITY)
-        image = _load(pictures[chosen])
-        if record.masks and masked:
-            image = apply_mask(image, _load(record.masks[person][chosen]))
+    def _references(self, record: Record, random: np.random.Generator | None) -> Sample:
+        """Choose a picture of each person, and load them as `refs` (R, 3, H, W) unless they are cached."""
+        chosen = [_choose(record, person, random) for person in range(record.num_refs)]
+        found: Sample = {}
+        if self.latents is not None and self.ref_noises:
+            found["ref_key"] = reference_key(chosen, int(random.integers(self.ref_noises)), tuple(self.data.video_size))
+            found["ref_moments"] = self.latents.read(found["ref_key"])
+            if found["ref_moments"] is not None:
+                return found
+        return found | {"refs": torch.stack([self._reference(*files) for files in chosen])}
+
+    def _reference(self, picture: Path, mask: Path | None) -> Tensor:
+        """Load a picture as (3, H, W) in [-1, 1], what its mask does not cover black."""
+        image = _load(picture)
+        if mask is not None:
+            image = apply_mask(image, _load(mask))
         return to_tensor(fit_and_pad(image, tuple(self.data.video_size)))
+
+
+def _choose(record: Record, person: int, random: np.random.Generator | None) -> tuple[Path, Path | None]:
+    """Draw one of a person's pictures, and whether to use its mask."""
+    pictures = record.images[person]
+    chosen, masked = (0, True) if random is None else (int(random.integers(len(pictures))), random.random() < MASK_PROBABILITY)
+    return pictures[chosen], record.masks[person][chosen] if record.masks and masked else None
+
+
+def reference_key(chosen: Sequence[tuple[Path, Path | None]], noise: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Name what a sample's references depend on: pictures and masks, by path, size and time of change, the noise, the frames' size."""
+    files = [[str(file.resolve()), file_state(file)] if file else None for pair in chosen for file in pair]
+    return {"references": files, "noise": noise, "size": list(size)}
 
 
 def window_key(record: Record, window: Window) -> dict[str, Any]:
@@ -145,13 +168,16 @@ def _load(path: Path) -> Image.Image:
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     """Stack samples of one kind: `video` (B, 3, F, H, W), `refs` (B, R, 3, H, W), the rest as lists in the plural.
 
-    With cached latents, `moments` is a list with None for those that are not cached, and `video` holds only these, if there are any.
+    With cached latents, `moments` is a list with None for those that are not cached, and `video` holds only these, if there are any;
+    so are `ref_moments` and `refs`.
     """
-    plural = {"caption": "captions", "index": "indices", "replaced": "replaced", "held": "held", "window": "windows", "moments": "moments"}
+    plural = {"caption": "captions", "index": "indices", "replaced": "replaced", "held": "held", "window": "windows", "moments": "moments",
+              "ref_key": "ref_keys", "ref_moments": "ref_moments"}  # fmt: skip
     batch: dict[str, Any] = {name: [sample[key] for sample in samples] for key, name in plural.items() if key in samples[0]}
-    batch["refs"] = torch.stack([sample["refs"] for sample in samples])
-    videos = [sample["video"] for sample in samples if "video" in sample]
-    return batch | ({"video": torch.stack(videos)} if videos else {})
+    for name in ("refs", "video"):
+        there = [sample[name] for sample in samples if name in sample]
+        batch |= {name: torch.stack(there)} if there else {}
+    return batch
 
 
 def as_floats(sample: dict[str, Any]) -> dict[str, Any]:

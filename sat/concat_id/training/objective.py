@@ -1,6 +1,7 @@
 """From a batch of clips to a loss: encode, spoil, drop and noise it, all of it decided by (seed, step, part of the batch)."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from concat_id.config import Config, ModelConfig
-from concat_id.data.cache import CachedLatents
+from concat_id.data.cache import REFERENCES, CachedLatents
 from concat_id.diffusion.denoiser import Condition, Network
 from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
 from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_logit_normal_timesteps, draw_timesteps, drop_conditions
@@ -59,10 +60,9 @@ class Objective:
     def training_loss(self, network: Network, batch: dict[str, Any], step: int, part: int, parts: int) -> Tensor:
         """Loss of micro-batch `part` of the `parts` that make up a step; each draws timesteps from a slice of its own."""
         generator = generator_of(self.seed, "training", step, part)
-        timestep = self.draw_timesteps(len(batch["refs"]), generator, part, parts)
+        timestep = self.draw_timesteps(len(batch["captions"]), generator, part, parts)
         sampled = generator if self.recipe.posterior_samples else None
-        refs = self.encode_refs(add_pixel_noise(batch["refs"], generator), sampled)
-        condition = Condition(self.embed(batch["captions"]).to(self.device), refs)
+        condition = Condition(self.embed(batch["captions"]).to(self.device), self.encode_noisy_refs(batch, generator, sampled))
         condition = self.recipe.drop(condition, self.model.ref_image_dropout, self.model.text_dropout, generator)
         latents = self.encode_video(batch, sampled)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
@@ -92,12 +92,28 @@ class Objective:
         latents = self.autoencoder.encode(frames, sample=generator is not None, generator=generator)  # (B*R, 1, C, h, w)
         return latents.view(*refs.shape[:2], *latents.shape[2:])
 
+    def encode_noisy_refs(self, batch: dict[str, Any], generator: torch.Generator, sampled: torch.Generator | None) -> Tensor:
+        """Latents (B, R, C, h, w) of references with noise on their pixels, from the cache where they are in it."""
+        if "ref_keys" not in batch:
+            return self.encode_refs(add_pixel_noise(batch["refs"], generator), sampled)
+
+        def encode(refs: Tensor, key: Any) -> tuple[Tensor, Tensor]:
+            noisy = add_pixel_noise(refs, generator_of("reference", json.dumps(key, sort_keys=True)))  # the same whenever it is made
+            mean, std = self.autoencoder.encode_moments(noisy[0, :, :, None].to(self.device))  # (R, 1, C, h, w)
+            return mean.transpose(0, 1), std.transpose(0, 1)
+
+        return self._draw(self.latents.complete(batch, encode, REFERENCES), sampled)
+
     def encode_video(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, T, C, h, w) of the clips, from the cache where they are in it: posterior samples if there is a generator."""
         if "windows" in batch and self.latents is not None:
-            moments = self.latents.complete(batch, lambda video: self.autoencoder.encode_moments(video.to(self.device)))
+            moments = self.latents.complete(batch, lambda video, _: self.autoencoder.encode_moments(video.to(self.device)))
         else:
             moments = self.autoencoder.encode_moments(batch["video"].to(self.device))
+        return self._draw(moments, generator)
+
+    def _draw(self, moments: tuple[Tensor, Tensor], generator: torch.Generator | None) -> Tensor:
+        """Draw samples of posteriors, or take their means if there is no generator."""
         mean, std = (tensor.to(self.device) for tensor in moments)
         return mean if generator is None else mean + std * torch.randn(mean.shape, generator=generator).to(self.device)
 

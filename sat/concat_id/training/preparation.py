@@ -128,7 +128,8 @@ def build_data(
     config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: CachedLatents | None = None
 ) -> tuple[EpochSampler, ClipLoader]:
     """The order of the clips for this process, and the loader that follows it."""
-    dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
+    dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents,
+                          ref_noises=config.args.ref_noises)  # fmt: skip
     sampler = EpochSampler(
         dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed, picture_batch=config.data.picture_batch
     )

@@ -89,7 +89,7 @@ class Trainer:
             loss = self.objective.training_loss(self.engine, batch, self.done, part, accumulation * world_size())
             self.engine.accumulate(loss)
             total += loss.item() / accumulation
-            samples += len(batch["refs"])
+            samples += len(batch["captions"])
         self.done += 1
         # one meeting a step: the mean loss, the samples, and whether any process was told to stop
         total, samples = all_reduce([total / world_size(), samples], self.engine.device)
