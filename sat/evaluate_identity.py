@@ -49,7 +49,7 @@ def main() -> int:
     from concat_id.distributed import choose_device
     from concat_id.evaluation.measuring import load_instruments
     from concat_id.evaluation.report import Report, print_summary, write_report
-    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, measure_runs
+    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs
     from concat_id.files import check_writable
 
     obedience = None
@@ -65,6 +65,7 @@ def main() -> int:
         print(f"{recalled} videos were measured already; --overwrite measures them again")
     pictures = arguments.training_pictures
     hygiene = drop_trained_on(runs, pictures, instruments, arguments.output) if pictures else None
+    identify(runs)
     calibration = calibrate(runs, arguments.calibration, instruments, arguments.output)
     summary = Report(runs, instruments, calibration, hygiene)
     files = write_report(summary, arguments.output)  # first: nobody may be reading what is printed

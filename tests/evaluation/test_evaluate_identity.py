@@ -41,6 +41,22 @@ def test_ceiling_and_floor(evaluate, tmp_path, portraits):
     assert "SFace similarity as published" in evaluate.printed and "ArcFace" not in evaluate.printed
 
 
+def test_people_are_identified_among_all_references(evaluate, tmp_path, portraits):
+    """Two of four are: one shows another person, and one nobody; a run with a single reference has nothing to choose among."""
+    videos = tmp_path / "videos"
+    for name, shown in {"astronaut": "astronaut", "actor": "actor", "singer": "astronaut"}.items():
+        add(videos, name, [scene(portraits[shown])] * 2, portraits[name])
+    add(videos, "empty", [scene(None)] * 2, portraits["actor"])
+    assert evaluate("--videos", videos)[0] == 0
+    report = report_of(tmp_path)
+    assert report["runs"][0]["summary"]["identification_rate"]["mean"] == 0.5
+    found = {video["name"]: video["scores"]["identification_rate"] for video in report["runs"][0]["videos"]}
+    assert found == {"astronaut": 1, "actor": 1, "singer": 0, "empty": 0}
+    add(tmp_path / "alone", "actor", [scene(portraits["actor"])] * 2, portraits["actor"])
+    assert evaluate("--videos", tmp_path / "alone")[0] == 0
+    assert "identification_rate" not in report_of(tmp_path)["runs"][0]["summary"]
+
+
 def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portraits):
     videos, portrait = tmp_path / "videos", portraits["astronaut"]
     add(videos, "good", [scene(portrait)] * 3, portrait)

@@ -1,6 +1,6 @@
 """How much the people of a video resemble their references, and how much of that is copied."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,23 @@ def identity_scores(references: Sequence[Reference], people: Sequence[Track], nu
         "copies": copies,
         "interval": mean_interval(values.mean(axis=0)),
         "per_reference": [float(row.mean()) for row in values],
+        "vectors": [mean_vector(track) for track in people],
     }
     return scores, details
+
+
+def mean_vector(track: Track) -> list[float] | None:
+    """Mean of the vectors of a person's faces; None if there are none."""
+    vectors = [face.vector for face in track.faces.values()]
+    return [round(float(value), 6) for value in np.mean(vectors, axis=0)] if vectors else None
+
+
+def identified(vector: Sequence[float] | None, own: str, candidates: Mapping[str, np.ndarray]) -> bool:
+    """Whether of all `candidates`, references by digest, a person's mean vector is nearest to its `own`; without a face it is not."""
+    if vector is None:
+        return False
+    cosines = {digest: float(np.dot(vector, candidate)) for digest, candidate in candidates.items()}
+    return max(cosines, key=cosines.__getitem__) == own
 
 
 def published_similarity(references: Sequence[Reference], found: Sequence[Sequence[FoundFace]]) -> float | None:

@@ -25,6 +25,10 @@ METRICS = {
         "{face} similarity as published", "more",
         "As OpenS2V-Eval and ConsisID compute it: the first reference alone, the largest face of a frame, frames without one left out."),
     "detection_rate": Metric("face found", "more", "Share of sampled frames, over all references, with the face of that person."),
+    "identification_rate": Metric(
+        "identified", "more",
+        "Share of people who resemble their own reference more than any other reference of these runs, one without a face counting as "
+        "not. By chance: 1 / number of references. Two photos of one person count as two people.", 2),
     "copy_paste": Metric(
         "copy-paste index", "less",
         "How much the faces repeat the reference's pose, expression and light: 1 the same picture. Real clips: 0.1 to 0.8."),

@@ -15,7 +15,7 @@ from concat_id.files import write_json, written_whole
 from concat_id.versions import versions
 
 PACKAGES = ("numpy", "onnxruntime", "insightface", "opencv-python-headless", "torch", "transformers")
-INTERNAL = {"key", "file"}  # parts of a result that report.json leaves out
+INTERNAL = {"key", "file", "vectors"}  # parts of a result that report.json leaves out
 
 
 @dataclass

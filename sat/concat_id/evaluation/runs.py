@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from concat_id.errors import UserError
 from concat_id.evaluation.calibration import Calibration, trained_on
+from concat_id.evaluation.identity import identified
 from concat_id.evaluation.layouts import Sample, find_samples
 from concat_id.evaluation.measuring import Instruments, measure_or_recall, result_file
 from concat_id.evaluation.metrics import METRICS
@@ -89,12 +90,25 @@ def references_of(result: dict[str, Any]) -> list[tuple[Path, np.ndarray]]:
     return [(Path(item["image"]), np.array(item["vector"], np.float32)) for item in result["references"]]
 
 
+def different_references(runs: Sequence[Run]) -> dict[str, np.ndarray]:
+    """The vectors of all references by their files' digests."""
+    results = [result for run in runs for result in run.results]
+    return {digest: vector for result in results
+            for digest, (_, vector) in zip(result["digests"]["references"], references_of(result), strict=True)}  # fmt: skip
+
+
+def identify(runs: Sequence[Run]) -> None:
+    """Find whose reference of all each person resembles most, if there are several to choose among."""
+    candidates = different_references(runs)
+    for result in (result for run in runs for result in run.results if len(candidates) > 1):
+        own = zip(result["vectors"], result["digests"]["references"], strict=True)
+        result["scores"]["identification_rate"] = float(np.mean([identified(vector, digest, candidates) for vector, digest in own]))
+
+
 def calibrate(runs: Sequence[Run], folder: str | None, instruments: Instruments, output: Path) -> Calibration:
     """Find floor and ceiling, from a folder of photos or else the floor from the references, and rescale every result by them."""
     if folder is None:
-        different = {digest: vector for run in runs for result in run.results
-                     for digest, (_, vector) in zip(result["digests"]["references"], references_of(result), strict=True)}  # fmt: skip
-        calibration = Calibration.from_references(list(different.values()))
+        calibration = Calibration.from_references(list(different_references(runs).values()))
     else:
         calibration = Calibration.from_folder(Path(folder).expanduser(), face_vectors(output, instruments))
     for result in (result for run in runs for result in run.results):

@@ -129,7 +129,7 @@ def build_data(
 ) -> tuple[EpochSampler, ClipLoader]:
     """The order of the clips for this process, and the loader that follows it."""
     dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents,
-                          ref_noises=config.args.ref_noises)  # fmt: skip
+                          windows=config.args.latent_windows, ref_noises=config.args.ref_noises)  # fmt: skip
     sampler = EpochSampler(
         dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed, picture_batch=config.data.picture_batch
     )
