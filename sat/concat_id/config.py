@@ -96,7 +96,7 @@ class Args:
     eval_samples: int = option(1, "training", "videos sampled at every validation, per process", low=0)
     tensorboard: bool = option(True, "training", "write TensorBoard files")
     latent_cache: str | None = option(None, "training", "folder to keep encoded clips in", metavar="FOLDER")
-    latent_windows: int = option(4, "training", "with latent_cache: places of a clip that are encoded; 1 for clips of no more frames", low=1)
+    latent_windows: int = option(4, "training", "with latent_cache: places of a clip that are encoded; 1 for short clips", low=1)
     ref_noises: int | None = option(None, "training", "with latent_cache: noises of each reference, kept too (default: always new)", low=1)
     checkpoint_activations: bool | None = option(None, "training", "recompute activations to save memory (default: the model's)")
     model_parallel_size: int = option(1, "training", "only 1 is supported", low=1, high=1)
