@@ -97,7 +97,7 @@ autoencoder=models/mini/vae/3d-vae.pt
 if [ -n "$AUTOENCODER" ]; then
     step "autoencoder"
     autoencoder="$DATA/3d-vae.pt"
-    [ -f "$autoencoder" ] || "$PYTHON" sat/train_autoencoder.py --output "$autoencoder" --lists "$DATA"/{pictures,clips}/clips.json
+    [ -f "$autoencoder" ] || "$PYTHON" sat/train_autoencoder.py --output "$autoencoder" --frames 17 --lists "$DATA"/{pictures,clips}/clips.json
 fi
 printf 'model:\n  text_encoder: {path: "%s"}\n  autoencoder: {path: "%s"}\n' "$T5" "$autoencoder" >"$DATA/encoders.yaml"
 MODEL=(configs/mini.yaml "$DATA/encoders.yaml")

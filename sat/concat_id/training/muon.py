@@ -14,14 +14,30 @@ UPDATE = 0.2  # root mean square of an update over the learning rate, as AdamW's
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Bring the singular values of a matrix (R, C) near 1 by a Newton-Schulz iteration; its scale does not matter."""
-    first, second, third = ITERATION
     current = matrix.to(torch.bfloat16 if has_bfloat16(matrix.device) else torch.float32)
     current = current.T if matrix.shape[0] > matrix.shape[1] else current
     current = current / (current.norm() + 1e-7)
+    current = _iterated(current) if current.dtype == torch.bfloat16 else _factor(current @ current.T) @ current
+    return (current.T if matrix.shape[0] > matrix.shape[1] else current).to(matrix.dtype)
+
+
+def _iterated(current: Tensor) -> Tensor:
+    first, second, third = ITERATION
     for _ in range(ROUNDS):
         square = current @ current.T
         current = first * current + (second * square + third * square @ square) @ current
-    return (current.T if matrix.shape[0] > matrix.shape[1] else current).to(matrix.dtype)
+    return current
+
+
+def _factor(square: Tensor) -> Tensor:
+    """What all rounds together multiply a matrix by, from its product with itself (R, R): less work for long rows, if exact enough."""
+    first, second, third = ITERATION
+    identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
+    total = identity
+    for _ in range(ROUNDS):
+        step = first * identity + second * square + third * square @ square
+        total, square = step @ total, step @ square @ step
+    return total
 
 
 def muon_update(momentum: Tensor, parts: int = 1) -> Tensor:
