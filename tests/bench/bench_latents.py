@@ -51,7 +51,7 @@ def main() -> None:
     pictures = [photograph(head, person, 1, neutral=False) for person in people]
 
     def told(title: str, shown: list[Image.Image]) -> None:
-        cosines = [float(np.dot(vector(picture), own)) for picture, own in zip(shown, photographs, strict=True)]
+        cosines = [float(np.sum(vector(picture) * own)) for picture, own in zip(shown, photographs, strict=True)]
         print(f"{title}: {recognizer.name} {np.mean(cosines):.3f}", flush=True)
 
     told("as rendered", pictures)
