@@ -36,8 +36,8 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.output is None and arguments.load is None:
         raise UserError("command line: found neither --output nor --load, expected a file to write or one to measure; name it")
-    at_least = {"pictures": 0, "clips": 0, "frames": 1, "fps": 0.01, "most": 2, "batch_size": 1, "latent_noise": 0, "learning_rate": 1e-9,
-                "seed": 0}  # fmt: skip
+    zero = dict.fromkeys(("pictures", "clips", "latent_noise", "learning_rate", "seed"), 0)
+    at_least = zero | {"frames": 1, "fps": 0.01, "most": 2, "batch_size": 1}
     for name, least in at_least.items():
         if getattr(arguments, name) < least:
             raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {least}")
@@ -68,19 +68,12 @@ def main() -> int:
     from concat_id.training.small.footage import read_footage
     from concat_id.video import write_picture
 
-    config = load_config([str(path) for path in arguments.base]).model.autoencoder
-    loaded = None
+    config, loaded = load_config([str(path) for path in arguments.base]).model.autoencoder, None
     if arguments.load is not None:
         loaded = VideoAutoencoder.from_config(dataclasses.replace(config, path=str(arguments.load)), scale_factor=1.0)
     footage = read_footage(arguments.lists, Window(arguments.fps, arguments.frames, 0, tuple(arguments.size)), arguments.most)
-    training = AutoencoderTraining(
-        arguments.pictures,
-        arguments.clips,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        latent_noise=arguments.latent_noise,
-        seed=arguments.seed,
-    )
+    names = "pictures", "clips", "batch_size", "learning_rate", "latent_noise", "seed"
+    training = AutoencoderTraining(**{name: getattr(arguments, name) for name in names})
     trainer = AutoencoderTrainer(config, footage, training, arguments.output, loaded)
     if loaded is not None:
         show(str(arguments.load), trainer.measure())
