@@ -91,6 +91,7 @@ class Args:
     timestep_sampling: Literal["uniform", "logit_normal"] = option("uniform", "training", "how training draws its noise levels")
     logit_mean: float = option(0.0, "training", "logit_normal: middle, as log(t / (1 - t)) of t in (0, 1), 1 being pure noise", metavar="X")
     logit_std: float = option(1.0, "training", "logit_normal: spread in the same measure", low=0.01)
+    face_weight: float = option(1.0, "training", "weight of faces in the loss, where lists have face_boxes", low=1)
     resume: str | None = option(None, "training", "continue a run, the latest if none is named", metavar="FOLDER")
     keep_checkpoints: int = option(3, "training", "how many of the last checkpoints stay", low=1)
     eval_samples: int = option(1, "training", "videos sampled at every validation, per process", low=0)

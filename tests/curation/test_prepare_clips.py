@@ -21,6 +21,8 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
     assert whole["video_path"] == str(videos / "whole.mp4") and len(whole["people"]) == 1 and whole["caption"] == "two words"
     assert manifest["recognizer"] == "SFace" and "identities" not in whole
     assert (two["start"], two["end"]) == (0.0, 1.2) and [round(person["position"], 1) for person in two["people"]] == [0.3, 0.8]
+    assert all(0 <= left < person["position"] < right <= 1 and 0 <= top < bottom <= 1 for person in two["people"]
+               for left, top, right, bottom in [person["box"]])  # fmt: skip
     reasons = sorted((entry["start"], entry["reason"]) for entry in manifest["discarded"])
     assert reasons == [(1.2, "a shot of 0.4 s, expected 1.1"), (1.6, "no face in 6 frames")]
 

@@ -85,6 +85,10 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
         ({"video_path": "empty"}, "video_path: found a folder"),
         ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
         ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),
+        ({"face_boxes": "0.1,0.2"}, 'face_boxes: found "0.1,0.2", expected [left, top, right, bottom] of each of 1'),
+        ({"face_boxes": [[0.1, 0.2, 0.5, 0.6], [0.5, 0.2, 0.9, 0.6]]}, "expected [left, top, right, bottom] of each of 1"),
+        ({"face_boxes": [[0.5, 0.2, 0.1, 0.6]]}, "face_boxes: found [[0.5, 0.2, 0.1, 0.6]]"),
+        ({"face_boxes": [[20, 30, 60, 90]]}, "as shares of the frame"),
     ],
 )
 def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
@@ -130,8 +134,10 @@ def test_a_folder_is_a_list(folder):
 
 
 def test_an_entry_survives_the_way_through_json(folder):
-    path = folder.list(folder.entry(caption='Quotes "and" commas ,] and 日本語'))
-    assert read_records([path])[0].caption == json.loads(path.read_text())[0]["caption"]
+    path = folder.list(folder.entry(caption='Quotes "and" commas ,] and 日本語', face_boxes=[[-0.01, 0.2, 0.5, 1]]), folder.entry())
+    first, second = read_records([path])
+    assert first.caption == json.loads(path.read_text())[0]["caption"]
+    assert (first.boxes, second.boxes) == (((-0.01, 0.2, 0.5, 1.0),), ())
 
 
 @pytest.mark.parametrize("name, kind", [("good.mp4", "video"), ("a.png", "picture")])

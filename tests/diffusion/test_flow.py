@@ -116,6 +116,8 @@ def test_loss_says_which_sample_and_reaches_the_network():
     losses = flow_loss(lambda x, *_: bias.expand_as(x), FlowSchedule(), normal(0), normal(1), torch.tensor([3, 700]), CONDITION)
     losses[0].backward()
     assert losses.shape == (2,) and bias.grad[0].abs() > 0 and bias.grad[1] == 0
+    inputs = lambda x, *_: 0 * x, FlowSchedule(), normal(0), normal(1), torch.tensor([3, 700]), CONDITION
+    torch.testing.assert_close(flow_loss(*inputs, torch.full((1,), 3.0)), 3 * flow_loss(*inputs))
 
 
 def test_references_and_texts_are_dropped_sample_by_sample():

@@ -8,7 +8,7 @@ import torch
 
 from concat_id.data.cache import CachedLatents
 from concat_id.diffusion.denoiser import Condition
-from concat_id.diffusion.loss import add_pixel_noise, draw_logit_normal_timesteps, draw_timesteps, drop_conditions
+from concat_id.diffusion.loss import add_pixel_noise, draw_logit_normal_timesteps, draw_timesteps, drop_conditions, face_weights
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.training.objective import Objective, generator_of
 
@@ -52,6 +52,14 @@ def test_noise_of_references_has_the_released_strength():
     log_sigma = noise.flatten(2).std(dim=2).log()
     assert abs(log_sigma.mean() + 3) < 0.1 and abs(log_sigma.std() - 0.5) < 0.06
     assert (log_sigma[:, 0] - log_sigma[:, 1]).abs().mean() > 0.3  # each picture its own
+
+
+def test_face_weights_count_the_covered_part_of_a_cell():
+    half, none, two = face_weights([((0.0, 0.0, 0.125, 1.0),), (), ((-0.5, 0.0, 0.25, 2.0), (0.2, 0.5, 0.5, 1.0))], (2, 4), 3.0)[:, 0, 0]
+    torch.testing.assert_close(half / half[0, -1], torch.tensor([[2.0, 1.0, 1.0, 1.0]] * 2))  # half of a cell inside
+    assert torch.equal(none, torch.ones(2, 4))
+    torch.testing.assert_close(two / two[0, -1], torch.tensor([[3.0, 1.0, 1.0, 1.0], [3.0, 3.0, 1.0, 1.0]]))
+    assert all(abs(weights.mean() - 1) < 1e-6 for weights in (half, none, two))
 
 
 def test_dropping():
@@ -99,6 +107,26 @@ def test_everything_follows_from_seed_step_and_part(objective):
         assert not torch.equal(first[0][0], other[0][0]) and not torch.equal(first[0][3], other[0][3])
     assert first[0][1] < 500 <= other_part[0][1]
     assert first[0][0].shape == (1, 2, 16, 4, 4) and first[0][3].shape == (1, 2, 16, 4, 4)
+
+
+def test_errors_of_faces_weigh_as_asked(objective):
+    """A network that is wrong in the face alone: its loss grows by the weight, over the mean weight of the frame."""
+    batch = {"video": torch.zeros(1, 3, 1, 32, 32), "refs": torch.zeros(1, 1, 3, 32, 32), "captions": ["a"],
+             "boxes": [((0.25, 0.0, 0.75, 0.5),)]}  # fmt: skip
+    inside = torch.zeros(4, 4)
+    inside[:2, 1:3] = 1
+    inside.requires_grad_()
+
+    def felt(weight: float, boxes) -> torch.Tensor:
+        chosen = copy.copy(objective)
+        chosen.args = dataclasses.replace(objective.args, face_weight=weight)
+        loss = chosen.training_loss(lambda latents, *_: torch.zeros_like(latents) + inside, batch | {"boxes": boxes}, 0, 0, 1)
+        return torch.autograd.grad(loss, inside)[0]
+
+    plain = felt(1.0, batch["boxes"])
+    assert torch.equal(plain, felt(5.0, [()])), "no boxes, no weights"
+    weights = felt(5.0, batch["boxes"]) / plain
+    torch.testing.assert_close(weights, (1 + 4 * inside.detach()) / 2)  # four of sixteen cells weigh 5, the mean is 2
 
 
 def test_clips_are_posterior_samples_in_training_and_means_in_validation(objective):

@@ -56,13 +56,15 @@ def write_lists(folder: Path, stages: Mapping[str, Stage], masks: bool) -> dict[
     return summary
 
 
-def entry(pair: Pair, folder: Path, masks: bool) -> dict[str, str]:
+def entry(pair: Pair, folder: Path, masks: bool) -> dict[str, Any]:
     """Write a pair as an entry of a list in `folder`."""
     written = {
         "video_path": path_from(pair.clip.clip.video, folder),
         "caption": pair.clip.clip.caption,
         "image_path": SEPARATOR.join(path_from(image, folder) for image in pair.images),
     }
+    boxes = [list(person.box) for person in pair.clip.clip.people if person.box]
+    written |= {"face_boxes": boxes} if len(boxes) == len(pair.images) else {}
     return written | ({"mask_path": SEPARATOR.join(path_from(mask, folder) for mask in pair.masks)} if masks else {})
 
 

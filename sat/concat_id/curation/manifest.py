@@ -16,12 +16,16 @@ COMMAND = "prepare the clips again with sat/prepare_clips.py"
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """One person in one clip: pictures with their vectors (N, D) of length 1, the best first; `identity` if the list named it."""
+    """One person in one clip: pictures with their vectors (N, D) of length 1, the best first; `identity` if the list named it.
+
+    `box` is where the face is in the clip's frames: left, top, right, bottom as shares of width and height.
+    """
 
     pictures: tuple[Path, ...]
     masks: tuple[Path, ...]
     vectors: np.ndarray
     identity: str | None = None
+    box: tuple[float, ...] | None = None
 
     @property
     def mean(self) -> np.ndarray:
@@ -86,4 +90,4 @@ def _appearance(folder: Path, person: dict[str, Any], place: str, known: dict[Pa
         raise UserError(f"{place}: found {missing or 'no pictures'} in {folder}, expected those of {VECTORS}; {COMMAND}")
     masks = tuple(folder.with_name(f"{folder.name}.masks") / picture.name for picture in pictures)
     vectors = np.stack([known[home][name] for name in names])
-    return Appearance(pictures, masks, vectors, person["identity"])
+    return Appearance(pictures, masks, vectors, person["identity"], tuple(person.get("box") or ()) or None)

@@ -57,6 +57,11 @@ class Person:
         return float((np.square(vectors.sum(axis=0)).sum() - count) / (count * (count - 1))) if count > 1 else 1.0
 
     @property
+    def box(self) -> np.ndarray:
+        """Mean of the boxes (4,) in pixels: left, top, right, bottom."""
+        return np.mean([sighting.face.box for sighting in self.sightings.values()], axis=0)
+
+    @property
     def position(self) -> float:
         """Mean horizontal position in pixels: people are told from left to right by it."""
         return float(np.mean([sighting.centre for sighting in self.sightings.values()]))

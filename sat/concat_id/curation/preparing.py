@@ -33,7 +33,7 @@ from concat_id.files import file_digest, folder_written_whole, write_json, writt
 from concat_id.startup import prepare_process
 from concat_id.transforms import load_image
 
-VERSION = 1  # raise it when the same video would give other clips
+VERSION = 2  # raise it when the same video would give other clips
 RECORD = "video.json"
 
 
@@ -187,7 +187,7 @@ class Preparation:
                 write_reference(folder / picture, mask, frame, sighting, self.tools.detector, self.tools.parser, self.settings.crop)
                 vectors[picture] = reference.vector
             identity = source.identities[place - 1] if source.identities else None
-            entries.append(_entry(stem, identity, person, references, len(frames), frames[0].width, self.settings.rate))
+            entries.append(_entry(stem, identity, person, references, len(frames), frames[0].size, self.settings.rate))
         # Training reads frames without the container's rotation.
         if window.whole and (facts is None or decoded[0].shape[:2] == (facts["height"], facts["width"])):
             video = str(source.path.absolute())
@@ -270,12 +270,13 @@ def collect(output: Path, prepared: Iterable[Prepared], recognizer: str) -> dict
     return manifest
 
 
-def _entry(folder: str, identity: str | None, person: Person, references: list[Reference], num_frames: int, width: int,
-           rate: float) -> dict[str, Any]:  # fmt: skip
+def _entry(folder: str, identity: str | None, person: Person, references: list[Reference], num_frames: int,
+           size: tuple[int, int], rate: float) -> dict[str, Any]:  # fmt: skip
     return {
         "folder": folder,
         "identity": identity,
-        "position": round(person.position / width, 4),
+        "position": round(person.position / size[0], 4),
+        "box": [round(float(side), 4) for side in person.box / (*size, *size)],
         "presence": round(len(person.sightings) / num_frames, 3),
         "references": [{"seconds": round(reference.frame / rate, 2), "quality": round(reference.quality, 3)} for reference in references],
     }

@@ -26,9 +26,9 @@ Sample = dict[str, Any]
 class ClipDataset(Dataset):
     """Samples of records by (epoch, record index).
 
-    A sample has `video` (3, F, H, W) and `refs` (R, 3, H, W) in [-1, 1], `caption`, the `index` of the record that was read, whether
-    it is `replaced` because the one asked for cannot be read, and how many frames at its end are `held`. Pictures are not flipped:
-    a mirrored face is another face.
+    A sample has `video` (3, F, H, W) and `refs` (R, 3, H, W) in [-1, 1], `caption`, `boxes` of the faces (none or R), the `index` of the
+    record that was read, whether it is `replaced` because the one asked for cannot be read, and how many frames at its end are `held`.
+    Pictures are not flipped: a mirrored face is another face.
 
     Records whose video is a picture give one frame. `kinds` says which samples can share a batch: the number of people, negative for
     pictures.
@@ -93,7 +93,7 @@ class ClipDataset(Dataset):
     def _sample(self, record: Record, epoch: int, index: int) -> Sample:
         random = np.random.default_rng([self.seed, epoch, index, 0]) if self.training else None
         window = self._window(record, random)
-        sample: Sample = {"caption": record.caption, "held": 0} | self._references(record, random)
+        sample: Sample = {"caption": record.caption, "boxes": record.boxes, "held": 0} | self._references(record, random)
         if self.latents is not None:
             sample["window"] = window_key(record, window)
             sample["moments"] = self.latents.read(sample["window"])
@@ -171,8 +171,8 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     With cached latents, `moments` is a list with None for those that are not cached, and `video` holds only these, if there are any;
     so are `ref_moments` and `refs`.
     """
-    plural = {"caption": "captions", "index": "indices", "replaced": "replaced", "held": "held", "window": "windows", "moments": "moments",
-              "ref_key": "ref_keys", "ref_moments": "ref_moments"}  # fmt: skip
+    plural = {"caption": "captions", "boxes": "boxes", "index": "indices", "replaced": "replaced", "held": "held", "window": "windows",
+              "moments": "moments", "ref_key": "ref_keys", "ref_moments": "ref_moments"}  # fmt: skip
     batch: dict[str, Any] = {name: [sample[key] for sample in samples] for key, name in plural.items() if key in samples[0]}
     for name in ("refs", "video"):
         there = [sample[name] for sample in samples if name in sample]

@@ -1,8 +1,9 @@
 """Training lists: what each clip is, which words and which people's pictures belong to it.
 
 A list is JSON: `[{"video_path": ..., "caption": ..., "image_path": "a.png" | "a.png@@b.png" | "folder"}, ...]`, people from left to
-right, optionally with a `mask_path` of the same form. A folder in the place of a picture holds alternatives, of which one is drawn
-per epoch. Relative paths start at the list's folder, else at the current one.
+right, optionally with a `mask_path` of the same form, and with `face_boxes`: where each person's face is in the frames,
+`[[left, top, right, bottom], ...]` as shares of width and height, for args.face_weight. A folder in the place of a picture holds
+alternatives, of which one is drawn per epoch. Relative paths start at the list's folder, else at the current one.
 
 A folder can stand for a list. Each `name.mp4` in it needs `name.txt`, the caption, and its people: `name.png` (or another picture),
 or a folder `name/` with one person's alternative pictures, or with one folder per person (`name/1/`, `name/2/`, left to right).
@@ -20,7 +21,7 @@ from concat_id.errors import UserError, warn
 from concat_id.typed import nearest
 
 SEPARATOR = "@@"
-REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path",)
+REQUIRED, OPTIONAL, BOXES = ("video_path", "caption", "image_path"), ("mask_path",), "face_boxes"
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHOWN = 3  # problems in one message
@@ -29,7 +30,7 @@ SHOWN = 3  # problems in one message
 @dataclass(frozen=True)
 class Record:
     """A clip, or a picture as a video of one frame. `images` holds, per person from left to right, the alternative pictures; `masks`
-    theirs, or nothing at all.
+    theirs, or nothing at all; `boxes` where their faces are, (left, top, right, bottom) as shares of the frame, or nothing.
 
     `source` says where it was written, for messages.
     """
@@ -39,6 +40,7 @@ class Record:
     images: tuple[tuple[Path, ...], ...]
     masks: tuple[tuple[Path, ...], ...]
     source: str
+    boxes: tuple[tuple[float, ...], ...] = ()
 
     @property
     def num_refs(self) -> int:
@@ -204,8 +206,8 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
         raise entry
     if not isinstance(entry, dict):
         raise UserError(f"{source}: found {_shown(entry)}, expected an entry {{{', '.join(REQUIRED)}}}")
-    problems = [f"{key}: unknown key; the nearest known key is {nearest(key, REQUIRED + OPTIONAL)}"
-                for key in entry if key not in REQUIRED + OPTIONAL]  # fmt: skip
+    known = (*REQUIRED, *OPTIONAL, BOXES)
+    problems = [f"{key}: unknown key; the nearest known key is {nearest(key, known)}" for key in entry if key not in known]
     problems += [f"{key}: missing, expected text" for key in REQUIRED if key not in entry]
     texts = {key: value for key, value in entry.items() if isinstance(value, str) and value.strip()}
     for key, value in entry.items():
@@ -217,9 +219,10 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
         problems.append(f"video_path: found {'a folder' if video.is_dir() else 'no file'} {texts['video_path']!r}, expected a video")
     images, masks = (_people(texts[key], key, base, problems) if key in texts else () for key in ("image_path", "mask_path"))
     masks = _match_masks(images, masks, problems) if masks and not problems else ()
+    boxes = _boxes(entry[BOXES], len(images), problems) if BOXES in entry and not problems else ()
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
-    return Record(video, " ".join(texts["caption"].split()), images, masks, source)
+    return Record(video, " ".join(texts["caption"].split()), images, masks, source, boxes)
 
 
 def _people(text: str, key: str, base: Path, problems: list[str]) -> tuple[tuple[Path, ...], ...]:
@@ -255,6 +258,18 @@ def _match_masks(
             problems.append(f"mask_path: found no mask for {missing[0]!r}, expected one of the same name in the folder of masks")
         matched.append(tuple(mask for mask in chosen if mask is not None))
     return tuple(matched)
+
+
+def _boxes(found: Any, people: int, problems: list[str]) -> tuple[tuple[float, ...], ...]:
+    """Check the boxes of `people` faces; what is wrong is added to `problems`."""
+    try:
+        boxes = tuple((float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in found)
+        if len(boxes) == people and all(box[0] < box[2] and box[1] < box[3] and max(box[:2]) < 1 and min(box[2:]) > 0 for box in boxes):
+            return boxes
+    except (TypeError, ValueError):
+        pass
+    problems.append(f"{BOXES}: found {_shown(found)}, expected [left, top, right, bottom] of each of {people}, as shares of the frame")
+    return ()
 
 
 def _resolve(text: str, base: Path) -> Path:

@@ -1,5 +1,7 @@
 """The training objective, and how training draws its timesteps and spoils its references."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,19 +11,39 @@ from concat_id.diffusion.schedule import NoiseSchedule, noise_level
 PIXEL_NOISE_LOG_MEAN, PIXEL_NOISE_LOG_STD = -3.0, 0.5  # of references, as released
 
 
-def diffusion_loss(
-    network: Network, schedule: NoiseSchedule, latents: Tensor, noise: Tensor, timestep: Tensor, condition: Condition
-) -> Tensor:
+def diffusion_loss(network: Network, schedule: NoiseSchedule, latents: Tensor, noise: Tensor, timestep: Tensor, condition: Condition,
+                   weights: Tensor | float = 1.0) -> Tensor:  # fmt: skip
     """Loss (B,) of noising clean latents (B, T, C, H, W) to `timestep` (B,): mean of (x_0 estimate - x_0)^2 / (1 - alpha_bar).
 
-    That is the mean squared error of the velocity. References stay clean and are not part of the loss.
+    That is the mean squared error of the velocity. References stay clean and are not part of the loss. `weights`, such as
+    `face_weights`, multiply the squared errors.
     """
     signal = schedule.signal.to(latents.device)[timestep].to(latents.dtype).view(-1, 1, 1, 1, 1)
     level = noise_level(signal)
     noised = signal * latents + level * noise
     velocity = network(noised, timestep, condition.prompt_embeds, condition.ref_latents).to(latents)
     estimate = clean_from_velocity(noised, velocity, signal, level)
-    return torch.mean((estimate - latents) ** 2 / level**2, dim=(1, 2, 3, 4))
+    return torch.mean(weights * (estimate - latents) ** 2 / level**2, dim=(1, 2, 3, 4))
+
+
+def face_weights(boxes: Sequence[Sequence[Sequence[float]]], size: tuple[int, int], weight: float) -> Tensor:
+    """Weights (B, 1, 1, h, w), 1 on average over each sample, by which what lies in its `boxes` counts `weight` times what does not.
+
+    Boxes are left, top, right, bottom as shares of the frame; latents at an edge count by the part of them that is inside.
+    """
+    height, width = size
+    inside = torch.zeros(len(boxes), height, width)
+    for sample, own in zip(inside, boxes, strict=True):
+        for left, top, right, bottom in own:
+            sample.copy_(torch.maximum(sample, torch.outer(_covered(top, bottom, height), _covered(left, right, width))))
+    weights = 1 + (weight - 1) * inside
+    return (weights / weights.mean(dim=(1, 2), keepdim=True))[:, None, None]
+
+
+def _covered(start: float, end: float, cells: int) -> Tensor:
+    """How much of each of `cells` equal parts of [0, 1] lies between `start` and `end`."""
+    first = torch.arange(cells)
+    return (torch.clamp(first + 1, max=end * cells) - torch.clamp(first, min=start * cells)).clamp(0, 1)
 
 
 def draw_timesteps(batch: int, generator: torch.Generator, part: int = 0, parts: int = 1, num_timesteps: int = 1000) -> Tensor:

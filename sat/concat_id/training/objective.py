@@ -13,7 +13,14 @@ from concat_id.config import Config, ModelConfig
 from concat_id.data.cache import REFERENCES, CachedLatents
 from concat_id.diffusion.denoiser import Condition, Network
 from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
-from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_logit_normal_timesteps, draw_timesteps, drop_conditions
+from concat_id.diffusion.loss import (
+    add_pixel_noise,
+    diffusion_loss,
+    draw_logit_normal_timesteps,
+    draw_timesteps,
+    drop_conditions,
+    face_weights,
+)
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.wan_config import WanModelConfig
@@ -66,7 +73,8 @@ class Objective:
         condition = self.recipe.drop(condition, self.model.ref_image_dropout, self.model.text_dropout, generator)
         latents = self.encode_video(batch, sampled)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        return self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, timestep.to(self.device), condition).mean()
+        at, weights = timestep.to(self.device), self._weights(batch, latents)
+        return self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, at, condition, weights).mean()
 
     def draw_timesteps(self, batch: int, generator: torch.Generator, part: int, parts: int) -> Tensor:
         """Draw timesteps (B,) from slice `part` of `parts` of the distribution that `args.timestep_sampling` names."""
@@ -111,6 +119,12 @@ class Objective:
         else:
             moments = self.autoencoder.encode_moments(batch["video"].to(self.device))
         return self._draw(moments, generator)
+
+    def _weights(self, batch: dict[str, Any], latents: Tensor) -> Tensor | float:
+        """What the errors of a batch's latents are multiplied with."""
+        if self.args.face_weight == 1 or not any(batch["boxes"]):
+            return 1.0
+        return face_weights(batch["boxes"], tuple(latents.shape[-2:]), self.args.face_weight).to(self.device)
 
     def _draw(self, moments: tuple[Tensor, Tensor], generator: torch.Generator | None) -> Tensor:
         """Draw samples of posteriors, or take their means if there is no generator."""
