@@ -58,6 +58,7 @@ class SamplerConfig:
     num_inference_steps: int = bounded(50, low=2)
     guidance: GuidanceName = "constant"
     guidance_scale: float = bounded(6.0, low=0)
+    ref_guidance_scale: float = bounded(1.0, low=0)
     guidance_exponent: float = bounded(5.0, low=0)
     guidance_steps: int | None = bounded(None, low=1)
 

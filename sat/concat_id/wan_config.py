@@ -56,6 +56,7 @@ class WanSamplerConfig:
     num_inference_steps: int = bounded(50, low=2)
     guidance: Literal["constant"] = "constant"
     guidance_scale: float = bounded(5.0, low=0)
+    ref_guidance_scale: float = bounded(1.0, low=0)
 
 
 @dataclass

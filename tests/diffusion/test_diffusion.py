@@ -60,6 +60,31 @@ def test_sampler_equals_released(sat_golden, kind, released, steps, noise, batch
     assert_close(sampled, sat_golden[f"sampler/{released}/steps{steps}/noise_{noise}"])
 
 
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_guidance_by_references_adds_what_they_change(scale, batched):
+    """n + ref_scale (u - n) + scale (c - u), and each branch is a condition of its own: text, then references, are zero."""
+    course, seen = zero_snr_schedule().sampling_steps(4), []
+
+    def network(noised, timestep, text, refs):
+        seen.extend(zip(text.abs().sum((1, 2)).tolist(), refs.abs().sum((1, 2, 3, 4)).tolist(), strict=True))
+        return stand_in(noised, timestep, text, refs)
+
+    def estimate(**options) -> torch.Tensor:
+        denoise = guided_denoiser(network, course, Condition(TEXT, REFS), lambda *_: scale, batched=batched, **options)
+        return denoise(seeded("noise", (1, 3, 16, 4, 6)), 1)
+
+    def branch(text, refs) -> torch.Tensor:
+        return guided_denoiser(stand_in, course, Condition(text, refs), lambda *_: 1.0)(seeded("noise", (1, 3, 16, 4, 6)), 1)
+
+    plain = estimate()
+    assert torch.equal(plain, estimate(ref_scale=1.0)) and len(seen) == (2 if scale == 1 else 4)
+    seen.clear()
+    neither, without_text, whole = (branch(*inputs) for inputs in ((0 * TEXT, 0 * REFS), (0 * TEXT, REFS), (TEXT, REFS)))
+    assert_close(estimate(ref_scale=2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text))
+    assert [(text > 0, refs > 0) for text, refs in seen] == [(False, False), (False, True), (True, True)]
+
+
 def test_loss_equals_released(sat_golden):
     text, refs = torch.cat([TEXT, NO_TEXT]), torch.cat([REFS, 0.5 * REFS])
     latents, noise = seeded("z", (2, 3, 16, 4, 6)), seeded("lossnoise", (2, 3, 16, 4, 6))

@@ -79,6 +79,12 @@ def test_a_kernel_that_cannot_run_is_named(tiny_model):
         pipeline_of(tiny_model, attention_kernel="cudnn").load()
 
 
+def test_references_can_be_guidance(tiny_model):
+    options = {}, {"ref_guidance_scale": 1}, {"ref_guidance_scale": 2}
+    plain, same, stronger = (generate(pipeline_of(tiny_model, **more)) for more in options)
+    assert torch.equal(plain, same) and not torch.allclose(plain, stronger, atol=1e-3)
+
+
 @pytest.mark.parametrize("sampler", ["sde_dpmpp_2m", "ddim"])
 @pytest.mark.parametrize("guidance", ["constant", "dynamic", "dynamic_intended"])
 def test_samplers_and_guidance(tiny_model, sampler, guidance):

@@ -38,6 +38,10 @@ class Condition:
         """The unconditional branch: zero text, the same references."""
         return Condition(torch.zeros_like(self.prompt_embeds), self.ref_latents)
 
+    def without_refs(self) -> "Condition":
+        """The same text with zero references, as training drops them."""
+        return Condition(self.prompt_embeds, None if self.ref_latents is None else torch.zeros_like(self.ref_latents))
+
 
 def clean_from_velocity(noised: Tensor, velocity: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
     """x_0 = signal * x_t - noise_level * v, from v = signal * noise - noise_level * x_0 (Salimans & Ho 2022, appendix D)."""
@@ -51,19 +55,24 @@ def guided_denoiser(
     scale: GuidanceScale,
     unconditional: Condition | None = None,
     batched: bool = True,
+    ref_scale: float = 1.0,
 ) -> Denoise:
     """Wrap `network` into estimate(x, step) = u + scale * (c - u), c conditional and u unconditional.
 
-    `unconditional` is the condition without its text if not given. `batched` runs both branches as one batch, otherwise
-    one after the other in half the memory. A scale of exactly 1 leaves the unconditional branch out.
+    `unconditional` is the condition without its text if not given. `batched` runs all branches as one batch, otherwise
+    one after the other in less memory. A scale of exactly 1 leaves the unconditional branch out.
+
+    A `ref_scale` other than 1, which the release does not know, adds (ref_scale - 1) * (u - n) from a third branch n that has neither
+    text nor references (Brooks et al. 2023, eq. 3).
     """
     unconditional = unconditional or condition.without_text()
-    branches = (unconditional, condition)
+    neither = unconditional.without_refs()
 
     def denoise(noised: Tensor, step: int) -> Tensor:
         timestep = steps.timesteps[step]
         strength = scale(step, timestep)
-        needed = branches if strength != 1 else (condition,)
+        needed = (condition,) if strength == ref_scale == 1 else (unconditional, condition)
+        needed = needed if ref_scale == 1 else (neither, *needed)
         groups = [_join(needed)] if batched else list(needed)
         velocities = []
         for group in groups:
@@ -71,8 +80,11 @@ def guided_denoiser(
             inputs = noised.repeat(repeats, 1, 1, 1, 1)
             at = torch.full((inputs.shape[0],), timestep, device=noised.device)
             velocities += network(inputs, at, group.prompt_embeds, group.ref_latents).to(noised).chunk(repeats)
-        estimates = [steps.clean(step, noised, velocity) for velocity in velocities]
-        return estimates[0] if strength == 1 else torch.lerp(*estimates, strength)
+        *others, conditional = [steps.clean(step, noised, velocity) for velocity in velocities]
+        if not others:
+            return conditional
+        guided = torch.lerp(others[-1], conditional, strength)
+        return guided if ref_scale == 1 else guided + (ref_scale - 1) * (others[-1] - others[0])
 
     return denoise
 

@@ -108,7 +108,8 @@ class VideoPipeline(ABC):
         negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device), condition.ref_latents)
         start = noise_like(torch.empty(shape, device=device))
         with self.placement.on_device(self.transformer) as transformer:
-            denoise = guided_denoiser(network, steps, condition, self.guidance(), negative, batched=not self.placement.frugal)
+            guidance, batched = self.guidance(), not self.placement.frugal
+            denoise = guided_denoiser(network, steps, condition, guidance, negative, batched, sampler.ref_guidance_scale)
             latents = self.samplers[sampler.name](denoise, start, steps, noise_like, lambda step, x: on_step(step))
         if not torch.isfinite(latents).all():
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
