@@ -154,13 +154,13 @@ def test_broken_clips_are_told_and_the_reader_goes_on(made, good_clip, reader):
 
 
 def test_a_hanging_clip_is_given_up(folder, good_clip):
-    reader, hanging = ClipReader(timeout_s=0.7), folder.hanging("hang.mp4")
+    reader, hanging = ClipReader(timeout_s=2.5), folder.hanging("hang.mp4")
     reader.read(good_clip, Window(8, 5, 3, SIZE))
     before = reader._process._process.pid
     start = time.monotonic()
-    with pytest.raises(UnreadableClipError, match="not decoded within 0.7 s"):
+    with pytest.raises(UnreadableClipError, match="not decoded within 2.5 s"):
         reader.read(hanging, Window(8, 17, 3, SIZE))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 8
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
     assert reader.read(good_clip, Window(8, 5, 3, SIZE)).pixels.shape[0] == 5
