@@ -45,6 +45,7 @@ MISTAKES = {
     "no such run": (["--resume", "nowhere"], "args.resume: nowhere: no such folder"),
     "no such weights": (["--load", "nowhere"], "nowhere: no such folder, expected a SAT checkpoint"),
     "mode": (["--mode", "inference"], "args.mode: found inference, expected finetune or pretrain"),
+    "no boxes": (["--face_weight", "3"], "args.face_weight: found 3, but no entry of args.train_data has face_boxes"),
     "style": (["--lr_decay_style", "step"], "lr_decay_style: found 'step', expected one of constant, linear, cosine"),
 }
 

@@ -112,6 +112,9 @@ def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
             if record.num_refs > most:
                 raise UserError(f"{record.source}: image_path: found {record.num_refs} people, expected at most {most}; remove some")
         lists.append(records)
+    if args.face_weight != 1 and not any(record.boxes for record in lists[0]):
+        raise UserError(f"args.face_weight: found {args.face_weight:g}, but no entry of args.train_data has face_boxes; "
+                        "make the lists with sat/make_pairs.py, or set it to 1")  # fmt: skip
     return lists[0], lists[1]
 
 
