@@ -1,9 +1,9 @@
 """Render talking heads of synthetic people: `python sat/render_people.py --output data/people --people 500 --shots 2 --seed 0 --workers 2`.
 
 Writes clips/*.mp4 and clips.json, the list of them with captions, identities, exact attributes and the split by person; with --stills
-further pictures of each person and stills.json; with --pictures two single frames of each shot in place of its clip; with --masks the
-parts of every frame in the 19 classes of CelebAMask. A run that was stopped is continued by the same command, and more people may be
-asked for later. With --sheet it draws one picture of them instead.
+further pictures of each person and stills.json; with --pictures one late frame of each shot in place of its clip, and with --portraits
+calm pictures of its people in the same light; with --masks the parts of every frame in the 19 classes of CelebAMask. A run that was
+stopped is continued by the same command, and more people may be asked for later. With --sheet it draws one picture of them instead.
 """
 
 import argparse
@@ -24,7 +24,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--shots", type=int, default=2, metavar="N", help="clips of each person alone (default: %(default)s)")
     parser.add_argument("--pairs", type=float, default=0.4, metavar="X", help="clips of two people, for each person (default: %(default)s)")
     parser.add_argument("--stills", type=int, default=0, metavar="N", help="calm pictures of each person, for references (default: none)")
-    parser.add_argument("--pictures", action="store_true", help="write two frames of each shot, early and late, in place of its clip")
+    parser.add_argument("--pictures", action="store_true", help="write a late frame of each shot in place of its clip")
+    parser.add_argument("--portraits", action="store_true", help="with --pictures: calm pictures of its people in the light of each shot")
     parser.add_argument("--masks", action="store_true", help="write masks/*.npz: `classes` (frames, height, width)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes another world (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
@@ -39,6 +40,8 @@ def read_arguments() -> argparse.Namespace:
             raise UserError(f"command line: --{name}: found {getattr(arguments, name)}, expected at least {least}")
     if any(side < 32 or side % 2 for side in arguments.size):
         raise UserError(f"command line: --size: found {arguments.size[0]} {arguments.size[1]}, expected even numbers from 32")
+    if arguments.portraits and not arguments.pictures:
+        raise UserError("command line: --portraits: found no --pictures, expected both")
     return arguments
 
 
@@ -64,7 +67,7 @@ def main() -> int:
     check_writable(arguments.output)
     settings = WorldSettings(seed=arguments.seed, shots=arguments.shots, stills=arguments.stills, pairs=arguments.pairs,
                              frames=arguments.frames, fps=arguments.fps, size=tuple(arguments.size), masks=arguments.masks,
-                             samples=arguments.samples, pictures=arguments.pictures)  # fmt: skip
+                             samples=arguments.samples, pictures=arguments.pictures, portraits=arguments.portraits)  # fmt: skip
     check_settings(arguments.output, settings)
     total = sum(len(list(jobs_of(settings, index))) for index in range(arguments.people))
     with tqdm(total=total, unit="shot", desc="rendering") as progress:

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from synthetic_people.captions import describe
 from synthetic_people.head import HeadModel
 from synthetic_people.people import Person, sample_person
 from synthetic_people.render import ShotRenderer
-from synthetic_people.shots import sample_shot
+from synthetic_people.shots import Shot, sample_shot
 
 QUALITY = ["-crf", "12", "-preset", "medium"]  # of x264: the clips are training data
 VALID, TEST = 0.04, 0.08  # shares of the people
+LATE = 0.65  # of a shot, after which it shows what its caption says
 SINGLE, PAIR, STILL = range(3)  # kinds of shots, each with random numbers of its own
 
 
@@ -40,7 +41,8 @@ class WorldSettings:
     size: tuple[int, int]
     masks: bool
     samples: int
-    pictures: bool = False  # two frames of each shot in place of the clip
+    pictures: bool = False  # a late frame of each shot in place of the clip
+    portraits: bool = False  # with it, calm pictures of its people in the same light
 
 
 def person_name(index: int) -> str:
@@ -97,32 +99,34 @@ class WorldWriter:
         count = 1 if kind == STILL else settings.frames
         shot = sample_shot(people, rng, count, neutral=kind == STILL)
         caption = describe(shot.facts, rng)
-        renderer = ShotRenderer(self.head, people, shot, settings.size, settings.samples)
         single = settings.pictures and kind != STILL
-        indices = sorted({int(rng.integers(0, count // 3 + 1)), int(rng.integers(count // 2, count))}) if single else range(count)
-        frames, masks = zip(*(renderer.frame(index) for index in indices), strict=True)
-        if single:
-            paths = [f"pictures/{name}_{index:02d}.png" for index in indices]
-        else:
-            paths = [f"stills/{name}.png" if kind == STILL else f"clips/{name}.mp4"]
-        if single or kind == STILL:
-            for path, frame in zip(paths, frames, strict=True):
-                write_picture(self.folder / path, Image.fromarray(frame))
-        else:
-            write_clip(self.folder / paths[0], np.stack(frames), settings.fps)
-        if settings.masks:
-            with written_whole(self.folder / "masks" / f"{name}.npz") as temporary:
-                np.savez_compressed(temporary, classes=np.stack(masks))
-        facts = {
-            "caption": caption,
-            "identities": [person.name for person in people],
-            "shot": number,
-            "recording": name,
-            "attributes": shot.facts,
-            "split": split_of(settings.seed, index),
-        }
-        records = [{"image_path" if kind == STILL else "video_path": path} | facts for path in paths]
+        indices = [int(rng.integers(int(LATE * count), count))] if single else range(count)
+        path = f"pictures/{name}_{indices[0]:02d}.png" if single else f"stills/{name}.png" if kind == STILL else f"clips/{name}.mp4"
+        self._draw(path, name, shot, people, indices)
+        facts = {"shot": number, "recording": name, "split": split_of(settings.seed, index)}
+        records = [{"image_path" if kind == STILL else "video_path": path, "caption": caption} | self._told(shot, people) | facts]
+        for place, person in enumerate(people if single and settings.portraits else ()):
+            portrait = sample_shot([person], rng, 1, neutral=True)
+            portrait.lamp, portrait.facts["light"] = shot.lamp, shot.facts["light"]
+            path = f"stills/{name}_{place}.png"
+            self._draw(path, Path(path).stem, portrait, [person], [0])
+            records.append({"image_path": path, "caption": describe(portrait.facts, rng)} | self._told(portrait, [person]) | facts)
         write_json(self._record_file(kind, index, number), records)  # last: it says that the others are there
+
+    def _told(self, shot: Shot, people: list[Person]) -> dict:
+        return {"identities": [person.name for person in people], "attributes": shot.facts}
+
+    def _draw(self, path: str, masks_name: str, shot: Shot, people: list[Person], indices: Iterable[int]) -> None:
+        """Write frames of a shot as a clip, or one as a picture, and their masks if they are wanted."""
+        renderer = ShotRenderer(self.head, people, shot, self.settings.size, self.settings.samples)
+        frames, masks = zip(*(renderer.frame(index) for index in indices), strict=True)
+        if path.endswith(".png"):
+            write_picture(self.folder / path, Image.fromarray(frames[0]))
+        else:
+            write_clip(self.folder / path, np.stack(frames), self.settings.fps)
+        if self.settings.masks:
+            with written_whole(self.folder / "masks" / f"{masks_name}.npz") as temporary:
+                np.savez_compressed(temporary, classes=np.stack(masks))
 
     def _record_file(self, kind: int, index: int, number: int) -> Path:
         return self.folder / "records" / f"{shot_name(kind, index, number)}.json"
@@ -171,7 +175,8 @@ def write_list(folder: Path, settings: WorldSettings, num_people: int) -> tuple[
         for kind, number in jobs_of(settings, index):
             file = folder / "records" / f"{shot_name(kind, index, number)}.json"
             if file.is_file():
-                lists["stills" if kind == STILL else "clips"] += json.loads(file.read_text(encoding="utf-8"))
+                for record in json.loads(file.read_text(encoding="utf-8")):
+                    lists["stills" if "image_path" in record else "clips"].append(record)
     for name, records in lists.items():
         if records:
             write_json(folder / f"{name}.json", records)

@@ -61,7 +61,7 @@ def test_other_settings_want_another_folder(world):
     assert result.returncode == 2 and result.stderr.startswith("error:") and "seed 1" in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("wrong", [["--people", "0"], ["--size", "47", "72"], ["--pairs", "-1"]])
+@pytest.mark.parametrize("wrong", [["--portraits"], ["--people", "0"], ["--size", "47", "72"], ["--pairs", "-1"]])
 def test_mistakes_are_told_in_one_line(tmp_path, wrong):
     result = render("--output", tmp_path / "x", *wrong)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and wrong[0] in result.stderr
@@ -81,7 +81,21 @@ def test_splits_do_not_depend_on_how_many_there_are():
 def test_single_frames_in_place_of_clips(tmp_path):
     assert render("--output", tmp_path, *SMALL[:-1], "--pictures", "--stills", "0").returncode == 0
     listed = json.loads((tmp_path / "clips.json").read_text())
-    assert len(listed) == 6 and len({entry["caption"] for entry in listed}) == 3, "an early and a late frame of three shots"
+    assert len(listed) == 3 and len({entry["caption"] for entry in listed}) == 3, "a frame of each of three shots"
     for entry in listed:
         with Image.open(tmp_path / entry["video_path"]) as picture:
             assert picture.size == (72, 48)
+
+
+def test_portraits_show_the_people_of_a_shot_in_its_light(tmp_path):
+    options = [*SMALL, "--pictures", "--portraits", "--stills", "0"]
+    assert render("--output", tmp_path, *options).returncode == 0
+    shots = {entry["recording"]: entry for entry in json.loads((tmp_path / "clips.json").read_text())}
+    portraits = json.loads((tmp_path / "stills.json").read_text())
+    assert len(shots) == 3 and len(portraits) == 4, "of two people alone, and of both together"
+    for entry in portraits:
+        shot, facts = shots[entry["recording"]], entry["attributes"]
+        assert set(entry["identities"]) <= set(shot["identities"]) and len(entry["identities"]) == 1
+        assert facts["light"] == shot["attributes"]["light"] and facts["people"][0]["hat"] is None and facts["people"][0]["turn"] == "none"
+        with np.load(tmp_path / "masks" / f"{(tmp_path / entry['image_path']).stem}.npz") as masks:
+            assert masks["classes"].shape == (1, 48, 72)

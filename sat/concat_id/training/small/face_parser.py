@@ -53,11 +53,12 @@ def read_examples(lists: Sequence[Path]) -> list[Example]:
             entries = json.loads(file.read_text(encoding="utf-8"))
             seen: dict[str, int] = {}
             for entry in entries:
-                number = seen[entry["recording"]] = seen.get(entry["recording"], -1) + 1
                 path = file.parent / entry.get("image_path", entry.get("video_path"))
+                name = path.stem if "image_path" in entry else entry["recording"]
+                number = seen[name] = seen.get(name, -1) + 1
                 if len(entry["identities"]) > 1 or path.suffix != ".png":
                     continue
-                with np.load(file.parent / MASKS / f"{entry['recording']}.npz", allow_pickle=False) as content:
+                with np.load(file.parent / MASKS / f"{name}.npz", allow_pickle=False) as content:
                     classes = content["classes"][number]
                 examples.append(Example(np.asarray(load_image(path)), classes, entry["split"] == "test"))
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
