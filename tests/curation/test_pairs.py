@@ -101,6 +101,22 @@ def test_the_papers_bands_meet_and_stage_one_is_the_clip_itself():
         assert pair.images == tuple(person.pictures[0].parent for person in clip.clip.people)
 
 
+def test_a_single_picture_is_paired_with_another_of_its_recording():
+    seen = iter(clip.people[0] for clip in world(3, people=12, clips=1))
+    told = {"frame.png": ("shot", "ab"), "left.png": ("shot", "a"), "right.png": ("shot", "b"), "stranger.png": ("shot", "c"),
+            "shot.mp4": ("shot", "a"), "alone.png": (None, "d"), "some.png": ("other", "ef"), "one.png": ("other", "e")}  # fmt: skip
+    clips = [NamedClip(Clip(Path("/data") / name, "c", tuple(next(seen) for _ in cast), "train", recording), tuple(cast), "train")
+             for name, (recording, cast) in told.items()]  # fmt: skip
+    of = {(clip.clip.video.name, who): person.pictures[0].parent
+          for clip in clips for who, person in zip(clip.identities, clip.clip.people, strict=True)}  # fmt: skip
+    found = {pair.clip.clip.video.name: pair.images for pair in pretraining_pairs(clips).pairs}
+    assert found["frame.png"] == (of["left.png", "a"], of["right.png", "b"])
+    assert found["left.png"] == (of["frame.png", "a"],) and found["right.png"] == (of["frame.png", "b"],)
+    assert found["shot.mp4"] == (of["shot.mp4", "a"],), "a clip has frames enough of its own"
+    assert found["stranger.png"] == (of["stranger.png", "c"],) and found["alone.png"] == (of["alone.png", "d"],), "there is no other"
+    assert found["some.png"] == (of["some.png", "e"], of["some.png", "f"]), "there is none of one of the two"
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_calibrated_thresholds_follow_any_rising_change_of_the_scores(seed):
     """What matters: another recogniser that ranks pairs alike keeps the same pairs."""

@@ -14,7 +14,7 @@ from concat_id.curation.identities import NamedClip, assign_splits, name_people,
 from concat_id.curation.manifest import Clip
 from concat_id.curation.pairs import Pair, Stage
 from concat_id.curation.sources import SPLITS
-from concat_id.data.records import PICTURES, SEPARATOR
+from concat_id.data.records import SEPARATOR
 from concat_id.files import safe_name, write_json, written_whole
 from concat_id.video import write_picture
 
@@ -120,18 +120,20 @@ class Photo(NamedTuple):
 def _photos(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
     """One picture of a test person from each recording: whole pictures where there are, else crops.
 
-    First those most like the others, by mean cosine: a photograph in sunglasses does not stand for its person.
+    Of a recording, and first of all: those most like the others, by mean cosine. A photograph in sunglasses does not stand for its person.
     """
-    found: dict[str, tuple[Photo, np.ndarray]] = {}
+    found: list[tuple[Photo, np.ndarray]] = []
     for clip in clips:
         for place, identity in enumerate(clip.identities):
-            if clip.split != "test" or identity != name or clip.clip.origin in found:
-                continue
-            person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.video.suffix.lower() in PICTURES
-            photo = Photo(clip.clip.video if whole else person.pictures[0], clip.clip.origin)
-            found[clip.clip.origin] = photo, person.vectors[0]
-    middle = np.mean([vector for _, vector in found.values()], axis=0)
-    return [photo for photo, vector in sorted(found.values(), key=lambda pair: -float(pair[1] @ middle))]
+            if clip.split == "test" and identity == name:
+                person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.is_picture
+                photo = Photo(clip.clip.video if whole else person.pictures[0], clip.clip.origin)
+                found.append((photo, person.vectors[0]))
+    middle = np.mean([vector for _, vector in found], axis=0)
+    best: dict[str, Photo] = {}
+    for photo, _ in sorted(found, key=lambda pair: -float(pair[1] @ middle)):
+        best.setdefault(photo.origin, photo)
+    return list(best.values())
 
 
 def _photo_file(folder: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from concat_id.curation.sources import SPLITS
+from concat_id.data.records import PICTURES
 from concat_id.errors import UserError
 
 VECTORS = "vectors.npz"
@@ -42,6 +43,11 @@ class Clip:
     people: tuple[Appearance, ...]
     split: str | None = None
     recording: str | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a single picture."""
+        return self.video.suffix.lower() in PICTURES
 
     @property
     def origin(self) -> str:

@@ -1,6 +1,6 @@
 """The training pairs of the three stages: which pictures of a person go with a clip."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, Others
+from concat_id.curation.manifest import Appearance, Clip
 from concat_id.curation.thresholds import Band, Thresholds
 
 Pairing = Literal["random", "minimum"]
@@ -41,9 +42,25 @@ def choose(cosines: np.ndarray, band: Band, pairing: Pairing, random: np.random.
 
 
 def pretraining_pairs(clips: Sequence[NamedClip]) -> Stage:
-    """Stage I: the pictures are the clip's own, of which training draws one."""
-    return Stage([Pair(clip, tuple(person.pictures[0].parent for person in clip.clip.people),
-                       tuple(person.masks[0].parent for person in clip.clip.people)) for clip in clips])  # fmt: skip
+    """Stage I: the pictures are the clip's own, of which training draws one.
+
+    A single picture has but one, and a copy of it teaches nothing: another picture of its recording takes its place, if there is one,
+    for each of its people.
+    """
+    known: dict[tuple, list[tuple[Clip, Appearance]]] = defaultdict(list)
+    for clip in clips:
+        for name, person in zip(clip.identities, clip.clip.people, strict=True):
+            known[clip.clip.origin, clip.split, name].append((clip.clip, person))
+    stage = Stage()
+    for clip in clips:
+        sources = list(clip.clip.people)
+        if clip.clip.is_picture:
+            others = [[person for source, person in known[clip.clip.origin, clip.split, name] if source is not clip.clip]
+                      for name in clip.identities]  # fmt: skip
+            sources = [found[0] for found in others] if all(others) else sources
+        stage.pairs.append(Pair(clip, tuple(person.pictures[0].parent for person in sources),
+                                tuple(person.masks[0].parent for person in sources)))  # fmt: skip
+    return stage
 
 
 def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: int) -> Stage:
