@@ -15,19 +15,20 @@ test people and measures them. Every step goes on where it was stopped: give the
   --clips N       of these, people with a clip of 17 frames (default: 800)
   --test N        test people, with two prompts each, and as many pairs of them (default: 32)
   --processes N   training and rendering processes on this machine (default: one for every CPU core, at most 8, or for every GPU)
-  --steps N       steps of every stage, to try the command out (default: those of the stage's file)
-  --from MODEL    folder with the transformer/ that stage I starts from and its t5/, such as models/mini (default: from nothing)
+  --steps N       steps of every stage, or N,N,N of one after the other (default: those of the stage's file)
+  --from MODEL    folder with the transformer/ to start from and its t5/, such as models/mini (default: from nothing)
+  --first N       stage to begin with, 1, 2 or 3 (default: 1); the model of --from takes the place of the stage before
   --autoencoder   train the autoencoder as well, in place of the one in models/mini
   --until PART    stop after one of: render, prepare, pairs, train, sample (default: report, the last one)
   -h, --help      this text
 END
 }
 
-DATA=data/mini PEOPLE=2200 CLIPS=800 TEST=32 FROM="" PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
+DATA=data/mini PEOPLE=2200 CLIPS=800 TEST=32 FROM="" FIRST=1 PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
 PARTS=(render prepare pairs train sample report)
 while [ $# -gt 0 ]; do
     case "$1" in
-        --data | --people | --clips | --test | --from | --processes | --steps | --until)
+        --data | --people | --clips | --test | --from | --first | --processes | --steps | --until)
             [ $# -gt 1 ] || fail "$1: found nothing after it; bash scripts/train_mini.sh --help lists the options"
             name="${1#--}"
             printf -v "${name^^}" %s "$2"
@@ -42,10 +43,14 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-for name in PEOPLE CLIPS TEST PROCESSES STEPS; do
+for name in PEOPLE CLIPS TEST PROCESSES; do
     [[ -z "${!name}" || "${!name}" =~ ^[1-9][0-9]*$ ]] || fail "--${name,,}: found ${!name}, expected a number"
 done
+[[ -z "$STEPS" || "$STEPS" =~ ^[1-9][0-9]*(,[1-9][0-9]*,[1-9][0-9]*)?$ ]] ||
+    fail "--steps: found $STEPS, expected a number, or three like 900,300,200"
 [[ " ${PARTS[*]} " == *" $UNTIL "* ]] || fail "--until: found $UNTIL, expected one of ${PARTS[*]}"
+[[ "$FIRST" =~ ^[123]$ ]] || fail "--first: found $FIRST, expected 1, 2 or 3"
+[ "$FIRST" = 1 ] || [ -n "$FROM" ] || fail "--first $FIRST: found no --from, expected the model of the stage before"
 
 cd "$ROOT"
 if [ -n "$FROM" ] && ! { [ -f "$FROM/transformer/latest" ] && [ -f "$FROM/t5/config.json" ]; }; then
@@ -74,7 +79,8 @@ many() {
 }
 
 step "people, the test people among them"
-"$PYTHON" sat/render_people.py --output "$DATA/pictures" --people "$PEOPLE" --shots 2 --pairs 0.3 --stills 1 --pictures --workers "$PROCESSES"
+"$PYTHON" sat/render_people.py --output "$DATA/pictures" --people "$PEOPLE" --shots 3 --pairs 0.3 --pictures --portraits \
+    --workers "$PROCESSES"
 "$PYTHON" sat/render_people.py --output "$DATA/clips" --people "$CLIPS" --shots 1 --pairs 0.25 --frames 17 --workers "$PROCESSES"
 stop_after render
 
@@ -110,10 +116,13 @@ train() {
     fi
     step "stage $stage"
     [ -f "$valid" ] || valid="$DATA/lists/stage_1_valid.json" # a few people may have no such pairs
-    [ -z "$FROM" ] || start=(--load "$FROM/transformer")
-    [ "$stage" = 1 ] || start=(--load "$(run_of $((stage - 1)))")
+    if [ "$stage" -gt "$FIRST" ]; then
+        start=(--load "$(run_of $((stage - 1)))")
+    elif [ -n "$FROM" ]; then
+        start=(--load "$FROM/transformer")
+    fi
     [ -z "$(run_of "$stage")" ] || start=(--resume "$(run_of "$stage")")
-    [ -z "$STEPS" ] || steps=(--train_iters "$STEPS")
+    [ -z "$STEPS" ] || steps=(--train_iters "$(cut -d , -f "$stage" <<<"$STEPS")") # a line without a comma is printed whole
     many sat/train_video.py --base "${MODEL[@]}" "configs/training/mini_stage$stage.yaml" --save "$runs" \
         --train_data "$DATA/lists/stage_${stage}_train.json" --valid_data "$valid" \
         --latent_cache "$DATA/latents" ${start[@]+"${start[@]}"} ${steps[@]+"${steps[@]}"}
@@ -127,15 +136,20 @@ run_of() {
     [ ! -f "$found" ] || dirname "$found"
 }
 
-for stage in 1 2 3; do train "$stage"; done
+for ((stage = FIRST; stage <= 3; stage++)); do train "$stage"; done
 stop_after train
 
-for stage in 1 2 3; do
+measured=$((FIRST > 1 ? FIRST - 1 : 1)) # the model of --from too, as the stage before
+for ((stage = measured; stage <= 3; stage++)); do
     step "samples of stage $stage"
-    run="$(run_of "$stage")"
+    weights="$FROM/transformer"
+    if [ "$stage" -ge "$FIRST" ]; then
+        run="$(run_of "$stage")"
+        weights="$run/$(<"$run/latest")-ema"
+    fi
     for people in 1 2; do
         [ -f "$DATA/lists/test_prompts_$people.txt" ] || continue
-        many sat/sample_video.py --base "${MODEL[@]}" configs/inference/mini_single_identity.yaml --load "$run/$(<"$run/latest")-ema" \
+        many sat/sample_video.py --base "${MODEL[@]}" configs/inference/mini_single_identity.yaml --load "$weights" \
             --input_file "$DATA/lists/test_prompts_$people.txt" --output "$DATA/samples/$people/stage$stage" --seed 42
     done
 done
@@ -144,6 +158,6 @@ stop_after sample
 step "report"
 for people in 1 2; do
     [ -d "$DATA/samples/$people" ] || continue
-    "$PYTHON" sat/evaluate_identity.py --videos "$DATA/samples/$people"/stage{1,2,3} --output "$DATA/report/$people" \
+    "$PYTHON" sat/evaluate_identity.py --videos "$DATA/samples/$people"/stage* --output "$DATA/report/$people" \
         --calibration "$DATA/lists/test_people" --obedience
 done

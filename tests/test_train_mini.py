@@ -38,6 +38,16 @@ def train(tmp_path):
     return start
 
 
+@pytest.fixture
+def model(tmp_path):
+    """A folder like models/mini."""
+    folder = tmp_path / "model"
+    for file in ("transformer/latest", "t5/config.json"):
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).touch()
+    return folder
+
+
 def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(train, tmp_path):
     code, errors, calls = train("--steps", 4, "--processes", 3)
     assert code == 0, errors
@@ -60,15 +70,23 @@ def test_a_stage_that_was_stopped_goes_on(train, tmp_path):
     assert len(stages) == 1 and f"--resume {tmp_path}/data/exps/stage2/run" in stages[0] and "--load" not in stages[0]
 
 
-def test_training_may_start_from_a_model(train, tmp_path):
-    for file in ("transformer/latest", "t5/config.json"):
-        (tmp_path / "model" / file).parent.mkdir(parents=True)
-        (tmp_path / "model" / file).touch()
-    code, errors, calls = train("--from", tmp_path / "model", "--until", "train")
+def test_training_may_start_from_a_model(train, tmp_path, model):
+    code, errors, calls = train("--from", model, "--until", "train", "--steps", "30,20,10")
     assert code == 0, errors
     stages = [call for call in calls if "train_video.py" in call]
-    assert f"--load {tmp_path}/model/transformer" in stages[0] and f"--load {tmp_path}/data/exps/stage1/run" in stages[1]
-    assert not any("train_text" in call for call in calls) and f"{tmp_path}/model/t5" in (tmp_path / "data" / "encoders.yaml").read_text()
+    assert f"--load {model}/transformer" in stages[0] and f"--load {tmp_path}/data/exps/stage1/run" in stages[1]
+    assert [call.split("--train_iters ")[1].split()[0] for call in stages] == ["30", "20", "10"]
+    assert not any("train_text" in call for call in calls) and f"{model}/t5" in (tmp_path / "data" / "encoders.yaml").read_text()
+
+
+def test_a_model_may_take_the_place_of_a_stage(train, tmp_path, model):
+    code, errors, calls = train("--from", model, "--first", 3)
+    assert code == 0, errors
+    (stage,) = [call for call in calls if "train_video.py" in call]
+    assert "mini_stage3.yaml" in stage and f"--load {model}/transformer" in stage
+    before, after = [call for call in calls if "sample_video.py" in call]
+    assert f"--load {model}/transformer" in before and "samples/1/stage2" in before
+    assert f"--load {tmp_path}/data/exps/stage3/run/4-ema" in after and "samples/1/stage3" in after
 
 
 def test_mistakes_are_told_in_a_line(train):
@@ -77,7 +95,10 @@ def test_mistakes_are_told_in_a_line(train):
         (["--people", "0"], "--people: found 0"),
         (["--processes", "two"], "--processes: found two"),
         (["--steps"], "--steps: found nothing"),
+        (["--steps", "9,8"], "--steps: found 9,8"),
         (["--poeple", "3"], "unknown option"),
+        (["--first", "4"], "--first: found 4"),
+        (["--first", "2"], "--first 2: found no --from"),
         (["--from", "configs"], "--from: configs has no transformer/latest"),
     ):
         code, errors, calls = train(*options)
