@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from concat_id.curation.identities import NamedClip, Others, assign_splits, name_people, too_close
-from concat_id.curation.lists import path_from, place_clips, without_trained_on
+from concat_id.curation.lists import path_from, photos_of, place_clips, without_trained_on
 from concat_id.curation.manifest import Appearance, Clip
 from concat_id.curation.pairs import choose, cross_video_pairs, pretraining_pairs, trade_off_pairs
 from concat_id.curation.thresholds import ANCHORS, QUANTILES, Distribution, Thresholds, calibrate, measure
@@ -115,6 +115,17 @@ def test_a_single_picture_is_paired_with_another_of_its_recording():
     assert found["shot.mp4"] == (of["shot.mp4", "a"],), "a clip has frames enough of its own"
     assert found["stranger.png"] == (of["stranger.png", "c"],) and found["alone.png"] == (of["alone.png", "d"],), "there is no other"
     assert found["some.png"] == (of["some.png", "e"], of["some.png", "f"]), "there is none of one of the two"
+
+
+def test_a_test_person_is_shown_by_the_most_typical_whole_picture_of_a_recording():
+    def taken(name: str, recording: str, *vector: float) -> NamedClip:
+        person = Appearance((Path(f"/data/{name}/0.png"),), (), unit(np.array([vector])))
+        return NamedClip(Clip(Path("/data") / name, "c", (person,), "test", recording), ("p0",), "test")
+
+    clips = [taken("typical.mp4", "first", 1, 0), taken("odd.png", "second", -0.5, 1), taken("plain.png", "second", 1, 0.1),
+             taken("turned.png", "third", 0.6, -0.8)]  # fmt: skip
+    pictures = [photo.picture for photo in photos_of("p0", clips)]
+    assert pictures == [Path("/data/plain.png"), Path("/data/turned.png"), Path("/data/typical.mp4/0.png")]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -88,7 +88,7 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
     for clip in clips:
         if clip.split == "test":
             groups[clip.identities].append(clip)
-    photos = {name: _photos(name, clips) for group in groups for name in group}
+    photos = {name: photos_of(name, clips) for group in groups for name in group}
     written: Counter = Counter()
     for size in sorted({len(group) for group in groups}):
         lines, shown = [], sorted(group for group in groups if len(group) == size)[:people]
@@ -117,21 +117,21 @@ class Photo(NamedTuple):
     origin: str
 
 
-def _photos(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
-    """One picture of a test person from each recording: whole pictures where there are, else crops.
+def photos_of(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
+    """One picture of a test person from each recording, those that are whole first, then crops.
 
     Of a recording, and first of all: those most like the others, by mean cosine. A photograph in sunglasses does not stand for its person.
     """
-    found: list[tuple[Photo, np.ndarray]] = []
+    found: list[tuple[bool, Photo, np.ndarray]] = []
     for clip in clips:
         for place, identity in enumerate(clip.identities):
             if clip.split == "test" and identity == name:
                 person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.is_picture
                 photo = Photo(clip.clip.video if whole else person.pictures[0], clip.clip.origin)
-                found.append((photo, person.vectors[0]))
-    middle = np.mean([vector for _, vector in found], axis=0)
+                found.append((whole, photo, person.vectors[0]))
+    middle = np.mean([vector for _, _, vector in found], axis=0)
     best: dict[str, Photo] = {}
-    for photo, _ in sorted(found, key=lambda pair: -float(pair[1] @ middle)):
+    for _, photo, _ in sorted(found, key=lambda item: (not item[0], -float(item[2] @ middle))):
         best.setdefault(photo.origin, photo)
     return list(best.values())
 
