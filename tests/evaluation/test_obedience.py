@@ -81,6 +81,13 @@ def test_what_cannot_be_seen_is_not_judged():
     assert measure_obedience([image] * 8, [[face]] * 8, "a cat on the moon") == {}
 
 
+def test_movement_is_not_judged_in_a_picture(recwarn):
+    frame, face = drawn_face(72, 0.0)
+    verdicts = measure_obedience([frame], [[face]], "a man in a blue shirt nods and talks and smiles")
+    assert verdicts["nod"] is None and verdicts["mouth"] is None and verdicts["clothes"] and verdicts["smile"] is not None
+    assert not recwarn.list
+
+
 PEOPLE = all(map(importlib.util.find_spec, ("anny", "numba")))
 
 

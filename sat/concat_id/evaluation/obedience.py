@@ -222,9 +222,11 @@ JUDGES: dict[str, Callable[[Track, Any], bool]] = {
     "mouth": lambda track, _: score(track.mouth_features(), MOUTH_MOVES) > 0,
 }
 
+MOVEMENTS, LEAST_FRAMES = ("nod", "mouth"), 3  # what fewer frames cannot show
+
 
 def measure_obedience(frames: list[Image.Image], faces: list[list[Face]], caption: str) -> dict[str, bool | None]:
-    """Judge each attribute that a caption names: True, False, or None where too few frames show all the people.
+    """Judge each attribute that a caption names: True, False, or None where too few frames show all the people or movement.
 
     With two people, what is theirs is judged from left to right, as "left clothes", "right clothes" and so on.
     """
@@ -243,5 +245,6 @@ def measure_obedience(frames: list[Image.Image], faces: list[list[Face]], captio
         prefix = "" if count == 1 else ("left ", "right ")[person]
         for name, wanted in vars(wish).items():
             if wanted is not None:
-                verdicts[prefix + name] = JUDGES[name](tracks[person], wanted) if tracks else None
+                judged = tracks and (name not in MOVEMENTS or len(shown) >= LEAST_FRAMES)
+                verdicts[prefix + name] = JUDGES[name](tracks[person], wanted) if judged else None
     return verdicts
