@@ -1,9 +1,8 @@
 """Make training lists: `python sat/make_pairs.py data/real/manifest.json --stage all --output lists/ --calibrate`.
 
 Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own pictures (a single picture with another of its recording),
-stage 2 with any picture of the same person from another clip whose similarity is in a band, stage 3 with the least similar one in a
-higher band. Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json (check them with sat/check_dataset.py),
-summary.json, test_prompts_<people>.txt and test_people/.
+stage 2 with any picture of the person from another clip whose similarity is in a band, stage 3 with the least similar in a higher band.
+Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<people>.txt and test_people/.
 """
 
 import argparse

@@ -20,19 +20,14 @@ def main() -> int:
 
     from pathlib import Path
 
-    import torch
-
     from concat_id.files import folder_written_whole, resolve_path
     from concat_id.low_rank import load_low_rank, merged
-    from concat_id.weights import SAT_PREFIX, load_sat_checkpoint
+    from concat_id.weights import load_sat_checkpoint, write_sat_checkpoint
 
     low_rank, scale = load_low_rank(resolve_path(arguments.lora))
     weights = merged(load_sat_checkpoint(resolve_path(arguments.load)).state_dict, low_rank, scale)
     with folder_written_whole(Path(arguments.output)) as folder:
-        (folder / "merged").mkdir()
-        module = {SAT_PREFIX + name: tensor for name, tensor in weights.items()}
-        torch.save({"module": module}, folder / "merged" / "mp_rank_00_model_states.pt")
-        (folder / "latest").write_text("merged")
+        write_sat_checkpoint(folder, "merged", weights)
     print(f"{arguments.output}: {len(low_rank) // 2} layers merged")
     return 0
 

@@ -15,6 +15,8 @@ import omegaconf
 import pytest
 import safetensors.torch
 import torch
+from conftest import ROOT
+from in_process import call_main, load_script
 from torch import nn
 
 from concat_id import weights
@@ -253,3 +255,30 @@ def test_digest_names_the_content(tmp_path, monkeypatch, limit, kinds):
         save({"w": tensor + (torch.arange(2000) == 1999)}, other)
         assert weights_digest(first) == weights_digest(again) != weights_digest(other)
         assert re.fullmatch(kind + ":[0-9a-f]{64}", weights_digest(first))
+
+
+def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
+    script = load_script(ROOT / "sat" / "average_weights.py")
+    tensors = {"a.weight": torch.randn(3, 4), "b": torch.randn(5)}
+    other = {name: torch.randn_like(tensor) for name, tensor in tensors.items()}
+    coarse = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    for name, content in (("first", coarse), ("second", other), ("less", {"b": other["b"]})):
+        (tmp_path / name).mkdir()
+        weights.write_sat_checkpoint(tmp_path / name, "4", content)
+
+    def call(*options):
+        return call_main(script, [*options, "--output", tmp_path / "out"], monkeypatch, capsys)
+
+    code, _, errors = call("--load", tmp_path / "first", tmp_path / "second", "--shares", 0.25, 0.75)
+    made = load_sat_checkpoint(tmp_path / "out").state_dict
+    assert code == 0 and errors == "" and made.keys() == tensors.keys()
+    for name in tensors:
+        assert torch.equal(made[name], (0.25 * coarse[name].float() + 0.75 * other[name]).bfloat16())
+    for options, text in (
+        (["--load", tmp_path / "first"], "expected at least two"),
+        (["--load", tmp_path / "first", tmp_path / "second", "--shares", 0.5, 0.6], "expected 2 numbers that add up to 1"),
+        (["--load", tmp_path / "first", tmp_path / "less"], "1 of 2 missing: a.weight"),
+        (["--load", tmp_path / "first", tmp_path / "second"], f"{tmp_path / 'out'}"),
+    ):
+        code, _, errors = call(*options)
+        assert code == 2 and text in errors and len(errors.splitlines()) == 1

@@ -12,7 +12,7 @@ import re
 import struct
 import types
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -111,6 +111,30 @@ def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: boo
     if not state_dict:
         raise UserError(f"{path}: found tensors {_some(module)}, expected names starting with '{prefix}'; check args.load")
     return SatCheckpoint(state_dict, str(path), weights_digest(path))
+
+
+def write_sat_checkpoint(folder: Path, tag: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write a network's tensors into an empty folder as the SAT checkpoint `tag`, with `latest` pointing at it."""
+    (folder / tag).mkdir()
+    module = {SAT_PREFIX + name: tensor for name, tensor in tensors.items()}
+    torch.save({"module": module}, folder / tag / "mp_rank_00_model_states.pt")
+    (folder / "latest").write_text(tag)
+
+
+def average(checkpoints: Sequence[SatCheckpoint], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Average the tensors of one network's checkpoints by `shares`, in float32; the result has the types of the first.
+
+    Weights of one model that was trained on in two ways often mean something in between as well: Wortsman et al. 2022, "Model soups" and
+    "Robust fine-tuning of zero-shot models". Raises `UserError` if the tensors differ in name or shape.
+    """
+    first = checkpoints[0].state_dict
+    for other in checkpoints[1:]:
+        _check_fit(other.state_dict, first, other.source, checkpoints[0].source)
+    averages = {}
+    for name, tensor in first.items():
+        parts = [share * checkpoint.state_dict[name].float() for share, checkpoint in zip(shares, checkpoints, strict=True)]
+        averages[name] = sum(parts).to(tensor.dtype)
+    return averages
 
 
 def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model")) -> list[Path]:

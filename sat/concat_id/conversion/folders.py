@@ -25,7 +25,7 @@ from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, wr
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.versions import versions
-from concat_id.weights import SAT_PREFIX, matches, weight_files
+from concat_id.weights import matches, weight_files, write_sat_checkpoint
 
 SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file; a conversion holds one at a time
 TAG = "converted"
@@ -89,17 +89,15 @@ def to_sat(
         tensors = lora.with_products(tensors, products, str(source))
     _check_shapes(tensors, settings, folder)
     with folder_written_whole(output) as partial:
-        (partial / TAG).mkdir()
         targets = names.sat_targets(num_layers)
         made = names.made_from(targets, tensors, str(folder), dtype=dtype, remedy="its config.json belongs to another model")
-        module = {f"{SAT_PREFIX}{name}": tensor for name, tensor in tqdm(made, "transformer", len(targets), unit="tensor")}
+        weights = dict(tqdm(made, "transformer", len(targets), unit="tensor"))
         width = tensors["norm_final.weight"]
-        module[SAT_PREFIX + names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
+        weights[names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
         with writing():
-            torch.save({"module": module}, partial / TAG / "mp_rank_00_model_states.pt")
+            write_sat_checkpoint(partial, TAG, weights)
         if kept is not None:
             lora.write_sat_products(partial, kept)
-        (partial / "latest").write_text(TAG)
 
 
 def write_transformer(folder: Path, source: Source, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:
