@@ -11,8 +11,8 @@ Renders people, prepares pairs, trains a text encoder and stages I, II and III (
 test people and measures them. Every step goes on where it was stopped: give the same command again. Nothing under models/ is changed.
 
   --data FOLDER   where everything goes (default: data/mini); reports are FOLDER/report/<people>/report.html
-  --people N      people with single pictures (default: 2200)
-  --clips N       of these, people with a clip of 17 frames (default: 800)
+  --people N      people with single pictures (default: 1300)
+  --clips N       of these, people with a clip of 17 frames (default: 600)
   --test N        test people, with two prompts each, and as many pairs of them (default: 32)
   --processes N   training and rendering processes on this machine (default: one for every CPU core, at most 8, or for every GPU)
   --steps N       steps of every stage, or N,N,N of one after the other (default: those of the stage's file)
@@ -24,7 +24,7 @@ test people and measures them. Every step goes on where it was stopped: give the
 END
 }
 
-DATA=data/mini PEOPLE=2200 CLIPS=800 TEST=32 FROM="" FIRST=1 PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
+DATA=data/mini PEOPLE=1300 CLIPS=600 TEST=32 FROM="" FIRST=1 PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
 PARTS=(render prepare pairs train sample report)
 while [ $# -gt 0 ]; do
     case "$1" in

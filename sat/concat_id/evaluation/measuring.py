@@ -31,7 +31,7 @@ from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights import content_digest
 
-VERSION = 2  # raise it when the same video would be scored differently
+VERSION = 3  # raise it when the same video would be scored differently
 THRESHOLDS = {"SFace": 0.363}  # from which two faces are one person's. Source: OpenCV Zoo, which found it on LFW
 OTHER_THRESHOLD = 0.3  # of recognisers that publish none; the report says so
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
