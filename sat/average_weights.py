@@ -23,7 +23,7 @@ def main() -> int:
     shares = arguments.shares or [1 / count] * count
     if count < 2:
         raise UserError(f"command line: --load: found {arguments.load[0]} alone, expected at least two checkpoints")
-    if len(shares) != count or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != count or not abs(sum(shares) - 1) <= 1e-6:
         raise UserError(f"command line: --shares: found {' '.join(map(str, shares))}, expected {count} numbers that add up to 1")
 
     from concat_id.files import folder_written_whole, resolve_path
