@@ -1,6 +1,6 @@
 """Make training lists: `python sat/make_pairs.py data/real/manifest.json --stage all --output lists/ --calibrate`.
 
-Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own pictures (a single picture with another of its recording),
+Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own pictures (a single picture with one that is more typical),
 stage 2 with any picture of the person from another clip whose similarity is in a band, stage 3 with the least similar in a higher band.
 Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<people>.txt and test_people/.
 """
@@ -75,7 +75,7 @@ def main() -> None:
         warn(f"the thresholds are meant for {thresholds.recognizer}, the cosines are {recognizer}'s; --calibrate finds its own")
     clips, close = lists.without_trained_on(clips, thresholds.hygiene)
     makers = {
-        "1": lambda: pairs.pretraining_pairs(clips),
+        "1": lambda: pairs.pretraining_pairs(clips, arguments.seed),
         "2": lambda: pairs.cross_video_pairs(clips, thresholds, arguments.seed),
         "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed),
     }

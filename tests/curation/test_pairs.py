@@ -101,20 +101,30 @@ def test_the_papers_bands_meet_and_stage_one_is_the_clip_itself():
         assert pair.images == tuple(person.pictures[0].parent for person in clip.clip.people)
 
 
-def test_a_single_picture_is_paired_with_another_of_its_recording():
-    seen = iter(clip.people[0] for clip in world(3, people=12, clips=1))
-    told = {"frame.png": ("shot", "ab"), "left.png": ("shot", "a"), "right.png": ("shot", "b"), "stranger.png": ("shot", "c"),
-            "shot.mp4": ("shot", "a"), "alone.png": (None, "d"), "some.png": ("other", "ef"), "one.png": ("other", "e")}  # fmt: skip
-    clips = [NamedClip(Clip(Path("/data") / name, "c", tuple(next(seen) for _ in cast), "train", recording), tuple(cast), "train")
-             for name, (recording, cast) in told.items()]  # fmt: skip
-    of = {(clip.clip.video.name, who): person.pictures[0].parent
-          for clip in clips for who, person in zip(clip.identities, clip.clip.people, strict=True)}  # fmt: skip
-    found = {pair.clip.clip.video.name: pair.images for pair in pretraining_pairs(clips).pairs}
-    assert found["frame.png"] == (of["left.png", "a"], of["right.png", "b"])
-    assert found["left.png"] == (of["frame.png", "a"],) and found["right.png"] == (of["frame.png", "b"],)
-    assert found["shot.mp4"] == (of["shot.mp4", "a"],), "a clip has frames enough of its own"
-    assert found["stranger.png"] == (of["stranger.png", "c"],) and found["alone.png"] == (of["alone.png", "d"],), "there is no other"
-    assert found["some.png"] == (of["some.png", "e"], of["some.png", "f"]), "there is none of one of the two"
+def picture_of(name: str, recording: str | None, **people: tuple[float, float]) -> NamedClip:
+    """A clip called `name` of people with one picture and one vector each."""
+    cast = tuple(Appearance((Path(f"/data/{name}/{who}/0.png"),), (Path(f"/data/{name}/{who}.masks/0.png"),), unit(np.array([vector])))
+                 for who, vector in people.items())  # fmt: skip
+    return NamedClip(Clip(Path("/data") / name, "c", cast, "train", recording), tuple(people), "train")
+
+
+def test_a_single_picture_is_paired_with_a_more_typical_one_of_its_recording_or_the_most_typical_of_another():
+    plain, turned, odd = (1.0, 0.0), (1.0, 0.8), (1.0, -2.0)
+    told = {"frame.png": ("shot", {"a": turned, "b": odd}), "left.png": ("shot", {"a": plain}), "right.png": ("shot", {"b": plain}),
+            "late.png": ("second", {"a": odd}), "calm.png": ("second", {"a": plain}), "shot.mp4": ("third", {"b": turned}),
+            "stranger.png": ("shot", {"c": plain}), "alone.png": (None, {"d": plain}), "one.png": ("other", {"e": plain}),
+            "two.png": ("other", {"e": turned, "f": plain})}  # fmt: skip
+    clips = [picture_of(name, recording, **people) for name, (recording, people) in told.items()]
+    for seed in SEEDS:
+        pairs = pretraining_pairs(clips, seed).pairs
+        found = {pair.clip.clip.video.name: [str(image.relative_to("/data")) for image in pair.images] for pair in pairs}
+        assert found["frame.png"] == ["left.png/a", "right.png/b"] and found["late.png"] == ["calm.png/a"], "the recording's better picture"
+        assert found["left.png"] == ["calm.png/a"] and found["calm.png"] == ["left.png/a"], "it is the best: the best of another recording"
+        assert found["right.png"] == ["shot.mp4/b"]
+        assert found["shot.mp4"] == ["shot.mp4/b"], "a clip has frames enough of its own"
+        assert found["stranger.png"] == ["stranger.png/c"] and found["alone.png"] == ["alone.png/d"], "there is no other"
+        assert found["one.png"] == ["two.png/e"], "there is none but a worse one"
+        assert found["two.png"] == ["two.png/e", "two.png/f"], "there is none of one of the two"
 
 
 def test_a_test_person_is_shown_by_the_most_typical_whole_picture_of_a_recording():

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, Others
-from concat_id.curation.manifest import Appearance, Clip
+from concat_id.curation.manifest import Appearance
 from concat_id.curation.thresholds import Band, Thresholds
 
 Pairing = Literal["random", "minimum"]
@@ -41,26 +41,39 @@ def choose(cosines: np.ndarray, band: Band, pairing: Pairing, random: np.random.
     return int(random.choice(inside) if pairing == "random" else inside[cosines[inside].argmin()])
 
 
-def pretraining_pairs(clips: Sequence[NamedClip]) -> Stage:
+def pretraining_pairs(clips: Sequence[NamedClip], seed: int = 0) -> Stage:
     """Stage I: the pictures are the clip's own, of which training draws one.
 
-    A single picture has but one, and a copy of it teaches nothing: another picture of its recording takes its place, if there is one,
-    for each of its people.
+    A single picture has but one, and a copy of it teaches nothing. Another picture of its recording takes its place for each of its
+    people, if that one shows the person more typically (closer to the mean of all), else the most typical one of another recording.
     """
-    known: dict[tuple, list[tuple[Clip, Appearance]]] = defaultdict(list)
+    known: dict[tuple[str, str], dict[str, list[Appearance]]] = defaultdict(lambda: defaultdict(list))
     for clip in clips:
         for name, person in zip(clip.identities, clip.clip.people, strict=True):
-            known[clip.clip.origin, clip.split, name].append((clip.clip, person))
+            known[clip.split, name][clip.clip.origin].append(person)
     stage = Stage()
-    for clip in clips:
+    for index, clip in enumerate(clips):
         sources = list(clip.clip.people)
         if clip.clip.is_picture:
-            others = [[person for source, person in known[clip.clip.origin, clip.split, name] if source is not clip.clip]
-                      for name in clip.identities]  # fmt: skip
-            sources = [found[0] for found in others] if all(others) else sources
+            random = np.random.default_rng([seed, index])
+            others = [_more_typical(person, clip.clip.origin, known[clip.split, name], random)
+                      for name, person in zip(clip.identities, sources, strict=True)]  # fmt: skip
+            sources = others if all(others) else sources
         stage.pairs.append(Pair(clip, tuple(person.pictures[0].parent for person in sources),
                                 tuple(person.masks[0].parent for person in sources)))  # fmt: skip
     return stage
+
+
+def _more_typical(
+    person: Appearance, origin: str, recordings: dict[str, list[Appearance]], random: np.random.Generator
+) -> Appearance | None:
+    """Choose what stands for a person's appearance in the recording `origin`, but not itself; None if there is no other."""
+    middle = np.mean([other.mean for found in recordings.values() for other in found], axis=0)
+    ordered = {name: sorted(found, key=lambda other: -float(other.mean @ middle)) for name, found in recordings.items()}
+    if ordered[origin][0] is not person:
+        return ordered[origin][0]
+    elsewhere = [found[0] for name, found in ordered.items() if name != origin] or ordered[origin][1:2]
+    return elsewhere[random.integers(len(elsewhere))] if elsewhere else None
 
 
 def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: int) -> Stage:
