@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from concat_id.data.records import read_records
+from concat_id.evaluation.layouts import find_samples
 from concat_id.video import write_video
 
 from .conftest import FPS, read, scene
@@ -65,6 +66,12 @@ def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
     assert summary["prompts"] == {"one person": 2} and "prompts    2 of one person" in call.printed
     assert len(set(photos)) == 2 and all(photo.parent == tmp_path / "test_people" and photo.is_file() for photo in photos)
     assert all(len(list(photo.with_suffix("").glob("*.png"))) == 3 for photo in photos), "four clips of a person, one gives the photo"
+    real = sorted((tmp_path / "test_clips_1").iterdir())
+    told = [(read(folder / "info.json")["prompt"], read(folder / "info.json")["references"][0]["image"]) for folder in real]
+    assert sorted(told) == sorted(tuple(line.split("@@")) for line in lines)
+    assert all((folder / "video.mp4").read_bytes() == (manifest.parent / "clip.mp4").read_bytes() for folder in real)
+    assert [sample.references[0] for sample in find_samples(tmp_path / "test_clips_1", None)[0]] == [Path(photo) for _, photo in told]
+
     yaml = tmp_path / "short.yaml"
     yaml.write_text("data: {video_size: [96, 144], fps: 8, max_num_frames: 9, skip_frms_num: 0}\n")
     lists = sorted(tmp_path.glob("stage_[12]_*.json"))

@@ -76,13 +76,14 @@ def path_from(path: Path, folder: Path) -> str:
 
 
 def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, people: int | None) -> dict[str, int]:
-    """Write what measures a model on the test people: `test_prompts_<people>.txt` and `test_people/`; return the prompts of each file.
+    """Write what measures a model on the test people: prompts, photos, and clips that prompts describe; return how many prompts.
 
-    A line `caption@@photo` has the caption of a clip and, of everybody in it, a photo from elsewhere: up to `captions` lines for each
-    person or group, of the first `people` of them. `test_people/<name>.png` are these photos, `test_people/<name>/` hold others of the
-    same person, with which sat/evaluate_identity.py calibrates.
+    A line `caption@@photo` of `test_prompts_<people>.txt` has the caption of a clip and, of everybody in it, a photo from elsewhere: up to
+    `captions` lines for each person or group, of the first `people` of them, those of clips before those of single pictures.
+    `test_people/<name>.png` are these photos, `test_people/<name>/` hold others of the same person, with which sat/evaluate_identity.py
+    calibrates. `test_clips_<people>/` are the clips themselves as outputs of sat/sample_video.py: what they score, a perfect model scores.
     """
-    for old in (*folder.glob("test_prompts*.txt"), *folder.glob("test_people/*")):
+    for old in (*folder.glob("test_prompts*.txt"), *folder.glob("test_people/*"), *folder.glob("test_clips_*")):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     groups: dict[tuple[str, ...], list[NamedClip]] = defaultdict(list)
     for clip in clips:
@@ -94,9 +95,15 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
         lines, shown = [], sorted(group for group in groups if len(group) == size)[:people]
         for group in shown:
             used = {photos[name][0].origin for name in group}
-            told = dict.fromkeys(clip.clip.caption for clip in groups[group] if clip.clip.origin not in used)
-            for caption in list(told)[:captions]:
-                lines.append(SEPARATOR.join([caption, *(str(_photo_file(folder, name).absolute()) for name in group)]))
+            told: dict[str, Clip] = {}
+            for clip in sorted(groups[group], key=lambda clip: clip.clip.is_picture):
+                if clip.clip.origin not in used:
+                    told.setdefault(clip.clip.caption, clip.clip)
+            for number, (caption, clip) in enumerate(list(told.items())[:captions]):
+                shots = [str(_photo_file(folder, name).absolute()) for name in group]
+                lines.append(SEPARATOR.join([caption, *shots]))
+                if not clip.is_picture:
+                    _write_clip(folder / f"test_clips_{size}" / safe_name(f"{'_'.join(group)}_{number}"), clip.video, caption, shots)
         if not lines:
             continue
         for name in {name for group in shown for name in group}:
@@ -108,6 +115,13 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         written["one person" if size == 1 else f"{size} people"] = len(lines)
     return dict(written)
+
+
+def _write_clip(folder: Path, clip: Path, caption: str, photos: Sequence[str]) -> None:
+    """Copy a clip to where sat/evaluate_identity.py takes it for an output of sat/sample_video.py."""
+    with written_whole(folder / "video.mp4") as temporary:
+        shutil.copyfile(clip, temporary)
+    write_json(folder / "info.json", {"prompt": caption, "references": [{"image": photo} for photo in photos], "files": ["video.mp4"]})
 
 
 class Photo(NamedTuple):
