@@ -158,6 +158,8 @@ stop_after sample
 step "report"
 for people in 1 2; do
     [ -d "$DATA/samples/$people" ] || continue
-    "$PYTHON" sat/evaluate_identity.py --videos "$DATA/samples/$people"/stage* --output "$DATA/report/$people" \
+    real=("$DATA/lists/test_clips_$people") # the clips that prompts describe: what a perfect model would score
+    [ -d "${real[0]}" ] || real=()
+    "$PYTHON" sat/evaluate_identity.py --videos "$DATA/samples/$people"/stage* ${real[@]+"${real[@]}"} --output "$DATA/report/$people" \
         --calibration "$DATA/lists/test_people" --obedience
 done

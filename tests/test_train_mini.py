@@ -13,7 +13,7 @@ echo "$*" >>"$CALLS"
 runs="$(sed -n 's/.*--save \\([^ ]*\\).*/\\1/p' <<<"$*")"
 [ -z "$runs" ] || { mkdir -p "$runs/run/4-ema"; echo 4 >"$runs/run/latest"; }
 out="$(sed -n 's/.*make_pairs.py.*--output \\([^ ]*\\).*/\\1/p' <<<"$*")"
-[ -z "$out" ] || { mkdir -p "$out"; touch "$out/test_prompts_1.txt"; }
+[ -z "$out" ] || { mkdir -p "$out/test_clips_1"; touch "$out/test_prompts_1.txt"; }
 out="$(sed -n 's/.*train_text_encoder.py --output \\([^ ]*\\).*/\\1/p' <<<"$*")"
 [ -z "$out" ] || mkdir -p "$out"
 out="$(sed -n 's/.*sample_video.py.*--output \\([^ ]*\\).*/\\1/p' <<<"$*")"
@@ -59,6 +59,7 @@ def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(tra
     assert all(f"mini_stage{number}.yaml" in call and "--train_iters 4" in call for number, call in enumerate(stages, 1))
     assert "--load" not in stages[0] and f"--load {tmp_path}/data/exps/stage1/run" in stages[1]
     assert f"--load {tmp_path}/data/exps/stage3/run/4-ema" in calls[10] and "--nproc_per_node 3" in calls[10]
+    assert f"samples/1/stage3 {tmp_path}/data/lists/test_clips_1 --output" in calls[-1]
     _, _, again = train("--until", "train")
     assert not any("train_video.py" in call or "train_text" in call for call in again) and len(again) == 4
 
