@@ -2,8 +2,8 @@
 
 Run as `PYTHONPATH=sat python tests/bench/bench_references.py --base configs/mini.yaml configs/training/mini_stage2.yaml
 --load models/mini/transformer --valid_data data/mini/lists/stage_2_valid.json`. Takes the first single pictures of one person of the
-lists. The loss is that of training, in the boxes of faces alone, at fixed timesteps and noise: less with the right reference than with
-somebody else's means that the model knows whom it shows, more than with none that it believes its reference too much.
+lists. The loss is that of training, in float32 and in the boxes of faces alone, at fixed timesteps and noise: less with the right
+reference than with somebody else's means that the model knows whom it shows, more than with none that it believes it too much.
 """
 
 from concat_id.startup import prepare_process
@@ -18,7 +18,8 @@ def main() -> None:
     from concat_id.command_line import read_command_line
     from concat_id.config import load_config
 
-    config = load_config(*read_command_line(__doc__))
+    bases, overrides = read_command_line(__doc__)
+    config = load_config(bases, {"bf16": "false"} | overrides)
 
     import torch
 
