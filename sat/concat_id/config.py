@@ -130,6 +130,7 @@ class DataConfig:
     """Training clips: size, frames per second, length, and source frames to skip at both ends. None means the model's.
 
     Batches of pictures, which are videos of one frame, have `picture_batch` of them (None: as many as there are clips in a batch).
+    An epoch shows clips of more frames `clip_repeats` times.
     """
 
     video_size: tuple[int, int] | None = bounded(None, low=1)
@@ -137,6 +138,7 @@ class DataConfig:
     max_num_frames: int | None = bounded(None, low=1)
     skip_frms_num: int = bounded(3, low=0)
     picture_batch: int | None = bounded(None, low=1)
+    clip_repeats: int = bounded(1, low=1)
 
 
 @dataclass

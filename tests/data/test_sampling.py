@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from collections import Counter
 
 import pytest
 import torch
@@ -137,5 +138,15 @@ def test_pictures_come_in_batches_of_their_own():
     sampler = EpochSampler(kinds, 2, picture_batch=8)
     assert sampler.batches_per_epoch == 3 + 3 + 1
     for batch in sampler.epoch_batches(3):
-        (kind,) = {kinds[index] for index in batch}
+        (kind,) = {kinds[index] for _, index in batch}
         assert len(batch) == (8 if kind < 0 else 2)
+
+
+def test_clips_come_more_often_than_pictures_and_never_twice_under_the_same_key():
+    kinds = [1] * 6 + [-1] * 20 + [2] * 3
+    sampler = EpochSampler(kinds, 2, picture_batch=8, clip_repeats=3)
+    assert sampler.batches_per_epoch == len(sampler.epoch_batches(0)) == 9 + 3 + 5
+    keys = {key for epoch in range(2) for batch in sampler.epoch_batches(epoch) for key in batch}  # a set: some fill up a batch
+    for kind, times in ((1, 3), (-1, 1), (2, 3)):
+        seen = Counter(index for _, index in keys if kinds[index] == kind)
+        assert seen == dict.fromkeys((index for index, own in enumerate(kinds) if own == kind), 2 * times)

@@ -22,8 +22,9 @@ class EpochSampler(Sampler[list[Key]]):
 
     Each epoch is a shuffled order of all records, cut into batches of records of one kind (`ClipDataset.kinds`); batches that remain
     too small are filled up with the first records of their kind. Batches of pictures, whose kinds are negative, have `picture_batch`
-    records, which cost as little as a clip. Ranks take turns with the batches, so their number does not change the order. The position
-    counts `batch_size` samples for every batch that was used on any rank, not those that a loader has asked for in advance.
+    records, which cost as little as a clip. Clips come `clip_repeats` times where pictures come once, under epochs of their own, so
+    that their windows and references are drawn anew. Ranks take turns with the batches, so their number does not change the order.
+    The position counts `batch_size` samples for every batch that was used on any rank, not those that a loader has asked for in advance.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class EpochSampler(Sampler[list[Key]]):
         seed: int = 42,
         shuffle: bool = True,
         picture_batch: int | None = None,
+        clip_repeats: int = 1,
     ):
-        self.kinds, self.picture_batch = np.asarray(kinds), picture_batch or batch_size
+        self.kinds, self.picture_batch, self.clip_repeats = np.asarray(kinds), picture_batch or batch_size, clip_repeats
         self.batch_size, self.rank, self.world_size, self.seed, self.shuffle = batch_size, rank, world_size, seed, shuffle
         self.samples = 0
         found = zip(*np.unique(self.kinds, return_counts=True), strict=True)
-        self.batches_per_epoch = sum(-(-int(count) // self._size(kind)) for kind, count in found)
+        self.batches_per_epoch = sum(-(-int(count) * (1 if kind < 0 else clip_repeats) // self._size(kind)) for kind, count in found)
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield this rank's batches from the position on."""
@@ -50,22 +52,25 @@ class EpochSampler(Sampler[list[Key]]):
             wanted, place = divmod(batch, self.batches_per_epoch)
             if wanted != epoch:
                 epoch, batches = wanted, self.epoch_batches(wanted)
-            yield [(epoch, index) for index in batches[place]]
+            yield batches[place]
             batch += self.world_size
 
-    def epoch_batches(self, epoch: int) -> list[list[int]]:
+    def epoch_batches(self, epoch: int) -> list[list[Key]]:
         """The batches of an epoch, of all ranks."""
-        count = len(self.kinds)
-        order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
-        batches: list[list[int]] = []
-        waiting: dict[int, list[int]] = {}
-        firsts: dict[int, list[int]] = {}
-        for index, kind in zip(order.tolist(), self.kinds[order].tolist(), strict=True):
+        clips = np.flatnonzero(self.kinds >= 0)
+        indices = np.concatenate([np.arange(len(self.kinds)), *[clips] * (self.clip_repeats - 1)])
+        turns = np.repeat(np.arange(self.clip_repeats), [len(self.kinds), *[len(clips)] * (self.clip_repeats - 1)])
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(indices)) if self.shuffle else np.arange(len(indices))
+        batches: list[list[Key]] = []
+        waiting: dict[int, list[Key]] = {}
+        firsts: dict[int, list[Key]] = {}
+        for turn, index, kind in zip(*(values[order].tolist() for values in (turns, indices, self.kinds[indices])), strict=True):
+            key = epoch * self.clip_repeats + turn, index
             bucket = waiting.setdefault(kind, [])
-            bucket.append(index)
+            bucket.append(key)
             first = firsts.setdefault(kind, [])
             if len(first) < self._size(kind):
-                first.append(index)
+                first.append(key)
             if len(bucket) == self._size(kind):
                 batches.append(waiting.pop(kind))
         for kind, bucket in waiting.items():

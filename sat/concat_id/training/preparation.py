@@ -133,9 +133,8 @@ def build_data(
     """The order of the clips for this process, and the loader that follows it."""
     dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents,
                           windows=config.args.latent_windows, ref_noises=config.args.ref_noises)  # fmt: skip
-    sampler = EpochSampler(
-        dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed, picture_batch=config.data.picture_batch
-    )
+    sampler = EpochSampler(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed,
+                           picture_batch=config.data.picture_batch, clip_repeats=config.data.clip_repeats)  # fmt: skip
     return sampler, build_loader(dataset, sampler, config.args.num_workers)
 
 
