@@ -97,7 +97,7 @@ def test_the_papers_bands_meet_and_stage_one_is_the_clip_itself():
     paper = Thresholds()
     assert (paper.cross, paper.cross_two, paper.trade_off, paper.hygiene) == ((0.7, 0.9), (0.87, 0.97), (0.9, 0.99), 0.45)
     clips = placed(0)
-    for pair, clip in zip(pretraining_pairs(clips).pairs, clips, strict=True):
+    for pair, clip in zip(pretraining_pairs(clips, 0).pairs, clips, strict=True):
         assert pair.images == tuple(person.pictures[0].parent for person in clip.clip.people)
 
 
@@ -114,7 +114,9 @@ def test_a_single_picture_is_paired_with_a_more_typical_one_of_its_recording_or_
             "late.png": ("second", {"a": odd}), "calm.png": ("second", {"a": plain}), "shot.mp4": ("third", {"b": turned}),
             "stranger.png": ("shot", {"c": plain}), "alone.png": (None, {"d": plain}), "one.png": ("other", {"e": plain}),
             "two.png": ("other", {"e": turned, "f": plain})}  # fmt: skip
+    told |= {f"{number}.png": (f"shot {number}", {"g": plain}) for number in range(3)}
     clips = [picture_of(name, recording, **people) for name, (recording, people) in told.items()]
+    drawn = set()
     for seed in SEEDS:
         pairs = pretraining_pairs(clips, seed).pairs
         found = {pair.clip.clip.video.name: [str(image.relative_to("/data")) for image in pair.images] for pair in pairs}
@@ -125,6 +127,8 @@ def test_a_single_picture_is_paired_with_a_more_typical_one_of_its_recording_or_
         assert found["stranger.png"] == ["stranger.png/c"] and found["alone.png"] == ["alone.png/d"], "there is no other"
         assert found["one.png"] == ["two.png/e"], "there is none but a worse one"
         assert found["two.png"] == ["two.png/e", "two.png/f"], "there is none of one of the two"
+        drawn.add(*found["0.png"])
+    assert drawn == {"1.png/g", "2.png/g"}, "the seed chooses among other recordings"
 
 
 def test_a_test_person_is_shown_by_the_most_typical_whole_picture_of_a_recording():

@@ -100,10 +100,10 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
                 if clip.clip.origin not in used:
                     told.setdefault(clip.clip.caption, clip.clip)
             for number, (caption, clip) in enumerate(list(told.items())[:captions]):
-                shots = [str(_photo_file(folder, name).absolute()) for name in group]
-                lines.append(SEPARATOR.join([caption, *shots]))
+                files = [str(_photo_file(folder, name).absolute()) for name in group]
+                lines.append(SEPARATOR.join([caption, *files]))
                 if not clip.is_picture:
-                    _write_clip(folder / f"test_clips_{size}" / safe_name(f"{'_'.join(group)}_{number}"), clip.video, caption, shots)
+                    _write_clip(folder / f"test_clips_{size}" / safe_name(f"{'_'.join(group)}_{number}"), clip.video, caption, files)
         if not lines:
             continue
         for name in {name for group in shown for name in group}:

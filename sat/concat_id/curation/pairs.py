@@ -41,7 +41,7 @@ def choose(cosines: np.ndarray, band: Band, pairing: Pairing, random: np.random.
     return int(random.choice(inside) if pairing == "random" else inside[cosines[inside].argmin()])
 
 
-def pretraining_pairs(clips: Sequence[NamedClip], seed: int = 0) -> Stage:
+def pretraining_pairs(clips: Sequence[NamedClip], seed: int) -> Stage:
     """Stage I: the pictures are the clip's own, of which training draws one.
 
     A single picture has but one, and a copy of it teaches nothing. Another picture of its recording takes its place for each of its

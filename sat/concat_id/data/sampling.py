@@ -57,15 +57,14 @@ class EpochSampler(Sampler[list[Key]]):
 
     def epoch_batches(self, epoch: int) -> list[list[Key]]:
         """The batches of an epoch, of all ranks."""
-        clips = np.flatnonzero(self.kinds >= 0)
-        indices = np.concatenate([np.arange(len(self.kinds)), *[clips] * (self.clip_repeats - 1)])
-        turns = np.repeat(np.arange(self.clip_repeats), [len(self.kinds), *[len(clips)] * (self.clip_repeats - 1)])
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(indices)) if self.shuffle else np.arange(len(indices))
+        keys = [(epoch * self.clip_repeats + turn, index) for turn in range(self.clip_repeats)
+                for index, kind in enumerate(self.kinds) if turn == 0 or kind >= 0]  # fmt: skip
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(keys)) if self.shuffle else np.arange(len(keys))
         batches: list[list[Key]] = []
         waiting: dict[int, list[Key]] = {}
         firsts: dict[int, list[Key]] = {}
-        for turn, index, kind in zip(*(values[order].tolist() for values in (turns, indices, self.kinds[indices])), strict=True):
-            key = epoch * self.clip_repeats + turn, index
+        for key in (keys[place] for place in order):
+            kind = int(self.kinds[key[1]])
             bucket = waiting.setdefault(kind, [])
             bucket.append(key)
             first = firsts.setdefault(kind, [])
