@@ -57,6 +57,7 @@ class WanSamplerConfig:
     guidance: Literal["constant"] = "constant"
     guidance_scale: float = bounded(5.0, low=0)
     ref_guidance_scale: float = bounded(1.0, low=0)
+    end_at_step: int | None = bounded(None, low=1)
 
 
 @dataclass

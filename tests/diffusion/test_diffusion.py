@@ -38,6 +38,24 @@ def test_all_timesteps_give_the_training_schedule(shift):
     assert torch.equal(schedule.sampling_steps(1000).signal[:-1].flip(0), schedule.signal)
 
 
+@pytest.mark.parametrize("sample", [sample_sde_dpmpp_2m, sample_ddim])
+def test_the_first_steps_are_those_of_all_and_end_at_an_estimate(sample):
+    course, start = zero_snr_schedule().sampling_steps(6), seeded("noise", (1, 2, 16, 4, 6))
+    estimates, told = [], []
+
+    def denoise(latents, step):
+        estimates.append(0.9 * latents + 0.1 * step)
+        return estimates[-1]
+
+    sample(denoise, start, course, torch.ones_like)
+    whole = estimates.copy()
+    estimates.clear()
+    ended = sample(denoise, start, course.first(4), torch.ones_like, lambda step, latents: told.append(step))
+    assert_close(ended, whole[3], 1e-6)
+    assert all(torch.equal(one, other) for one, other in zip(estimates, whole[:4], strict=True)) and told == [0, 1, 2, 3]
+    assert torch.equal(course.first(None).signal, course.signal) and course.first(None).timesteps == course.timesteps
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_terminal_snr_is_zero_and_the_first_signal_is_kept(shift):
     signal = zero_snr_schedule(shift=shift).signal

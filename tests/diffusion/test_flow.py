@@ -79,6 +79,15 @@ def test_a_known_picture_is_reached_exactly_and_every_step_is_told(sample):
     assert told == list(range(7))
 
 
+@pytest.mark.parametrize("sample", [sample_euler, sample_unipc])
+def test_the_first_steps_end_at_an_estimate(sample):
+    steps, told = FlowSchedule().sampling_steps(7), []
+    assert torch.equal(steps.first(None).sigmas, steps.sigmas) and steps.first(4).timesteps == steps.timesteps[:4]
+    found = sample(lambda x, step: normal(step), normal(9), steps.first(4), None, lambda step, x: told.append(step))
+    torch.testing.assert_close(found, normal(3))
+    assert told == [0, 1, 2, 3]
+
+
 def test_guidance_goes_from_the_negative_text_through_the_text():
     steps = FlowSchedule().sampling_steps(3)
     negative = Condition(CONDITION.prompt_embeds * -2, CONDITION.ref_latents)

@@ -86,6 +86,13 @@ def test_references_can_be_guidance(tiny_model):
 
 
 @pytest.mark.parametrize("sampler", ["sde_dpmpp_2m", "ddim"])
+def test_the_estimate_after_a_step_can_be_the_video(tiny_model, sampler):
+    options = {"sampler": sampler, "num_inference_steps": 3}
+    whole, same, early, earlier = (generate(pipeline_of(tiny_model, **options, end_at_step=end)) for end in (None, 3, 2, 1))
+    assert torch.equal(whole, same) and not torch.equal(whole, early) and not torch.equal(early, earlier)
+
+
+@pytest.mark.parametrize("sampler", ["sde_dpmpp_2m", "ddim"])
 @pytest.mark.parametrize("guidance", ["constant", "dynamic", "dynamic_intended"])
 def test_samplers_and_guidance(tiny_model, sampler, guidance):
     assert torch.isfinite(generate(pipeline_of(tiny_model, sampler=sampler, guidance=guidance))).all()

@@ -24,6 +24,10 @@ class FlowSteps:
         """What the network is told at each: the noise level on the scale 0..num_timesteps."""
         return (self.num_timesteps * self.sigmas[:-1]).tolist()
 
+    def first(self, count: int | None) -> "FlowSteps":
+        """Keep the first `count` of the steps, all if None; the last of them goes to the clean end."""
+        return FlowSteps(torch.cat([self.sigmas[:-1][:count], self.sigmas[-1:]]), self.num_timesteps)
+
     def clean(self, step: int, noised: Tensor, velocity: Tensor) -> Tensor:
         """x_0 = x_sigma - sigma * v, from v = noise - x_0."""
         return noised - float(self.sigmas[step]) * velocity

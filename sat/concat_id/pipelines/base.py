@@ -103,7 +103,7 @@ class VideoPipeline(ABC):
         def network(latents: Tensor, timestep: Tensor, text: Tensor, refs: Tensor | None) -> Tensor:
             return transformer(latents.to(self.dtype), timestep, text.to(self.dtype), None if refs is None else refs.to(self.dtype))
 
-        steps = self.schedule.sampling_steps(sampler.num_inference_steps)
+        steps = self.schedule.sampling_steps(sampler.num_inference_steps).first(sampler.end_at_step)
         condition = Condition(prompt_embeds.to(device), ref_latents.to(device))
         negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device), condition.ref_latents)
         start = noise_like(torch.empty(shape, device=device))

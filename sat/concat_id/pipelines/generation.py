@@ -170,7 +170,8 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
     with memory_checked():
         pipeline.load()
     made, problems, samples = [], [], pipeline.config.args.batch_size
-    total = len(prepared) * samples * pipeline.config.model.sampler.num_inference_steps
+    sampler = pipeline.config.model.sampler
+    total = len(prepared) * samples * (sampler.end_at_step or sampler.num_inference_steps)
     with tqdm(total=total, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
         for number, item in enumerate(prepared, 1):
             bar.set_description(f"video {number}/{len(prepared)}")
