@@ -11,6 +11,7 @@ from pathlib import Path
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
 
+TRAINING = "pictures", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
 
 def read_arguments() -> argparse.Namespace:
     """Parse the command line."""
@@ -27,20 +28,20 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--fps", type=float, default=8, metavar="N", help="frames a second (default: %(default)s)")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="entries to read, 2 MB each (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures of a step (default: %(default)s)")
-    parser.add_argument("--latent-noise", type=float, default=0.6, metavar="X",
-                        help="largest noise on what is decoded, where latents have a deviation of 1 (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X",
-                        help="of the steps with single frames; less where --load has weights (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--latent-noise", type=float, default=0.6, metavar="X", help="largest noise on latents (default: %(default)s)")
+    parser.add_argument("--equivariance", type=float, default=0.0, metavar="X",
+                        help="share of pictures moved and turned between encoding and decoding (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="of single frames' steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw clips above what decoding makes of them")
     arguments = parser.parse_args()
     if arguments.output is None and arguments.load is None:
         raise UserError("command line: found neither --output nor --load, expected a file to write or one to measure; name it")
-    zero = dict.fromkeys(("pictures", "clips", "latent_noise", "learning_rate", "seed"), 0)
-    at_least = zero | {"frames": 1, "fps": 0.01, "most": 2, "batch_size": 1}
-    for name, least in at_least.items():
-        if getattr(arguments, name) < least:
-            raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {least}")
+    least = dict.fromkeys(TRAINING, 0) | {"frames": 1, "fps": 0.01, "most": 2, "batch_size": 1}
+    for name, low in least.items():
+        if (found := getattr(arguments, name)) < low or (name == "equivariance" and found > 1):
+            expected = "a share of 0 to 1" if name == "equivariance" else f"at least {low}"
+            raise UserError(f"command line: --{name.replace('_', '-')}: found {found}, expected {expected}")
     if any(side < 32 or side % 8 for side in arguments.size) or arguments.frames % 4 != 1:
         found = f"--size {arguments.size[0]} {arguments.size[1]} --frames {arguments.frames}"
         raise UserError(f"command line: found {found}, expected multiples of 8 from 32, and 4k+1 frames; correct them")
@@ -72,8 +73,7 @@ def main() -> int:
     if arguments.load is not None:
         loaded = VideoAutoencoder.from_config(dataclasses.replace(config, path=str(arguments.load)), scale_factor=1.0)
     footage = read_footage(arguments.lists, Window(arguments.fps, arguments.frames, 0, tuple(arguments.size)), arguments.most)
-    names = "pictures", "clips", "batch_size", "learning_rate", "latent_noise", "seed"
-    training = AutoencoderTraining(**{name: getattr(arguments, name) for name in names})
+    training = AutoencoderTraining(**{name: getattr(arguments, name) for name in TRAINING})
     trainer = AutoencoderTrainer(config, footage, training, arguments.output, loaded)
     if loaded is not None:
         show(str(arguments.load), trainer.measure())

@@ -1,20 +1,23 @@
 """sat/train_autoencoder.py: what it learns, what it leaves alone, and mistakes in one line."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from conftest import ROOT, assert_close
 from entry import only_error
 from in_process import call_main, load_script
 from PIL import Image
 
+import concat_id.training.small.autoencoder as autoencoder_module
 from concat_id.config import AutoencoderConfig, load_config
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.small_networks import build_autoencoder, fold_statistics
-from concat_id.training.small.autoencoder import AutoencoderTrainer, AutoencoderTraining, decibels, difference
+from concat_id.training.small.autoencoder import AutoencoderTrainer, AutoencoderTraining, decibels, difference, draw_motions, moved
 from concat_id.training.small.footage import Footage, to_video
 from concat_id.video import write_video
 
@@ -195,6 +198,46 @@ def test_losses_compare_pixels_and_edges():
     assert difference(swapped, video, (1,)) > 1.05 * pixels_and_edges > 0, "movement counts"
 
 
+def test_pictures_and_latents_move_alike():
+    """A smooth picture that is moved and then made eight times smaller is the small one moved; a share of 0 moves nothing."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 2, 64), torch.linspace(0, 3, 96), indexing="ij")
+    picture = torch.stack([rows.sin(), columns.cos(), (rows * columns).sin()])[None, :, None].expand(6, -1, -1, -1, -1)
+    maps = draw_motions(6, 96 / 64, 1.0, torch.Generator().manual_seed(0))
+    large, small = (F.avg_pool3d(side, (1, 8, 8)) for side in (moved(picture, maps), picture))
+    inside = (large - moved(small, maps))[..., 2:-2, 2:-2].abs()
+    assert inside.mean() < 0.02 < 0.1 < (large - small).abs().mean(), "the edges' rows apart"
+    still = draw_motions(6, 96 / 64, 0.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(moved(picture, still), picture.contiguous(), atol=1e-5, rtol=0)
+
+
+def test_turning_keeps_shapes():
+    """Distances in pixels grow by the same factor along any direction."""
+    for matrix in draw_motions(9, 1.5, 1.0, torch.Generator().manual_seed(1))[:, :, :2]:
+        pixels = torch.diag(torch.tensor([1.5, 1.0])) @ matrix @ torch.diag(torch.tensor([1 / 1.5, 1.0]))
+        lengths = pixels.norm(dim=0)
+        assert lengths[0] == pytest.approx(lengths[1].item(), rel=1e-4) and 0.74 < lengths[0] < 1.41
+        assert abs(pixels[:, 0] @ pixels[:, 1]) < 1e-5
+
+
+def test_what_is_moved_is_compared_with_what_should_come_out(tmp_path, monkeypatch):
+    """Mirrored latents are decoded, mirrored pixels are expected."""
+    frames, seen = [torch.from_numpy(moving(index)) for index in range(2)], []
+    mirror = torch.tensor([[-1.0, 0, 0], [0, 1, 0]])
+    monkeypatch.setattr(autoencoder_module, "draw_motions", lambda count, aspect, share, _: mirror.expand(count if share else 0, 2, 3))
+    monkeypatch.setattr(autoencoder_module, "difference", lambda decoded, video, _: seen.append((decoded, video)) or decoded.sum())
+    for share in (0.0, 1.0):
+        training = AutoencoderTraining(pictures=1, clips=0, crop=(32, 64), batch_size=2, equivariance=share)
+        trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", None)
+        trainer.network = SimpleNamespace(
+            encoder=lambda video: (torch.cat([F.avg_pool3d(video, (1, 4, 4)), torch.full((2, 3, 1, 8, 16), -30.0)], dim=1), None),
+            decoder=lambda latents: (F.interpolate(latents, scale_factor=(1, 4, 4)), None),
+        )
+        trainer.picture_loss(0, torch.Generator().manual_seed(5))
+    (plain, video), (mirrored, expected) = seen
+    torch.testing.assert_close(expected, video.flip(-1), atol=1e-4, rtol=0)
+    assert (mirrored - plain.flip(-1)).abs().mean() < 0.01 < 0.05 < (mirrored - plain).abs().mean()
+
+
 @pytest.mark.parametrize(
     "entries, expected",
     [
@@ -217,6 +260,8 @@ def test_bad_lists_are_told_in_one_line(script, footage_list, tmp_path, entries,
         (("--output", "v.pt", "--frames", 8), "4k+1 frames"),
         (("--output", "v.pt", "--size", 30, 40), "multiples of 8"),
         (("--load", "gone.pt"), "gone.pt: no such file"),
+        (("--output", "v.pt", "--equivariance", 1.5), "--equivariance: found 1.5, expected a share of 0 to 1"),
+        (("--output", "v.pt", "--equivariance", -1), "--equivariance: found -1"),
     ],
 )
 def test_bad_options_are_told_in_one_line(script, footage_list, more, expected):

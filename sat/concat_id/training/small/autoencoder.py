@@ -2,10 +2,13 @@
 
 The encoder that single frames have made stays as it is afterwards, so latents keep their meaning while the decoder improves. What is
 decoded has noise of up to `latent_noise` on it, so that what matters in a picture is coded above the errors that a small diffusion model
-makes, instead of below them.
+makes, instead of below them. A share `equivariance` of the pictures is moved, turned and scaled, latents as well as pixels, before the
+decoder compares them: then a face has much the same latents wherever and however large it is, and a diffusion model has less to learn
+(EQ-VAE, Kouzelis et al. 2025).
 """
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ CLIP_FRAMES = 17  # three latents decoded at once and another two after them, so
 FIRST = 3  # latents that are decoded at once; then two at a time, as in sampling
 PICTURE_EVERY = 4  # every so many steps with clips, one has pictures instead, lest the decoder forget them
 LOG_VARIANCE = (-12.0, 4.0)
+LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how much is seen; as a share of the picture
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class AutoencoderTraining:
     learning_rate: float = 1.5e-3
     clip_learning_rate: float = 4e-4
     latent_noise: float = 0.0  # largest deviation of the noise on what is decoded; each picture and clip draws its own below it
+    equivariance: float = 0.0  # share of the pictures whose latents are moved, turned and scaled before they are decoded
     seed: int = 0
 
 
@@ -84,8 +89,11 @@ class AutoencoderTrainer:
             moments = self.network.encoder(video)[0].float()
             mean, log_variance = moments.chunk(2, dim=1)
             log_variance = log_variance.clamp(*LOG_VARIANCE)
-            noise = torch.randn(mean.shape, generator=generator)
-            latents = self._disturbed(mean + (0.5 * log_variance).exp() * noise, generator)
+            latents = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
+            if self.training.equivariance:
+                motion = draw_motions(len(video), video.shape[-1] / video.shape[-2], self.training.equivariance, generator)
+                latents, video = moved(latents, motion), moved(video, motion)
+            latents = self._disturbed(latents, generator)
             decoded = self.network.decoder(latents)[0].float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = difference(decoded, video, SCALES) + NEARNESS * divergence
@@ -189,6 +197,26 @@ class AutoencoderTrainer:
 def _autocast() -> torch.autocast:
     """bfloat16 where the processor has it."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16(torch.device("cpu")))
+
+
+def draw_motions(count: int, aspect: float, share: float, generator: torch.Generator) -> Tensor:
+    """Draw affine maps (count, 2, 3) from places of the result to places of the picture, both in [-1, 1]; a `share` moves anything.
+
+    `aspect` is width / height, so that what is turned keeps its shape.
+    """
+    angle, extent, *shift = torch.rand(4, count, generator=generator)
+    angle, extent = math.radians(LARGEST_ANGLE) * (2 * angle - 1), EXTENTS[0] * (EXTENTS[1] / EXTENTS[0]) ** extent
+    turned = [angle.cos(), -angle.sin() / aspect, angle.sin() * aspect, angle.cos()]
+    matrix = extent[:, None, None] * torch.stack(turned, dim=1).view(count, 2, 2)
+    maps = torch.cat([matrix, LARGEST_SHIFT * 2 * (2 * torch.stack(shift, dim=1)[:, :, None] - 1)], dim=2)
+    still = torch.rand(count, generator=generator) >= share
+    return torch.where(still[:, None, None], torch.eye(2, 3), maps)
+
+
+def moved(pictures: Tensor, maps: Tensor) -> Tensor:
+    """Move pictures or latents (B, C, 1, H, W) by affine maps (B, 2, 3); what comes in from outside repeats the edge."""
+    grid = F.affine_grid(maps, [len(pictures), 1, *pictures.shape[-2:]], align_corners=False)
+    return F.grid_sample(pictures[:, :, 0].float(), grid, padding_mode="border", align_corners=False)[:, :, None]
 
 
 def difference(decoded: Tensor, video: Tensor, scales: tuple[int, ...]) -> Tensor:
