@@ -1,4 +1,4 @@
-"""How much of a likeness an autoencoder keeps when there is noise on its latents, as a diffusion model leaves it.
+"""How much of a likeness an autoencoder keeps when there is noise on its latents, as a diffusion model leaves it, or when they are moved.
 
 Run as `PYTHONPATH=sat python tests/bench/bench_latents.py --load models/mini/vae/3d-vae.pt`. Pictures of one moment, each compared with
 another photograph of the person; nobody wears a hat or glasses or turns.
@@ -30,6 +30,7 @@ def main() -> None:
     from concat_id.face.detection import FaceDetector
     from concat_id.face.recognition import load_recognizer
     from concat_id.models.autoencoder import VideoAutoencoder
+    from concat_id.training.small.autoencoder import decibels, draw_motions, moved
     from concat_id.transforms import to_tensor
     from concat_id.video import to_frames
     from synthetic_people.kernel_cache import keep_kernels
@@ -55,11 +56,17 @@ def main() -> None:
         print(f"{title}: {recognizer.name} {np.mean(cosines):.3f}", flush=True)
 
     told("as rendered", pictures)
-    latents = torch.cat([autoencoder.encode(to_tensor(picture)[None, :, None]) for picture in pictures])
+    pixels = torch.stack([to_tensor(picture) for picture in pictures])[:, :, None]
+    latents = autoencoder.encode(pixels)
     for level in arguments.noise:
         noisy = latents + level * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
         decoded = autoencoder.decode(noisy).clamp(-1, 1)
         told(f"noise of {level:g} on latents of {latents.std():.2f}", [Image.fromarray(to_frames(one)[0]) for one in decoded])
+    maps = draw_motions(len(pixels), SIZE[1] / SIZE[0], 1.0, torch.Generator().manual_seed(1))
+    expected, carried = moved(pixels, maps), moved(latents.transpose(1, 2), maps).transpose(1, 2)
+    apart = (autoencoder.encode(expected) - carried).square().mean() / latents.var()
+    print(f"moved latents, decoded: {decibels(autoencoder.decode(carried), expected):.1f} dB of the moved pictures; they differ")
+    print(f"from the latents of those by {apart:.2f} of their variance; unmoved: {decibels(autoencoder.decode(latents), pixels):.1f} dB")
 
 
 def photograph(head, person, number: int, neutral: bool = True) -> Image.Image:
