@@ -1,7 +1,7 @@
 """Train the small video autoencoder: `python sat/train_autoencoder.py --output 3d-vae.pt --lists data/people/clips.json`.
 
-First all of it learns single frames, then its decoder learns clips; the file has the released format. With --load it starts from weights
-that exist: `--load FILE --pictures 0` improves their decoder alone, and latents stay valid. Without --output it only measures --load.
+All of it learns single frames, with --whole-clips clips too, at last its decoder alone clips; the file has the released format. --load
+starts from weights: `--load FILE --pictures 0` teaches their decoder alone, and latents stay valid; without --output it only measures.
 The same command goes on with a run that was stopped.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
 
-TRAINING = "pictures", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
+TRAINING = "pictures", "whole_clips", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
 
 def read_arguments() -> argparse.Namespace:
     """Parse the command line."""
@@ -22,15 +22,15 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--base", type=Path, nargs="+", default=[Path("configs/mini.yaml")], metavar="FILE",
                         help="whose model.autoencoder holds the sizes (default: configs/mini.yaml)")  # fmt: skip
     parser.add_argument("--pictures", type=int, default=2500, metavar="N", help="steps with single frames (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=900, metavar="N", help="steps with clips (default: %(default)s)")
+    parser.add_argument("--whole-clips", type=int, default=0, metavar="N", help="steps with clips, for all of it (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=900, metavar="N", help="the same for its decoder alone (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 144), metavar=("H", "W"), help="of the frames (default: 96 144)")
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="of a clip, 4k+1 (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=8, metavar="N", help="frames a second (default: %(default)s)")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="entries to read, 2 MB each (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures of a step (default: %(default)s)")
     parser.add_argument("--latent-noise", type=float, default=0.6, metavar="X", help="largest noise on latents (default: %(default)s)")
-    parser.add_argument("--equivariance", type=float, default=0.0, metavar="X",
-                        help="share of pictures moved and turned between encoding and decoding (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--equivariance", type=float, default=0, metavar="X", help="share moved once encoded, before decoding (default: 0)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="of single frames' steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw clips above what decoding makes of them")

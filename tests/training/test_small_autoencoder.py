@@ -126,6 +126,18 @@ def test_single_frames_teach_a_kernel_its_last_moment_alone(tmp_path):
     assert all(not torch.equal(weight, before[name]) for name, weight in kernels.items())
 
 
+def test_clips_teach_a_kernel_every_moment(tmp_path):
+    """Of the decoder alone in its own part; of the encoder as well in the part before, which is off unless asked for."""
+    frames = [torch.from_numpy(moving(index)) for index in range(3)]
+    for whole in (0, 2):
+        training = AutoencoderTraining(pictures=1, whole_clips=whole, clips=2, crop=(32, 64), batch_size=2)
+        trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / f"{whole}.pt", None)
+        kernels = {name: weight for name, weight in trainer.network.named_parameters() if weight.dim() == 5 and weight.shape[2] == 3}
+        trainer.train()
+        learned = {name.split(".")[0] for name, weight in kernels.items() if weight[:, :, :-1].abs().max() > 0}
+        assert learned == ({"encoder", "decoder"} if whole else {"decoder"})
+
+
 def test_noise_on_latents_is_drawn_for_each_and_cannot_be_outgrown(tmp_path):
     """Its deviation is even below the largest one; latents ten times as large, which would drown it, cost more than it does."""
     torch.manual_seed(0)
@@ -230,7 +242,7 @@ def test_what_is_moved_is_compared_with_what_should_come_out(tmp_path, monkeypat
         trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", None)
         trainer.network = SimpleNamespace(
             encoder=lambda video: (torch.cat([F.avg_pool3d(video, (1, 4, 4)), torch.full((2, 3, 1, 8, 16), -30.0)], dim=1), None),
-            decoder=lambda latents: (F.interpolate(latents, scale_factor=(1, 4, 4)), None),
+            decoder=lambda latents, conv_cache: (F.interpolate(latents, scale_factor=(1, 4, 4)), None),
         )
         trainer.picture_loss(0, torch.Generator().manual_seed(5))
     (plain, video), (mirrored, expected) = seen

@@ -1,6 +1,6 @@
-"""Teach a small video autoencoder: first all of it single frames, then its decoder how clips move.
+"""Teach a small video autoencoder: first all of it single frames, then all of it clips, at last its decoder alone how clips move.
 
-The encoder that single frames have made stays as it is afterwards, so latents keep their meaning while the decoder improves. What is
+In the last part the encoder stays as it is, so latents keep their meaning while the decoder improves. What is
 decoded has noise of up to `latent_noise` on it, so that what matters in a picture is coded above the errors that a small diffusion model
 makes, instead of below them. A share `equivariance` of the pictures is moved, turned and scaled, latents as well as pixels, before the
 decoder compares them: then a face has much the same latents wherever and however large it is, and a diffusion model has less to learn
@@ -41,16 +41,17 @@ LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """How to train; `pictures` and `clips` are the steps of the two parts, `crop` (height, width) what a step sees of a frame."""
+    """How to train; the first three are the steps of the parts, `crop` (height, width) is what a step sees of a frame."""
 
     pictures: int = 2500
+    whole_clips: int = 0
     clips: int = 900
     crop: tuple[int, int] = (64, 96)
     batch_size: int = 8  # pictures; of clips, one
     learning_rate: float = 1.5e-3
     clip_learning_rate: float = 4e-4
     latent_noise: float = 0.0  # largest deviation of the noise on what is decoded; each picture and clip draws its own below it
-    equivariance: float = 0.0  # share of the pictures whose latents are moved, turned and scaled before they are decoded
+    equivariance: float = 0.0  # share of the pictures and clips whose latents are moved, turned and scaled before they are decoded
     seed: int = 0
 
 
@@ -67,15 +68,19 @@ class AutoencoderTrainer:
         self.settings = [dataclasses.asdict(config), dataclasses.asdict(training), self.fresh, len(footage.learned), len(footage.held_out)]
 
     def train(self) -> None:
-        """Take all steps that are left of both parts."""
+        """Take all steps that are left of all parts."""
         if self.training.pictures:
             self.network.requires_grad_(True)
-            for weight in self.network.parameters():
-                if self.fresh and weight.dim() == 5 and weight.shape[2] > 1:
-                    weight.register_hook(_last_moment)
+            kernels = [weight for weight in self.network.parameters() if self.fresh and weight.dim() == 5 and weight.shape[2] > 1]
+            hooks = [weight.register_hook(_last_moment) for weight in kernels]
             self._learn("pictures", self.network, self.picture_loss, self.training.pictures, self.training.learning_rate)
+            for hook in hooks:
+                hook.remove()
             if self.fresh:
                 fold_statistics(self.autoencoder, *self.statistics())
+        if self.training.whole_clips:
+            self.network.requires_grad_(True)
+            self._learn("whole clips", self.network, self.whole_clip_loss, self.training.whole_clips, self.training.clip_learning_rate)
         if self.training.clips:
             self.network.requires_grad_(False)
             self.network.decoder.requires_grad_(True)
@@ -84,30 +89,33 @@ class AutoencoderTrainer:
 
     def picture_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw single frames, encode them with noise, decode them, compare."""
-        video = torch.stack([self._draw(self.footage.learned, 1, generator) for _ in range(self.training.batch_size)])
+        return self._whole_loss(self._draw_pictures(generator), generator)
+
+    def whole_clip_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Draw a clip, or pictures now and then; encode it with noise, decode it, compare."""
+        return self._whole_loss(self._draw_clip_or_pictures(step, generator), generator)
+
+    def _whole_loss(self, video: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         with _autocast():
             moments = self.network.encoder(video)[0].float()
-            mean, log_variance = moments.chunk(2, dim=1)
-            log_variance = log_variance.clamp(*LOG_VARIANCE)
-            latents = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-            if self.training.equivariance:
-                motion = draw_motions(len(video), video.shape[-1] / video.shape[-2], self.training.equivariance, generator)
-                latents, video = moved(latents, motion), moved(video, motion)
-            latents = self._disturbed(latents, generator)
-            decoded = self.network.decoder(latents)[0].float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        log_variance = log_variance.clamp(*LOG_VARIANCE)
+        latents = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
+        if self.training.equivariance:
+            maps = draw_motions(len(video), video.shape[-1] / video.shape[-2], self.training.equivariance, generator)
+            latents, video = moved(latents, maps), moved(video, maps)
+        decoded = torch.cat(list(self._decode(self._disturbed(latents, generator))), dim=2)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = difference(decoded, video, SCALES) + NEARNESS * divergence
+        is_clip = video.shape[2] > 1
+        loss = difference(decoded, video, SCALES[:1] if is_clip else SCALES) + NEARNESS * divergence
         if self.training.latent_noise:
             channels = mean.transpose(0, 1).flatten(1)
             loss = loss + SPREAD * (channels.mean(1).square() + channels.std(1).log().square()).mean()
-        return loss, {"dB": decibels(decoded, video)}
+        return loss, {"clips dB" if is_clip else "dB": decibels(decoded, video)}
 
     def clip_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw a clip, or pictures now and then; decode it as sampling does, compare."""
-        if step % PICTURE_EVERY == PICTURE_EVERY - 1 or not self.footage.clips:
-            video = torch.stack([self._draw(self.footage.learned, 1, generator) for _ in range(self.training.batch_size)])
-        else:
-            video = self._draw(self.footage.clips, CLIP_FRAMES, generator)[None]
+        video = self._draw_clip_or_pictures(step, generator)
         mean, std = self.autoencoder.encode_moments(video)  # (B, T, C, H, W)
         latents = self._disturbed((mean + std * torch.randn(mean.shape, generator=generator)).transpose(1, 2), generator)
         decoded = torch.cat(list(self._decode(latents)), dim=2)
@@ -168,6 +176,15 @@ class AutoencoderTrainer:
         level = self.training.latent_noise * torch.rand(len(latents), *[1] * (latents.dim() - 1), generator=generator)
         return latents + level * torch.randn(latents.shape, generator=generator)
 
+    def _draw_clip_or_pictures(self, step: int, generator: torch.Generator) -> Tensor:
+        """Draw a clip (1, 3, F, H, W), or every so many steps pictures (B, 3, 1, H, W)."""
+        if step % PICTURE_EVERY == PICTURE_EVERY - 1 or not self.footage.clips:
+            return self._draw_pictures(generator)
+        return self._draw(self.footage.clips, CLIP_FRAMES, generator)[None]
+
+    def _draw_pictures(self, generator: torch.Generator) -> Tensor:
+        return torch.stack([self._draw(self.footage.learned, 1, generator) for _ in range(self.training.batch_size)])
+
     def _draw(self, clips: list[Tensor], num_frames: int, generator: torch.Generator) -> Tensor:
         """Cut a piece (3, F, H, W) out of one of the clips, F at most `num_frames` and 8k+1, whose number of latents can be decoded."""
         frames = clips[_number(len(clips), generator)]
@@ -213,10 +230,12 @@ def draw_motions(count: int, aspect: float, share: float, generator: torch.Gener
     return torch.where(still[:, None, None], torch.eye(2, 3), maps)
 
 
-def moved(pictures: Tensor, maps: Tensor) -> Tensor:
-    """Move pictures or latents (B, C, 1, H, W) by affine maps (B, 2, 3); what comes in from outside repeats the edge."""
-    grid = F.affine_grid(maps, [len(pictures), 1, *pictures.shape[-2:]], align_corners=False)
-    return F.grid_sample(pictures[:, :, 0].float(), grid, padding_mode="border", align_corners=False)[:, :, None]
+def moved(videos: Tensor, maps: Tensor) -> Tensor:
+    """Move videos or latents (B, C, F, H, W) by affine maps (B, 2, 3); what comes in from outside repeats the edge."""
+    frames = videos.float().transpose(1, 2).flatten(0, 1)
+    grid = F.affine_grid(maps.repeat_interleave(videos.shape[2], 0), list(frames.shape), align_corners=False)
+    found = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+    return found.unflatten(0, (-1, videos.shape[2])).transpose(1, 2)
 
 
 def difference(decoded: Tensor, video: Tensor, scales: tuple[int, ...]) -> Tensor:
