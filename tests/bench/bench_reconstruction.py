@@ -1,7 +1,7 @@
 """What an autoencoder alone keeps of videos: encodes and decodes those of a run, for `sat/evaluate_identity.py` to measure both.
 
 Run as `PYTHONPATH=sat python tests/bench/bench_reconstruction.py --videos data/mini/lists/test_clips_1 --output /tmp/decoded`.
-A model that makes latents cannot be better than what its autoencoder makes of the latents of real clips.
+A model whose people move as much as those of real clips cannot be better than what its autoencoder makes of these.
 """
 
 import argparse
