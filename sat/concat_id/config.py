@@ -131,7 +131,8 @@ class DataConfig:
     """Training clips: size, frames per second, length, and source frames to skip at both ends. None means the model's.
 
     Batches of pictures, which are videos of one frame, have `picture_batch` of them (None: as many as there are clips in a batch).
-    An epoch shows clips of more frames `clip_repeats` times.
+    An epoch shows clips of more frames `clip_repeats` times, and what has one of `rare_words` in its caption (whole words, any case)
+    `rare_repeats` times.
     """
 
     video_size: tuple[int, int] | None = bounded(None, low=1)
@@ -140,6 +141,8 @@ class DataConfig:
     skip_frms_num: int = bounded(3, low=0)
     picture_batch: int | None = bounded(None, low=1)
     clip_repeats: int = bounded(1, low=1)
+    rare_words: tuple[str, ...] = ()
+    rare_repeats: int = bounded(1, low=1)
 
 
 @dataclass

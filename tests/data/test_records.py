@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from concat_id.data.records import inspect_records, parse_list, read_records
+from concat_id.data.records import inspect_records, parse_list, read_records, repeat_rare
 from concat_id.errors import UserError
 
 
@@ -36,6 +36,15 @@ def test_relative_paths_start_at_the_list_then_here(folder, monkeypatch, tmp_pat
 def test_several_lists_follow_one_another(folder):
     lists = [folder.list(folder.entry(caption=str(number)), name=f"{number}.json") for number in (2, 1)]
     assert [record.caption for record in read_records(lists)] == ["2", "1"]
+
+
+def test_rare_words_bring_a_record_back(folder, capsys):
+    captions = ["A man in a red Hat.", "a man in a t-shirt", "a woman chats", "a cap, and a hat"]
+    records = read_records([folder.list(*(folder.entry(caption=caption) for caption in captions))])
+    repeated = repeat_rare(records, ["hat", "Cap", "beanie"], 3)
+    assert [record.caption for record in repeated] == [captions[0]] * 3 + captions[1:3] + [captions[3]] * 3
+    assert "data.rare_words: beanie in no caption of the 4" in capsys.readouterr().err
+    assert repeat_rare(records, [], 3) == records and repeat_rare(records, ["hat"], 1) == records
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,21 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
     return records
 
 
+def words_of(caption: str) -> set[str]:
+    """Split a caption into its words, in lower case."""
+    return set(re.findall(r"[\w-]+", caption.lower()))
+
+
+def repeat_rare(records: Sequence[Record], words: Sequence[str], times: int) -> list[Record]:
+    """Put in every record `times` times whose caption has one of `words`: whole words, in any case. Warns of words that none has."""
+    said = [words_of(record.caption) for record in records]
+    unknown = sorted({word.lower() for word in words} - set().union(*said))
+    if unknown:
+        warn(f"data.rare_words: {', '.join(unknown)} in no caption of the {len(records)}")
+    rare = {word.lower() for word in words}
+    return [record for record, own in zip(records, said, strict=True) for _ in range(times if own & rare else 1)]
+
+
 def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str]]:
     """Read lists and folders; return the good entries and what is wrong with the others, a line each."""
     records, problems = [], []

@@ -15,7 +15,7 @@ from torch import nn
 from concat_id.config import Config, to_dict
 from concat_id.data.cache import CachedLatents
 from concat_id.data.dataset import ClipDataset
-from concat_id.data.records import Record, read_records
+from concat_id.data.records import Record, read_records, repeat_rare
 from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
 from concat_id.errors import UserError, warn
@@ -131,6 +131,7 @@ def build_data(
     config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: CachedLatents | None = None
 ) -> tuple[EpochSampler, ClipLoader]:
     """The order of the clips for this process, and the loader that follows it."""
+    records = repeat_rare(records, config.data.rare_words, config.data.rare_repeats)
     dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents,
                           windows=config.args.latent_windows, ref_noises=config.args.ref_noises)  # fmt: skip
     sampler = EpochSampler(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed,
