@@ -8,6 +8,7 @@ Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summar
 import argparse
 from pathlib import Path
 
+from concat_id.curation.options import add_threshold_options, check_thresholds
 from concat_id.errors import UserError, run, warn
 from concat_id.startup import prepare_process
 
@@ -26,25 +27,12 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--test_captions", type=int, default=2, metavar="N", help="prompts of each test person (default: %(default)s)")
     parser.add_argument("--test_people", type=int, metavar="N", help="test people with prompts, and as many groups (default: all)")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of splits and random pairs (default: %(default)s)")
-    cosines = parser.add_argument_group("thresholds (default: the paper's, for ArcFace)")
-    known = cosines.add_mutually_exclusive_group()
-    known.add_argument("--calibrate", action="store_true", help="find them for this recogniser on these clips, write thresholds.json")
-    known.add_argument("--thresholds", type=Path, metavar="FILE", help="thresholds.json of an earlier --calibrate")
-    cosines.add_argument("--quantiles", type=float, nargs=3, default=(0.1, 0.9, 0.999), metavar="X",
-                         help="with --calibrate: shares of a person's pairs below 0.7, 0.9 and 0.99 (default: 0.1 0.9 0.999)")  # fmt: skip
-    cosines.add_argument("--cross", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 2, one person (0.7 0.9; Wan: 0.87 0.97)")
-    cosines.add_argument("--cross_two", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 2, several people (0.87 0.97)")
-    cosines.add_argument("--trade_off", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 3 (0.9 0.99)")
-    cosines.add_argument("--hygiene", type=float, metavar="X", help="test people closer to training are dropped (0.45)")
-    cosines.add_argument("--same_person", type=float, metavar="X", help="from which people without a name are one (SFace: 0.363)")
+    add_threshold_options(parser)
     arguments = parser.parse_args()
     counts = arguments.trade_off_clips, arguments.test_captions, 1 if arguments.test_people is None else arguments.test_people
     if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or min(counts) < 1:
         raise UserError("command line: expected --valid and --test from 0, together below 1, and the numbers of clips and people from 1")
-    for name in ("cross", "cross_two", "trade_off", "quantiles"):
-        values = getattr(arguments, name)
-        if values and (list(values) != sorted(set(values)) or not -1 <= values[0] <= values[-1] <= 1):
-            raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers up to 1")
+    check_thresholds(arguments)
     return arguments
 
 
@@ -56,7 +44,7 @@ def main() -> None:
     from concat_id.curation import lists, pairs
     from concat_id.curation.manifest import read_manifest
     from concat_id.curation.people import same_person_threshold
-    from concat_id.curation.thresholds import choose_thresholds
+    from concat_id.curation.thresholds import ByKind, choose_thresholds
     from concat_id.files import check_writable, write_json
 
     recognizer, clips = read_manifest(arguments.manifest)
@@ -74,12 +62,14 @@ def main() -> None:
     elif thresholds.recognizer != recognizer:
         warn(f"the thresholds are meant for {thresholds.recognizer}, the cosines are {recognizer}'s; --calibrate finds its own")
     clips, close = lists.without_trained_on(clips, thresholds.hygiene)
+    by_kind = None if arguments.by_kind is None else ByKind.calibrate(clips, thresholds, arguments.by_kind, arguments.quantiles)
     makers = {
         "1": lambda: pairs.pretraining_pairs(clips, arguments.seed),
         "2": lambda: pairs.cross_video_pairs(clips, thresholds, arguments.seed),
-        "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed),
+        "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed, by_kind),
     }
     stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
+    told |= {"trade_off by kind": by_kind.bands} if by_kind else {}
     summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
     summary["prompts"] = lists.write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
     write_json(arguments.output / "summary.json", summary)

@@ -91,7 +91,7 @@ stop_after prepare
 
 step "pairs"
 "$PYTHON" sat/make_pairs.py "$DATA/prepared/manifest.json" --output "$DATA/lists" --calibrate --test_people "$TEST" \
-    --cross_two 0.45 0.957 # faces of two people are smaller, hence less alike
+    --cross_two 0.45 0.957 --by_kind hat cap beanie glasses sunglasses # smaller, moving and covered faces are less alike
 stop_after pairs
 
 T5="${FROM:-$DATA}/t5"

@@ -85,6 +85,17 @@ def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
     ]
 
 
+def test_kinds_are_calibrated_and_told(manifest, call, tmp_path):
+    kinds = ["--by_kind", "3", "--hygiene", 1, "--valid", 0, "--test", 0]
+    code, told = call("make_pairs", manifest, "--output", tmp_path, "--calibrate", *kinds)
+    assert code == 0 and told == ""
+    bands = read(tmp_path / "summary.json")["trade_off by kind"]
+    assert list(bands) == ["clips of 1", "clips of 1, named"]
+    assert f"stage 3, clips of 1, named: {bands['clips of 1, named'][0]:.3f}" in call.printed
+    code, told = call("make_pairs", manifest, "--output", tmp_path, *kinds)
+    assert code == 2 and "--by_kind: found no --calibrate" in told
+
+
 def test_another_recognizer_needs_other_thresholds(manifest, call, tmp_path):
     code, told = call("make_pairs", manifest, "--output", tmp_path, "--stage", 1)
     assert code == 0 and "meant for ArcFace, the cosines are SFace's" in told

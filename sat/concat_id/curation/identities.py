@@ -10,6 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from concat_id.curation.manifest import Appearance, Clip
+from concat_id.data.records import words_of
 from concat_id.errors import UserError
 
 BLOCK = 2048  # rows of cosines at a time
@@ -22,6 +23,12 @@ class NamedClip:
     clip: Clip
     identities: tuple[str, ...]
     split: str
+
+    def kind(self, words: Sequence[str]) -> str:
+        """Tell pictures from clips, one person from several, and captions with one of `words` from others."""
+        own = words_of(self.clip.caption) & {word.lower() for word in words}
+        kind = "pictures" if self.clip.is_picture else "clips"
+        return f"{kind} of {len(self.identities)}" + (", named" if own else "")
 
 
 def name_people(clips: Sequence[Clip], threshold: float) -> list[tuple[str, ...]]:

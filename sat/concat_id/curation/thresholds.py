@@ -5,6 +5,7 @@ the same share of pairs: as quantiles of what it says of one person's pictures i
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -71,11 +72,7 @@ def measure(clips: Sequence[NamedClip], seed: int) -> Distribution:
 
     Raises `UserError` when there are too few to tell anything.
     """
-    others, same = Others(clips), [np.zeros(0)]
-    for clip in clips:
-        for place, person in enumerate(clip.clip.people):
-            same += [other.vectors @ person.mean for other in others.of(clip, place)]
-    same = np.concatenate(same)
+    same = _same_person(clips, Others(clips))
     names = np.array([name for clip in clips for name in clip.identities])
     people = [person for clip in clips for person in clip.clip.people]
     random = np.random.default_rng(seed)
@@ -86,6 +83,15 @@ def measure(clips: Sequence[NamedClip], seed: int) -> Distribution:
         raise UserError(f"--calibrate: found {len(same)} pairs of one person in different clips and {len(different)} of different people, "
                         f"expected {LEAST_PAIRS} of each; prepare more clips")  # fmt: skip
     return Distribution(same, different, _nearest_strangers(names, people, random))
+
+
+def _same_person(clips: Sequence[NamedClip], others: Others) -> np.ndarray:
+    """Similarities (N,) of the people in clips to the pictures of the same people in other clips."""
+    found = [np.zeros(0)]
+    for clip in clips:
+        for place, person in enumerate(clip.clip.people):
+            found += [other.vectors @ person.mean for other in others.of(clip, place)]
+    return np.concatenate(found)
 
 
 def _nearest_strangers(names: np.ndarray, people: Sequence[Appearance], random: np.random.Generator) -> np.ndarray:
@@ -106,6 +112,29 @@ def calibrate(found: Distribution, recognizer: str, quantiles: Sequence[float] =
     paper = Thresholds()
     return Thresholds(recognizer, bring(paper.cross), bring(paper.cross_two), bring(paper.trade_off),
                       float(np.quantile(found.nearest, STRANGERS)))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """Bands of stage III for each kind of clip, which `NamedClip.kind` tells by `words`.
+
+    A head that moves or wears something is less like any picture of it, so a band for all leaves out most of what moves or is worn.
+    """
+
+    words: tuple[str, ...]
+    bands: Mapping[str, Band]
+
+    @classmethod
+    def calibrate(cls, clips: Sequence[NamedClip], thresholds: Thresholds, words: Sequence[str], quantiles: Sequence[float]) -> "ByKind":
+        """Take the same quantiles of each kind as of all; a kind with too few pairs to tell has the band of all."""
+        others, of_kind = Others(clips), defaultdict(list)
+        for clip in clips:
+            of_kind[clip.kind(words)].append(clip)
+        shares, bands = np.interp(Thresholds().trade_off, ANCHORS, quantiles), {}
+        for kind, members in sorted(of_kind.items()):
+            same = _same_person(members, others)
+            bands[kind] = tuple(map(float, np.quantile(same, shares))) if len(same) >= LEAST_PAIRS else thresholds.trade_off
+        return cls(tuple(words), bands)
 
 
 def choose_thresholds(
