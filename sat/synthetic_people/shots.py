@@ -18,6 +18,8 @@ TURNS = ("left", "right", "nod", "none")
 WEARS_HAT, WEARS_GLASSES = 0.2, 0.2  # shares of the shots
 LEVEL = 0.10  # radians: the model's head is tipped back by so much
 TURN = (0.32, 0.55)  # radians that a head turns
+LENGTH = 49  # frames, for which how long movements take is given; a shorter clip shows them no faster than it must
+LEAST_NODS = 1.25  # of a short clip
 
 
 @dataclass
@@ -146,13 +148,16 @@ def head_curves(turn: str, rng: np.random.Generator, num_frames: int) -> tuple[n
     """Yaw and pitch (N,): a turn from slightly the other side, a nod, or keeping still."""
     time = np.linspace(0, 1, num_frames)
     yaw, pitch = wander(rng, num_frames, 0.03), wander(rng, num_frames, 0.02) + LEVEL + rng.uniform(-0.05, 0.05)
+    slower = max(1.0, LENGTH / num_frames)
     if turn in ("left", "right"):
         side = -1 if turn == "left" else 1
-        yaw = yaw + side * (ease(time, rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.5)) * (rng.uniform(*TURN) + 0.08) - 0.08)
+        start, length = rng.uniform(0.05, 0.3), min(rng.uniform(0.3, 0.5) * slower, 0.92)
+        yaw = yaw + side * (ease(time, min(start, 0.95 - length), length) * (rng.uniform(*TURN) + 0.08) - 0.08)
     else:
         yaw = yaw + rng.uniform(-0.07, 0.07)
     if turn == "nod":
-        pitch = pitch + rng.uniform(0.11, 0.17) * np.sin(2 * np.pi * rng.uniform(2, 3) * time) * ease(time, 0.0, 0.15)
+        size, nods = rng.uniform(0.11, 0.17), max(rng.uniform(2, 3) / slower, LEAST_NODS)
+        pitch = pitch + size * np.sin(2 * np.pi * nods * time) * ease(time, 0.0, 0.15)
     return yaw, pitch
 
 

@@ -78,6 +78,17 @@ def test_left_is_the_pictures_left(turn, side):
         assert side * yaw[-1] > TURN[0] - 0.12 and side * (yaw[-1] - yaw[0]) > TURN[0]
 
 
+@pytest.mark.parametrize("num_frames", [17, 25, 49, 97])
+def test_heads_turn_whole_and_no_faster_in_short_clips(num_frames):
+    from synthetic_people.shots import TURN, head_curves
+
+    for seed in range(20):
+        yaw, _ = head_curves("right", np.random.default_rng(seed), num_frames)
+        assert yaw[-1] - yaw[0] > TURN[0] and np.abs(np.diff(yaw)).max() < 0.09, "radians a frame; half a second has four"
+        _, pitch = head_curves("nod", np.random.default_rng(seed), num_frames)
+        assert np.ptp(pitch) > 0.15 and np.abs(np.diff(pitch)).max() < 0.14
+
+
 def test_a_head_that_turns_right_shows_its_nose_there(drawn, people):
     def nose(yaw):
         classes = drawn(people[:1], seed=1, neutral=True, yaw=np.array([yaw]))[0][0][1]
