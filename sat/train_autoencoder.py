@@ -1,8 +1,8 @@
 """Train the small video autoencoder: `python sat/train_autoencoder.py --output 3d-vae.pt --lists data/people/clips.json`.
 
-All of it learns single frames, with --whole-clips clips too, at last its decoder alone clips; the file has the released format. --load
-starts from weights: `--load FILE --pictures 0` teaches their decoder alone, and latents stay valid; without --output it only measures.
-The same command goes on with a run that was stopped.
+All of it learns single frames, then its encoder to give clips the latents of every fourth frame alone, at last its decoder how clips
+move; the file has the released format. --load starts from weights: `--load FILE --pictures 0 --key-frames 0` teaches their decoder
+alone, and latents stay valid; without --output it only measures. The same command goes on with a run that was stopped.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
 
-TRAINING = "pictures", "whole_clips", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
+TRAINING = "pictures", "key_frames", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
 
 def read_arguments() -> argparse.Namespace:
     """Parse the command line."""
@@ -22,8 +22,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--base", type=Path, nargs="+", default=[Path("configs/mini.yaml")], metavar="FILE",
                         help="whose model.autoencoder holds the sizes (default: configs/mini.yaml)")  # fmt: skip
     parser.add_argument("--pictures", type=int, default=2500, metavar="N", help="steps with single frames (default: %(default)s)")
-    parser.add_argument("--whole-clips", type=int, default=0, metavar="N", help="steps with clips, for all of it (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=900, metavar="N", help="the same for its decoder alone (default: %(default)s)")
+    parser.add_argument("--key-frames", type=int, default=1000, metavar="N", help="for its encoder, with clips (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=900, metavar="N", help="for its decoder, with clips (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 144), metavar=("H", "W"), help="of the frames (default: 96 144)")
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="of a clip, 4k+1 (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=8, metavar="N", help="frames a second (default: %(default)s)")

@@ -68,13 +68,13 @@ def level(said: str, name: str) -> float:
     return float(line.split(", clips ")[1].split(" dB")[0])
 
 
-def test_pictures_then_clips_then_the_decoder_alone(script, footage_list, tmp_path):
+def test_pictures_then_key_frames_then_the_decoder_alone(script, footage_list, tmp_path):
     first, second, sheet = tmp_path / "first.pt", tmp_path / "second.pt", tmp_path / "sheet.png"
-    code, said, errors = script(*options(footage_list, "--output", first, "--pictures", 10, "--clips", 1))
+    code, said, errors = script(*options(footage_list, "--output", first, "--pictures", 10, "--key-frames", 2, "--clips", 1))
     assert code == 0, errors
     learned = level(said, str(first))
 
-    more = ("--load", first, "--pictures", 0, "--clips", 6, "--output", second, "--sheet", sheet)
+    more = ("--load", first, "--pictures", 0, "--key-frames", 0, "--clips", 6, "--output", second, "--sheet", sheet)
     code, said, errors = script(*options(footage_list, *more))
     assert code == 0, errors
     assert level(said, str(first)) == pytest.approx(learned, abs=0.05), "the file holds what was measured"
@@ -91,7 +91,7 @@ def test_pictures_then_clips_then_the_decoder_alone(script, footage_list, tmp_pa
 def test_a_stopped_run_goes_on(script, footage_list, tmp_path, monkeypatch):
     from concat_id.training.small.learner import Learner
 
-    few = options(footage_list, "--pictures", 1, "--clips", 2)
+    few = options(footage_list, "--pictures", 1, "--key-frames", 1, "--clips", 1)
     assert script(*few, "--output", tmp_path / "whole.pt")[0] == 0
     descend, taken = Learner._descend, []
 
@@ -127,15 +127,35 @@ def test_single_frames_teach_a_kernel_its_last_moment_alone(tmp_path):
 
 
 def test_clips_teach_a_kernel_every_moment(tmp_path):
-    """Of the decoder alone in its own part; of the encoder as well in the part before, which is off unless asked for."""
+    """Of the encoder with key frames, of the decoder in its own part."""
     frames = [torch.from_numpy(moving(index)) for index in range(3)]
-    for whole in (0, 2):
-        training = AutoencoderTraining(pictures=1, whole_clips=whole, clips=2, crop=(32, 64), batch_size=2)
-        trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / f"{whole}.pt", None)
+    for steps in ((0, 2), (2, 0)):
+        training = AutoencoderTraining(pictures=1, key_frames=steps[0], clips=steps[1], crop=(32, 64), batch_size=2)
+        trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / f"{steps[0]}.pt", None)
         kernels = {name: weight for name, weight in trainer.network.named_parameters() if weight.dim() == 5 and weight.shape[2] == 3}
         trainer.train()
         learned = {name.split(".")[0] for name, weight in kernels.items() if weight[:, :, :-1].abs().max() > 0}
-        assert learned == ({"encoder", "decoder"} if whole else {"decoder"})
+        assert learned == ({"encoder"} if steps[0] else {"decoder"})
+
+
+def test_latents_of_clips_become_those_of_every_fourth_frame(tmp_path):
+    torch.manual_seed(0)
+    frames, autoencoder = [torch.from_numpy(moving(index)) for index in range(3)], build_autoencoder(SIZES)
+    before = {name: weight.clone() for name, weight in autoencoder.autoencoder.state_dict().items()}
+    video = to_video(torch.stack([clip[:9] for clip in frames]))
+    alone = torch.cat([autoencoder.encode(video[:, :, [index]]) for index in (0, 4, 8)], dim=1)
+
+    def errors() -> tuple[float, float]:
+        clips = (autoencoder.encode(video) - alone).square().mean() / alone.var()
+        return float(clips), float((autoencoder.encode(video[:, :, :1]) - alone[:, :1]).square().mean() / alone.var())
+
+    first = errors()
+    training = AutoencoderTraining(pictures=0, key_frames=60, clips=0, crop=(32, 64), batch_size=2)
+    AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", autoencoder).train()
+    clips, single = errors()
+    assert first[1] == 0 and clips < 0.5 * first[0] and single < 0.2, "clips are sharper, single frames much the same"
+    after = autoencoder.autoencoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) == name.startswith("decoder.") for name in before)
 
 
 def test_noise_on_latents_is_drawn_for_each_and_cannot_be_outgrown(tmp_path):

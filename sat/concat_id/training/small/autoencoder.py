@@ -1,12 +1,15 @@
-"""Teach a small video autoencoder: first all of it single frames, then all of it clips, at last its decoder alone how clips move.
+"""Teach a small video autoencoder: all of it single frames, its encoder what to keep of clips, at last its decoder how clips move.
 
-In the last part the encoder stays as it is, so latents keep their meaning while the decoder improves. What is
-decoded has noise of up to `latent_noise` on it, so that what matters in a picture is coded above the errors that a small diffusion model
-makes, instead of below them. A share `equivariance` of the pictures is moved, turned and scaled, latents as well as pixels, before the
-decoder compares them: then a face has much the same latents wherever and however large it is, and a diffusion model has less to learn
-(EQ-VAE, Kouzelis et al. 2025).
+An encoder that knows single frames alone takes the mean of the four frames of a latent, so that whatever moves is blurred. In the part
+`key_frames` it learns to give a clip the latents that its first frame and every fourth after it have alone: a row of sharp pictures in
+the code that a diffusion model knows from single ones. The last part teaches the decoder what lies between them; the encoder stays as
+it is, so latents keep their meaning. What is decoded has noise of up to `latent_noise` on it, so that what matters in a picture is
+coded above the errors that a small diffusion model makes, instead of below them. A share `equivariance` of the pictures is moved, turned
+and scaled, latents as well as pixels, before the decoder compares them: then a face has much the same latents wherever and however large
+it is, and a diffusion model has less to learn (EQ-VAE, Kouzelis et al. 2025).
 """
 
+import copy
 import dataclasses
 import math
 import shutil
@@ -31,9 +34,11 @@ from concat_id.video import to_frames
 EDGES = 0.5  # weight of differences between neighbours, against differences of pixels
 NEARNESS = 1e-3  # weight of the Kullback-Leibler divergence from a standard normal distribution
 SPREAD = 1.0  # weight of what keeps every channel's mean near 0 and deviation near 1, lest latents outgrow their noise
+VARIANCES = 0.02  # weight of the logarithms of latents' variances, against the latents, where an encoder is compared with another
 SCALES = (1, 2, 4)  # pixels over which edges of single frames are compared
 CLIP_FRAMES = 17  # three latents decoded at once and another two after them, so that the decoder meets its own memory
 FIRST = 3  # latents that are decoded at once; then two at a time, as in sampling
+INTERVAL = 4  # frames of a latent but the first
 PICTURE_EVERY = 4  # every so many steps with clips, one has pictures instead, lest the decoder forget them
 LOG_VARIANCE = (-12.0, 4.0)
 LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how much is seen; as a share of the picture
@@ -41,17 +46,18 @@ LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """How to train; the first three are the steps of the parts, `crop` (height, width) is what a step sees of a frame."""
+    """How to train; the first four are the steps of the parts, `crop` (height, width) is what a step sees of a frame."""
 
     pictures: int = 2500
-    whole_clips: int = 0
+    key_frames: int = 0
     clips: int = 900
     crop: tuple[int, int] = (64, 96)
     batch_size: int = 8  # pictures; of clips, one
     learning_rate: float = 1.5e-3
+    key_frame_learning_rate: float = 1e-3
     clip_learning_rate: float = 4e-4
     latent_noise: float = 0.0  # largest deviation of the noise on what is decoded; each picture and clip draws its own below it
-    equivariance: float = 0.0  # share of the pictures and clips whose latents are moved, turned and scaled before they are decoded
+    equivariance: float = 0.0  # share of the pictures whose latents are moved, turned and scaled before they are decoded
     seed: int = 0
 
 
@@ -78,24 +84,37 @@ class AutoencoderTrainer:
                 hook.remove()
             if self.fresh:
                 fold_statistics(self.autoencoder, *self.statistics())
-        if self.training.whole_clips:
-            self.network.requires_grad_(True)
-            self._learn("whole clips", self.network, self.whole_clip_loss, self.training.whole_clips, self.training.clip_learning_rate)
+        if self.training.key_frames and self.footage.clips:
+            self._learn_key_frames()
         if self.training.clips:
             self.network.requires_grad_(False)
             self.network.decoder.requires_grad_(True)
             self._learn("clips", self.network.decoder, self.clip_loss, self.training.clips, self.training.clip_learning_rate)
         self.network.requires_grad_(False)
 
+    def _learn_key_frames(self) -> None:
+        encoder = self.network.encoder
+        teacher = copy.deepcopy(encoder).requires_grad_(False)
+        self.network.requires_grad_(False)
+        encoder.requires_grad_(True)
+
+        def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+            video = self._draw_clip_or_pictures(step, generator)
+            with _autocast():
+                moments = encoder(video)[0].float()
+                with torch.no_grad():
+                    expected = teacher(_frame_by_frame(video[:, :, ::INTERVAL]))[0].float()
+            expected = expected[:, :, 0].unflatten(0, (len(video), -1)).transpose(1, 2)
+            (mean, log_variance), (other, other_variance) = moments.chunk(2, dim=1), expected.chunk(2, dim=1)
+            error = F.mse_loss(mean, other)
+            spread = F.mse_loss(log_variance.clamp(*LOG_VARIANCE), other_variance.clamp(*LOG_VARIANCE))
+            return error + VARIANCES * spread, {"clips' error" if video.shape[2] > 1 else "error": float(error.detach())}
+
+        self._learn("key frames", encoder, loss_of, self.training.key_frames, self.training.key_frame_learning_rate)
+
     def picture_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw single frames, encode them with noise, decode them, compare."""
-        return self._whole_loss(self._draw_pictures(generator), generator)
-
-    def whole_clip_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Draw a clip, or pictures now and then; encode it with noise, decode it, compare."""
-        return self._whole_loss(self._draw_clip_or_pictures(step, generator), generator)
-
-    def _whole_loss(self, video: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        video = self._draw_pictures(generator)
         with _autocast():
             moments = self.network.encoder(video)[0].float()
         mean, log_variance = moments.chunk(2, dim=1)
@@ -104,14 +123,13 @@ class AutoencoderTrainer:
         if self.training.equivariance:
             maps = draw_motions(len(video), video.shape[-1] / video.shape[-2], self.training.equivariance, generator)
             latents, video = moved(latents, maps), moved(video, maps)
-        decoded = torch.cat(list(self._decode(self._disturbed(latents, generator))), dim=2)
+        (decoded,) = self._decode(self._disturbed(latents, generator))
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        is_clip = video.shape[2] > 1
-        loss = difference(decoded, video, SCALES[:1] if is_clip else SCALES) + NEARNESS * divergence
+        loss = difference(decoded, video, SCALES) + NEARNESS * divergence
         if self.training.latent_noise:
             channels = mean.transpose(0, 1).flatten(1)
             loss = loss + SPREAD * (channels.mean(1).square() + channels.std(1).log().square()).mean()
-        return loss, {"clips dB" if is_clip else "dB": decibels(decoded, video)}
+        return loss, {"dB": decibels(decoded, video)}
 
     def clip_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw a clip, or pictures now and then; decode it as sampling does, compare."""
@@ -267,6 +285,11 @@ def _number(count: int, generator: torch.Generator) -> int:
 
 def _spread(items: list, most: int) -> list:
     return [items[index] for index in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
+
+
+def _frame_by_frame(video: Tensor) -> Tensor:
+    """Turn videos (B, 3, F, H, W) into single frames (B * F, 3, 1, H, W)."""
+    return video.transpose(1, 2).flatten(0, 1)[:, :, None]
 
 
 def _whole(frames: Tensor) -> Tensor:
