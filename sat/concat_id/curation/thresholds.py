@@ -126,13 +126,18 @@ class ByKind:
 
     @classmethod
     def calibrate(cls, clips: Sequence[NamedClip], thresholds: Thresholds, words: Sequence[str], quantiles: Sequence[float]) -> "ByKind":
-        """Take the same quantiles of each kind as of all; a kind with too few pairs to tell has the band of all."""
+        """Take the same quantiles of each kind as of all; a kind with too few pairs to tell has the band of all.
+
+        Of several people all have to find a picture in the band. So that together they do as often as one person, k of them begin at the
+        quantile 1 - (1 - q)^(1/k).
+        """
         others, of_kind = Others(clips), defaultdict(list)
         for clip in clips:
             of_kind[clip.kind(words)].append(clip)
-        shares, bands = np.interp(Thresholds().trade_off, ANCHORS, quantiles), {}
+        (low, high), bands = np.interp(Thresholds().trade_off, ANCHORS, quantiles), {}
         for kind, members in sorted(of_kind.items()):
             same = _same_person(members, others)
+            shares = 1 - (1 - low) ** (1 / len(members[0].identities)), high
             bands[kind] = tuple(map(float, np.quantile(same, shares))) if len(same) >= LEAST_PAIRS else thresholds.trade_off
         return cls(tuple(words), bands)
 
