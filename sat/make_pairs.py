@@ -57,19 +57,23 @@ def main() -> None:
     given = {name: getattr(arguments, name) for name in ("cross", "cross_two", "trade_off", "hygiene")}
     quantiles = arguments.quantiles if arguments.calibrate else None
     thresholds, told = choose_thresholds(clips, recognizer, arguments.thresholds, quantiles, given, arguments.seed)
-    if arguments.calibrate:
-        write_json(arguments.output / "thresholds.json", told)
-    elif thresholds.recognizer != recognizer:
+    if thresholds.recognizer != recognizer:
         warn(f"the thresholds are meant for {thresholds.recognizer}, the cosines are {recognizer}'s; --calibrate finds its own")
     clips, close = lists.without_trained_on(clips, thresholds.hygiene)
-    by_kind = None if arguments.by_kind is None else ByKind.calibrate(clips, thresholds, arguments.by_kind, arguments.quantiles)
+    by_kind = None
+    if arguments.by_kind is not None:
+        by_kind = ByKind.calibrate(clips, thresholds, arguments.by_kind, arguments.quantiles)
+    elif arguments.thresholds and not arguments.trade_off:
+        by_kind = ByKind.read(arguments.thresholds)
+    told |= by_kind.described() if by_kind else {}
+    if arguments.calibrate:
+        write_json(arguments.output / "thresholds.json", told)
     makers = {
         "1": lambda: pairs.pretraining_pairs(clips, arguments.seed),
         "2": lambda: pairs.cross_video_pairs(clips, thresholds, arguments.seed),
         "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed, by_kind),
     }
     stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
-    told |= {"trade_off by kind": by_kind.bands} if by_kind else {}
     summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
     summary["prompts"] = lists.write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
     write_json(arguments.output / "summary.json", summary)

@@ -14,6 +14,7 @@ from concat_id.curation.identities import NamedClip, assign_splits, name_people,
 from concat_id.curation.manifest import Clip
 from concat_id.curation.pairs import Pair, Stage
 from concat_id.curation.sources import SPLITS
+from concat_id.curation.thresholds import BY_KIND
 from concat_id.data.records import SEPARATOR
 from concat_id.files import safe_name, write_json, written_whole
 from concat_id.video import write_picture
@@ -186,8 +187,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         elif name == "thresholds":
             bands = ", ".join(f"{key} {value[key][0]:.3f}-{value[key][1]:.3f}" for key in ("cross", "cross_two", "trade_off"))
             told.append(f"{name:<11}{value['recognizer']}: {bands}, hygiene {value['hygiene']:.3f}")
-        elif name == "trade_off by kind":
-            told += [f"{'':<11}stage 3, {kind}: {low:.3f}-{high:.3f}" for kind, (low, high) in value.items()]
+        elif name == BY_KIND:
+            told += [f"{'':<11}stage 3, {kind}: {low:.3f}-{high:.3f}" for kind, (low, high) in value["bands"].items()]
         elif name == "measured":
             told += [f"{name:<11}{kind}: mean {found['mean']:.3f} over {found['number']}" for kind, found in value.items()]
         elif name == "dropped":

@@ -32,3 +32,5 @@ def check_thresholds(arguments: argparse.Namespace) -> None:
             raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers up to 1")
     if arguments.by_kind is not None and not arguments.calibrate:
         raise UserError("command line: --by_kind: found no --calibrate, expected both; add it")
+    if arguments.by_kind is not None and arguments.trade_off:
+        raise UserError("command line: --by_kind: found --trade_off as well, a band for all kinds; leave out one of them")

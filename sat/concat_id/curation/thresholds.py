@@ -22,6 +22,7 @@ from concat_id.errors import UserError
 ANCHORS = (0.7, 0.9, 0.99)
 QUANTILES = (0.1, 0.9, 0.999)
 STRANGERS = 0.95  # share of people to whom no picture of anybody else is as close as a test person may be to training; set as well
+BY_KIND = "trade_off by kind"  # in thresholds.json: {"words": [...], "bands": {kind: [low, high]}}
 LEAST_PAIRS = 20
 MOST_PAIRS = 200_000
 MOST_PICTURES, MOST_PEOPLE = 20_000, 500  # among which, and for how many, the nearest stranger is looked for
@@ -123,6 +124,23 @@ class ByKind:
 
     words: tuple[str, ...]
     bands: Mapping[str, Band]
+
+    @classmethod
+    def read(cls, file: Path) -> "ByKind | None":
+        """Read what `described` wrote; None if there is nothing of it. Raises `UserError`."""
+        told = json.loads(file.read_text(encoding="utf-8"))
+        if BY_KIND not in told:
+            return None
+        try:
+            words, bands = (told[BY_KIND][name] for name in ("words", "bands"))
+            return cls(tuple(map(str, words)), {kind: (float(low), float(high)) for kind, (low, high) in bands.items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"--thresholds: {file}: {BY_KIND!r}: found no words and bands ({type(error).__name__}: {error}); "
+                            "make them with `sat/make_pairs.py ... --calibrate --by_kind`, or remove the key") from error  # fmt: skip
+
+    def described(self) -> dict[str, Any]:
+        """What to write into thresholds.json."""
+        return {BY_KIND: {"words": list(self.words), "bands": dict(self.bands)}}
 
     @classmethod
     def calibrate(cls, clips: Sequence[NamedClip], thresholds: Thresholds, words: Sequence[str], quantiles: Sequence[float]) -> "ByKind":
