@@ -97,7 +97,7 @@ def test_kinds_are_calibrated_told_and_read_again(manifest, call, tmp_path):
     again, thresholds = ("--output", tmp_path / "again", *split), tmp_path / "thresholds.json"
     code, told = call("make_pairs", manifest, *again, "--thresholds", thresholds)
     assert code == 0 and told == ""
-    pairs = [[Path(image).name for image in entry["image_path"].split("@@")] + [entry["caption"]]
+    pairs = [[(folder / path).resolve() for path in (entry["video_path"], *entry["image_path"].split("@@"))]
              for folder in (tmp_path, tmp_path / "again") for entry in read(folder / "stage_3_train.json")]  # fmt: skip
     assert pairs[: len(pairs) // 2] == pairs[len(pairs) // 2 :] and len(pairs) > 8
     call("make_pairs", manifest, *again, "--thresholds", thresholds, "--trade_off", -1, 1)
