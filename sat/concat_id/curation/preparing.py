@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,6 +31,7 @@ from concat_id.face.reference import FaceParser
 from concat_id.files import file_digest, folder_written_whole, write_json, written_whole
 from concat_id.startup import prepare_process
 from concat_id.transforms import load_image
+from concat_id.workers import in_processes
 
 VERSION = 2  # raise it when the same video would give other clips
 RECORD = "video.json"
@@ -238,8 +238,8 @@ def _results(
     output: Path, settings: Settings, models: FaceModelNames, sources: Sequence[Source], workers: int
 ) -> Iterator[Iterator[Prepared | str]]:
     if workers > 1:
-        with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (output, settings, models)) as pool:
-            yield pool.imap(_prepare_one, sources)
+        with closing(in_processes(_prepare_one, sources, workers, _start_worker, (output, settings, models))) as results:
+            yield results
         return
     _start_worker(output, settings, models)
     try:

@@ -1,0 +1,27 @@
+"""A function over many items in several processes, each begun anew."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from concat_id.errors import UserError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def in_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int, start: Callable[..., None],
+                 arguments: tuple[Any, ...]) -> Iterator[Result]:  # fmt: skip
+    """Yield `function(item)` in the order of `items`; every process first calls `start(*arguments)`.
+
+    What is not begun when the iterator is closed is left. Raises `UserError` where a process ends by itself, as when memory is short.
+    """
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start, arguments)
+    try:
+        yield from pool.map(function, items)
+    except BrokenProcessPool as error:
+        raise UserError("a worker process ended before its work was done, perhaps for want of memory; "
+                        "give fewer --workers, the same command goes on from here") from error  # fmt: skip
+    finally:
+        pool.shutdown(cancel_futures=True)
