@@ -36,10 +36,12 @@ def read_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     at_least = {"people": 1, "shots": 0, "pairs": 0, "stills": 0, "seed": 0, "workers": 1, "frames": 1, "fps": 1, "samples": 1}
     for name, least in at_least.items():
-        if getattr(arguments, name) < least:
+        if not getattr(arguments, name) >= least:
             raise UserError(f"command line: --{name}: found {getattr(arguments, name)}, expected at least {least}")
     if any(side < 32 or side % 2 for side in arguments.size):
         raise UserError(f"command line: --size: found {arguments.size[0]} {arguments.size[1]}, expected even numbers from 32")
+    if arguments.sheet and not arguments.shots:
+        raise UserError("command line: --shots: found 0, expected at least 1 with --sheet")
     if arguments.portraits and not arguments.pictures:
         raise UserError("command line: --portraits: found no --pictures, expected both")
     return arguments

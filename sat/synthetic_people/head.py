@@ -58,7 +58,6 @@ class HeadModel:
         normals = vertex_normals(self.rest, self.triangles)
         self.masks = self._masks(quads, coarse, normals)
         self.offsets = self._action_offsets(average)
-        self.eye_centres = np.stack([(self.rest[v].max(axis=0) + self.rest[v].min(axis=0)) / 2 for v in self.eyes])
 
     def vertices(self, phenotypes: list[dict], local_changes: list[dict]) -> np.ndarray:
         """Compute people (B, V, 3) at rest, in head coordinates."""

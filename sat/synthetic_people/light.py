@@ -6,7 +6,30 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from synthetic_people.paint import EYE, EYE_X, EYE_Y, FRAME, HAIR, HAT, LENS, MOUTH, SKIN, TEETH, TONGUE, TORSO, Paint, noise, step
+from synthetic_people.paint import (
+    C_CLOTH,
+    C_GLASSES,
+    C_HAIR,
+    C_HAT,
+    C_LEFT_EYE,
+    C_MOUTH,
+    C_RIGHT_EYE,
+    EYE,
+    EYE_X,
+    EYE_Y,
+    FRAME,
+    HAIR,
+    HAT,
+    LENS,
+    MOUTH,
+    SKIN,
+    TEETH,
+    TONGUE,
+    TORSO,
+    Paint,
+    noise,
+    step,
+)
 from synthetic_people.surface import hair_colour, head_colour, torso_colour
 
 
@@ -115,30 +138,30 @@ def surface_colour(colour: np.ndarray, material: int, x: float, y: float, z: flo
         return eye_colour(colour, x, y, p), 0.0, 1.0, 0.5, 0.3
     if material == MOUTH:
         set_colour(colour, 0.16, 0.035, 0.03)
-        return 10, 0.0, 1.0, 0.35, 0.2
+        return C_MOUTH, 0.0, 1.0, 0.35, 0.2
     if material == TONGUE:
         set_colour(colour, 0.42, 0.13, 0.12)
-        return 10, 0.05, 10.0, 0.5, 0.5
+        return C_MOUTH, 0.05, 10.0, 0.5, 0.5
     if material == TEETH:
         gap = 0.82 + 0.18 * step(abs((x * 38) % 1.0 - 0.5), 0.0, 0.12)
         set_colour(colour, 0.78 * gap, 0.73 * gap, 0.64 * gap)
-        return 10, 0.05, 20.0, 0.6, 0.4
+        return C_MOUTH, 0.05, 20.0, 0.6, 0.4
     if material == HAIR:
         hair_colour(colour, x, y, z, p)
-        return 13, 0.035, 12.0, 0.75 - 0.25 * step(-y, 0.1, 0.5), 0.4
+        return C_HAIR, 0.035, 12.0, 0.75 - 0.25 * step(-y, 0.1, 0.5), 0.4
     if material == HAT:
         knit = 1 + 0.10 * noise(60 * x, 30 * y, 60 * z)
         set_colour(colour, p.hat[0] * knit, p.hat[1] * knit, p.hat[2] * knit)
-        return 14, 0.02, 8.0, 0.8, 0.3
+        return C_HAT, 0.02, 8.0, 0.8, 0.3
     if material == FRAME:
         set_colour(colour, p.frame[0], p.frame[1], p.frame[2])
-        return 3, 0.15, 30.0, 0.8, 0.0
+        return C_GLASSES, 0.15, 30.0, 0.8, 0.0
     if material == LENS:
         glow = 0.010 + 0.035 * step(y - 0.5 * abs(x), 0.0, 0.12)
         set_colour(colour, glow, glow, glow * 1.1)
-        return 3, 0.10, 40.0, 0.9, 0.0
+        return C_GLASSES, 0.10, 40.0, 0.9, 0.0
     label, open_ = torso_colour(colour, x, y, z, material == TORSO, p)
-    if label == 18:
+    if label == C_CLOTH:
         return label, 0.02, 8.0, open_, 0.3
     return label, 0.05, 20.0, open_, 1.0
 
@@ -166,4 +189,4 @@ def eye_colour(colour: np.ndarray, x: float, y: float, p: Paint) -> int:
     for k in range(3):
         iris = p.iris[k] * ring * rays * (0.03 + 0.97 * pupil)
         colour[k] += (iris - colour[k]) * inside
-    return 4 if side < 0 else 5
+    return C_LEFT_EYE if side < 0 else C_RIGHT_EYE

@@ -10,7 +10,7 @@ SKIN, MOUTH, TONGUE, EYE, TEETH, HAIR, TORSO, CLOTH, HAT, FRAME, LENS = range(11
 
 # Classes of the masks, numbered as in concat_id.face.parsing.CLASSES
 C_SKIN, C_NOSE, C_GLASSES, C_LEFT_EYE, C_RIGHT_EYE, C_LEFT_BROW, C_RIGHT_BROW, C_LEFT_EAR, C_RIGHT_EAR = range(1, 10)
-C_MOUTH, C_UPPER_LIP, C_LOWER_LIP, C_HAIR, C_HAT, C_EARRING, C_NECKLACE, C_NECK, C_CLOTH = range(10, 19)
+C_MOUTH, C_UPPER_LIP, C_LOWER_LIP, C_HAIR, C_HAT, _, _, C_NECK, C_CLOTH = range(10, 19)  # nobody wears earrings or necklaces
 
 CLEAN, STRAIGHT, SWEPT, PARTED, RECEDING, JAGGED = range(6)  # fringes
 T_SHIRT, SHIRT, SWEATER, JACKET, HOODIE = range(5)  # clothes

@@ -57,18 +57,18 @@ def fit_to(head: HeadModel, vertices: np.ndarray) -> Fit:
                float(np.ptp(vertices[neck][:, 0]) / np.ptp(rest[neck][:, 0])))  # fmt: skip
 
 
-def teeth(fit: Fit, jaw: np.ndarray) -> Mesh:
-    """Two rows of teeth behind the lips; the lower one moves by `jaw` (3,)."""
+def teeth(fit: Fit) -> Mesh:
+    """Two rows of teeth behind the lips."""
     angle = np.linspace(-1.25, 1.25, 25)
     arch = np.stack([0.085 * np.sin(angle), 0 * angle, 0.075 * np.cos(angle) - 0.095], axis=1)
     rows = []
-    for top, bottom, shift in ((0.040, -0.002, np.zeros(3)), (-0.012, -0.045, jaw)):
+    for top, bottom in ((0.040, -0.002), (-0.012, -0.045)):
         points = np.stack([arch + [0, height, 0] for height in (top, bottom)]).reshape(-1, 3)
-        rows.append(mesh(points + fit.mouth + shift, grid_triangles(2, len(angle), closed=False), points))
+        rows.append(mesh(points + fit.mouth, grid_triangles(2, len(angle), closed=False), points))
     return join(rows)
 
 
-def trunk(fit: Fit, width: float, lift: float = 0.0) -> Mesh:
+def trunk(fit: Fit, width: float) -> Mesh:
     """Neck, shoulders and chest in one surface; `width` scales the shoulders."""
     heights = np.concatenate([np.linspace(-0.34, -0.72, 30), np.linspace(-0.8, -1.5, 6)])
     half_width, half_depth, middle = (PchipInterpolator(-TRUNK[:, 0], TRUNK[:, k])(-heights)[:, None] for k in (1, 2, 3))
@@ -76,8 +76,8 @@ def trunk(fit: Fit, width: float, lift: float = 0.0) -> Mesh:
     half_width = half_width * (fit.neck * (1 - shoulder) + width * shoulder)
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)[None]
     power = 1 - 0.18 * shoulder  # rounder than an ellipse below the neck
-    x = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** power * (half_width + lift)
-    z = middle + np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** power * (half_depth + lift)
+    x = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** power * half_width
+    z = middle + np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** power * half_depth
     points = np.stack([x, np.broadcast_to(heights[:, None], x.shape), z], axis=-1).reshape(-1, 3)
     return mesh(points, grid_triangles(len(heights), angle.shape[1], closed=True))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from synthetic_people import paint
 from synthetic_people.head import HeadModel
-from synthetic_people.palette import GAMMA, HAIR, IRIS, SKIN, between, linear
+from synthetic_people.palette import HAIR, IRIS, SKIN, between, linear
 
 # Larger changes than a standard deviation of 0.3 distort heads; those that move parts off the middle are kept small.
 CHANGE, LARGEST = 0.29, 0.75
@@ -135,8 +135,3 @@ def sample_hair(rng: np.random.Generator, gender: str) -> tuple[dict, float, flo
     }
     quiff = float(rng.uniform(0.06, 0.12)) if cut == "quiff" else float(rng.uniform(0, 0.03))
     return hair, float(volume), quiff, {"afro": "afro", "long": long_part}.get(cut, "none")
-
-
-def dimmed(colour: np.ndarray, brightness: float) -> np.ndarray:
-    """Make a colour darker or brighter, as the eye sees it."""
-    return np.clip(colour * brightness**GAMMA, 0, 1).astype(np.float32)

@@ -38,7 +38,7 @@ class Actor:
         if performance.glasses:
             frame, lenses = parts.glasses(self.fit, performance.glasses, performance.frame_thickness)
             pieces += [(frame, FRAME), *([(lenses, LENS)] if performance.dark_lenses else [])]
-        pieces.append((parts.teeth(self.fit, np.zeros(3)), TEETH))  # last: its lower row is moved
+        pieces.append((parts.teeth(self.fit), TEETH))  # last: its lower row is moved
         self.pieces = join([piece for piece, _ in pieces])
         count = len(head.rest)
         self.triangles = np.concatenate([head.triangles, self.pieces.triangles + count]).astype(np.int32)

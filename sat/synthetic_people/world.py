@@ -1,7 +1,6 @@
 """Write a world to a folder: clips, stills, masks and the list of them, in parallel and resumable."""
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from concat_id.errors import UserError
 from concat_id.files import remove_partial_files, write_json, written_whole
 from concat_id.startup import prepare_process
 from concat_id.video import write_picture
+from concat_id.workers import in_processes
 from synthetic_people.captions import describe
 from synthetic_people.head import HeadModel
 from synthetic_people.people import Person, sample_person
@@ -25,6 +25,7 @@ from synthetic_people.shots import Shot, sample_shot
 QUALITY = ["-crf", "12", "-preset", "medium"]  # of x264: the clips are training data
 VALID, TEST = 0.04, 0.08  # shares of the people
 LATE = 0.65  # of a shot, after which it shows what its caption says
+VERSION = 2  # of how people look and move; folders begun with another are not gone on with
 SINGLE, PAIR, STILL = range(3)  # kinds of shots, each with random numbers of its own
 
 
@@ -43,6 +44,7 @@ class WorldSettings:
     samples: int
     pictures: bool = False  # a late frame of each shot in place of the clip
     portraits: bool = False  # with it, calm pictures of its people in the same light
+    version: int = VERSION
 
 
 def person_name(index: int) -> str:
@@ -160,7 +162,11 @@ def check_settings(folder: Path, settings: WorldSettings) -> None:
     if not file.is_file():
         write_json(file, now)
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        expected = f"expected the settings that {folder} was begun with; choose another folder"
+        raise UserError(f"{file}: cannot be read ({type(error).__name__}), {expected}") from error
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(f"{folder}: was begun with {name} {before.get(name)}, found {now[name]}; choose the same or another folder")
@@ -206,5 +212,4 @@ def write_world(folder: Path, settings: WorldSettings, num_people: int, workers:
         return
     HeadModel()  # builds its cache if need be, before the workers would do so all at once
     os.environ["OMP_NUM_THREADS"] = "1"
-    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (folder, settings, num_people)) as pool:
-        yield from pool.imap_unordered(_write_person, range(num_people))
+    yield from in_processes(_write_person, range(num_people), workers, _start_worker, (folder, settings, num_people))
