@@ -85,6 +85,21 @@ def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
     ]
 
 
+def test_names_in_any_script_keep_their_own_files(manifest, call, tmp_path):
+    names = {f"p{number}": name for number, name in enumerate(("李明", "王芳", "José", "Jos", "a/b", "a_b", "..", "p7"))}
+    content = read(manifest)
+    for clip in content["clips"]:
+        clip["people"][0]["identity"] = names[clip["people"][0]["identity"]]
+    renamed = manifest.with_name("names.json")
+    renamed.write_text(json.dumps(content))
+    code, told = call("make_pairs", renamed, "--output", tmp_path, "--calibrate", "--hygiene", 1, "--valid", 0, "--test", 0.9)
+    lines = (tmp_path / "test_prompts_1.txt").read_text().splitlines()
+    photos = {line.partition("@@")[2] for line in lines}
+    assert code == 0 and len(lines) == len(photos) >= 7 and all(Path(photo).parent == tmp_path / "test_people" for photo in photos)
+    assert all(len(list(Path(photo).with_suffix("").glob("*.png"))) == 3 for photo in photos)
+    assert len(list((tmp_path / "test_clips_1").iterdir())) == len(lines)
+
+
 def test_kinds_are_calibrated_told_and_read_again(manifest, call, tmp_path):
     split = "--hygiene", 1, "--valid", 0, "--test", 0
     kinds = "--by_kind", "3"

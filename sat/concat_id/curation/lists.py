@@ -1,9 +1,10 @@
 """Training lists of all stages and splits in the released format, prompts and photos of the test people, and a summary."""
 
+import hashlib
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,27 +96,29 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
     for size in sorted({len(group) for group in groups}):
         lines, shown = [], sorted(group for group in groups if len(group) == size)[:people]
         for group in shown:
-            used = {photos[name][0].origin for name in group}
-            told: dict[str, Clip] = {}
-            for clip in sorted(groups[group], key=lambda clip: clip.clip.is_picture):
-                if clip.clip.origin not in used:
-                    told.setdefault(clip.clip.caption, clip.clip)
+            told = _captions_of(groups[group], {photos[name][0].origin for name in group})
             for number, (caption, clip) in enumerate(list(told.items())[:captions]):
                 files = [str(_photo_file(folder, name).absolute()) for name in group]
                 lines.append(SEPARATOR.join([caption, *files]))
                 if not clip.is_picture:
-                    _write_clip(folder / f"test_clips_{size}" / safe_name(f"{'_'.join(group)}_{number}"), clip.video, caption, files)
+                    _write_clip(folder / f"test_clips_{size}" / _own_name(f"{'_'.join(group)}_{number}"), clip.video, caption, files)
         if not lines:
             continue
         for name in {name for group in shown for name in group}:
-            first, *others = photos[name]
-            _copy(first.picture, _photo_file(folder, name))
-            for number, other in enumerate(others):
-                _copy(other.picture, _photo_file(folder, name).with_suffix("") / f"{number}.png")
+            _write_photos(_photo_file(folder, name), photos[name])
         with written_whole(folder / f"test_prompts_{size}.txt") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         written["one person" if size == 1 else f"{size} people"] = len(lines)
     return dict(written)
+
+
+def _captions_of(clips: Sequence[NamedClip], used: Container[str]) -> dict[str, Clip]:
+    """Choose a clip for each caption, moving ones first, of which no photo was taken: their recordings are not `used`."""
+    told: dict[str, Clip] = {}
+    for clip in sorted(clips, key=lambda clip: clip.clip.is_picture):
+        if clip.clip.origin not in used:
+            told.setdefault(clip.clip.caption, clip.clip)
+    return told
 
 
 def _write_clip(folder: Path, clip: Path, caption: str, photos: Sequence[str]) -> None:
@@ -152,7 +155,20 @@ def photos_of(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
 
 
 def _photo_file(folder: Path, name: str) -> Path:
-    return folder / "test_people" / f"{safe_name(name)}.png"
+    return folder / "test_people" / f"{_own_name(name)}.png"
+
+
+def _own_name(name: str) -> str:
+    """Turn a name into that of a file which no other name has."""
+    safe = safe_name(name)
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _write_photos(file: Path, photos: Sequence[Photo]) -> None:
+    """Write the first photo as `file`, the others into the folder beside it."""
+    _copy(photos[0].picture, file)
+    for number, other in enumerate(photos[1:]):
+        _copy(other.picture, file.with_suffix("") / f"{number}.png")
 
 
 def _copy(picture: Path, target: Path) -> None:
