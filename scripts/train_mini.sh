@@ -9,6 +9,7 @@ usage: bash scripts/train_mini.sh [options]
 
 Renders people, prepares pairs, trains a text encoder and stages I, II and III (configs/training/mini_stage*.yaml), samples videos of
 test people and measures them. Every step goes on where it was stopped: give the same command again. Nothing under models/ is changed.
+FOLDER and MODEL are seen from the project's folder.
 
   --data FOLDER   where everything goes (default: data/mini); reports are FOLDER/report/<people>/report.html
   --people N      people with single pictures (default: 1300)
@@ -18,7 +19,7 @@ test people and measures them. Every step goes on where it was stopped: give the
   --steps N       steps of every stage, or N,N,N of one after the other (default: those of the stage's file)
   --from MODEL    folder with the transformer/ to start from and its t5/, such as models/mini (default: from nothing)
   --first N       stage to begin with, 1, 2 or 3 (default: 1); the model of --from takes the place of the stage before
-  --autoencoder   train the autoencoder as well, in place of the one in models/mini
+  --autoencoder   use FOLDER/3d-vae.pt, and train it if it is not there, in place of the autoencoder in models/mini; that of MODEL is not read
   --until PART    stop after one of: render, prepare, pairs, train, sample (default: report, the last one)
   -h, --help      this text
 END
@@ -94,6 +95,13 @@ step "pairs"
     --cross_two 0.45 0.957 --by_kind hat cap beanie glasses sunglasses # smaller, moving and covered faces are less alike
 stop_after pairs
 
+begun="$DATA/exps/begun.txt" options="--from '$FROM' --first $FIRST --autoencoder '$AUTOENCODER'"
+if [ -f "$begun" ] && [ "$(<"$begun")" != "$options" ]; then
+    fail "$DATA/exps: was begun with $(<"$begun"), found $options; give the same, or move $DATA/exps and $DATA/samples away"
+fi
+mkdir -p "$DATA/exps"
+printf '%s\n' "$options" >"$begun"
+
 T5="${FROM:-$DATA}/t5"
 if [ ! -d "$T5" ]; then
     step "text encoder"
@@ -108,10 +116,11 @@ fi
 printf 'model:\n  text_encoder: {path: "%s"}\n  autoencoder: {path: "%s"}\n' "$T5" "$autoencoder" >"$DATA/encoders.yaml"
 MODEL=(configs/mini.yaml "$DATA/encoders.yaml")
 
-# Train a stage in exps/mini-stage<n>, from the weights of the one before.
+# Train a stage in FOLDER/exps/stage<n>, from the weights of the one before.
 train() {
     local stage="$1" runs="$DATA/exps/stage$1" valid="$DATA/lists/stage_$1_valid.json" start=() steps=()
     if [ -f "$runs/done" ]; then
+        step "stage $stage is trained; move $runs away to train it anew"
         return
     fi
     step "stage $stage"

@@ -64,6 +64,16 @@ def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(tra
     assert not any("train_video.py" in call or "train_text" in call for call in again) and len(again) == 4
 
 
+def test_another_start_in_the_same_folder_is_refused(train, tmp_path, model):
+    train("--until", "train")
+    for options in (["--from", model], ["--autoencoder"], ["--from", model, "--first", 2]):
+        code, errors, calls = train("--until", "train", *options)
+        assert code == 2 and f"{tmp_path}/data/exps: was begun with --from '' --first 1" in errors.splitlines()[-1]
+        assert not any("train_video.py" in call for call in calls)
+    code, errors, _ = train("--until", "train")
+    assert code == 0 and f"stage 3 is trained; move {tmp_path}/data/exps/stage3 away" in errors
+
+
 def test_a_stage_that_was_stopped_goes_on(train, tmp_path):
     train("--until", "train")
     (tmp_path / "data" / "exps" / "stage2" / "done").unlink()
