@@ -25,7 +25,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--key-frames", type=int, default=1000, metavar="N", help="for its encoder, with clips (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=900, metavar="N", help="for its decoder, with clips (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 144), metavar=("H", "W"), help="of the frames (default: 96 144)")
-    parser.add_argument("--frames", type=int, default=49, metavar="N", help="of a clip, 4k+1 (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=49, metavar="N", help="of a clip, 8k+1 (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=8, metavar="N", help="frames a second (default: %(default)s)")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="entries to read, 2 MB each (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures of a step (default: %(default)s)")
@@ -39,12 +39,12 @@ def read_arguments() -> argparse.Namespace:
         raise UserError("command line: found neither --output nor --load, expected a file to write or one to measure; name it")
     least = dict.fromkeys(TRAINING, 0) | {"frames": 1, "fps": 0.01, "most": 2, "batch_size": 1}
     for name, low in least.items():
-        if (found := getattr(arguments, name)) < low or (name == "equivariance" and found > 1):
+        if not (found := getattr(arguments, name)) >= low or (name == "equivariance" and found > 1):
             expected = "a share of 0 to 1" if name == "equivariance" else f"at least {low}"
             raise UserError(f"command line: --{name.replace('_', '-')}: found {found}, expected {expected}")
-    if any(side < 32 or side % 8 for side in arguments.size) or arguments.frames % 4 != 1:
+    if any(side < 32 or side % 8 for side in arguments.size) or arguments.frames % 8 != 1:
         found = f"--size {arguments.size[0]} {arguments.size[1]} --frames {arguments.frames}"
-        raise UserError(f"command line: found {found}, expected multiples of 8 from 32, and 4k+1 frames; correct them")
+        raise UserError(f"command line: found {found}, expected multiples of 8 from 32, and 8k+1 frames; correct them")
     return arguments
 
 

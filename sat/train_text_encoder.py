@@ -60,10 +60,11 @@ def main() -> int:
         raise UserError(f"{arguments.output}: exists already; choose another --output or remove it first")
 
     from concat_id.models.small_networks import TextEncoderSize
-    from concat_id.training.small.captions import read_captions, read_sentences
+    from concat_id.training.small.captions import check_parts, read_captions, read_sentences
     from concat_id.training.small.text_encoder import TextEncoderTrainer, TextTraining
 
     captions = read_captions(arguments.lists) + (draw_captions(arguments.world, arguments.seed) if arguments.world else [])
+    check_parts(captions)
     given = {name: getattr(arguments, name) for name in ("max_length", "pieces", "steps", "batch_size", "learning_rate", "seed")}
     size = TextEncoderSize(arguments.width, arguments.layers, arguments.width // 64, 2 * arguments.width)
     trainer = TextEncoderTrainer(captions, read_sentences(arguments.text), TextTraining(size=size, **given), arguments.output)

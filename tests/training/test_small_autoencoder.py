@@ -15,6 +15,7 @@ from PIL import Image
 
 import concat_id.training.small.autoencoder as autoencoder_module
 from concat_id.config import AutoencoderConfig, load_config
+from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.small_networks import build_autoencoder, fold_statistics
 from concat_id.training.small.autoencoder import AutoencoderTrainer, AutoencoderTraining, decibels, difference, draw_motions, moved
@@ -289,7 +290,7 @@ def test_bad_lists_are_told_in_one_line(script, footage_list, tmp_path, entries,
     "more, expected",
     [
         ((), "neither --output nor --load"),
-        (("--output", "v.pt", "--frames", 8), "4k+1 frames"),
+        (("--output", "v.pt", "--frames", 13), "8k+1 frames"),
         (("--output", "v.pt", "--size", 30, 40), "multiples of 8"),
         (("--load", "gone.pt"), "gone.pt: no such file"),
         (("--output", "v.pt", "--equivariance", 1.5), "--equivariance: found 1.5, expected a share of 0 to 1"),
@@ -299,6 +300,30 @@ def test_bad_lists_are_told_in_one_line(script, footage_list, tmp_path, entries,
 def test_bad_options_are_told_in_one_line(script, footage_list, more, expected):
     code, _, errors = script("--lists", footage_list, *more)
     assert expected in only_error(code, errors)
+
+
+def test_a_list_without_clips_is_refused_where_clips_are_learned(script, footage_list, tmp_path):
+    lone = [{"video_path": "7.png", "split": split} for split in ("train", "test")]
+    (tmp_path / "lone.json").write_text(json.dumps(lone))
+    for more in ((), ("--key-frames", 0), ("--clips", 0)):
+        code, _, errors = script(*options(tmp_path / "lone.json", "--output", tmp_path / "v.pt", "--pictures", 1, *more))
+        assert "found no clips to learn from" in only_error(code, errors)
+
+
+def test_other_weights_or_pictures_are_another_run(tmp_path):
+    """A run goes on with what it was begun with alone; its length says nothing about that."""
+    frames = [torch.from_numpy(moving(index)) for index in range(3)]
+    training = AutoencoderTraining(pictures=0, clips=1, crop=(32, 64))
+
+    def begin(weights: int, footage: Footage) -> None:
+        torch.manual_seed(weights)
+        AutoencoderTrainer(SIZES, footage, training, tmp_path / "v.pt", build_autoencoder(SIZES)).train()
+
+    begin(0, Footage(frames[:1], frames[1:]))
+    begin(0, Footage(frames[:1], frames[1:]))
+    for weights, footage in ((1, Footage(frames[:1], frames[1:])), (0, Footage(frames[2:], frames[:2]))):
+        with pytest.raises(UserError, match="other settings or data"):
+            begin(weights, footage)
 
 
 def test_the_shipped_file_is_one_of_these():

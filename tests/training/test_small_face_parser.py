@@ -84,10 +84,15 @@ def test_mistakes_are_told_in_a_line(script, lists, tmp_path):
     no_masks = tmp_path / "elsewhere" / "clips.json"
     no_masks.parent.mkdir()
     no_masks.write_text(lists.read_text())
+    words, table = tmp_path / "words.json", tmp_path / "table.json"
+    words.write_text('["a.png"]')
+    table.write_text("{}")
     entries = json.loads(lists.read_text())
     (tmp_path / "train.json").write_text(json.dumps([entry for entry in entries if entry["split"] == "train"]))
     for arguments, text in (
         (["--lists", no_masks], "found no pictures with masks"),
+        (["--lists", words], "found no pictures with masks"),
+        (["--lists", table], "found a dict, expected a list"),
         (["--lists", tmp_path / "train.json"], "expected some of test people"),
         (["--lists", lists, "--size", 60], "--size 60"),
         (["--lists", lists, "--steps", 0], "--steps: found 0"),

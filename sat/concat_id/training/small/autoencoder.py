@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from concat_id.config import AutoencoderConfig
 from concat_id.distributed import has_bfloat16
+from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.small_networks import build_autoencoder, fold_statistics, matrices, write_autoencoder
 from concat_id.training.small.footage import Footage, to_video
-from concat_id.training.small.learner import Learner
+from concat_id.training.small.learner import Learner, tensors_digest
 from concat_id.video import to_frames
 
 EDGES = 0.5  # weight of differences between neighbours, against differences of pixels
@@ -46,7 +47,7 @@ LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """How to train; the first four are the steps of the parts, `crop` (height, width) is what a step sees of a frame."""
+    """How to train; the first three are the steps of the parts, `crop` (height, width) is what a step sees of a frame."""
 
     pictures: int = 2500
     key_frames: int = 0
@@ -71,10 +72,13 @@ class AutoencoderTrainer:
         self.fresh = autoencoder is None
         self.autoencoder = build_autoencoder(config) if autoencoder is None else autoencoder
         self.network = self.autoencoder.autoencoder
-        self.settings = [dataclasses.asdict(config), dataclasses.asdict(training), self.fresh, len(footage.learned), len(footage.held_out)]
+        begun = None if self.fresh else tensors_digest(self.network.state_dict().values())
+        self.settings = [dataclasses.asdict(config), dataclasses.asdict(training), begun, footage.digest()]
 
     def train(self) -> None:
-        """Take all steps that are left of all parts."""
+        """Take all steps that are left of all parts. Raises `UserError` where a part wants clips and there are none."""
+        if self.training.key_frames + self.training.clips and not self.footage.clips:
+            raise UserError("--lists: found no clips to learn from, expected some; add them, or give --key-frames 0 --clips 0")
         if self.training.pictures:
             self.network.requires_grad_(True)
             kernels = [weight for weight in self.network.parameters() if self.fresh and weight.dim() == 5 and weight.shape[2] > 1]
@@ -84,7 +88,7 @@ class AutoencoderTrainer:
                 hook.remove()
             if self.fresh:
                 fold_statistics(self.autoencoder, *self.statistics())
-        if self.training.key_frames and self.footage.clips:
+        if self.training.key_frames:
             self._learn_key_frames()
         if self.training.clips:
             self.network.requires_grad_(False)
@@ -196,7 +200,7 @@ class AutoencoderTrainer:
 
     def _draw_clip_or_pictures(self, step: int, generator: torch.Generator) -> Tensor:
         """Draw a clip (1, 3, F, H, W), or every so many steps pictures (B, 3, 1, H, W)."""
-        if step % PICTURE_EVERY == PICTURE_EVERY - 1 or not self.footage.clips:
+        if step % PICTURE_EVERY == PICTURE_EVERY - 1:
             return self._draw_pictures(generator)
         return self._draw(self.footage.clips, CLIP_FRAMES, generator)[None]
 

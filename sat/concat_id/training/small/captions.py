@@ -37,17 +37,28 @@ def read_captions(lists: Sequence[Path]) -> list[Caption]:
                 raise UserError(f'{path}: entry {number}: found {found}, expected {{"caption": text, ...}}; correct the list')
             caption = make_caption(text, entry.get("attributes") or {}, entry.get("split"))
             captions.setdefault(caption.text, caption)
-    if lists and not any(not caption.held_out for caption in captions.values()):
-        names = ", ".join(map(str, lists))
-        raise UserError(f"{names}: found no captions to train on; add entries whose split is train, or without a split")
     return list(captions.values())
 
 
 def make_caption(text: str, facts: dict[str, Any], split: str | None = None) -> Caption:
     """Make a caption from an entry of a list."""
     text = " ".join(text.split())
-    drawn = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32  # the same whatever else is in the list
-    return Caption(text, dict(flat(facts)), drawn < HELD_OUT if split is None else split != "train")
+    return Caption(text, dict(flat(facts)), is_held_out(text, split))
+
+
+def is_held_out(text: str, split: str | None) -> bool:
+    """Whether what `text` names is not learned from: by its split, or else by lot, the same whatever else is in a list."""
+    if split is not None:
+        return split != "train"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32 < HELD_OUT
+
+
+def check_parts(captions: Sequence[Caption]) -> None:
+    """Raise `UserError` unless there are captions to learn from and others to measure on."""
+    held_out = sum(caption.held_out for caption in captions)
+    if held_out in (0, len(captions)):
+        found = f"{len(captions) - held_out} captions to learn from and {held_out} to measure on"
+        raise UserError(f"command line: --lists and --world: found {found}, expected some of both; add entries or correct their splits")
 
 
 def read_sentences(paths: Iterable[Path]) -> list[str]:
@@ -74,7 +85,7 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 class AttributeTable:
-    """The attributes that training captions have, with their values; what is `None` in some shots and has parts in others is one."""
+    """The attributes that training captions have, with their values; what a shot lacks (`hat.kind` where nobody wears one) is absent."""
 
     def __init__(self, captions: Iterable[Caption]):
         values: dict[str, set[str]] = {}

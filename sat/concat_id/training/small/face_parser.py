@@ -1,6 +1,5 @@
 """A small Segformer that tells the 19 parts of a face, learnt from pictures with exact masks."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch.nn import functional as F
 from concat_id.errors import UserError
 from concat_id.face.parsing import CLASSES, MEAN, STD, new_segformer, write_segformer
 from concat_id.files import folder_written_whole, write_json
-from concat_id.training.small.learner import Learner
+from concat_id.training.small.captions import read_entries
+from concat_id.training.small.learner import Learner, tensors_digest
 from concat_id.transforms import load_image
 
 MASKS = "masks"
@@ -49,8 +49,8 @@ def read_examples(lists: Sequence[Path]) -> list[Example]:
     """Read the pictures of one person in lists of sat/render_people.py --masks; those of test people are held out. Raises `UserError`."""
     examples = []
     for file in lists:
+        entries = read_entries(file)
         try:
-            entries = json.loads(file.read_text(encoding="utf-8"))
             seen: dict[str, int] = {}
             for entry in entries:
                 path = file.parent / entry.get("image_path", entry.get("video_path"))
@@ -61,7 +61,7 @@ def read_examples(lists: Sequence[Path]) -> list[Example]:
                 with np.load(file.parent / MASKS / f"{name}.npz", allow_pickle=False) as content:
                     classes = content["classes"][number]
                 examples.append(Example(np.asarray(load_image(path)), classes, entry["split"] == "test"))
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{file}: found no pictures with masks ({type(error).__name__}: {error}); make them with "
                             "`python sat/render_people.py --pictures --masks --stills 1 ...`") from error  # fmt: skip
     examples = [example for example in examples if np.isin(example.classes, FACE).any()]
@@ -104,7 +104,7 @@ class FaceParserTrainer:
         work = folder.with_name(f"{folder.name}.training")
         work.mkdir(parents=True, exist_ok=True)
         matrices = [weight for name, weight in self.network.named_parameters() if weight.dim() == 2 and "classifier" not in name]
-        settings = asdict(training) | {"examples": len(self.examples)}
+        settings = asdict(training) | {"examples": tensors_digest(torch.from_numpy(example.picture.copy()) for example in self.examples)}
         self.learner = Learner(self.network, matrices, training.steps, training.learning_rate, training.seed, work, settings)
 
     def train(self) -> None:

@@ -1,6 +1,5 @@
 """Clips and pictures of lists, small enough to be kept in memory."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,8 @@ from torch import Tensor
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, read_picture
 from concat_id.data.records import PICTURES
 from concat_id.errors import UserError
-from concat_id.training.small.captions import HELD_OUT, read_entries
+from concat_id.training.small.captions import is_held_out, read_entries
+from concat_id.training.small.learner import tensors_digest
 
 
 @dataclass
@@ -25,6 +25,10 @@ class Footage:
     def clips(self) -> list[Tensor]:
         """What moves, of the part to learn from."""
         return [frames for frames in self.learned if len(frames) > 1]
+
+    def digest(self) -> str:
+        """Tell this footage from other, by the first frame of everything."""
+        return tensors_digest(frames[0] for frames in (*self.learned, *self.held_out))
 
 
 def read_footage(lists: Sequence[Path], window: Window, most: int) -> Footage:
@@ -43,10 +47,8 @@ def read_footage(lists: Sequence[Path], window: Window, most: int) -> Footage:
             name = (entry.get("video_path") or entry.get("image_path")) if isinstance(entry, dict) else None
             if not isinstance(name, str):
                 raise UserError(f"{path}: entry {number}: found no video_path and no image_path, expected a file; correct the list")
-            split = entry.get("split")
-            drawn = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
-            held_out = drawn < HELD_OUT if split is None else split != "train"
-            (footage.held_out if held_out else footage.learned).append(_read(reader, path.parent / name, window))
+            part = footage.held_out if is_held_out(name, entry.get("split")) else footage.learned
+            part.append(_read(reader, path.parent / name, window))
     except UnreadableClipError as error:
         raise UserError(f"{error}; correct the list or make the file again") from error
     finally:

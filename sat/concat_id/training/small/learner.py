@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,15 @@ SAVE_SECONDS = 60.0
 WARM_UP = 30  # steps, or a tenth of a short run
 LAST_RATE = 0.03  # of the learning rate at the end
 AVERAGE = 0.99  # decay of the average of the weights
+
+
+def tensors_digest(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of shapes and numbers, in hexadecimal: what a run was begun with."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy() if tensor.dim() else str(tensor.item()).encode())
+    return digest.hexdigest()
 
 
 class Learner:
