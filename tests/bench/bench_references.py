@@ -3,7 +3,8 @@
 Run as `PYTHONPATH=sat python tests/bench/bench_references.py --base configs/mini.yaml configs/training/mini_stage2.yaml
 --load models/mini/transformer --valid_data data/mini/lists/stage_2_valid.json`. Takes the first single pictures of one person of the
 lists. The loss is that of training, in float32 and in the boxes of faces alone, at fixed timesteps and noise: less with the right
-reference than with somebody else's means that the model knows whom it shows, more than with none that it believes it too much.
+reference than with somebody else's means that the model knows whom it shows, more than with none that it believes it too much. Lists go
+from person to person, so somebody else's is that of half a batch away.
 """
 
 from concat_id.startup import prepare_process
@@ -47,7 +48,7 @@ def main() -> None:
         for place, timestep in enumerate(TIMESTEPS):
             noise = torch.randn(latents.shape, generator=generator_of("references", start, timestep)).to(device)
             at = torch.full((len(latents),), timestep, device=device)
-            for name, shown in {"right": refs, "none": torch.zeros_like(refs), "other": refs.roll(1, 0)}.items():
+            for name, shown in {"right": refs, "none": torch.zeros_like(refs), "other": refs.roll(len(refs) // 2, 0)}.items():
                 with torch.no_grad():
                     loss = objective.recipe.loss(network, objective.recipe.schedule, latents, noise, at, Condition(text, shown), weights)
                 losses[name][place] += loss.sum().item() / len(records)
