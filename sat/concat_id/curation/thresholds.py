@@ -45,7 +45,7 @@ class Thresholds:
 
     @classmethod
     def read(cls, file: Path) -> "Thresholds":
-        """Read what `write` wrote. Raises `UserError`."""
+        """Read thresholds.json of sat/make_pairs.py. Raises `UserError`."""
         try:
             given = json.loads(file.read_text(encoding="utf-8"))["thresholds"]
             return cls(str(given["recognizer"]), *(tuple(map(float, given[name])) for name in ("cross", "cross_two", "trade_off")),
