@@ -159,7 +159,7 @@ class AutoencoderTrainer:
         result = {"single frames": float(np.mean(single))}
         if moving:
             by_frame = [level for levels in moving for level in levels]
-            result |= {"clips": float(np.mean(by_frame)), "worst tenth of the clips' frames": float(np.percentile(by_frame, 10))}
+            result |= {"clips": float(np.mean(by_frame)), "a tenth of the clips' frames below": float(np.percentile(by_frame, 10))}
         return result
 
     def draw(self, rows: int = 4, columns: int = 8) -> Image.Image:
