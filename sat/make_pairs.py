@@ -42,9 +42,9 @@ def main() -> None:
     arguments = read_arguments()
 
     from concat_id.curation import lists, pairs
-    from concat_id.curation.manifest import read_manifest
     from concat_id.curation.people import same_person_threshold
     from concat_id.curation.thresholds import ByKind, choose_thresholds
+    from concat_id.data.manifest import read_manifest
     from concat_id.files import check_writable, write_json
 
     recognizer, clips = read_manifest(arguments.manifest)

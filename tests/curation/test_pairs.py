@@ -9,9 +9,9 @@ import pytest
 
 from concat_id.curation.identities import NamedClip, Others, assign_splits, name_people, too_close
 from concat_id.curation.lists import path_from, photos_of, place_clips, without_trained_on
-from concat_id.curation.manifest import Appearance, Clip
 from concat_id.curation.pairs import choose, cross_video_pairs, pretraining_pairs, trade_off_pairs
 from concat_id.curation.thresholds import ANCHORS, LEAST_PAIRS, QUANTILES, ByKind, Distribution, Thresholds, calibrate, measure
+from concat_id.data.manifest import Appearance, Clip
 from concat_id.errors import UserError
 
 SEEDS = range(8)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from concat_id.curation.manifest import read_manifest
 from concat_id.curation.sources import Captions, read_sources
+from concat_id.data.manifest import read_manifest
 
 from .conftest import read
 

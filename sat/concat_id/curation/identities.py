@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from concat_id.curation.manifest import Appearance, Clip
+from concat_id.data.manifest import Appearance, Clip
 from concat_id.data.records import words_of
 from concat_id.errors import UserError
 

@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image
 
 from concat_id.curation.identities import NamedClip, assign_splits, name_people, too_close
-from concat_id.curation.manifest import Clip
 from concat_id.curation.pairs import Pair, Stage
-from concat_id.curation.sources import SPLITS
 from concat_id.curation.thresholds import BY_KIND
+from concat_id.data.manifest import SPLITS, Clip
 from concat_id.data.records import SEPARATOR
 from concat_id.files import safe_name, write_json, written_whole
 from concat_id.video import write_picture

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, Others
-from concat_id.curation.manifest import Appearance
 from concat_id.curation.thresholds import Band, ByKind, Thresholds
+from concat_id.data.manifest import Appearance
 
 Pairing = Literal["random", "minimum"]
 

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from concat_id.config import FaceConfig
 from concat_id.curation.frames import cut_clip, read_frames, visible_part
-from concat_id.curation.manifest import VECTORS
 from concat_id.curation.people import Demands, DiscardError, Person, choose_people, follow, look, same_person_threshold
 from concat_id.curation.references import Reference, choose_references, write_reference
 from concat_id.curation.shots import SMALL, Window, changes, find_cuts, plan_windows
 from concat_id.curation.sources import Source
 from concat_id.data.clips import ClipReader, UnreadableClipError, file_state
 from concat_id.data.clips import Window as TrainingWindow
+from concat_id.data.manifest import VECTORS
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError
 from concat_id.face.detection import CROP_SIZE, FaceDetector

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from concat_id.data.manifest import SPLITS
 from concat_id.data.records import PICTURES, VIDEOS, parse_list
 from concat_id.errors import UserError
 from concat_id.files import safe_name
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, Others
-from concat_id.curation.manifest import Appearance
+from concat_id.data.manifest import Appearance
 from concat_id.errors import UserError
 
 # What share of one person's pairs lies below ArcFace's 0.7, 0.9 and 0.99. These are set, not measured: the middle of the distribution for

@@ -1,4 +1,4 @@
-"""What sat/prepare_clips.py found, as sat/make_pairs.py reads it: clips, the people in them, pictures and vectors."""
+"""What sat/prepare_clips.py found: clips, the people in them, pictures and vectors."""
 
 import json
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from concat_id.curation.sources import SPLITS
 from concat_id.data.records import PICTURES
 from concat_id.errors import UserError
 
+SPLITS = ("train", "valid", "test")
 VECTORS = "vectors.npz"
 COMMAND = "prepare the clips again with sat/prepare_clips.py"
 
