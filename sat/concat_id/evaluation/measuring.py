@@ -32,8 +32,7 @@ from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights import content_digest
 
 VERSION = 3  # raise it when the same video would be scored differently
-THRESHOLDS = {"SFace": 0.363}  # from which two faces are one person's. Source: OpenCV Zoo, which found it on LFW
-OTHER_THRESHOLD = 0.3  # of recognisers that publish none; the report says so
+OTHER_THRESHOLD = 0.3  # from which two faces are one person's, for recognisers that publish none; the report says so
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 THUMBNAIL = 132  # pixels of a frame's height in the report
 Obedience = Callable[[list[Image.Image], list[list[Face]], str], dict[str, bool | None]]
@@ -94,8 +93,8 @@ def load_instruments(device: torch.device | str, *, detector: str | None, recogn
     if obedience is None:
         not_computed["obedience"] = "give --obedience"
     if threshold is None:
-        threshold = THRESHOLDS.get(found.name, OTHER_THRESHOLD)
-        if found.name not in THRESHOLDS:
+        threshold = found.threshold or OTHER_THRESHOLD
+        if found.threshold is None:
             warn(f"{found.name} publishes no threshold for one person's faces; {OTHER_THRESHOLD} is taken, set --threshold to change it")
     detector = FaceDetector(folders.detector, device)
     return Instruments(detector, found, threshold, num_frames, **encoders, obedience=obedience, not_computed=not_computed)

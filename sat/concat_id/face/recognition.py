@@ -26,18 +26,21 @@ NAMES = {
     "w600k_mbf": "ArcFace (w600k_mbf)",
     "curricularface": "CurricularFace",
 }
+THRESHOLDS = {"SFace": 0.363}  # from which two faces are one person's. Source: OpenCV Zoo, which found it on LFW
 
 
 class FaceRecognizer:
     """A recogniser of insightface's kind, an ONNX file that maps aligned faces of 112x112 to vectors.
 
     `name` is the weights' own and belongs beside every number computed with them: scores of different weights cannot be compared.
+    `threshold` is the similarity from which two faces are one person's, if it is known: the file's metadata or its maker tells.
     """
 
     def __init__(self, model: Any, file: Path):
         self.model, self.file = model, file
         self.name = NAMES.get(file.stem.lower(), file.stem)
         self.batch_size = BATCH_SIZE if not isinstance(model.input_shape[0], int) else max(1, model.input_shape[0])
+        self.threshold = _own_threshold(model) or THRESHOLDS.get(self.name)
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: torch.device | str) -> "FaceRecognizer":
@@ -88,6 +91,12 @@ def load_recognizer(folder: str | None = None, device: torch.device | str = "cpu
     if not fallback.is_dir():
         raise UserError(f"{FALLBACK}: no face recogniser here nor in {PREFERRED}; run `{COMMAND}`, which makes it without a download")
     return FaceRecognizer.from_folder(fallback, device)
+
+
+def _own_threshold(model: Any) -> float | None:
+    """The threshold that sat/train_face_recognizer.py wrote into the file."""
+    told = model.session.get_modelmeta().custom_metadata_map.get("threshold")
+    return None if told is None else float(told)
 
 
 def _find_recognisers(folder: Path, device: torch.device) -> tuple[list[tuple[Any, Path]], list[str]]:
