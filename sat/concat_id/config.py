@@ -60,6 +60,9 @@ class Args:
     num_inference_steps: int | None = option(None, "model", "denoising steps (default: the model's)", low=2)
     guidance_scale: float | None = option(None, "model", "strength of the text (default: the model's)", low=0)
     ref_guidance_scale: float | None = option(None, "model", "strength of references, not 1: a third pass (default: the model's)", low=0)
+    early_guidance_scale: float | None = option(None, "model", "strength of the text in the first steps (default: as later)", low=0)
+    early_ref_guidance_scale: float | None = option(None, "model", "strength of references in the first steps (default: as later)", low=0)
+    early_part: float | None = option(None, "model", "share of the steps that are the first (default: the model's, 0.3)", low=0, high=1)
     end_at_step: int | None = option(None, "model", "step after which the estimate is the video (default: the model's)", low=1)
     guidance: GuidanceName | None = option(None, "model", "course of the guidance scale (default: the model's)")
     sampler: SamplerName | None = option(None, "model", "sampler, the last two for Wan (default: the model's)")
@@ -311,7 +314,8 @@ def _fill_in(config: Config, origins: Origins) -> None:
         args.sampling_num_frames = transformer.max_latent_frames
     data.video_size = data.video_size or largest
     data.max_num_frames = data.max_num_frames or transformer.num_frames
-    names = "num_inference_steps", "guidance_scale", "ref_guidance_scale", "end_at_step", "guidance"
+    early = "early_guidance_scale", "early_ref_guidance_scale", "early_part"
+    names = "num_inference_steps", "guidance_scale", "ref_guidance_scale", *early, "end_at_step", "guidance"
     given = {"name": args.sampler, **{name: getattr(args, name) for name in names}}
     for name, value in given.items():
         if value is not None:

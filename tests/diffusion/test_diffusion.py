@@ -7,7 +7,7 @@ import torch
 from conftest import assert_close, seeded
 
 from concat_id.diffusion.denoiser import Condition, clean_from_velocity, guided_denoiser
-from concat_id.diffusion.guidance import guidance_scale
+from concat_id.diffusion.guidance import early_and_late, guidance_scale
 from concat_id.diffusion.loss import diffusion_loss
 from concat_id.diffusion.samplers import SAMPLERS, sample_ddim, sample_sde_dpmpp_2m
 from concat_id.diffusion.schedule import SamplingSteps, noise_level, zero_snr_schedule
@@ -78,6 +78,14 @@ def test_sampler_equals_released(sat_golden, kind, released, steps, noise, batch
     assert_close(sampled, sat_golden[f"sampler/{released}/steps{steps}/noise_{noise}"])
 
 
+def test_the_first_steps_can_have_a_scale_of_their_own():
+    late = guidance_scale("constant", 2.0, 10)
+    assert early_and_late(None, late, 0.3, 10) is late
+    for part, expected in ((0.0, 0), (0.25, 3), (0.3, 3), (0.7, 7), (1.0, 10)):
+        scale = early_and_late(4.0, late, part, 10)
+        assert [scale(step, 0) for step in range(10)] == [4.0] * expected + [2.0] * (10 - expected)
+
+
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_guidance_by_references_adds_what_they_change(scale, batched):
@@ -96,10 +104,10 @@ def test_guidance_by_references_adds_what_they_change(scale, batched):
         return guided_denoiser(stand_in, course, Condition(text, refs), lambda *_: 1.0)(seeded("noise", (1, 3, 16, 4, 6)), 1)
 
     plain = estimate()
-    assert torch.equal(plain, estimate(ref_scale=1.0)) and len(seen) == (2 if scale == 1 else 4)
+    assert torch.equal(plain, estimate(ref_scale=lambda *_: 1.0)) and len(seen) == (2 if scale == 1 else 4)
     seen.clear()
     neither, without_text, whole = (branch(*inputs) for inputs in ((0 * TEXT, 0 * REFS), (0 * TEXT, REFS), (TEXT, REFS)))
-    assert_close(estimate(ref_scale=2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text))
+    assert_close(estimate(ref_scale=lambda *_: 2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text))
     assert [(text > 0, refs > 0) for text, refs in seen] == [(False, False), (False, True), (True, True)]
 
 

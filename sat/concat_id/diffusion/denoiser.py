@@ -55,24 +55,24 @@ def guided_denoiser(
     scale: GuidanceScale,
     unconditional: Condition | None = None,
     batched: bool = True,
-    ref_scale: float = 1.0,
+    ref_scale: GuidanceScale | None = None,
 ) -> Denoise:
     """Wrap `network` into estimate(x, step) = u + scale * (c - u), c conditional and u unconditional.
 
     `unconditional` is the condition without its text if not given. `batched` runs all branches as one batch, otherwise
     one after the other in less memory. A scale of exactly 1 leaves the unconditional branch out.
 
-    A `ref_scale` other than 1, which the release does not know, adds (ref_scale - 1) * (u - n) from a third branch n that has neither
-    text nor references (Brooks et al. 2023, eq. 3).
+    Where `ref_scale` is other than 1, which the release does not know, (ref_scale - 1) * (u - n) is added from a third branch n that has
+    neither text nor references (Brooks et al. 2023, eq. 3).
     """
     unconditional = unconditional or condition.without_text()
     neither = unconditional.without_refs()
 
     def denoise(noised: Tensor, step: int) -> Tensor:
         timestep = steps.timesteps[step]
-        strength = scale(step, timestep)
-        needed = (condition,) if strength == ref_scale == 1 else (unconditional, condition)
-        needed = needed if ref_scale == 1 else (neither, *needed)
+        strength, ref_strength = scale(step, timestep), 1.0 if ref_scale is None else ref_scale(step, timestep)
+        needed = (condition,) if strength == ref_strength == 1 else (unconditional, condition)
+        needed = needed if ref_strength == 1 else (neither, *needed)
         groups = [_join(needed)] if batched else list(needed)
         velocities = []
         for group in groups:
@@ -84,7 +84,7 @@ def guided_denoiser(
         if not others:
             return conditional
         guided = torch.lerp(others[-1], conditional, strength)
-        return guided if ref_scale == 1 else guided + (ref_scale - 1) * (others[-1] - others[0])
+        return guided if ref_strength == 1 else guided + (ref_strength - 1) * (others[-1] - others[0])
 
     return denoise
 

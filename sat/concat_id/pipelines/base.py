@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from concat_id.config import Config
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
-from concat_id.diffusion.guidance import GuidanceScale
+from concat_id.diffusion.guidance import GuidanceScale, early_and_late, guidance_scale
 from concat_id.errors import UserError
 from concat_id.models import backbones
 from concat_id.pipelines.placement import Placement
@@ -108,8 +108,11 @@ class VideoPipeline(ABC):
         negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device), condition.ref_latents)
         start = noise_like(torch.empty(shape, device=device))
         with self.placement.on_device(self.transformer) as transformer:
-            guidance, batched = self.guidance(), not self.placement.frugal
-            denoise = guided_denoiser(network, steps, condition, guidance, negative, batched, sampler.ref_guidance_scale)
+            first = sampler.early_part, sampler.num_inference_steps
+            guidance = early_and_late(sampler.early_guidance_scale, self.guidance(), *first)
+            ref_guidance = guidance_scale("constant", sampler.ref_guidance_scale, sampler.num_inference_steps)
+            ref_guidance = early_and_late(sampler.early_ref_guidance_scale, ref_guidance, *first)
+            denoise = guided_denoiser(network, steps, condition, guidance, negative, not self.placement.frugal, ref_guidance)
             latents = self.samplers[sampler.name](denoise, start, steps, noise_like, lambda step, x: on_step(step))
         if not torch.isfinite(latents).all():
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
