@@ -8,7 +8,7 @@ Makes a Segformer with the 19 classes of CelebAMask in the layout of the release
 import argparse
 from pathlib import Path
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError, check_least, run
 from concat_id.startup import prepare_process
 
 
@@ -23,9 +23,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=3e-3, metavar="X", help="its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
-    for name, smallest in {"size": 32, "steps": 1, "batch_size": 1, "seed": 0}.items():
-        if getattr(arguments, name) < smallest:
-            raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {smallest}")
+    check_least(arguments, {"size": 32, "steps": 1, "batch_size": 1, "seed": 0})
     if arguments.size % 32 or arguments.learning_rate <= 0:
         found = f"--size {arguments.size} and --learning-rate {arguments.learning_rate}"
         raise UserError(f"command line: found {found}, expected a multiple of 32 and a positive number; correct them")

@@ -8,7 +8,7 @@ opinion that knows the people of that world, not photographs. The same command g
 import argparse
 from pathlib import Path
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError, check_least, run
 from concat_id.startup import prepare_process
 
 
@@ -22,9 +22,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
-    for name, smallest in {"steps": 1, "batch_size": 4, "seed": 0}.items():
-        if getattr(arguments, name) < smallest:
-            raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {smallest}")
+    check_least(arguments, {"steps": 1, "batch_size": 4, "seed": 0})
     if arguments.learning_rate <= 0:
         raise UserError(f"command line: --learning-rate: found {arguments.learning_rate}, expected a positive number")
     return arguments

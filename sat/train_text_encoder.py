@@ -9,7 +9,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError, check_least, run
 from concat_id.startup import prepare_process
 
 
@@ -32,9 +32,7 @@ def read_arguments() -> argparse.Namespace:
     if not arguments.lists and not arguments.world:
         raise UserError("command line: found neither --lists nor --world, expected captions; name a list or a number of synthetic shots")
     least = {"world": 0, "width": 64, "layers": 1, "max_length": 4, "pieces": 320, "steps": 1, "batch_size": 8, "seed": 0}
-    for name, smallest in least.items():
-        if getattr(arguments, name) < smallest:
-            raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {smallest}")
+    check_least(arguments, least)
     if arguments.width % 64 or arguments.learning_rate <= 0:
         found = f"--width {arguments.width} and --learning-rate {arguments.learning_rate}"
         raise UserError(f"command line: found {found}, expected a multiple of 64 and a positive number; correct them")

@@ -1,7 +1,8 @@
 """Mistakes of the user's, told in one line, and the exit code that goes with them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -34,3 +35,10 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr, flush=True)
         code = 130
     sys.exit(code)
+
+
+def check_least(arguments: Any, least: Mapping[str, int]) -> None:
+    """Raise `UserError` for the first option of a parsed command line that is less than `least` says."""
+    for name, smallest in least.items():
+        if getattr(arguments, name) < smallest:
+            raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {smallest}")
