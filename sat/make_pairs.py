@@ -45,7 +45,8 @@ def main() -> None:
     from concat_id.curation.people import same_person_threshold
     from concat_id.curation.thresholds import ByKind, choose_thresholds
     from concat_id.data.manifest import read_manifest
-    from concat_id.files import check_writable, write_json
+    from concat_id.files import check_writable
+    from concat_id.json_files import write_json
 
     recognizer, clips = read_manifest(arguments.manifest)
     check_writable(arguments.output)

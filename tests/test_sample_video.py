@@ -77,9 +77,9 @@ def test_processes_that_start_late_still_make_their_own_lines(sample, tmp_path, 
 BAD_PICTURES = {
     "/proc/self/mem": "cannot be read",
     "x" * 300 + ".png": "does not exist",
-    "~nobody-of-this-name/a.png": "does not exist",
+    "~nobody-of-this-name/a.png": "no user is called 'nobody-of-this-name'",
     "/tmp": "is a folder",
-    "a\0b.png": "does not exist",
+    "a\0b.png": "a zero byte",
     "": "no reference image",
 }
 

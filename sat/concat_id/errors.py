@@ -1,8 +1,12 @@
 """Mistakes of the user's, told in one line, and the exit code that goes with them."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+LONGEST = 2000  # characters of a line; names and values quoted in it may have millions
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # what a terminal obeys or cannot show
 
 
 class UserError(Exception):
@@ -20,12 +24,24 @@ def report(problem: object) -> None:
 
 
 def one_line(message: object) -> str:
-    """Put a message that quotes a prompt, a path or a library on one line."""
-    return " ".join(str(message).split())
+    """Put a message that quotes a prompt, a path or a library on one line; a terminal obeys nothing in it, and it ends somewhere."""
+    text = str(message)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), " ".join(text.split()))
+
+
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """Say what an exception of a library says, or else what it is called."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and leave the process: 0 or what it returned, 2 after a `UserError`, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         code = main() or 0
     except UserError as error:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.files import remove_partial_files, write_json, written_whole
+from concat_id.files import remove_partial_files, written_whole
+from concat_id.json_files import write_json
 from concat_id.startup import prepare_process
 from concat_id.video import write_picture
 from concat_id.workers import in_processes

@@ -75,7 +75,7 @@ def test_the_command(folder, monkeypatch, capsys):
     assert "problem: " in (text := capsys.readouterr().out) and "bad.json:7" in text
 
 
-WRONG = [(["none.json"], "no such list"), ([], "neither a list nor --base"), (["x", "--workers", "0"], "--workers: found 0")]
+WRONG = [(["none.json"], "no such file, expected a"), ([], "neither a list nor --base"), (["x", "--workers", "0"], "--workers: found 0")]
 
 
 @pytest.mark.parametrize("arguments, words", WRONG)

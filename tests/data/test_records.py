@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from concat_id.data.records import inspect_records, parse_list, read_records, repeat_rare
+from concat_id.data.records import inspect_records, read_records, repeat_rare
 from concat_id.errors import UserError
+from concat_id.json_files import parse_list
 
 
 def test_entries_become_records(folder, monkeypatch):
@@ -118,7 +119,7 @@ def test_problems_are_collected_and_the_first_shown(folder):
 
 
 def test_lists_that_are_not_there_or_empty(tmp_path, folder):
-    for path, words in {tmp_path / "none.json": "no such list", folder.list(): "no clips found"}.items():
+    for path, words in {tmp_path / "none.json": "no such file", folder.list(): "no clips found"}.items():
         with pytest.raises(UserError, match=words):
             read_records([path])
     (tmp_path / "l.json").write_bytes(b"\xff\xfe[")

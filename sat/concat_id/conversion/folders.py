@@ -21,7 +21,8 @@ from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.sources import Source
 from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_json
+from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path
+from concat_id.json_files import write_json
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.versions import versions

@@ -15,7 +15,8 @@ from concat_id.conversion.folders import TOKENIZER_FILES, write_shards, writing
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.sources import open_source, run_configuration
 from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_json, written_whole
+from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, written_whole
+from concat_id.json_files import write_json
 from concat_id.models.wan import WanDiffusionTransformer, network_settings
 from concat_id.models.wan_autoencoder import WanAutoencoder
 from concat_id.models.wan_text_encoder import WanTextEncoder, to_transformers_names, transformers_config

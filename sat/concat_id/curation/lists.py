@@ -16,7 +16,8 @@ from concat_id.curation.pairs import Pair, Stage
 from concat_id.curation.thresholds import BY_KIND
 from concat_id.data.manifest import SPLITS, Clip
 from concat_id.data.records import SEPARATOR
-from concat_id.files import safe_name, write_json, written_whole
+from concat_id.files import safe_name, written_whole
+from concat_id.json_files import write_json
 from concat_id.video import write_picture
 
 

@@ -28,7 +28,8 @@ from concat_id.face.detection import CROP_SIZE, FaceDetector
 from concat_id.face.models import load_face_models
 from concat_id.face.recognition import FaceRecognizer, load_recognizer
 from concat_id.face.reference import FaceParser
-from concat_id.files import file_digest, folder_written_whole, write_json, written_whole
+from concat_id.files import file_digest, folder_written_whole, written_whole
+from concat_id.json_files import write_json
 from concat_id.startup import prepare_process
 from concat_id.transforms import load_image
 from concat_id.workers import in_processes

@@ -1,16 +1,16 @@
 """The videos and pictures to prepare, with what is known about each: caption, identities from left to right, split, recording."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from concat_id.data.manifest import SPLITS
-from concat_id.data.records import PICTURES, VIDEOS, parse_list
+from concat_id.data.records import PICTURES, VIDEOS
 from concat_id.errors import UserError
-from concat_id.files import safe_name
+from concat_id.files import read_text, safe_name
+from concat_id.json_files import parse_list, read_json
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,10 @@ def _sources_of(argument: Path, captions: Captions) -> Iterator[Any]:
         for path in found:
             yield lambda path=path: Source(path, captions.of(path))
     elif argument.suffix.lower() == ".json":
-        for line, entry in _parse(argument):
+        for line, entry in parse_list(read_text(argument, "a JSON list of videos"), str(argument)):
             yield lambda line=line, entry=entry: _source_of_entry(entry, argument.parent, f"{argument}:{line}", captions)
     else:
         yield lambda: Source(_existing(argument, "--videos"), captions.of(argument))
-
-
-def _parse(file: Path) -> list[tuple[int, Any]]:
-    try:
-        return parse_list(file.read_text(encoding="utf-8-sig"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as UTF-8 text ({error}); check the path") from error
 
 
 def _source_of_entry(entry: Any, base: Path, place: str, captions: Captions) -> Source:
@@ -133,12 +126,7 @@ def _fail(message: str) -> Source:
 
 
 def _read_captions(file: Path) -> dict[str, str]:
-    try:
-        given = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--captions: {file}: cannot be read as UTF-8 text ({error}); check the path") from error
-    except ValueError as error:
-        raise UserError(f"--captions: {file}: not valid JSON ({error}); mend that line") from error
+    given = read_json(file, "a JSON object with captions")
     if not isinstance(given, dict) or not all(isinstance(text, str) and text.strip() for text in given.values()):
         raise UserError(f'--captions: {file}: expected an object {{"video.mp4": "caption", ...}} with a text for each video')
     return {name: " ".join(text.split()) for name, text in given.items()}

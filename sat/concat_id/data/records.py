@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from concat_id.errors import UserError, warn
+from concat_id.files import read_text
+from concat_id.json_files import parse_list
 from concat_id.typed import nearest
 
 SEPARATOR = "@@"
@@ -100,87 +102,8 @@ def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix.lower() in VIDEOS | PICTURES:
         kind = "video" if path.suffix.lower() in VIDEOS else "picture"
         raise UserError(f"{path}: found a {kind}, expected a JSON list or a folder; name one")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such list of clips; check args.train_data and args.valid_data") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+    text = read_text(path, "a JSON list of clips or a folder", "check args.train_data and args.valid_data")
     return ((f"{path}:{line}", entry) for line, entry in parse_list(text, str(path)))
-
-
-def parse_list(text: str, name: str) -> list[tuple[int, Any]]:
-    """Parse a JSON list into (line, element). A comma before a closing bracket is accepted with a warning.
-
-    Raises `UserError` with line, column and the text found there.
-    """
-    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
-    skip = re.compile(r"\s*").match
-    start = skip(text).end()
-    if text[start : start + 1] != "[":
-        raise _broken(name, text, start, 'expected "[", the start of a list of clips')
-    elements, at = [], skip(text, start + 1).end()
-    line, counted = 1, 0
-    while text[at : at + 1] != "]":
-        try:
-            element, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            comma = _trailing_comma(text, error.pos)
-            if comma is None:
-                raise _broken(name, text, error.pos, error.msg.lower()) from error
-            _warn_of_comma(name, text, comma)
-            text = f"{text[:comma]} {text[comma + 1 :]}"
-            continue
-        except (_RepeatedKey, RecursionError) as error:
-            raise _broken(name, text, at, str(error)) from error
-        line, counted = line + text.count("\n", counted, at), at
-        elements.append((line, element))
-        at = skip(text, end).end()
-        if text[at : at + 1] == ",":
-            comma, at = at, skip(text, at + 1).end()
-            if text[at : at + 1] == "]":
-                _warn_of_comma(name, text, comma)
-        elif text[at : at + 1] != "]":
-            raise _broken(name, text, at, 'expected "," or "]" after an entry')
-    rest = skip(text, at + 1).end()
-    if rest < len(text):
-        raise _broken(name, text, rest, "expected nothing after the list")
-    return elements
-
-
-class _RepeatedKey(ValueError):
-    pass
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in entry:
-            raise _RepeatedKey(f"the key {key!r} is given twice")
-        entry[key] = value
-    return entry
-
-
-def _trailing_comma(text: str, position: int) -> int | None:
-    """Position of a comma directly before a closing bracket, at or around where parsing failed."""
-    for match in re.finditer(r",\s*[}\]]", text[max(position - 200, 0) : position + 200]):
-        start, end = match.start() + max(position - 200, 0), match.end() + max(position - 200, 0)
-        if start <= position < end:
-            return start
-    return None
-
-
-def _place(text: str, position: int) -> str:
-    return f"line {text.count(chr(10), 0, position) + 1}, column {position - text.rfind(chr(10), 0, position)}"
-
-
-def _broken(name: str, text: str, position: int, reason: str) -> UserError:
-    found = " ".join(text[position : position + 40].split()) or "the end of the file"
-    return UserError(f"{name}: {_place(text, position)}: not valid JSON: {reason}, found {found!r}; mend that line")
-
-
-def _warn_of_comma(name: str, text: str, comma: int) -> None:
-    warn(f"{name}: {_place(text, comma)}: a comma before a closing bracket, which JSON does not allow, was left out; remove it")
 
 
 def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:

@@ -26,7 +26,8 @@ from concat_id.evaluation.text import clip_scores, viclip_scores
 from concat_id.face.detection import Face, FaceDetector
 from concat_id.face.models import choose_folders
 from concat_id.face.recognition import FaceRecognizer, load_recognizer
-from concat_id.files import file_digest, resolve_path, safe_name, write_json
+from concat_id.files import file_digest, resolve_path, safe_name
+from concat_id.json_files import write_json
 from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights import content_digest

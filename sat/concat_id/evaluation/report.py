@@ -11,7 +11,8 @@ from concat_id.evaluation.measuring import Instruments
 from concat_id.evaluation.metrics import METRICS, label, shown
 from concat_id.evaluation.page import render_page
 from concat_id.evaluation.runs import Run, attribute_rates, compare, summarise
-from concat_id.files import write_json, written_whole
+from concat_id.files import written_whole
+from concat_id.json_files import write_json
 from concat_id.versions import versions
 
 PACKAGES = ("numpy", "onnxruntime", "insightface", "opencv-python-headless", "torch", "transformers")

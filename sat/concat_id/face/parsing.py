@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from concat_id.errors import UserError
-from concat_id.files import write_json
+from concat_id.json_files import write_json
 
 CLASSES = (
     *("background", "skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear", "right ear"),

@@ -55,7 +55,7 @@ def make_job(index: int, prompt: str, images: list[str], output_dir: Path, sourc
         raise UserError(f"{source}: no reference image; write `prompt@@image` or `prompt@@image1@@image2`")
     if len(images) > max_refs:
         raise UserError(f"{source}: {len(images)} reference images, the model takes at most {max_refs}; remove some")
-    paths = tuple(resolve_path(image) for image in images)
+    paths = tuple(resolve_path(image, place=source) for image in images)
     for image, path in zip(images, paths, strict=True):
         if not os.path.isfile(path):  # which takes any text for a path
             found = "has no name" if not image else "is a folder" if os.path.isdir(path) else "does not exist"

@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from concat_id.face.reference import PreparedReference
-from concat_id.files import remove_partial_files, write_json
+from concat_id.files import remove_partial_files
+from concat_id.json_files import write_json
 from concat_id.pipelines.jobs import INFO, Job
 from concat_id.versions import versions
 from concat_id.video import contact_sheet, to_frames, write_picture, write_video

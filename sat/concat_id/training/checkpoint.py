@@ -27,7 +27,8 @@ from torch import Tensor
 
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
-from concat_id.files import folder_written_whole, write_json, written_whole
+from concat_id.files import folder_written_whole, written_whole
+from concat_id.json_files import write_json
 from concat_id.low_rank import save_low_rank
 from concat_id.training.engine import Engine, States, from_first
 from concat_id.training.lora import low_rank_scale

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from concat_id.errors import UserError
 from concat_id.face.parsing import CLASSES, MEAN, STD, new_segformer, write_segformer
-from concat_id.files import folder_written_whole, write_json
+from concat_id.files import folder_written_whole
+from concat_id.json_files import write_json
 from concat_id.training.small.captions import read_entries
 from concat_id.training.small.learner import Learner, tensors_digest
 from concat_id.transforms import load_image

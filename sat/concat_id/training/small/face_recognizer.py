@@ -19,7 +19,8 @@ from concat_id.data.manifest import read_manifest
 from concat_id.distributed import has_bfloat16
 from concat_id.errors import UserError
 from concat_id.face.recognition_network import SIDE, RecognitionNetwork, to_onnx
-from concat_id.files import folder_written_whole, write_json
+from concat_id.files import folder_written_whole
+from concat_id.json_files import write_json
 from concat_id.models.small_networks import matrices
 from concat_id.training.small.captions import is_held_out
 from concat_id.training.small.learner import Learner, tensors_digest

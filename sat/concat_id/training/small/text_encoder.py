@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.distributed import has_bfloat16
-from concat_id.files import folder_written_whole, write_json
+from concat_id.files import folder_written_whole
+from concat_id.json_files import write_json
 from concat_id.models.small_networks import TextEncoderSize, build_text_encoder, matrices, write_text_encoder, write_tokenizer
 from concat_id.training.small.captions import AttributeTable, Caption
 from concat_id.training.small.learner import Learner

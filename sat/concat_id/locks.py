@@ -1,0 +1,69 @@
+"""One writer at a time, where two make no sense: the second is told who the first is, and a killed one holds nothing."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from concat_id.errors import UserError, reason_of
+
+
+class InUseError(UserError):
+    """Somebody else is writing this."""
+
+
+@contextmanager
+def locked(file: Path, what: str) -> Iterator[None]:
+    """Hold the lock `file` inside the block; it names its owner, and it is gone when the block or the process ends.
+
+    Raises `InUseError` about `what` where another process has it, `UserError` where no file can be made.
+    """
+    descriptor = _acquire(Path(file), what)
+    try:
+        yield
+    finally:
+        Path(file).unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
+        os.close(descriptor)
+
+
+def _acquire(file: Path, what: str) -> int:
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file.parent}: cannot write here ({reason_of(error)}); choose another folder") from error
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this process's: neither forked nor started ones inherit it
+        except BlockingIOError as error:
+            owner = _owner(descriptor)
+            os.close(descriptor)
+            raise InUseError(f"{what}: {owner} is writing it; wait for that to end, or choose another folder") from error
+        except OSError:
+            return descriptor  # a file system without locks
+        if _is_still(file, descriptor):
+            break
+        os.close(descriptor)  # its owner has just removed it
+    os.ftruncate(descriptor, 0)
+    owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    os.write(descriptor, json.dumps(owner).encode())
+    return descriptor
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        told = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {told['process']} on {told['host']} (since {told['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
