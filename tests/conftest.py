@@ -42,7 +42,7 @@ def golden_meta(stem: str) -> dict:
     return json.loads((GOLDEN / f"{stem}.json").read_text())
 
 
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-4) -> None:
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-6) -> None:
     """Compare to `tolerance` of the largest expected value."""
     assert actual.shape == expected.shape
     error = (actual.double() - expected.double()).abs().max() / expected.double().abs().max()

@@ -25,6 +25,7 @@ def random_pair(kind: str) -> tuple[DiffusionTransformer, CogVideoXTransformer3D
         parameter.normal_(mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.1, generator=generator)
     settings = names.diffusers_transformer_settings(config)
     converted = CogVideoXTransformer3DModel.from_config(settings)
+    names.set_last_epsilon(converted)
     tensors = dict(names.made_from(names.diffusers_targets(config.num_layers), transformer.state_dict(), "test"))
     converted.load_state_dict(tensors, strict=True)
     return transformer, converted.requires_grad_(False)
@@ -58,6 +59,7 @@ def test_they_compute_what_the_released_code_does(sat_golden, name, num_refs):
         weight = seeded(key, shape) * (0.3 if "adaLN" in key or "query_key_value" in key else 0.1)
         weights[key] = 1 + weight if "norm" in key and key.endswith("weight") else weight
     converted = CogVideoXTransformer3DModel.from_config(names.diffusers_transformer_settings(config)).requires_grad_(False)
+    names.set_last_epsilon(converted)
     converted.load_state_dict(dict(names.made_from(names.diffusers_targets(config.num_layers), weights, name)))
     count = (case["frames"] - 1) // 4 + 1
     latents = seeded(f"x{index}", (2, count, 16, case["h"], case["w"]))

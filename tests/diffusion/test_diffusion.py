@@ -75,7 +75,7 @@ def test_sampler_equals_released(sat_golden, kind, released, steps, noise, batch
     denoise = guided_denoiser(stand_in, course, Condition(TEXT, REFS), scale, Condition(NO_TEXT, REFS), batched)
     source = torch.zeros_like if noise == "zero" else torch.ones_like
     sampled = sample_sde_dpmpp_2m(denoise, seeded("noise", (1, 3, 16, 4, 6)), course, source)
-    assert_close(sampled, sat_golden[f"sampler/{released}/steps{steps}/noise_{noise}"])
+    assert_close(sampled, sat_golden[f"sampler/{released}/steps{steps}/noise_{noise}"], 1e-5)
 
 
 def test_the_first_steps_can_have_a_scale_of_their_own():
@@ -107,7 +107,7 @@ def test_guidance_by_references_adds_what_they_change(scale, batched):
     assert torch.equal(plain, estimate(ref_scale=lambda *_: 1.0)) and len(seen) == (2 if scale == 1 else 4)
     seen.clear()
     neither, without_text, whole = (branch(*inputs) for inputs in ((0 * TEXT, 0 * REFS), (0 * TEXT, REFS), (TEXT, REFS)))
-    assert_close(estimate(ref_scale=lambda *_: 2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text))
+    assert_close(estimate(ref_scale=lambda *_: 2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text), 1e-5)
     assert [(text > 0, refs > 0) for text, refs in seen] == [(False, False), (False, True), (True, True)]
 
 

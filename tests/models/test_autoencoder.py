@@ -69,11 +69,11 @@ def diffusers_folder(tmp_path_factory, autoencoder):
 def test_equals_released(request, golden, source, frames):
     autoencoder = VideoAutoencoder.from_config(config_of(request.getfixturevalue(source)), SCALE)
     mean, std = autoencoder.encode_moments(golden_video(frames))
-    assert_close(mean.transpose(1, 2) / SCALE, golden[f"enc{frames}/mean"])
-    assert_close(std.transpose(1, 2) / SCALE, golden[f"enc{frames}/std"])
+    assert_close(mean.transpose(1, 2) / SCALE, golden[f"enc{frames}/mean"], 1e-5)
+    assert_close(std.transpose(1, 2) / SCALE, golden[f"enc{frames}/std"], 1e-5)
 
     video = autoencoder.decode(golden[f"enc{frames}/mean"].transpose(1, 2) * SCALE)
-    assert_close(video, golden[f"dec{frames}"])
+    assert_close(video, golden[f"dec{frames}"], 1e-5)
 
 
 def test_names_go_there_and_back(autoencoder, state_dict):

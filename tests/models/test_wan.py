@@ -50,7 +50,7 @@ def test_equals_released(variant, timestep):
     latents, ref = seeded("wan/x", (1, 16, FRAMES, *size)).transpose(1, 2), seeded("wan/ref", (1, 16, 1, *size)).transpose(1, 2)
     with torch.no_grad():
         output = network(latents, torch.tensor([timestep]), seeded("wan/ctx", (1, 10, 48)), ref)
-    assert_close(output.transpose(1, 2), golden_arrays("wan_shared")[f"{variant}/t{timestep}"])
+    assert_close(output.transpose(1, 2), golden_arrays("wan_shared")[f"{variant}/t{timestep}"], 1e-5)
 
 
 def inputs(num_refs: int = 1, frames: int = 3, batch: int = 1, seed: int = 0):

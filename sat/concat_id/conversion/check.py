@@ -10,6 +10,7 @@ from concat_id.config import TransformerConfig
 from concat_id.conversion.folders import read_settings
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.lora import DIFFUSERS_FILE, read_diffusers_products, with_products
+from concat_id.conversion.names import set_last_epsilon
 from concat_id.conversion.sources import Source
 from concat_id.models.embeddings import rotary_table
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
@@ -40,6 +41,7 @@ def largest_difference(source: Source, folder: Path, config: TransformerConfig) 
     del transformer, tensors
 
     converted = CogVideoXTransformer3DModel.from_config(settings)
+    set_last_epsilon(converted)
     tensors = lazy_files(weight_files(folder / "transformer", ("diffusion_pytorch_model",)))
     load_strictly(converted, dict(tensors), str(folder), dtype=torch.float32)
     if kept:

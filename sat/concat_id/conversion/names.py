@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from concat_id.config import ModelConfig, TransformerConfig
 from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError
-from concat_id.models.mixins import EPS
+from concat_id.models.mixins import EPS, LAYER_EPS
 
 # Modules with equal tensors under other names: SAT's, diffusers'.
 RENAMED = {
@@ -154,11 +154,16 @@ def diffusers_transformer_settings(config: TransformerConfig) -> dict:
         "patch_size": config.patch_size,
         "temporal_compression_ratio": config.time_compressed_rate,
         "max_text_seq_length": config.text_length,
-        "norm_eps": EPS,
+        "norm_eps": LAYER_EPS,
         "spatial_interpolation_scale": config.height_interpolation,
         "temporal_interpolation_scale": config.time_interpolation,
         "use_rotary_positional_embeddings": config.position_embedding == "rotary",
     }
+
+
+def set_last_epsilon(transformer: nn.Module) -> None:
+    """Give diffusers' transformer the epsilon of its last norm: it has one setting for all of them, SAT another for this one."""
+    transformer.norm_out.norm.eps = EPS
 
 
 def diffusers_scheduler_settings(model: ModelConfig) -> dict:

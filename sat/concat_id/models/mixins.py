@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from concat_id.models.attention import attention
 from concat_id.models.embeddings import apply_rotary, rotary_table, sincos_table, with_unrotated_text
 
-EPS = 1e-6  # of every LayerNorm
+LAYER_EPS = 1e-5  # of the LayerNorms that SAT makes: two in each layer, and the last one
+EPS = 1e-6  # of the released mixins' own: those of queries and keys, and `norm_final`
 TABLES = 8  # of positions, kept
 
 

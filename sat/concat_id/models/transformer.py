@@ -88,7 +88,7 @@ def _sat_transformer(config: TransformerConfig) -> BaseTransformer:
         hidden_size=config.hidden_size,
         num_attention_heads=config.num_attention_heads,
         max_sequence_length=config.max_sequence_length,
-        layernorm_epsilon=mixins.EPS,
+        layernorm_epsilon=mixins.LAYER_EPS,
         layernorm=nn.LayerNorm,
         activation_func=functools.partial(F.gelu, approximate="tanh"),
         skip_init=True,

@@ -19,6 +19,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from PIL import Image
 from torch import Tensor
 
+LAST_EPS = 1e-6  # of the transformer's last norm; config.json has one norm_eps, the 1e-5 of all the others
 OLDEST = (0, 31)  # of diffusers; 0.30 cannot decode a single frame
 
 
@@ -41,6 +42,12 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _num_refs = 0
+
+    def __init__(self, tokenizer, text_encoder, vae, transformer, scheduler):
+        """Take what CogVideoXPipeline takes, which asks for the names."""
+        super().__init__(tokenizer, text_encoder, vae, transformer, scheduler)
+        if transformer is not None:
+            transformer.norm_out.norm.eps = LAST_EPS
 
     @torch.no_grad()
     def __call__(self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (), **options):
