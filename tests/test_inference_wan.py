@@ -174,7 +174,7 @@ STAND_IN = '#!/bin/bash\nprintf \'%s\\n\' "$CONCAT_ID_ENTERED" "$@" >"$CALLS"\n'
 
 def start(*arguments, **variables):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CONCAT_ID")} | variables
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_help_reads_well_and_names_the_originals_options():
@@ -236,7 +236,7 @@ def bare_project(tmp_path):
 def test_a_bare_python_goes_on_in_the_projects_environment(bare_project, tmp_path):
     environment = {"PATH": os.environ["PATH"], "CALLS": str(tmp_path / "calls")}
     command = [sys.executable, "-S", str(bare_project / "inference_wan.py"), "--seed", "3"]  # -S: no installed libraries
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "calls").read_text().splitlines() == ["1", str(bare_project / "inference_wan.py"), "--seed", "3"]
 
@@ -246,6 +246,6 @@ def test_a_set_up_that_fails_is_told_once(bare_project, tmp_path):
     (bare_project / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 7\n")
     environment = {"PATH": os.environ["PATH"], "CALLS": str(tmp_path / "calls")}
     command = [sys.executable, "-S", str(bare_project / "inference_wan.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and "installing" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "calls").exists()

@@ -57,7 +57,7 @@ class Project:
             environment.pop("NPROC_PER_NODE", None)
         self.calls.unlink(missing_ok=True)
         command = ["bash", str(self.root / f"inference_{launcher}.sh"), *arguments]
-        done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=600)
         self.output = done.stdout
         return done.returncode, done.stderr, self.calls.read_text().split("\n")[:-1] if self.calls.exists() else None
 

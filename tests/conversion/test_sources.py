@@ -65,7 +65,7 @@ def shards(rotary, tmp_path_factory) -> Path:
         port = server.getsockname()[1]
     script = Path(__file__).with_name("write_zero_checkpoints.py")
     command = [sys.executable, str(script), str(next(rotary.checkpoint.rglob("*.pt"))), str(output), str(port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return output
 

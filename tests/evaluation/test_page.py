@@ -74,7 +74,7 @@ def browser() -> str:
 
 def open_in_browser(page, *options) -> subprocess.CompletedProcess:
     command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}", *options]
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=600)
 
 
 def test_page_in_a_browser(page, tmp_path):

@@ -150,7 +150,7 @@ def test_tiles_cover_and_blend_to_the_same_picture(autoencoder, monkeypatch):
 
 def test_bfloat16_is_near_float32(released_file, autoencoder, golden):
     half = VideoAutoencoder.from_config(config_of(released_file), SCALE, dtype=torch.bfloat16)
-    latents = golden["enc9/mean"].transpose(1, 2) * SCALE
+    latents = golden["enc9/mean"].transpose(1, 2)[:, :2, :, :2, :2] * SCALE  # few: bfloat16 is emulated on many processors
     exact, rounded = autoencoder.decode(latents), half.decode(latents)
     assert rounded.dtype == torch.float32
     assert (exact - rounded).abs().mean() < 0.03 * exact.std()

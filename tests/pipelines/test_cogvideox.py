@@ -110,7 +110,8 @@ def test_samplers_and_guidance(tiny_model, sampler, guidance):
 
 
 def test_sixteen_bits_stay_near_float32(tiny_model):
-    exact, rounded = (generate(pipeline_of(tiny_model, **args)) for args in ({}, {"bf16": True}))
+    small = {"sampling_num_frames": 1, "sampling_image_size": (16, 16)}  # bfloat16 is emulated on many processors
+    exact, rounded = (generate(pipeline_of(tiny_model, **small, bf16=bf16)) for bf16 in (False, True))
     assert 0 < (exact - rounded).abs().mean() < 0.1 * exact.abs().mean()
 
 

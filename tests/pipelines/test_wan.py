@@ -98,7 +98,8 @@ def test_tiles_are_asked_for_by_either_option(pipeline_of):
 
 
 def test_sixteen_bits_stay_near_float32(pipeline_of):
-    exact, rounded = (latents_of(pipeline_of(bf16=bf16)) for bf16 in (False, True))
+    small = {"sampling_num_frames": 1, "sampling_image_size": (16, 16)}  # bfloat16 is emulated on many processors
+    exact, rounded = (latents_of(pipeline_of(**small, bf16=bf16)) for bf16 in (False, True))
     assert 0 < (exact - rounded).abs().mean() < 0.1 * exact.abs().mean()
 
 

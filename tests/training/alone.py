@@ -1,5 +1,6 @@
 """Training in this process, on batches made of seeded noise; `python tests/training/alone.py` writes the golden losses."""
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -20,11 +21,11 @@ def noise(*key, shape) -> torch.Tensor:
     return torch.randn(shape, generator=generator_of("test", *key))
 
 
-def batches(start: int = 0, frames: int = 5, num_refs: int = 1):
+def batches(start: int = 0, frames: int = 5, num_refs: int = 1, size: tuple[int, int] = (64, 96)):
     """Batches without end; `start` leaves out those used before."""
     number = start
     while True:
-        video, refs = noise("video", number, shape=(1, 3, frames, 64, 96)), noise("refs", number, shape=(1, num_refs, 3, 64, 96))
+        video, refs = noise("video", number, shape=(1, 3, frames, *size)), noise("refs", number, shape=(1, num_refs, 3, *size))
         yield {"video": video.tanh(), "refs": refs.tanh(), "captions": [f"caption {number}"], "indices": [number]}
         number += 1
 
@@ -34,7 +35,7 @@ def embed(prompts: list[str]) -> torch.Tensor:
 
 
 def make_trainer(config, folder: Path, saved=None, validation=None):
-    """A trainer of the small random model that `config` names."""
+    """A trainer of the small random model that `config` names; the autoencoder, which is not trained, computes in float32 always."""
     from concat_id.data.sampling import EpochSampler
     from concat_id.training.engine import Engine, start_processes
     from concat_id.training.objective import Objective
@@ -44,7 +45,8 @@ def make_trainer(config, folder: Path, saved=None, validation=None):
 
     start_processes(CPU)
     folder.mkdir(parents=True, exist_ok=True)
-    objective = Objective(config, load_autoencoder(config, CPU), embed, CPU)
+    exact = dataclasses.replace(config, args=dataclasses.replace(config.args, bf16=False))
+    objective = Objective(config, load_autoencoder(exact, CPU), embed, CPU)
     engine = Engine(load_network(config, saved), engine_settings(config, 1), CPU)
     return Trainer(config, folder, engine, objective, EpochSampler([1] * 4), validation and validation(objective), saved)
 

@@ -21,7 +21,7 @@ def metrics(run) -> list[dict]:
 def test_a_run_leaves_what_it_promises(setup, tmp_path):
     args = {"eval_interval": 2, "eval_iters": 2, "eval_samples": 2, "tensorboard": True, "num_workers": 1}
     base = {"args": args | {"latent_cache": str(tmp_path / "c")}}
-    codes, said, run = setup.train(tmp_path, "--train_iters", "2", "--bf16", base=base)
+    codes, said, run = setup.train(tmp_path, "--train_iters", "2", base=base)
     assert codes == [0], said
     assert [sorted(line) for line in metrics(run)] == [["gradient_norm", "loss", "lr", "step"]] * 2 + [["step", "validation_loss"]]
     assert sorted(path.suffix for path in (run / "samples" / "000002").iterdir()) == [".mp4", ".mp4", ".png", ".png"]
