@@ -60,8 +60,11 @@ def test_the_same_seed_gives_the_same_file_and_samples_have_seeds_of_their_own(s
 def test_finished_lines_are_skipped_and_changed_ones_made_anew(sample, tmp_path, photo):
     own = tmp_path / "own.png"
     shutil.copyfile(photo, own)
-    file = prompt_file(tmp_path, f"{PROMPT}@@{own}", f"a woman@@{photo}")
+    file = prompt_file(tmp_path, f"a man@@{own}", f"a woman@@{photo}")
     options = "--input_file", file, "--sampling_num_frames", 1
+
+    def names() -> list[str]:
+        return [path.name for path in results(tmp_path)]
 
     def changed(*more) -> list[int]:
         def times() -> dict[Path, int]:
@@ -76,11 +79,14 @@ def test_finished_lines_are_skipped_and_changed_ones_made_anew(sample, tmp_path,
     assert changed() == []
     assert changed("--memory", "high") == [], "where it is computed is no part of the result"
     Image.open(own).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(own)
-    assert changed() == [0]
-    assert changed("--seed", 1) == [0, 1]
-    assert changed("--seed", 1, "--overwrite") == [0, 1]
-    (results(tmp_path)[1] / "sheet.png").unlink()
-    assert changed("--seed", 1) == [1]
+    assert names() == ["0000_a_man", "0001_a_woman"]
+    assert changed() == [1] and names() == ["0000_a_man", "0000_a_man_2", "0001_a_woman"], "what is made stays"
+    assert changed("--seed", 1) == [2, 4]
+    assert changed("--seed", 1, "--overwrite") == [2, 4]
+    (results(tmp_path)[4] / "sheet.png").unlink()
+    assert changed("--seed", 1) == [4]
+    file.write_text(f"first of all@@{photo}\n\n{file.read_text()}")
+    assert [names()[index] for index in changed()] == ["0000_first_of_all"] and len(names()) == 6
 
 
 def test_processes_share_the_lines(sample, tmp_path, photo, monkeypatch):
@@ -107,7 +113,7 @@ def test_bad_lines_are_reported_at_the_end_and_the_others_made(sample, tmp_path,
     assert [path.name for path in results(tmp_path) if (path / "info.json").exists()] == ["0001_good"]
     told = [line for line in text.splitlines() if line.startswith("error: ")]
     assert len(told) == 5
-    for number, words in {1: "no '@@'", 3: "cannot be read", 4: "not a picture", 5: "does not exist", 6: "at most 3"}.items():
+    for number, words in {1: "no '@@'", 3: "cannot be read", 4: "not a picture", 5: "no such file", 6: "at most 3"}.items():
         assert any(f"prompts.txt:{number}: " in line and words in line for line in told), (words, told)
 
 

@@ -62,14 +62,15 @@ def test_a_photo_and_a_prompt_become_what_the_other_launchers_write(infer, tmp_p
     assert (model["sampler"]["num_inference_steps"], model["sampler"]["guidance_scale"]) == (3, 2.0)
     assert (model["negative_prompt"], model["kind"], model["transformer"]["ref_modulation"]) == ("rain", "wan", False)
     assert infer(*request, "--cfg_scale", 2, "--seed", 9, "--negative_prompt", "rain")[0] == 0 and "finished already" in infer.printed
-    assert infer(*request, "--seed", 10)[0] == 0 and info_of(folder)["settings"]["seed"] == 10
+    assert infer(*request, "--seed", 10)[0] == 0
+    assert [info_of(made)["settings"]["seed"] for made in results(tmp_path)] == [9, 10], "both are kept"
 
 
 def test_the_second_stage_a_prompt_file_and_a_person_too_many(infer, tmp_path, photo, tiny_wan):
     file = prompt_file(tmp_path, f"{PROMPT}@@{photo}@@{photo}", "no separator", f"a wall@@{tmp_path / 'gone.png'}")
     load = tiny_wan.parent / "Concat-ID-Wan" / "second_stage_adaln.pt"
     code, text = infer("--input_file", file, "--use_adaln", "--load", load, "--num_frames", 1, "--sampler", "unipc", "--memory", "low")
-    assert code == 1 and text.count("error: ") == 2 and "gone.png' does not exist" in text and "prompts.txt:2" in text
+    assert code == 1 and text.count("error: ") == 2 and "gone.png': found no such file" in text and "prompts.txt:2" in text
     assert "2 photos, but the weights were trained with one person" in text
     (folder,) = results(tmp_path)
     assert (folder / "portrait.png").is_file() and (folder / "reference_2.png").is_file()
@@ -84,7 +85,7 @@ def test_the_demonstration_weights_of_the_repository(infer, tmp_path, photo):
 
 
 MISTAKES = {
-    "no picture": (["--image_path", "gone.png", "--prompt", "p"], "reference image 'gone.png' does not exist"),
+    "no picture": (["--image_path", "gone.png", "--prompt", "p"], "reference image 'gone.png': found no such file"),
     "a prompt alone": (["--prompt", "p"], "--prompt: found it without --image_path"),
     "a picture alone": (["--image_path", "a.png"], "--image_path: found it without --prompt"),
     "empty prompt": (["--image_path", "a.png", "--prompt", " "], "--prompt: found ' ', expected a text that is not empty"),
@@ -97,7 +98,7 @@ MISTAKES = {
     "scale": (["--cfg_scale", "-1"], "--cfg_scale: found -1.0, expected 0 or more"),
     "unknown option": (["--image_pth", "a.png"], "--image_pth: unknown option; the nearest is --image_path"),
     "sampler of the other model": (["--sampler", "ddim"], "--sampler: found 'ddim', expected euler or unipc"),
-    "no prompt file": (["--input_file", "nowhere.txt"], "nowhere.txt: no such prompt file"),
+    "no prompt file": (["--input_file", "nowhere.txt"], "nowhere.txt: found no such file, expected a prompt file"),
     "no weights": (["--load", "nowhere.pt"], "lacks nowhere.pt in"),
     "model": (["--model", "wan_14b"], "--model: invalid choice: 'wan_14b'"),
     "no such configuration": (["--config", "own.yaml"], "own.yaml: no such file"),
@@ -217,7 +218,7 @@ def test_an_interpreter_with_the_libraries_stays_and_a_bare_one_asks_for_the_env
 def bare_project(tmp_path):
     """A copy whose .venv is set up, but for its interpreter, a stand-in that writes down how it was called."""
     root = tmp_path / "my project"
-    modules = (f"sat/concat_id/{name}.py" for name in ("__init__", "bootstrap", "errors", "files", "startup"))
+    modules = (f"sat/concat_id/{name}.py" for name in ("__init__", "bootstrap", "errors", "files", "locks", "startup"))
     for name in ("scripts/setup.sh", "requirements.txt", "inference_wan.py", *modules):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)

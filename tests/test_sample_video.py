@@ -24,7 +24,7 @@ RELEASED = ROOT.parent / "shared" / "released_configs"
 
 
 def test_a_folder_half_made_anew_is_not_taken_for_the_earlier_result(sample, tmp_path, photo, monkeypatch):
-    """The second run writes its references, then fails: what is left is neither the first result nor the second."""
+    """The second run writes its references over the first result, then fails: what is left is neither."""
     first = "--prompt", PROMPT, "--image", photo, *PORTRAIT
     assert sample(*first)[0] == 0
 
@@ -33,18 +33,19 @@ def test_a_folder_half_made_anew_is_not_taken_for_the_earlier_result(sample, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(ConcatIDPipeline, "decode", decode)
-        line = only_error(*sample(*first, "--seed", 1))
+        line = only_error(*sample(*first, "--overwrite"))
     assert "too little memory" in line and "--memory low" in line
     code, _ = sample(*first)
     assert code == 0 and "finished already" not in sample.printed and str(results(tmp_path)[0]) in sample.printed
 
 
-def test_results_of_other_settings_do_not_stay_beside_the_new_ones(sample, tmp_path, photo):
+def test_what_a_killed_run_left_does_not_stay_beside_the_new_results(sample, tmp_path, photo):
     line = "--prompt", PROMPT, "--image", photo
     assert sample(*line, photo, "--batch_size", 2)[0] == 0
     (folder,) = results(tmp_path)
     (folder / "notes.txt").write_text("the user's own")
     assert {"video_2.mp4", "sheet_2.png", "reference_2_crop.png"} <= {path.name for path in folder.iterdir()}
+    (folder / "info.json").unlink()
     assert sample(*line, *PORTRAIT)[0] == 0
     made = {path.name for path in folder.iterdir()}
     assert made == {"portrait.png", "sheet.png", "reference_1.png", "reference_1_crop.png", "info.json", "notes.txt"}
@@ -76,9 +77,9 @@ def test_processes_that_start_late_still_make_their_own_lines(sample, tmp_path, 
 
 BAD_PICTURES = {
     "/proc/self/mem": "cannot be read",
-    "x" * 300 + ".png": "does not exist",
+    "x" * 300 + ".png": "a name that is too long",
     "~nobody-of-this-name/a.png": "no user is called 'nobody-of-this-name'",
-    "/tmp": "is a folder",
+    "/tmp": "found a folder",
     "a\0b.png": "a zero byte",
     "": "no reference image",
 }
@@ -89,7 +90,7 @@ def test_paths_of_every_kind_are_told_and_stop_no_other_line(sample, tmp_path, p
     code, text = sample("--input_file", prompt_file(tmp_path, *lines), *PORTRAIT)
     assert code == 1 and "Traceback" not in text
     told = [line for line in text.splitlines() if line.startswith("error: ")]
-    for number, words in enumerate([*BAD_PICTURES.values(), "has no name"], 1):
+    for number, words in enumerate([*BAD_PICTURES.values(), "without a name"], 1):
         assert sum(f"prompts.txt:{number}: " in line and words in line for line in told) == 1, (number, words, told)
     assert len(told) == len(lines) - 1
     assert [path.name for path in results(tmp_path)] == ["0007_good_one"]
@@ -100,7 +101,10 @@ def test_when_every_line_is_bad_the_exit_code_says_so(sample, tmp_path):
     assert code == 1 and text.count("error: ") == 2 and results(tmp_path) == []
 
 
-@pytest.mark.parametrize("content, words", [("", "the prompt file is empty"), (None, "no such prompt file"), ("folder", "cannot be read")])
+NO_LINES = [("", "the prompt file is empty"), (None, "no such file, expected a prompt file"), ("folder", "found a folder")]
+
+
+@pytest.mark.parametrize("content, words", NO_LINES)
 def test_prompt_files_that_hold_nothing(sample, tmp_path, content, words):
     file = tmp_path / "prompts.txt"
     if content == "folder":
@@ -114,7 +118,7 @@ def test_prompt_files_that_hold_nothing(sample, tmp_path, content, words):
     ((), "args.input_file: missing"),
     (("--prompt", "words"), "with --image"),
     (("--prompt", " ", "--image", "a.png"), "--prompt: found ' ', expected a text"),
-    (("--prompt", "two\nlines", "--image", "no\nwhere.png"), "does not exist"),
+    (("--prompt", "two\nlines", "--image", "no\nwhere.png"), "no such file"),
     (("--prompt", "words", "--image", *["a.png"] * 4), "at most 3"),
 ])  # fmt: skip
 def test_a_request_that_is_incomplete(sample, options, words):

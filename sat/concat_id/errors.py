@@ -30,6 +30,15 @@ def one_line(message: object) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), " ".join(text.split()))
 
 
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can write it: no half of a pair of surrogates, no byte of a file's name that is no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def reason_of(error: BaseException, limit: int = 200) -> str:
     """Say what an exception of a library says, or else what it is called."""
     if isinstance(error, OSError) and error.strerror:

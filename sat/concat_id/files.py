@@ -83,6 +83,8 @@ def read_text(path: str | Path, expected: str, remedy: str = "check the path", e
         if os.path.getsize(path) > LARGEST_TEXT:
             raise UserError(f"{path}: found {os.path.getsize(path):,} bytes, expected {expected}; {remedy}")
         content = Path(path).read_bytes()
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{path}: line 1: found UTF-16 text, expected UTF-8; save it as UTF-8")
         return content.removeprefix(b"\xef\xbb\xbf").decode(errors=errors)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}), expected {expected}; check its permissions") from error

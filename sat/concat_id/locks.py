@@ -13,7 +13,11 @@ from concat_id.errors import UserError, reason_of
 
 
 class InUseError(UserError):
-    """Somebody else is writing this."""
+    """Somebody else, `owner`, is writing this."""
+
+    def __init__(self, what: str, owner: str):
+        super().__init__(f"{what}: {owner} is writing it; wait for that to end, or choose another folder")
+        self.owner = owner
 
 
 @contextmanager
@@ -42,7 +46,7 @@ def _acquire(file: Path, what: str) -> int:
         except BlockingIOError as error:
             owner = _owner(descriptor)
             os.close(descriptor)
-            raise InUseError(f"{what}: {owner} is writing it; wait for that to end, or choose another folder") from error
+            raise InUseError(what, owner) from error
         except OSError:
             return descriptor  # a file system without locks
         if _is_still(file, descriptor):

@@ -16,10 +16,11 @@ from concat_id.errors import UserError, report, warn
 from concat_id.face.models import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
 from concat_id.files import check_writable
+from concat_id.locks import InUseError
 from concat_id.models.backbones import weight_digests
 from concat_id.pipelines.base import VideoPipeline
 from concat_id.pipelines.choice import make_pipeline
-from concat_id.pipelines.jobs import Job, make_job, read_prompt_file
+from concat_id.pipelines.jobs import Job, claimed, finished_folders, make_job, read_prompt_file
 from concat_id.pipelines.placement import memory_checked
 from concat_id.pipelines.results import begin, save_info, save_references, save_sample
 
@@ -31,6 +32,7 @@ class Prepared:
     job: Job
     fingerprint: str
     references: list[PreparedReference]
+    again: Path | None = None  # the finished folder that is to be made again
     prompt_embeds: Tensor | None = None  # (1, L, D)
 
 
@@ -55,9 +57,9 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
     """
     args, max_refs = config.args, config.model.transformer.max_refs
     if args.prompt:
-        jobs, problems = [make_job(0, args.prompt, args.image, Path(args.output_dir), "--prompt", max_refs)], []
+        jobs, problems = [make_job(0, args.prompt, args.image, "--prompt", max_refs)], []
     elif args.input_file:
-        jobs, problems = read_prompt_file(Path(args.input_file), Path(args.output_dir), max_refs)
+        jobs, problems = read_prompt_file(Path(args.input_file), max_refs)
     else:
         raise UserError("args.input_file: missing, expected a prompt file; set it, or give --prompt and --image")
     if rank():
@@ -102,37 +104,40 @@ def result_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def unfinished_jobs(share: Sequence[Job], settings: dict[str, Any], overwrite: bool) -> tuple[list[tuple[Job, str]], list[str]]:
-    """The jobs to be made, each with its fingerprint, and what is wrong with those whose pictures cannot be read.
+def unfinished_jobs(
+    share: Sequence[Job], settings: dict[str, Any], output_dir: Path, overwrite: bool
+) -> tuple[list[tuple[Job, str, Path | None]], list[str]]:
+    """The jobs to be made, each with its fingerprint and its finished folder to be made again, and what is wrong with the others.
 
     `share` is this process's own: what is finished may change while others start, so it has no say in who makes what.
     """
-    pending, problems = [], []
+    pending, problems, finished = [], [], finished_folders(output_dir)
     for job in share:
         try:
             fingerprint = job.fingerprint(settings)
         except UserError as error:
             problems.append(str(error))
             continue
-        if overwrite or not job.is_finished(fingerprint):
-            pending.append((job, fingerprint))
-    finished = len(share) - len(pending) - len(problems)
-    if finished:
-        print(f"{finished} of {len(share)} are finished already; --overwrite makes them again")
+        if overwrite or fingerprint not in finished:
+            pending.append((job, fingerprint, finished.get(fingerprint)))
+    skipped = len(share) - len(pending) - len(problems)
+    if skipped:
+        print(f"{skipped} of {len(share)} are finished already; --overwrite makes them again")
     return pending, problems
 
 
 def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device) -> tuple[list[Prepared], list[str]]:
     """Take this process's share, leave out finished jobs, and prepare the others' references; returns what failed as messages."""
-    pending, problems = unfinished_jobs(own_share(jobs), settings, config.args.overwrite)
+    output_dir = Path(config.args.output_dir)
+    pending, problems = unfinished_jobs(own_share(jobs), settings, output_dir, config.args.overwrite)
     if not pending:
         return [], problems
-    check_writable(Path(config.args.output_dir))
+    check_writable(output_dir)
     detector, parser, notices = load_face_models(config.model.faces, device)
     for notice in notices:
         warn(notice)
     prepared = []
-    for job, fingerprint in pending:
+    for job, fingerprint, again in pending:
         try:
             pictures = [prepare_reference(image, config.args.sampling_image_size, detector, parser) for image in job.images]
         except UserError as error:
@@ -141,7 +146,7 @@ def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], 
         for image, picture in zip(job.images, pictures, strict=True):
             for note in picture.notes:
                 warn(f"{job.source}: {image}: {note}")
-        prepared.append(Prepared(job, fingerprint, pictures))
+        prepared.append(Prepared(job, fingerprint, pictures, again))
     return prepared, problems
 
 
@@ -177,8 +182,10 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
             bar.set_description(f"video {number}/{len(prepared)}")
             try:
                 with memory_checked():
-                    _make(item, pipeline, settings, samples, bar)
-                made.append(item.job.folder)
+                    folder = _make(item, pipeline, settings, samples, bar)
+                made += [folder] if folder else []
+            except InUseError as error:
+                warn(f"{item.job.source}: {error.owner} is making this video; it is left to that")
             except UserError as error:
                 problems.append(f"{item.job.source}: {error}")
     return made, problems
@@ -193,10 +200,19 @@ def conclude(made: Sequence[Path], problems: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
+def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> Path | None:
+    """Make one job's folder; None if another process has just done so. Raises `InUseError` while one does."""
+    args = pipeline.config.args
+    with claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
+        if folder is not None:
+            begin(folder)
+            _fill(folder, item, pipeline, settings, samples, bar)
+        return folder
+
+
+def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
     job, args = item.job, pipeline.config.args
-    begin(job)
-    files, made = save_references(job, item.references), []
+    files, made = save_references(folder, item.references), []
     pictures = [reference.image for reference in item.references]
     ref_latents = pipeline.encode_references(pictures)
     for index in range(samples):
@@ -204,11 +220,12 @@ def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], sam
         latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update())
         sampled = time.perf_counter()
         bar.set_postfix_str("decoding")
-        files += save_sample(job, pipeline.decode(latents), pictures, args.sampling_fps, suffix=f"_{index + 1}" if index else "")
+        video, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""
+        files += save_sample(folder, job.prompt, video, pictures, args.sampling_fps, suffix)
         bar.set_postfix_str("")
         made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
     references = [
         {"image": str(image), "detector": reference.detector, "parser": reference.parser, "notes": reference.notes}
         for image, reference in zip(job.images, item.references, strict=True)
     ]
-    save_info(job, item.fingerprint, files, load=args.load, references=references, settings=settings, samples=made)
+    save_info(folder, item.fingerprint, files, prompt=job.prompt, load=args.load, references=references, settings=settings, samples=made)

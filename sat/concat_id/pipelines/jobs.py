@@ -1,17 +1,23 @@
-"""What to generate: lines of a prompt file, their output folders, and which of them are finished already."""
+"""What to generate: lines of a prompt file, which of them are finished already, and the folders that take the results."""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from concat_id.errors import UserError
-from concat_id.files import file_digest, resolve_path, safe_name
+from concat_id.errors import UserError, is_text
+from concat_id.files import file_digest, kind_of, read_text, resolve_path, safe_name
+from concat_id.json_files import recall_json
+from concat_id.locks import InUseError, locked
 
 SEPARATOR = "@@"
 INFO = "info.json"  # written last: a folder that has it is finished
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -21,8 +27,12 @@ class Job:
     index: int
     prompt: str
     images: tuple[Path, ...]
-    folder: Path
     source: str
+
+    @property
+    def name(self) -> str:
+        """What its folder is called where no other result is called so."""
+        return f"{self.index:04d}_{safe_name(self.prompt)}"
 
     def fingerprint(self, settings: dict[str, Any]) -> str:
         """Hash of everything the result depends on: prompt, pictures, and `settings` (model, seed, sizes, steps).
@@ -38,53 +48,96 @@ class Job:
         except OSError as error:
             raise UserError(f"{self.source}: {image}: the picture cannot be read ({error.strerror}); check its permissions") from error
 
-    def is_finished(self, fingerprint: str) -> bool:
-        """Whether the folder holds the result of exactly this job."""
+
+def finished_folders(output_dir: Path) -> dict[str, Path]:
+    """Find the finished results of an output folder by their fingerprints, whatever their folders are called."""
+    found = {_finished(info.parent): info.parent for info in sorted(Path(output_dir).glob(f"*/{INFO}"))}
+    found.pop(None, None)
+    return found
+
+
+def _finished(folder: Path) -> str | None:
+    """The fingerprint of the result in a folder, None if it is not all there."""
+    info = recall_json(folder / INFO)
+    files = info.get("files") if info else None
+    whole = isinstance(files, list) and all(isinstance(name, str) and os.path.isfile(folder / name) for name in files)
+    return info.get("fingerprint") if whole and isinstance(info.get("fingerprint"), str) else None
+
+
+@contextmanager
+def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = None) -> Iterator[Path | None]:
+    """Yield the folder to make a job in, which no other process uses meanwhile; None if one has just finished the job.
+
+    That is `again`, a finished one to be made again, or the first of `name`, `name_2`, ... without another job's result. Raises
+    `InUseError` if another process is making the job.
+    """
+    with locked(output_dir / f".{fingerprint[:16]}{LOCK}", job.source), ExitStack() as held:
+        for number in count(1):
+            folder = again or output_dir / (job.name if number == 1 else f"{job.name}_{number}")
+            if os.path.lexists(folder) and not folder.is_dir():
+                continue
+            if again is None and (there := _finished(folder)):
+                if there == fingerprint:
+                    yield None
+                    return
+                continue
+            try:
+                held.enter_context(locked(folder / LOCK, str(folder)))
+            except InUseError:
+                if again is None:
+                    continue
+                raise
+            if again is not None or _finished(folder) is None:
+                break
+            held.close()
         try:
-            info = json.loads((self.folder / INFO).read_text(encoding="utf-8"))
-            return info["fingerprint"] == fingerprint and all((self.folder / name).is_file() for name in info["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+            yield folder
+        finally:
+            held.close()
+            with suppress(OSError):  # as it should be: something is in it
+                folder.rmdir()
 
 
-def make_job(index: int, prompt: str, images: list[str], output_dir: Path, source: str, max_refs: int) -> Job:
-    """Check one request. Raises `UserError` naming `source`."""
+def make_job(index: int, prompt: str, images: Sequence[str], source: str, max_refs: int, beside: Path | None = None) -> Job:
+    """Check one request; pictures are looked for in the folder `beside` first. Raises `UserError` naming `source`."""
     if not prompt:
         raise UserError(f"{source}: the prompt is empty; write `prompt@@image`")
+    if not is_text(prompt):
+        raise UserError(f"{source}: the prompt {prompt[:60]!r} has bytes that are no UTF-8 text; save it as UTF-8")
     if not any(images):
         raise UserError(f"{source}: no reference image; write `prompt@@image` or `prompt@@image1@@image2`")
     if len(images) > max_refs:
         raise UserError(f"{source}: {len(images)} reference images, the model takes at most {max_refs}; remove some")
-    paths = tuple(resolve_path(image, place=source) for image in images)
+    paths = tuple(resolve_path(image, beside, source) for image in images)
     for image, path in zip(images, paths, strict=True):
-        if not os.path.isfile(path):  # which takes any text for a path
-            found = "has no name" if not image else "is a folder" if os.path.isdir(path) else "does not exist"
-            raise UserError(f"{source}: reference image {image[:200]!r} {found}, expected a picture file; check the path")
-    return Job(index, prompt, paths, output_dir / f"{index:04d}_{safe_name(prompt)}", source)
+        if not image:
+            raise UserError(f"{source}: found a reference image without a name, expected a picture file; remove the last {SEPARATOR!r}")
+        if (found := kind_of(path)) != "a file":
+            raise UserError(f"{source}: reference image {image[:200]!r}: found {found}, expected a picture file; check the path")
+    return Job(index, prompt, paths, source)
 
 
-def read_prompt_file(path: Path, output_dir: Path, max_refs: int) -> tuple[list[Job], list[str]]:
+def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
     """Read `prompt@@image[@@image]` lines; blank ones are skipped. Returns the good jobs and what is wrong with the others.
 
-    Raises `UserError` when the file is missing, not text, or has no line at all.
+    Pictures are looked for beside the file, then in the working folder. Raises `UserError` when the file is missing, not text, or has
+    no line at all.
     """
-    try:
-        lines = resolve_path(path).read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such prompt file; set args.input_file or give --prompt and --image") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+    found = resolve_path(path, place="args.input_file")
+    text = read_text(found, "a prompt file", "set args.input_file or give --prompt and --image", errors="surrogateescape")
     jobs, problems = [], []
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not numbered:
         raise UserError(f"{path}: the prompt file is empty; write one `prompt@@image` per line")
     for index, (number, line) in enumerate(numbered):
         source = f"{path}:{number}"
         try:
+            if not is_text(line.partition(SEPARATOR)[0]):
+                raise UserError(f"{source}: {line[:60]!r} has bytes that are no UTF-8 text; save the file as UTF-8")
             if SEPARATOR not in line:
                 raise UserError(f"{source}: no {SEPARATOR!r} in {line[:60]!r}; write `prompt@@image` or `prompt@@image1@@image2`")
             prompt, *images = (part.strip() for part in line.split(SEPARATOR))
-            jobs.append(make_job(index, prompt, images, output_dir, source, max_refs))
+            jobs.append(make_job(index, prompt, images, source, max_refs, found.parent))
         except UserError as error:
             problems.append(str(error))
     return jobs, problems

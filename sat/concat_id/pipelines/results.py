@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -10,7 +11,7 @@ from torch import Tensor
 from concat_id.face.reference import PreparedReference
 from concat_id.files import remove_partial_files
 from concat_id.json_files import write_json
-from concat_id.pipelines.jobs import INFO, Job
+from concat_id.pipelines.jobs import INFO
 from concat_id.versions import versions
 from concat_id.video import contact_sheet, to_frames, write_picture, write_video
 
@@ -18,41 +19,40 @@ RESULTS = re.compile(r"(video(_\d+)?\.mp4|(portrait|sheet)(_\d+)?\.png|reference
 PACKAGES = ("torch", "SwissArmyTransformer", "diffusers", "transformers", "insightface")
 
 
-def begin(job: Job) -> None:
+def begin(folder: Path) -> None:
     """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left."""
-    if job.folder.is_dir():
-        (job.folder / INFO).unlink(missing_ok=True)
-        remove_partial_files(job.folder)
+    (folder / INFO).unlink(missing_ok=True)
+    remove_partial_files(folder)
 
 
-def save_references(job: Job, references: Sequence[PreparedReference]) -> list[str]:
+def save_references(folder: Path, references: Sequence[PreparedReference]) -> list[str]:
     """Write each person's prepared picture and unmasked crop; returns the file names."""
     names = []
     for number, reference in enumerate(references, 1):
         for name, picture in ((f"reference_{number}.png", reference.image), (f"reference_{number}_crop.png", reference.crop)):
-            write_picture(job.folder / name, picture)
+            write_picture(folder / name, picture)
             names.append(name)
     return names
 
 
-def save_sample(job: Job, video: Tensor, references: Sequence[Image.Image], fps: float, suffix: str = "") -> list[str]:
+def save_sample(folder: Path, prompt: str, video: Tensor, references: Sequence[Image.Image], fps: float, suffix: str = "") -> list[str]:
     """Write one video (3, F, H, W) as mp4, or as PNG if it is a single frame, and its contact sheet; returns the file names."""
     frames = to_frames(video)
     if len(frames) == 1:
         names = [f"portrait{suffix}.png"]
-        write_picture(job.folder / names[0], Image.fromarray(frames[0]))
+        write_picture(folder / names[0], Image.fromarray(frames[0]))
     else:
         names = [f"video{suffix}.mp4"]
-        write_video(job.folder / names[0], frames, fps)
+        write_video(folder / names[0], frames, fps)
     names.append(f"sheet{suffix}.png")
-    write_picture(job.folder / names[1], contact_sheet(references, frames, job.prompt))
+    write_picture(folder / names[1], contact_sheet(references, frames, prompt))
     return names
 
 
-def save_info(job: Job, fingerprint: str, files: list[str], **details: Any) -> None:
+def save_info(folder: Path, fingerprint: str, files: list[str], **details: Any) -> None:
     """Remove earlier results that are none of `files`, then write info.json: its presence says that the folder is complete."""
-    for path in job.folder.iterdir():
+    for path in folder.iterdir():
         if RESULTS.fullmatch(path.name) and path.name not in files:
             path.unlink()
-    info = {"prompt": job.prompt, **details, "versions": versions(PACKAGES), "files": files, "fingerprint": fingerprint}
-    write_json(job.folder / INFO, info)
+    info = {**details, "versions": versions(PACKAGES), "files": files, "fingerprint": fingerprint}
+    write_json(folder / INFO, info)
