@@ -43,22 +43,22 @@ def train() -> int:
     records, valid_records = prepare.read_lists(config)
     device = choose_device(config.args.device)
     start_processes(device)
-    folder, saved = prepare.open_run(config)
-    prepare.record_configuration(folder, config, settings.notes)
+    with prepare.opened_run(config) as (folder, saved):
+        prepare.record_configuration(folder, config, settings.notes)
 
-    embed = prepare.embed_captions(config, [*records, *valid_records], device)
-    autoencoder = prepare.load_autoencoder(config, device)
-    latents = prepare.open_latent_cache(config)
-    objective = Objective(config, autoencoder, embed, device, latents)
-    sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents)
-    validation = None
-    if valid_records:
-        clips = ClipDataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
-        validation = Validation(config, clips, objective, make_sampler(config, device, embed), folder / "samples")
+        embed = prepare.embed_captions(config, [*records, *valid_records], device)
+        autoencoder = prepare.load_autoencoder(config, device)
+        latents = prepare.open_latent_cache(config)
+        objective = Objective(config, autoencoder, embed, device, latents)
+        sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents)
+        validation = None
+        if valid_records:
+            clips = ClipDataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
+            validation = Validation(config, clips, objective, make_sampler(config, device, embed), folder / "samples")
 
-    engine = Engine(prepare.load_network(config, saved), settings, device)
-    trainer = Trainer(config, folder, engine, objective, sampler, validation, saved)
-    return trainer.train(loader)
+        engine = Engine(prepare.load_network(config, saved), settings, device)
+        trainer = Trainer(config, folder, engine, objective, sampler, validation, saved)
+        return trainer.train(loader)
 
 
 def make_sampler(config, device, embed):

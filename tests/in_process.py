@@ -1,7 +1,11 @@
 """Starting a script of the project inside the tests' process, as a user starts it."""
 
 import importlib.util
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -17,6 +21,24 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@contextmanager
+def another_process(code: str, *arguments: object) -> Iterator[subprocess.Popen]:
+    """Run Python code that prints a line and waits; yield the process once the line, `.line`, is there, and kill it at the end."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "sat")}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        process.line = process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+LOCKING = """import sys; from pathlib import Path; from concat_id.locks import locked
+with locked(Path(sys.argv[1]), "a test"): print("locked", flush=True); sys.stdin.read()
+"""
 
 
 def load_script(file: Path) -> ModuleType:

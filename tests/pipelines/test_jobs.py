@@ -1,12 +1,9 @@
 """Prompt files, output folders and what counts as finished."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from in_process import another_process
 
 from concat_id.errors import UserError
 from concat_id.locks import InUseError
@@ -132,13 +129,11 @@ def test_one_process_makes_a_job_and_another_takes_the_next_folder(tmp_path, pho
     code = "import sys; from pathlib import Path; from concat_id.pipelines.jobs import claimed, make_job\n"
     code += "with claimed(make_job(0, 'p', [sys.argv[1]], '--prompt', 3), 'a' * 64, Path(sys.argv[2])) as folder:\n"
     code += "    print(folder.name, flush=True); sys.stdin.read()"
-    command, pipes = [sys.executable, "-c", code, photo, tmp_path], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, env=os.environ | {"PYTHONPATH": str(ROOT / "sat")}) as other:
-        assert other.stdout.readline() == "0000_p\n"
+    with another_process(code, photo, tmp_path) as other:
+        assert other.line == "0000_p\n"
         with pytest.raises(InUseError, match=rf"--prompt: process {other.pid} on .* is writing it"), claimed(job, "a" * 64, tmp_path):
             pass
         with claimed(job, "b" * 64, tmp_path) as folder:
             assert folder.name == "0000_p_2"
-        other.kill()
     with claimed(job, "a" * 64, tmp_path) as folder:
         assert folder.name == "0000_p", "a killed process holds nothing"

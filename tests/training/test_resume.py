@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import LOCKING, another_process
 from safetensors.torch import load_file
 
+from concat_id.training import preparation
+from concat_id.training.engine import start_processes
 from concat_id.weights import load_sat_checkpoint
 
 
@@ -48,6 +51,27 @@ def test_killed_and_continued_equals_uninterrupted(setup, whole, tmp_path):
     assert_equal(states(run, 10), states(whole, 10))
     for tag in ("10", "10-ema"):
         assert_equal(load_sat_checkpoint(run / tag).state_dict, load_sat_checkpoint(whole / tag).state_dict)
+
+
+def test_a_run_is_one_process_s_at_a_time_and_its_end_is_told(setup, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / whole.name)
+    with another_process(LOCKING, tmp_path / whole.name / ".lock") as other:
+        codes, said, _ = setup.train(tmp_path, "--resume", str(tmp_path / whole.name / "10"))
+        assert codes == [2] and f"{tmp_path / whole.name}: process {other.pid} on " in said and "is writing it" in said
+    codes, said, _ = setup.train(tmp_path, "--resume", str(tmp_path / whole.name / "10"), processes=2)
+    assert codes == [0, 0] and "note: all 10 steps of it are taken already; go on with a larger --train_iters" in said
+    assert not (tmp_path / whole.name / ".lock").exists() and metrics(tmp_path / whole.name) == metrics(whole)
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(setup, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation.time, "strftime", lambda form: "20260101-000000")
+    config, folders = setup.config(tmp_path), []
+    start_processes(torch.device("cpu"))
+    for _ in range(3):
+        with preparation.opened_run(config) as (run, saved):
+            folders.append(run.name)
+            assert saved is None and (run / ".lock").is_file()
+    assert folders == ["run-20260101-000000", "run-20260101-000000-2", "run-20260101-000000-3"]
 
 
 def test_losses_fall_and_averages_differ_from_weights(whole):

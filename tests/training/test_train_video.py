@@ -42,7 +42,7 @@ def test_resume_alone_means_the_latest_run():
 MISTAKES = {
     "no list": (["--train_data", "nowhere.json"], "nowhere.json"),
     "no run to continue": (["--resume"], "args.resume: found no run of 'run'"),
-    "no such run": (["--resume", "nowhere"], "args.resume: nowhere: no such folder"),
+    "no such run": (["--resume", "nowhere"], "args.resume: nowhere: found no such file"),
     "no such weights": (["--load", "nowhere"], "nowhere: no such folder, expected a SAT checkpoint"),
     "mode": (["--mode", "inference"], "args.mode: found inference, expected finetune or pretrain"),
     "no boxes": (["--face_weight", "3"], "args.face_weight: found 3, but no entry of args.train_data has face_boxes"),

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
-from concat_id.files import folder_written_whole, written_whole
-from concat_id.json_files import write_json
+from concat_id.files import folder_written_whole, kind_of, written_whole
+from concat_id.json_files import read_json, write_json
 from concat_id.low_rank import save_low_rank
 from concat_id.training.engine import Engine, States, from_first
 from concat_id.training.lora import low_rank_scale
@@ -193,14 +193,14 @@ def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / TRAINING / STATE
     if not path.is_file():
         raise UserError(f"{folder}: holds weights only, expected {TRAINING}/{STATE} beside them; start a new run from them with --load")
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        files, version = state["files"], state["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); continue from another checkpoint") from error
-    if version != VERSION:
-        raise UserError(f"{path}: found version {version}, expected {VERSION}; continue it with the release that wrote it")
-    for name, size in files.items():
+    state = read_json(path, "what an exact continuation needs", "continue from another checkpoint")
+    kinds = {"version": int, "step": int, "updates": int, "processes": int, "files": dict, "scaler": dict, "sampler": dict}
+    wrong = next((key for key, kind in kinds.items() if not isinstance(state, dict) or not isinstance(state.get(key), kind)), None)
+    if wrong or not isinstance(state["sampler"].get("samples"), int):
+        raise UserError(f"{path}: {wrong or 'sampler.samples'}: missing or damaged; continue from another checkpoint")
+    if state["version"] != VERSION:
+        raise UserError(f"{path}: found version {state['version']}, expected {VERSION}; continue it with the release that wrote it")
+    for name, size in state["files"].items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
             state_of_it = "is missing" if found is None else f"has {found} bytes in place of {size}"
@@ -216,11 +216,17 @@ def find_run(save: Path, name: str) -> Path:
     return max(runs, key=lambda run: (run / "latest").stat().st_mtime_ns)
 
 
+def folder_of_run(path: Path) -> Path:
+    """The run that `path` is, or is a checkpoint of. Raises `UserError` for what is neither."""
+    if not path.is_dir():
+        raise UserError(f"args.resume: {path}: found {kind_of(path)}, expected the folder of a run; check the path")
+    is_checkpoint = path.name.isdigit() and ((path / MODEL_STATES).is_file() or (path / TRAINING).is_dir())
+    return path.resolve().parent if is_checkpoint else path
+
+
 def open_checkpoint(run: Path) -> SavedState:
     """The last checkpoint of a run that is whole: what `latest` names, or with a warning one before it."""
-    if not run.is_dir():
-        raise UserError(f"args.resume: {run}: no such folder, expected that of a run; check the path")
-    if run.name.isdigit() and ((run / MODEL_STATES).is_file() or (run / TRAINING).is_dir()):
+    if folder_of_run(run) != run:
         return SavedState(run)
     steps = checkpoint_steps(run)
     latest = run / "latest"
@@ -272,9 +278,9 @@ def _has_device_generator() -> bool:
 
 def metric_lines_until(path: Path, step: int) -> Iterator[str]:
     """Lines of a metrics file up to `step`; a line cut short is left out."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             if json.loads(line)["step"] <= step:
                 yield line
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue

@@ -4,7 +4,9 @@ import functools
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -18,11 +20,12 @@ from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records, repeat_rare
 from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
-from concat_id.errors import UserError, warn
-from concat_id.files import PROJECT_ROOT, resolve_path, safe_name, written_whole
+from concat_id.errors import UserError, reason_of, warn
+from concat_id.files import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
+from concat_id.locks import locked
 from concat_id.models import backbones
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.training.checkpoint import SavedState, find_run, open_checkpoint
+from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
 from concat_id.training.objective import EmbedPrompts, generator_of
@@ -32,30 +35,50 @@ PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transfor
 UNTRAINED = ("transformer.position_embeddings.weight",)  # in the file format, but nothing uses them
 REMEMBERED = 256  # captions whose embeddings stay in memory
 RECORD_FILE = "training_config.yaml"
+LOCK = ".lock"  # of the training that writes into the run's folder
 
 
-def open_run(config: Config) -> tuple[Path, SavedState | None]:
-    """Make the run's folder, or find the one to continue and its last whole checkpoint; the same for all processes."""
+@contextmanager
+def opened_run(config: Config) -> Iterator[tuple[Path, SavedState | None]]:
+    """Make the run's folder, or find the one to continue and its last whole checkpoint; the same for all processes.
+
+    The first process holds the folder's lock inside the block. Raises `UserError` if another training has it.
+    """
     args = config.args
     if args.mode == "inference":
         raise UserError("args.mode: found inference, expected finetune or pretrain; add a training file to --base")
-    save, name = Path(args.save or "exps"), safe_name(args.experiment_name)
-    if args.resume and args.resume != "false":
-        run = find_run(save, name) if args.resume in ("latest", "true") else Path(args.resume)
-        saved = open_checkpoint(run)
-        run = run.parent if saved.folder == run else run
+    save, name, saved = Path(args.save or "exps"), safe_name(args.experiment_name), None
+    with ExitStack() as held:
+        if args.resume and args.resume != "false":
+            run = find_run(save, name) if args.resume in ("latest", "true") else folder_of_run(resolve_path(args.resume))
+            if rank() == 0:
+                held.enter_context(locked(run / LOCK, str(run)))
+            dist.barrier()
+            saved = open_checkpoint(run if args.resume in ("latest", "true") else resolve_path(args.resume))
+        else:
+            run = Path(from_first(_new_run(save, name, held) if rank() == 0 else None))
         if rank() == 0:
-            print(f"continuing {run} after step {saved.step}", flush=True)
-        return run, saved
-    run = Path(from_first(str(save / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")))
-    if rank() == 0:
+            print(f"continuing {run} after step {saved.step}" if saved else f"writing to {run}", flush=True)
+            if saved and saved.step >= args.train_iters:
+                print(f"note: all {saved.step} steps of it are taken already; go on with a larger --train_iters", flush=True)
+        yield run, saved
+
+
+def _new_run(save: Path, name: str, held: ExitStack) -> str:
+    """Make a folder that no other run has, and lock it."""
+    started = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in count(1):
+        run = save / (started if number == 1 else f"{started}-{number}")
         try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{run}: cannot be made ({error.strerror}); choose another folder with --save") from error
-        print(f"writing to {run}", flush=True)
-    dist.barrier()
-    return run, None
+            run.mkdir(parents=True)
+        except FileExistsError as error:
+            if run.is_dir():
+                continue
+            raise UserError(f"{save}: found {kind_of(save)}, expected a folder; choose another one with --save") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{run}: cannot be made ({reason_of(error)}); choose another folder with --save") from error
+        held.enter_context(locked(run / LOCK, str(run)))
+        return str(run)
 
 
 def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -> None:
