@@ -133,6 +133,18 @@ def test_a_hopeless_list_ends_in_one_line(workers, folder):
     dataset.reader.close()
 
 
+def test_a_full_shared_memory_is_told(dataset, monkeypatch):
+    """As Docker's 64 MB are; torch itself would hang."""
+
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match=r"/dev/shm: has no room for a batch of .* MiB \(unable.*--shm-size.*--num_workers 0"):
+        next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 1)))
+    assert next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 0)))["captions"]
+
+
 def test_pictures_come_in_batches_of_their_own():
     kinds = [1] * 6 + [-1] * 20 + [-2] * 5
     sampler = EpochSampler(kinds, 2, picture_batch=8)

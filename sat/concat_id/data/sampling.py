@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from concat_id.data.dataset import ClipDataset, Sample, as_floats, collate
-from concat_id.errors import UserError, warn
+from concat_id.errors import UserError, reason_of, warn
 
 MAX_RESTARTS = 3  # of the loader's processes, without a batch in between
 
@@ -107,7 +108,31 @@ class _Guarded(Dataset):
 
 
 def _collate(samples: list[Sample | UserError]) -> dict[str, Any] | UserError:
-    return next((sample for sample in samples if isinstance(sample, UserError)), None) or collate(samples)
+    failed = next((sample for sample in samples if isinstance(sample, UserError)), None)
+    if failed is not None:
+        return failed
+    batch = collate(samples)
+    return batch if get_worker_info() is None else _shared(batch)
+
+
+def _shared(batch: dict[str, Any]) -> dict[str, Any] | UserError:
+    """Put a batch where the trainer sees it. torch would do so in a thread whose failure nobody notices, and the trainer would wait."""
+    tensors = list(_tensors_in(list(batch.values())))
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        size = sum(tensor.nbytes for tensor in tensors) / 2**20
+        return UserError(f"/dev/shm: has no room for a batch of {size:.1f} MiB ({reason_of(error)}); give it more (docker run --shm-size=16g), "
+                         "or read clips without further processes: --num_workers 0")  # fmt: skip
+    return batch
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    for inner in value if isinstance(value, list | tuple) else ():
+        yield from _tensors_in(inner)
 
 
 def _ignore_interrupts(_: int) -> None:
