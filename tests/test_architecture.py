@@ -9,8 +9,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "sat" / "concat_id"
 CONFIGURATION = {"config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints"}
 BASE = CONFIGURATION | {
-    "bootstrap", "errors", "files", "json_files", "locks", "low_rank", "startup", "transforms", "video", "distributed", "versions",
-    "weights", "workers",
+    "bootstrap", "colours", "errors", "files", "formats", "json_files", "locks", "low_rank", "startup", "transforms", "video",
+    "distributed", "versions", "weights", "workers",
 }  # fmt: skip
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation", "curation"}

@@ -25,6 +25,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+WEB_ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf|data):/?", re.IGNORECASE)  # `Path` makes one slash of two
 PROBLEMS = {
     errno.ENOENT: "no such file",
     errno.ENOTDIR: "no such file",
@@ -59,12 +60,14 @@ def resolve_path(text: str | Path, beside: Path | None = None, place: str = "") 
 
 
 def kind_of(path: str | Path) -> str:
-    """Say what is found at a path: "a file", "a folder", "a named pipe", "no such file", ..."""
+    """Say what is found at a path: "a file", "a folder", "a named pipe", "no such file", "a web address", ..."""
     try:
         return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "a file")
     except ValueError:
         return "a path that no file can have"
     except OSError as error:
+        if WEB_ADDRESS.match(str(path)):
+            return "a web address"
         if error.errno == errno.ENOENT and os.path.islink(path):
             return "a symbolic link that leads nowhere"
         return PROBLEMS.get(error.errno, f"a path that cannot be read ({error.strerror})")
@@ -73,6 +76,7 @@ def kind_of(path: str | Path) -> str:
 def require_file(path: str | Path, expected: str, remedy: str = "check the path") -> None:
     """Raise `UserError` unless `path` is a regular file, or a link to one: pipes and devices may never end."""
     if (found := kind_of(path)) != "a file":
+        remedy = "download it first" if found == "a web address" else remedy
         raise UserError(f"{path}: found {found}, expected {expected}; {remedy}")
 
 

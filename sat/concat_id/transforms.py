@@ -1,45 +1,97 @@
 """Pictures: reading them, fitting them into a frame, and the way to tensors and back."""
 
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from concat_id.errors import UserError
+from concat_id.colours import BLACK, to_8_bits, to_srgb
+from concat_id.errors import UserError, reason_of
+from concat_id.files import require_file
+from concat_id.formats import PHOTO_FORMATS, is_heif
 
-BLACK = (0, 0, 0)
+LARGEST = 250_000_000  # pixels of a picture; telephones reach 200 million
+LARGEST_SIDE = 65_535  # JPEG's own limit
+AMPLE = 64_000_000  # pixels beyond which a picture is halved until it has no more
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_opening = threading.Lock()
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read a picture as RGB, upright as its EXIF orientation says, transparent parts black.
+    """Read a photograph as 8-bit sRGB of at most `AMPLE` pixels, upright as its EXIF orientation says, transparent parts black.
 
-    Raises `UserError` if the file is missing, unreadable, damaged or no picture.
+    Raises `UserError` if the file is missing, unreadable, damaged, too large or no picture.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: found {found}, expected a picture; check the path")
+    require_file(path, "a picture")
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        with _open(path) as image:
+            return _read(image)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a picture that can be read; expected JPEG, PNG, WebP or the like, convert it") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: the picture is too large to be read ({error}); make it smaller") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"{path}: the picture cannot be read ({error}); check its permissions or save it anew") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: the picture takes more memory than there is; make it smaller") from error
+    except Exception as error:  # decoders raise whatever they like
+        raise UserError(f"{path}: the picture cannot be read ({reason_of(error)}); check its permissions or save it anew") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (*BLACK, 255)), image).convert("RGB")
-    return image.convert("RGB")
+def _open(path: Path) -> Image.Image:
+    """Read the header of a picture in one of the formats of photographs."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if is_heif(head):
+        try:
+            from pillow_heif import register_heif_opener  # a package of its own
+        except ImportError as error:
+            raise UserError("found a HEIC picture, which needs another package; run `pip install pillow-heif`, or save as JPEG") from error
+        register_heif_opener()
+    Image.init()
+    formats = [name for name in PHOTO_FORMATS if name in Image.OPEN]
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_read` has one of its own
+        try:
+            return Image.open(path, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _read(image: Image.Image) -> Image.Image:
+    """Decode a picture. Raises `UserError` without a path."""
+    width, height = size = image.size
+    if width * height > LARGEST or max(size) > LARGEST_SIDE:
+        raise UserError(f"found {width}x{height} pixels, expected at most {LARGEST:,} and {LARGEST_SIDE:,} a side; make it smaller")
+    factor = 1
+    while width * height > AMPLE * factor**2:
+        factor *= 2
+    if factor > 1:
+        image.draft(None, (width // factor, height // factor))  # JPEG is made smaller while it is decoded
+    layout, is_whole = str(getattr(image, "tile", "")), image.size == size
+    image.load()
+    turn, profile = _turn(image), image.info.get("icc_profile")
+    image = to_8_bits(image, layout)
+    if factor > 1 and is_whole:
+        image = image.reduce(factor)
+    image = to_srgb(image, profile)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Look up how a loaded picture is set upright; damaged EXIF says nothing."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # decoders raise whatever they like
+        return None
 
 
 def fit_and_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,5 +1,6 @@
 """Videos and pictures as files to look at."""
 
+import os
 import re
 import subprocess
 import textwrap
@@ -14,11 +15,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, warn
 from concat_id.files import written_whole
+from concat_id.formats import container_of
 
 QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
 MARGIN = 8
+LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
+LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
+FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
+HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
 
 
 def to_frames(video: Tensor) -> np.ndarray:
@@ -71,13 +77,40 @@ def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt:
     return sheet
 
 
-def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), after: Sequence[str] = ()) -> Iterator[np.ndarray]:
+def video_input(path: Path) -> list[str]:
+    """Return ffmpeg's options for a video as input: read as what its first bytes say, from this file alone, whatever its name means.
+
+    Raises `UserError` for what is no video.
+    """
+    limits = ["-threads", "4", "-max_pixels", str(LARGEST_DECODED)]
+    return [*limits, "-protocol_whitelist", "file", "-f", container_of(path), "-i", f"file:{os.path.abspath(path)}"]
+
+
+def describe_video(path: Path, timeout_s: float, *output: str) -> str:
+    """Return what ffmpeg says of a video, with options for an `output` of what it says while it reads all of it; warn of HDR.
+
+    Raises `UserError` for what is no video, and when the time is over.
+    """
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *video_input(path), *output]
+    try:
+        told = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{path}: not read within {timeout_s:g} s; the file or its disk hangs") from error
+    if found := re.search(rf"Video: .*({'|'.join(HDR)})", told):
+        kind = HDR[found[1]]
+        warn(f"{path}: found {kind} colours, expected the usual range; they are used as they are and look pale, convert the video to SDR")
+    return told
+
+
+def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), filters: str | None = None) -> Iterator[np.ndarray]:
     """Yield frames (H, W, 3), uint8 RGB, from an ffmpeg that is killed after `timeout_s` seconds: decoders can hang.
 
-    `before` and `after` are its options in front of and behind the input. Raises `UserError` when the time is over.
+    Frames of more than `LARGEST_FRAME` pixels are scaled to it while they are decoded. `before` are ffmpeg's options in front of the
+    input. Raises `UserError` for what is no video, when the time is over, and when the output ends inside a frame.
     """
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *before, "-i", str(path), "-map", "0:v:0", *after]
-    command += ["-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
+    chain = ",".join(filter(None, [filters, FITTING]))
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *before, *video_input(path), "-map", "0:V:0", "-vf", chain]
+    command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
     late = threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
         timer = threading.Timer(timeout_s, lambda: (late.set(), process.kill()))
@@ -85,6 +118,9 @@ def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), afte
         try:
             while (frame := _read_ppm(process.stdout)) is not None:
                 yield frame
+        except ValueError as error:
+            if not late.is_set():
+                raise UserError(f"{path}: decoding ended inside a frame; the file is damaged, make it again") from error
         finally:
             timer.cancel()
             process.kill()
@@ -93,10 +129,10 @@ def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), afte
 
 
 def _read_ppm(stream: BinaryIO) -> np.ndarray | None:
-    """Read one picture in ffmpeg's binary PPM, None at the end of the stream."""
-    if stream.readline() != b"P6\n":
+    """Read one picture in ffmpeg's binary PPM with 8 bits, None at the end of the stream. Raises `ValueError` for anything else."""
+    if not (magic := stream.readline()):
         return None
     width, height = map(int, stream.readline().split())
-    stream.readline()
-    pixels = stream.read(width * height * 3)
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if len(pixels) == width * height * 3 else None
+    if magic != b"P6\n" or stream.readline() != b"255\n":
+        raise ValueError("not a PPM of 8 bits")
+    return np.frombuffer(stream.read(width * height * 3), np.uint8).reshape(height, width, 3)

@@ -46,11 +46,22 @@ def write_clip(path: Path, rate: str = "30", seconds: float = 8.0, filters: str 
     return path
 
 
+SLOW_DECORD = """
+import os, sys, time
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules["decord"]
+import decord
+opened = decord.VideoReader
+decord.VideoReader = lambda path, *rest, **more: time.sleep(99) if "/hang" in os.path.realpath(path) else opened(path, *rest, **more)
+"""
+
+
 @dataclass
 class Folder:
     """Clips, pictures and lists in one folder."""
 
     path: Path
+    patch: pytest.MonkeyPatch
 
     def entry(self, clip: str = "good.mp4", image: str = "a.png", **more) -> dict:
         return {"video_path": clip, "caption": "A person talks.", "image_path": image, **more}
@@ -67,8 +78,11 @@ class Folder:
         return file
 
     def hanging(self, name: str) -> Path:
-        """A clip whose decoding never ends: a pipe that nobody writes to."""
-        os.mkfifo(self.path / name)
+        """A clip whose decoding never ends, in processes that are started from now on."""
+        (self.path / "slow").mkdir()
+        (self.path / "slow" / "decord.py").write_text(SLOW_DECORD)
+        self.patch.setenv("PYTHONPATH", str(self.path / "slow"), prepend=os.pathsep)
+        (self.path / name).write_bytes((self.path / "good.mp4").read_bytes())
         return self.path / name
 
 
@@ -78,8 +92,8 @@ def good_clip(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path, good_clip) -> Folder:
-    made = Folder(tmp_path)
+def folder(tmp_path, good_clip, monkeypatch) -> Folder:
+    made = Folder(tmp_path, monkeypatch)
     (tmp_path / "good.mp4").write_bytes(good_clip.read_bytes())
     (tmp_path / "broken.mp4").write_bytes(b"this is no video " * 100)
     for name, colour in {"a": "red", "b": "lime", "c": "blue"}.items():

@@ -172,10 +172,11 @@ def test_the_decoder_ends_itself_when_its_parent_is_gone(folder):
     import subprocess
     import sys
 
+    request = {"task": "probe", "path": str(folder.hanging("hang.mp4")), "whole": False, "seconds": 0.3, "fps": 8, "num_frames": 5,
+               "skip": 0}  # fmt: skip
+    paths = f"{Path(__file__).resolve().parents[2] / 'sat'}{os.pathsep}{os.environ['PYTHONPATH']}"
     child = subprocess.Popen([sys.executable, "-m", "concat_id.data.decoding"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                             env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "sat")})  # fmt: skip
-    window = {"fps": 8, "num_frames": 5, "skip": 0}
-    request = {"task": "probe", "path": str(folder.hanging("hang.mp4")), "whole": False, "seconds": 0.3, **window}
+                             env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
     child.stdin.write(json.dumps(request).encode() + b"\n")
     child.stdin.close()
     assert child.wait(timeout=600) == -signal.SIGALRM

@@ -11,7 +11,7 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.files import written_whole
-from concat_id.video import QUALITY, decode_frames
+from concat_id.video import FITTING, QUALITY, decode_frames, video_input
 
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 
@@ -23,7 +23,7 @@ def read_frames(path: Path, filters: str, timeout_s: float, start: float = 0.0, 
     """
     part = ["-ss", f"{start:.6f}"] + ([] if seconds is None else ["-t", f"{seconds:.6f}"])
     count = 0
-    for frame in decode_frames(path, timeout_s, part, ["-vf", filters]):
+    for frame in decode_frames(path, timeout_s, part, filters):
         count += 1
         yield frame
     if not count:
@@ -39,10 +39,10 @@ def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: float) -> None:
-    """Write a part of a video as H.264 without sound, at its own size and rate. Raises `UserError`."""
+    """Write a part of a video as H.264 of 8 bits without sound, at its own size, if that is not beyond 4K, and rate. Raises `UserError`."""
     with written_whole(target) as temporary:
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-ss", f"{start:.6f}", "-i", str(path), "-t", f"{seconds:.6f}"]
-        command += ["-map", "0:v:0", "-an", "-vf", EVEN, "-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY, str(temporary)]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-ss", f"{start:.6f}", *video_input(path), "-t", f"{seconds:.6f}"]
+        command += ["-map", "0:V:0", "-an", "-vf", f"{FITTING},{EVEN}", "-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY, str(temporary)]
         try:
             done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout_s)
         except subprocess.TimeoutExpired as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from concat_id.curation.identities import NamedClip, assign_splits, name_people, too_close
 from concat_id.curation.pairs import Pair, Stage
@@ -18,6 +17,7 @@ from concat_id.data.manifest import SPLITS, Clip
 from concat_id.data.records import SEPARATOR
 from concat_id.files import safe_name, written_whole
 from concat_id.json_files import write_json
+from concat_id.transforms import load_image
 from concat_id.video import write_picture
 
 
@@ -172,8 +172,7 @@ def _write_photos(file: Path, photos: Sequence[Photo]) -> None:
 
 
 def _copy(picture: Path, target: Path) -> None:
-    with Image.open(picture) as image:
-        write_picture(target, image.convert("RGB"))
+    write_picture(target, load_image(picture))
 
 
 def describe(clips: Sequence[NamedClip], dropped: Counter, close: Mapping[str, float]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from concat_id.data.manifest import SPLITS
-from concat_id.data.records import PICTURES, VIDEOS
 from concat_id.errors import UserError
 from concat_id.files import read_text, safe_name
+from concat_id.formats import VIDEOS, beside, is_picture, is_video, media_in
 from concat_id.json_files import parse_list, read_json
 
 
@@ -28,7 +28,7 @@ class Source:
     @property
     def is_picture(self) -> bool:
         """Whether it is a single picture."""
-        return self.path.suffix.lower() in PICTURES
+        return is_picture(self.path)
 
     @property
     def name(self) -> str:
@@ -49,16 +49,16 @@ class Captions:
         for key in (str(video), video.name, video.stem):
             if key in self._given:
                 return self._given[key]
-        beside = video.with_suffix(".txt")
-        if beside.is_file():
+        words = beside(video, ".txt")
+        if words.is_file():
             try:
-                if text := " ".join(beside.read_text(encoding="utf-8-sig").split()):
+                if text := " ".join(words.read_text(encoding="utf-8-sig").split()):
                     return text
             except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{beside}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+                raise UserError(f"{words}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
         if self.default:
             return self.default
-        raise UserError(f"{video}: found no caption, expected one in --captions, {beside.name} beside it, or --caption for all")
+        raise UserError(f"{video}: found no caption, expected one in --captions, {words.name} beside it, or --caption for all")
 
 
 def read_sources(videos: Sequence[str | Path], captions: Captions) -> tuple[list[Source], list[str]]:
@@ -82,7 +82,7 @@ def read_sources(videos: Sequence[str | Path], captions: Captions) -> tuple[list
 def _sources_of(argument: Path, captions: Captions) -> Iterator[Any]:
     """Yield a function for each video that makes its source or raises `UserError`."""
     if argument.is_dir():
-        found = sorted(path for path in argument.iterdir() if path.suffix.lower() in VIDEOS)
+        found = media_in(argument, is_video)
         if not found:
             yield lambda: _fail(f"{argument}: found no video in this folder, expected {', '.join(sorted(VIDEOS))}")
         for path in found:

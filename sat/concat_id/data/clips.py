@@ -18,6 +18,7 @@ from torch import Tensor
 from concat_id.data.decoding import resize_and_crop
 from concat_id.errors import UserError
 from concat_id.transforms import load_image
+from concat_id.video import describe_video
 
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
 SOURCES = Path(__file__).resolve().parents[2]
@@ -78,9 +79,10 @@ class ClipReader:
         return Frames(torch.from_numpy(pixels).view(header["shape"]), tuple(header["times"]), header["held"])
 
     def probe(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
-        """Describe a clip: frames, seconds, fps, varies, height, width, and how many frames of `window` it lacks (`held`)."""
+        """Describe a clip: frames, seconds, fps, varies, height, width, and how many frames of `window` it lacks (`held`). Warns of HDR."""
         request = {"task": "probe", "fps": window.fps, "num_frames": window.num_frames, "skip": window.skip, "whole": whole}
         header, _ = self._ask(path, request)
+        describe_video(path, self.timeout_s)
         return {name: value for name, value in header.items() if name != "shape"}
 
     def close(self) -> None:

@@ -1,11 +1,12 @@
 """The process that decodes clips, `python -m concat_id.data.decoding`: it can be killed when a clip hangs, which a thread cannot.
 
 It reads requests from its input, a line of JSON each, and answers with the length of a JSON header (8 bytes), the header and raw
-pixels. It imports neither torch nor anything of ours, so that it starts quickly.
+pixels. It does not import torch, so that it starts quickly.
 """
 
 import json
 import os
+import re
 import signal
 import sys
 from typing import Any, BinaryIO
@@ -13,6 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from concat_id.formats import CONTAINERS, container_of
+
+READABLE = ("mov", "matroska", "avi", "flv", "asf")  # containers in which decord finds every frame
 FAR = 300  # frames that are rather decoded than jumped over
 EPSILON = 1e-4  # seconds; time stamps come in single precision
 
@@ -36,13 +40,20 @@ def choose_frames(times: np.ndarray, fps: float, num_frames: int, skip: int, pos
 
 
 class Clip:
-    """A video file under decord: the times in seconds at which its frames are shown, and its frames."""
+    """A video file under decord: the times in seconds at which its frames are shown, and its frames.
+
+    Raises `UserError` or `ValueError` for what is no video that it reads; decord itself would follow playlists to other files.
+    """
 
     def __init__(self, path: str):
         import decord
 
+        if (container := container_of(path)) not in READABLE:
+            names = ", ".join(CONTAINERS[name][0] for name in READABLE)
+            raise ValueError(f"found {CONTAINERS[container][0]}, expected {names}; convert it with `ffmpeg -i FILE NEW.mp4`")
         decord.logging.set_level(decord.logging.QUIET)
-        self._reader = decord.VideoReader(path, decord.cpu(0), num_threads=1)
+        with open(path, "rb") as file:  # decord cannot write every name
+            self._reader = decord.VideoReader(f"/proc/self/fd/{file.fileno()}", decord.cpu(0), num_threads=1)
         self.average_fps = float(self._reader.get_avg_fps())
         times = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
         if not np.isfinite(times).all() or (np.diff(times) < 0).any() or (len(times) > 1 and times[-1] <= times[0]):
@@ -112,15 +123,15 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     try:
         header, pixels = {"window": read_window, "probe": probe}[request["task"]](request)
     except Exception as error:  # decoders raise whatever they like
-        return {"error": reason_of(error)}, np.empty(0, np.uint8)
+        return {"error": reason_of(error).removeprefix(f"{request['path']}: ")}, np.empty(0, np.uint8)
     return header | {"shape": pixels.shape}, np.ascontiguousarray(pixels)
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of a decoder's complaint, without the places in its source."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    words = line.split(": ")
-    return ": ".join([word for word in words if not word.startswith("[") and ".cc:" not in word] or words)[:200]
+    """The first line of a decoder's complaint, without the time, the places in its source and the file's name."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    line = re.sub(r"^\[[\d:]+\] *|\S+\.(cc|cpp|c|h):\d+: *|\[/proc/[^]]*\] *", "", line)
+    return re.sub(r"/proc/self/fd/\d+", "the file", line)[:200] or type(error).__name__
 
 
 def send(stream: BinaryIO, header: dict[str, Any], pixels: np.ndarray | None = None) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from concat_id.data.records import PICTURES
 from concat_id.errors import UserError
+from concat_id.formats import is_picture
 
 SPLITS = ("train", "valid", "test")
 VECTORS = "vectors.npz"
@@ -47,7 +47,7 @@ class Clip:
     @property
     def is_picture(self) -> bool:
         """Whether it is a single picture."""
-        return self.video.suffix.lower() in PICTURES
+        return is_picture(self.video)
 
     @property
     def origin(self) -> str:

@@ -19,13 +19,12 @@ from typing import Any
 
 from concat_id.errors import UserError, warn
 from concat_id.files import read_text
+from concat_id.formats import beside, by_stem, is_picture, is_video, media_in
 from concat_id.json_files import parse_list
 from concat_id.typed import nearest
 
 SEPARATOR = "@@"
 REQUIRED, OPTIONAL, BOXES = ("video_path", "caption", "image_path"), ("mask_path",), "face_boxes"
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHOWN = 3  # problems in one message
 
 
@@ -52,7 +51,7 @@ class Record:
     @property
     def is_picture(self) -> bool:
         """Whether the "video" is a single picture."""
-        return self.video.suffix.lower() in PICTURES
+        return is_picture(self.video)
 
 
 def read_records(paths: Sequence[str | Path]) -> list[Record]:
@@ -99,8 +98,8 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
 
 def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file:line, entry) of a JSON list."""
-    if path.suffix.lower() in VIDEOS | PICTURES:
-        kind = "video" if path.suffix.lower() in VIDEOS else "picture"
+    if is_video(path) or is_picture(path):
+        kind = "video" if is_video(path) else "picture"
         raise UserError(f"{path}: found a {kind}, expected a JSON list or a folder; name one")
     text = read_text(path, "a JSON list of clips or a folder", "check args.train_data and args.valid_data")
     return ((f"{path}:{line}", entry) for line, entry in parse_list(text, str(path)))
@@ -108,29 +107,28 @@ def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file, entry) for each video of a folder; what stands beside it has its name."""
-    for video in sorted(folder.iterdir()):
-        if video.suffix.lower() not in VIDEOS:
-            continue
+    pictures = by_stem(folder)
+    for video in media_in(folder, is_video):
+        words = beside(video, ".txt")
         entry: dict[str, Any] = {"video_path": str(video.absolute())}
         try:
-            entry["caption"] = video.with_suffix(".txt").read_text(encoding="utf-8-sig")
+            entry["caption"] = words.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             entry["caption"] = ""
         except (OSError, UnicodeDecodeError) as error:
-            yield str(video), UserError(f"{video.with_suffix('.txt')}: cannot be read as UTF-8 text ({error}); save it as UTF-8")
+            yield str(video), UserError(f"{words}: cannot be read as UTF-8 text ({error}); save it as UTF-8")
             continue
-        entry["image_path"] = _people_beside(video.with_suffix("")) or f"{video.with_suffix('').absolute()}.png"
-        masks = _people_beside(video.with_suffix(".masks"))
+        entry["image_path"] = _people_beside(video.with_suffix(""), pictures) or f"{video.with_suffix('').absolute()}.png"
+        masks = _people_beside(video.with_suffix(".masks"), pictures)
         yield str(video), entry | ({"mask_path": masks} if masks else {})
 
 
-def _people_beside(stem: Path) -> str:
+def _people_beside(stem: Path, pictures: dict[str, list[Path]]) -> str:
     """The people of a folder's video as the `image_path` of a list, '' if there are none."""
     if stem.is_dir():
         people = [person for person in sorted(stem.iterdir(), key=_by_number) if person.is_dir()]
         return SEPARATOR.join(str(person.absolute()) for person in people or [stem])
-    pictures = (stem.with_name(stem.name + suffix) for suffix in sorted(PICTURES))
-    return next((str(picture.absolute()) for picture in pictures if picture.is_file()), "")
+    return next((str(picture.absolute()) for picture in pictures.get(stem.name, ()) if picture.is_file()), "")
 
 
 def _by_number(path: Path) -> list[Any]:
@@ -169,7 +167,7 @@ def _people(text: str, key: str, base: Path, problems: list[str]) -> tuple[tuple
     for part in (part.strip() for part in text.split(SEPARATOR)):
         path = _resolve(part, base)
         if part and path.is_dir():
-            found = sorted(item for item in path.iterdir() if item.suffix.lower() in PICTURES and not item.name.startswith("."))
+            found = media_in(path, is_picture)
             if not found:
                 problems.append(f"{key}: found no pictures in the folder {part!r}, expected at least one")
             people.append(tuple(found))

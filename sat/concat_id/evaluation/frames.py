@@ -1,18 +1,16 @@
 """Read a video once: frames for the metrics that look at pictures, small grey ones for those that look at motion."""
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 
-from concat_id.data.records import PICTURES
 from concat_id.errors import UserError
+from concat_id.formats import is_picture
 from concat_id.transforms import load_image
-from concat_id.video import decode_frames
+from concat_id.video import decode_frames, describe_video
 
 SMALL_SIDE = 160  # pixels of the longer side of the frames for motion
 MOTION_FRAMES = 256  # the middle of longer videos stands for all of it
@@ -36,9 +34,7 @@ def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Vid
 
     Raises `UserError` for a file that is missing, damaged or takes too long.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected a video; make it again")
-    if path.suffix.lower() in PICTURES:
+    if is_picture(path):
         frame = np.asarray(load_image(path))
         return Video(frame[None], (0,), _small(frame)[None], 1.0, 1)
     announced, fps = _probe(path, timeout_s)
@@ -73,11 +69,7 @@ def _small(frame: np.ndarray) -> np.ndarray:
 
 def _probe(path: Path, timeout_s: float) -> tuple[int, float]:
     """Count frames without decoding them; returns the count and the frames per second."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path), "-map", "0:v:0", "-c", "copy", "-f", "null", "-"]
-    try:
-        told = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{path}: not read within {timeout_s:g} s; the file or its disk hangs") from error
+    told = describe_video(path, timeout_s, "-map", "0:V:0", "-c", "copy", "-f", "null", "-")
     counts, rates = re.findall(r"frame=\s*(\d+)", told), re.findall(r"Video:.*?([\d.]+) fps", told)
     if not counts or int(counts[-1]) == 0:
         reason = re.sub(r"^\[[^]]*\] *", "", (told.strip().splitlines() or ["no video in it"])[-1])

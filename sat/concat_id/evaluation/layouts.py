@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from concat_id.data.records import PICTURES, VIDEOS
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
+from concat_id.formats import beside, is_picture, is_video, media_in
 
 INFO = "info.json"
 MADE = re.compile(r"(video|portrait)(?:_(\d+))?\.(mp4|png)")
@@ -86,11 +86,11 @@ def _own_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
 def _plain_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
     """Read `name.mp4` with `name.png`, or `name_1.png` and `name_2.png` from left to right, and the prompt in `name.txt`, if there."""
     samples, notes = [], []
-    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES]
-    for video in sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEOS):
+    pictures = media_in(folder, is_picture)
+    for video in media_in(folder, is_video):
         numbered = re.compile(re.escape(video.stem) + r"(?:_(\d+))?")
         matches = [(int(found[1] or 0), path) for path in pictures if (found := numbered.fullmatch(path.stem))]
-        text = video.with_suffix(".txt")
+        text = beside(video, ".txt")
         prompt = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
         if not prompt:
             notes.append(f"{video}: found no prompt in {text.name}; scores of the text are left out")
@@ -138,7 +138,7 @@ def _consisid_requests(table: Path, faces: Path) -> Iterator[tuple[str, Request]
         rows = list(csv.DictReader(file))
     if not rows or not set(rows[0]) >= COLUMNS:
         raise UserError(f"{table}: found columns {', '.join(rows[0]) if rows else 'none'}, expected {', '.join(sorted(COLUMNS))}")
-    for face in sorted(path for path in faces.iterdir() if path.suffix.lower() in PICTURES):
+    for face in media_in(faces, is_picture):
         column = "Refined_woman" if "woman" in face.name else "Refined_man"
         for row in rows:
             prompt = row[column].replace("{class_token}", row["Class"])
@@ -159,7 +159,7 @@ def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Pa
     """Give the videos of a folder what the benchmark asked for: `<name>.mp4`, or a folder `<name>/` with one video in it."""
     samples, problems, others = [], [], 0
     without_suffix = {re.sub(r"\.(png|jpe?g|webp|bmp)--", "--", name): name for name in requests}
-    for video in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS):
+    for video in media_in(folder, is_video, deep=True):
         names = [video.stem, video.parent.name]
         name = next((without_suffix.get(name, name) for name in names if without_suffix.get(name, name) in requests), None)
         if name is None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from concat_id.data.records import PICTURES
 from concat_id.errors import UserError, warn
 from concat_id.evaluation.faces import read_reference
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer
 from concat_id.files import file_digest, written_whole
+from concat_id.formats import is_picture, media_in
 
 SAVE_EVERY = 200
 UNREADABLE = (OSError, ValueError, KeyError)
@@ -78,7 +78,7 @@ def pictures_in(folder: Path, option: str) -> list[Path]:
     """List the pictures of a folder and of the folders in it. Raises `UserError` if there are none."""
     if not folder.is_dir():
         raise UserError(f"{option}: {folder}: no such folder, expected one with pictures; check the path")
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    pictures = media_in(folder, is_picture, deep=True)
     if not pictures:
         raise UserError(f"{option}: {folder}: found no picture, expected .png, .jpg or the like; check the path")
     return pictures

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, read_picture
-from concat_id.data.records import PICTURES
 from concat_id.errors import UserError
+from concat_id.formats import is_picture
 from concat_id.training.small.captions import is_held_out, read_entries
 from concat_id.training.small.learner import tensors_digest
 
@@ -62,7 +62,7 @@ def read_footage(lists: Sequence[Path], window: Window, most: int) -> Footage:
 def _read(reader: ClipReader, path: Path, window: Window) -> Tensor:
     if not path.is_file():
         raise UserError(f"{path}: no such file; correct the list")
-    if path.suffix.lower() in PICTURES:
+    if is_picture(path):
         return read_picture(path, window.size).pixels
     return reader.read(path, window).pixels
 
