@@ -56,7 +56,7 @@ def resolve_path(text: str | Path, beside: Path | None = None, place: str = "") 
     """
     path = expand_path(text, place)
     candidates = [path, PROJECT_ROOT / path] if beside is None else [beside / path, path, PROJECT_ROOT / path]
-    return next((found for found in candidates if os.path.exists(found)), path)  # unlike Path.exists, it takes any text
+    return next((found for found in candidates if os.path.lexists(found)), path)  # unlike Path.exists, it takes any text
 
 
 def kind_of(path: str | Path) -> str:

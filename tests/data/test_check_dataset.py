@@ -30,7 +30,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
     folder.hanging("hang.mp4")
     wrong = {
         "none.mp4": "found no file 'none.mp4'",
-        "caption": "caption: found",
+        "caption": "caption: found null",
         "broken.mp4": "broken.mp4 cannot be read",
         "hang.mp4": "not decoded within",
         "short.mp4": "too short: 0.50 s, expected 1.00 s and 3 frames",
@@ -40,7 +40,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
         "again": "the same clip, caption and pictures as",
     }
     entries = [folder.entry(clip=name) for name in wrong if name.endswith("mp4")]
-    entries += [folder.entry(caption=""), folder.entry(image="broken.png"), folder.entry(mask_path="tall.png")]
+    entries += [folder.entry(caption=None), folder.entry(image="broken.png"), folder.entry(mask_path="tall.png")]
     entries += [folder.entry(image="a.png@@b.png@@c.png@@a.png"), folder.entry(), folder.entry(), folder.entry(clip="copy.mp4")]
     report = check_lists([folder.list(*entries)], WINDOW, workers=2, timeout_s=4)
     for words in wrong.values():

@@ -52,6 +52,14 @@ def test_a_sample_has_clip_caption_and_people_in_order(make, folder):
     assert np.abs(np.diff(times(sample)) - 0.125).max() < 3e-3
 
 
+def test_the_first_frame_stands_for_a_missing_picture(make, folder):
+    dataset = make(folder.entry(image=""))
+    for epoch in range(3):
+        sample = dataset[epoch, 0]
+        assert sample["refs"].shape == (1, 3, HEIGHT, WIDTH)
+        assert burned_times(to_frames(sample["refs"][0][:, None])) == pytest.approx([3 / 24], abs=2e-3), "after the frames that are skipped"
+
+
 def test_pictures_are_fitted_and_never_mirrored(make, folder):
     picture = Image.new("RGB", (64, 64), "red")
     picture.paste("blue", (32, 0, 64, 64))

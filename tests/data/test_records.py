@@ -1,6 +1,7 @@
 """Training lists and folders: what is read, and what is said of what cannot be."""
 
 import json
+import os
 
 import pytest
 
@@ -82,14 +83,20 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"video_pth": "x"}, "video_pth: unknown key; the nearest known key is video_path"),
         ({"caption": None}, "caption: found null, expected text"),
-        ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text that is not empty; image_path: found no file"),
-        ({"caption": "  "}, 'caption: found "  ", expected text'),
+        ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text; image_path: found no file"),
+        ({"caption": "half \ud83d"}, "caption: found \"half \\ud83d\", which has half of a character"),
+        ({"video_path": ""}, 'video_path: found "", expected text that is not empty'),
+        ({"video_path": "a\0b.mp4"}, "video_path: found a zero byte"),
+        ({"video_path": "~nobody-of-this-name/a.mp4"}, "no user is called 'nobody-of-this-name'"),
+        ({"video_path": "x" * 300 + ".mp4"}, "video_path: found a name that is too long"),
+        ({"video_path": "pipe"}, "video_path: found a named pipe 'pipe', expected a video"),
+        ({"image_path": "circle"}, "image_path: found a symbolic link that leads in a circle 'circle', expected a picture"),
+        ({"image_path": "/dev/zero"}, "image_path: found a device '/dev/zero'"),
         ({"video_path": 7}, "video_path: found 7"),
         ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
         ({"image_path": "a.png@@none.png"}, "image_path: found no file 'none.png'"),
-        ({"image_path": "a.png@@"}, "image_path: found no file ''"),
+        ({"image_path": "a.png@@"}, "image_path: found nothing ''"),
         ({"image_path": "empty"}, "no pictures in the folder 'empty'"),
         ({"video_path": "none.mp4"}, "video_path: found no file 'none.mp4'"),
         ({"video_path": "empty"}, "video_path: found a folder"),
@@ -103,11 +110,13 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
 )
 def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
     (folder.path / "empty").mkdir()
+    os.mkfifo(folder.path / "pipe")
+    (folder.path / "circle").symlink_to("circle")
     folder.picture("many/1.png"), folder.picture("many/2.png")
     path = folder.list(folder.entry(), folder.entry(**change) if "video_path" not in change else folder.entry() | change)
     if "image_path" in change:
         path = folder.list(folder.entry(), folder.entry() | change)
-    records, problems = inspect_records([path])
+    records, problems, _ = inspect_records([path])
     assert len(records) == 1 and len(problems) == 1
     assert problems[0].startswith(f"{path}:7: ") and words in problems[0] and "\n" not in problems[0]
 
@@ -139,8 +148,35 @@ def test_a_folder_is_a_list(folder):
     assert [file.name for file in many.images[0]] == ["a.png", "b.png"] and many.num_refs == 1
     assert [person[0].parent.name for person in two.images] == ["2", "10"] and len(two.masks) == 2
     (data / "lonely.mp4").write_bytes(b"x")
-    records, problems = inspect_records([data])
-    assert len(records) == 3 and "lonely.mp4" in problems[0] and "caption" in problems[0]
+    (data / "10²").mkdir()
+    records, problems, _ = inspect_records([data])
+    assert len(records) == 3 and "lonely.txt: found no such file, expected the caption" in problems[0]
+
+
+def test_a_folder_of_the_original_is_a_list(folder):
+    data = folder.path / "data"
+    for name in ("images/one/2.png", "images/one/1.jpg"):
+        folder.picture(f"data/{name}")
+    for name, content in {"videos/one.mp4": "x", "labels/one.txt": "one.\n", "videos/two.mp4": "x", "labels/two.txt": ""}.items():
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_text(content)
+    (one,), problems, notes = inspect_records([data])
+    assert (one.video, one.caption, one.masks) == (data / "videos" / "one.mp4", "one.", ())
+    assert [file.name for file in one.images[0]] == ["1.jpg", "2.png"]
+    assert len(problems) == 1 and f"image_path: found no file '{data / 'images' / 'two'}'" in problems[0] and notes == []
+
+
+def test_entries_of_the_original_are_taken_with_a_note(folder, capsys):
+    """Other keys, empty captions, no picture (the clip's first frame stands for it), no mask."""
+    path = folder.list(folder.entry(caption="", id=7, fps=24), folder.entry(image="", mask_path="", captoin="x", fps=25))
+    first, second = read_records([path])
+    assert first.caption == "" and first.masks == () and not first.shows_itself
+    assert second.shows_itself and second.images == ((folder.path / "good.mp4",),) and second.masks == ()
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2].removeprefix(f"{path}: ").partition(";")[0] for line in said] == [
+        "id: in 1 entries and not read", "fps: in 2 entries and not read", "captoin: in 1 entries and not read",
+        "1 entries have an empty caption, so that they are trained without words",
+    ]  # fmt: skip
 
 
 def test_an_entry_survives_the_way_through_json(folder):

@@ -61,11 +61,11 @@ ENTRIES = {
     "missing clip": ({"video_path": "gone.mp4"}, "video_path: found no file 'gone.mp4', expected a video"),
     "missing reference": ({"image_path": "gone.png"}, "image_path: found no file 'gone.png', expected a picture"),
     "one of two references missing": ({"image_path": "{image}@@gone.png"}, "image_path: found no file 'gone.png'"),
-    "a list of references": ({"image_path": ["a.png"]}, 'image_path: found ["a.png"], expected text that is not empty; write several'),
-    "no text": ({"caption": 3}, "caption: found 3, expected text that is not empty"),
+    "a list of references": ({"image_path": ["a.png"]}, 'image_path: found ["a.png"], expected text; write several'),
+    "no text": ({"caption": 3}, "caption: found 3, expected text"),
     "masks of fewer people": ({"image_path": "{image}@@{image}", "mask_path": "{image}"}, "mask_path: found 1 people, expected 2"),
     "too many people": ({"image_path": "@@".join(["{image}"] * 4)}, "image_path: found 4 people, expected at most 3"),
-    "misspelt key": ({"captoin": "a man"}, "captoin: unknown key; the nearest known key is caption"),
+    "half a character": ({"caption": "\ud83d"}, "which has half of a character; mend its escapes"),
     "a folder without pictures": ({"image_path": "{folder}"}, "image_path: found no pictures in the folder"),
 }
 

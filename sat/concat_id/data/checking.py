@@ -42,8 +42,8 @@ def check_lists(
 
     `whole` decodes every frame. `cut_off` returns the part of a caption that the text encoder does not see.
     """
-    records, problems = inspect_records(paths)
-    report = Report(problems=problems, records=records)
+    records, problems, notes = inspect_records(paths)
+    report = Report(problems, notes, records)
     _check_clips(report, window, workers, timeout_s, whole)
     _check_pictures(report, workers)
     _check_people(report, max_refs)
@@ -107,13 +107,14 @@ def _check_pictures(report: Report, workers: int) -> None:
             return str(error)
 
     def pictures(record: Record) -> list[Path]:
-        return [picture for people in (record.images, record.masks) for person in people for picture in person]
+        images = () if record.shows_itself else record.images
+        return [picture for people in (images, record.masks) for person in people for picture in person]
 
     users = _users(report.records, pictures)
     found = _in_parallel(size, users, "pictures", workers)
     report.problems += [f"{users[picture][0].source}: {facts}" for picture, facts in found.items() if isinstance(facts, str)]
     for record in report.records:
-        for image, mask in zip(sum(record.images, ()), sum(record.masks, ()), strict=False):
+        for image, mask in zip(sum(() if record.shows_itself else record.images, ()), sum(record.masks, ()), strict=False):
             sizes = found[image], found[mask]
             if not any(isinstance(facts, str) for facts in sizes):
                 (width, height), (mask_width, mask_height) = sizes

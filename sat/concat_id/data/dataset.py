@@ -122,11 +122,15 @@ class ClipDataset(Dataset):
             found["ref_moments"] = self.latents.read(found["ref_key"])
             if found["ref_moments"] is not None:
                 return found
-        return found | {"refs": torch.stack([self._reference(*files) for files in chosen])}
+        return found | {"refs": torch.stack([self._reference(record, *files) for files in chosen])}
 
-    def _reference(self, picture: Path, mask: Path | None) -> Tensor:
-        """Load a picture as (3, H, W) in [-1, 1], what its mask does not cover black."""
-        image = _load(picture)
+    def _reference(self, record: Record, picture: Path, mask: Path | None) -> Tensor:
+        """Load a picture, or the first frame of a clip that training sees, as (3, H, W) in [-1, 1], what its mask does not cover black."""
+        if not record.shows_itself:
+            image = _load(picture)
+        else:
+            first = Window(self.data.fps, 1, self.data.skip_frms_num, tuple(self.data.video_size), 0.0)
+            image = Image.fromarray(self.reader.read(picture, first).pixels[0].numpy())
         if mask is not None:
             image = apply_mask(image, _load(mask))
         return to_tensor(fit_and_pad(image, tuple(self.data.video_size)))

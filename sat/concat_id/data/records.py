@@ -3,28 +3,35 @@
 A list is JSON: `[{"video_path": ..., "caption": ..., "image_path": "a.png" | "a.png@@b.png" | "folder"}, ...]`, people from left to
 right, optionally with a `mask_path` of the same form, and with `face_boxes`: where each person's face is in the frames,
 `[[left, top, right, bottom], ...]` as shares of width and height, for args.face_weight. A folder in the place of a picture holds
-alternatives, of which one is drawn per epoch. Relative paths start at the list's folder, else at the current one.
+alternatives, of which one is drawn per epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask.
+Relative paths start at the list's folder, else at the current one. Other keys are left alone.
 
 A folder can stand for a list. Each `name.mp4` in it needs `name.txt`, the caption, and its people: `name.png` (or another picture),
 or a folder `name/` with one person's alternative pictures, or with one folder per person (`name/1/`, `name/2/`, left to right).
-Masks are optional and take the same forms, called `name.masks.png` or `name.masks/`.
+Masks are optional and take the same forms, called `name.masks.png` or `name.masks/`. A folder as the original has it will do as well:
+`videos/name.mp4`, `labels/name.txt`, `images/name/`.
 """
 
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from concat_id.errors import UserError, warn
-from concat_id.files import read_text
+from concat_id.distributed import rank
+from concat_id.errors import UserError, is_text, warn
+from concat_id.files import expand_path, kind_of, read_text, resolve_path
 from concat_id.formats import beside, by_stem, is_picture, is_video, media_in
 from concat_id.json_files import parse_list
 from concat_id.typed import nearest
 
 SEPARATOR = "@@"
 REQUIRED, OPTIONAL, BOXES = ("video_path", "caption", "image_path"), ("mask_path",), "face_boxes"
+KNOWN = (*REQUIRED, *OPTIONAL, BOXES)
+MAY_BE_EMPTY = ("caption", "image_path", "mask_path")
 SHOWN = 3  # problems in one message
 
 
@@ -53,13 +60,20 @@ class Record:
         """Whether the "video" is a single picture."""
         return is_picture(self.video)
 
+    @property
+    def shows_itself(self) -> bool:
+        """Whether the clip's first frame is the reference."""
+        return self.images == ((self.video,),) and not self.is_picture
+
 
 def read_records(paths: Sequence[str | Path]) -> list[Record]:
     """Read lists and folders, one after the other.
 
     Raises `UserError` naming line and column of broken JSON, or the first few entries that are wrong or name files that are not there.
     """
-    records, problems = inspect_records(paths)
+    records, problems, notes = inspect_records(paths)
+    for note in notes if rank() == 0 else ():
+        warn(note)
     if problems:
         first, more = "; ".join(problems[:SHOWN]), f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"{first}{more}; see all of them with `python sat/check_dataset.py {' '.join(map(str, paths))}`")
@@ -83,17 +97,27 @@ def repeat_rare(records: Sequence[Record], words: Sequence[str], times: int) -> 
     return [record for record, own in zip(records, said, strict=True) for _ in range(times if own & rare else 1)]
 
 
-def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str]]:
-    """Read lists and folders; return the good entries and what is wrong with the others, a line each."""
-    records, problems = [], []
-    for path in (Path(path).expanduser() for path in paths):
-        for source, entry in _folder_entries(path) if path.is_dir() else _list_entries(path):
-            base = path if path.is_dir() else path.parent
-            try:
-                records.append(_make_record(entry, base, source))
-            except UserError as error:
-                problems.append(str(error))
-    return records, problems
+def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str], list[str]]:
+    """Read lists and folders; return the good entries, what is wrong with the others, a line each, and what is worth a note."""
+    records, problems, notes = [], [], []
+    for path in (expand_path(path, "train_data") for path in paths):
+        is_folder, foreign, silent = os.path.isdir(path), Counter(), 0
+        try:
+            for source, entry in _folder_entries(path) if is_folder else _list_entries(path):
+                try:
+                    records.append(_make_record(entry, path if is_folder else path.parent, source))
+                except UserError as error:
+                    problems.append(str(error))
+                    continue
+                foreign.update(key for key in entry if key not in KNOWN)
+                silent += not records[-1].caption
+        except OSError as error:
+            problems.append(f"{error.filename}: cannot be read ({error.strerror}), expected a folder of clips; check its permissions")
+        for key, number in foreign.items():
+            notes.append(f"{path}: {key}: in {number} entries and not read; the nearest key that is read is {nearest(key, KNOWN)}")
+        if silent:
+            notes.append(f"{path}: {silent} entries have an empty caption, so that they are trained without words")
+    return records, problems, notes
 
 
 def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
@@ -106,20 +130,21 @@ def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (file, entry) for each video of a folder; what stands beside it has its name."""
-    pictures = by_stem(folder)
-    for video in media_in(folder, is_video):
-        words = beside(video, ".txt")
+    """Yield (file, entry) for each video of a folder; what stands beside it, or in the original's other folders, has its name."""
+    released = (folder / "videos").is_dir()
+    videos = folder / "videos" if released else folder
+    pictures = {} if released else by_stem(folder)
+    for video in media_in(videos, is_video):
+        words = beside((folder / "labels" if released else folder) / video.name, ".txt")
         entry: dict[str, Any] = {"video_path": str(video.absolute())}
         try:
-            entry["caption"] = words.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            entry["caption"] = ""
-        except (OSError, UnicodeDecodeError) as error:
-            yield str(video), UserError(f"{words}: cannot be read as UTF-8 text ({error}); save it as UTF-8")
+            entry["caption"] = read_text(words, "the caption of a video", "write it")
+        except UserError as error:
+            yield str(video), error
             continue
-        entry["image_path"] = _people_beside(video.with_suffix(""), pictures) or f"{video.with_suffix('').absolute()}.png"
-        masks = _people_beside(video.with_suffix(".masks"), pictures)
+        stem = (folder / "images" if released else folder) / video.stem
+        entry["image_path"] = _people_beside(stem, pictures) or str(stem.absolute() if released else f"{stem.absolute()}.png")
+        masks = "" if released else _people_beside(video.with_suffix(".masks"), pictures)
         yield str(video), entry | ({"mask_path": masks} if masks else {})
 
 
@@ -133,7 +158,8 @@ def _people_beside(stem: Path, pictures: dict[str, list[Path]]) -> str:
 
 def _by_number(path: Path) -> list[Any]:
     """Sort key by which 10 comes after 9."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(number % 2 == 0, int(part) if number % 2 else 0, part) for number, part in enumerate(parts)]
 
 
 def _make_record(entry: Any, base: Path, source: str) -> Record:
@@ -142,39 +168,48 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
         raise entry
     if not isinstance(entry, dict):
         raise UserError(f"{source}: found {_shown(entry)}, expected an entry {{{', '.join(REQUIRED)}}}")
-    known = (*REQUIRED, *OPTIONAL, BOXES)
-    problems = [f"{key}: unknown key; the nearest known key is {nearest(key, known)}" for key in entry if key not in known]
-    problems += [f"{key}: missing, expected text" for key in REQUIRED if key not in entry]
-    texts = {key: value for key, value in entry.items() if isinstance(value, str) and value.strip()}
-    for key, value in entry.items():
-        if key in REQUIRED + OPTIONAL and key not in texts:
-            join = f'; write several people as "a.png{SEPARATOR}b.png"' if isinstance(value, list) else ""
-            problems.append(f"{key}: found {_shown(value)}, expected text that is not empty{join}")
-    video = _resolve(texts["video_path"], base) if "video_path" in texts else None
-    if video and (not video.exists() or video.is_dir()):
-        problems.append(f"video_path: found {'a folder' if video.is_dir() else 'no file'} {texts['video_path']!r}, expected a video")
-    images, masks = (_people(texts[key], key, base, problems) if key in texts else () for key in ("image_path", "mask_path"))
+    problems = [f"{key}: missing, expected text" for key in REQUIRED if key not in entry]
+    for key in REQUIRED + OPTIONAL:
+        if key in entry and not (isinstance(entry[key], str) and (key in MAY_BE_EMPTY or entry[key].strip())):
+            join = f'; write several people as "a.png{SEPARATOR}b.png"' if isinstance(entry[key], list) else ""
+            problems.append(f"{key}: found {_shown(entry[key])}, expected text{'' if key in MAY_BE_EMPTY else ' that is not empty'}{join}")
+    texts = {key: value for key, value in entry.items() if isinstance(value, str)}
+    caption = texts.get("caption", "")
+    if not is_text(caption):
+        problems.append(f"caption: found {_shown(caption)}, which has half of a character; mend its escapes")
+    video = Path()
+    if texts.get("video_path", "").strip():
+        ((video,),) = _files(texts["video_path"], "video_path", base, problems, "a video", several=False)
+    images, masks = (_files(texts[key], key, base, problems) if texts.get(key, "").strip() else () for key in ("image_path", "mask_path"))
+    images = images or ((video,),)
     masks = _match_masks(images, masks, problems) if masks and not problems else ()
     boxes = _boxes(entry[BOXES], len(images), problems) if BOXES in entry and not problems else ()
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
-    return Record(video, " ".join(texts["caption"].split()), images, masks, source, boxes)
+    return Record(video, " ".join(caption.split()), images, masks, source, boxes)
 
 
-def _people(text: str, key: str, base: Path, problems: list[str]) -> tuple[tuple[Path, ...], ...]:
-    """Resolve `a@@b` to each person's alternatives; what is wrong is added to `problems`."""
+def _files(
+    text: str, key: str, base: Path, problems: list[str], expected: str = "a picture or a folder of pictures", several: bool = True
+) -> tuple[tuple[Path, ...], ...]:
+    """Resolve `a@@b` to each person's alternatives, the pictures of a folder; what is wrong is added to `problems`."""
     people = []
-    for part in (part.strip() for part in text.split(SEPARATOR)):
-        path = _resolve(part, base)
-        if part and path.is_dir():
-            found = media_in(path, is_picture)
-            if not found:
+    for part in (part.strip() for part in (text.split(SEPARATOR) if several else [text])):
+        try:
+            path = resolve_path(part, base, key)
+        except UserError as error:
+            problems.append(str(error))
+            people.append((Path(part),))
+            continue
+        found = kind_of(path) if part else "nothing"
+        alternatives = [path]
+        if several and found == "a folder":
+            alternatives = media_in(path, is_picture)
+            if not alternatives:
                 problems.append(f"{key}: found no pictures in the folder {part!r}, expected at least one")
-            people.append(tuple(found))
-        else:
-            if not part or not path.is_file():
-                problems.append(f"{key}: found no file {part!r}, expected a picture or a folder of pictures")
-            people.append((path,))
+        elif found != "a file":
+            problems.append(f"{key}: found {found.replace('no such file', 'no file')} {part!r}, expected {expected}")
+        people.append(tuple(alternatives))
     return tuple(people)
 
 
@@ -208,11 +243,6 @@ def _boxes(found: Any, people: int, problems: list[str]) -> tuple[tuple[float, .
     return ()
 
 
-def _resolve(text: str, base: Path) -> Path:
-    path = Path(text.strip()).expanduser()
-    return path if path.is_absolute() or not (base / path).exists() else base / path
-
-
 def _shown(value: Any) -> str:
-    found = "null" if value is None else json.dumps(value, ensure_ascii=False)
+    found = "null" if value is None else json.dumps(value)
     return found if len(found) <= 60 else found[:57] + "..."

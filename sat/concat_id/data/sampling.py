@@ -123,8 +123,8 @@ def _shared(batch: dict[str, Any]) -> dict[str, Any] | UserError:
             tensor.share_memory_()
     except RuntimeError as error:
         size = sum(tensor.nbytes for tensor in tensors) / 2**20
-        return UserError(f"/dev/shm: has no room for a batch of {size:.1f} MiB ({reason_of(error)}); give it more (docker run --shm-size=16g), "
-                         "or read clips without further processes: --num_workers 0")  # fmt: skip
+        remedy = "give it more (docker run --shm-size=16g), or read clips without further processes: --num_workers 0"
+        return UserError(f"/dev/shm: has no room for a batch of {size:.1f} MiB ({reason_of(error)}); {remedy}")
     return batch
 
 
