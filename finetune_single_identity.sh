@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tunes on clips of one person each, with their photographs; bash finetune_single_identity.sh --help lists the options.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/launch.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/launch.sh"
 launch_training single_identity "$@"

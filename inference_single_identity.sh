@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Videos of one person from prompts and photographs; bash inference_single_identity.sh --help lists the options.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/launch.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/launch.sh"
 launch single_identity "$@"

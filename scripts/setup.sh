@@ -14,6 +14,20 @@ VENV="$ROOT/.venv"
 SETUP_LOG="$ROOT/.setup.log"
 DETECTOR="$ROOT/models/face_detector"
 
+# The project's sources, then what the user has set; an empty entry would stand for the working folder.
+python_path() (
+    set -f
+    IFS=:
+    path="$ROOT/sat"
+    for entry in ${PYTHONPATH:-}; do
+        [ -z "$entry" ] || [ "$entry" = "$ROOT/sat" ] || path="$path:$entry"
+    done
+    printf '%s\n' "$path"
+)
+
+PYTHONPATH="$(python_path)"
+export PYTHONPATH PYTHONSAFEPATH=1 # Python runs nothing of the folder it is started in, whatever is called decord.py or pip.py there
+
 fail() {
     printf 'error: %s\n' "$1" >&2
     exit 2

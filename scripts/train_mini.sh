@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the demonstration model anew: synthetic people, pairs, text encoder, three training stages, samples for unseen people, report.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/setup.sh"
 
 usage() {
     cat <<END

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Sets up, checks the style and runs the tests; further arguments go to pytest: bash tests/run.sh -k schedule
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../scripts/setup.sh"
 set_up training tests
 cd "$ROOT"
-export PYTHONPATH="$ROOT/sat"
 "$PYTHON" -m ruff check .
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two processes of one thread take half the time of one process of two
 exec "$PYTHON" -m pytest -n 2 "$@"

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 STAND_IN = """#!/bin/bash
 printf '%s\\n' "$@" >"$CALLS"
+printf '%s\\n' "$PYTHONPATH" "$PYTHONSAFEPATH" >"$CALLS.environment"
 exit "${STAND_IN_EXIT:-0}"
 """
 TEXT_ENCODER = ["config.json", "spiece.model", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -47,7 +48,7 @@ class Project:
         path.write_text(text)
         path.chmod(0o755)
 
-    def run(self, *arguments, launcher="single_identity", **variables):
+    def run(self, *arguments, launcher="single_identity", start=None, **variables):
         """Start a launcher from another folder; returns (exit code, stderr, arguments of the stand-in or None)."""
         environment = os.environ | {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CONCAT_ID_PYTHON": str(self.folder / "bin" / "python"),
@@ -56,7 +57,7 @@ class Project:
         if "NPROC_PER_NODE" not in variables:
             environment.pop("NPROC_PER_NODE", None)
         self.calls.unlink(missing_ok=True)
-        command = ["bash", str(self.root / f"inference_{launcher}.sh"), *arguments]
+        command = [*(start or ["bash", str(self.root / f"inference_{launcher}.sh")]), *arguments]
         done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=600)
         self.output = done.stdout
         return done.returncode, done.stderr, self.calls.read_text().split("\n")[:-1] if self.calls.exists() else None
@@ -132,6 +133,30 @@ def test_own_base_replaces_the_launchers(project):
     assert called == [f"{project.root}/sat/sample_video.py", "--base", "a.yaml", "b c.yaml", "--seed", "1", "--fps", "4"]
     assert project.run("--base")[0] == 2
     assert "found both" in project.run("--base", "a.yaml", "--model", "mini")[1]
+
+
+def test_a_link_to_a_launcher_and_another_shell_will_do(project):
+    """Called through links from other folders, and by `sh`, which need not be Bash."""
+    launcher, links = project.root / "inference_single_identity.sh", project.folder / "links"
+    links.mkdir()
+    (links / "first").symlink_to(launcher)
+    (links / "second").symlink_to("first")
+    shell = next(name for name in ("dash", "sh") if shutil.which(name))
+    for start in (["bash", str(links / "second")], [shell, str(launcher)], [shell, str(links / "first")]):
+        assert project.run("--model", "mini", start=start)[::2] == (0, project.command("mini.yaml", "inference/mini_single_identity.yaml"))
+
+
+def test_python_is_told_to_run_nothing_of_the_working_folder(project):
+    assert project.run("--model", "mini", PYTHONPATH=":/own modules::/b*:")[0] == 0
+    assert project.calls.with_name("calls.environment").read_text() == f"{project.root}/sat:/own modules:/b*\n1\n"
+
+
+def test_bash_reads_what_git_checks_out():
+    """No carriage returns, whatever the user's settings are."""
+    for file in (*ROOT.glob("*.sh"), *ROOT.glob("*/*.sh"), ROOT / ".ci" / "run"):
+        told = subprocess.run(["git", "check-attr", "eol", str(file)], cwd=ROOT, capture_output=True, text=True)
+        assert told.stdout.endswith("eol: lf\n") or told.returncode, file
+        assert b"\r" not in file.read_bytes()
 
 
 def test_exit_code_is_passed_through(project):

@@ -2,14 +2,36 @@
 
 import logging
 import os
+import sys
 import warnings
+from pathlib import Path
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_SILENT": "true"}
 QUIET = {"SAT_LOGLEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false", "ORT_LOGGING_LEVEL": "3", "TRANSFORMERS_VERBOSITY": "error"}
 
 
+def python_environment() -> dict[str, str]:
+    """What Python is started with, so that it finds this project's modules and runs nothing of the working folder.
+
+    An empty entry of PYTHONPATH would stand for that folder.
+    """
+    own = str(Path(__file__).resolve().parents[1])
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != own]
+    return {"PYTHONPATH": os.pathsep.join([own, *entries]), "PYTHONSAFEPATH": "1"}
+
+
+def _is_here(entry: str) -> bool:
+    try:
+        return entry == "" or os.path.samefile(entry, ".")
+    except OSError:
+        return False
+
+
 def prepare_process() -> None:
-    """Set the environment that libraries read once, at import; what the user has set already stays."""
+    """Set the environment that libraries and further processes read; what the user has set already stays."""
+    os.environ.update(python_environment())
+    own = str(Path(__file__).resolve().parents[1])
+    sys.path[:] = [entry for entry in sys.path if entry == own or not _is_here(entry)]
     for name, value in {**OFFLINE, **QUIET}.items():
         os.environ.setdefault(name, value)
     if not os.path.exists("/dev/nvidiactl"):

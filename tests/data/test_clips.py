@@ -13,6 +13,7 @@ import pytest
 
 from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window
 from concat_id.data.decoding import choose_frames, resize_and_crop
+from concat_id.errors import UserError
 
 from .conftest import HEIGHT, VARIABLE, WIDTH, burned_times, ffmpeg, write_clip
 
@@ -151,6 +152,30 @@ def test_broken_clips_are_told_and_the_reader_goes_on(made, good_clip, reader):
             reader.read(path, Window(8, 17, 3, SIZE))
         assert error.value.path == path and "\n" not in error.value.reason and "/github/" not in error.value.reason, error.value.reason
     assert reader.read(good_clip, Window(8, 17, 3, SIZE)).pixels.shape == (17, *SIZE, 3)
+
+
+def test_the_decoder_runs_nothing_of_the_working_folder(folder, good_clip, tmp_path):
+    """Whatever lies there under a library's name, and though an empty entry of PYTHONPATH stands for that folder."""
+    for name in ("decord", "numpy", "json", "concat_id", "torch", "PIL"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'a').write({name!r})")
+    folder.patch.chdir(tmp_path)
+    folder.patch.setenv("PYTHONPATH", f":{tmp_path / 'elsewhere'}:")
+    reader = ClipReader()
+    assert reader.read(good_clip, Window(8, 5, 3, SIZE)).pixels.shape == (5, *SIZE, 3)
+    reader.close()
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_decoder_killed_while_it_starts_is_started_again(folder, good_clip, tmp_path):
+    (tmp_path / "slow").mkdir()
+    killed = f"open({str(tmp_path / 'killed')!r}, 'a').write('x') == 1 and __import__('os').kill(__import__('os').getpid(), 9)"
+    (tmp_path / "slow" / "decord.py").write_text(killed)
+    folder.patch.setenv("PYTHONPATH", str(tmp_path / "slow"))
+    with pytest.raises(UserError, match="the process that decodes clips does not start"):
+        ClipReader().read(good_clip, Window(8, 5, 3, SIZE))
+    assert (tmp_path / "killed").read_text() == "xxx"
+    (tmp_path / "slow" / "decord.py").unlink()
+    assert ClipReader().read(good_clip, Window(8, 5, 3, SIZE)).held == 0
 
 
 def test_a_hanging_clip_is_given_up(folder, good_clip):

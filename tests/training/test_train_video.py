@@ -65,7 +65,7 @@ ENTRIES = {
     "no text": ({"caption": 3}, "caption: found 3, expected text"),
     "masks of fewer people": ({"image_path": "{image}@@{image}", "mask_path": "{image}"}, "mask_path: found 1 people, expected 2"),
     "too many people": ({"image_path": "@@".join(["{image}"] * 4)}, "image_path: found 4 people, expected at most 3"),
-    "half a character": ({"caption": "\ud83d"}, "which has half of a character; mend its escapes"),
+    "half a character": ({"caption": "\ud83d"}, 'caption: found "\\ud83d", which has half of a character'),
     "a folder without pictures": ({"image_path": "{folder}"}, "image_path: found no pictures in the folder"),
 }
 

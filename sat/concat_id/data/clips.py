@@ -17,11 +17,12 @@ from torch import Tensor
 
 from concat_id.data.decoding import resize_and_crop
 from concat_id.errors import UserError
+from concat_id.startup import python_environment
 from concat_id.transforms import load_image
 from concat_id.video import describe_video
 
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
-SOURCES = Path(__file__).resolve().parents[2]
+ATTEMPTS = 3
 
 
 class UnreadableClipError(Exception):
@@ -92,19 +93,24 @@ class ClipReader:
         self._process = None
 
     def _ask(self, path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-        for attempt in (1, 2):
-            if self._process is None or self._process.owner != os.getpid():
-                self._process = _Process()
+        for attempt in range(1, ATTEMPTS + 1):
+            if self._process is not None and self._process.owner != os.getpid():
+                self._process = None
             try:
+                self._process = self._process or _Process()
                 header, pixels = self._process.ask({**request, "path": str(path), "seconds": self.timeout_s + 1}, self.timeout_s)
             except TimeoutError as error:
                 self.close()
                 raise UnreadableClipError(path, f"not decoded within {self.timeout_s:g} s") from error
             except (_DeadError, OSError) as error:
+                started = self._process is not None
                 self.close()
-                if attempt == 2:  # once may be somebody else's doing
+                if attempt < ATTEMPTS:  # it may be somebody else's doing
+                    continue
+                if started:
                     raise UnreadableClipError(path, "the decoder crashed") from error
-                continue
+                remedy = "try `-m concat_id.data.decoding`"
+                raise UserError(f"{sys.executable}: the process that decodes clips does not start; {remedy}") from error
             except BaseException:  # Ctrl-C: the answer to this must not be taken for that to the next
                 self.close()
                 raise
@@ -127,8 +133,7 @@ class _Process:
     """A running `concat_id.data.decoding` and the pipes to it."""
 
     def __init__(self):
-        paths = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | python_environment() | {"OMP_NUM_THREADS": "1"}
         self.owner = os.getpid()
         # Its own session, so that Ctrl-C reaches the trainer alone, which may want another batch before it saves.
         self._process = subprocess.Popen(
@@ -141,7 +146,7 @@ class _Process:
             header, _ = self._receive(START_SECONDS)
         except (TimeoutError, _DeadError) as error:
             self.kill()
-            raise UserError(f"{sys.executable}: the process that decodes clips does not start; try `-m concat_id.data.decoding`") from error
+            raise _DeadError from error
         if "error" in header:
             self.kill()
             raise UserError(f"{header['error']}; install it with `pip install -r requirements.txt`")
