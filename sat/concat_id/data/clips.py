@@ -216,7 +216,7 @@ class BadFiles:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab", buffering=0) as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)  # released when closed; appending alone is not atomic on network disks
-                stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+                stream.write(json.dumps(entry).encode() + b"\n")
         except OSError:
             pass
 
@@ -236,7 +236,7 @@ class BadFiles:
             try:
                 entry = json.loads(line)
                 self._known[entry["file"]] = {"reason": entry["reason"], "state": entry["state"]}
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # a line cut off by a full disk
 
 
