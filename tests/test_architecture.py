@@ -11,8 +11,8 @@ CONFIGURATION = {
     "config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints", "parser",
 }  # fmt: skip
 BASE = CONFIGURATION | {
-    "bootstrap", "errors", "files", "json_files", "locks", "low_rank", "startup", "transforms", "video", "distributed", "versions",
-    "weights", "workers",
+    "arrays", "bootstrap", "errors", "files", "json_files", "locks", "low_rank", "startup", "transforms", "video", "distributed",
+    "versions", "weights", "workers",
 }  # fmt: skip
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation", "curation"}

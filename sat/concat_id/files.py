@@ -113,7 +113,8 @@ def write_text(path: Path, text: str) -> None:
 
 def visible_files(folder: Path, pattern: str) -> list[Path]:
     """List what matches in a folder, in order, without hidden files: those that are not finished, and the traces of file managers."""
-    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
+    found = Path(folder).glob(pattern) if kind_of(folder) == "a folder" else ()
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 @contextmanager
@@ -150,6 +151,14 @@ def check_writable(folder: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot write here ({reason_of(error)}); choose another folder") from error
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Make a folder that two processes must not write at once, and hold it. Raises `UserError`."""
+    check_writable(folder)
+    with locked(Path(folder) / ".lock", str(folder)):
+        yield
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -214,7 +223,13 @@ def safe_name(text: str, max_length: int = 60) -> str:
     return name.encode()[: 3 * max_length].decode(errors="ignore").rstrip("_-") or "untitled"  # names are limited in bytes
 
 
+def text_digest(text: str) -> str:
+    """SHA-256 of a text in hexadecimal; names of files, which need not be text, have one as well."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a regular file's bytes, in hexadecimal. Raises `UserError`, or `OSError` where it may not be read."""
+    require_file(path, "a file")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
