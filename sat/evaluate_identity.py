@@ -54,7 +54,7 @@ def main() -> int:
     from concat_id.distributed import choose_device
     from concat_id.evaluation.measuring import load_instruments
     from concat_id.evaluation.report import Report, print_summary, write_report
-    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs
+    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs, require_pictures
     from concat_id.files import check_writable
 
     obedience = None
@@ -62,6 +62,7 @@ def main() -> int:
         from concat_id.evaluation.obedience import measure_obedience as obedience
 
     runs = find_runs(arguments.videos, arguments.benchmark)
+    require_pictures(arguments.calibration, arguments.training_pictures)
     check_writable(arguments.output)
     weights = {name: getattr(arguments, name) for name in ("detector", "recognizer", "clip", "viclip", "threshold")}
     instruments = load_instruments(choose_device(arguments.device), **weights, num_frames=arguments.frames, obedience=obedience)

@@ -42,6 +42,10 @@ def expand_path(text: str | Path, place: str = "") -> Path:
     """
     path = os.path.expanduser(text)
     begin = place and f"{place}: "
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{begin}found characters in the path {str(text)!r} that no file can have; correct it") from error
     if "\0" in path:
         raise UserError(f"{begin}found a zero byte in the path {str(text)!r}, which no file can have; correct it")
     if path.startswith("~") and not os.path.lexists(path):
