@@ -7,7 +7,7 @@ The exit code is 1 if a video could not be measured.
 
 from pathlib import Path
 
-from concat_id.errors import UserError, report, run, warn
+from concat_id.errors import UserError, one_line, report, run, warn
 from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
@@ -78,7 +78,7 @@ def main() -> int:
     for note in (note for found in runs for note in found.notes):
         warn(note)
     print_summary(summary)
-    print("\n".join(map(str, files)))
+    print("\n".join(map(one_line, files)))
     problems = [problem for found in runs for problem in found.problems]
     for problem in problems:
         report(problem)

@@ -10,7 +10,7 @@ A run that was stopped is continued by the same command. The exit code is 1 if a
 from pathlib import Path
 
 from concat_id.curation.options import check_limits
-from concat_id.errors import report, run, warn
+from concat_id.errors import one_line, report, run, warn
 from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
@@ -18,7 +18,8 @@ from concat_id.startup import prepare_process
 def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="videos, pictures, folders of videos, JSON lists")
+    parser.add_argument("--videos", type=Path, nargs="+", required=True, metavar="PATH",
+                        help="videos, pictures, folders of videos, JSON lists")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
     parser.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
@@ -76,7 +77,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     if not prepared:
         return failures  # an earlier manifest stays
     file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer.name)
-    print(f"{file}: {len(manifest['clips'])} clips of {len(prepared)} videos, {len(manifest['discarded'])} discarded, "
+    print(f"{one_line(file)}: {len(manifest['clips'])} clips of {len(prepared)} videos, {len(manifest['discarded'])} discarded, "
           f"{len(failures)} that cannot be used")  # fmt: skip
     if not manifest["clips"]:
         failures.append(f"{file}: found no clip in any video, expected one or more; its `discarded` says why, change the options")

@@ -161,7 +161,7 @@ def check_writable(folder: Path) -> None:
 def only_writer(folder: Path) -> Iterator[None]:
     """Make a folder that two processes must not write at once, and hold it. Raises `UserError`."""
     check_writable(folder)
-    with locked(Path(folder) / ".lock", str(folder)):
+    with locked(Path(folder) / ".concat_id.lock", str(folder)):
         yield
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from in_process import load_script
 from odd_input import FEW, is_told, mutated, odd_paths, start
 from PIL import Image
 
-from concat_id.curation.preparing import RECORD
+from concat_id.curation.preparing import RECORD, recall
 from concat_id.curation.sources import Captions, read_sources
 from concat_id.curation.thresholds import ByKind, Thresholds
 from concat_id.data.manifest import read_manifest
@@ -132,7 +133,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_vectors_are_told(data, tmp_path, damage):
-    subprocess.run(["cp", "-r", data / "v", tmp_path], check=True)
+    shutil.copytree(data / "v", tmp_path / "v")
     write_json(tmp_path / "manifest.json", MANIFEST)
     damage(tmp_path / "v" / "vectors.npz")
     with pytest.raises(UserError, match="prepare the clips again") as caught:
@@ -164,6 +165,20 @@ def test_what_is_damaged_is_made_again_and_what_is_whole_stays(prepare, portrait
         last = again
 
 
+def test_pictures_taken_out_by_hand_stay_out(data, tmp_path):
+    shutil.copytree(data / "v", tmp_path / "v")
+    home = tmp_path / "v"
+    clip = CLIP | {"video_path": "a.png", "people": [PERSON | {"folder": "a"}]}
+    sizes = {str(file.relative_to(home)): file.stat().st_size for file in home.rglob("*") if file.is_file()}
+    record = {"fingerprint": "f", "source": "s", "clips": [clip], "discarded": [], "files": sizes | {"a/1.png": 7, "a.masks/1.png": 7}}
+    write_json(home / RECORD, record)
+    assert recall(home, "f") == record and recall(home, "g") is None
+    write_json(home / RECORD, older := {key: value for key, value in record.items() if key != "files"})
+    assert recall(home, "f") == older
+    (home / "a" / "0.png").unlink()
+    assert recall(home, "f") is None, "nothing is left of the person"
+
+
 def prepare_one(prepare, picture, output):
     code, told = prepare("--videos", picture, "--caption", "c", "--output", output, "--crop", 64)
     assert code == 0, told
@@ -171,14 +186,15 @@ def prepare_one(prepare, picture, output):
 
 
 def test_a_second_writer_is_told_who_the_first_is(prepare, data, videos, tmp_path):
-    holding = f"from concat_id.locks import locked\nwith locked({str(tmp_path / '.lock')!r}, ''): print('held', flush=True); input()"
+    lock = str(tmp_path / ".concat_id.lock")
+    holding = f"from concat_id.locks import locked\nwith locked({lock!r}, ''): print('held', flush=True); input()"
     write_json(data / "manifest.json", MANIFEST)
     with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT / "sat") as first:
         assert first.stdout.readline() == b"held\n"
         code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
         assert code == 2 and told == one_line(told) + "\n" and f"{tmp_path}: process {first.pid} on " in told
         assert f"process {first.pid} on " in start(MAKE_PAIRS, data / "manifest.json", "--output", tmp_path).err
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        assert [path.name for path in tmp_path.iterdir()] == [".concat_id.lock"]
         first.communicate(b"\n")
 
 

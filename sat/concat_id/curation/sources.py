@@ -9,7 +9,7 @@ from typing import Any
 from concat_id.data.manifest import SPLITS
 from concat_id.data.records import PICTURES, VIDEOS
 from concat_id.errors import UserError, reason_of
-from concat_id.files import expand_path, kind_of, read_text, resolve_path, safe_name, text_digest
+from concat_id.files import kind_of, read_text, resolve_path, safe_name, text_digest
 from concat_id.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
 
 NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
@@ -59,13 +59,13 @@ class Captions:
         raise UserError(f"{video}: found no caption, expected one in --captions, {beside.name} beside it, or --caption for all")
 
 
-def read_sources(videos: Sequence[str | Path], captions: Captions) -> tuple[list[Source], list[str]]:
+def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Source], list[str]]:
     """Collect videos from files, folders and JSON lists; return them and what is wrong with the others, a line each.
 
     Raises `UserError` for a list that is no JSON.
     """
     sources, problems = {}, []
-    for argument in (expand_path(video, "--videos") for video in videos):
+    for argument in videos:
         try:
             makers = list(_sources_of(argument, captions))
         except OSError as error:

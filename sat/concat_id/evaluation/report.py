@@ -55,7 +55,7 @@ class Report:
     def label(self, name: str) -> str:
         """Return what a metric is called, with the names of the weights."""
         clip = self.instruments.clip.name if self.instruments.clip else "CLIP"
-        return label(name, self.instruments.recognizer.name, clip)
+        return one_line(label(name, self.instruments.recognizer.name, clip))
 
     def not_computed(self) -> list[tuple[str, str]]:
         """Return the labels of metrics that no run has, and what they need."""
@@ -109,13 +109,13 @@ def print_summary(report: Report) -> None:
         if not compared:
             print("  no request (prompt and references) in common")
     limits = report.calibration.whole
-    face = report.instruments.recognizer.name
+    face = one_line(report.instruments.recognizer.name)
     print(f"\nOther people score {shown('similarity', limits.floor)} by {face}, other photos of the same person "
           f"{shown('similarity', limits.ceiling)}.")  # fmt: skip
     if report.caution:
-        print(report.caution)
+        print(one_line(report.caution))
     for names, reason in report.not_computed():
-        print(f"not computed: {names}: {reason}")
+        print(one_line(f"not computed: {names}: {reason}"))
 
 
 def _as_json(report: Report) -> dict[str, Any]:

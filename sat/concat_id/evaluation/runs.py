@@ -20,8 +20,6 @@ from concat_id.evaluation.metrics import METRICS
 from concat_id.evaluation.resampling import mean_interval, paired_interval
 from concat_id.evaluation.vectors import FaceVectors, pictures_in
 
-CALIBRATION, TRAINING = "--calibration", "--training-pictures"
-
 
 @dataclass
 class Run:
@@ -51,7 +49,7 @@ def find_runs(paths: Sequence[Path], benchmark: Path | None) -> list[Run]:
 
 def require_pictures(calibration: Path | None, training: Path | None) -> None:
     """Raise `UserError` for a folder without pictures, before hours of work rather than behind them."""
-    for folder, option in ((calibration, CALIBRATION), (training, TRAINING)):
+    for option, folder in {"--calibration": calibration, "--training-pictures": training}.items():
         if folder is not None:
             pictures_in(folder, option)
 
@@ -78,7 +76,7 @@ def measure_runs(runs: Sequence[Run], instruments: Instruments, output: Path, ov
 def drop_trained_on(runs: Sequence[Run], folder: Path, instruments: Instruments, output: Path) -> dict[str, Any]:
     """Take out the videos of people in a folder of training pictures; returns whom, for the report."""
     vectors = face_vectors(output, instruments)
-    training = vectors.compute(pictures_in(folder, TRAINING), "training pictures")
+    training = vectors.compute(pictures_in(folder, "--training-pictures"), "training pictures")
     dropped = trained_on({path: vector for run in runs for result in run.results for path, vector in references_of(result)}, training)
     for run in runs:
         kept = [result for result in run.results if not any(path in dropped for path, _ in references_of(result))]
