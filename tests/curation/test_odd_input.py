@@ -260,3 +260,10 @@ def test_captions_are_kept_on_their_line(data, call, tmp_path):
     write_json(data / "manifest.json", content)
     assert call("make_pairs", data / "manifest.json", "--output", tmp_path)[0] == 0
     assert (tmp_path / "test_prompts_1.txt").read_text() == f"one two@@{tmp_path / 'test_people' / 'p.png'}\n"
+
+
+def test_windows_shorter_than_a_sampled_frame_are_looked_at(prepare, videos, tmp_path):
+    short = "--frames", 1, "--fps", 10, "--rate", 1, "--max_clips", 2, "--crop", 64
+    code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path, *short)
+    assert code == 0, told
+    assert len(read(tmp_path / "manifest.json")["clips"]) == 2

@@ -159,7 +159,7 @@ class Preparation:
         return windows
 
     def _decode(self, path: Path, window: Window) -> list[np.ndarray]:
-        filters = f"fps={self.settings.rate:g}"
+        filters = f"fps={max(self.settings.rate, 1 / window.seconds):.6f}"  # a frame of the shortest window
         return list(read_frames(path, filters, self.settings.timeout_s, window.start, window.seconds))
 
     def _make_clip(self, source: Source, folder: Path, window: Window, facts: dict[str, Any] | None,
