@@ -5,21 +5,22 @@ report.csv; several folders are compared over the requests that they share. Run 
 The exit code is 1 if a video could not be measured.
 """
 
-import argparse
 from pathlib import Path
 
-from concat_id.errors import UserError, report, run, warn
+from concat_id.errors import UserError, one_line, report, run, warn
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", nargs="+", required=True, metavar="FOLDER",
+    parser = Parser(description=__doc__)
+    parser.add_argument("--videos", type=Path, nargs="+", required=True, metavar="FOLDER",
                         help="one or more runs: output folders of sat/sample_video.py, folders with name.mp4, name.png (or name_1.png, "
                              "name_2.png) and name.txt, or with --benchmark a benchmark's videos")
     parser.add_argument("--output", type=Path, default=Path("report"), metavar="FOLDER", help="folder of the report (default: %(default)s)")
-    parser.add_argument("--benchmark", metavar="FOLDER", help="folder of OpenS2V-Eval or ConsisID-Bench, whose videos --videos holds")
+    parser.add_argument("--benchmark", type=Path, metavar="FOLDER",
+                        help="folder of OpenS2V-Eval or ConsisID-Bench, whose videos --videos holds")
     parser.add_argument("--frames", type=int, default=16, metavar="N", help="frames of each video, evenly spaced (default: %(default)s)")
     weights = parser.add_argument_group("weights, all local")
     weights.add_argument("--recognizer", metavar="FOLDER", help="any recogniser of insightface's kind, an .onnx file "
@@ -29,15 +30,19 @@ def read_arguments() -> argparse.Namespace:
     weights.add_argument("--viclip", default="models/viclip", metavar="FOLDER", help="ViCLIP (default: %(default)s)")
     weights.add_argument("--threshold", type=float, metavar="X", help="similarity from which two faces are one person's (SFace: 0.363)")
     meaning = parser.add_argument_group("what the scores mean")
-    meaning.add_argument("--calibration", metavar="FOLDER", help="photos of people, a folder each, for the score's ceiling and floor; "
-                                                                 "a reference name.png is compared with the photos in name/")
-    meaning.add_argument("--training-pictures", metavar="FOLDER", help="leave out people closer than 0.45 to one of these pictures")
+    meaning.add_argument("--calibration", type=Path, metavar="FOLDER",
+                         help="photos of people, a folder each, for the score's ceiling and floor; a reference name.png is compared with "
+                              "the photos in name/")
+    meaning.add_argument("--training-pictures", type=Path, metavar="FOLDER",
+                         help="leave out people closer than 0.45 to one of these pictures")
     meaning.add_argument("--obedience", action="store_true", help="judge the attributes that prompts of the demonstration model name")
     parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="measure again what was measured already")
     arguments = parser.parse_args()
     if arguments.frames < 1:
         raise UserError(f"command line: --frames: found {arguments.frames}, expected 1 or more")
+    if not -1 <= (arguments.threshold or 0) <= 1:
+        raise UserError(f"command line: --threshold: found {arguments.threshold}, expected -1 to 1, as cosines are")
     return arguments
 
 
@@ -49,7 +54,7 @@ def main() -> int:
     from concat_id.distributed import choose_device
     from concat_id.evaluation.measuring import load_instruments
     from concat_id.evaluation.report import Report, print_summary, write_report
-    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs
+    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs, require_pictures
     from concat_id.files import check_writable
 
     obedience = None
@@ -57,6 +62,7 @@ def main() -> int:
         from concat_id.evaluation.obedience import measure_obedience as obedience
 
     runs = find_runs(arguments.videos, arguments.benchmark)
+    require_pictures(arguments.calibration, arguments.training_pictures)
     check_writable(arguments.output)
     weights = {name: getattr(arguments, name) for name in ("detector", "recognizer", "clip", "viclip", "threshold")}
     instruments = load_instruments(choose_device(arguments.device), **weights, num_frames=arguments.frames, obedience=obedience)
@@ -72,7 +78,7 @@ def main() -> int:
     for note in (note for found in runs for note in found.notes):
         warn(note)
     print_summary(summary)
-    print("\n".join(map(str, files)))
+    print("\n".join(map(one_line, files)))
     problems = [problem for found in runs for problem in found.problems]
     for problem in problems:
         report(problem)

@@ -5,17 +5,17 @@ stage 2 with any picture of the person from another clip whose similarity is in 
 Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<n>.txt, test_people/, test_clips_<n>/.
 """
 
-import argparse
 from pathlib import Path
 
-from concat_id.curation.options import add_threshold_options, check_thresholds
+from concat_id.curation.options import add_threshold_options, check_pairing
 from concat_id.errors import UserError, run, warn
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest", type=Path, help="manifest.json of sat/prepare_clips.py")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the lists")
     parser.add_argument("--stage", choices=("1", "2", "3", "all"), default="all", help="default: %(default)s")
@@ -29,10 +29,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of splits and random pairs (default: %(default)s)")
     add_threshold_options(parser)
     arguments = parser.parse_args()
-    counts = arguments.trade_off_clips, arguments.test_captions, 1 if arguments.test_people is None else arguments.test_people
-    if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or min(counts) < 1:
-        raise UserError("command line: expected --valid and --test from 0, together below 1, and the numbers of clips and people from 1")
-    check_thresholds(arguments)
+    check_pairing(arguments)
     return arguments
 
 
@@ -41,19 +38,26 @@ def main() -> None:
     prepare_process()
     arguments = read_arguments()
 
+    from concat_id.files import only_writer
+
+    with only_writer(arguments.output):
+        make_lists(arguments)
+
+
+def make_lists(arguments: Namespace) -> None:
+    """Do it in a folder that nobody else writes."""
     from concat_id.curation import lists, pairs
     from concat_id.curation.people import same_person_threshold
     from concat_id.curation.thresholds import ByKind, choose_thresholds
     from concat_id.data.manifest import read_manifest
-    from concat_id.files import check_writable
     from concat_id.json_files import write_json
 
     recognizer, clips = read_manifest(arguments.manifest)
-    check_writable(arguments.output)
+    lists.require_videos(clips)
     clips = [clip for clip in clips if arguments.people in (None, len(clip.people))]
     if not clips:
         raise UserError(f"{arguments.manifest}: --people: found no clip of {arguments.people}, expected at least one")
-    same = arguments.same_person or same_person_threshold(recognizer)
+    same = same_person_threshold(recognizer) if arguments.same_person is None else arguments.same_person
     clips, dropped = lists.place_clips(clips, same, (arguments.valid, arguments.test), arguments.seed)
     given = {name: getattr(arguments, name) for name in ("cross", "cross_two", "trade_off", "hygiene")}
     quantiles = arguments.quantiles if arguments.calibrate else None
@@ -75,8 +79,9 @@ def main() -> None:
         "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed, by_kind),
     }
     stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
+    prompts = lists.write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
     summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
-    summary["prompts"] = lists.write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
+    summary["prompts"] = prompts
     write_json(arguments.output / "summary.json", summary)
     print("\n".join(lists.lines(summary)))
 

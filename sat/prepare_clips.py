@@ -4,20 +4,22 @@ Finds the people of each video, cuts it at shot changes into clips of the length
 face, and chooses up to five pictures of everybody in a clip. Writes a folder for each video and manifest.json, which sat/make_pairs.py
 turns into training lists. A picture is a video of one frame. A list is JSON with `video_path` or `image_path` and, if known, `caption`,
 `identities` (from left to right), `split` and `recording` (what several clips were taken from: none of them shows a person anew).
-A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all.
+A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all, or none gave a clip.
 """
 
-import argparse
 from pathlib import Path
 
-from concat_id.errors import UserError, report, run, warn
+from concat_id.curation.options import check_limits
+from concat_id.errors import one_line, report, run, warn
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="videos, pictures, folders of videos, JSON lists")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--videos", type=Path, nargs="+", required=True, metavar="PATH",
+                        help="videos, pictures, folders of videos, JSON lists")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
     parser.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
@@ -39,29 +41,31 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
     parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
     arguments = parser.parse_args()
-    least = {"frames": 1, "fps": 1e-3, "skip": 0, "rate": 1e-3, "min_face": 1, "max_people": 1, "references": 1, "timeout": 1e-3,
-             "crop": 64, "workers": 1}  # fmt: skip
-    least |= {"max_clips": 1} if arguments.max_clips is not None else {}
-    for name, value in least.items():
-        if not getattr(arguments, name) >= value:
-            raise UserError(f"command line: --{name}: found {getattr(arguments, name)}, expected at least {value:g}")
-    if not 0 < arguments.presence <= 1 or min(arguments.size) < 16:
-        raise UserError("command line: expected --presence above 0, up to 1, and --size from 16")
+    check_limits(arguments)
     return arguments
 
 
 def main() -> int:
-    """Prepare what is new, then list everything; 1 if a video could not be used."""
+    """Prepare what is new, then list everything; 1 if a video could not be used, or none gave a clip."""
     prepare_process()
     arguments = read_arguments()
 
-    from concat_id.curation.people import Demands
-    from concat_id.curation.preparing import FaceModelNames, Settings, collect, load_tools, prepare_all
     from concat_id.curation.sources import Captions, read_sources
-    from concat_id.files import check_writable
+    from concat_id.files import only_writer
 
     sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption))
-    check_writable(arguments.output)
+    with only_writer(arguments.output):
+        problems += prepare(arguments, sources)
+    for problem in problems:
+        report(problem)
+    return 1 if problems else 0
+
+
+def prepare(arguments: Namespace, sources: list) -> list[str]:
+    """Do it in a folder that nobody else writes; return what went wrong."""
+    from concat_id.curation.people import Demands
+    from concat_id.curation.preparing import FaceModelNames, Settings, collect, load_tools, prepare_all
+
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.device)
     tools, notices = load_tools(models)
     for notice in notices:
@@ -70,12 +74,14 @@ def main() -> int:
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
                         arguments.references, arguments.crop, arguments.timeout, demands)  # fmt: skip
     prepared, failures = prepare_all(arguments.output, settings, models, sources, arguments.workers)
-    manifest = collect(arguments.output, prepared, tools.recognizer.name)
-    for problem in problems + failures:
-        report(problem)
-    print(f"{arguments.output / 'manifest.json'}: {len(manifest['clips'])} clips of {len(prepared)} videos, "
-          f"{len(manifest['discarded'])} discarded, {len(problems + failures)} videos not used")  # fmt: skip
-    return 1 if problems or failures else 0
+    if not prepared:
+        return failures  # an earlier manifest stays
+    file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer.name)
+    print(f"{one_line(file)}: {len(manifest['clips'])} clips of {len(prepared)} videos, {len(manifest['discarded'])} discarded, "
+          f"{len(failures)} that cannot be used")  # fmt: skip
+    if not manifest["clips"]:
+        failures.append(f"{file}: found no clip in any video, expected one or more; its `discarded` says why, change the options")
+    return failures
 
 
 if __name__ == "__main__":

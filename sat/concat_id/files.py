@@ -1,5 +1,6 @@
 """The door to the disk: paths as users mean them, text from regular files alone, and files and folders that are whole or absent."""
 
+import argparse
 import errno
 import fcntl
 import hashlib
@@ -42,11 +43,25 @@ def expand_path(text: str | Path, place: str = "") -> Path:
     """
     path = os.path.expanduser(text)
     begin = place and f"{place}: "
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{begin}found characters in the path {str(text)!r} that no file can have; correct it") from error
     if "\0" in path:
         raise UserError(f"{begin}found a zero byte in the path {str(text)!r}, which no file can have; correct it")
     if path.startswith("~") and not os.path.lexists(path):
         raise UserError(f"{begin}{path}: no user is called {path[1:].partition('/')[0]!r}; write the path out, or ./{path}")
     return Path(path)
+
+
+def path_argument(text: str) -> Path:
+    """Read a path of a command line (argparse's `type`), as `expand_path` does."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found an empty path, expected one")
+    try:
+        return expand_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def resolve_path(text: str | Path, beside: Path | None = None, place: str = "") -> Path:
@@ -108,7 +123,8 @@ def write_text(path: Path, text: str) -> None:
 
 def visible_files(folder: Path, pattern: str) -> list[Path]:
     """List what matches in a folder, in order, without hidden files: those that are not finished, and the traces of file managers."""
-    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
+    found = Path(folder).glob(pattern) if kind_of(folder) == "a folder" else ()
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 @contextmanager
@@ -145,6 +161,14 @@ def check_writable(folder: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot write here ({reason_of(error)}); choose another folder") from error
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Make a folder that two processes must not write at once, and hold it. Raises `UserError`."""
+    check_writable(folder)
+    with locked(Path(folder) / ".concat_id.lock", str(folder)):
+        yield
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -209,7 +233,13 @@ def safe_name(text: str, max_length: int = 60) -> str:
     return name.encode()[: 3 * max_length].decode(errors="ignore").rstrip("_-") or "untitled"  # names are limited in bytes
 
 
+def text_digest(text: str) -> str:
+    """SHA-256 of a text in hexadecimal; names of files, which need not be text, have one as well."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a regular file's bytes, in hexadecimal. Raises `UserError`, or `OSError` where it may not be read."""
+    require_file(path, "a file")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

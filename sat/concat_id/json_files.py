@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from concat_id.errors import UserError, warn
 from concat_id.files import read_text, write_text
@@ -131,6 +132,53 @@ def _without_trailing_commas(text: str, name: str, told: bool) -> str:
         place = _place(text, commas[0])
         warn(f"{name}: {place}: a comma before a closing bracket, which JSON does not allow, was left out{more}; remove it")
     return "".join(parts) + text[last:]
+
+
+class Kind(NamedTuple):
+    """What a value has to be: its name in messages, and whether a value is one."""
+
+    name: str
+    fits: Callable[[Any], bool]
+
+
+LARGEST = 1e100  # of a number; comparing with it refuses NaN and infinity too
+TEXT = Kind("text", lambda value: isinstance(value, str))
+WORDS = Kind("text that can be written as UTF-8", lambda value: isinstance(value, str) and not re.search("[\ud800-\udfff]", value))
+NUMBER = Kind("a number", lambda value: type(value) in (int, float) and -LARGEST < value < LARGEST)
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+
+
+def list_of(kind: Kind, count: int | None = None) -> Kind:
+    """A list of values of one kind, `count` of them if that is given."""
+    name = f"a list, each entry {kind.name}" if count is None else f"a list of {count}, each {kind.name}"
+    return Kind(name, lambda value: isinstance(value, list) and count in (None, len(value)) and all(map(kind.fits, value)))
+
+
+def one_of(*names: str) -> Kind:
+    """One of some texts."""
+    return Kind(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names)
+
+
+def require(value: Any, kind: Kind, place: str, remedy: str = "correct it") -> Any:
+    """Return a value of JSON if it is of a kind. Raises `UserError` that begins with `place`."""
+    if not kind.fits(value):
+        raise UserError(f"{place}: found {shown(value)}, expected {kind.name}; {remedy}")
+    return value
+
+
+def take(entry: Any, key: str, kind: Kind, place: str, remedy: str = "correct it", *, optional: bool = False) -> Any:
+    """Return what an object has under `key` if it is of a kind; None for what is `optional` and absent or null. Raises `UserError`."""
+    if require(entry, OBJECT, place, remedy).get(key) is None and optional:
+        return None
+    if key not in entry:
+        raise UserError(f"{place}: {key}: missing, expected {kind.name}; {remedy}")
+    return require(entry[key], kind, f"{place}: {key}", remedy)
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """Write a value of JSON for a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _place(text: str, position: int) -> str:

@@ -38,7 +38,7 @@ def _acquire(file: Path, what: str) -> int:
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except (OSError, ValueError) as error:
             raise UserError(f"{file.parent}: cannot write here ({reason_of(error)}); choose another folder") from error
         try:

@@ -128,7 +128,7 @@ def test_wrong_uses_of_kinds_are_told(manifest, call, tmp_path):
     thresholds = tmp_path / "thresholds.json"
     thresholds.write_text(json.dumps(read(thresholds) | {"trade_off by kind": {"words": [], "bands": {"clips of 1": [0.5]}}}))
     code, told = call("make_pairs", manifest, "--output", tmp_path, "--thresholds", thresholds)
-    assert code == 2 and f"{thresholds}: 'trade_off by kind': found no words and bands (ValueError" in told
+    assert code == 2 and "trade_off by kind: bands: clips of 1: found [0.5], expected a list of 2, each a number" in told
 
 
 def test_another_recognizer_needs_other_thresholds(manifest, call, tmp_path):
@@ -154,12 +154,12 @@ def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):
     (tmp_path / "list.json").write_text("[]")
     for arguments, text in (
         ([tmp_path / "none.json"], "no such manifest"),
-        ([broken], "clips[0]: not an entry"),
+        ([broken], "clips[0]: caption: missing, expected text"),
         ([tmp_path / "empty.json"], "found no clips"),
-        ([tmp_path / "list.json"], "found no manifest"),
+        ([tmp_path / "list.json"], "found [], expected an object"),
         ([manifest, "--cross", 0.9, 0.7], "--cross: found 0.9 0.7"),
         ([manifest, "--valid", 0.6, "--test", 0.5], "--valid and --test"),
-        ([manifest, "--thresholds", broken], "found no thresholds"),
+        ([manifest, "--thresholds", broken], "thresholds: missing, expected an object"),
         ([manifest, "--people", 2], "--people"),
     ):
         code, told = call("make_pairs", *arguments, "--output", tmp_path / "lists")

@@ -66,7 +66,7 @@ def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
     file.write_text(json.dumps(entries, indent=0))
     code, told = prepare("--videos", file, "--output", tmp_path)
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
-    for text in ("broken.mp4: cannot be read", "'nowhere.mp4'", "cuts.mp4: found no caption", "named twice", "found 'p1'", "'held out'"):
+    for text in ("broken.mp4: cannot be read", "'nowhere.mp4'", "cuts.mp4: found no caption", "named twice", 'found "p1"', "\"held out\""):
         assert sum(text in line for line in errors) == 1, text
     assert code == 1 and len(errors) == 6 and "Traceback" not in told
     manifest = read(tmp_path / "manifest.json")
@@ -82,7 +82,7 @@ def test_nothing_half_written_after_a_failure(videos, prepare, tmp_path, monkeyp
 
     monkeypatch.setattr("concat_id.curation.references.write_picture", fail)
     code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
-    assert code == 1 and "No space left" in told and [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert code == 1 and "No space left" in told and not list(tmp_path.iterdir())
 
 
 def test_wrong_options(call, videos, tmp_path):

@@ -85,7 +85,7 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
     [
         ({"caption": None}, "caption: found null, expected text"),
         ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text; image_path: found no file"),
-        ({"caption": "half \ud83d"}, "caption: found \"half \\ud83d\", which has half of a character"),
+        ({"caption": "half \ud83d"}, "caption: found \"half \ud83d\", which has half of a character"),
         ({"video_path": ""}, 'video_path: found "", expected text that is not empty'),
         ({"video_path": "a\0b.mp4"}, "video_path: found a zero byte"),
         ({"video_path": "~nobody-of-this-name/a.mp4"}, "no user is called 'nobody-of-this-name'"),

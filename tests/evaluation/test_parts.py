@@ -172,10 +172,10 @@ def test_consisid_bench(tmp_path):
 
 def test_damaged_benchmarks(tmp_path):
     (tmp_path / "Human-Domain_Eval.json").write_text("[1]")
-    with pytest.raises(UserError, match="found list, expected an object"):
+    with pytest.raises(UserError, match=r"found \[1\], expected an object"):
         read_benchmark(tmp_path)
     (tmp_path / "Human-Domain_Eval.json").write_text('{"a": {"prompt": "x"}}')
-    with pytest.raises(UserError, match="a: expected img_paths"):
+    with pytest.raises(UserError, match="a: img_paths: missing, expected a list"):
         read_benchmark(tmp_path)
 
 

@@ -1,10 +1,9 @@
 """Training lists of all stages and splits in the released format, prompts and photos of the test people, and a summary."""
 
-import hashlib
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +12,19 @@ import numpy as np
 from concat_id.curation.identities import NamedClip, assign_splits, name_people, too_close
 from concat_id.curation.pairs import Pair, Stage
 from concat_id.curation.thresholds import BY_KIND
-from concat_id.data.manifest import SPLITS, Clip
+from concat_id.data.manifest import COMMAND, SPLITS, Clip
 from concat_id.data.records import SEPARATOR
-from concat_id.files import safe_name, written_whole
+from concat_id.errors import UserError, one_line, reason_of
+from concat_id.files import require_file, safe_name, text_digest, write_text, written_whole
 from concat_id.json_files import write_json
 from concat_id.transforms import load_image
 from concat_id.video import write_picture
+
+
+def require_videos(clips: Sequence[Clip]) -> None:
+    """Raise `UserError` unless the videos of all clips are there."""
+    for clip in clips:
+        require_file(clip.video, "the video of a clip", COMMAND)
 
 
 def place_clips(clips: Sequence[Clip], threshold: float, shares: tuple[float, float], seed: int) -> tuple[list[NamedClip], Counter]:
@@ -63,11 +69,20 @@ def entry(pair: Pair, folder: Path, masks: bool) -> dict[str, Any]:
     written = {
         "video_path": path_from(pair.clip.clip.video, folder),
         "caption": pair.clip.clip.caption,
-        "image_path": SEPARATOR.join(path_from(image, folder) for image in pair.images),
+        "image_path": _joined(path_from(image, folder) for image in pair.images),
     }
     boxes = [list(person.box) for person in pair.clip.clip.people if person.box]
     written |= {"face_boxes": boxes} if len(boxes) == len(pair.images) else {}
-    return written | ({"mask_path": SEPARATOR.join(path_from(mask, folder) for mask in pair.masks)} if masks else {})
+    return written | ({"mask_path": _joined(path_from(mask, folder) for mask in pair.masks)} if masks else {})
+
+
+def _joined(paths: Iterable[str]) -> str:
+    """Put paths behind one another as lists and prompts do. Raises `UserError` for one that would be taken for several."""
+    paths = list(paths)
+    for path in paths:
+        if SEPARATOR in path or "\n" in path:
+            raise UserError(f"{path}: found {SEPARATOR} or the end of a line in a path, which lists cannot hold; rename the folder")
+    return SEPARATOR.join(paths)
 
 
 def path_from(path: Path, folder: Path) -> str:
@@ -85,8 +100,24 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
     `test_people/<name>.png` are these photos, `test_people/<name>/` hold others of the same person, with which sat/evaluate_identity.py
     calibrates. `test_clips_<people>/` are the clips themselves as outputs of sat/sample_video.py: what they score, a perfect model scores.
     """
-    for old in (*folder.glob("test_prompts*.txt"), *folder.glob("test_people/*"), *folder.glob("test_clips_*")):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    made = folder / ".test_set.partial"  # takes the old one's place when all of it is there
+    try:
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        written = _make_test_set(made, folder, clips, captions, people)
+        for old in (*folder.glob("test_prompts_[0-9]*.txt"), *folder.glob("test_people"), *folder.glob("test_clips_[0-9]*")):
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+        for new in made.iterdir():
+            new.rename(folder / new.name)
+    except OSError as error:
+        raise UserError(f"{folder}: the test set cannot be written ({reason_of(error)}); choose another folder") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return written
+
+
+def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], captions: int, people: int | None) -> dict[str, int]:
+    """Write it into the folder `made`, with paths as they will be in `folder`."""
     groups: dict[tuple[str, ...], list[NamedClip]] = defaultdict(list)
     for clip in clips:
         if clip.split == "test":
@@ -99,15 +130,14 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
             told = _captions_of(groups[group], {photos[name][0].origin for name in group})
             for number, (caption, clip) in enumerate(list(told.items())[:captions]):
                 files = [str(_photo_file(folder, name).absolute()) for name in group]
-                lines.append(SEPARATOR.join([caption, *files]))
+                lines.append(f"{caption}{SEPARATOR}{_joined(files)}\n")
                 if not clip.is_picture:
-                    _write_clip(folder / f"test_clips_{size}" / _own_name(f"{'_'.join(group)}_{number}"), clip.video, caption, files)
+                    _write_clip(made / f"test_clips_{size}" / _own_name(f"{'_'.join(group)}_{number}"), clip.video, caption, files)
         if not lines:
             continue
         for name in {name for group in shown for name in group}:
-            _write_photos(_photo_file(folder, name), photos[name])
-        with written_whole(folder / f"test_prompts_{size}.txt") as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            _write_photos(_photo_file(made, name), photos[name])
+        write_text(made / f"test_prompts_{size}.txt", "".join(lines))
         written["one person" if size == 1 else f"{size} people"] = len(lines)
     return dict(written)
 
@@ -117,7 +147,7 @@ def _captions_of(clips: Sequence[NamedClip], used: Container[str]) -> dict[str, 
     told: dict[str, Clip] = {}
     for clip in sorted(clips, key=lambda clip: clip.clip.is_picture):
         if clip.clip.origin not in used:
-            told.setdefault(clip.clip.caption, clip.clip)
+            told.setdefault(" ".join(clip.clip.caption.replace(SEPARATOR, " ").split()), clip.clip)  # one line, with people behind it
     return told
 
 
@@ -161,7 +191,7 @@ def _photo_file(folder: Path, name: str) -> Path:
 def _own_name(name: str) -> str:
     """Turn a name into that of a file which no other name has."""
     safe = safe_name(name)
-    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return safe if safe == name else f"{safe}-{text_digest(name)[:6]}"
 
 
 def _write_photos(file: Path, photos: Sequence[Photo]) -> None:
@@ -201,15 +231,15 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
             told.append(f"{name:<11}{_counts(value)}")
         elif name == "thresholds":
             bands = ", ".join(f"{key} {value[key][0]:.3f}-{value[key][1]:.3f}" for key in ("cross", "cross_two", "trade_off"))
-            told.append(f"{name:<11}{value['recognizer']}: {bands}, hygiene {value['hygiene']:.3f}")
+            told.append(f"{name:<11}{one_line(value['recognizer'])}: {bands}, hygiene {value['hygiene']:.3f}")
         elif name == BY_KIND:
-            told += [f"{'':<11}stage 3, {kind}: {low:.3f}-{high:.3f}" for kind, (low, high) in value["bands"].items()]
+            told += [f"{'':<11}stage 3, {one_line(kind)}: {low:.3f}-{high:.3f}" for kind, (low, high) in value["bands"].items()]
         elif name == "measured":
             told += [f"{name:<11}{kind}: mean {found['mean']:.3f} over {found['number']}" for kind, found in value.items()]
         elif name == "dropped":
             told += [f"{'':<11}{number} clips dropped: {reason}" for reason, number in value.items()]
         else:
-            told += [f"{'':<11}{person} dropped from evaluation: cosine {cosine:.3f} to training" for person, cosine in value.items()]
+            told += [f"{'':<11}{one_line(who)} dropped from evaluation: cosine {cosine:.3f} to training" for who, cosine in value.items()]
     return told
 
 

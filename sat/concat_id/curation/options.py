@@ -1,9 +1,15 @@
-"""The options of sat/make_pairs.py that say how alike pictures have to be."""
+"""The options of sat/make_pairs.py that say how alike pictures have to be, and what the numbers of both scripts may be."""
 
 import argparse
 from pathlib import Path
 
 from concat_id.errors import UserError
+
+LIMITS = {
+    "frames": (1, 10_000), "fps": (1e-3, 1000), "skip": (0, 10_000), "max_clips": (1, 10_000_000), "rate": (1e-3, 1000),
+    "min_face": (1, 10_000), "max_people": (1, 100), "references": (1, 1000), "timeout": (1e-3, 1e6), "crop": (64, 4096),
+    "workers": (1, 1024),
+}  # fmt: skip
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +30,26 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     cosines.add_argument("--same_person", type=float, metavar="X", help="from which people without a name are one (SFace: 0.363)")
 
 
-def check_thresholds(arguments: argparse.Namespace) -> None:
-    """Raise `UserError` for bands that do not rise, and for kinds without anything to calibrate."""
+def check_limits(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for a number of sat/prepare_clips.py that is too small or too large for any use."""
+    for name, (low, high) in LIMITS.items():
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:g}")
+    if not 0 < arguments.presence <= 1 or not 16 <= min(arguments.size) <= max(arguments.size) <= 16_384:
+        raise UserError("command line: expected --presence above 0, up to 1, and --size from 16 to 16384")
+
+
+def check_pairing(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for shares and counts that cannot be, bands that do not rise, and kinds without anything to calibrate."""
+    counts = arguments.trade_off_clips, arguments.test_captions, 1 if arguments.test_people is None else arguments.test_people
+    if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or min(counts) < 1:
+        raise UserError("command line: expected --valid and --test from 0, together below 1, and the numbers of clips and people from 1")
     for name in ("cross", "cross_two", "trade_off", "quantiles"):
         values = getattr(arguments, name)
-        if values and (list(values) != sorted(set(values)) or not -1 <= values[0] <= values[-1] <= 1):
-            raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers up to 1")
+        least = 0 if name == "quantiles" else -1
+        if values and (list(values) != sorted(set(values)) or not least <= values[0] <= values[-1] <= 1):
+            raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers from {least} to 1")
     if arguments.by_kind is not None and not arguments.calibrate:
         raise UserError("command line: --by_kind: found no --calibrate, expected both; add it")
     if arguments.by_kind is not None and arguments.trade_off:

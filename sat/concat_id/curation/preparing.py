@@ -1,6 +1,5 @@
 """One video to clips with reference pictures, in a folder that is whole or absent, and the manifest of all of them."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,15 +20,15 @@ from concat_id.curation.shots import SMALL, Window, changes, find_cuts, plan_win
 from concat_id.curation.sources import Source
 from concat_id.data.clips import ClipReader, UnreadableClipError, file_state
 from concat_id.data.clips import Window as TrainingWindow
-from concat_id.data.manifest import VECTORS
+from concat_id.data.manifest import VECTORS, read_clips
 from concat_id.distributed import choose_device
-from concat_id.errors import UserError
+from concat_id.errors import UserError, one_line
 from concat_id.face.detection import CROP_SIZE, FaceDetector
 from concat_id.face.models import load_face_models
 from concat_id.face.recognition import FaceRecognizer, load_recognizer
 from concat_id.face.reference import FaceParser
-from concat_id.files import file_digest, folder_written_whole, written_whole
-from concat_id.json_files import write_json
+from concat_id.files import file_digest, folder_written_whole, kind_of, text_digest, written_whole
+from concat_id.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
 from concat_id.startup import prepare_process
 from concat_id.transforms import load_image
 from concat_id.workers import in_processes
@@ -109,15 +108,12 @@ class Preparation:
         """Make the folder of a video. Raises `UserError` if the video cannot be read; nothing is left behind then."""
         folder = self.output / source.name
         fingerprint = self._fingerprint(source)
-        try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            if record["fingerprint"] == fingerprint:
-                return Prepared(folder, record, True)
-        except (OSError, ValueError, KeyError):
-            pass
+        if (record := recall(folder, fingerprint)) is not None:
+            return Prepared(folder, record, True)
         shutil.rmtree(folder, ignore_errors=True)
         with folder_written_whole(folder) as temporary:
             record = {"fingerprint": fingerprint, "source": str(source.path.absolute())} | self._make(source, temporary)
+            record["files"] = {str(file.relative_to(temporary)): file.stat().st_size for file in temporary.rglob("*") if file.is_file()}
             write_json(temporary / RECORD, record)
         return Prepared(folder, record, False)
 
@@ -127,7 +123,7 @@ class Preparation:
 
     def _fingerprint(self, source: Source) -> str:
         own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split, source.recording]
-        return hashlib.sha256(json.dumps([self._identity, own]).encode()).hexdigest()
+        return text_digest(json.dumps([self._identity, own]))
 
     def _make(self, source: Source, folder: Path) -> dict[str, Any]:
         clips, vectors, discarded = [], {}, []
@@ -163,7 +159,7 @@ class Preparation:
         return windows
 
     def _decode(self, path: Path, window: Window) -> list[np.ndarray]:
-        filters = f"fps={self.settings.rate:g}"
+        filters = f"fps={max(self.settings.rate, 1 / window.seconds):.6f}"  # a frame of the shortest window
         return list(read_frames(path, filters, self.settings.timeout_s, window.start, window.seconds))
 
     def _make_clip(self, source: Source, folder: Path, window: Window, facts: dict[str, Any] | None,
@@ -199,6 +195,23 @@ class Preparation:
         return {"video_path": video, **known, **_place(window), "people": entries}, vectors
 
 
+def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return the record of what was made for `fingerprint`, None unless it is all there; pictures may have been taken out by hand."""
+    record = recall_json(folder / RECORD)
+    try:
+        if take(record, "fingerprint", TEXT, RECORD) != fingerprint:
+            return None
+        take(record, "source", TEXT, RECORD)
+        take(record, "discarded", list_of(OBJECT), RECORD)
+        sizes = take(record, "files", OBJECT, RECORD, optional=True) or {}  # older ones have none
+        clips = read_clips(take(record, "clips", list_of(OBJECT), RECORD), folder, RECORD)
+    except UserError:
+        return None
+    needed = [file for clip in clips for file in (clip.video, *(mask for person in clip.people for mask in person.masks))]
+    changed = (name for name, size in sizes.items() if kind_of(folder / name) == "a file" and (folder / name).stat().st_size != size)
+    return record if all(kind_of(file) == "a file" for file in needed) and not any(changed) else None
+
+
 def prepare_all(
     output: Path, settings: Settings, models: FaceModelNames, sources: Sequence[Source], workers: int = 1
 ) -> tuple[list[Prepared], list[str]]:
@@ -207,7 +220,7 @@ def prepare_all(
     results = _results(output, settings, models, sources, workers)
     with tqdm(total=len(sources), unit="video", dynamic_ncols=True) as progress, results as made:
         for source, result in zip(sources, made, strict=True):
-            progress.set_description(source.path.name[:30])
+            progress.set_description(one_line(source.path.name[:30]))
             progress.update()
             if isinstance(result, str):
                 problems.append(result)
@@ -250,7 +263,7 @@ def _results(
 
 
 def _summary(source: Source, record: dict[str, Any]) -> str:
-    lines = [f"{source.path}: {len(record['clips'])} clips"]
+    lines = [one_line(f"{source.path}: {len(record['clips'])} clips")]
     lines += [f"    {entry['start']:.1f}-{entry['end']:.1f} s discarded: {entry['reason']}" for entry in record["discarded"]]
     return "\n".join(lines)
 
@@ -262,7 +275,7 @@ def collect(output: Path, prepared: Iterable[Prepared], recognizer: str) -> dict
         for clip in record["clips"]:
             video = clip["video_path"] if Path(clip["video_path"]).is_absolute() else f"{folder.name}/{clip['video_path']}"
             people = [person | {"folder": f"{folder.name}/{person['folder']}"} for person in clip["people"]]
-            identities = [person["identity"] for person in people]
+            identities = [person.get("identity") for person in people]
             clips.append(clip | {"video_path": video, "source": record["source"], "people": people}
                          | ({"identities": identities} if all(identities) else {}))  # fmt: skip
         discarded += [{"source": record["source"]} | entry for entry in record["discarded"]]

@@ -1,16 +1,19 @@
 """The videos and pictures to prepare, with what is known about each: caption, identities from left to right, split, recording."""
 
-import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from concat_id.data.manifest import SPLITS
-from concat_id.errors import UserError
-from concat_id.files import read_text, safe_name
+from concat_id.errors import UserError, reason_of
+from concat_id.files import kind_of, read_text, resolve_path, safe_name, text_digest
 from concat_id.formats import VIDEOS, beside, is_picture, is_video, media_in
-from concat_id.json_files import parse_list, read_json
+from concat_id.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
+
+NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
+NAMES = Kind("a list of names from left to right", lambda value: list_of(NAME).fits(value) and len(value) > 0)
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,14 @@ class Source:
     @property
     def name(self) -> str:
         """A folder name that is this video's alone, the same in every run."""
-        digest = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()
-        return f"{safe_name(self.path.stem, 40)}-{digest[:6]}"
+        return f"{safe_name(self.path.stem, 40)}-{text_digest(str(self.path.absolute()))[:6]}"
 
 
 class Captions:
     """Captions from a JSON object by a video's path, name or stem, from `name.txt` beside it, or else one for all."""
 
     def __init__(self, file: Path | None = None, default: str | None = None):
-        self.default = " ".join((default or "").split())
+        self.default = " ".join(require(default or "", WORDS, "command line: --caption").split())
         self._given = {} if file is None else _read_captions(file)
 
     def of(self, video: Path) -> str:
@@ -50,30 +52,31 @@ class Captions:
             if key in self._given:
                 return self._given[key]
         words = beside(video, ".txt")
-        if words.is_file():
-            try:
-                if text := " ".join(words.read_text(encoding="utf-8-sig").split()):
-                    return text
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{words}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+        if kind_of(words) == "a file" and (text := " ".join(read_text(words, "a caption").split())):
+            return text
         if self.default:
             return self.default
         raise UserError(f"{video}: found no caption, expected one in --captions, {words.name} beside it, or --caption for all")
 
 
-def read_sources(videos: Sequence[str | Path], captions: Captions) -> tuple[list[Source], list[str]]:
+def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Source], list[str]]:
     """Collect videos from files, folders and JSON lists; return them and what is wrong with the others, a line each.
 
     Raises `UserError` for a list that is no JSON.
     """
     sources, problems = {}, []
-    for argument in (Path(video).expanduser() for video in videos):
-        for make in _sources_of(argument, captions):
+    for argument in videos:
+        try:
+            makers = list(_sources_of(argument, captions))
+        except OSError as error:
+            problems.append(f"{argument}: cannot be read ({reason_of(error)}); check its permissions")
+            continue
+        for make in makers:
             try:
                 source = make()
-                if source.path.resolve() in sources:
+                if (file := os.path.realpath(source.path)) in sources:
                     raise UserError(f"{source.path}: named twice; the first is used")
-                sources[source.path.resolve()] = source
+                sources[file] = source
             except UserError as error:
                 problems.append(str(error))
     return list(sources.values()), problems
@@ -81,12 +84,12 @@ def read_sources(videos: Sequence[str | Path], captions: Captions) -> tuple[list
 
 def _sources_of(argument: Path, captions: Captions) -> Iterator[Any]:
     """Yield a function for each video that makes its source or raises `UserError`."""
-    if argument.is_dir():
+    if kind_of(argument) == "a folder":
         found = media_in(argument, is_video)
         if not found:
             yield lambda: _fail(f"{argument}: found no video in this folder, expected {', '.join(sorted(VIDEOS))}")
         for path in found:
-            yield lambda path=path: Source(path, captions.of(path))
+            yield lambda path=path: Source(_existing(path, "--videos"), captions.of(path))
     elif argument.suffix.lower() == ".json":
         for line, entry in parse_list(read_text(argument, "a JSON list of videos"), str(argument)):
             yield lambda line=line, entry=entry: _source_of_entry(entry, argument.parent, f"{argument}:{line}", captions)
@@ -95,29 +98,19 @@ def _sources_of(argument: Path, captions: Captions) -> Iterator[Any]:
 
 
 def _source_of_entry(entry: Any, base: Path, place: str, captions: Captions) -> Source:
-    key = "image_path" if isinstance(entry, dict) and "video_path" not in entry else "video_path"
-    if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
-        raise UserError(f"{place}: found no text under video_path or image_path, expected an entry with a video or a picture")
-    path = Path(entry[key]).expanduser()
-    path = _existing(base / path if (base / path).exists() else path, f"{place}: {key}")
-    caption = entry.get("caption")
-    if caption is not None and not isinstance(caption, str):
-        raise UserError(f"{place}: caption: found {caption!r}, expected text")
-    identities = entry.get("identities")
-    if identities is not None and not (isinstance(identities, list) and identities and all(isinstance(name, str) for name in identities)):
-        raise UserError(f"{place}: identities: found {identities!r}, expected a list of names from left to right")
-    if entry.get("split") not in (None, *SPLITS):
-        raise UserError(f"{place}: split: found {entry['split']!r}, expected one of {', '.join(SPLITS)}")
-    recording = entry.get("recording")
-    if recording is not None and not isinstance(recording, str):
-        raise UserError(f"{place}: recording: found {recording!r}, expected text")
-    text = " ".join(caption.split()) if caption else ""
-    return Source(path, text or captions.of(path), tuple(identities) if identities else None, entry.get("split"), recording)
+    key = "image_path" if "video_path" not in require(entry, OBJECT, place) else "video_path"
+    path = resolve_path(take(entry, key, TEXT, place), base, f"{place}: {key}")
+    _existing(path, f"{place}: {key}")
+    caption = " ".join((take(entry, "caption", WORDS, place, optional=True) or "").split())
+    identities = take(entry, "identities", NAMES, place, optional=True)
+    split = take(entry, "split", one_of(*SPLITS), place, optional=True)
+    recording = take(entry, "recording", TEXT, place, optional=True)
+    return Source(path, caption or captions.of(path), tuple(identities) if identities else None, split, recording)
 
 
 def _existing(path: Path, place: str) -> Path:
-    if not path.is_file():
-        raise UserError(f"{place}: found no file {str(path)!r}, expected a video, a folder or a .json list; check the path")
+    if (found := kind_of(path)) != "a file":
+        raise UserError(f"{place}: found {found}, {str(path)!r}, expected a video, a folder or a .json list; check the path")
     return path
 
 
@@ -126,7 +119,8 @@ def _fail(message: str) -> Source:
 
 
 def _read_captions(file: Path) -> dict[str, str]:
-    given = read_json(file, "a JSON object with captions")
-    if not isinstance(given, dict) or not all(isinstance(text, str) and text.strip() for text in given.values()):
-        raise UserError(f'--captions: {file}: expected an object {{"video.mp4": "caption", ...}} with a text for each video')
+    given = require(read_json(file, "a JSON object with captions"), OBJECT, f"--captions: {file}")
+    for name in given:
+        if not take(given, name, WORDS, f"--captions: {file}").strip():
+            raise UserError(f"--captions: {file}: {name}: found no words, expected a caption; write one, or remove the line")
     return {name: " ".join(text.split()) for name, text in given.items()}

@@ -4,7 +4,6 @@ The paper's figures belong to ArcFace. Another recogniser spreads the same faces
 the same share of pairs: as quantiles of what it says of one person's pictures in different clips, and of everybody's nearest stranger.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 from concat_id.curation.identities import NamedClip, Others
 from concat_id.data.manifest import Appearance
 from concat_id.errors import UserError
+from concat_id.json_files import NUMBER, OBJECT, TEXT, list_of, read_json, take
 
 # What share of one person's pairs lies below ArcFace's 0.7, 0.9 and 0.99. These are set, not measured: the middle of the distribution for
 # cross-video pairs, its upper end for trade-off pairs, and near-duplicates beyond. Cosines between them are read off linearly.
@@ -26,8 +26,10 @@ BY_KIND = "trade_off by kind"  # in thresholds.json: {"words": [...], "bands": {
 LEAST_PAIRS = 20
 MOST_PAIRS = 200_000
 MOST_PICTURES, MOST_PEOPLE = 20_000, 500  # among which, and for how many, the nearest stranger is looked for
+CALIBRATE = "make them with `python sat/make_pairs.py ... --calibrate`"
 
 Band = tuple[float, float]
+PAIR = list_of(NUMBER, 2)
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,11 @@ class Thresholds:
     @classmethod
     def read(cls, file: Path) -> "Thresholds":
         """Read thresholds.json of sat/make_pairs.py. Raises `UserError`."""
-        try:
-            given = json.loads(file.read_text(encoding="utf-8"))["thresholds"]
-            return cls(str(given["recognizer"]), *(tuple(map(float, given[name])) for name in ("cross", "cross_two", "trade_off")),
-                       float(given["hygiene"]))  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"--thresholds: {file}: found no thresholds ({type(error).__name__}: {error}); "
-                            "make them with `python sat/make_pairs.py ... --calibrate`") from error  # fmt: skip
+        place = f"--thresholds: {file}"
+        given = take(read_json(file, "thresholds", CALIBRATE), "thresholds", OBJECT, place, CALIBRATE)
+        kinds = {"recognizer": TEXT, "cross": PAIR, "cross_two": PAIR, "trade_off": PAIR, "hygiene": NUMBER}
+        read = {name: take(given, name, kind, f"{place}: thresholds", CALIBRATE) for name, kind in kinds.items()}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in read.items()})
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,13 @@ class ByKind:
     @classmethod
     def read(cls, file: Path) -> "ByKind | None":
         """Read what `described` wrote; None if there is nothing of it. Raises `UserError`."""
-        told = json.loads(file.read_text(encoding="utf-8"))
-        if BY_KIND not in told:
+        place, remedy = f"--thresholds: {file}", "make them with `sat/make_pairs.py ... --calibrate --by_kind`, or remove the key"
+        told = take(read_json(file, "thresholds"), BY_KIND, OBJECT, place, remedy, optional=True)
+        if told is None:
             return None
-        try:
-            words, bands = (told[BY_KIND][name] for name in ("words", "bands"))
-            return cls(tuple(map(str, words)), {kind: (float(low), float(high)) for kind, (low, high) in bands.items()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"--thresholds: {file}: {BY_KIND!r}: found no words and bands ({type(error).__name__}: {error}); "
-                            "make them with `sat/make_pairs.py ... --calibrate --by_kind`, or remove the key") from error  # fmt: skip
+        place = f"{place}: {BY_KIND}"
+        words, bands = (take(told, name, kind, place, remedy) for name, kind in (("words", list_of(TEXT)), ("bands", OBJECT)))
+        return cls(tuple(words), {kind: tuple(take(bands, kind, PAIR, f"{place}: bands", remedy)) for kind in bands})
 
     def described(self) -> dict[str, Any]:
         """What to write into thresholds.json."""

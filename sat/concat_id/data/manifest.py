@@ -1,17 +1,21 @@
 """What sat/prepare_clips.py found: clips, the people in them, pictures and vectors."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from concat_id.arrays import read_arrays
 from concat_id.errors import UserError
+from concat_id.files import kind_of, visible_files
 from concat_id.formats import is_picture
+from concat_id.json_files import NUMBER, OBJECT, TEXT, WORDS, list_of, one_of, read_json, take
 
 SPLITS = ("train", "valid", "test")
 VECTORS = "vectors.npz"
+TOLERANCE = 0.01  # of the vectors' length
 COMMAND = "prepare the clips again with sat/prepare_clips.py"
 
 
@@ -57,43 +61,62 @@ class Clip:
 
 def read_manifest(file: Path) -> tuple[str, list[Clip]]:
     """Read manifest.json and the vectors beside it; return the recogniser's name and the clips. Raises `UserError`."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        recognizer, entries = str(content["recognizer"]), list(content["clips"])
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such manifest; `python sat/prepare_clips.py --videos ... --output {file.parent}` makes it") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: found no manifest of sat/prepare_clips.py ({type(error).__name__}: {error}); {COMMAND}") from error
+    if kind_of(file) == "no such file":
+        raise UserError(f"{file}: no such manifest; `python sat/prepare_clips.py --videos ... --output {file.parent}` makes it")
+    content = read_json(file, "a manifest of sat/prepare_clips.py", COMMAND)
+    recognizer, entries = (take(content, key, kind, str(file), COMMAND) for key, kind in (("recognizer", TEXT), ("clips", list_of(OBJECT))))
     if not entries:
         raise UserError(f"{file}: found no clips, expected at least one; its `discarded` says why each was discarded")
+    clips = read_clips(entries, file.parent, f"{file}: clips")
+    sizes = sorted({person.vectors.shape[1] for clip in clips for person in clip.people})
+    if len(sizes) > 1:
+        raise UserError(f"{file}: found vectors of {sizes[0]} and of {sizes[-1]} numbers, expected one recogniser's; {COMMAND}")
+    return recognizer, clips
+
+
+def read_clips(entries: Sequence[dict[str, Any]], folder: Path, place: str) -> list[Clip]:
+    """Make clips of entries whose paths are from `folder`, with the pictures and vectors that they name. Raises `UserError`."""
     vectors: dict[Path, dict[str, np.ndarray]] = {}
-    return recognizer, [_clip(entry, file, f"{file}: clips[{number}]", vectors) for number, entry in enumerate(entries)]
+    return [_clip(entry, folder, f"{place}[{number}]", vectors) for number, entry in enumerate(entries)]
 
 
-def _clip(entry: dict[str, Any], file: Path, place: str, known: dict[Path, dict[str, np.ndarray]]) -> Clip:
-    try:
-        video, caption, split, people = Path(entry["video_path"]), entry["caption"], entry["split"], entry["people"]
-        appearances = tuple(_appearance(file.parent / person["folder"], person, place, known) for person in people)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{place}: not an entry of sat/prepare_clips.py ({type(error).__name__}: {error}); {COMMAND}") from error
-    if split not in (None, *SPLITS):
-        raise UserError(f"{place}: split: found {split!r}, expected one of {', '.join(SPLITS)}")
-    return Clip(file.parent / video, caption, appearances, split, entry.get("recording"))
+def _clip(entry: dict[str, Any], folder: Path, place: str, known: dict[Path, dict[str, np.ndarray]]) -> Clip:
+    video, caption = take(entry, "video_path", TEXT, place, COMMAND), take(entry, "caption", WORDS, place, COMMAND)
+    split = take(entry, "split", one_of(*SPLITS), place, COMMAND, optional=True)
+    recording = take(entry, "recording", TEXT, place, COMMAND, optional=True)
+    people = take(entry, "people", list_of(OBJECT), place, COMMAND)
+    if not people:
+        raise UserError(f"{place}: people: found none, expected at least one; {COMMAND}")
+    appearances = tuple(_appearance(person, folder, f"{place}: people[{number}]", known) for number, person in enumerate(people))
+    return Clip(folder / video, caption, appearances, split, recording)
 
 
-def _appearance(folder: Path, person: dict[str, Any], place: str, known: dict[Path, dict[str, np.ndarray]]) -> Appearance:
-    home = folder.parent
-    if home not in known:
-        try:
-            with np.load(home / VECTORS, allow_pickle=False) as content:
-                known[home] = dict(zip(content["files"].tolist(), content["vectors"], strict=True))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{place}: {home / VECTORS} cannot be read ({error}); {COMMAND}") from error
-    pictures = tuple(sorted(folder.glob("*.png"), key=lambda picture: int(picture.stem) if picture.stem.isdigit() else -1))
+def _appearance(person: dict[str, Any], home: Path, place: str, known: dict[Path, dict[str, np.ndarray]]) -> Appearance:
+    identity = take(person, "identity", TEXT, place, COMMAND, optional=True)
+    box = take(person, "box", list_of(NUMBER, 4), place, COMMAND, optional=True)
+    name = Path(take(person, "folder", TEXT, place, COMMAND))
+    if not name.name or name.is_absolute() or ".." in name.parts:
+        raise UserError(f"{place}: folder: found {str(name)!r}, expected one inside {home}; {COMMAND}")
+    folder = home / name
+    if folder.parent not in known:
+        known[folder.parent] = _read_vectors(folder.parent / VECTORS)
+    pictures = sorted((path for path in visible_files(folder, "*.png") if kind_of(path) == "a file"), key=_number)
     names = [f"{folder.name}/{picture.name}" for picture in pictures]
-    missing = [name for name in names if name not in known[home]]
+    missing = [picture for picture in names if picture not in known[folder.parent]]
     if missing or not names:
-        raise UserError(f"{place}: found {missing or 'no pictures'} in {folder}, expected those of {VECTORS}; {COMMAND}")
+        raise UserError(f"{place}: found {', '.join(missing) or 'no pictures'} in {folder}, expected those of {VECTORS}; {COMMAND}")
     masks = tuple(folder.with_name(f"{folder.name}.masks") / picture.name for picture in pictures)
-    vectors = np.stack([known[home][name] for name in names])
-    return Appearance(pictures, masks, vectors, person["identity"], tuple(person.get("box") or ()) or None)
+    return Appearance(tuple(pictures), masks, np.stack([known[folder.parent][picture] for picture in names]), identity, box and tuple(box))
+
+
+def _read_vectors(file: Path) -> dict[str, np.ndarray]:
+    """Return the vectors (D,) by picture."""
+    files, vectors = read_arrays(file, "files", "vectors", remedy=COMMAND)
+    fits = files.dtype.kind == "U" and vectors.dtype.kind == "f" and vectors.size and files.shape == vectors.shape[:1] == vectors.shape[:-1]
+    if not fits or not (np.abs(vectors) <= 1 + TOLERANCE).all():  # NaN does not pass either
+        raise UserError(f"{file}: found no names with vectors of length 1; {COMMAND}")
+    return dict(zip(files.tolist(), vectors, strict=True))
+
+
+def _number(picture: Path) -> int:
+    return int(picture.stem) if picture.stem.isdecimal() else -1

@@ -12,7 +12,6 @@ Masks are optional and take the same forms, called `name.masks.png` or `name.mas
 `videos/name.mp4`, `labels/name.txt`, `images/name/`.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -25,7 +24,7 @@ from concat_id.distributed import rank
 from concat_id.errors import UserError, is_text, warn
 from concat_id.files import expand_path, kind_of, read_text, resolve_path
 from concat_id.formats import beside, by_stem, is_picture, is_video, media_in
-from concat_id.json_files import parse_list
+from concat_id.json_files import parse_list, shown
 from concat_id.typed import nearest
 
 SEPARATOR = "@@"
@@ -167,16 +166,16 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
     if isinstance(entry, UserError):
         raise entry
     if not isinstance(entry, dict):
-        raise UserError(f"{source}: found {_shown(entry)}, expected an entry {{{', '.join(REQUIRED)}}}")
+        raise UserError(f"{source}: found {shown(entry)}, expected an entry {{{', '.join(REQUIRED)}}}")
     problems = [f"{key}: missing, expected text" for key in REQUIRED if key not in entry]
     for key in REQUIRED + OPTIONAL:
         if key in entry and not (isinstance(entry[key], str) and (key in MAY_BE_EMPTY or entry[key].strip())):
             join = f'; write several people as "a.png{SEPARATOR}b.png"' if isinstance(entry[key], list) else ""
-            problems.append(f"{key}: found {_shown(entry[key])}, expected text{'' if key in MAY_BE_EMPTY else ' that is not empty'}{join}")
+            problems.append(f"{key}: found {shown(entry[key])}, expected text{'' if key in MAY_BE_EMPTY else ' that is not empty'}{join}")
     texts = {key: value for key, value in entry.items() if isinstance(value, str)}
     caption = texts.get("caption", "")
     if not is_text(caption):
-        problems.append(f"caption: found {_shown(caption)}, which has half of a character; mend its escapes")
+        problems.append(f"caption: found {shown(caption)}, which has half of a character; mend its escapes")
     video = Path()
     if texts.get("video_path", "").strip():
         ((video,),) = _files(texts["video_path"], "video_path", base, problems, "a video", several=False)
@@ -239,10 +238,5 @@ def _boxes(found: Any, people: int, problems: list[str]) -> tuple[tuple[float, .
             return boxes
     except (TypeError, ValueError):
         pass
-    problems.append(f"{BOXES}: found {_shown(found)}, expected [left, top, right, bottom] of each of {people}, as shares of the frame")
+    problems.append(f"{BOXES}: found {shown(found)}, expected [left, top, right, bottom] of each of {people}, as shares of the frame")
     return ()
-
-
-def _shown(value: Any) -> str:
-    found = "null" if value is None else json.dumps(value)
-    return found if len(found) <= 60 else found[:57] + "..."

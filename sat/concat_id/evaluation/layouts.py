@@ -1,16 +1,16 @@
 """Which videos there are to measure, whom they should show and what was asked for: our outputs, benchmarks, plain folders."""
 
 import csv
-import json
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from concat_id.errors import UserError
-from concat_id.files import resolve_path
+from concat_id.errors import UserError, reason_of
+from concat_id.files import kind_of, read_text, resolve_path, visible_files
 from concat_id.formats import beside, is_picture, is_video, media_in
+from concat_id.json_files import OBJECT, TEXT, WORDS, list_of, read_json, require, take
 
 INFO = "info.json"
 MADE = re.compile(r"(video|portrait)(?:_(\d+))?\.(mp4|png)")
@@ -18,6 +18,7 @@ OPENS2V_LISTS = "*_Eval.json"
 CONSISID_LISTS = ("video_caption_eval.csv", "video_caption_eval_old.csv")
 PEOPLE = {"man", "woman", "boy", "girl", "person", "people", "face", "human"}
 COLUMNS = {"index", "Class", "Refined_man", "Refined_woman"}
+AGAIN, DOWNLOAD = "make the video again", "download the benchmark again"
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,17 @@ class Request:
 
 def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[Sample], list[str], list[str]]:
     """Find the videos of a run. Returns them, what is wrong with others, and remarks. Raises `UserError` if the folder holds none."""
-    if not folder.is_dir():
-        raise UserError(f"--videos: {folder}: no such folder, expected one with videos; check the path")
-    if benchmark is not None:
-        samples, problems, notes = _benchmark_samples(folder, read_benchmark(benchmark), benchmark)
-    else:
-        samples, problems, notes = _own_samples(folder)
-        if not samples and not problems:
-            samples, problems, notes = _plain_samples(folder)
+    if kind_of(folder) != "a folder":
+        raise UserError(f"--videos: {folder}: found {kind_of(folder)}, expected a folder with videos; check the path")
+    try:
+        if benchmark is not None:
+            samples, problems, notes = _benchmark_samples(folder, read_benchmark(benchmark), benchmark)
+        else:
+            samples, problems, notes = _own_samples(folder)
+            if not samples and not problems:
+                samples, problems, notes = _plain_samples(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({reason_of(error)}); check its permissions") from error
     if not samples and not problems:
         raise UserError(
             f"--videos: {folder}: found no video; expected the output folder of sat/sample_video.py, name.mp4 beside name.png, "
@@ -59,28 +63,37 @@ def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[Sample], li
 def _own_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
     """Read folders that sat/sample_video.py wrote; a video without info.json was not finished."""
     samples, problems = [], []
-    for place in [folder, *sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))]:
-        made = sorted(path for path in place.iterdir() if MADE.fullmatch(path.name))
+    for place in [folder, *(path for path in visible_files(folder, "*") if path.is_dir())]:
+        made = [path for path in visible_files(place, "*") if MADE.fullmatch(path.name)]
         info_file = place / INFO
-        if not info_file.is_file():
+        if kind_of(info_file) == "no such file":
             if made and list(place.glob("reference_*.png")):
                 problems.append(f"{place}: found no {INFO}, so the video is not finished; make it again")
             continue
         try:
-            info = json.loads(info_file.read_text(encoding="utf-8"))
-            prompt, images = str(info["prompt"]), [Path(item["image"]) for item in info["references"]]
-            listed = [place / name for name in info["files"] if MADE.fullmatch(name)]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"{info_file}: cannot be read ({type(error).__name__}: {error}); make the video again")
+            info = read_json(info_file, "what sat/sample_video.py writes", AGAIN)
+            kinds = {"prompt": WORDS, "references": list_of(OBJECT), "files": list_of(TEXT)}
+            prompt, images, names = (take(info, key, kind, str(info_file), AGAIN) for key, kind in kinds.items())
+            images = [take(image, "image", TEXT, f"{info_file}: references", AGAIN) for image in images]
+            listed = [place / name for name in names if MADE.fullmatch(name)]
+        except UserError as error:
+            problems.append(str(error))
             continue
-        # The photo as it was given, or else what was cut out of it, which is always there.
-        references = [resolve_path(image) if resolve_path(image).is_file() else place / f"reference_{number}_crop.png"
-                      for number, image in enumerate(images, 1)]  # fmt: skip
+        references = [_photo(image) or place / f"reference_{number}_crop.png" for number, image in enumerate(images, 1)]
         for video in sorted({*made, *listed}):
             number = MADE.fullmatch(video.name)[2] or "1"
             stem = place.name if place != folder else folder.name
             samples.append(Sample(f"{stem}/{number}", video, tuple(references), prompt))
     return samples, problems, []
+
+
+def _photo(image: str) -> Path | None:
+    """Find the photo as it was given; None where it is gone, for which there is what was cut out of it."""
+    try:
+        path = resolve_path(image)
+    except UserError:
+        return None
+    return path if kind_of(path) == "a file" else None
 
 
 def _plain_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
@@ -91,7 +104,7 @@ def _plain_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
         numbered = re.compile(re.escape(video.stem) + r"(?:_(\d+))?")
         matches = [(int(found[1] or 0), path) for path in pictures if (found := numbered.fullmatch(path.stem))]
         text = beside(video, ".txt")
-        prompt = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+        prompt = read_text(text, "a prompt", errors="replace").strip() if kind_of(text) == "a file" else ""
         if not prompt:
             notes.append(f"{video}: found no prompt in {text.name}; scores of the text are left out")
         samples.append(Sample(video.stem, video, tuple(path for _, path in sorted(matches)), prompt))
@@ -100,8 +113,8 @@ def _plain_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
 
 def read_benchmark(folder: Path) -> dict[str, Request]:
     """Read what OpenS2V-Eval or ConsisID-Bench asks for, by the names their videos have. Raises `UserError` for another folder."""
-    if not folder.is_dir():
-        raise UserError(f"--benchmark: {folder}: no such folder, expected OpenS2V-Eval or ConsisID-Bench; check the path")
+    if kind_of(folder) != "a folder":
+        raise UserError(f"--benchmark: {folder}: found {kind_of(folder)}, expected OpenS2V-Eval or ConsisID-Bench; check the path")
     lists = sorted(folder.glob(OPENS2V_LISTS))
     if lists:
         return {name: request for path in lists for name, request in _opens2v_requests(path)}
@@ -117,14 +130,14 @@ def read_benchmark(folder: Path) -> dict[str, Request]:
 
 def _opens2v_requests(path: Path) -> Iterator[tuple[str, Request]]:
     """`{"singlehuman_1": {"img_paths": [...], "prompt": ..., "class_label": [...]}}`; pictures of things are no references for faces."""
-    for name, entry in _read_json(path).items():
-        try:
-            images, labels = entry["img_paths"], entry.get("class_label") or []
-            labels = [str(label).lower() for label in labels] if len(labels) == len(images) else [""] * len(images)
-            people = [path.parent / image for image, label in zip(images, labels, strict=True) if _is_person(image, label)]
-            yield name, Request(str(entry["prompt"]), tuple(people))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: {name}: expected img_paths and prompt ({error}); download the benchmark again") from error
+    entries = require(read_json(path, "JSON", DOWNLOAD), OBJECT, str(path), DOWNLOAD)
+    for name, entry in entries.items():
+        place = f"{path}: {name}"
+        images, prompt = take(entry, "img_paths", list_of(TEXT), place, DOWNLOAD), take(entry, "prompt", WORDS, place, DOWNLOAD)
+        labels = take(entry, "class_label", list_of(TEXT), place, DOWNLOAD, optional=True) or []
+        labels = [label.lower() for label in labels] if len(labels) == len(images) else [""] * len(images)
+        people = [path.parent / image for image, label in zip(images, labels, strict=True) if _is_person(image, label)]
+        yield name, Request(prompt, tuple(people))
 
 
 def _is_person(image: str, label: str) -> bool:
@@ -134,10 +147,9 @@ def _is_person(image: str, label: str) -> bool:
 
 def _consisid_requests(table: Path, faces: Path) -> Iterator[tuple[str, Request]]:
     """Every face with every row of the table; the video is called `<face's file>--<index>`. Source: ConsisID's eval_all_in_once.py."""
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not set(rows[0]) >= COLUMNS:
-        raise UserError(f"{table}: found columns {', '.join(rows[0]) if rows else 'none'}, expected {', '.join(sorted(COLUMNS))}")
+    rows = list(_table_rows(table))
+    if not rows:
+        raise UserError(f"{table}: found no rows, expected one for each prompt; {DOWNLOAD}")
     for face in media_in(faces, is_picture):
         column = "Refined_woman" if "woman" in face.name else "Refined_man"
         for row in rows:
@@ -145,14 +157,23 @@ def _consisid_requests(table: Path, faces: Path) -> Iterator[tuple[str, Request]
             yield f"{face.name}--{row['index']}", Request(prompt, (face,))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _table_rows(table: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV by column. Raises `UserError` that names the line of one that is short, long or wrongly quoted."""
+    reader = csv.reader(io.StringIO(read_text(table, "a table (CSV)", DOWNLOAD), newline=""), strict=True)
+    header, line = None, 1
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); download the benchmark again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: found {type(content).__name__}, expected an object with one entry a video; download it again")
-    return content
+        for row in reader:
+            if header is None:
+                header = row
+                if not set(header) >= COLUMNS:
+                    raise UserError(f"{table}: found columns {', '.join(header)}, expected {', '.join(sorted(COLUMNS))}; {DOWNLOAD}")
+            elif row and len(row) != len(header):
+                raise UserError(f"{table}: line {line}: found {len(row)} cells, expected {len(header)}; {DOWNLOAD}")
+            elif row:
+                yield dict(zip(header, row, strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{table}: line {line}: found no row of a table ({error}); mend the quotes, or {DOWNLOAD}") from error
 
 
 def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Path) -> tuple[list[Sample], list[str], list[str]]:

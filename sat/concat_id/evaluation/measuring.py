@@ -1,7 +1,6 @@
 """From a sample to its scores: everything is decoded, detected and embedded once, and the result is kept by content."""
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -26,8 +25,8 @@ from concat_id.evaluation.text import clip_scores, viclip_scores
 from concat_id.face.detection import Face, FaceDetector
 from concat_id.face.models import choose_folders
 from concat_id.face.recognition import FaceRecognizer, load_recognizer
-from concat_id.files import file_digest, resolve_path, safe_name
-from concat_id.json_files import write_json
+from concat_id.files import file_digest, resolve_path, safe_name, text_digest
+from concat_id.json_files import recall_json, write_json
 from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights import content_digest
@@ -103,7 +102,7 @@ def load_instruments(device: torch.device | str, *, detector: str | None, recogn
 
 def result_file(sample: Sample, run: str, output: Path) -> Path:
     """Say where a sample's result is kept."""
-    tail = hashlib.sha256(f"{sample.name}\n{sample.video}".encode()).hexdigest()[:8]
+    tail = text_digest(f"{sample.name}\n{sample.video}")[:8]
     return output / "videos" / safe_name(run) / f"{safe_name(sample.name)}-{tail}.json"
 
 
@@ -115,24 +114,31 @@ def measure_or_recall(sample: Sample, file: Path, instruments: Instruments, over
         digests = {"video": file_digest(sample.video), "references": [file_digest(path) for path in sample.references]}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}), expected a file of {sample.video.parent}") from error
-    content = json.dumps([digests, sample.prompt, instruments.identity], sort_keys=True)
-    key = hashlib.sha256(content.encode()).hexdigest()
-    if not overwrite:
-        try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-            if result["key"] == key and result.pop("pictures"):
-                return result, True
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+    key = text_digest(json.dumps([digests, sample.prompt, instruments.identity], sort_keys=True))
+    known = None if overwrite else _recall(file)
+    if known is not None and known.get("key") == key:
+        del known["pictures"]
+        return known, True
     result = {"key": key, "digests": digests, **measure(sample, instruments)}
-    write_json(file, result)
+    write_json(file, result | {"seal": _seal(result)})
     del result["pictures"]
     return result, False
 
 
-def read_pictures(file: Path) -> dict[str, list[str]]:
-    """Read the pictures of a result, which stay on disk because benchmarks have thousands."""
-    return json.loads(file.read_text(encoding="utf-8"))["pictures"]
+def _seal(result: dict[str, Any]) -> str:
+    return text_digest(json.dumps(result, sort_keys=True))
+
+
+def _recall(file: Path) -> dict[str, Any] | None:
+    """Read a result with its pictures; None unless it is as it was written."""
+    result = recall_json(file) or {}
+    return result if result.pop("seal", None) == _seal(result) else None
+
+
+def read_pictures(result: dict[str, Any]) -> dict[str, list[str]]:
+    """Read the pictures of a result, which stay on disk because benchmarks have thousands; none if it has been measured anew."""
+    known = _recall(Path(result["file"]))
+    return known["pictures"] if known is not None and known.get("key") == result["key"] else {"references": [], "frames": []}
 
 
 def measure(sample: Sample, instruments: Instruments) -> dict[str, Any]:

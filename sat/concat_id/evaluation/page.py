@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from concat_id.errors import one_line
 from concat_id.evaluation.charts import interval_bar, similarity_chart
 from concat_id.evaluation.measuring import COLOURS, read_pictures
 from concat_id.evaluation.metrics import METRICS, shown
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).with_name("page.css")
 OPEN_VIDEOS = 24  # the pictures of more videos are shown when asked for
 SHOWN_REQUESTS = 150  # of more, those that the first run answers worst are on the page
+LONGEST = 600  # characters of a prompt, a name or a remark
 HEADLINE = ("similarity", "similarity_as_published", "copy_paste", "detection_rate", "match_rate", "clip_text")
 ARROWS = {"more": "↑", "less": "↓", "": ""}
 
@@ -27,10 +29,10 @@ def render_page(report: Report) -> str:
     count = sum(len(run.results) for run in report.runs)
     title = f"Concat-ID evaluation: {', '.join(run.name for run in report.runs)}"
     parts = [
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>",
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{_text(title)}</title>",
         '<meta name=viewport content="width=device-width, initial-scale=1"><meta name=color-scheme content="light dark">',
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
-        f"<header><p class=eyebrow>Concat-ID evaluation</p><h1>{escape(' · '.join(run.name for run in report.runs))}</h1>",
+        f"<header><p class=eyebrow>Concat-ID evaluation</p><h1>{_text(' · '.join(run.name for run in report.runs))}</h1>",
         f"<p class=lead>{_videos(count)} measured. Faces are compared by {escape(report.instruments.recognizer.name)}; "
         "its scores cannot be compared with those of other recognisers.</p></header>",
         _problems(report),
@@ -46,6 +48,12 @@ def render_page(report: Report) -> str:
     return "".join(parts)
 
 
+def _text(text: str) -> str:
+    """Write a text of any length and kind for the page; report.json has all of it."""
+    text = one_line(text)
+    return escape(text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
+
+
 def _videos(count: int) -> str:
     return "1 video" if count == 1 else f"{count} videos"
 
@@ -54,14 +62,14 @@ def _problems(report: Report) -> str:
     problems = [problem for run in report.runs for problem in run.problems]
     if not problems:
         return ""
-    items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+    items = "".join(f"<li>{_text(problem)}</li>" for problem in problems)
     head = "1 video is" if len(problems) == 1 else f"{len(problems)} videos are"
     return f"<section class=alert><h2>{head} not in these numbers</h2><ul>{items}</ul></section>"
 
 
 def _scores(report: Report) -> str:
     """Write a table with one row a metric and one column a run."""
-    head = "".join(f"<th scope=col>{escape(run.name)}<small>{_videos(len(run.results))}</small></th>" for run in report.runs)
+    head = "".join(f"<th scope=col>{_text(run.name)}<small>{_videos(len(run.results))}</small></th>" for run in report.runs)
     rows = []
     for group, names in groupby(report.metrics, key=lambda name: METRICS[name].group):
         rows.append(f"<tr class=group><th colspan={len(report.runs) + 1}>{group}</th></tr>")
@@ -102,7 +110,7 @@ def _comparisons(report: Report) -> str:
         head = "<thead><tr><th></th><th>difference</th><th>95 % interval</th><th>pairs</th><th></th></tr></thead>"
         table = f"<div class=scroll><table>{head}<tbody>{''.join(rows)}</tbody></table></div>"
         table = table if rows else "<p>No request (prompt and references) in common.</p>"
-        tables.append(f"<section><h2>{escape(second)} minus {escape(first)}</h2>"
+        tables.append(f"<section><h2>{_text(second)} minus {_text(first)}</h2>"
                       f"<p class=lead>Paired over the requests that both answered.</p>{table}</section>")  # fmt: skip
     return "".join(tables)
 
@@ -112,12 +120,12 @@ def _attributes(report: Report) -> str:
     names = sorted({name for rate in rates for name in rate})
     if not names:
         return ""
-    head = "".join(f"<th scope=col>{escape(run.name)}</th>" for run in report.runs)
+    head = "".join(f"<th scope=col>{_text(run.name)}</th>" for run in report.runs)
     rows = []
     for name in names:
         found = [rate.get(name, {"rate": None, "videos": 0}) for rate in rates]
         cells = "".join(f"<td>{shown('obedience', one['rate'])}<small>{_videos(one['videos'])}</small></td>" for one in found)
-        rows.append(f"<tr><th scope=row>{escape(name)}</th>{cells}</tr>")
+        rows.append(f"<tr><th scope=row>{_text(name)}</th>{cells}</tr>")
     return (f"<section><h2>Obedience by attribute</h2><div class=scroll><table><thead><tr><th></th>{head}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table></div></section>")  # fmt: skip
 
@@ -142,32 +150,32 @@ def _by_request(runs: Any) -> list[list[tuple[Run, dict[str, Any]]]]:
 def _request(report: Report, group: list[tuple[Run, dict[str, Any]]], is_open: bool) -> str:
     result = group[0][1]
     faces = "".join(
-        f'<img class=face style="border-color:{COLOURS[number % len(COLOURS)]}" src="{picture}" alt="reference {number + 1}">'
-        for number, picture in enumerate(read_pictures(Path(result["file"]))["references"])
+        f'<img class=face style="border-color:{COLOURS[number % len(COLOURS)]}" src="{escape(picture)}" alt="reference {number + 1}">'
+        for number, picture in enumerate(read_pictures(result)["references"])
     )
     videos = "".join(_video(report, run, one, len(report.runs) > 1) for run, one in group)
-    prompt = escape(result["prompt"]) or "<i>no prompt</i>"
-    return (f"<details{' open' if is_open else ''}><summary><span class=faces>{faces}</span><span><b>{escape(result['name'])}</b>"
+    prompt = _text(result["prompt"]) or "<i>no prompt</i>"
+    return (f"<details{' open' if is_open else ''}><summary><span class=faces>{faces}</span><span><b>{_text(result['name'])}</b>"
             f"<span class=prompt>{prompt}</span></span></summary>{videos}</details>")  # fmt: skip
 
 
 def _video(report: Report, run: Run, result: dict[str, Any], with_name: bool) -> str:
-    pictures = zip(read_pictures(Path(result["file"]))["frames"], result["frames"]["indices"], strict=True)
-    frames = "".join(f'<img src="{picture}" alt="frame {index}" loading=lazy>' for picture, index in pictures)
+    pictures = zip(read_pictures(result)["frames"], result["frames"]["indices"], strict=False)
+    frames = "".join(f'<img src="{escape(picture)}" alt="frame {index}" loading=lazy>' for picture, index in pictures)
     names = [name for name in METRICS if result["scores"].get(name) is not None]
     names.sort(key=lambda name: HEADLINE.index(name) if name in HEADLINE else len(HEADLINE))
     bounds = " – ".join(shown("similarity", bound) for bound in result["interval"] or ())
     spread = {"similarity": f" ({bounds} over frames)" if bounds else ""}
     chips = "".join(f"<li{' class=main' if name in HEADLINE else ''}><b>{shown(name, result['scores'][name])}</b>"
                     f"<span>{escape(report.label(name))}{spread.get(name, '')}</span></li>" for name in names)  # fmt: skip
-    notes = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
+    notes = "".join(f"<li>{_text(note)}</li>" for note in result["notes"])
     size = result["frames"]["size"]
-    about = f"{result['frames']['of']} frames of {size[0]}×{size[1]}, {result['frames']['fps']:g} fps · {escape(result['video'])}"
-    return (f"<article>{f'<h3>{escape(run.name)}</h3>' if with_name else ''}<div class=strip>{frames}</div>"
+    about = f"{result['frames']['of']} frames of {size[0]}×{size[1]}, {result['frames']['fps']:g} fps · {_text(result['video'])}"
+    return (f"<article>{f'<h3>{_text(run.name)}</h3>' if with_name else ''}<div class=strip>{frames}</div>"
             f"{similarity_chart(result, report.instruments.threshold)}<ul class=chips>{chips}</ul>"
             f"{f'<ul class=quiet>{notes}</ul>' if notes else ''}<p class=about>{about}</p></article>")  # fmt: skip
 
 
 def _method(report: Report) -> str:
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.measured_with().items())
+    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in report.measured_with().items())
     return f"<section><h2>How it was measured</h2><dl>{rows}</dl></section>"

@@ -1,21 +1,24 @@
 """What a measurement leaves behind: report.json, report.csv, report.html, and a table on the screen."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from concat_id.errors import one_line
 from concat_id.evaluation.calibration import TOO_CLOSE, Calibration
 from concat_id.evaluation.measuring import Instruments
 from concat_id.evaluation.metrics import METRICS, label, shown
 from concat_id.evaluation.page import render_page
 from concat_id.evaluation.runs import Run, attribute_rates, compare, summarise
-from concat_id.files import written_whole
+from concat_id.files import write_text
 from concat_id.json_files import write_json
 from concat_id.versions import versions
 
 PACKAGES = ("numpy", "onnxruntime", "insightface", "opencv-python-headless", "torch", "transformers")
+FORMULA = {*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20"}  # first characters; the last four are wide ones
 INTERNAL = {"key", "file", "vectors"}  # parts of a result that report.json leaves out
 
 
@@ -52,7 +55,7 @@ class Report:
     def label(self, name: str) -> str:
         """Return what a metric is called, with the names of the weights."""
         clip = self.instruments.clip.name if self.instruments.clip else "CLIP"
-        return label(name, self.instruments.recognizer.name, clip)
+        return one_line(label(name, self.instruments.recognizer.name, clip))
 
     def not_computed(self) -> list[tuple[str, str]]:
         """Return the labels of metrics that no run has, and what they need."""
@@ -85,10 +88,8 @@ def write_report(report: Report, output: Path) -> list[Path]:
     """Write the three files; returns their paths."""
     files = [output / f"report.{suffix}" for suffix in ("json", "csv", "html")]
     write_json(files[0], _as_json(report))
-    with written_whole(files[1]) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        _write_csv(report, stream)
-    with written_whole(files[2]) as temporary:
-        temporary.write_text(render_page(report), encoding="utf-8")
+    write_text(files[1], _as_csv(report))
+    write_text(files[2], render_page(report))
     return files
 
 
@@ -96,25 +97,25 @@ def print_summary(report: Report) -> None:
     """Print every metric of every run, honest and as published, then what was not computed."""
     width = max((len(report.label(name)) for name in report.metrics), default=0)
     for run, summary in zip(report.runs, report.summaries, strict=True):
-        print(f"\n{run.name}: {len(run.results)} videos, {len(run.problems)} that cannot be measured")
+        print(f"\n{one_line(run.name)}: {len(run.results)} videos, {len(run.problems)} that cannot be measured")
         for name, values in summary.items():
             interval = "" if values["low"] is None else f"  [{shown(name, values['low'])}, {shown(name, values['high'])}]"
             print(f"  {report.label(name):{width}}  {shown(name, values['mean']):>7}{interval}  n={values['videos']}")
     for first, second, compared in report.comparisons:
-        print(f"\n{second} - {first}, paired")
+        print(f"\n{one_line(f'{second} - {first}')}, paired")
         for name, values in compared.items():
             interval = "" if values["low"] is None else f"  [{shown(name, values['low'], True)}, {shown(name, values['high'], True)}]"
             print(f"  {report.label(name):{width}}  {shown(name, values['difference'], True):>7}{interval}  n={values['pairs']}")
         if not compared:
             print("  no request (prompt and references) in common")
     limits = report.calibration.whole
-    face = report.instruments.recognizer.name
+    face = one_line(report.instruments.recognizer.name)
     print(f"\nOther people score {shown('similarity', limits.floor)} by {face}, other photos of the same person "
           f"{shown('similarity', limits.ceiling)}.")  # fmt: skip
     if report.caution:
-        print(report.caution)
+        print(one_line(report.caution))
     for names, reason in report.not_computed():
-        print(f"not computed: {names}: {reason}")
+        print(one_line(f"not computed: {names}: {reason}"))
 
 
 def _as_json(report: Report) -> dict[str, Any]:
@@ -140,8 +141,9 @@ def _as_json(report: Report) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_csv(report: Report, stream: Any) -> None:
+def _as_csv(report: Report) -> str:
     """Write one row a video; those that cannot be measured have a problem and no scores."""
+    stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(["run", "name", "video", "prompt", "recognizer", *report.metrics, "similarity_low", "similarity_high", "problem"])
     for run in report.runs:
@@ -149,6 +151,12 @@ def _write_csv(report: Report, stream: Any) -> None:
             scores = ["" if (value := result["scores"].get(name)) is None else f"{value:.6g}" for name in report.metrics]
             bounds = [f"{value:.6g}" for value in result["interval"] or ()] or ["", ""]
             head = [run.name, result["name"], result["video"], result["prompt"], report.instruments.recognizer.name]
-            writer.writerow([*head, *scores, *bounds, ""])
+            writer.writerow([*map(as_cell, head), *scores, *bounds, ""])
         for problem in run.problems:
-            writer.writerow([run.name, "", "", "", "", *[""] * len(report.metrics), "", "", problem])
+            writer.writerow([as_cell(run.name), "", "", "", "", *[""] * len(report.metrics), "", "", as_cell(problem)])
+    return stream.getvalue()
+
+
+def as_cell(text: str) -> str:
+    """Put an apostrophe before a text that spreadsheets would run as a formula."""
+    return f"'{text}" if text.lstrip(" ")[:1] in FORMULA else text

@@ -1,6 +1,7 @@
 """Measure whole runs, sum them up and compare them."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, one_line
 from concat_id.evaluation.calibration import Calibration, trained_on
 from concat_id.evaluation.identity import identified
 from concat_id.evaluation.layouts import Sample, find_samples
@@ -32,18 +33,25 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
 
-def find_runs(folders: Sequence[str], benchmark: str | None) -> list[Run]:
+def find_runs(paths: Sequence[Path], benchmark: Path | None) -> list[Run]:
     """Find the videos of each folder; runs are called like their folders. Raises `UserError`."""
-    paths = [Path(folder).expanduser() for folder in folders]
-    names = [path.resolve().name for path in paths]
+    places = [Path(os.path.realpath(path)) for path in paths]
+    names = [place.name for place in places]
     runs = []
-    for path, name in zip(paths, names, strict=True):
-        samples, problems, notes = find_samples(path, None if benchmark is None else Path(benchmark).expanduser())
-        called = name if Counter(names)[name] == 1 else f"{path.resolve().parent.name}/{name}"
+    for path, place, name in zip(paths, places, names, strict=True):
+        samples, problems, notes = find_samples(path, benchmark)
+        called = name if Counter(names)[name] == 1 else f"{place.parent.name}/{name}"
         runs.append(Run(called, path, samples, [], problems, notes))
     if len({run.name for run in runs}) < len(runs):
         raise UserError("--videos: found the same folder twice, expected different runs; leave one out")
     return runs
+
+
+def require_pictures(calibration: Path | None, training: Path | None) -> None:
+    """Raise `UserError` for a folder without pictures, before hours of work rather than behind them."""
+    for option, folder in {"--calibration": calibration, "--training-pictures": training}.items():
+        if folder is not None:
+            pictures_in(folder, option)
 
 
 def measure_runs(runs: Sequence[Run], instruments: Instruments, output: Path, overwrite: bool) -> int:
@@ -52,7 +60,7 @@ def measure_runs(runs: Sequence[Run], instruments: Instruments, output: Path, ov
     with tqdm(total=sum(len(run.samples) for run in runs), unit="video", dynamic_ncols=True) as bar:
         for run in runs:
             for sample in run.samples:
-                bar.set_description(run.name)
+                bar.set_description(one_line(run.name))
                 try:
                     file = result_file(sample, run.name, output)
                     result, was_there = measure_or_recall(sample, file, instruments, overwrite)
@@ -65,10 +73,10 @@ def measure_runs(runs: Sequence[Run], instruments: Instruments, output: Path, ov
     return recalled
 
 
-def drop_trained_on(runs: Sequence[Run], folder: str, instruments: Instruments, output: Path) -> dict[str, Any]:
+def drop_trained_on(runs: Sequence[Run], folder: Path, instruments: Instruments, output: Path) -> dict[str, Any]:
     """Take out the videos of people in a folder of training pictures; returns whom, for the report."""
     vectors = face_vectors(output, instruments)
-    training = vectors.compute(pictures_in(Path(folder).expanduser(), "--training-pictures"), "training pictures")
+    training = vectors.compute(pictures_in(folder, "--training-pictures"), "training pictures")
     dropped = trained_on({path: vector for run in runs for result in run.results for path, vector in references_of(result)}, training)
     for run in runs:
         kept = [result for result in run.results if not any(path in dropped for path, _ in references_of(result))]
@@ -105,12 +113,12 @@ def identify(runs: Sequence[Run]) -> None:
         result["scores"]["identification_rate"] = float(np.mean([identified(vector, digest, candidates) for vector, digest in own]))
 
 
-def calibrate(runs: Sequence[Run], folder: str | None, instruments: Instruments, output: Path) -> Calibration:
+def calibrate(runs: Sequence[Run], folder: Path | None, instruments: Instruments, output: Path) -> Calibration:
     """Find floor and ceiling, from a folder of photos or else the floor from the references, and rescale every result by them."""
     if folder is None:
         calibration = Calibration.from_references(list(different_references(runs).values()))
     else:
-        calibration = Calibration.from_folder(Path(folder).expanduser(), face_vectors(output, instruments))
+        calibration = Calibration.from_folder(folder, face_vectors(output, instruments))
     for result in (result for run in runs for result in run.results):
         ranges = [calibration.of(path, vector) for path, vector in references_of(result)]
         rescaled = [limits.rescale(value) for limits, value in zip(ranges, result["per_reference"], strict=True)]

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from concat_id.arrays import read_arrays
 from concat_id.errors import UserError, warn
 from concat_id.evaluation.faces import read_reference
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer
-from concat_id.files import file_digest, written_whole
+from concat_id.files import file_digest, kind_of, written_whole
 from concat_id.formats import is_picture, media_in
 
 SAVE_EVERY = 200
-UNREADABLE = (OSError, ValueError, KeyError)
 
 
 class FaceVectors:
@@ -22,6 +22,7 @@ class FaceVectors:
 
     def __init__(self, file: Path, identity: str, detector: FaceDetector, recognizer: FaceRecognizer):
         self.file, self.identity, self.detector, self.recognizer = file, identity, detector, recognizer
+        self._size = recognizer.model.output_shape[1]
         self._known: dict[str, np.ndarray] = self._read()
         self._unsaved = 0
 
@@ -31,14 +32,14 @@ class FaceVectors:
         for path in tqdm(paths, desc=what, unit="picture", dynamic_ncols=True, disable=len(paths) < 5):
             try:
                 digest = file_digest(path)
-                if digest not in self._known:
-                    self._known[digest] = self._compute(path)
-                    self._unsaved += 1
-                if self._unsaved >= SAVE_EVERY:
-                    self.save()
-            except OSError:
+            except (OSError, UserError):
                 without += 1
                 continue
+            if digest not in self._known:
+                self._known[digest] = self._compute(path)
+                self._unsaved += 1
+            if self._unsaved >= SAVE_EVERY:
+                self.save()
             if self._known[digest].any():
                 vectors[path] = self._known[digest]
             else:
@@ -62,22 +63,23 @@ class FaceVectors:
         try:
             return read_reference(path, self.detector, self.recognizer).found.vector
         except UserError:
-            return np.zeros(self.recognizer.model.output_shape[1], np.float32)
+            return np.zeros(self._size, np.float32)
 
     def _read(self) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.file, allow_pickle=False) as content:
-                if str(content["identity"]) != self.identity:
-                    return {}
-                return dict(zip(content["digests"].tolist(), content["vectors"], strict=True))
-        except UNREADABLE:
+            identity, digests, vectors = read_arrays(self.file, "identity", "digests", "vectors")
+        except UserError:
             return {}
+        fits = digests.dtype.kind == "U" and vectors.dtype == np.float32 and np.isfinite(vectors).all()
+        if identity.tolist() != self.identity or not fits or vectors.shape != (*digests.shape, self._size):
+            return {}
+        return dict(zip(digests.tolist(), vectors, strict=True))
 
 
 def pictures_in(folder: Path, option: str) -> list[Path]:
     """List the pictures of a folder and of the folders in it. Raises `UserError` if there are none."""
-    if not folder.is_dir():
-        raise UserError(f"{option}: {folder}: no such folder, expected one with pictures; check the path")
+    if kind_of(folder) != "a folder":
+        raise UserError(f"{option}: {folder}: found {kind_of(folder)}, expected a folder with pictures; check the path")
     pictures = media_in(folder, is_picture, deep=True)
     if not pictures:
         raise UserError(f"{option}: {folder}: found no picture, expected .png, .jpg or the like; check the path")
