@@ -176,8 +176,8 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
         pipeline.load()
     made, problems, samples = [], [], pipeline.config.args.batch_size
     sampler = pipeline.config.model.sampler
-    total = len(prepared) * samples * (sampler.end_at_step or sampler.num_inference_steps)
-    with tqdm(total=total, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
+    steps = samples * (sampler.end_at_step or sampler.num_inference_steps)
+    with tqdm(total=len(prepared) * steps, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
         for number, item in enumerate(prepared, 1):
             bar.set_description(f"video {number}/{len(prepared)}")
             try:
@@ -185,9 +185,11 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
                     folder = _make(item, pipeline, settings, samples, bar)
                 made += [folder] if folder else []
             except InUseError as error:
+                bar.clear()
                 warn(f"{item.job.source}: {error.owner} is making this video; it is left to that")
             except UserError as error:
                 problems.append(f"{item.job.source}: {error}")
+            bar.update(number * steps - bar.n)  # whatever was left out
     return made, problems
 
 
