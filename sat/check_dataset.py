@@ -4,15 +4,14 @@ Reads every clip and picture as training would, names what is wrong with which e
 The exit code is 1 if anything must be mended, 0 if there are at most notes.
 """
 
-import argparse
-
 from concat_id.errors import UserError, run
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("lists", nargs="*", metavar="LIST", help="JSON lists, or folders of clips (default: train_data and valid_data)")
     parser.add_argument("--base", nargs="+", default=[], metavar="FILE", help="YAML files of the run, for the clips' size, rate and length")
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="files read at the same time (default: %(default)s)")

@@ -5,16 +5,16 @@ report.csv; several folders are compared over the requests that they share. Run 
 The exit code is 1 if a video could not be measured.
 """
 
-import argparse
 from pathlib import Path
 
 from concat_id.errors import UserError, report, run, warn
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--videos", nargs="+", required=True, metavar="FOLDER",
                         help="one or more runs: output folders of sat/sample_video.py, folders with name.mp4, name.png (or name_1.png, "
                              "name_2.png) and name.txt, or with --benchmark a benchmark's videos")

@@ -5,17 +5,17 @@ stage 2 with any picture of the person from another clip whose similarity is in 
 Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<n>.txt, test_people/, test_clips_<n>/.
 """
 
-import argparse
 from pathlib import Path
 
 from concat_id.curation.options import add_threshold_options, check_thresholds
 from concat_id.errors import UserError, run, warn
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest", type=Path, help="manifest.json of sat/prepare_clips.py")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the lists")
     parser.add_argument("--stage", choices=("1", "2", "3", "all"), default="all", help="default: %(default)s")

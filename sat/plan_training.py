@@ -6,6 +6,7 @@ Nothing is loaded or allocated; the formula is in concat_id/training/memory_plan
 import json
 
 from concat_id.errors import UserError, run
+from concat_id.parser import read_whole
 from concat_id.startup import prepare_process
 
 GIB = 2**30
@@ -49,9 +50,10 @@ def main() -> None:
 
 def read_number(name: str, text: str, low: int, high: int = 10**6) -> int:
     """Read a whole number of the command line."""
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise UserError(f"command line: --{name}: found {text!r}, expected a whole number from {low} to {high}; see --help")
-    return int(text)
+    number = read_whole(text)
+    if number is None or not low <= number <= high:
+        raise UserError(f"command line: --{name}: found {text[:60]!r}, expected a whole number from {low} to {high}; see --help")
+    return number
 
 
 def print_table(config, sizes, plans) -> None:

@@ -7,16 +7,16 @@ turns into training lists. A picture is a video of one frame. A list is JSON wit
 A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all.
 """
 
-import argparse
 from pathlib import Path
 
 from concat_id.errors import UserError, report, run, warn
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="videos, pictures, folders of videos, JSON lists")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')

@@ -6,16 +6,16 @@ calm pictures of its people in the same light; with --masks the parts of every f
 stopped is continued by the same command, and more people may be asked for later. With --sheet it draws one picture of them instead.
 """
 
-import argparse
 from pathlib import Path
 
 from concat_id.errors import UserError, run
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", type=Path, metavar="FOLDER", help="folder to write")
     target.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet: a person a row, or with --together two")

@@ -5,17 +5,17 @@ move; the file has the released format. --load starts from weights: `--load FILE
 alone, and latents stay valid; without --output it only measures. The same command goes on with a run that was stopped.
 """
 
-import argparse
 from pathlib import Path
 
 from concat_id.errors import UserError, run
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 TRAINING = "pictures", "key_frames", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--lists", type=Path, nargs="+", required=True, metavar="FILE", help="lists in JSON, of clips or pictures")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write, 3d-vae.pt")
     parser.add_argument("--load", type=Path, metavar="FILE", help="weights to start from")

@@ -5,16 +5,16 @@ Makes a Segformer with the 19 classes of CelebAMask in the layout of the release
 `model.faces.parser` to its folder; it knows the people of that world, not photographs.
 """
 
-import argparse
 from pathlib import Path
 
 from concat_id.errors import UserError, check_least, run
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument("--lists", type=Path, nargs="+", required=True, metavar="FILE", help="clips.json and stills.json with masks beside")
     parser.add_argument("--size", type=int, default=128, metavar="N", help="side of the pictures it sees (default: %(default)s)")

@@ -5,16 +5,16 @@ test people. Writes an .onnx file of insightface's kind with its threshold, for 
 opinion that knows the people of that world, not photographs. The same command goes on with a run that was stopped.
 """
 
-import argparse
 from pathlib import Path
 
 from concat_id.errors import UserError, check_least, run
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="manifest.json of sat/prepare_clips.py")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="steps (default: %(default)s)")

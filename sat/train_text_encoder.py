@@ -5,17 +5,17 @@ Makes a sentencepiece vocabulary and a T5 encoder in the layout of the released 
 rendered. The same command goes on with a run that was stopped.
 """
 
-import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
 from concat_id.errors import UserError, check_least, run
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments() -> Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument("--lists", type=Path, nargs="*", default=[], metavar="FILE", help="lists in JSON whose entries have a caption")
     parser.add_argument("--text", type=Path, nargs="*", default=[], metavar="FILE", help="plain text about anything, a sentence a line")

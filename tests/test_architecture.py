@@ -7,7 +7,9 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "sat" / "concat_id"
-CONFIGURATION = {"config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints"}
+CONFIGURATION = {
+    "config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints", "parser",
+}  # fmt: skip
 BASE = CONFIGURATION | {
     "bootstrap", "errors", "files", "json_files", "locks", "low_rank", "startup", "transforms", "video", "distributed", "versions",
     "weights", "workers",

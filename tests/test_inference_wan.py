@@ -217,7 +217,7 @@ def test_an_interpreter_with_the_libraries_stays_and_a_bare_one_asks_for_the_env
 def bare_project(tmp_path):
     """A copy whose .venv is set up, but for its interpreter, a stand-in that writes down how it was called."""
     root = tmp_path / "my project"
-    modules = (f"sat/concat_id/{name}.py" for name in ("__init__", "bootstrap", "errors", "files", "startup"))
+    modules = (f"sat/concat_id/{name}.py" for name in ("__init__", "bootstrap", "errors", "files", "locks", "startup"))
     for name in ("scripts/setup.sh", "requirements.txt", "inference_wan.py", *modules):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)

@@ -4,11 +4,10 @@ import argparse
 import dataclasses
 import types
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from concat_id.config import Args
-from concat_id.errors import UserError
-from concat_id.typed import nearest
+from concat_id.parser import Parser
 
 MEMORY_HELP = {  # CogVideoX-5B
     "high": "text encoder, transformer and autoencoder stay on the device, 21 GB",
@@ -25,26 +24,6 @@ SHORTER = {"output_dir": "--output"}
 WITHOUT_VALUE = {"resume": "latest"}  # what an option that is not a switch means when it stands alone
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose usage errors are `UserError`s that suggest the nearest option."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the whole usage."""
-        raise UserError(f"command line: {message}; see --help")
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Parse, refusing what is not an option."""
-        parsed, unknown = self.parse_known_args(args, namespace)
-        for name in (item.partition("=")[0] for item in unknown if item.startswith("-")):
-            options = [item for action in self._actions for item in action.option_strings if item.startswith("--")]
-            raise UserError(f"command line: {name}: unknown option; the nearest is {nearest(name, options)}; see --help")
-        if unknown:
-            raise UserError(f"command line: found {unknown[0]!r}, expected an option; put text with spaces in quotes")
-        if any(action.dest == "base" for action in self._actions) and not getattr(parsed, "base", None):
-            raise UserError("command line: --base: missing, expected one or more YAML files; try --base configs/mini.yaml")
-        return parsed
-
-
 class OneSpelling(argparse.HelpFormatter):
     """Help that shows each option once, though dashes and underscores are both accepted."""
 
@@ -58,10 +37,10 @@ class OneSpelling(argparse.HelpFormatter):
 
 def build_parser(description: str) -> Parser:
     """Make a parser with `--base` and one option for every key of `args:`; only what is given ends up in its result."""
-    parser = Parser(description=description, formatter_class=OneSpelling, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(description=description, formatter_class=OneSpelling, argument_default=argparse.SUPPRESS)
     parser.usage = "%(prog)s --base FILE [FILE ...] [--<key> VALUE ...]"
     parser.epilog = "Every option below --base is a key of the args: section of the YAML files and goes before what they say."
-    parser.add_argument("--base", nargs="+", action="extend", metavar="FILE", help="YAML files, merged left to right")
+    parser.add_argument("--base", nargs="+", action="extend", required=True, metavar="FILE", help="YAML files, merged left to right")
     groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
     hints = get_type_hints(Args)
     for item in dataclasses.fields(Args):

@@ -1,5 +1,6 @@
 """The door to the disk: paths as users mean them, text from regular files alone, and files and folders that are whole or absent."""
 
+import argparse
 import errno
 import fcntl
 import hashlib
@@ -46,6 +47,16 @@ def expand_path(text: str | Path, place: str = "") -> Path:
     if path.startswith("~") and not os.path.lexists(path):
         raise UserError(f"{begin}{path}: no user is called {path[1:].partition('/')[0]!r}; write the path out, or ./{path}")
     return Path(path)
+
+
+def path_argument(text: str) -> Path:
+    """Read a path of a command line (argparse's `type`), as `expand_path` does."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found an empty path, expected one")
+    try:
+        return expand_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def resolve_path(text: str | Path, beside: Path | None = None, place: str = "") -> Path:

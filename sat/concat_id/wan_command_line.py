@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from concat_id.command_line import GROUPS, OneSpelling, Parser, add_option
+from concat_id.command_line import GROUPS, OneSpelling, add_option
 from concat_id.config import Args, load_config
 from concat_id.errors import UserError, warn
 from concat_id.files import PROJECT_ROOT
+from concat_id.parser import Parser, read_whole
 
 MODELS = {  # the files of configs/inference/ of the first stage and of the AdaLN variant
     "wan_1_3b": ("wan_single_identity", "wan_adaln"),
@@ -40,7 +41,7 @@ class WanRequest:
 
 def build_parser(description: str) -> Parser:
     """Make the parser; only what is given ends up in its result."""
-    parser = Parser(description=description, formatter_class=OneSpelling, allow_abbrev=False, argument_default=None)
+    parser = Parser(description=description, formatter_class=OneSpelling, argument_default=None)
     parser.usage = "%(prog)s --image_path FILE --prompt TEXT [--output_dir FOLDER] [options]"
     groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items() if name != "training"}
 
@@ -122,7 +123,7 @@ def _size(given: dict[str, Any], options: dict[str, str], bases: list[str]) -> d
 
 
 def _whole(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UserError(f"command line: --{name}: found {text!r}, expected a whole number; see --help") from error
+    number = read_whole(text)
+    if number is None:
+        raise UserError(f"command line: --{name}: found {text[:60]!r}, expected a whole number; see --help")
+    return number

@@ -1,0 +1,78 @@
+"""Command lines whose mistakes are told in one line: options that are known, paths that can be, numbers that are numbers."""
+
+import argparse
+import math
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from concat_id.errors import UserError
+from concat_id.files import path_argument
+from concat_id.typed import nearest
+
+__all__ = ["Namespace", "Parser", "finite_number", "read_whole", "whole_number"]
+WHOLE, LARGEST = re.compile(r"\s*[+-]?[0-9]{1,40}\s*"), 2**63 - 1
+SHOWN = 60  # characters of a value that is quoted
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose usage errors are `UserError`s that suggest the nearest option.
+
+    Of options with type=int, float and Path it takes whole numbers from 0, numbers that are finite, and paths with `~` expanded.
+    """
+
+    def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **settings: Any):
+        super().__init__(*args, formatter_class=formatter_class, **{"allow_abbrev": False} | settings)
+        for kind, read in ((int, whole_number), (float, finite_number), (Path, path_argument)):
+            self.register("type", kind, read)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        message = re.sub(r"^argument ([^:/]+)(?:/[^:]+)?: ", r"\1: ", message)  # of several spellings the first
+        message = re.sub(r"^the following arguments are required: ([^,/]+).*", r"\1: missing", message)
+        raise UserError(f"command line: {message}; see --help")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse, refusing what is not an option before what is missing."""
+        args = list(sys.argv[1:] if args is None else args)
+        words = args[: args.index("--")] if "--" in args else args
+        self._refuse([word for word in words if re.fullmatch(r"--[^ ]+", word)])
+        parsed, unknown = self.parse_known_args(args, namespace)
+        self._refuse([word for word in unknown if word.startswith("-")])
+        if unknown:
+            raise UserError(f"command line: found {unknown[0]!r}, expected an option; put text with spaces in quotes")
+        return parsed
+
+    def _refuse(self, words: list[str]) -> None:
+        known = self._option_string_actions
+        for name in (word.partition("=")[0] for word in words):
+            if name not in known:
+                options = [option for option in known if option.startswith("--")]
+                raise UserError(f"command line: {name}: unknown option; the nearest is {nearest(name, options)}; see --help")
+
+
+def read_whole(text: str) -> int | None:
+    """Return the whole number that `text` is; None if it is something else or too large for any use."""
+    return int(text) if WHOLE.fullmatch(text) and abs(int(text)) <= LARGEST else None
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number, 0 or more, of a command line."""
+    number = read_whole(text)
+    if number is None or number < 0:
+        raise argparse.ArgumentTypeError(f"found {text[:SHOWN]!r}, expected a whole number, 0 or more")
+    return number
+
+
+def finite_number(text: str) -> float:
+    """Read a number of a command line."""
+    try:
+        number = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"found {text[:SHOWN]!r}, expected a number")
+    return number
