@@ -8,6 +8,7 @@ import json
 from concat_id.errors import UserError, run
 from concat_id.parser import read_whole
 from concat_id.startup import prepare_process
+from concat_id.typed import shown
 
 GIB = 2**30
 COLUMNS = {
@@ -52,7 +53,7 @@ def read_number(name: str, text: str, low: int, high: int = 10**6) -> int:
     """Read a whole number of the command line."""
     number = read_whole(text)
     if number is None or not low <= number <= high:
-        raise UserError(f"command line: --{name}: found {text[:60]!r}, expected a whole number from {low} to {high}; see --help")
+        raise UserError(f"command line: --{name}: found {shown(text)}, expected a whole number from {low} to {high}; see --help")
     return number
 
 

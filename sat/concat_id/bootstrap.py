@@ -9,7 +9,7 @@ from pathlib import Path
 from concat_id.errors import UserError
 from concat_id.files import PROJECT_ROOT
 
-LIBRARIES = ("torch", "diffusers", "transformers", "sentencepiece", "ftfy", "insightface", "onnxruntime", "omegaconf", "imageio_ffmpeg")
+LIBRARIES = ("torch", "diffusers", "transformers", "sentencepiece", "ftfy", "insightface", "onnxruntime", "yaml", "imageio_ffmpeg")
 ENTERED = "CONCAT_ID_ENTERED"  # tells the interpreter that is started that it is the one
 SET_UP = 'source "$0"; set_up; printf %s "$PYTHON"'
 

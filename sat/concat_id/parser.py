@@ -11,11 +11,10 @@ from typing import Any, NoReturn
 
 from concat_id.errors import UserError
 from concat_id.files import path_argument
-from concat_id.typed import nearest
+from concat_id.typed import WHOLE, nearest, shown
 
 __all__ = ["Namespace", "Parser", "finite_number", "read_whole", "whole_number"]
-WHOLE, LARGEST = re.compile(r"\s*[+-]?[0-9]{1,40}\s*"), 2**63 - 1
-SHOWN = 60  # characters of a value that is quoted
+LARGEST = 2**63 - 1
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,14 +55,14 @@ class Parser(argparse.ArgumentParser):
 
 def read_whole(text: str) -> int | None:
     """Return the whole number that `text` is; None if it is something else or too large for any use."""
-    return int(text) if WHOLE.fullmatch(text) and abs(int(text)) <= LARGEST else None
+    return int(text) if len(text) < 40 and WHOLE.fullmatch(text) and abs(int(text)) <= LARGEST else None
 
 
 def whole_number(text: str) -> int:
     """Read a whole number, 0 or more, of a command line."""
     number = read_whole(text)
     if number is None or number < 0:
-        raise argparse.ArgumentTypeError(f"found {text[:SHOWN]!r}, expected a whole number, 0 or more")
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a whole number, 0 or more")
     return number
 
 
@@ -74,5 +73,5 @@ def finite_number(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"found {text[:SHOWN]!r}, expected a number")
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a number")
     return number

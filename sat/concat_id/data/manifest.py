@@ -89,7 +89,7 @@ def _appearance(folder: Path, person: dict[str, Any], place: str, known: dict[Pa
                 known[home] = dict(zip(content["files"].tolist(), content["vectors"], strict=True))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{place}: {home / VECTORS} cannot be read ({error}); {COMMAND}") from error
-    pictures = tuple(sorted(folder.glob("*.png"), key=lambda picture: int(picture.stem) if picture.stem.isdigit() else -1))
+    pictures = tuple(sorted(folder.glob("*.png"), key=lambda picture: int(picture.stem) if picture.stem.isdecimal() else -1))
     names = [f"{folder.name}/{picture.name}" for picture in pictures]
     missing = [name for name in names if name not in known[home]]
     if missing or not names:

@@ -135,7 +135,7 @@ def _people_beside(stem: Path) -> str:
 
 def _by_number(path: Path) -> list[Any]:
     """Sort key by which 10 comes after 9."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name)]
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _make_record(entry: Any, base: Path, source: str) -> Record:

@@ -13,6 +13,7 @@ States are kept whole and not as ZeRO cuts them, so that a run can go on with an
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from concat_id.weights import SAT_PREFIX, load_tensors
 MODEL_STATES, TRAINING, STATE, RANDOM = "mp_rank_00_model_states.pt", "training", "state.json", "random.pt"
 SHARD_BYTES = 2 * 2**30  # of states, which the first process holds at once
 VERSION = 1
+STEP = re.compile("0|[1-9][0-9]{0,17}")  # the name of a checkpoint's folder
 
 
 class CheckpointError(UserError):
@@ -137,7 +139,7 @@ def _remove_old(run: Path, step: int, keep: int) -> None:
 
 def checkpoint_steps(run: Path) -> list[int]:
     """Steps of the checkpoints in a run's folder, in order."""
-    return sorted(int(entry.name) for entry in run.iterdir() if entry.name.isdigit() and entry.is_dir())
+    return sorted(int(entry.name) for entry in run.iterdir() if STEP.fullmatch(entry.name) and entry.is_dir())
 
 
 class SavedState:
@@ -220,12 +222,12 @@ def open_checkpoint(run: Path) -> SavedState:
     """The last checkpoint of a run that is whole: what `latest` names, or with a warning one before it."""
     if not run.is_dir():
         raise UserError(f"args.resume: {run}: no such folder, expected that of a run; check the path")
-    if run.name.isdigit() and ((run / MODEL_STATES).is_file() or (run / TRAINING).is_dir()):
+    if STEP.fullmatch(run.name) and ((run / MODEL_STATES).is_file() or (run / TRAINING).is_dir()):
         return SavedState(run)
     steps = checkpoint_steps(run)
     latest = run / "latest"
     named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
-    steps = [step for step in steps if not named.isdigit() or step <= int(named)]  # a user may go back by changing `latest`
+    steps = [step for step in steps if not STEP.fullmatch(named) or step <= int(named)]  # a user may go back by changing `latest`
     if not steps:
         raise UserError(f"args.resume: {run}: found no finished checkpoint; start anew without --resume")
     problems = []

@@ -136,7 +136,7 @@ def build_data(
                           windows=config.args.latent_windows, ref_noises=config.args.ref_noises)  # fmt: skip
     sampler = EpochSampler(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed,
                            picture_batch=config.data.picture_batch, clip_repeats=config.data.clip_repeats)  # fmt: skip
-    return sampler, build_loader(dataset, sampler, config.args.num_workers)
+    return sampler, build_loader(dataset, sampler, config.args.num_workers, prefetch_factor=config.args.prefetch_factor)
 
 
 def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:

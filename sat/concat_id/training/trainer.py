@@ -80,7 +80,8 @@ class Trainer:
                 self._save(last=False)
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> None:
-        factor = learning_rate_factor(self.done, self.args.train_iters, self.args.lr_decay_style, self.args.warmup_iters)
+        args = self.args
+        factor = learning_rate_factor(self.done, args.train_iters, args.lr_decay_style, args.warmup_iters, args.lr_decay_ratio)
         rate, total, samples = self.engine.set_learning_rate(factor), 0.0, 0
         accumulation = self.engine.settings.accumulation
         for number in range(accumulation):
