@@ -12,7 +12,7 @@ GuidanceName = Literal["constant", "dynamic", "dynamic_intended"]
 class TransformerConfig:
     """The diffusion transformer; latent sizes and `num_frames` (of pixels) are the largest it is trained for."""
 
-    num_layers: int = bounded(low=1)
+    num_layers: int = bounded(low=1, high=1000)
     hidden_size: int = bounded(low=1)
     num_attention_heads: int = bounded(low=1)
     time_embed_dim: int = bounded(512, low=1)
@@ -30,7 +30,7 @@ class TransformerConfig:
     width_interpolation: float = bounded(1.0, low=0.01)
     time_interpolation: float = bounded(1.0, low=0.01)
     max_sequence_length: int = bounded(64, low=1)
-    max_refs: int = bounded(3, low=1)
+    max_refs: int = bounded(3, low=1, high=64)
     checkpoint_activations: bool = False
 
     @property

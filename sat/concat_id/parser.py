@@ -11,10 +11,9 @@ from typing import Any, NoReturn
 
 from concat_id.errors import UserError
 from concat_id.files import path_argument
-from concat_id.typed import WHOLE, nearest, shown
+from concat_id.typed import LARGEST, WHOLE, nearest, shown
 
 __all__ = ["Namespace", "Parser", "finite_number", "read_whole", "whole_number"]
-LARGEST = 2**63 - 1
 
 
 class Parser(argparse.ArgumentParser):

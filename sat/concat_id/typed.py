@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from concat_id.errors import UserError
 
+MANY = 2**16  # more than any size of a network
+LARGEST = 2**63 - 1  # of whole numbers
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")  # a whole number as text; also where Python's own int() would take more
 
 
@@ -26,7 +28,7 @@ def path_to_read(default: str) -> Any:
     return dataclasses.field(default=default, metadata={"path": "read"})
 
 
-def bounded(default: Any = dataclasses.MISSING, low: float | None = None, high: float | None = None) -> Any:
+def bounded(default: Any = dataclasses.MISSING, low: float | None = None, high: float = MANY) -> Any:
     """Declare a dataclass field with inclusive bounds, required when it has no default."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
@@ -152,7 +154,8 @@ def _to_int(value: Any) -> int | None:
     number = _to_float(value)
     if number is None or number != int(number):
         return None
-    return value if isinstance(value, int) else int(value) if isinstance(value, str) and WHOLE.fullmatch(value) else int(number)
+    whole = value if isinstance(value, int) else int(value) if isinstance(value, str) and WHOLE.fullmatch(value) else int(number)
+    return whole if abs(whole) <= LARGEST else None
 
 
 def _to_float(value: Any) -> float | None:

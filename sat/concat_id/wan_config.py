@@ -16,7 +16,7 @@ class WanTransformerConfig:
     `ref_modulation` is the AdaLN variant: references have modulations of their own.
     """
 
-    num_layers: int = bounded(30, low=1)
+    num_layers: int = bounded(30, low=1, high=1000)
     hidden_size: int = bounded(1536, low=1)
     num_attention_heads: int = bounded(12, low=1)
     ffn_dim: int = bounded(8960, low=1)
@@ -30,7 +30,7 @@ class WanTransformerConfig:
     latent_width: int = bounded(104, low=1)
     num_frames: int = bounded(81, low=1)
     time_compressed_rate: int = bounded(4, low=1)
-    max_refs: int = bounded(3, low=1)
+    max_refs: int = bounded(3, low=1, high=64)
     ref_modulation: bool = False
     checkpoint_activations: bool = False
 
