@@ -238,7 +238,7 @@ def _settle_paths(section: Any, key: str, origins: Origins) -> None:
 
 def _settle(text: str, key: str, beside: Path | None, origins: Origins) -> str:
     if not text.strip():
-        raise mismatch(key, text, "a path", origins, "remove the key, or write null")
+        raise mismatch(key, text, "a path", origins, "leave it out")
     path = expand_path(text, origins.place(key))
     found = beside / path if beside else path
     return str(found) if beside and kind_of(found) in ("a file", "a folder") else text if not text.startswith("~") else str(path)

@@ -70,6 +70,8 @@ def _check(section: _Asked, key: str, origins: Origins) -> None:
             convert(value, hint, f"{key}.{name}", origins)
             if isinstance(value, str) and not isinstance(default, str):
                 raise mismatch(f"{key}.{name}", value, "it without quotes", origins)
+            if name in INTEGERS and value < 1:
+                raise mismatch(f"{key}.{name}", value, "1 or more", origins)
 
 
 def _invalid(name: str, value: Any, error: ValidationError, origins: Origins) -> UserError:
