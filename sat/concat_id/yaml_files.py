@@ -19,8 +19,8 @@ DIGITS = 300  # of a number
 CORE = "null", "bool", "int", "float", "str", "seq", "map", "merge"
 TAG = "tag:yaml.org,2002:"
 FLOAT = re.compile(
-    r"""[-+]?\d+(?:_\d+)*\.[\d_]*(?:[eE][-+]?\d+)? | [-+]?\d+(?:_\d+)*[eE][-+]?\d+ | \.\d+(?:_\d+)*(?:[eE][-+]\d+)?
-    | [-+]?\d+(?:_\d+)*(?::[0-5]?\d)+\.[\d_]* | [-+]?\.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN)""",
+    r"""(?:[-+]?\d+(?:_\d+)*\.[\d_]*(?:[eE][-+]?\d+)? | [-+]?\d+(?:_\d+)*[eE][-+]?\d+ | \.\d+(?:_\d+)*(?:[eE][-+]\d+)?
+    | [-+]?\d+(?:_\d+)*(?::[0-5]?\d)+\.[\d_]* | [-+]?\.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN))\Z""",
     re.VERBOSE | re.ASCII,
 )
 REFERENCE = re.compile(r"(?<!\\)\$\{([^${}]*)\}")
