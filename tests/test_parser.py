@@ -13,6 +13,8 @@ BROKEN = ["nan", "inf", "-inf", "1e400", "1_000", "１２", "²", "", " ", "0x10
 def parse(*words: str):
     parser = Parser(description="test")
     parser.add_argument("--count", type=int, nargs="+", default=[1])
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--share", "--part", type=float, default=0.5)
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args([*words, "--output=~/x"] if "--output" not in " ".join(words) else words)
@@ -35,6 +37,13 @@ def test_numbers_and_paths_arrive(monkeypatch):
 @pytest.mark.parametrize("text", [*BROKEN, "1.5", "1e3", "-5", "9" * 30])
 def test_what_is_no_whole_number_is_told(text):
     assert refusal(f"--count={text}").startswith("command line: --count: found ")
+
+
+@pytest.mark.parametrize("option, most", [("seed", 2**63 - 1), ("workers", 256), ("count", 10**6)])
+def test_numbers_larger_than_any_use_are_told(option, most):
+    assert getattr(parse(f"--{option}", str(most)), option) in (most, [most])
+    assert refusal(f"--{option}", str(most + 1)).startswith(f"command line: --{option}: found ")
+    assert refusal("--share=1e7") == "command line: --share: found '1e7', expected a number up to 1000000; see --help"
 
 
 @pytest.mark.parametrize("text", BROKEN)

@@ -13,13 +13,15 @@ from concat_id.errors import UserError
 from concat_id.files import path_argument
 from concat_id.typed import LARGEST, WHOLE, nearest, shown
 
+MOST = {"seed": LARGEST, "workers": 256}  # of whole numbers, by option; of any other
+MOST_OTHERWISE = 10**6
 __all__ = ["Namespace", "Parser", "finite_number", "read_whole", "whole_number"]
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose usage errors are `UserError`s that suggest the nearest option.
 
-    Of options with type=int, float and Path it takes whole numbers from 0, numbers that are finite, and paths with `~` expanded.
+    Of options with type=int, float and Path it takes whole numbers from 0 and numbers, both up to a million, and paths with `~` expanded.
     """
 
     def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **settings: Any):
@@ -41,7 +43,11 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         self._refuse([word for word in unknown if word.startswith("-")])
         if unknown:
-            raise UserError(f"command line: found {unknown[0]!r}, expected an option; put text with spaces in quotes")
+            raise UserError(f"command line: found {shown(unknown[0])}, expected an option; put text with spaces in quotes")
+        for action in (action for action in self._actions if action.type is int):
+            value, most = getattr(parsed, action.dest, None), MOST.get(action.dest, MOST_OTHERWISE)
+            if max(value if isinstance(value, list) else [value or 0]) > most:
+                raise UserError(f"command line: {action.option_strings[0]}: found {shown(value)}, expected at most {most}")
         return parsed
 
     def _refuse(self, words: list[str]) -> None:
@@ -71,6 +77,6 @@ def finite_number(text: str) -> float:
         number = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a number")
+    if not abs(number) <= MOST_OTHERWISE:
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a number up to {MOST_OTHERWISE}")
     return number
