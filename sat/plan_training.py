@@ -8,6 +8,7 @@ import json
 from concat_id.errors import UserError, run
 from concat_id.parser import read_whole
 from concat_id.startup import prepare_process
+from concat_id.typed import shown
 
 GIB = 2**30
 COLUMNS = {
@@ -33,9 +34,10 @@ def main() -> None:
     options = vars(parser.parse_args())
     own = {name: options.pop(name) for name in ("gpus", "zero", "offload", "people", "tflops", "json")}
     config = load_config(options.pop("base"), options)
-    gpus, stages = ([read_number(name, text, low) for text in own[name]] for name, low in (("gpus", 1), ("zero", 0)))
+    limits = {"gpus": (1, 10**6), "zero": (0, 3)}
+    gpus, stages = ([read_number(name, text, *limits[name]) for text in own[name]] for name in limits)
     people = read_number("people", own["people"], 1, config.model.transformer.max_refs)
-    speed = read_number("tflops", own["tflops"], 1) if own["tflops"] else None
+    speed = read_number("tflops", own["tflops"], 1, 10**6) if own["tflops"] else None
 
     from concat_id.training.memory_plan import measure_sizes, plan
 
@@ -48,11 +50,11 @@ def main() -> None:
     print_operations(config, sizes, speed)
 
 
-def read_number(name: str, text: str, low: int, high: int = 10**6) -> int:
+def read_number(name: str, text: str, low: int, high: int) -> int:
     """Read a whole number of the command line."""
     number = read_whole(text)
     if number is None or not low <= number <= high:
-        raise UserError(f"command line: --{name}: found {text[:60]!r}, expected a whole number from {low} to {high}; see --help")
+        raise UserError(f"command line: --{name}: found {shown(text)}, expected a whole number from {low} to {high}; see --help")
     return number
 
 

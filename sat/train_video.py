@@ -44,13 +44,14 @@ def train() -> int:
     device = choose_device(config.args.device)
     start_processes(device)
     with prepare.opened_run(config) as (folder, saved):
+        latents = prepare.open_latent_cache(config)
+        sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents)
+        config.args.count_steps(sampler.batches_per_epoch / (settings.accumulation * world_size()))
         prepare.record_configuration(folder, config, settings.notes)
 
         embed = prepare.embed_captions(config, [*records, *valid_records], device)
         autoencoder = prepare.load_autoencoder(config, device)
-        latents = prepare.open_latent_cache(config)
         objective = Objective(config, autoencoder, embed, device, latents)
-        sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents)
         validation = None
         if valid_records:
             clips = ClipDataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")

@@ -8,7 +8,8 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "sat" / "concat_id"
 CONFIGURATION = {
-    "config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints", "parser",
+    "config", "args_config", "model_config", "wan_config", "wan_command_line", "released_config", "command_line", "typed", "constraints",
+    "parser", "yaml_files",
 }  # fmt: skip
 BASE = CONFIGURATION | {
     "arrays", "bootstrap", "colours", "errors", "files", "formats", "json_files", "locks", "low_rank", "startup", "transforms", "video",
@@ -23,7 +24,8 @@ DOORS = {  # a library is known in these rooms alone
     "transformers": {"models", "face"},
     "insightface": {"face", "evaluation"},
     "onnxruntime": {"face", "evaluation"},
-    "omegaconf": {"config", "released_config"},
+    "omegaconf": {"yaml_files"},
+    "yaml": {"yaml_files", "training"},
     "decord": {"data", "evaluation"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from concat_id.config import ACCEPTED_ARGS, Args, AutoencoderConfig, load_config, to_dict
+from concat_id.args_config import ACCEPTED_ARGS
+from concat_id.config import Args, AutoencoderConfig, load_config, to_dict
 from concat_id.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,15 +113,16 @@ def test_numbers_may_be_written_the_ways_yaml_tempts_to(write):
         ("args: 3", ["args: found 3, expected a mapping"]),
         ("model: {transformer: 3}", ["model.transformer: found 3, expected a mapping"]),
         ("- args", ["found a list, expected sections"]),
-        ("args: {save: '???'}", ["cannot be merged", "save"]),
-        ("args: {load: '${nothing}'}", ["cannot be merged", "nothing"]),
+        ("args: {save: '???'}", ["args.save: found '???', expected a value"]),
+        ("args: {load: '${nothing}'}", ["args.load: found '${nothing}', expected a value, or a reference to one"]),
+        ("args: {load: '${args.save}', save: '${args.load}'}", ["args.load: found '${args.save}', expected", "Recursive interpolation"]),
         ("args: {model_parallel_size: 2}", ["args.model_parallel_size: found 2, expected 1"]),
     ],
 )
 def test_what_is_wrong_is_named_with_file_key_and_remedy(write, text, parts):
     path = write(text)
     message = refusal(DEBUG, path)
-    assert message.startswith(str(path)) or "cannot be merged" in message
+    assert message.startswith(f"{path}: ")
     for part in parts:
         assert part in message
 
@@ -180,7 +182,7 @@ def test_broken_files_say_where(write, tmp_path):
     assert f"{tmp_path / 'own.yaml'}: line 3, column 2:" in refusal(DEBUG, write("args:\n  seed: 1\n bf16: true\n"))
     assert "duplicate" in refusal(DEBUG, write("args:\n  seed: 1\n  seed: 2\n")).lower()
     assert "no such file" in refusal(tmp_path / "absent.yaml")
-    assert "cannot be read" in refusal(tmp_path)
+    assert "found a folder, expected a YAML file" in refusal(tmp_path)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00args")
     assert str(binary) in refusal(DEBUG, binary)
@@ -218,12 +220,96 @@ def test_precision_follows_the_flags(write):
     assert load_config([DEBUG, training, write("args: {fp16: true}", "half.yaml")]).args.dtype_name == "float16"
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [("AVX512", "bfloat16"), ("AVX2", "float32"), ("DEFAULT", "float32")])
-def test_automatic_precision_is_what_the_processor_is_fast_in(write, monkeypatch, capability, dtype):
+PROCESSORS = [("AVX512", True, "bfloat16"), ("AVX512", False, "float32"), ("AVX2", False, "float32"), ("DEFAULT", False, "float32")]
+
+
+@pytest.mark.parametrize(("capability", "instructions", "dtype"), PROCESSORS)
+def test_automatic_precision_is_what_the_processor_is_fast_in(write, monkeypatch, capability, instructions, dtype):
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: instructions, raising=False)
     config = load_config([DEBUG, write("args: {bf16: auto, device: cpu}")])
     assert config.args.dtype_name == dtype
     assert load_config([DEBUG, write("args: {bf16: auto, fp16: false}")], {"bf16": "false"}).args.dtype_name == "float32"
+
+
+def test_keys_of_the_original_that_are_replaced_are_told(write, capsys):
+    told = {name: entry for name, entry in ACCEPTED_ARGS.items() if entry.told}
+    assert {"log_image", "train_data_weights"} <= set(told)
+    path = write("args:\n" + "".join(f"  {name}: 3\n" for name in told))
+    assert load_config([DEBUG, path]).args == load_config([DEBUG]).args
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"warning: {path}: args.{name}: has no effect; {entry.reason}" for name, entry in told.items()]
+    assert not set(ACCEPTED_ARGS) & set(Args.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(("first", "second", "given", "expected"), [
+    ("{train_iters: 9}", "{epochs: 3}", {}, (1000, 3, 0)),
+    ("{epochs: 3}", "{train_iters: 9}", {}, (9, None, 0)),
+    ("{epochs: 3}", "", {"train_iters": "9"}, (9, None, 0)),
+    ("{train_iters: null, epochs: 3}", "", {}, (1000, 3, 0)),
+    ("{warmup: 0.1, train_iters: 40}", "", {}, (40, None, 4)),
+    ("{warmup_iters: 7, train_iters: 40}", "{warmup: 0.5}", {}, (40, None, 20)),
+    ("{warmup: 0.1, train_iters: 40}", "{warmup_iters: 7}", {}, (40, None, 7)),
+    ("{warmup_iters: 70, warmup_part: 0.5}", "{train_iters: 40}", {}, (40, None, 20)),
+])  # fmt: skip
+def test_the_later_of_two_keys_that_exclude_one_another_counts(write, first, second, given, expected):
+    paths = [write(f"args: {text}", f"{number}.yaml") for number, text in enumerate((first, second))]
+    args = load_config([DEBUG, *paths], given).args
+    assert (args.train_iters, args.epochs, args.warmup_iters) == expected
+
+
+def test_two_keys_that_exclude_one_another_do_not_stand_in_one_file(write):
+    message = refusal(DEBUG, write("args: {epochs: 3, train_iters: 9}"))
+    assert "args.epochs: found 3, expected none where args.train_iters is given; remove one of them" in message
+
+
+def test_epochs_and_warmup_become_steps(write):
+    args = load_config([DEBUG, write("args: {epochs: 3, warmup: 0.25}")]).args
+    args.count_steps(2.5)
+    assert (args.train_iters, args.warmup_iters, args.epochs, args.warmup) == (8, 2, None, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "dropout"), [("transformer: {num_layers: 1, hidden_size: 64, num_attention_heads: 1}", 0.0), ("kind: wan", 0.1)]
+)
+def test_references_are_dropped_only_where_a_file_or_wan_says_so(write, model, dropout):
+    assert load_config([write(f"model: {{{model}}}")]).model.ref_image_dropout == dropout
+    assert load_config([write(f"model: {{ref_image_dropout: 0.3, {model}}}")]).model.ref_image_dropout == 0.3
+
+
+def test_paths_are_those_of_files_beside_the_yaml_file_that_names_them(tmp_path, monkeypatch):
+    folder, work, home = (tmp_path / name for name in ("lists", "work", "home"))
+    for place in (folder, work, home):
+        (place / "t5").mkdir(parents=True)
+    for place in (folder / "one.json", work / "one.json", work / "two.json", work / "photo.png", folder / "vae.pt"):
+        place.touch()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(home))
+    (folder / "own.yaml").write_text("""
+args: {train_data: [one.json, two.json, three.json], valid_data: one.json, load: ~/t5, resume: latest,
+       output_dir: out, save: ~/runs, latent_cache: "~"}
+model: {text_encoder: {path: t5}, autoencoder: {path: ./vae.pt}, faces: {detector: models/antelopev2}}
+""")
+    config = load_config([DEBUG, "../lists/own.yaml"], {"image": ["photo.png", "~/a.png"], "prompt": "p", "input_file": "one.json"})
+    args, beside = config.args, "../lists/"
+    assert (args.train_data, args.valid_data) == ((f"{beside}one.json", "two.json", "three.json"), (f"{beside}one.json",))
+    assert (args.output_dir, args.save, args.latent_cache, args.load) == ("out", f"{home}/runs", str(home), f"{home}/t5")
+    assert (args.image, args.input_file, args.resume) == (("photo.png", f"{home}/a.png"), "one.json", "latest")
+    model = config.model
+    assert (model.text_encoder.path, model.autoencoder.path) == (f"{beside}t5", f"{beside}vae.pt")
+    assert model.faces.detector == "models/antelopev2"
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", '"a\\0b"', '""', '" "'])
+@pytest.mark.parametrize("key", ["args.output_dir", "args.save", "args.load", "args.train_data", "args.latent_cache", "model.faces.parser"])
+def test_what_no_path_can_be_is_named_with_its_key(write, key, path):
+    section, _, rest = key.partition(".")
+    own = write(f"{section}: {{{rest.replace('.', ': {')}: {path}}}" + "}" * rest.count("."))
+    assert refusal(DEBUG, own).startswith(f"{own}: {key}: ")
+
+
+def test_paths_of_any_length_are_absent(write):
+    assert len(load_config([DEBUG, write(f"args: {{load: {'x' * 5000}}}")]).args.load) == 5000
 
 
 def test_every_key_of_args_tells_what_it_is():

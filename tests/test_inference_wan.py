@@ -101,7 +101,7 @@ MISTAKES = {
     "no prompt file": (["--input_file", "nowhere.txt"], "nowhere.txt: found no such file, expected a prompt file"),
     "no weights": (["--load", "nowhere.pt"], "lacks nowhere.pt in"),
     "model": (["--model", "wan_14b"], "--model: invalid choice: 'wan_14b'"),
-    "no such configuration": (["--config", "own.yaml"], "own.yaml: no such file"),
+    "no such configuration": (["--config", "own.yaml"], "own.yaml: found no such file"),
 }
 
 

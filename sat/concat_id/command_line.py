@@ -6,7 +6,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from concat_id.config import Args
+from concat_id.args_config import Args
 from concat_id.parser import Parser
 
 MEMORY_HELP = {  # CogVideoX-5B
@@ -53,7 +53,8 @@ def add_option(group: Any, item: dataclasses.Field, hint: Any, memory: dict[str,
     spellings = [f"--{item.name}", f"--{item.name.replace('_', '-')}"]
     spellings = [SHORTER[item.name], *spellings] if item.name in SHORTER else spellings
     kind = _without_none(hint)
-    settings: dict[str, Any] = {"dest": item.name, "help": _help(item, kind, memory), "metavar": item.metadata["metavar"] or _metavar(kind)}
+    metavar = item.metadata.get("metavar") or _metavar(kind)
+    settings: dict[str, Any] = {"dest": item.name, "help": _help(item, kind, memory), "metavar": metavar}
     if get_origin(kind) is tuple:
         sizes = get_args(kind)
         settings |= {"nargs": "+", "action": "extend"} if sizes[-1] is Ellipsis else {"nargs": len(sizes)}

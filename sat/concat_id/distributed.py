@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch.distributed.rendezvous import rendezvous
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, reason_of
 
 Item = TypeVar("Item")
 
@@ -47,7 +47,7 @@ def wait_if_failed(failed: bool) -> None:
 def choose_device(name: str) -> torch.device:
     """Turn "auto" into this process's accelerator or else the CPU; other names are taken as torch's.
 
-    Raises `UserError` for a device that is not there.
+    Raises `UserError` for a device that is not there, or does not compute.
     """
     if name == "auto":
         name = _accelerator() or "cpu"
@@ -55,17 +55,19 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type != "cpu" and device.index is None:
             device = torch.device(device.type, local_rank())
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"device: {name!r} cannot be used ({reason}); choose auto, cpu or one that torch sees") from error
+        if device.type == "cpu" and device.index or (torch.ones(1, device=device) + 1).item() != 2:
+            raise ValueError("there is no such device")
+    except Exception as error:  # whatever the part of torch that is for this device raises
+        reason = reason_of(error)
+        raise UserError(f"device: {name[:60]!r} cannot be used ({reason}); choose auto, cpu or one that torch sees") from error
     return device
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 at speed; a CPU without AVX-512 is a hundred times slower than in float32."""
+    """Whether a device computes in bfloat16 at speed; a CPU without instructions for it is a hundred times slower than in float32."""
     if device.type == "cpu":
-        return torch.backends.cpu.get_cpu_capability() == "AVX512"
+        has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # torch >= 2.6 knows
+        return torch.backends.cpu.get_cpu_capability() == "AVX512" and has_instructions()
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     return supported is None or bool(supported())
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from concat_id.typed import bounded
+from concat_id.typed import bounded, path_to_read
 
 GuidanceName = Literal["constant", "dynamic", "dynamic_intended"]
 
@@ -12,7 +12,7 @@ GuidanceName = Literal["constant", "dynamic", "dynamic_intended"]
 class TransformerConfig:
     """The diffusion transformer; latent sizes and `num_frames` (of pixels) are the largest it is trained for."""
 
-    num_layers: int = bounded(low=1)
+    num_layers: int = bounded(low=1, high=1000)
     hidden_size: int = bounded(low=1)
     num_attention_heads: int = bounded(low=1)
     time_embed_dim: int = bounded(512, low=1)
@@ -30,7 +30,7 @@ class TransformerConfig:
     width_interpolation: float = bounded(1.0, low=0.01)
     time_interpolation: float = bounded(1.0, low=0.01)
     max_sequence_length: int = bounded(64, low=1)
-    max_refs: int = bounded(3, low=1)
+    max_refs: int = bounded(3, low=1, high=64)
     checkpoint_activations: bool = False
 
     @property
@@ -73,7 +73,7 @@ class SamplerConfig:
 class TextEncoderConfig:
     """Folder of the T5 encoder and how many tokens it gives."""
 
-    path: str = "models/t5-v1_1-xxl"
+    path: str = path_to_read("models/t5-v1_1-xxl")
     max_length: int = bounded(226, low=1)
 
 
@@ -81,7 +81,7 @@ class TextEncoderConfig:
 class AutoencoderConfig:
     """The causal 3D VAE: file (or folder) and sizes; each level but the last halves height and width."""
 
-    path: str = "models/vae/3d-vae.pt"
+    path: str = path_to_read("models/vae/3d-vae.pt")
     block_out_channels: tuple[int, ...] = bounded((128, 256, 256, 512), low=1)
     layers_per_block: int = bounded(3, low=1)
     latent_channels: int = bounded(16, low=1)
@@ -97,9 +97,9 @@ class AutoencoderConfig:
 class FaceConfig:
     """Folders of the face models; the fallback detector is what set-up makes."""
 
-    detector: str = "models/antelopev2"
-    parser: str = "models/jonathandinu/face-parsing"
-    fallback_detector: str = "models/face_detector"
+    detector: str = path_to_read("models/antelopev2")
+    parser: str = path_to_read("models/jonathandinu/face-parsing")
+    fallback_detector: str = path_to_read("models/face_detector")
 
 
 @dataclass
@@ -128,7 +128,7 @@ class ModelConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     faces: FaceConfig = field(default_factory=FaceConfig)
     scale_factor: float = bounded(0.7, low=1e-6)
-    ref_image_dropout: float = bounded(0.1, low=0, high=1)
+    ref_image_dropout: float = bounded(0.0, low=0, high=1)
     text_dropout: float = bounded(0.1, low=0, high=1)
     negative_prompt: str | None = None
     trained_refs: int = bounded(3, low=1)

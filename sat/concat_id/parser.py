@@ -11,17 +11,17 @@ from typing import Any, NoReturn
 
 from concat_id.errors import UserError
 from concat_id.files import path_argument
-from concat_id.typed import nearest
+from concat_id.typed import LARGEST, WHOLE, nearest, shown
 
+MOST = {"seed": LARGEST, "workers": 256}  # of whole numbers, by option; of any other
+MOST_OTHERWISE = 10**6
 __all__ = ["Namespace", "Parser", "finite_number", "read_whole", "whole_number"]
-WHOLE, LARGEST = re.compile(r"\s*[+-]?[0-9]{1,40}\s*"), 2**63 - 1
-SHOWN = 60  # characters of a value that is quoted
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose usage errors are `UserError`s that suggest the nearest option.
 
-    Of options with type=int, float and Path it takes whole numbers from 0, numbers that are finite, and paths with `~` expanded.
+    Of options with type=int, float and Path it takes whole numbers from 0 and numbers, both up to a million, and paths with `~` expanded.
     """
 
     def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **settings: Any):
@@ -43,7 +43,11 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         self._refuse([word for word in unknown if word.startswith("-")])
         if unknown:
-            raise UserError(f"command line: found {unknown[0]!r}, expected an option; put text with spaces in quotes")
+            raise UserError(f"command line: found {shown(unknown[0])}, expected an option; put text with spaces in quotes")
+        for action in (action for action in self._actions if action.type is int):
+            value, most = getattr(parsed, action.dest, None), MOST.get(action.dest, MOST_OTHERWISE)
+            if max(value if isinstance(value, list) else [value or 0]) > most:
+                raise UserError(f"command line: {action.option_strings[0]}: found {shown(value)}, expected at most {most}")
         return parsed
 
     def _refuse(self, words: list[str]) -> None:
@@ -56,14 +60,14 @@ class Parser(argparse.ArgumentParser):
 
 def read_whole(text: str) -> int | None:
     """Return the whole number that `text` is; None if it is something else or too large for any use."""
-    return int(text) if WHOLE.fullmatch(text) and abs(int(text)) <= LARGEST else None
+    return int(text) if len(text) < 40 and WHOLE.fullmatch(text) and abs(int(text)) <= LARGEST else None
 
 
 def whole_number(text: str) -> int:
     """Read a whole number, 0 or more, of a command line."""
     number = read_whole(text)
     if number is None or number < 0:
-        raise argparse.ArgumentTypeError(f"found {text[:SHOWN]!r}, expected a whole number, 0 or more")
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a whole number, 0 or more")
     return number
 
 
@@ -73,6 +77,6 @@ def finite_number(text: str) -> float:
         number = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"found {text[:SHOWN]!r}, expected a number")
+    if not abs(number) <= MOST_OTHERWISE:
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a number up to {MOST_OTHERWISE}")
     return number

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from concat_id.errors import UserError, warn
-from concat_id.typed import Origins, convert, mismatch, nearest, unknown_key
+from concat_id.typed import Origins, convert, mismatch, nearest, shown, unknown_key
 
 RELEASED, TYPED = "released target:/params:", "typed"
 NEUTRAL = {"scale_factor", "ref_image_dropout", "faces"}  # keys that both forms have
@@ -171,7 +171,7 @@ def import_model(model: dict[str, Any], origins: Origins) -> dict[str, Any]:
     for key, value in _leaves(section):
         for typed, new in _translate(key, value, origins):
             if typed in flat and flat[typed] != new:
-                expected = f"{flat[typed]!r} as {sources[typed]} says"
+                expected = f"{shown(flat[typed])} as {sources[typed]} says"
                 raise mismatch(f"model.{key}", value, expected, origins, "give all of these the same value")
             if typed not in flat:
                 flat[typed], sources[typed] = new, key
@@ -212,7 +212,7 @@ def _translate(key: str, value: Any, origins: Origins) -> list[tuple[str, Any]]:
 
 def _target(key: str, value: Any, origins: Origins) -> dict[str, Any]:
     known = TARGETS[key]
-    name = str(value).rpartition(".")[2]
+    name = value.rpartition(".")[2] if isinstance(value, str) else shown(value)
     if name not in known:
         raise mismatch(f"model.{key}", value, f"a known target ({', '.join(known)})", origins, f"the nearest is {nearest(name, known)}")
     if name.startswith("VPODEDPMPP2M"):
@@ -228,7 +228,7 @@ def _unknown(key: str, origins: Origins) -> UserError:
         neighbours = {known[len(parent) :].partition(".")[0] for known in _KNOWN if known.startswith(parent)}
         if parts[depth] in neighbours:
             continue
-        if parts[depth].isdigit():
+        if parts[depth].isdecimal():
             place = origins.place(f"model.{parent}{parts[depth]}")
             return UserError(f"{place}: found a further entry, expected one T5 encoder only; remove it")
         if neighbours - {""}:

@@ -3,19 +3,32 @@
 import dataclasses
 import difflib
 import math
+import re
 import types
 from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from concat_id.errors import UserError
 
+MANY = 2**16  # more than any size of a network
+LARGEST = 2**63 - 1  # of whole numbers
+WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")  # a whole number as text; also where Python's own int() would take more
 
-def option(default: Any, group: str, text: str, *, low: float | None = None, high: float | None = None, metavar: str | None = None) -> Any:
-    """Declare a dataclass field that is also a command-line option: its group, help text and inclusive bounds."""
-    return dataclasses.field(default=default, metadata={"group": group, "help": text, "low": low, "high": high, "metavar": metavar})
+
+def option(default: Any, group: str, text: str, **more: Any) -> Any:
+    """Declare a dataclass field that is also a command-line option: its group, help text, and the inclusive bounds `low` and `high`.
+
+    `metavar` is what its help calls the value; of `path` "read" or "write" says what happens at the path that it is.
+    """
+    return dataclasses.field(default=default, metadata={"group": group, "help": text, **more})
 
 
-def bounded(default: Any = dataclasses.MISSING, low: float | None = None, high: float | None = None) -> Any:
+def path_to_read(default: str) -> Any:
+    """Declare a dataclass field that is the path of something to read."""
+    return dataclasses.field(default=default, metadata={"path": "read"})
+
+
+def bounded(default: Any = dataclasses.MISSING, low: float | None = None, high: float = MANY) -> Any:
     """Declare a dataclass field with inclusive bounds, required when it has no default."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
@@ -37,6 +50,10 @@ class Origins:
     def place(self, key: str) -> str:
         """Return "source: key as written" for messages; an ungiven key takes the source of what contains it."""
         return ": ".join(self._nearest(key))
+
+    def source(self, key: str) -> str | None:
+        """Return the file (or "command line") that gives `key` itself."""
+        return self._places[key][0] if key in self._places else None
 
     def _nearest(self, key: str) -> tuple[str, str]:
         parent = key
@@ -62,11 +79,18 @@ def unknown_key(key: str, known: Iterable[str], origins: Origins) -> UserError:
     return UserError(f"{origins.place(key)}: unknown key; the nearest known key is {nearest(name, known)}")
 
 
+def shown(value: Any, most: int = 80) -> str:
+    """Quote any value, of any size, in at most so many characters."""
+    try:
+        text = "null" if value is None else repr(value)
+    except (ValueError, RecursionError):  # Python does not write integers of more than 4,300 digits
+        text = f"a {type(value).__name__} too long to show"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def mismatch(key: str, value: Any, expected: str, origins: Origins, remedy: str = "") -> UserError:
     """Make the error for a value of the wrong type or size."""
-    found = "null" if value is None else repr(value)
-    found = found if len(found) <= 80 else found[:77] + "..."
-    return UserError(f"{origins.place(key)}: found {found}, expected {expected}{remedy and '; ' + remedy}")
+    return UserError(f"{origins.place(key)}: found {shown(value)}, expected {expected}{remedy and '; ' + remedy}")
 
 
 def build(cls: type, raw: Any, key: str, origins: Origins) -> Any:
@@ -103,8 +127,8 @@ def convert(value: Any, hint: Any, key: str, origins: Origins) -> Any:
             return None
         return convert(value, _without_none(hint), key, origins)
     if origin is Literal:
-        if value not in get_args(hint):
-            raise mismatch(key, value, _describe(hint), origins, f"the nearest is {nearest(str(value), get_args(hint))}")
+        if not isinstance(value, str) or value not in get_args(hint):
+            raise mismatch(key, value, _describe(hint), origins, f"the nearest is {nearest(shown(value), get_args(hint))}")
         return value
     if origin is tuple:
         return _convert_tuple(value, hint, key, origins)
@@ -130,14 +154,14 @@ def _to_int(value: Any) -> int | None:
     number = _to_float(value)
     if number is None or number != int(number):
         return None
-    try:
-        return int(value)
-    except ValueError:  # text such as "8."
-        return int(number)
+    whole = value if isinstance(value, int) else int(value) if isinstance(value, str) and WHOLE.fullmatch(value) else int(number)
+    return whole if abs(whole) <= LARGEST else None
 
 
 def _to_float(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not (len(value) <= 300 and value.isascii() and "_" not in value):
         return None
     try:
         number = float(value)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from concat_id.args_config import Args
 from concat_id.command_line import GROUPS, OneSpelling, add_option
-from concat_id.config import Args, load_config
+from concat_id.config import load_config
 from concat_id.errors import UserError, warn
 from concat_id.files import PROJECT_ROOT
 from concat_id.parser import Parser, read_whole
+from concat_id.typed import shown
 
 MODELS = {  # the files of configs/inference/ of the first stage and of the AdaLN variant
     "wan_1_3b": ("wan_single_identity", "wan_adaln"),
@@ -125,5 +127,5 @@ def _size(given: dict[str, Any], options: dict[str, str], bases: list[str]) -> d
 def _whole(name: str, text: str) -> int:
     number = read_whole(text)
     if number is None:
-        raise UserError(f"command line: --{name}: found {text[:60]!r}, expected a whole number; see --help")
+        raise UserError(f"command line: --{name}: found {shown(text)}, expected a whole number; see --help")
     return number

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from concat_id.model_config import AutoencoderConfig, FaceConfig, LoraConfig, TextEncoderConfig
-from concat_id.typed import bounded
+from concat_id.typed import bounded, path_to_read
 
 FOLDER = "models/Wan-AI/Wan2.1-T2V-1.3B"  # where the original keeps Wan's own files
 
@@ -16,7 +16,7 @@ class WanTransformerConfig:
     `ref_modulation` is the AdaLN variant: references have modulations of their own.
     """
 
-    num_layers: int = bounded(30, low=1)
+    num_layers: int = bounded(30, low=1, high=1000)
     hidden_size: int = bounded(1536, low=1)
     num_attention_heads: int = bounded(12, low=1)
     ffn_dim: int = bounded(8960, low=1)
@@ -30,7 +30,7 @@ class WanTransformerConfig:
     latent_width: int = bounded(104, low=1)
     num_frames: int = bounded(81, low=1)
     time_compressed_rate: int = bounded(4, low=1)
-    max_refs: int = bounded(3, low=1)
+    max_refs: int = bounded(3, low=1, high=64)
     ref_modulation: bool = False
     checkpoint_activations: bool = False
 
@@ -70,7 +70,7 @@ class WanTextEncoderConfig(TextEncoderConfig):
     Of `kind` t5 it is the folder of a T5 encoder, as CogVideoX has it.
     """
 
-    path: str = f"{FOLDER}/models_t5_umt5-xxl-enc-bf16.pth"
+    path: str = path_to_read(f"{FOLDER}/models_t5_umt5-xxl-enc-bf16.pth")
     max_length: int = bounded(512, low=1)
     kind: Literal["umt5", "t5"] = "umt5"
 
@@ -79,7 +79,7 @@ class WanTextEncoderConfig(TextEncoderConfig):
 class WanAutoencoderConfig(AutoencoderConfig):
     """Wan's causal 3D VAE: Wan2.1_VAE.pth or a diffusers folder; of `kind` cogvideox that of CogVideoX."""
 
-    path: str = f"{FOLDER}/Wan2.1_VAE.pth"
+    path: str = path_to_read(f"{FOLDER}/Wan2.1_VAE.pth")
     block_out_channels: tuple[int, ...] = bounded((96, 192, 384, 384), low=1)
     layers_per_block: int = bounded(2, low=1)
     kind: Literal["wan", "cogvideox"] = "wan"

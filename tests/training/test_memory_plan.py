@@ -146,7 +146,7 @@ def test_the_command(command, setup):
 
 @pytest.mark.parametrize("options, words", [
     (["--gpus", "0"], "--gpus: found '0', expected a whole number from 1"),
-    (["--zero", "4"], "deepspeed.zero_optimization.stage: found 4"),
+    (["--zero", "4"], "--zero: found '4', expected a whole number from 0 to 3"),
     (["--people", "9"], "--people: found '9'"),
     (["--gups", "1"], "nearest is --gpus"),
 ])  # fmt: skip

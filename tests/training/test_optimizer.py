@@ -69,13 +69,15 @@ def test_muon_is_for_matrices_inside_of_layers():
     assert list(chosen) == ["transformer.layers.0.attention.query_key_value.weight", "blocks.3.ffn.0.weight"]
 
 
-@pytest.mark.parametrize("style, warmup, expected", [
-    (None, 0, [1, 1, 1, 1, 1]),
-    ("constant", 2, [0.5, 1, 1, 1, 1]),
-    ("linear", 0, [1, 0.75, 0.5, 0.25, 0]),
-    ("cosine", 0, [1, 0.853553, 0.5, 0.146447, 0]),
-    ("linear", 2, [0.5, 1, 1, 0.5, 0]),
-    ("cosine", 4, [0.25, 0.5, 0.75, 1, 1]),
+@pytest.mark.parametrize("style, warmup, last, expected", [
+    (None, 0, 0.5, [1, 1, 1, 1, 1]),
+    ("constant", 2, 0, [0.5, 1, 1, 1, 1]),
+    ("linear", 0, 0, [1, 0.75, 0.5, 0.25, 0]),
+    ("linear", 0, 0.2, [1, 0.8, 0.6, 0.4, 0.2]),
+    ("cosine", 0, 0, [1, 0.853553, 0.5, 0.146447, 0]),
+    ("cosine", 0, 0.1, [1, 0.868198, 0.55, 0.231802, 0.1]),  # as SwissArmyTransformer's AnnealingLR with decay_ratio 0.1
+    ("linear", 2, 0, [0.5, 1, 1, 0.5, 0]),
+    ("cosine", 4, 0, [0.25, 0.5, 0.75, 1, 1]),
 ])  # fmt: skip
-def test_learning_rate(style, warmup, expected):
-    assert [learning_rate_factor(step, 4, style, warmup) for step in range(5)] == pytest.approx(expected, abs=1e-6)
+def test_learning_rate(style, warmup, last, expected):
+    assert [learning_rate_factor(step, 4, style, warmup, last) for step in range(5)] == pytest.approx(expected, abs=1e-6)

@@ -59,7 +59,7 @@ def test_a_run_is_one_process_s_at_a_time_and_its_end_is_told(setup, whole, tmp_
         codes, said, _ = setup.train(tmp_path, "--resume", str(tmp_path / whole.name / "10"))
         assert codes == [2] and f"{tmp_path / whole.name}: process {other.pid} on " in said and "is writing it" in said
     codes, said, _ = setup.train(tmp_path, "--resume", str(tmp_path / whole.name / "10"), processes=2)
-    assert codes == [0, 0] and "note: all 10 steps of it are taken already; go on with a larger --train_iters" in said
+    assert codes == [0, 0] and "note: all 10 steps are taken already; go on with a larger --train_iters" in said
     assert not (tmp_path / whole.name / ".lock").exists() and metrics(tmp_path / whole.name) == metrics(whole)
 
 

@@ -77,6 +77,57 @@ def test_the_command_line_goes_first(read):
     assert settings.deepspeed["bf16"]["enabled"] is False
 
 
+def test_keys_of_args_go_before_the_section(read):
+    settings = read(args={"weight_decay": "0.3", "zero_stage": "1", "gradient_accumulation_steps": "4"})
+    assert (settings.optimizer["weight_decay"], settings.zero_stage, settings.accumulation) == (0.3, 1, 4)
+    assert settings.deepspeed["gradient_accumulation_steps"] == 4 and settings.optimizer["lr"] == 1e-5
+
+
+def test_what_deepspeed_knows_passes(read):
+    known = {
+        "flops_profiler": {"enabled": False, "profile_step": 1, "output_file": None}, "comms_logger": {"enabled": False, "prof_ops": []},
+        "tensorboard": {"enabled": False, "output_path": "x"}, "csv_monitor": {"enabled": False}, "aio": {"block_size": 2**20},
+        "activation_checkpointing": {"partition_activations": False, "cpu_checkpointing": False, "number_checkpoints": 2},
+        "data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32", "compile": {"deepcompile": False},
+        "checkpoint": {"load_universal": False}, "data_efficiency": {"enabled": False}, "dump_state": False, "steps_per_print": 7,
+        "gradient_clipping": 1, "timers": {"throughput": {"enabled": False}}, "torch_autocast": {"enabled": False, "dtype": "bfloat16"},
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "sub_group_size": 10**9},
+    }  # fmt: skip
+    settings = read(**known)
+    assert {name: settings.deepspeed[name] for name in known} == known
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"zero_optimization": {"stge": 2}}, "zero_optimization.stge: unknown key; the nearest known key is stage"),
+    ({"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}}, "zero_optimization.offload_optimizer.devise: unknown key"),
+    ({"gradient_cliping": 1}, "gradient_cliping: unknown key; the nearest known key is gradient_clipping"),
+    ({"activation_checkpointing": {"partition_activation": True}}, "activation_checkpointing.partition_activation: unknown key"),
+    ({"flops_profiler": {"detail": True}}, "flops_profiler.detail: unknown key; the nearest known key is detailed"),
+    ({"tensorboard": {"enabeld": True}}, "tensorboard.enabeld: unknown key; the nearest known key is enabled"),
+    ({"timers": {"throughput": {"y": 1}}}, "timers.throughput.y: unknown key"),
+    ({"bf16": {"enable": True}}, "bf16.enable: unknown key; the nearest known key is enabled"),
+    ({"optimizer": {"typ": "AdamW"}}, "optimizer.typ: unknown key; the nearest known key is type"),
+    ({"optimizer": {"params": {"beta": 1}}}, "optimizer.params.beta: unknown key; the nearest known key is betas"),
+    ({"optimizer": {"params": {"betas": 3}}}, "optimizer.params.betas: found 3, expected a list of 2 numbers"),
+    ({"optimizer": []}, "optimizer: found [], expected a mapping"),
+    ({"zero_optimization": 7}, "zero_optimization: found 7, expected a mapping"),
+    ({"zero_optimization": {"offload_optimizer": {"device": "x"}}}, "zero_optimization.offload_optimizer.device: found 'x'"),
+    ({"zero_optimization": {"reduce_bucket_size": -5}}, "zero_optimization.reduce_bucket_size: found -5, expected greater than 0"),
+    ({"gradient_clipping": "abc"}, "gradient_clipping: found 'abc', expected a number"),
+    ({"gradient_clipping": float("inf")}, "gradient_clipping: found inf, expected a number"),
+    ({"steps_per_print": 0}, "steps_per_print: found 0, expected 1 or more"),
+    ({"wall_clock_breakdown": "maybe"}, "wall_clock_breakdown: found 'maybe', expected"),
+    ({"activation_checkpointing": 3}, "activation_checkpointing: found 3, expected another kind of value"),
+    ({"train_micro_batch_size_per_gpu": 10**400}, "train_micro_batch_size_per_gpu: found 1000"),
+    ({"sparse_attention": {"mode": "fixed"}}, "sparse_attention: DeepSpeed Sparse Attention has been removed"),
+])  # fmt: skip
+def test_what_deepspeed_does_not_know_is_named_with_file_and_key(read, tmp_path, given, message):
+    with pytest.raises(UserError) as error:
+        read(**given)
+    assert str(error.value).startswith(f"{tmp_path / 'training.yaml'}: deepspeed.{message}")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("given, expected", [
     ({"train_batch_size": 32, "gradient_accumulation_steps": None}, (1, 4)),
     ({"train_batch_size": 32, "train_micro_batch_size_per_gpu": None, "gradient_accumulation_steps": 2}, (2, 2)),
@@ -106,7 +157,7 @@ def test_offload_by_either_name(read):
 
 @pytest.mark.parametrize("given, message", [
     ({"optimizer": {"type": "Lion"}}, "deepspeed.optimizer.type: found 'Lion', expected AdamW, Muon"),
-    ({"optimizer": {"type": "Muon", "params": {"momentum": 1}}}, "deepspeed.optimizer.params.momentum: found 1.0, expected less than 1"),
+    ({"optimizer": {"type": "Muon", "params": {"momentum": 1}}}, "deepspeed.optimizer.params.momentum: found 1.0, expected 0 to 0.999"),
     ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients: found true"),
     ({"optimizer": {"type": "Muon"}, "zero_optimization": {"stage": 3}}, "found stage 3, expected stage 1 or 2 without offload_optimizer"),
     ({"optimizer": {"type": "Muon"}, "zero_optimization": {"cpu_offload": True}}, "found offload_optimizer, expected stage 1 or 2"),

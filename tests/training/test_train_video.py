@@ -95,9 +95,10 @@ def test_wrong_entries_are_told_before_anything_is_loaded(setup, tmp_path, chang
 
 def test_clips_with_unequal_numbers_of_people_train_together(setup, tmp_path):
     clips = changed_list(setup, tmp_path / "data", {"image_path": "{image}@@{image}"}, count=3)
-    base = {"deepspeed": {"train_micro_batch_size_per_gpu": 2}}
-    codes, said, run = setup.train(tmp_path, "--train_data", str(clips), "--train_iters", "2", base=base)
+    base = {"deepspeed": {"train_micro_batch_size_per_gpu": 2}, "args": {"epochs": 1}}  # a batch of two clips, and one of the third
+    codes, said, run = setup.train(tmp_path, "--train_data", str(clips), base=base)
     assert codes == [0] and len(metrics(run)) == 2, said
+    assert yaml.safe_load((run / "training_config.yaml").read_text())["args"]["train_iters"] == 2
 
 
 def test_weights_and_biases_offline_stays_in_the_runs_folder(setup, tmp_path):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import yaml
 from torch import Tensor
 
 from concat_id.conversion import zero
@@ -15,6 +14,7 @@ from concat_id.errors import UserError
 from concat_id.files import resolve_path
 from concat_id.low_rank import FILE as LOW_RANK_FILE
 from concat_id.weights import SAT_PREFIX, find_sat_checkpoint, load_sat_checkpoint, weights_digest
+from concat_id.yaml_files import read_yaml
 
 RUN_FILE = "training_config.yaml"  # which a training run leaves in its folder
 AVERAGED = "-ema"
@@ -92,8 +92,8 @@ def _trained_on(folder: Path) -> str:
     """The checkpoint that a run's products belong to, as the run recorded it."""
     recorded = run_configuration(folder)
     try:
-        load = yaml.safe_load(recorded.read_text(encoding="utf-8"))["args"]["load"] if recorded else None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        load = read_yaml(recorded, str(recorded))["args"]["load"] if recorded else None
+    except (UserError, KeyError, TypeError):
         load = None
     if not isinstance(load, str):
         raise UserError(f"{folder}: holds low-rank products alone; name the checkpoint they were trained on with --load FOLDER")

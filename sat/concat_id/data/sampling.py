@@ -147,8 +147,16 @@ class ClipLoader:
     are started anew and nothing is left out. torch's global random state is not touched.
     """
 
-    def __init__(self, dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, pin_memory: bool = False):
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        sampler: EpochSampler,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        prefetch_factor: int | None = None,
+    ):
         self.dataset, self.sampler, self.num_workers, self.pin_memory = dataset, sampler, num_workers, pin_memory
+        self.prefetch_factor = prefetch_factor if num_workers else None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches from the sampler's position on."""
@@ -176,6 +184,7 @@ class ClipLoader:
                 batch_sampler=self.sampler,
                 collate_fn=_collate,
                 num_workers=self.num_workers,
+                prefetch_factor=self.prefetch_factor,
                 pin_memory=self.pin_memory,
                 worker_init_fn=_ignore_interrupts,
                 generator=torch.Generator(),  # its own, for the seeds of workers, which nothing here uses
@@ -187,6 +196,8 @@ class ClipLoader:
         return batches
 
 
-def build_loader(dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, pin_memory: bool = False) -> ClipLoader:
-    """Make the iterable of batches for training."""
-    return ClipLoader(dataset, sampler, num_workers, pin_memory)
+def build_loader(
+    dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, pin_memory: bool = False, prefetch_factor: int | None = None
+) -> ClipLoader:
+    """Make the iterable of batches for training; every process makes `prefetch_factor` of them in advance (None: 2)."""
+    return ClipLoader(dataset, sampler, num_workers, pin_memory, prefetch_factor)

@@ -13,6 +13,7 @@ States are kept whole and not as ZeRO cuts them, so that a run can go on with an
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from concat_id.weights import SAT_PREFIX, load_tensors
 MODEL_STATES, TRAINING, STATE, RANDOM = "mp_rank_00_model_states.pt", "training", "state.json", "random.pt"
 SHARD_BYTES = 2 * 2**30  # of states, which the first process holds at once
 VERSION = 1
+STEP = re.compile("0|[1-9][0-9]{0,17}")  # the name of a checkpoint's folder
 
 
 class CheckpointError(UserError):
@@ -137,7 +139,7 @@ def _remove_old(run: Path, step: int, keep: int) -> None:
 
 def checkpoint_steps(run: Path) -> list[int]:
     """Steps of the checkpoints in a run's folder, in order."""
-    return sorted(int(entry.name) for entry in run.iterdir() if entry.name.isdigit() and entry.is_dir())
+    return sorted(int(entry.name) for entry in run.iterdir() if STEP.fullmatch(entry.name) and entry.is_dir())
 
 
 class SavedState:
@@ -220,7 +222,7 @@ def folder_of_run(path: Path) -> Path:
     """The run that `path` is, or is a checkpoint of. Raises `UserError` for what is neither."""
     if not path.is_dir():
         raise UserError(f"args.resume: {path}: found {kind_of(path)}, expected the folder of a run; check the path")
-    is_checkpoint = path.name.isdigit() and ((path / MODEL_STATES).is_file() or (path / TRAINING).is_dir())
+    is_checkpoint = STEP.fullmatch(path.name) and ((path / MODEL_STATES).is_file() or (path / TRAINING).is_dir())
     return path.resolve().parent if is_checkpoint else path
 
 
@@ -231,7 +233,7 @@ def open_checkpoint(run: Path) -> SavedState:
     steps = checkpoint_steps(run)
     latest = run / "latest"
     named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
-    steps = [step for step in steps if not named.isdigit() or step <= int(named)]  # a user may go back by changing `latest`
+    steps = [step for step in steps if not STEP.fullmatch(named) or step <= int(named)]  # a user may go back by changing `latest`
     if not steps:
         raise UserError(f"args.resume: {run}: found no finished checkpoint; start anew without --resume")
     problems = []

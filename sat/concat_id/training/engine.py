@@ -20,7 +20,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from concat_id.distributed import local_rank, rank, world_size
-from concat_id.errors import UserError
+from concat_id.errors import UserError, reason_of
 from concat_id.training.optimizer import FUSED, STATES, EmaAdamW, EmaMuon, Piece, hidden_matrices
 from concat_id.training.settings import EngineSettings
 
@@ -78,10 +78,10 @@ class Engine:
         self.base_lr = optimizer.defaults["lr"]
         try:
             self.deepspeed, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings.deepspeed)
-        except (AssertionError, ValueError, TypeError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise UserError(f"deepspeed: {' '.join(str(error).split())[:200]}; correct that section") from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the parts of it raise that the section asks for
+            raise UserError(f"deepspeed: {reason_of(error)}; correct that section") from error
         self.optimizer = optimizer
         if matrices:
             pieces = [self._piece(name, parameter) for name, parameter in matrices.items()]

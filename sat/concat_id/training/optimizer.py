@@ -131,16 +131,16 @@ def hidden_matrices(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return {name: weight for name, weight in named if weight.dim() == 2 and HIDDEN.search(name) and not name.endswith((DOWN, UP))}
 
 
-def learning_rate_factor(step: int, total: int, style: str | None = None, warmup: int = 0) -> float:
+def learning_rate_factor(step: int, total: int, style: str | None = None, warmup: int = 0, last: float = 0.0) -> float:
     """What the learning rate is multiplied with at `step` of `total`, both counted from 0: rising over `warmup`, then by `style`.
 
-    "linear" and "cosine" reach 0 at the end; "constant" or None stay.
+    "linear" and "cosine" reach `last` at the end; "constant" or None stay.
     """
     if step < warmup:
         return (step + 1) / warmup
     done = min((step - warmup) / max(total - warmup, 1), 1.0)
     if style == "linear":
-        return 1 - done
+        return last + (1 - last) * (1 - done)
     if style == "cosine":
-        return (1 + math.cos(math.pi * done)) / 2
+        return last + (1 - last) * (1 + math.cos(math.pi * done)) / 2
     return 1.0

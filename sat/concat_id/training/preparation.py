@@ -59,8 +59,6 @@ def opened_run(config: Config) -> Iterator[tuple[Path, SavedState | None]]:
             run = Path(from_first(_new_run(save, name, held) if rank() == 0 else None))
         if rank() == 0:
             print(f"continuing {run} after step {saved.step}" if saved else f"writing to {run}", flush=True)
-            if saved and saved.step >= args.train_iters:
-                print(f"note: all {saved.step} steps of it are taken already; go on with a larger --train_iters", flush=True)
         yield run, saved
 
 
@@ -159,7 +157,7 @@ def build_data(
                           windows=config.args.latent_windows, ref_noises=config.args.ref_noises)  # fmt: skip
     sampler = EpochSampler(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed,
                            picture_batch=config.data.picture_batch, clip_repeats=config.data.clip_repeats)  # fmt: skip
-    return sampler, build_loader(dataset, sampler, config.args.num_workers)
+    return sampler, build_loader(dataset, sampler, config.args.num_workers, prefetch_factor=config.args.prefetch_factor)
 
 
 def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:

@@ -1,16 +1,46 @@
 """DeepSpeed's configuration from the `deepspeed:` section, which is passed on as it is but for what this project does itself."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from concat_id.config import Config
 from concat_id.errors import UserError
+from concat_id.training.deepspeed_keys import check_deepspeed
+from concat_id.typed import Origins, bounded, build, mismatch, unknown_key
 
 MUON = "muon"
 OPTIMIZERS = ("adamw", "adam", "sat.ops.fusedemaadam", "fusedemaadam")  # all of them become our AdamW
-OPTIMIZER_DEFAULTS = {"lr": 1e-5, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 1e-4}  # as released
+WITHOUT_EFFECT = ("torch_adam", "adam_w_mode", "fused", "bias_correction")  # they choose among DeepSpeed's own Adams
+MAPPINGS = ("optimizer", "zero_optimization", "bf16", "fp16")
+BELOW_ONE = 1 - 1e-9
 SCALING = ("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power")
+
+
+@dataclass
+class AdamConfig:
+    """The optimizer's settings; defaults are as released."""
+
+    lr: float = bounded(1e-5, low=0)
+    betas: tuple[float, float] = bounded((0.9, 0.95), low=0, high=BELOW_ONE)
+    eps: float = bounded(1e-8, low=0)
+    weight_decay: float = bounded(1e-4, low=0)
+
+
+@dataclass
+class MuonConfig(AdamConfig):
+    """The same with Muon's momentum."""
+
+    momentum: float = bounded(0.95, low=0, high=BELOW_ONE)
+
+
+@dataclass
+class BatchConfig:
+    """The keys that say how large a batch is."""
+
+    train_batch_size: int | None = bounded(None, low=1, high=10**8)
+    train_micro_batch_size_per_gpu: int | None = bounded(None, low=1, high=10**5)
+    gradient_accumulation_steps: int | None = bounded(None, low=1, high=10**5)
 
 
 @dataclass(frozen=True)
@@ -36,63 +66,54 @@ class EngineSettings:
 
 def engine_settings(config: Config, world_size: int) -> EngineSettings:
     """Derive DeepSpeed's configuration and the optimizer's settings; raises `UserError` for what cannot be."""
-    given, notes = copy.deepcopy(config.deepspeed), []
-    optimizer = _optimizer(given.pop("optimizer", None) or {}, notes)
-    if config.args.lr is not None:
-        optimizer["lr"] = config.args.lr
-    optimizer["ema_decay"] = config.args.ema_decay
+    args, origins, notes = config.args, config.origins, []
+    given = {name: value for name, value in copy.deepcopy(config.deepspeed).items() if value is not None}
+    for name in MAPPINGS:
+        if not isinstance(given.get(name, {}), dict):
+            raise mismatch(f"deepspeed.{name}", given[name], "a mapping of keys to values", origins)
+    optimizer = _optimizer(given.pop("optimizer", {}), notes, origins)
+    optimizer |= {name: getattr(args, name) for name in ("lr", "weight_decay") if getattr(args, name) is not None}
+    optimizer["ema_decay"] = args.ema_decay
     if given.pop("scheduler", None):
-        raise UserError("deepspeed.scheduler: found one, expected none; set args.lr_decay_style and args.warmup_iters instead")
-    micro, accumulation = _batch_sizes(given, config.args.batch_size, world_size)
+        remedy = "set args.lr_decay_style and args.warmup_iters instead"
+        raise UserError(f"{origins.place('deepspeed.scheduler')}: found one, expected none; {remedy}")
+    if args.gradient_accumulation_steps is not None:
+        given["gradient_accumulation_steps"] = args.gradient_accumulation_steps
+    if args.zero_stage is not None:
+        given["zero_optimization"] = given.get("zero_optimization", {}) | {"stage": args.zero_stage}
+    micro, accumulation = _batch_sizes(given, args.batch_size, world_size, origins)
     given |= {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
-    given.pop("train_batch_size", None)
     _precision(given, config, notes)
-    _zero(given, notes)
+    _zero(given, notes, origins)
     zero = given["zero_optimization"]
     if "momentum" in optimizer and (zero["stage"] == 3 or zero.get("offload_optimizer")):
         found = "stage 3" if zero["stage"] == 3 else "offload_optimizer"
-        raise UserError(f"deepspeed.zero_optimization: found {found}, expected stage 1 or 2 without offload_optimizer for Muon; use AdamW")
+        place, expected = origins.place("deepspeed.zero_optimization"), "stage 1 or 2 without offload_optimizer for Muon"
+        raise UserError(f"{place}: found {found}, expected {expected}; use AdamW")
+    check_deepspeed(given, origins)
     return EngineSettings(given, optimizer, micro, accumulation, tuple(notes))
 
 
-def _optimizer(section: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    kind = str(section.get("type", "AdamW"))
-    if kind.lower() not in (*OPTIMIZERS, MUON):
-        raise UserError(f"deepspeed.optimizer.type: found {kind!r}, expected AdamW, Muon or sat.ops.FusedEmaAdam; change it")
+def _optimizer(section: dict[str, Any], notes: list[str], origins: Origins) -> dict[str, Any]:
+    key = "deepspeed.optimizer"
+    kind, params = section.pop("type", "AdamW"), section.pop("params", None) or {}
+    section.pop("legacy_fusion", None)
+    for name in section:
+        raise unknown_key(f"{key}.{name}", ("type", "params"), origins)
+    if not isinstance(kind, str) or kind.lower() not in (*OPTIMIZERS, MUON):
+        raise mismatch(f"{key}.type", kind, "AdamW, Muon or sat.ops.FusedEmaAdam", origins, "change it")
     if kind.lower() in OPTIMIZERS[1:]:
-        notes.append(f"deepspeed.optimizer: {kind} stands for torch's AdamW, with a moving average of the weights in its state")
-    params = section.get("params") or {}
-    defaults = OPTIMIZER_DEFAULTS | ({"momentum": 0.95} if kind.lower() == MUON else {})
-    unknown = sorted(set(params) - set(defaults) - {"torch_adam", "adam_w_mode", "fused", "bias_correction"})
-    if unknown:
-        raise UserError(f"deepspeed.optimizer.params.{unknown[0]}: unknown key, expected {', '.join(defaults)}")
-    values = defaults | {name: params[name] for name in defaults if name in params}
-    for name, value in values.items():
-        values[name] = tuple(_number(item, name) for item in value) if name == "betas" else _number(value, name)
-    if not values.get("momentum", 0) < 1:
-        raise UserError(f"deepspeed.optimizer.params.momentum: found {values['momentum']}, expected less than 1")
-    return values
+        notes.append(f"{key}: {kind} stands for torch's AdamW, with a moving average of the weights in its state")
+    if isinstance(params, dict):
+        params = {name: value for name, value in params.items() if name not in WITHOUT_EFFECT}
+    return vars(build(MuonConfig if kind.lower() == MUON else AdamConfig, params, f"{key}.params", origins))
 
 
-def _number(value: Any, name: str) -> float:
-    try:
-        number = float(value)  # YAML reads 1e-8 as text
-    except (TypeError, ValueError):
-        number = -1.0
-    if not number >= 0:
-        raise UserError(f"deepspeed.optimizer.params.{name}: found {value!r}, expected a number, 0 or more")
-    return number
-
-
-def _batch_sizes(given: dict[str, Any], default: int, world_size: int) -> tuple[int, int]:
+def _batch_sizes(given: dict[str, Any], default: int, world_size: int, origins: Origins) -> tuple[int, int]:
     """Micro-batch and accumulation, also from `train_batch_size` and one of them."""
-    def whole(name: str) -> int | None:
-        value = given.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise UserError(f"deepspeed.{name}: found {value!r}, expected a whole number, 1 or more")
-        return value
-
-    total, micro, accumulation = map(whole, ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"))
+    names = [item.name for item in fields(BatchConfig)]
+    sizes = build(BatchConfig, {name: given.pop(name) for name in names if name in given}, "deepspeed", origins)
+    total, micro, accumulation = (getattr(sizes, name) for name in names)
     if total is not None:
         if micro is None and accumulation is not None:
             micro = total // (accumulation * world_size)
@@ -100,25 +121,24 @@ def _batch_sizes(given: dict[str, Any], default: int, world_size: int) -> tuple[
         accumulation = accumulation or total // (micro * world_size)
         if micro * accumulation * world_size != total:
             product = f"{micro} a process x {accumulation} accumulated x {world_size} processes"
-            raise UserError(f"deepspeed.train_batch_size: found {total}, expected {product}; correct one of them")
+            raise mismatch("deepspeed.train_batch_size", total, product, origins, "correct one of them")
     return micro or default, accumulation or 1
 
 
 def _precision(given: dict[str, Any], config: Config, notes: list[str]) -> None:
     for name in ("bf16", "fp16"):
-        section = given.get(name) if isinstance(given.get(name), dict) else {}
-        given[name] = {**section, "enabled": getattr(config.args, name)}
+        given[name] = {**given.get(name, {}), "enabled": getattr(config.args, name)}
     scaling = {name: given.pop(name) for name in SCALING if name in given}  # released files have them one level too high
     if config.args.fp16 and scaling:
         given["fp16"] = scaling | given["fp16"]
         notes.append(f"deepspeed: {', '.join(scaling)} belong under fp16 and were moved there")
 
 
-def _zero(given: dict[str, Any], notes: list[str]) -> None:
+def _zero(given: dict[str, Any], notes: list[str], origins: Origins) -> None:
     zero = given.setdefault("zero_optimization", {})
     stage = zero.setdefault("stage", 0)
-    if stage not in (0, 1, 2, 3):
-        raise UserError(f"deepspeed.zero_optimization.stage: found {stage!r}, expected 0, 1, 2 or 3")
+    if type(stage) is not int or stage not in (0, 1, 2, 3):
+        raise mismatch("deepspeed.zero_optimization.stage", stage, "0, 1, 2 or 3", origins)
     if zero.get("cpu_offload") is False:
         del zero["cpu_offload"]  # its old name; False is the default of the new one
     elif zero.pop("cpu_offload", None):
@@ -126,7 +146,8 @@ def _zero(given: dict[str, Any], notes: list[str]) -> None:
     if zero.get("offload_optimizer") == {"device": "none"}:
         del zero["offload_optimizer"]
     if zero.get("round_robin_gradients"):
-        raise UserError("deepspeed.zero_optimization.round_robin_gradients: found true, with which no checkpoint can be written; remove it")
+        key = "deepspeed.zero_optimization.round_robin_gradients"
+        raise UserError(f"{origins.place(key)}: found true, with which no checkpoint can be written; remove it")
     if stage == 0:
         zero["stage"] = 1
         notes.append("deepspeed.zero_optimization.stage: 1 in place of 0, the same computation with the optimizer's states shared out")

@@ -51,6 +51,8 @@ class Trainer:
 
     def train(self, batches: Iterable[dict[str, Any]]) -> int:
         """Train to the end; returns 0, or 128 + the number of the signal that stopped it."""
+        if self.done >= self.args.train_iters and rank() == 0:
+            print(f"note: all {self.args.train_iters} steps are taken already; go on with a larger --train_iters", flush=True)
         try:
             with self._listening():
                 self._steps(iter(batches))
@@ -80,7 +82,8 @@ class Trainer:
                 self._save(last=False)
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> None:
-        factor = learning_rate_factor(self.done, self.args.train_iters, self.args.lr_decay_style, self.args.warmup_iters)
+        args = self.args
+        factor = learning_rate_factor(self.done, args.train_iters, args.lr_decay_style, args.warmup_iters, args.lr_decay_ratio)
         rate, total, samples = self.engine.set_learning_rate(factor), 0.0, 0
         accumulation = self.engine.settings.accumulation
         for number in range(accumulation):

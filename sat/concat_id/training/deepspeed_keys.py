@@ -1,0 +1,116 @@
+"""What DeepSpeed reads of its section: it passes over most keys that it does not know, and finds wrong types when it needs the value."""
+
+from collections.abc import Iterator, KeysView
+from typing import Any, get_args
+
+from deepspeed import DeepSpeedConfig
+from deepspeed.runtime.config import TRAIN_MICRO_BATCH_SIZE_PER_GPU
+from deepspeed.runtime.config_utils import DeepSpeedConfigModel
+from pydantic import ValidationError
+
+from concat_id.errors import UserError, reason_of
+from concat_id.typed import Origins, convert, mismatch, shown, unknown_key
+
+INTEGERS = ("steps_per_print", "number_checkpoints")  # whose defaults, None, do not say it
+
+
+class _Asked(dict):
+    """A section that notes in `known` what keys it is asked for, with their default values."""
+
+    def __init__(self, section: dict[str, Any]):
+        super().__init__({name: _Asked(value) if isinstance(value, dict) else value for name, value in section.items()})
+        self.known: dict[str, Any] = {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Note the key and its default."""
+        self.known[name] = default
+        return super().get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        self.known.setdefault(name, None)
+        return super().__contains__(name)
+
+    def __getitem__(self, name: str) -> Any:
+        self.known.setdefault(name, None)
+        return super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:  # so that `**section` asks for every key
+        return super().__iter__()
+
+    def keys(self) -> KeysView[str]:
+        """Keys whose `in` is noted as well."""
+        return KeysView(self)
+
+
+def check_deepspeed(given: dict[str, Any], origins: Origins) -> None:
+    """Raise `UserError` for the first key of the `deepspeed:` section that DeepSpeed does not know, or whose value it cannot take."""
+    for name, value in given.items():
+        section = _Asked({TRAIN_MICRO_BATCH_SIZE_PER_GPU: 1, name: value})
+        try:
+            DeepSpeedConfig(section)
+        except ValidationError as error:
+            raise _invalid(name, value, error, origins) from error
+        except Exception as error:  # whatever its readers make of a wrong value
+            if isinstance(error, AttributeError | TypeError) and not isinstance(value, dict):
+                raise mismatch(f"deepspeed.{name}", value, "another kind of value", origins) from error
+            raise UserError(f"{origins.place(f'deepspeed.{name}')}: {reason_of(error)}; correct it") from error
+        _check(section, "deepspeed", origins)
+
+
+def _check(section: _Asked, key: str, origins: Origins) -> None:
+    for name, value in section.items():
+        if name not in section.known:
+            raise unknown_key(f"{key}.{name}", section.known, origins)
+        default = section.known[name]
+        if isinstance(value, _Asked):
+            if value.known:  # else it was read as a whole, by a class that refuses what it does not know
+                _check(value, f"{key}.{name}", origins)
+        elif name in INTEGERS or isinstance(default, bool | int | float | str):
+            hint = int if name in INTEGERS else type(default) if isinstance(default, bool | str) else float
+            convert(value, hint, f"{key}.{name}", origins)
+            if isinstance(value, str) and not isinstance(default, str):
+                raise mismatch(f"{key}.{name}", value, "it without quotes", origins)
+            if name in INTEGERS and value < 1:
+                raise mismatch(f"{key}.{name}", value, "1 or more", origins)
+
+
+def _invalid(name: str, value: Any, error: ValidationError, origins: Origins) -> UserError:
+    """Name the key that a class of DeepSpeed's refuses; it says where only from the section on that is of this class."""
+    first, key = error.errors()[0], "deepspeed"
+    model = next((kind for kind in _models(DeepSpeedConfigModel) if kind.__name__ == error.title), DeepSpeedConfigModel)
+    value = {name: value}
+    way = _way_to(first["loc"][0], value) if first["loc"] else None
+    path = [name] if way is None else [*way, *first["loc"]]
+    for part in path:
+        if not isinstance(value, dict) or part not in value:
+            break
+        if part == path[-1] and first["type"] == "extra_forbidden":
+            return unknown_key(f"{key}.{part}", _names(model), origins)
+        key, value, model = f"{key}.{part}", value[part], _inner(model, part) or model
+    expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
+    return UserError(f"{origins.place(key)}: found {shown(value)}, {expected}; correct it")
+
+
+def _way_to(part: Any, section: Any) -> list[str] | None:
+    """The names of the sections around the outermost key called `part`."""
+    if not isinstance(section, dict):
+        return None
+    ways = ((name, _way_to(part, inner)) for name, inner in section.items())
+    return [] if part in section else next(([name, *way] for name, way in ways if way is not None), None)
+
+
+def _models(base: type) -> Iterator[type]:
+    yield base
+    for kind in base.__subclasses__():
+        yield from _models(kind)
+
+
+def _names(model: type) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+def _inner(model: type, part: str) -> type | None:
+    """The class of a section within a section."""
+    hints = [field.annotation for name, field in model.model_fields.items() if part in (name, field.alias)]
+    kinds = [kind for hint in hints for kind in (hint, *get_args(hint))]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, DeepSpeedConfigModel)), None)

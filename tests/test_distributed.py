@@ -1,0 +1,25 @@
+"""Which device a run computes on."""
+
+import pytest
+import torch
+
+from concat_id.distributed import choose_device
+from concat_id.errors import UserError
+
+DEVICES = ["meta", "hpu", "mps", "cuda:99", "vulkan", "xla", "privateuseone", "fpga", "lazy", "cpu:5", "cuda:", "0", "CPU", "", "x" * 9999]
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
+def test_the_cpu_computes(name):
+    assert choose_device(name).type == "cpu"
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_device_that_does_not_compute_is_refused_in_one_line(name):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UserError) as error:
+        choose_device(name)
+    message = str(error.value)
+    assert message.startswith(f"device: {name[:60]!r} cannot be used (") and message.endswith("; choose auto, cpu or one that torch sees")
+    assert "\n" not in message and len(message) < 400
