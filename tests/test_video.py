@@ -1,15 +1,19 @@
 """Videos and contact sheets, read back."""
 
+import io
+import os
 import resource
+import subprocess
 
 import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.video import contact_sheet, to_frames, write_video
+from concat_id.video import _read_ppm, contact_sheet, decode_frames, describe_video, to_frames, write_video
 
 
 def moving_square(frames: int, size: tuple[int, int]) -> torch.Tensor:
@@ -69,3 +73,77 @@ def test_contact_sheet_shows_references_then_frames():
     assert sheet.width > 7 * 144 and sheet.height > 96
     pixels = np.asarray(sheet)
     assert (pixels[-20, 20] == [255, 0, 0]).all()
+
+
+def make(path, *options, source="testsrc2=s=64x48:r=8:d=1"):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *options, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+TEN_BITS = ["-c:v", "libx265", "-pix_fmt", "yuv420p10le", "-x265-params"]
+ODD = {
+    "usual.mp4": ["-pix_fmt", "yuv420p"],
+    "ten.mp4": [*TEN_BITS, "log-level=none"],
+    "prores.mov": ["-c:v", "prores_ks"],
+    "twelve.mkv": ["-c:v", "ffv1", "-pix_fmt", "gbrp12le"],
+    "grey.mkv": ["-c:v", "ffv1", "-pix_fmt", "gray16le", "-vf", "format=gray16le"],
+    "palette.gif": [],
+    "-y.mp4": ["-pix_fmt", "yuv420p"],
+    "concat:a.mp4|b.mp4": ["-pix_fmt", "yuv420p"],
+    "%03d.mp4": ["-pix_fmt", "yuv420p"],
+}
+MUXERS = {".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_video_gives_frames_of_8_bits_whatever_its_pixels_and_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.rename(make(tmp_path / "made", *ODD[name], "-f", MUXERS.get(name[-4:], "mp4")), name)
+    frames = np.stack(list(decode_frames(name, 20)))
+    assert frames.shape == (8, 48, 64, 3) and frames.dtype == np.uint8
+    expected = np.stack(list(decode_frames(make(tmp_path / "usual.mkv", "-c:v", "ffv1", "-pix_fmt", "gbrp"), 20))).astype(int)
+    grey = expected @ [0.299, 0.587, 0.114]
+    assert np.abs(frames.mean(-1) - grey if name == "grey.mkv" else frames - expected).mean() < 12
+
+
+def test_playlists_do_not_lead_to_their_neighbours(tmp_path):
+    make(tmp_path / "a.ts", "-c:v", "mpeg2video")
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/a.ts\n")
+    (tmp_path / "live.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n")
+    for name in ("list.mp4", "live.mp4"):
+        with pytest.raises(UserError, match=f"{name}: not a video that can be read: found text"):
+            list(decode_frames(tmp_path / name, 20))
+
+
+def test_what_is_no_file_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, found in ((tmp_path / "pipe.mp4", "a named pipe"), ("/dev/zero", "a device"), (tmp_path, "a folder")):
+        with pytest.raises(UserError, match=f"found {found}, expected a video"):
+            list(decode_frames(path, 20))
+
+
+def test_frames_beyond_4k_are_scaled_while_they_are_decoded(tmp_path):
+    large = make(tmp_path / "large.mp4", "-pix_fmt", "yuv420p", "-preset", "ultrafast", source="testsrc2=s=5120x2880:r=1:d=1")
+    (frame,) = decode_frames(large, 20)
+    assert frame.shape == (2160, 3840, 3)
+
+
+def test_an_output_that_ends_inside_a_frame_is_an_error(tmp_path, monkeypatch):
+    """As of an encoder of 16 bits, whose picture is twice as large as expected, or of one that was killed."""
+    clip = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p")
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nprintf 'P6\\n2 1\\n255\\nabcdefP6\\n2 1\\n255\\nabc'\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
+    with pytest.raises(UserError, match=r"a.mp4: decoding ended inside a frame; the file is damaged"):
+        list(decode_frames(clip, 20))
+    with pytest.raises(ValueError, match="8 bits"):
+        _read_ppm(io.BytesIO(b"P6\n2 1\n65535\n" + bytes(12)))
+
+
+@pytest.mark.parametrize(("transfer", "told"), [("arib-std-b67", "HDR (HLG)"), ("smpte2084", "HDR (PQ)"), ("bt709", None)])
+def test_hdr_is_told(tmp_path, capsys, transfer, told):
+    colours = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+    describe_video(make(tmp_path / "a.mp4", *TEN_BITS, colours), 20)
+    warnings = capsys.readouterr().err.splitlines()
+    assert (len(warnings) == 1 and f"a.mp4: found {told} colours" in warnings[0]) if told else warnings == []

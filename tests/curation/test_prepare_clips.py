@@ -1,8 +1,11 @@
 """From videos to clips through the command: what is found, what is discarded and why, and what a second run does."""
 
 import json
+import subprocess
 from pathlib import Path
 
+import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
@@ -36,6 +39,20 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
         assert 1 <= len(person.pictures) <= 2 and [mask.is_file() for mask in person.masks] == [True] * len(person.pictures)
         crop, mask = Image.open(person.pictures[0]), np.asarray(Image.open(person.masks[0]))
         assert crop.size == (448, 448) and set(np.unique(mask)) == {0, 255} and mask[224, 224] == 255
+
+
+def test_ten_bits_hdr_and_suffixes_in_upper_case_make_the_same_clips(videos, prepare, tmp_path):
+    """As cameras write; the part of a longer video is written with 8 bits."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", videos / "cuts.mp4", "-c:v", "libx265", "-x265-params",
+               "log-level=none:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc", "-pix_fmt", "yuv420p10le"]  # fmt: skip
+    subprocess.run([*command, tmp_path / "ten.MOV"], check=True)
+    (tmp_path / "ten.TXT").write_text("two people")
+    (tmp_path / "._ten.mov").write_bytes(b"what macOS writes beside files")
+    code, told = prepare("--videos", tmp_path, "--output", tmp_path / "out")
+    assert code == 0 and "ten.MOV: found HDR (HLG) colours" in told and "._ten" not in told
+    (clip,) = read(tmp_path / "out" / "manifest.json")["clips"]
+    assert (clip["start"], clip["end"], len(clip["people"]), clip["caption"]) == (0.0, 1.2, 2, "two people")
+    assert iio.immeta(tmp_path / "out" / clip["video_path"], plugin="FFMPEG")["pix_fmt"].startswith("yuv420p(")
 
 
 def test_a_second_run_takes_over_what_is_done(videos, prepare, tmp_path):

@@ -178,6 +178,44 @@ def test_a_decoder_killed_while_it_starts_is_started_again(folder, good_clip, tm
     assert ClipReader().read(good_clip, Window(8, 5, 3, SIZE)).held == 0
 
 
+UNREAD = {
+    "a.ts": "found MPEG-TS, expected MP4",
+    "a.gif": "found GIF, expected MP4",
+    "a.mpg": "found MPEG-PS, expected MP4",
+    "list.mp4": "found text",
+    "live.mp4": "found text",
+    "pipe.mp4": "found a named pipe",
+    "folder.mp4": "found a folder",
+    "circle.mp4": "leads in a circle",
+}
+
+
+def test_what_is_not_read_is_told_in_words_of_the_user(tmp_path, good_clip, reader):
+    for name in ("a.ts", "a.gif", "a.mpg"):
+        ffmpeg("-i", good_clip, tmp_path / name)
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {good_clip}\n")
+    (tmp_path / "live.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n")
+    os.mkfifo(tmp_path / "pipe.mp4"), (tmp_path / "folder.mp4").mkdir(), (tmp_path / "circle.mp4").symlink_to("circle.mp4")
+    for name, words in UNREAD.items():
+        with pytest.raises(UnreadableClipError) as error:
+            reader.read(tmp_path / name, Window(8, 5, 0, SIZE))
+        assert words in error.value.reason and "/" not in error.value.reason and ".cc" not in error.value.reason, error.value.reason
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"-y.mp4", b"concat:a|b.mp4", b"%03d.mp4", "ü\n[x].mp4".encode()])
+def test_clips_of_any_name(tmp_path, monkeypatch, good_clip, reader, name):
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(name))
+    path.write_bytes(good_clip.read_bytes())
+    assert reader.probe(tmp_path / path, Window(8, 5, 0, SIZE))["frames"] == 96
+
+
+def test_ten_bits_and_rates_are_read(made, reader):
+    options = ("-c:v", "libx265", "-x265-params", "log-level=none", "-pix_fmt", "yuv420p10le", "-crf", "12")
+    frames = reader.read(write_clip(made / "ten.mp4", "24", 2.0, options=options), Window(8, 9, 0, SIZE))
+    np.testing.assert_allclose(burned_times(frames.pixels), frames.times, atol=2e-3)
+
+
 def test_a_hanging_clip_is_given_up(folder, good_clip):
     reader, hanging = ClipReader(timeout_s=2.5), folder.hanging("hang.mp4")
     reader.read(good_clip, Window(8, 5, 3, SIZE))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
 from concat_id.config import FaceConfig
@@ -103,6 +104,37 @@ def test_pictures_lying_on_their_side(detector, astronaut, tmp_path):
     astronaut.save(tmp_path / "upright.png")
     crops = [prepare_reference(tmp_path / f"{name}.png", SIZE, detector, EllipseParser()).crop for name in ("side", "upright")]
     assert np.array_equal(*map(np.asarray, crops))
+
+
+@pytest.mark.parametrize(("degrees", "how"), [(90, "on its left side"), (180, "on its head"), (270, "on its right side")])
+@pytest.mark.parametrize("name", ["astronaut", "six"])
+def test_pictures_lying_without_exif_are_turned_upright(detector, photographs, tmp_path, name, degrees, how):
+    upright = load_image(photographs[name])
+    upright.rotate(degrees, expand=True).save(tmp_path / "lying.png")
+    prepared = prepare_reference(tmp_path / "lying.png", SIZE, detector, EllipseParser())
+    expected = prepare_reference(photographs[name], SIZE, detector, EllipseParser())
+    assert prepared.notes == [f"the photo lies {how}; it is turned upright", *expected.notes]
+    assert np.array_equal(np.asarray(prepared.crop), np.asarray(expected.crop))
+
+
+@pytest.mark.parametrize("name", ["camera", "six", "actor", "coffee"])
+def test_profiles_and_doubtful_faces_are_not_turned(detector, photographs, tmp_path, name):
+    Image.fromarray(skimage.data.camera()).save(tmp_path / "camera.png")
+    found = detector.search(load_image(photographs.get(name, tmp_path / "camera.png")))
+    assert found.note is None and len(found.faces) == {"camera": 1, "six": 6, "actor": 1, "coffee": 0}[name]
+
+
+@pytest.mark.parametrize("place", [(2300, 1270), (60, 2700), (3850, 40)])
+def test_small_faces_of_large_photos_are_found(detector, astronaut, place):
+    """A face 60 pixels wide among 12 million."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(100, 156, (3000, 4000, 3), dtype=np.uint8))
+    face = detector.detect(astronaut)[0]
+    head = astronaut.resize((340, 340)).crop((110, 0, 240, 140))  # 60 of 91 pixels
+    photo.paste(head, place)
+    assert detector.detect(photo) == []
+    (found,) = detector.search(photo).faces
+    expected = (face.box * 340 / 512 - [110, 0, 110, 0]) + [*place, *place]
+    assert np.abs(found.box - expected).max() < 15 and found.score > 0.8
 
 
 def test_unreadable_picture(detector, tmp_path):

@@ -61,8 +61,8 @@ def centre(found: FoundFace) -> float:
 
 def read_reference(path: Path, detector: FaceDetector, recognizer: FaceRecognizer) -> Reference:
     """Find the largest face of a picture. Raises `UserError` if the picture or a face in it is missing."""
-    image = load_image(path)
-    faces, notes = detector.detect(image), []
+    image, faces, turned = detector.search(load_image(path))
+    notes = [turned] if turned else []
     if not faces:
         border = tuple(round(side * PADDING) for side in image.size)
         image = ImageOps.expand(image, border, GREY)

@@ -1,5 +1,6 @@
 """Choose and load the face models that a configuration names and a machine has."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +34,10 @@ def choose_folders(config: FaceConfig) -> FaceFolders:
     """Choose the configured folders, or what stands in where they are absent."""
     notices = []
     detector, parser = resolve_path(config.detector), resolve_path(config.parser)
-    if not detector.exists():
+    if not os.path.exists(detector):
         detector = _fallback_folder(detector, resolve_path(config.fallback_detector))
         notices.append(f"{config.detector}: not there; faces are found with the detector in {config.fallback_detector}")
-    if not parser.exists():
+    if not os.path.exists(parser):
         parser = None
         notices.append(f"{config.parser}: not there; faces are cut out with an oval, which keeps some background")
     return FaceFolders(detector, parser, notices)
@@ -50,7 +51,7 @@ def load_face_models(config: FaceConfig, device: torch.device | str) -> FaceMode
 
 
 def _fallback_folder(folder: Path, fallback: Path) -> Path:
-    if not fallback.exists():
+    if not os.path.exists(fallback):
         raise UserError(
             f"{folder}: no face detector here nor in {fallback}; run `python sat/prepare_face_models.py`, or download the released models"
         )

@@ -42,14 +42,14 @@ def prepare_reference(path: str | Path, size: Sequence[int], detector: FaceDetec
 
     Without a face the whole picture is used. Raises `UserError` if the photograph cannot be read.
     """
-    image = load_image(path)
     height, width = size
-    faces = detector.detect(image)
+    image, faces, turned = detector.search(load_image(path))
     if not faces:
         notes = ["found no face; the whole picture is used"]
         return PreparedReference(fit_and_pad(image, (height, width)), image, detector.name, parser.name, notes)
     face = max(faces, key=lambda face: face.area)
-    notes = [f"found {len(faces)} faces; the largest is used"] if len(faces) > 1 else []
+    notes = [turned] if turned else []
+    notes += [f"found {len(faces)} faces; the largest is used"] if len(faces) > 1 else []
     side = min(face.box[2:] - face.box[:2])
     if side < SMALL_FACE:
         notes.append(f"the face is only {side:.0f} pixels wide; a larger one gives a better likeness")
