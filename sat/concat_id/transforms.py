@@ -1,7 +1,11 @@
 """Pictures: reading them, fitting them into a frame, and the way to tensors and back."""
 
+import logging
+import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +26,7 @@ TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-_opening = threading.Lock()
+_one_at_a_time = threading.Lock()
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -55,15 +59,32 @@ def _open(path: Path) -> Image.Image:
         except ImportError as error:
             raise UserError("found a HEIC picture, which needs another package; run `pip install pillow-heif`, or save as JPEG") from error
         register_heif_opener()
+    if not (log := logging.getLogger("PIL")).handlers:
+        log.addHandler(logging.NullHandler())  # what it finds wrong is told in our own words
     Image.init()
     formats = [name for name in PHOTO_FORMATS if name in Image.OPEN]
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_read` has one of its own
         try:
             return Image.open(path, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _quiet(with_libraries: bool = False) -> Iterator[None]:
+    """Keep warnings from the screen, and what libraries print there themselves; in one thread at a time."""
+    with _one_at_a_time, warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+        warnings.simplefilter("ignore")
+        kept = os.dup(2) if with_libraries else None
+        try:
+            if kept is not None:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            if kept is not None:
+                os.dup2(kept, 2)
+                os.close(kept)
 
 
 def _read(image: Image.Image) -> Image.Image:
@@ -77,7 +98,8 @@ def _read(image: Image.Image) -> Image.Image:
     if factor > 1:
         image.draft(None, (width // factor, height // factor))  # JPEG is made smaller while it is decoded
     layout, is_whole = str(getattr(image, "tile", "")), image.size == size
-    image.load()
+    with _quiet(with_libraries=True) if image.format == "TIFF" else nullcontext():  # libtiff prints what it finds wrong
+        image.load()
     turn, profile = _turn(image), image.info.get("icc_profile")
     image = to_8_bits(image, layout)
     if factor > 1 and is_whole:
@@ -89,7 +111,8 @@ def _read(image: Image.Image) -> Image.Image:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Look up how a loaded picture is set upright; damaged EXIF says nothing."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
+        with _quiet():
+            return TURNS.get(image.getexif().get(ORIENTATION))
     except Exception:  # decoders raise whatever they like
         return None
 
