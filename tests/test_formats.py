@@ -1,5 +1,6 @@
 """What counts as a picture and as a video, and what a video is whatever it is called."""
 
+import os
 import subprocess
 
 import imageio_ffmpeg
@@ -13,6 +14,7 @@ from concat_id.data.records import inspect_records
 from concat_id.errors import UserError
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.vectors import pictures_in
+from concat_id.files import file_digest
 from concat_id.formats import CONTAINERS, beside, container_of, is_picture, is_video, media_in
 from concat_id.transforms import load_image
 
@@ -82,3 +84,10 @@ def test_every_tool_understands_the_same_folder(tmp_path):
     samples, problems, notes = find_samples(tmp_path, None)
     assert [(sample.video.name, sample.prompt, sample.references[0].name) for sample in samples] == expected and problems == notes == []
     assert [path.name for path in pictures_in(tmp_path, "--people")] == ["C.JPG", "d.avif"]
+
+
+def test_pipes_and_devices_have_no_digest(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path in (tmp_path / "pipe.mp4", "/dev/zero", tmp_path, tmp_path / "none"):
+        with pytest.raises(OSError):
+            file_digest(path)

@@ -164,11 +164,13 @@ def test_only_photographs_are_opened(tmp_path):
 
 def test_large_pictures_are_read_smaller(tmp_path, monkeypatch):
     monkeypatch.setattr(transforms, "AMPLE", 30_000)
+    monkeypatch.setattr(transforms, "STRIP", 40)
     pixels = np.kron(np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8), np.ones((50, 50), np.uint8))
-    for name in ("a.png", "a.jpg", "grey16.png", "palette.png", "bits.png"):
+    for name in ("a.png", "a.jpg", "grey16.png", "palette.png", "bits.png", "RGBA.png"):
         picture = Image.fromarray(pixels)
         picture = {"p": picture.convert("P"), "b": picture.convert("1", dither=Image.Dither.NONE)}.get(name[0], picture)
         picture = Image.fromarray(pixels.astype(np.uint16) * 257) if name == "grey16.png" else picture
+        picture = picture.convert("RGBA") if name == "RGBA.png" else picture
         picture.save(tmp_path / name)
         loaded = load_image(tmp_path / name)
         assert loaded.size == (200, 150) and loaded.mode == "RGB"

@@ -21,6 +21,7 @@ from concat_id.formats import PHOTO_FORMATS, is_heif
 LARGEST = 250_000_000  # pixels of a picture; telephones reach 200 million
 LARGEST_SIDE = 65_535  # JPEG's own limit
 AMPLE = 64_000_000  # pixels beyond which a picture is halved until it has no more
+STRIP = 256  # rows
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -103,9 +104,18 @@ def _read(image: Image.Image) -> Image.Image:
     turn, profile = _turn(image), image.info.get("icc_profile")
     image = to_8_bits(image, layout)
     if factor > 1 and is_whole:
-        image = image.reduce(factor)
+        image = _shrink(image, factor)
     image = to_srgb(image, profile)
     return image if turn is None else image.transpose(turn)
+
+
+def _shrink(image: Image.Image, factor: int) -> Image.Image:
+    """Average blocks of pixels, in strips: transparency needs copies."""
+    shrunk = Image.new(image.mode, (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, STRIP * factor):
+        strip = image.crop((0, top, image.width, min(top + STRIP * factor, image.height)))
+        shrunk.paste(strip.reduce(factor), (0, top // factor))
+    return shrunk
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
