@@ -129,9 +129,10 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
 
 def reason_of(error: Exception) -> str:
     """The first line of a decoder's complaint, without the time, the places in its source and the file's name."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    line = re.sub(r"^\[[\d:]+\] *|\S+\.(cc|cpp|c|h):\d+: *|\[/proc/[^]]*\] *|Check failed: .*ERROR *", "", line)
-    return re.sub(r"/proc/self/fd/\d+", "the file", line)[:200] or type(error).__name__
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = re.sub(r"^\[[\d:]+\] *|\S+\.(cc|cpp|c|h):\d+: *|\[/proc/[^]]*\] *", "", line)
+    line = re.sub(r"^(.*Check failed: .*?)?(ERROR *|$)", "", line)
+    return re.sub(r"(file)?/proc/self/fd/\d+[.]*", "the file", line)[:200] or "it is damaged"
 
 
 def send(stream: BinaryIO, header: dict[str, Any], pixels: np.ndarray | None = None) -> None:

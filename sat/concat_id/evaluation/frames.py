@@ -72,6 +72,7 @@ def _probe(path: Path, timeout_s: float) -> tuple[int, float]:
     told = describe_video(path, timeout_s, "-map", "0:V:0", "-c", "copy", "-f", "null", "-")
     counts, rates = re.findall(r"frame=\s*(\d+)", told), re.findall(r"Video:.*?([\d.]+) fps", told)
     if not counts or int(counts[-1]) == 0:
-        reason = re.sub(r"^\[[^]]*\] *", "", (told.strip().splitlines() or ["no video in it"])[-1])
+        lines = [line for line in told.strip().splitlines() if not line.startswith(("frame=", "Conversion"))] or ["damaged"]
+        reason = "no video in it" if "matches no streams" in told else re.sub(r"^\[[^]]*\] *", "", lines[-1])
         raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
     return int(counts[-1]), float(rates[0]) if rates and float(rates[0]) > 0 else 25.0
