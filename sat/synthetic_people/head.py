@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
 from concat_id.errors import UserError
-from concat_id.transforms import load_image
 from synthetic_people.meshes import quads_to_triangles, subdivision
 from synthetic_people.raster import ambient_occlusion, vertex_normals
 
@@ -115,7 +115,7 @@ class HeadModel:
 
     def _at_quads(self, file: str, mode: str) -> np.ndarray:
         """Read a picture over the surface at the middle of each quad."""
-        picture = np.asarray(load_image(self.folder / file).convert(mode))
+        picture = np.asarray(Image.open(self.folder / file, formats=("PNG", "JPEG")).convert(mode))
         middle = self.model.texture_coordinates.numpy()[self.model.face_texture_coordinate_indices.numpy()].mean(axis=1)
         height, width = picture.shape[:2]
         rows, columns = ((1 - middle[:, 1]) * height).astype(int), (middle[:, 0] * width).astype(int)
