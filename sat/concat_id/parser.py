@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"command line: found {shown(unknown[0])}, expected an option; put text with spaces in quotes")
         for action in (action for action in self._actions if action.type is int):
             value, most = getattr(parsed, action.dest, None), MOST.get(action.dest, MOST_OTHERWISE)
-            if max(value if isinstance(value, list) else [value or 0]) > most:
+            if max(value if isinstance(value, list | tuple) else [value or 0]) > most:
                 raise UserError(f"command line: {action.option_strings[0]}: found {shown(value)}, expected at most {most}")
         return parsed
 
