@@ -21,7 +21,9 @@ from torch import nn
 
 from concat_id import weights
 from concat_id.errors import UserError
-from concat_id.weights import load_files, load_sat_checkpoint, load_strictly, load_tensors, weight_files, weights_digest
+from concat_id.pickle_calls import Record
+from concat_id.weight_folders import weight_files
+from concat_id.weights import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest
 
 PREFIX = "model.diffusion_model."
 FORMATS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}}
@@ -88,7 +90,7 @@ def test_configuration_objects_are_read_without_their_library(tmp_path):
     torch.save({"weight": torch.ones(2), "args": argparse.Namespace(config=config)}, tmp_path / "state.pt")
     state = load_tensors(tmp_path / "state.pt")
     assert state["weight"].sum() == 2
-    assert isinstance(state["args"].config, weights._Record)
+    assert isinstance(state["args"].config, Record)
 
 
 @pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
@@ -163,7 +165,7 @@ def test_no_checkpoint_at_all(tmp_path, content, message):
 
 
 def test_missing_file_folder_and_foreign_zip(tmp_path):
-    assert "nothing.pt: no such file" in refusal(load_tensors, tmp_path / "nothing.pt")
+    assert "nothing.pt: found no such file" in refusal(load_tensors, tmp_path / "nothing.pt")
     assert "found a folder" in refusal(load_tensors, tmp_path)
     with zipfile.ZipFile(tmp_path / "photos.pt", "w") as archive:
         archive.writestr("photos/a.txt", "a")
@@ -240,7 +242,7 @@ def test_weight_files_and_shards(tmp_path):
     safetensors.torch.save_file({"b": torch.ones(1), "c": torch.ones(2)}, tmp_path / "2.safetensors")
     assert load_files(weight_files(tmp_path)).keys() == {"a", "b", "c"}
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    assert "found no index of shards" in refusal(weight_files, tmp_path)
+    assert "index.json: line 1, column 2: not valid JSON" in refusal(weight_files, tmp_path)
 
 
 @pytest.mark.parametrize(("limit", "kinds"), [(2**30, ("sha256", "sha256")), (100, ("zip-crc32", "sampled"))])

@@ -1,73 +1,38 @@
 """Weights on disk: reading them as data and nothing else, fitting them to a network exactly, naming them by content."""
 
-import argparse
-import codecs
-import collections
 import contextlib
 import fnmatch
 import hashlib
-import json
 import pickle
 import re
 import struct
-import types
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, one_line
+from concat_id.files import require_file
+from concat_id.pickle_calls import INERT, Record
+from concat_id.pickles import ForeignNamesError, check_pickles
+from concat_id.weight_folders import find_sat_checkpoint, some, weight_files, what_to_do_with
 
 FULL_DIGEST_LIMIT = 200 * 2**20  # bytes; larger files are not read whole only to be named
 SAMPLED_BLOCKS, SAMPLED_BLOCK_SIZE = 256, 64 * 2**10
 SAT_PREFIX = "model.diffusion_model."
-MODEL_STATES = "mp_rank_*_model_states.pt"
+NEW_IN_2_6 = "get_unsafe_globals_in_checkpoint"
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 # What a damaged or foreign file makes the readers below raise.
 UNREADABLE = (
-    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError, OSError, struct.error,
-    pickle.UnpicklingError, safetensors.SafetensorError, zipfile.BadZipFile,
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError, OSError, ArithmeticError, AssertionError,
+    MemoryError, struct.error, pickle.UnpicklingError, safetensors.SafetensorError, zipfile.BadZipFile,
 )  # fmt: skip
-
-
-class _Record:
-    """Stand-in for a library's configuration object: takes its fields and runs none of the library's code."""
-
-    def __init__(self, *values: Any):
-        self.values = values
-
-
-def _without_default(*_: Any) -> dict:
-    """Stand in for defaultdict, which PyTorch's careful unpickler can make but not fill."""
-    return collections.OrderedDict()
-
-
-NEW_IN_2_6 = "get_unsafe_globals_in_checkpoint"
-RECORD_MODULES = ("omegaconf.", "deepspeed.")  # their objects sit beside the tensors in training checkpoints; nothing reads them
-_numpy_array, _numpy_scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-_plain_types = (bool, bytes, dict, float, int, list, str, tuple)
-INERT = {
-    "argparse.Namespace": argparse.Namespace,
-    "types.SimpleNamespace": types.SimpleNamespace,
-    "typing.Any": _Record,
-    "collections.defaultdict": _without_default,
-    "_codecs.encode": codecs.encode,  # how protocol 2 writes bytes
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.{core}.multiarray._reconstruct": _numpy_array for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
-    **{f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__},
-    **{f"pathlib.{name}": PurePosixPath for name in ("PosixPath", "PurePosixPath")},
-    **{f"pathlib.{name}": PureWindowsPath for name in ("WindowsPath", "PureWindowsPath")},
-    **{f"builtins.{kind.__name__}": kind for kind in _plain_types},
-    **{f"__builtin__.{kind.__name__}": kind for kind in _plain_types},
-}
 
 
 class SatCheckpoint(NamedTuple):
@@ -89,9 +54,10 @@ def load_tensors(path: str | Path, trust: bool = False, mmap: bool = True) -> An
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        is_zip = head.startswith(b"PK\x03\x04")
-        with _stand_ins(path) if not trust and is_zip else _stand_ins():
-            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap and is_zip)
+        with _stand_ins([] if trust else check_pickles(path)):
+            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap and head.startswith(b"PK\x03\x04"))
+    except ForeignNamesError as error:
+        raise UserError(_refusal(path, error.args)) from error
     except UNREADABLE as error:
         raise UserError(_why_unreadable(path, head, error)) from error
 
@@ -105,11 +71,13 @@ def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: boo
     content = load_tensors(path, trust)
     module = content.get("module") if isinstance(content, dict) else None
     if not isinstance(module, dict):
-        found = f"entries {_some(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise UserError(f"{path}: found {found}, expected a SAT checkpoint with an entry 'module'; check args.load")
+        found = f"entries {some(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        instead = what_to_do_with(content, path) or "expected a SAT checkpoint with an entry 'module'; check args.load"
+        raise UserError(f"{path}: found {found}, {instead}")
+    check_names(module, str(path))
     state_dict = {name.removeprefix(prefix): tensor for name, tensor in module.items() if name.startswith(prefix)}
     if not state_dict:
-        raise UserError(f"{path}: found tensors {_some(module)}, expected names starting with '{prefix}'; check args.load")
+        raise UserError(f"{path}: found tensors {some(module)}, expected names starting with '{prefix}'; check args.load")
     return SatCheckpoint(state_dict, str(path), weights_digest(path))
 
 
@@ -128,6 +96,7 @@ def average(checkpoints: Sequence[SatCheckpoint], shares: Sequence[float]) -> di
     "Robust fine-tuning of zero-shot models". Raises `UserError` if the tensors differ in name or shape.
     """
     first = checkpoints[0].state_dict
+    check_floats(first, checkpoints[0].source)
     for other in checkpoints[1:]:
         _check_fit(other.state_dict, first, other.source, checkpoints[0].source)
     averages = {}
@@ -137,30 +106,39 @@ def average(checkpoints: Sequence[SatCheckpoint], shares: Sequence[float]) -> di
     return averages
 
 
-def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model")) -> list[Path]:
-    """List the files of a Hugging Face folder's weights, one or the shards of an index, safetensors before pickles."""
-    folder = Path(folder)
-    stems = tuple(stems)
-    for suffix in (".safetensors", ".bin"):
-        for single in (folder / f"{stem}{suffix}" for stem in stems):
-            if single.exists():
-                return [single]
-            index = single.with_name(f"{single.name}.index.json")
-            if index.exists():
-                return _shards(index)
-    expected = " or ".join(f"{stem}.safetensors" for stem in stems)
-    raise UserError(f"{folder}: found no weights, expected {expected} (or .bin); download it again")
-
-
 def load_files(paths: Iterable[Path], trust: bool = False) -> dict[str, Tensor]:
     """Read the shards of one state dict."""
     state_dict = {}
     for path in paths:
         content = load_tensors(path, trust)
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: found a {type(content).__name__}, expected names with tensors; download it again")
+        check_names(content, str(path))
         state_dict.update(content)
     return state_dict
+
+
+def check_names(content: Any, source: str) -> None:
+    """Raise `UserError` unless `content` is a dictionary whose keys are text."""
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: found a {type(content).__name__}, expected names with tensors; download it again")
+    if foreign := [name for name in content if not isinstance(name, str)]:
+        found = one_line(f"{type(foreign[0]).__name__} {foreign[0]!s:.40}")
+        raise UserError(f"{source}: found {len(foreign)} names that are no text ({found}), expected names of tensors; download it again")
+
+
+def check_floats(tensors: Mapping[str, Any], source: str) -> None:
+    """Raise `UserError` unless all are tensors of floating-point numbers, as weights are."""
+    others = [f"{name} ({kind})" for name, tensor in tensors.items() if (kind := _kind(tensor)) != "floating-point"]
+    if others:
+        raise UserError(f"{source}: found {some(others)}, expected tensors of floating-point numbers; download it again")
+
+
+def shape_of(tensors: Mapping[str, Any], name: str, dimensions: int, source: str) -> tuple[int, ...]:
+    """Return the shape of a tensor; raises `UserError` if it is absent or has other than `dimensions`, none of them empty."""
+    shape = getattr(tensors.get(name), "shape", None)
+    if shape is None or len(shape) != dimensions or 0 in shape:
+        found = f"no {name}" if shape is None else f"{name} of shape {tuple(shape)}"
+        raise UserError(f"{source}: found {found}, expected a tensor of {dimensions} dimensions; name another file or download it again")
+    return tuple(shape)
 
 
 def load_strictly(
@@ -180,7 +158,7 @@ def load_strictly(
 
     left = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
     if left:
-        raise RuntimeError(f"{type(module).__name__}: {_some(left)} are no part of its state dict and were left without values")
+        raise RuntimeError(f"{type(module).__name__}: {some(left)} are no part of its state dict and were left without values")
 
 
 def weights_digest(path: str | Path) -> str:
@@ -221,13 +199,10 @@ def content_digest(path: str | Path) -> str:
 
 def _first_bytes(path: Path) -> bytes:
     """Return the first bytes of a file that may be a checkpoint; raise `UserError` for what is plainly none."""
-    if path.is_dir():
-        raise UserError(f"{path}: found a folder, expected a checkpoint file; name the file in it")
+    require_file(path, "a checkpoint", "name a file, or download it")
     try:
         with path.open("rb") as file:
             head = file.read(512)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, expected a checkpoint; download it or correct the path") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not head:
@@ -240,32 +215,22 @@ def _first_bytes(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _stand_ins(path: Path | None = None) -> Iterator[None]:
-    """Let the unpickler put harmless objects in the place of `INERT` and, for a zip checkpoint, of its library objects.
+def _stand_ins(records: Iterable[str]) -> Iterator[None]:
+    """Let the unpickler put harmless objects in the place of `INERT` and of libraries' `records`.
 
-    Raises `UserError` if the checkpoint at `path` names anything unknown. PyTorch before 2.6 has no stand-ins under another name, so
-    that it reads tensors and plain containers alone.
+    PyTorch before 2.6 has no stand-ins under another name, so that it reads tensors and plain containers alone.
     """
-    serialization = torch.serialization
-    if not hasattr(serialization, NEW_IN_2_6):
+    if not hasattr(torch.serialization, NEW_IN_2_6):
         yield
         return
-    inert, records = [(value, name) for name, value in INERT.items()], []
-    if path is not None:
-        with serialization.safe_globals(inert):
-            foreign = serialization.get_unsafe_globals_in_checkpoint(path)
-        refused = [name for name in foreign if name not in INERT and not name.startswith(RECORD_MODULES)]
-        if refused:
-            raise UserError(_refusal(path, refused))
-        records = [(_Record, name) for name in foreign if name.startswith(RECORD_MODULES)]
-    with serialization.safe_globals([*inert, *records]):
+    with torch.serialization.safe_globals([*((value, name) for name, value in INERT.items()), *((Record, name) for name in records)]):
         yield
 
 
-def _refusal(path: Path, names: list[str]) -> str:
+def _refusal(path: Path, names: Sequence[str]) -> str:
     newer = "" if hasattr(torch.serialization, NEW_IN_2_6) else "install torch 2.6 or newer, which reads more kinds of data, or "
     return (
-        f"{path}: found {_some(names)}, which may run code while loading, expected nothing but data; "
+        f"{path}: found {some(names)}, which may run code while loading, expected nothing but data; "
         f"{newer}pass --trust-checkpoint if you trust its author"
     )
 
@@ -292,51 +257,6 @@ def _line(error: BaseException) -> str:
     return " ".join(reason.split())[:100] or type(error).__name__
 
 
-def _some(names: Iterable[Any], limit: int = 3) -> str:
-    """Name the first few."""
-    names = [str(name) for name in names]
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "") or "nothing"
-
-
-def find_sat_checkpoint(path: Path) -> Path:
-    """Find the one file of tensors in a SAT checkpoint."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder, expected a SAT checkpoint; download the weights or correct args.load")
-    if not any(path.glob(MODEL_STATES)):
-        path = _tag_folder(path)
-    ranks = sorted(path.glob(MODEL_STATES))
-    if len(ranks) > 1:
-        raise UserError(f"{path}: found {len(ranks)} model-parallel parts, expected mp_rank_00_model_states.pt alone; merge them first")
-    if not ranks:
-        kind = "ZeRO-3 parts" if any(path.glob("z3_rank_*")) else "no mp_rank_00_model_states.pt"
-        raise UserError(f"{path}: found {kind}, expected mp_rank_00_model_states.pt; download or gather the weights again")
-    return ranks[0]
-
-
-def _tag_folder(folder: Path) -> Path:
-    latest = folder / "latest"
-    if not latest.is_file():
-        found = _some(sorted(entry.name for entry in folder.iterdir()))
-        raise UserError(f"{folder}: found {found}, expected a file 'latest' with the tag; download the weights or correct args.load")
-    tag = latest.read_text(encoding="utf-8", errors="replace").strip()
-    if not tag or not (folder / tag).is_dir():
-        raise UserError(f"{latest}: names the tag {tag[:80]!r}, but {folder} has no such folder; correct it or download the weights again")
-    return folder / tag
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except UNREADABLE as error:
-        raise UserError(f"{index}: found no index of shards ({_line(error)}); download it again") from error
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise UserError(f"{index}: names {len(names)} files, of which {_some(missing)} are missing; download them")
-    return [index.parent / name for name in names]
-
-
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Tell whether a name fits any of the shell-style patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -350,11 +270,27 @@ def _check_fit(given: dict[str, Tensor], expected: dict[str, Tensor], source: st
         for name, tensor in expected.items()
         if name in given and _shape(given[name]) != _shape(tensor)
     ]
-    faults = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
-    found = "; ".join(f"{len(names)} of {len(expected)} {kind}: {_some(names)}" for kind, names in faults if names)
+    of_another_kind = [
+        f"{name} {_kind(given[name])} for {_kind(tensor)}"
+        for name, tensor in expected.items()
+        if isinstance(given.get(name), Tensor) and _kind(given[name]) != _kind(tensor, "")
+    ]
+    kinds = ("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen), ("of another type", of_another_kind)
+    found = "; ".join(f"{len(names)} of {len(expected)} {kind}: {some(names)}" for kind, names in kinds if names)
     if found:
         raise UserError(f"{source}: does not fit {network} ({found}); check that the configuration belongs to these weights")
 
 
 def _shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _kind(value: Any, meta: str = "without values") -> str:
+    """Say what numbers a tensor holds; what is on the meta device is `meta`, unless that is ""."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.is_meta and meta:
+        return meta
+    if value.is_quantized or value.layout != torch.strided or value.is_nested:
+        return "quantised" if value.is_quantized else "sparse"
+    return "floating-point" if value.dtype in FLOATS else str(value.dtype).removeprefix("torch.")

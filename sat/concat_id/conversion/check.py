@@ -14,7 +14,8 @@ from concat_id.conversion.names import set_last_epsilon
 from concat_id.conversion.sources import Source
 from concat_id.models.embeddings import rotary_table
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
-from concat_id.weights import load_strictly, weight_files
+from concat_id.weight_folders import weight_files
+from concat_id.weights import load_strictly
 
 FRAMES, REFS = 2, 2  # of the input compared; positions of further frames follow the same rule
 

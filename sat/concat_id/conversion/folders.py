@@ -26,7 +26,8 @@ from concat_id.json_files import write_json
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.versions import versions
-from concat_id.weights import matches, weight_files, write_sat_checkpoint
+from concat_id.weight_folders import weight_files
+from concat_id.weights import matches, write_sat_checkpoint
 
 SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file; a conversion holds one at a time
 TAG = "converted"

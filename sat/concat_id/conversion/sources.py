@@ -13,7 +13,8 @@ from concat_id.conversion.lora import Products, read_sat_products, with_products
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
 from concat_id.low_rank import FILE as LOW_RANK_FILE
-from concat_id.weights import SAT_PREFIX, find_sat_checkpoint, load_sat_checkpoint, weights_digest
+from concat_id.weight_folders import find_sat_checkpoint
+from concat_id.weights import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.yaml_files import read_yaml
 
 RUN_FILE = "training_config.yaml"  # which a training run leaves in its folder

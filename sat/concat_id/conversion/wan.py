@@ -23,7 +23,8 @@ from concat_id.models.wan_text_encoder import WanTextEncoder, to_transformers_na
 from concat_id.models.wan_weights import PREFIX, STEM, check_names, given_names, has_ref_modulation, is_native, native_names, wan_files
 from concat_id.versions import versions
 from concat_id.wan_config import WanModelConfig, WanTransformerConfig
-from concat_id.weights import MODEL_STATES, content_digest, load_tensors, weights_digest
+from concat_id.weight_folders import MODEL_STATES
+from concat_id.weights import content_digest, load_tensors, weights_digest
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
 PIPELINE, NETWORK = SOURCES / "pipelines" / "wan_diffusers.py", SOURCES / "models" / "wan_network.py"

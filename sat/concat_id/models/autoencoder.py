@@ -18,7 +18,8 @@ from concat_id.config import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
 from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, folder_settings
-from concat_id.weights import load_files, load_strictly, load_tensors, weight_files
+from concat_id.weight_folders import weight_files
+from concat_id.weights import load_files, load_strictly, load_tensors
 
 NORM_GROUPS = 32  # fixed inside diffusers' blocks
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling

@@ -9,7 +9,8 @@ from torch import nn
 from concat_id.config import Config
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
-from concat_id.weights import content_digest, find_sat_checkpoint, load_sat_checkpoint, load_strictly
+from concat_id.weight_folders import find_sat_checkpoint
+from concat_id.weights import content_digest, load_sat_checkpoint, load_strictly
 
 if TYPE_CHECKING:
     from concat_id.models.autoencoder import VideoAutoencoder

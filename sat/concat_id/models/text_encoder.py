@@ -15,7 +15,8 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from concat_id.config import TextEncoderConfig
 from concat_id.errors import UserError, warn
 from concat_id.files import resolve_path, written_whole
-from concat_id.weights import UNREADABLE, load_files, load_strictly, weight_files, weights_digest
+from concat_id.weight_folders import weight_files
+from concat_id.weights import UNREADABLE, load_files, load_strictly, weights_digest
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
 DECODER_WEIGHTS = ("decoder.*", "lm_head.*")  # of whole T5 models, which prompts do not need

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from concat_id.errors import UserError
 from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, folder_settings
-from concat_id.weights import load_files, load_strictly, load_tensors, weight_files
+from concat_id.weight_folders import weight_files
+from concat_id.weights import load_files, load_strictly, load_tensors
 
 TILE_SIZE, TILE_STRIDE = (30, 52), (15, 26)  # latents of a tile and between two, as in the released sampling
 STEM = "diffusion_pytorch_model"

@@ -12,7 +12,8 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from concat_id.errors import UserError
 from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, identity_of, keep_range, load_tokenizer
-from concat_id.weights import UNREADABLE, load_files, load_strictly, load_tensors, weight_files
+from concat_id.weight_folders import weight_files
+from concat_id.weights import UNREADABLE, load_files, load_strictly, load_tensors
 
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", "umt5-xxl", ".")  # beside a file of Wan's
 KIND = "umt5, cleaned, masked, zeroed"  # of embeddings, in their identity

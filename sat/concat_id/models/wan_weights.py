@@ -10,7 +10,8 @@ from torch import Tensor
 from concat_id.errors import UserError, warn
 from concat_id.models.wan import WanDiffusionTransformer
 from concat_id.wan_config import WanTransformerConfig
-from concat_id.weights import MODEL_STATES, SAT_PREFIX, find_sat_checkpoint, load_files, load_strictly, weight_files
+from concat_id.weight_folders import MODEL_STATES, find_sat_checkpoint, weight_files
+from concat_id.weights import SAT_PREFIX, load_files, load_strictly
 
 PREFIX = "network."  # of names inside WanDiffusionTransformer
 STEM = "diffusion_pytorch_model"
