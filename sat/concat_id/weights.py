@@ -74,7 +74,7 @@ def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: boo
         found = f"entries {some(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
         instead = what_to_do_with(content, path) or "expected a SAT checkpoint with an entry 'module'; check args.load"
         raise UserError(f"{path}: found {found}, {instead}")
-    check_names(module, str(path))
+    check_named(module, str(path))
     state_dict = {name.removeprefix(prefix): tensor for name, tensor in module.items() if name.startswith(prefix)}
     if not state_dict:
         raise UserError(f"{path}: found tensors {some(module)}, expected names starting with '{prefix}'; check args.load")
@@ -111,12 +111,12 @@ def load_files(paths: Iterable[Path], trust: bool = False) -> dict[str, Tensor]:
     state_dict = {}
     for path in paths:
         content = load_tensors(path, trust)
-        check_names(content, str(path))
+        check_named(content, str(path))
         state_dict.update(content)
     return state_dict
 
 
-def check_names(content: Any, source: str) -> None:
+def check_named(content: Any, source: str) -> None:
     """Raise `UserError` unless `content` is a dictionary whose keys are text."""
     if not isinstance(content, dict):
         raise UserError(f"{source}: found a {type(content).__name__}, expected names with tensors; download it again")

@@ -126,7 +126,7 @@ def test_incomplete_and_foreign_folders(folder, tmp_path):
     with pytest.raises(UserError, match="no CLIP tokenizer"):
         ViClipEncoder(tmp_path, "cpu")
     write_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="holds no ViCLIP") as caught:
+    with pytest.raises(UserError, match="describes no ViCLIP") as caught:
         ViClipEncoder(tmp_path, "cpu")
     assert "\n" not in str(caught.value)
     content = torch.load(folder / "ViCLIP-L_tiny.pth")

@@ -159,4 +159,4 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     refused(copy, "found no config.json")
     shutil.copytree(folder, tmp_path / "hf")
     (tmp_path / "hf" / "text_encoder" / "config.json").write_text("{")
-    refused(tmp_path / "hf", "config.json describes no UMT5 encoder")
+    refused(tmp_path / "hf", "config.json: line 1, column 2: not valid JSON")

@@ -134,8 +134,8 @@ def test_an_adaln_file_is_not_taken_for_a_first_stage(tmp_path, adaln):
         (lambda tensors: tensors.update(stray=torch.ones(1)), "1 of 69 unexpected: stray"),
         (lambda tensors: tensors.update({"img_emb.proj.0.weight": torch.ones(1)}), "unexpected: img_emb.proj.0.weight"),
         (lambda tensors: tensors.update({"head.head.bias": torch.ones(3)}), "network.proj_out.bias \\(3,\\) for \\(64,\\)"),
-        (lambda tensors: tensors.clear(), "found no names with tensors"),
-        (lambda tensors: tensors.update(iteration=3), "found no names with tensors"),
+        (lambda tensors: tensors.clear(), "found nothing, expected the weights of Wan's transformer"),
+        (lambda tensors: tensors.update(iteration=3), "found iteration \\(int\\), expected tensors of floating-point numbers"),
     ],
 )
 def test_unfit_files_are_refused_in_one_line(tmp_path, first_stage, spoil, message):

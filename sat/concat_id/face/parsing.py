@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from concat_id.errors import UserError
 from concat_id.json_files import write_json
+from concat_id.model_folders import built_from, load_pretrained, read_settings
 
 CLASSES = (
     *("background", "skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear", "right ear"),
@@ -27,20 +28,21 @@ class SegformerParser:
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str):
-        from transformers import SegformerForSemanticSegmentation, SegformerImageProcessorPil  # takes seconds
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil  # takes seconds
 
         self.folder = Path(folder)
         self.name = f"Segformer ({self.folder.name})"
         self.device = torch.device(device)
         _check_files(self.folder)
-        try:
-            self.processor = SegformerImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
+        file = self.folder / "config.json"
+        settings, weights = read_settings(file, "settings of a Segformer"), load_pretrained(self.folder)
+        read_settings(self.folder / "preprocessor_config.json", "settings of a Segformer's pictures")
+        with built_from(file, "Segformer", weights):
             self.model, report = SegformerForSemanticSegmentation.from_pretrained(
-                self.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                None, config=SegformerConfig.from_dict(settings), state_dict=weights, dtype=torch.float32, output_loading_info=True
             )
-        except Exception as error:  # broken JSON, truncated weights, mis-shaped tensors: each its own class
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{self.folder}: the face parser cannot be loaded ({reason[:200]}); download it again") from error
+        with built_from(self.folder / "preprocessor_config.json", "pictures for a Segformer", weights):
+            self.processor = SegformerImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
         missing = sorted(report["missing_keys"])
         if missing:
             raise UserError(f"{self.folder}: {len(missing)} tensors of a Segformer are missing ({missing[0]}, ...); download it again")

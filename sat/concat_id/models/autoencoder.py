@@ -17,9 +17,10 @@ from torch import Tensor
 from concat_id.config import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
+from concat_id.model_folders import built_from
 from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, folder_settings
 from concat_id.weight_folders import weight_files
-from concat_id.weights import load_files, load_strictly, load_tensors
+from concat_id.weights import check_named, load_files, load_strictly, load_tensors
 
 NORM_GROUPS = 32  # fixed inside diffusers' blocks
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
@@ -72,7 +73,7 @@ class VideoAutoencoder(FrozenAutoencoder):
         else:
             settings = released_settings(config)
             state_dict = to_diffusers_names(_released_state_dict(path, trust))
-        with torch.device("meta"):
+        with built_from(path / "config.json" if path.is_dir() else path, "VAE", state_dict), torch.device("meta"):
             autoencoder = AutoencoderKLCogVideoX.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder, scale_factor).to(device)
@@ -207,6 +208,7 @@ def _released_state_dict(path: Path, trust: bool) -> dict[str, Tensor]:
     state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state_dict, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected an entry 'state_dict' with tensors; correct autoencoder.path")
+    check_named(state_dict, str(path))
     return {name: tensor for name, tensor in state_dict.items() if not name.startswith("loss")}
 
 

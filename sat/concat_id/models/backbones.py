@@ -9,7 +9,7 @@ from torch import nn
 from concat_id.config import Config
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
-from concat_id.weight_folders import find_sat_checkpoint
+from concat_id.weight_folders import find_sat_checkpoint, some, what_to_do_with
 from concat_id.weights import content_digest, load_sat_checkpoint, load_strictly
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
         from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS
 
         network, checkpoint = new_transformer(config, "meta"), load_sat_checkpoint(path, trust=trust)
+        if advice := what_to_do_with(checkpoint.state_dict, Path(checkpoint.source)):
+            raise UserError(f"{checkpoint.source}: found {some(checkpoint.state_dict)}, {advice}")
         load_strictly(network, checkpoint.state_dict, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=dtype)
     if train:
         for parameter in network.parameters():

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from concat_id.errors import UserError
+from concat_id.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
 
 BATCH_SIZE = 32
 FILES = (("config.json",), ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "vocab.json"))
@@ -27,8 +28,14 @@ class ClipEncoder:
         for names in FILES:
             if not any((self.folder / name).is_file() for name in names):
                 raise UserError(f"{self.folder}: found no {' or '.join(names)}, expected a CLIP model; download the folder again")
+        file = self.folder / "config.json"
+        settings, weights = read_settings(file, "settings of CLIP"), load_pretrained(self.folder)
+        check_tokenizer(self.folder)
+        with built_from(file, "CLIP", weights):
+            self.model, found = CLIPModel.from_pretrained(
+                None, config=CLIPConfig.from_dict(settings), state_dict=weights, output_loading_info=True, dtype=torch.float32
+            )
         try:
-            self.model, found = CLIPModel.from_pretrained(self.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32)
             self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
             has_settings = (self.folder / "preprocessor_config.json").is_file()
             self.processor = CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True) if has_settings else (

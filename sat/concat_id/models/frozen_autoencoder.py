@@ -8,7 +8,9 @@ import torch
 from diffusers import ConfigMixin
 from torch import Tensor, nn
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, one_line
+from concat_id.files import kind_of
+from concat_id.model_folders import read_settings
 
 TEMPORAL = 4  # frames per latent after the first
 PIXELS = 2**20  # of single frames encoded at once
@@ -71,13 +73,11 @@ def folder_settings(folder: Path, kind: type[ConfigMixin], released: str, remedy
 
     Raises `UserError`, which ends with `remedy`.
     """
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if kind_of(file) == "no such file":
         raise UserError(f"{folder}: found no config.json, expected a diffusers folder or {released}; {remedy}")
-    try:
-        settings = kind.load_config(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: found no JSON, expected a diffusers configuration; download it again") from error
+    settings = read_settings(file, "a diffusers configuration", like=kind.__init__)
     found = settings.get("_class_name")
     if found != kind.__name__:
-        raise UserError(f"{folder / 'config.json'}: describes {found}, expected {kind.__name__}; {remedy}")
+        raise UserError(f"{file}: describes {one_line(found)[:80]}, expected {kind.__name__}; {remedy}")
     return settings

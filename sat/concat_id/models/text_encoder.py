@@ -15,6 +15,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from concat_id.config import TextEncoderConfig
 from concat_id.errors import UserError, warn
 from concat_id.files import resolve_path, written_whole
+from concat_id.model_folders import built_from, check_tokenizer, read_settings
 from concat_id.weight_folders import weight_files
 from concat_id.weights import UNREADABLE, load_files, load_strictly, weights_digest
 
@@ -196,6 +197,7 @@ def check_folder(folder: Path) -> list[Path]:
 
 def load_tokenizer(folder: Path) -> T5Tokenizer:
     """Read a sentencepiece tokenizer; raises `UserError` if it cannot be."""
+    check_tokenizer(folder)
     try:
         return T5Tokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the readers of both formats raise bare exceptions
@@ -204,14 +206,10 @@ def load_tokenizer(folder: Path) -> T5Tokenizer:
 
 
 def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: torch.device, trust: bool) -> T5EncoderModel:
-    try:
-        config = T5Config.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            model = T5EncoderModel(config)
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{folder / 'config.json'}: describes no T5 encoder ({reason}); download it again") from error
-    state_dict = load_files(files, trust)
+    file = folder / "config.json"
+    settings, state_dict = read_settings(file, "settings of T5's encoder"), load_files(files, trust)
+    with built_from(file, "T5 encoder", state_dict), torch.device("meta"):
+        model = T5EncoderModel(T5Config.from_dict(settings))
     if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
         state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
     load_strictly(model, state_dict, str(folder), ignore=DECODER_WEIGHTS, dtype=dtype)

@@ -8,9 +8,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, reason_of
+from concat_id.files import visible_files
+from concat_id.model_folders import built_from, check_tokenizer
 from concat_id.models.clip import average_chunks
-from concat_id.weights import UNREADABLE, load_strictly, load_tensors
+from concat_id.weights import check_floats, check_named, load_strictly, load_tensors
 
 HEAD_SIZE = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # As released: ImageNet's, not CLIP's.
@@ -121,7 +123,7 @@ class ViClipEncoder:
 
     def __init__(self, folder: str | Path, device: torch.device | str):
         self.folder, self.device = Path(folder), torch.device(device)
-        files = sorted(path for suffix in ("*.pth", "*.pt") for path in self.folder.glob(suffix))
+        files = [path for pattern in ("*.pth", "*.pt") for path in visible_files(self.folder, pattern)]
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or "none"
             raise UserError(f"{self.folder}: found {names}, expected one ViCLIP-*.pth; put the released file there")
@@ -130,13 +132,16 @@ class ViClipEncoder:
         self.file = files[0]
         self.name = self.file.stem
         content = load_tensors(self.file)
+        state_dict = content.get("model", content) if isinstance(content, dict) else content
+        check_named(state_dict, str(self.file))
+        check_floats(state_dict, str(self.file))
+        check_tokenizer(self.folder)
+        with built_from(self.file, "ViCLIP", state_dict), torch.device("meta"):
+            self.model = ViClip(state_dict)
         try:
-            state_dict = content.get("model", content)
-            with torch.device("meta"):
-                self.model = ViClip(state_dict)
             self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except UNREADABLE as error:
-            raise UserError(f"{self.file}: holds no ViCLIP ({' '.join(str(error).split())[:100]}); download it again") from error
+        except Exception as error:  # the readers of the formats raise whatever they like
+            raise UserError(f"{self.folder}: its tokenizer cannot be read ({reason_of(error, 100)}); copy that of a CLIP model") from error
         load_strictly(self.model, state_dict, str(self.file), ignore=("temp",), dtype=torch.float32)
         self.model.eval().requires_grad_(False).to(self.device)
         self.num_frames = self.model.vision_encoder.temporal_positional_embedding.shape[1]

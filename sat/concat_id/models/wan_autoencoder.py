@@ -12,9 +12,10 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from concat_id.errors import UserError
+from concat_id.model_folders import built_from
 from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, folder_settings
 from concat_id.weight_folders import weight_files
-from concat_id.weights import load_files, load_strictly, load_tensors
+from concat_id.weights import check_named, load_files, load_strictly, load_tensors, shape_of
 
 TILE_SIZE, TILE_STRIDE = (30, 52), (15, 26)  # latents of a tile and between two, as in the released sampling
 STEM = "diffusion_pytorch_model"
@@ -68,9 +69,10 @@ class WanAutoencoder(FrozenAutoencoder):
             native = load_tensors(path, trust)
             if not isinstance(native, dict) or NATIVE_MARK not in native:
                 raise UserError(f"{path}: found no {NATIVE_MARK}, expected Wan's autoencoder (Wan2.1_VAE.pth); name another file")
-            settings = native_settings(native) | settings
+            check_named(native, str(path))
+            settings = native_settings(native, str(path)) | settings
             state_dict = to_diffusers_names(native, len(settings["dim_mult"]), settings["num_res_blocks"])
-        with torch.device("meta"):
+        with built_from(folder / "config.json" if path.is_dir() else path, "VAE", state_dict), torch.device("meta"):
             autoencoder = AutoencoderKLWan.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder).to(device)
@@ -130,20 +132,18 @@ def to_native_names(tensors: Mapping[str, Value], num_levels: int = 4, num_res_b
     return {_renamed(name, modules, layers): tensor for name, tensor in tensors.items()}
 
 
-def native_settings(tensors: Mapping[str, Tensor]) -> dict:
+def native_settings(tensors: Mapping[str, Tensor], source: str = "autoencoder") -> dict:
     """Read AutoencoderKLWan's sizes off tensors under Wan's names."""
-    row = sorted({int(name.split(".")[2]) for name in tensors if name.startswith("encoder.downsamples.")})
+    places = {name.split(".")[2] for name in tensors if name.startswith("encoder.downsamples.") and name.count(".") > 2}
+    row = sorted(int(place) for place in places if place.isdecimal())
     samplers = [index for index in row if f"encoder.downsamples.{index}.resample.1.weight" in tensors]
     num_res_blocks = samplers[0] if samplers else len(row)
     firsts = [f"encoder.downsamples.{level * (num_res_blocks + 1)}.residual.2.weight" for level in range(len(samplers) + 1)]
-    missing = [name for name in ("encoder.conv1.weight", "conv2.weight", *firsts) if name not in tensors]
-    if missing:
-        raise UserError(f"autoencoder: found no {missing[0]}, expected Wan's (Wan2.1_VAE.pth); name another file or download it again")
-    base = len(tensors["encoder.conv1.weight"])
+    base, latent, *widths = (shape_of(tensors, name, 5, source)[0] for name in ("encoder.conv1.weight", "conv2.weight", *firsts))
     return {
         "base_dim": base,
-        "z_dim": len(tensors["conv2.weight"]),
-        "dim_mult": [len(tensors[name]) // base for name in firsts],
+        "z_dim": latent,
+        "dim_mult": [width // base for width in widths],
         "num_res_blocks": num_res_blocks,
         "temperal_downsample": [f"encoder.downsamples.{index}.time_conv.weight" in tensors for index in samplers],
     }

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from concat_id.errors import UserError
+from concat_id.model_folders import built_from, read_settings
 from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, identity_of, keep_range, load_tokenizer
 from concat_id.weight_folders import weight_files
-from concat_id.weights import UNREADABLE, load_files, load_strictly, load_tensors
+from concat_id.weights import check_named, load_files, load_strictly, load_tensors, shape_of
 
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", "umt5-xxl", ".")  # beside a file of Wan's
 KIND = "umt5, cleaned, masked, zeroed"  # of embeddings, in their identity
@@ -68,16 +69,18 @@ class WanTextEncoder(PromptEncoder):
     def load(self) -> UMT5EncoderModel:
         """Read UMT5's encoder."""
         if self.folder is None:
-            state_dict = load_tensors(self.files[0], self.trust)
-            if not isinstance(state_dict, dict) or EMBEDDING not in state_dict:
+            native = load_tensors(self.files[0], self.trust)
+            if not isinstance(native, dict) or EMBEDDING not in native:
                 raise UserError(f"{self.path}: found no {EMBEDDING}, expected UMT5's encoder in Wan's names; name another file")
-            settings = native_settings(state_dict)
-            state_dict = to_transformers_names(state_dict, settings["num_layers"])
+            settings = native_settings(native, str(self.path))
+            state_dict = to_transformers_names(native, settings["num_layers"])
         else:
-            settings, state_dict = None, load_files(self.files, self.trust)
+            settings = read_settings(self.folder / "config.json", "settings of UMT5's encoder")
+            state_dict = load_files(self.files, self.trust)
         if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
             state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
-        network = _build(self.folder, settings)
+        with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", state_dict), torch.device("meta"):
+            network = UMT5EncoderModel(UMT5Config.from_dict(settings))
         load_strictly(network, state_dict, str(self.path), dtype=self.dtype)
         if self.dtype == torch.float16:
             keep_range(network)
@@ -123,14 +126,13 @@ def to_transformers_names(tensors: Mapping[str, Value], num_layers: int) -> dict
     return {names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
-def native_settings(tensors: Mapping[str, Tensor]) -> dict:
+def native_settings(tensors: Mapping[str, Tensor], source: str = "text encoder") -> dict:
     """Read an encoder's sizes off its tensors (Wan's names); UMT5-XXL's are 24 layers, 4096 wide, 64 heads of 64, MLP 10240."""
-    try:
-        vocabulary, width = tensors[EMBEDDING].shape
-        buckets, heads = tensors["blocks.0.pos_embedding.embedding.weight"].shape
-        sizes = {"d_ff": len(tensors["blocks.0.ffn.fc1.weight"]), "d_kv": len(tensors["blocks.0.attn.q.weight"]) // heads}
-    except KeyError as error:
-        raise UserError(f"text encoder: found no {error.args[0]}, expected UMT5's encoder in Wan's names; name another file") from error
+    check_named(tensors, source)
+    vocabulary, width = shape_of(tensors, EMBEDDING, 2, source)
+    buckets, heads = shape_of(tensors, "blocks.0.pos_embedding.embedding.weight", 2, source)
+    (hidden, _), (inner, _) = (shape_of(tensors, f"blocks.0.{name}.weight", 2, source) for name in ("ffn.fc1", "attn.q"))
+    sizes = {"d_ff": hidden, "d_kv": inner // heads}
     num_layers = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     return sizes | {
         "vocab_size": vocabulary,
@@ -163,13 +165,3 @@ def _find_parts(path: Path) -> tuple[Path | None, list[Path], Path]:
         if any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
             return folder, files or [path], tokenizer
     raise UserError(f"{around}: found no tokenizer, expected {TOKENIZER_FOLDERS[0]}/ or tokenizer/ with {TOKENIZER_FILES[0]}; download it")
-
-
-def _build(folder: Path | None, settings: dict | None) -> UMT5EncoderModel:
-    try:
-        config = UMT5Config(**settings) if folder is None else UMT5Config.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            return UMT5EncoderModel(config)
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{folder}: config.json describes no UMT5 encoder ({reason}); download it again") from error

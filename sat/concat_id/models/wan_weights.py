@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from concat_id.errors import UserError, warn
+from concat_id.files import kind_of
 from concat_id.models.wan import WanDiffusionTransformer
 from concat_id.wan_config import WanTransformerConfig
-from concat_id.weight_folders import MODEL_STATES, find_sat_checkpoint, weight_files
-from concat_id.weights import SAT_PREFIX, load_files, load_strictly
+from concat_id.weight_folders import COGVIDEOX, MODEL_STATES, OF_COGVIDEOX, find_sat_checkpoint, some, weight_files, what_to_do_with
+from concat_id.weights import SAT_PREFIX, check_floats, check_named, load_files, load_strictly
 
 PREFIX = "network."  # of names inside WanDiffusionTransformer
 STEM = "diffusion_pytorch_model"
@@ -111,9 +112,10 @@ def load_wan_transformer(
 def wan_files(path: str | Path) -> list[Path]:
     """List the files of a transformer's weights: one, an index's shards, those of a diffusers folder or of a training checkpoint."""
     path = Path(path)
-    if path.is_dir() and ((path / "latest").is_file() or any(path.glob(MODEL_STATES))):
+    is_folder = kind_of(path) == "a folder"
+    if is_folder and (kind_of(path / "latest") == "a file" or any(path.glob(MODEL_STATES))):
         return [find_sat_checkpoint(path)]
-    if path.is_dir():
+    if is_folder:
         return weight_files(path / "transformer" if (path / "transformer").is_dir() else path, (STEM,))
     if path.name.endswith(INDEX):
         return weight_files(path.parent, (path.name.removesuffix(INDEX).removesuffix(".safetensors"),))
@@ -124,10 +126,15 @@ def read_wan_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]
     """Read a transformer's tensors under Wan's own names, from any of the formats."""
     tensors = load_files(wan_files(path), trust)
     if isinstance(module := tensors.get("module"), dict):
+        check_named(module, str(path))
         tensors = {name.removeprefix(SAT_PREFIX): tensor for name, tensor in module.items() if name.startswith(SAT_PREFIX)}
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UserError(f"{path}: found no names with tensors, expected the weights of Wan's transformer; name another file")
-    return {name: tensors[given] for name, given in given_names(tensors).items()}
+    names = given_names(tensors)
+    if not is_native(names):
+        advice = COGVIDEOX if any(name.startswith(OF_COGVIDEOX) for name in names) else what_to_do_with(names, Path(path))
+        expected = advice or "expected the weights of Wan's transformer; name another file"
+        raise UserError(f"{path}: found {some(names)}, {expected}")
+    check_floats(tensors, str(path))
+    return {name: tensors[given] for name, given in names.items()}
 
 
 def given_names(names: Iterable[str]) -> dict[str, str]:
