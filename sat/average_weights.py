@@ -5,7 +5,6 @@ is a checkpoint like any other, for `--load` of sat/sample_video.py or sat/train
 """
 
 import argparse
-from pathlib import Path
 
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
@@ -26,11 +25,11 @@ def main() -> int:
     if len(shares) != count or not abs(sum(shares) - 1) <= 1e-6:
         raise UserError(f"command line: --shares: found {' '.join(map(str, shares))}, expected {count} numbers that add up to 1")
 
-    from concat_id.files import folder_written_whole, resolve_path
+    from concat_id.files import expand_path, folder_written_whole, resolve_path
     from concat_id.weights import average, load_sat_checkpoint, write_sat_checkpoint
 
     weights = average([load_sat_checkpoint(resolve_path(path)) for path in arguments.load], shares)
-    with folder_written_whole(Path(arguments.output)) as folder:
+    with folder_written_whole(expand_path(arguments.output)) as folder:
         write_sat_checkpoint(folder, "average", weights)
     print(f"{arguments.output}: {len(weights)} tensors averaged")
     return 0

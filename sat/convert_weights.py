@@ -11,9 +11,9 @@ one of configs/*.yaml whose sizes fit. Wan's weights are recognised; for them to
 """
 
 import argparse
-from pathlib import Path
 
 from concat_id.errors import UserError, run
+from concat_id.files import expand_path
 from concat_id.startup import prepare_process
 
 MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
@@ -23,8 +23,8 @@ def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("direction", choices=("to-hf", "to-sat", "check"))
-    parser.add_argument("source", type=Path, help="SAT checkpoint or training run, or for to-sat a diffusers folder")
-    parser.add_argument("target", type=Path, help="folder to write; for check the diffusers folder to compare with")
+    parser.add_argument("source", type=expand_path, help="SAT checkpoint or training run, or for to-sat a diffusers folder")
+    parser.add_argument("target", type=expand_path, help="folder to write; for check the diffusers folder to compare with")
     parser.add_argument("--base", nargs="+", default=[], metavar="FILE", help="the model's YAML files")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="type of all tensors (default: as they are)")
     parser.add_argument("--weights", choices=("plain", "ema"), help="a training's last or averaged weights (default: what is named)")
@@ -40,7 +40,7 @@ def convert_wan(args: argparse.Namespace, dtype) -> bool:
     from concat_id.config import load_config
     from concat_id.conversion import wan
 
-    if not wan.is_wan(args.source):
+    if not wan.is_wan(args.source, args.trust_checkpoint):
         return False
     given = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
     if name := next((name for name, value in given.items() if value), None):

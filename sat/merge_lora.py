@@ -18,15 +18,15 @@ def main() -> int:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the merged checkpoint, which must not exist")
     arguments = parser.parse_args()
 
-    from pathlib import Path
-
-    from concat_id.files import folder_written_whole, resolve_path
+    from concat_id.files import expand_path, folder_written_whole, resolve_path
     from concat_id.low_rank import load_low_rank, merged
-    from concat_id.weights import load_sat_checkpoint, write_sat_checkpoint
+    from concat_id.weights import check_floats, load_sat_checkpoint, write_sat_checkpoint
 
     low_rank, scale = load_low_rank(resolve_path(arguments.lora))
-    weights = merged(load_sat_checkpoint(resolve_path(arguments.load)).state_dict, low_rank, scale)
-    with folder_written_whole(Path(arguments.output)) as folder:
+    checkpoint = load_sat_checkpoint(resolve_path(arguments.load))
+    check_floats(checkpoint.state_dict, checkpoint.source)
+    weights = merged(checkpoint.state_dict, low_rank, scale)
+    with folder_written_whole(expand_path(arguments.output)) as folder:
         write_sat_checkpoint(folder, "merged", weights)
     print(f"{arguments.output}: {len(low_rank) // 2} layers merged")
     return 0

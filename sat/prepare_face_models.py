@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from concat_id.errors import UserError, run
-from concat_id.files import PROJECT_ROOT, file_digest, written_whole
+from concat_id.files import PROJECT_ROOT, expand_path, file_digest, kind_of, read_text, remove_partial_files, write_text, written_whole
 
 CONVERSION = 1  # raise it when a change of the conversion must reach folders that exist already
 NOTE = """# Face models
@@ -61,11 +61,10 @@ def prepare(source: Path, target: Path) -> bool:
     note_file = target.parent / "README.md"
     note = NOTE.format(rows=f"| {target.name} | {ROWS[target.name]} |", conversion=CONVERSION)
     note += f"- {source.name}, sha256 {file_digest(source)}\n"
-    if note_file.is_file() and note_file.read_text(encoding="utf-8") == note and target.is_file():
+    if kind_of(target) == kind_of(note_file) == "a file" and read_text(note_file, "a note", errors="replace") == note:
         return False
     convert(source, target)
-    with written_whole(note_file) as temporary:  # last: it says that the model is complete
-        temporary.write_text(note, encoding="utf-8")
+    write_text(note_file, note)  # last: it says that the model is complete
     return True
 
 
@@ -73,12 +72,13 @@ def main() -> int:
     """Make what is missing: the recogniser first, because set-up takes the detector's note as the sign that all is done."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     models = PROJECT_ROOT / "models"
-    parser.add_argument("--output", type=Path, default=models / "face_detector", help="folder of the detector (%(default)s)")
-    parser.add_argument("--recognizer", type=Path, help="folder of the recogniser (face_recognizer beside the detector's)")
+    parser.add_argument("--output", type=expand_path, default=models / "face_detector", help="folder of the detector (%(default)s)")
+    parser.add_argument("--recognizer", type=expand_path, help="folder of the recogniser (face_recognizer beside the detector's)")
     arguments = parser.parse_args()
     detector, recognizer = arguments.output, arguments.recognizer or arguments.output.parent / "face_recognizer"
     yunet, sface = find_sources()
     for source, target in ((sface, recognizer / "sface.onnx"), (yunet, detector / "det.onnx")):
+        remove_partial_files(target.parent)
         if prepare(source, target):
             print(f"{target} is ready")
     return 0

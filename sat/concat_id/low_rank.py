@@ -1,5 +1,6 @@
 """Low-rank products on disk: lora.safetensors holds, for some layers with weights W, down (A) and up (B) of W + scale * B A."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, reason_of
+from concat_id.files import require_file
 
 FILE = "lora.safetensors"
 DOWN, UP = ".down.weight", ".up.weight"
@@ -22,11 +24,18 @@ def save_low_rank(folder: Path, tensors: Mapping[str, Tensor], scale: float) -> 
 def load_low_rank(folder: str | Path) -> tuple[dict[str, Tensor], float]:
     """Read what `save_low_rank` wrote; raises `UserError` for a folder without it."""
     path = Path(folder) / FILE
+    require_file(path, "low-rank weights", "name a folder such as exps/RUN/100")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, float((file.metadata() or {})["scale"])  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}), expected low-rank weights; name a folder such as exps/RUN/100") from error
+            tensors, scale = {name: file.get_tensor(name) for name in file.keys()}, float((file.metadata() or {})["scale"])  # noqa: SIM118
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        reason = reason_of(error)
+        raise UserError(f"{path}: cannot be read ({reason}), expected low-rank weights; name a folder such as exps/RUN/100") from error
+    wrong = [name for name, tensor in tensors.items() if not tensor.is_floating_point() or tensor.dim() != 2]
+    if wrong or not math.isfinite(scale):
+        found = f"{wrong[0]} ({tensors[wrong[0]].dtype}, {tuple(tensors[wrong[0]].shape)})" if wrong else f"the scale {scale}"
+        raise UserError(f"{path}: found {found}, expected matrices of floating-point numbers and a finite scale; write it again")
+    return tensors, scale
 
 
 def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -37,12 +46,14 @@ def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tens
 def merged(state_dict: dict[str, Tensor], low_rank: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """Add the products to the weights they belong to; raises `UserError` for products that fit none."""
     result = dict(state_dict)
+    if not any(name.endswith(DOWN) for name in low_rank):
+        raise UserError(f"{FILE}: found no <layer>{DOWN}, expected low-rank products; name a folder such as exps/RUN/100")
     for name, down in low_rank.items():
         if not name.endswith(DOWN):
             continue
         target = name.removesuffix(DOWN)
         up, weight = low_rank.get(target + UP), state_dict.get(f"{target}.weight")
-        if up is None or weight is None or weight.shape != (up.shape[0], down.shape[1]):
+        if up is None or weight is None or up.shape[1] != len(down) or weight.shape != (up.shape[0], down.shape[1]):
             raise UserError(f"{FILE}: {target}: does not fit the weights; merge it into those it was trained on")
         result[f"{target}.weight"] = with_product(weight, down, up, scale)
     return result

@@ -63,9 +63,9 @@ def read_tag(folder: Path) -> str | None:
 
 
 def _tag_folder(folder: Path) -> Path:
-    _require_whole(folder)
     tag = read_tag(folder)
     if tag is None:
+        _require_whole(folder)
         found = some(sorted(entry.name for entry in folder.iterdir()))
         raise UserError(f"{folder}: found {found}, expected a file 'latest' with the tag; download the weights or correct args.load")
     return folder / tag

@@ -1,6 +1,7 @@
 """Weights on disk: reading them as data and nothing else, fitting them to a network exactly, naming them by content."""
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import pickle
@@ -85,8 +86,18 @@ def write_sat_checkpoint(folder: Path, tag: str, tensors: Mapping[str, Tensor]) 
     """Write a network's tensors into an empty folder as the SAT checkpoint `tag`, with `latest` pointing at it."""
     (folder / tag).mkdir()
     module = {SAT_PREFIX + name: tensor for name, tensor in tensors.items()}
-    torch.save({"module": module}, folder / tag / "mp_rank_00_model_states.pt")
+    with writing():
+        torch.save({"module": module}, folder / tag / "mp_rank_00_model_states.pt")
     (folder / "latest").write_text(tag)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Raise OSError where libraries tell of a full disk in errors of their own."""
+    try:
+        yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise OSError(errno.ENOSPC, " ".join(str(error).split())[:100]) from error
 
 
 def average(checkpoints: Sequence[SatCheckpoint], shares: Sequence[float]) -> dict[str, Tensor]:
@@ -273,7 +284,7 @@ def _check_fit(given: dict[str, Tensor], expected: dict[str, Tensor], source: st
     of_another_kind = [
         f"{name} {_kind(given[name])} for {_kind(tensor)}"
         for name, tensor in expected.items()
-        if isinstance(given.get(name), Tensor) and _kind(given[name]) != _kind(tensor, "")
+        if isinstance(given.get(name), Tensor) and _kind(given[name]) != _kind(tensor)
     ]
     kinds = ("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen), ("of another type", of_another_kind)
     found = "; ".join(f"{len(names)} of {len(expected)} {kind}: {some(names)}" for kind, names in kinds if names)
@@ -285,12 +296,10 @@ def _shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _kind(value: Any, meta: str = "without values") -> str:
-    """Say what numbers a tensor holds; what is on the meta device is `meta`, unless that is ""."""
+def _kind(value: Any) -> str:
+    """Say what numbers a tensor holds."""
     if not isinstance(value, Tensor):
         return type(value).__name__
-    if value.is_meta and meta:
-        return meta
     if value.is_quantized or value.layout != torch.strided or value.is_nested:
         return "quantised" if value.is_quantized else "sparse"
     return "floating-point" if value.dtype in FLOATS else str(value.dtype).removeprefix("torch.")

@@ -52,7 +52,7 @@ def test_a_runs_own_configuration_is_taken(call, rotary, tmp_path):
 @pytest.mark.parametrize("direction, function", [("to-hf", "to_diffusers"), ("to-sat", "to_native")])
 def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp_path, direction, function):
     called, source = [], tmp_path / "first_stage.pt"
-    monkeypatch.setattr(wan, "is_wan", lambda path: path == source)
+    monkeypatch.setattr(wan, "is_wan", lambda path, trust: path == source and not trust)
     monkeypatch.setattr(wan, function, lambda *arguments, **options: called.append((*arguments, options)))
     code, _, err = call(direction, source, tmp_path / "x", "--dtype", "float16")
     assert code == 0, err
@@ -70,17 +70,17 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp
         (("to-hf", "{checkpoint}", "{x}", "--weights", "ema"), "found no averaged weights"),
         (("to-hf", "{checkpoint}", "{x}", "--lora", "keep"), "found whole weights, no low-rank ones to keep; leave --lora keep out"),
         (("to-hf", "{checkpoint}", "{x}", "--load", "y"), "--load y: found whole weights"),
-        (("to-hf", "{folder}", "{x}"), "expected a file 'latest'"),
+        (("to-hf", "{folder}", "{x}"), "this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
         (("to-hf", "{checkpoint}", "{x}"), "t5: has no config.json, expected a T5 folder"),  # that of configs/debug.yaml, which fits
         (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
         (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
-        (("to-sat", "{nowhere}", "{x}"), "config.json: cannot be read"),
-        (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: cannot be read"),
+        (("to-sat", "{nowhere}", "{x}"), "config.json: found no such file"),
+        (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: found no such file"),
     ],
 )
 def test_mistakes_take_one_line(call, rotary, tmp_path, options, told):
     places = {"{checkpoint}": [rotary.checkpoint], "{folder}": [rotary.folder], "{nowhere}": [tmp_path / "nowhere"],
               "{x}": [tmp_path / "x"], "{bases}": rotary.bases}  # fmt: skip
     code, _, err = call(*(value for option in options for value in places.get(option, [option])))
-    assert told in only_error(code, err)
+    assert told.replace("{folder}", str(rotary.folder)) in only_error(code, err)
     assert not (tmp_path / "x").exists()

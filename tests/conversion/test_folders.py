@@ -58,7 +58,7 @@ def test_what_cannot_be_converted_is_told_and_leaves_nothing(rotary, tmp_path):
     mini = load_config([ROOT / "configs" / "mini.yaml"]).model
     with pytest.raises(UserError, match="no known model has 2 layers of width 128"):
         detect_model(source.open(), [("mini", mini)])
-    with pytest.raises(UserError, match="no patch or time embedding"):
+    with pytest.raises(UserError, match="found no mixins.patch_embed.proj.weight, expected a tensor of 4 dimensions"):
         detect_model({}, [])
     with pytest.raises(UserError, match="108 tensors are missing"):
         to_hf(source, tmp_path / "x", mini)
@@ -80,7 +80,7 @@ def test_folders_that_cannot_go_back(rotary, tmp_path):
     def broken(name):
         return shutil.copytree(rotary.folder / "transformer", tmp_path / name)
 
-    with pytest.raises(UserError, match=r"config.json: cannot be read .*, expected a diffusers folder"):
+    with pytest.raises(UserError, match=r"config.json: found no such file, expected a diffusers folder"):
         to_sat(rotary.checkpoint, tmp_path / "x")
     settings = json.loads((rotary.folder / "transformer" / "config.json").read_text())
     (broken("other") / "config.json").write_text(json.dumps(settings | {"_class_name": "WanTransformer3DModel"}))

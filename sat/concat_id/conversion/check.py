@@ -7,7 +7,7 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
 
 from concat_id.config import TransformerConfig
-from concat_id.conversion.folders import read_settings
+from concat_id.conversion.folders import transformer_settings
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.lora import DIFFUSERS_FILE, read_diffusers_products, with_products
 from concat_id.conversion.names import set_last_epsilon
@@ -26,7 +26,7 @@ def largest_difference(source: Source, folder: Path, config: TransformerConfig) 
 
     Low-rank products count on either side, merged or kept.
     """
-    settings = read_settings(folder / "transformer")
+    settings = transformer_settings(folder / "transformer")
     generator = torch.Generator().manual_seed(0)
     size = min(config.latent_height, 16), min(config.latent_width, 24)
     latents = torch.randn(1, FRAMES, config.in_channels, *size, generator=generator)

@@ -1,17 +1,13 @@
 """Whole models on disk: a SAT checkpoint becomes a diffusers folder and back, tensor by tensor, in little memory."""
 
-import errno
-import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import safetensors.torch
 import torch
 from diffusers import CogVideoXTransformer3DModel
-from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,14 +16,15 @@ from concat_id.conversion import lora, names
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.sources import Source
-from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path
+from concat_id.errors import UserError, one_line
+from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.json_files import write_json
+from concat_id.model_folders import built_from, read_settings
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.versions import versions
 from concat_id.weight_folders import weight_files
-from concat_id.weights import matches, write_sat_checkpoint
+from concat_id.weights import matches, shape_of, write_sat_checkpoint, writing
 
 SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file; a conversion holds one at a time
 TAG = "converted"
@@ -69,7 +66,7 @@ def to_hf(
         index = {"_class_name": "ConcatIDPipeline", "_diffusers_version": made_with["diffusers"], **components}
         write_json(folder / "model_index.json", index)
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
-        (folder / "README.md").write_text(model_card(source, model, low_rank, made_with), encoding="utf-8")
+        write_text(folder / "README.md", model_card(source, model, low_rank, made_with))
 
 
 def to_sat(
@@ -80,7 +77,7 @@ def to_sat(
     Low-rank products beside it are added to the weights, or kept beside the checkpoint as sat/merge_lora.py reads them.
     """
     folder = source / "transformer" if (source / "transformer").is_dir() else source
-    settings = read_settings(folder)
+    settings = transformer_settings(folder)
     tensors = lazy_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
     num_layers = settings["num_layers"]
     products = lora.read_diffusers_products(source) if (source / lora.DIFFUSERS_FILE).is_file() else None
@@ -89,15 +86,15 @@ def to_sat(
     kept = lora.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
     if products is not None and kept is None:
         tensors = lora.with_products(tensors, products, str(source))
-    _check_shapes(tensors, settings, folder)
+    with built_from(folder / "config.json", "transformer", tensors):
+        _check_shapes(tensors, settings, folder)
     with folder_written_whole(output) as partial:
         targets = names.sat_targets(num_layers)
         made = names.made_from(targets, tensors, str(folder), dtype=dtype, remedy="its config.json belongs to another model")
         weights = dict(tqdm(made, "transformer", len(targets), unit="tensor"))
         width = tensors["norm_final.weight"]
         weights[names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
-        with writing():
-            write_sat_checkpoint(partial, TAG, weights)
+        write_sat_checkpoint(partial, TAG, weights)
         if kept is not None:
             lora.write_sat_products(partial, kept)
 
@@ -119,16 +116,13 @@ def diffusers_shapes(settings: Mapping) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in transformer.state_dict().items()}
 
 
-def read_settings(folder: Path) -> dict:
+def transformer_settings(folder: Path) -> dict:
     """Read a diffusers transformer's config.json. Raises `UserError` for another kind of model."""
     path = folder / "config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        found = settings.get("_class_name", "no _class_name")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}), expected a diffusers folder; name the one with model_index.json") from error
-    if found != TRANSFORMER or not isinstance(settings.get("num_layers"), int):
-        raise UserError(f"{path}: found {found}, expected {TRANSFORMER} with num_layers; name a folder that to-hf wrote")
+    settings = read_settings(path, "a diffusers folder's settings", "name the folder with model_index.json", CogVideoXTransformer3DModel)
+    found = settings.get("_class_name", "no _class_name")
+    if found != TRANSFORMER or "num_layers" not in settings:
+        raise UserError(f"{path}: found {one_line(found)[:80]}, expected {TRANSFORMER} with num_layers; name a folder that to-hf wrote")
     return settings
 
 
@@ -190,23 +184,12 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
         write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 
 
-@contextmanager
-def writing() -> Iterator[None]:
-    """Raise OSError where libraries tell of a full disk in errors of their own."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        raise OSError(errno.ENOSPC, " ".join(str(error).split())[:100]) from error
-
-
 def detect_model(tensors: Mapping[str, Tensor], candidates: Iterable[tuple[str, ModelConfig]]) -> tuple[str, ModelConfig]:
     """Find the configuration whose transformer has these tensors' shapes. Raises `UserError` if none has."""
     layers = len({name.split(".")[2] for name in tensors if name.startswith("transformer.layers.")})
-    embeddings = ("mixins.patch_embed.proj.weight", "mixins.patch_embed.text_proj.weight", "time_embed.2.weight")
-    if any(name not in tensors for name in embeddings):
-        raise UserError("the checkpoint has no patch or time embedding; it is none of this model's")
-    patch, text, time = (tensors[name] for name in embeddings)
-    found = (layers, *patch.shape[:3], text.shape[1], time.shape[0])
+    embeddings = {"mixins.patch_embed.proj.weight": 4, "mixins.patch_embed.text_proj.weight": 2, "time_embed.2.weight": 2}
+    patch, text, time = (shape_of(tensors, name, count, "the transformer's checkpoint") for name, count in embeddings.items())
+    found = (layers, *patch[:3], text[1], time[0])
     for name, model in candidates:
         t = model.transformer
         if found == (t.num_layers, t.hidden_size, t.in_channels, t.patch_size, t.text_hidden_size, t.time_embed_dim):

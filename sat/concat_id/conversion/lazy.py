@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from concat_id.errors import UserError
-from concat_id.weights import load_files, load_tensors
+from concat_id.errors import UserError, reason_of
+from concat_id.files import require_file
+from concat_id.weights import UNREADABLE, load_files, load_tensors
 
 
 class LazyTensors(Mapping[str, Tensor]):
@@ -42,6 +43,8 @@ def changed(tensors: Mapping[str, Tensor], changes: Mapping[str, Callable[[Tenso
 def lazy_files(paths: Iterable[Path], trust: bool = False) -> Mapping[str, Tensor]:
     """Tensors of the files of one state dict; safetensors are opened for each and closed again, so that no page stays in memory."""
     paths = list(paths)
+    for path in paths:
+        require_file(path, "weights", "download them again")
     if any(path.suffix != ".safetensors" for path in paths):
         return load_files(paths, trust)
     makers: dict[str, Callable[[], Tensor]] = {}
@@ -54,7 +57,7 @@ def _names(path: Path) -> list[str]:
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
-    except (OSError, SafetensorError):
+    except UNREADABLE:
         return list(load_tensors(path))  # which tells what is wrong
 
 
@@ -62,5 +65,5 @@ def _read(path: Path, name: str) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read any more ({error}); convert again when it is whole") from error
+    except UNREADABLE as error:
+        raise UserError(f"{path}: {name} cannot be read ({reason_of(error)}); convert again when it is whole") from error

@@ -13,7 +13,7 @@ from concat_id.conversion.lazy import LazyTensors, changed
 from concat_id.conversion.names import renamed_modules, split_modules
 from concat_id.errors import UserError
 from concat_id.low_rank import DOWN, UP, load_low_rank, save_low_rank, with_product
-from concat_id.weights import load_tensors
+from concat_id.weights import check_floats, load_files
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
 DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"
@@ -47,12 +47,15 @@ def write_sat_products(folder: Path, products: Products) -> None:
 def read_diffusers_products(folder: Path) -> Products:
     """Read what `write_diffusers_products` or diffusers' save_lora_weights wrote."""
     path = folder / DIFFUSERS_FILE
-    tensors = load_tensors(path)
+    tensors = load_files([path])
+    check_floats(tensors, str(path))
     own = {name.removeprefix(DIFFUSERS_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(DIFFUSERS_PREFIX)}
-    alphas = {name.removesuffix(ALPHA): float(own.pop(name)) for name in list(own) if name.endswith(ALPHA)}
+    alphas = {name.removesuffix(ALPHA): own.pop(name) for name in list(own) if name.endswith(ALPHA)}
+    if wrong := next((layer for layer, alpha in alphas.items() if alpha.numel() != 1), None):
+        raise UserError(f"{path}: {wrong}{ALPHA}: found {alphas[wrong].numel()} numbers, expected one; save the file again")
 
     def scale(layer: str) -> float:
-        return alphas[layer] / len(own[layer + DIFFUSERS_DOWN]) if layer in alphas else 1.0
+        return float(alphas[layer]) / len(own[layer + DIFFUSERS_DOWN]) if layer in alphas else 1.0
 
     return _paired(own, DIFFUSERS_DOWN, DIFFUSERS_UP, scale, str(path))
 
@@ -132,11 +135,15 @@ def _add(product: Product, layer: str, source: str, weight: Tensor) -> Tensor:
 def _paired(tensors: Mapping[str, Tensor], down: str, up: str, scale: Callable[[str], float], source: str) -> Products:
     layers = [name.removesuffix(down) for name in tensors if name.endswith(down)]
     foreign = sorted(tensors.keys() - {layer + kind for layer in layers for kind in (down, up)})
-    lonely = [layer for layer in layers if layer + up not in tensors or tensors[layer + up].shape[1] != len(tensors[layer + down])]
+    lonely = [layer for layer in layers if layer + up not in tensors or not _is_pair(tensors[layer + down], tensors[layer + up])]
     if foreign or lonely or not layers:
         found = (foreign or lonely or ["nothing"])[0]
         raise UserError(f"{source}: found {found}, expected pairs of <layer>{down} and <layer>{up}; it is no low-rank file of this kind")
     return {layer: Product(tensors[layer + down], _scaled(tensors[layer + up], scale(layer))) for layer in layers}
+
+
+def _is_pair(down: Tensor, up: Tensor) -> bool:
+    return down.dim() == up.dim() == 2 and up.shape[1] == len(down) > 0
 
 
 def _scaled(tensor: Tensor, scale: float) -> Tensor:

@@ -10,6 +10,7 @@ from concat_id.config import ModelConfig, TransformerConfig
 from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError
 from concat_id.models.mixins import EPS, LAYER_EPS
+from concat_id.weights import check_floats
 
 # Modules with equal tensors under other names: SAT's, diffusers'.
 RENAMED = {
@@ -130,7 +131,13 @@ def made_from(
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise UserError(f"{source}: {len(names)} tensors are {what}: {some}; {remedy}")
     for target in targets:
-        tensor = target.make(*(tensors[name] for name in target.sources))
+        given = {name: tensors[name] for name in target.sources}
+        check_floats(given, source)
+        try:
+            tensor = target.make(*given.values())
+        except (RuntimeError, LookupError, ValueError) as error:  # of fewer rows than pieces
+            found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
+            raise UserError(f"{source}: found the shapes {found}, which make no {target.name}; {remedy}") from error
         if shapes is not None and tensor.shape != shapes[target.name]:
             found = f"found shape {tuple(tensor.shape)}, expected {tuple(shapes[target.name])}"
             raise UserError(f"{source}: {target.name}: {found}; {remedy}")

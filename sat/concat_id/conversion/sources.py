@@ -11,9 +11,9 @@ from concat_id.conversion import zero
 from concat_id.conversion.lazy import changed
 from concat_id.conversion.lora import Products, read_sat_products, with_products
 from concat_id.errors import UserError
-from concat_id.files import resolve_path
+from concat_id.files import kind_of, resolve_path
 from concat_id.low_rank import FILE as LOW_RANK_FILE
-from concat_id.weight_folders import find_sat_checkpoint
+from concat_id.weight_folders import find_sat_checkpoint, read_tag
 from concat_id.weights import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.yaml_files import read_yaml
 
@@ -49,7 +49,7 @@ def open_source(
     products were trained on, if the run does not. `precise` takes float32 masters from ZeRO's shards where there are some.
     """
     folder, averaged = _choose(path, weights)
-    if (folder / LOW_RANK_FILE).is_file():
+    if kind_of(folder / LOW_RANK_FILE) == "a file":
         file = folder / LOW_RANK_FILE
         base = open_source(resolve_path(load or _trained_on(folder)), trust=trust)
         if base.products is not None:
@@ -57,7 +57,7 @@ def open_source(
         return Source(file, weights_digest(file), base.open, read_sat_products(folder), base)
     if load is not None:
         raise UserError(f"--load {load}: found whole weights in {folder}, expected {LOW_RANK_FILE}; leave --load out")
-    if folder.is_dir() and zero.needs_gathering(folder, averaged, precise):
+    if kind_of(folder) == "a folder" and zero.needs_gathering(folder, averaged, precise):
         return Source(folder, zero.gathered_digest(folder), partial(_gathered, folder, averaged, trust))
     if averaged:
         raise UserError(f"{folder}: found no averaged weights (no folder {folder.name}{AVERAGED}); leave --weights ema out")
@@ -68,16 +68,13 @@ def open_source(
 def run_configuration(path: Path) -> Path | None:
     """The configuration that a training run recorded, if `path` is its folder, a checkpoint of it or a file in that."""
     candidates = (folder / RUN_FILE for folder in (path, *path.parents[:2]))
-    return next((file for file in candidates if file.is_file()), None)
+    return next((file for file in candidates if kind_of(file) == "a file"), None)
 
 
 def _choose(path: Path, weights: str | None) -> tuple[Path, bool]:
     """The checkpoint's own folder, and whether its averages have yet to be found in the optimizer's states."""
-    latest = path / "latest"
-    folder = path
-    if latest.is_file():
-        folder = path / latest.read_text(encoding="utf-8", errors="replace").strip()
-        folder = folder if folder.is_dir() and folder != path else path  # else find_sat_checkpoint tells what is wrong
+    tag = read_tag(path)
+    folder = path / tag if tag else path
     if weights is None:
         return folder, False
     plain = folder.with_name(folder.name.removesuffix(AVERAGED))

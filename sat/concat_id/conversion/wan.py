@@ -1,6 +1,7 @@
 """Concat-ID on Wan2.1 on disk: Wan's own files become a diffusers folder and back, tensor by tensor, in little memory."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,11 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config import load_config
-from concat_id.conversion.folders import TOKENIZER_FILES, write_shards, writing
+from concat_id.conversion.folders import TOKENIZER_FILES, write_shards
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.sources import open_source, run_configuration
 from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, written_whole
+from concat_id.files import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, write_text, written_whole
 from concat_id.json_files import write_json
 from concat_id.models.wan import WanDiffusionTransformer, network_settings
 from concat_id.models.wan_autoencoder import WanAutoencoder
@@ -24,7 +25,7 @@ from concat_id.models.wan_weights import PREFIX, STEM, check_names, given_names,
 from concat_id.versions import versions
 from concat_id.wan_config import WanModelConfig, WanTransformerConfig
 from concat_id.weight_folders import MODEL_STATES
-from concat_id.weights import content_digest, load_tensors, weights_digest
+from concat_id.weights import check_floats, content_digest, load_tensors, shape_of, weights_digest, writing
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
 PIPELINE, NETWORK = SOURCES / "pipelines" / "wan_diffusers.py", SOURCES / "models" / "wan_network.py"
@@ -70,9 +71,10 @@ References are heads cut out on black, as `inference_wan.py` of the project writ
 def is_wan(path: Path, trust: bool = False) -> bool:
     """Tell whether `path` holds weights of Wan's transformer: in Wan's names, a diffusers folder or a training of ours."""
     try:
-        return is_native(given_names(_open(path, trust)))
+        names = [name for name in _open(path, trust) if isinstance(name, str)]
     except UserError:
         return False
+    return is_native(given_names(names))
 
 
 def to_diffusers(
@@ -101,7 +103,7 @@ def to_diffusers(
         write_json(folder / "model_index.json", index)
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
         parts = {"transformer": source, "VAE": autoencoder, "text encoder": text_encoder}
-        (folder / "README.md").write_text(model_card(config, parts, made_with), encoding="utf-8")
+        write_text(folder / "README.md", model_card(config, parts, made_with))
 
 
 def find_model(source: Path, trust: bool = False) -> WanModelConfig:
@@ -111,9 +113,7 @@ def find_model(source: Path, trust: bool = False) -> WanModelConfig:
     tensors = _in_native_names(source, trust)
     layers = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     embeddings = ("text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
-    if any(name not in tensors for name in embeddings):
-        raise UserError(f"{source}: has no text or time embedding; expected the whole of Wan's transformer, download it again")
-    (width, text), (_, time), (ffn, _) = (tensors[name].shape for name in embeddings)
+    (width, text), (_, time), (ffn, _) = (shape_of(tensors, name, 2, str(source)) for name in embeddings)
     for base in MODELS:
         model = load_config([f"configs/{base}.yaml"]).model
         t = model.transformer
@@ -128,11 +128,12 @@ def to_native(source: Path, target: Path, dtype: torch.dtype | None = None, trus
     """Write the transformer of a diffusers folder, or of a training, as one file in Wan's own names (.pt or .safetensors)."""
     if target.suffix not in (".pt", ".pth", ".safetensors"):
         raise UserError(f"{target}: found the ending '{target.suffix}', expected .pt or .safetensors; name a file to write")
-    if target.exists():
+    if os.path.lexists(target):
         raise UserError(f"{target}: exists already; choose another name or remove it first")
     tensors = _in_native_names(source, trust)
     made = tqdm(tensors.items(), "transformer", len(tensors), unit="tensor")
     native = {name: (tensor.to(dtype) if dtype else tensor).contiguous() for name, tensor in made}
+    check_floats(native, str(source))
     with written_whole(target) as temporary, writing():
         if target.suffix == ".safetensors":
             save_file(native, temporary, {"format": "pt"})
@@ -152,6 +153,7 @@ def write_transformer(
     def made() -> Iterator[tuple[str, Tensor]]:
         for name, new in tqdm(native_names(config.num_layers, config.ref_modulation).items(), "transformer", unit="tensor"):
             tensor = tensors[name]
+            check_floats({name: tensor}, str(source))
             if tensor.shape != shapes[PREFIX + new]:
                 found = f"found shape {tuple(tensor.shape)}, expected {tuple(shapes[PREFIX + new])}"
                 raise UserError(f"{source}: {name}: {found}; give the --base of the model that it belongs to")
@@ -200,7 +202,7 @@ def model_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_wit
 
 def _open(path: Path, trust: bool) -> Mapping[str, Tensor]:
     """A transformer's tensors under the names they have, mapped or read when they are asked for."""
-    is_training = path.is_dir() and not any((path / name).exists() for name in ("transformer", "config.json"))
+    is_training = kind_of(path) == "a folder" and not any((path / name).exists() for name in ("transformer", "config.json"))
     if is_training and not any(path.glob(f"{STEM}*")) or path.match(MODEL_STATES):
         return open_source(path, trust=trust).merged()
     return lazy_files(wan_files(path), trust)

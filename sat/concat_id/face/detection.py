@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.files import visible_files
+from concat_id.face.onnx_files import check_onnx, onnx_files
 
 CROP_SIZE = 448
 DETECTION_SIZE = 640
@@ -202,12 +202,13 @@ def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `python sat/prepare_face_models.py`")
-    files = sorted(filter(Path.is_file, visible_files(folder, "*.onnx")), key=lambda path: (path.stat().st_size, path.name))
+    files = sorted(onnx_files(folder), key=lambda path: (path.stat().st_size, path.name))
     if not files:
         raise UserError(f"{folder}: found no .onnx file, expected a face detector such as antelopev2's; download it again")
     unreadable = []
     for file in files:
         try:
+            check_onnx(file)
             with redirect_stdout(StringIO()):
                 model = get_model(str(file), **session_settings(device))
         except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over

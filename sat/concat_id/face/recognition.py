@@ -1,5 +1,6 @@
 """Tell people apart: faces to vectors of length 1, whose product is the similarity."""
 
+import math
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, one_line
 from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, session_settings, warp
+from concat_id.face.onnx_files import check_onnx, onnx_files
 from concat_id.files import resolve_path
 
 PREFERRED, FALLBACK = "models/antelopev2", "models/face_recognizer"
@@ -40,7 +42,7 @@ class FaceRecognizer:
         self.model, self.file = model, file
         self.name = NAMES.get(file.stem.lower(), file.stem)
         self.batch_size = BATCH_SIZE if not isinstance(model.input_shape[0], int) else max(1, model.input_shape[0])
-        self.threshold = _own_threshold(model) or THRESHOLDS.get(self.name)
+        self.threshold = _own_threshold(model, file) or THRESHOLDS.get(self.name)
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: torch.device | str) -> "FaceRecognizer":
@@ -53,7 +55,7 @@ class FaceRecognizer:
             names = ", ".join(file.name for _, file in found)
             raise UserError(f"{folder}: found {len(found)} face recognisers ({names}), expected one; put each into a folder of its own")
         if not found:
-            names = ", ".join(file.name for file in sorted(folder.glob("*.onnx"))) or "no .onnx file"
+            names = ", ".join(file.name for file in onnx_files(folder)) or "no .onnx file"
             damaged = f" (unreadable: {', '.join(unreadable)})" if unreadable else ""
             raise UserError(f"{folder}: found {names}{damaged}, expected one face recogniser; run `{COMMAND}`, or download it again")
         return cls(*found[0])
@@ -93,10 +95,18 @@ def load_recognizer(folder: str | None = None, device: torch.device | str = "cpu
     return FaceRecognizer.from_folder(fallback, device)
 
 
-def _own_threshold(model: Any) -> float | None:
-    """The threshold that sat/train_face_recognizer.py wrote into the file."""
+def _own_threshold(model: Any, file: Path) -> float | None:
+    """The threshold that sat/train_face_recognizer.py wrote into the file. Raises `UserError` for what is no similarity."""
     told = model.session.get_modelmeta().custom_metadata_map.get("threshold")
-    return None if told is None else float(told)
+    if told is None:
+        return None
+    try:
+        threshold = float(told)
+    except ValueError:
+        threshold = math.nan
+    if not -1 < threshold <= 1:
+        raise UserError(f"{file}: threshold: found {one_line(told)[:40]!r}, expected a similarity above -1 and at most 1; train it again")
+    return threshold
 
 
 def _find_recognisers(folder: Path, device: torch.device) -> tuple[list[tuple[Any, Path]], list[str]]:
@@ -104,8 +114,9 @@ def _find_recognisers(folder: Path, device: torch.device) -> tuple[list[tuple[An
     from insightface.model_zoo import get_model  # takes a second
 
     found, unreadable = [], []
-    for file in sorted(folder.glob("*.onnx")):
+    for file in onnx_files(folder):
         try:
+            check_onnx(file)
             with redirect_stdout(StringIO()):
                 model = get_model(str(file), **session_settings(device))
         except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
