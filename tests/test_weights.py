@@ -21,6 +21,7 @@ from torch import nn
 
 from concat_id import weights
 from concat_id.errors import UserError
+from concat_id.low_rank import load_low_rank
 from concat_id.pickle_calls import Record
 from concat_id.weight_folders import weight_files
 from concat_id.weights import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest
@@ -225,6 +226,60 @@ def test_load_strictly_lists_all_that_does_not_fit():
     assert "2 of 7 of another shape: 0.weight (4, 5) for (4, 3), 1.bias str for (4,)" in message
 
 
+ODD = {
+    "int64": torch.ones(4, 3, dtype=torch.int64),
+    "bool": torch.ones(4, 3, dtype=torch.bool),
+    "uint8": torch.ones(4, 3, dtype=torch.uint8),
+    "complex64": torch.ones(4, 3, dtype=torch.complex64),
+    "sparse": torch.eye(4, 3).to_sparse(),
+    "quantised": torch.quantize_per_tensor(torch.ones(4, 3), 0.1, 0, torch.qint8),
+    "str": "text",
+    "list": [1.0] * 12,
+}
+
+
+@pytest.mark.parametrize("name", [*ODD, "meta"])
+def test_entries_that_are_no_weights_are_named(tmp_path, name):
+    """By a network that takes them, and by scripts that take any."""
+    value = torch.ones(4, 3, device="meta") if name == "meta" else ODD[name]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "latest").write_text("1")
+    module = {f"{PREFIX}{key}": tensor for key, tensor in network().state_dict().items()} | {f"{PREFIX}0.weight": value}
+    torch.save({"module": module}, tmp_path / "1" / "mp_rank_00_model_states.pt")
+
+    def load():
+        checkpoint = load_sat_checkpoint(tmp_path)
+        load_strictly(network(), checkpoint.state_dict, checkpoint.source)
+
+    def averaged():
+        checkpoint = load_sat_checkpoint(tmp_path)
+        del checkpoint.state_dict["1.num_batches_tracked"]
+        weights.average([checkpoint, checkpoint], [0.5, 0.5])
+
+    for call in (load, averaged):
+        message = refusal(call)
+        assert name in message and ("0.weight" in message or name == "meta") and "states.pt: " in message
+
+
+@pytest.mark.parametrize("key", [1, b"w", ("w",), None, 2.5])
+def test_names_that_are_no_text(tmp_path, key):
+    (tmp_path / "w.pt").write_bytes(b"")
+    torch.save({"module": {key: torch.ones(1), f"{PREFIX}w": torch.ones(1)}}, tmp_path / "w.pt")
+    assert re.search("w.pt: found 1 names that are no text", refusal(load_sat_checkpoint, tmp_path / "w.pt"))
+    torch.save({key: torch.ones(1)}, tmp_path / "w.pt")
+    assert "w.pt: found 1 names that are no text" in refusal(load_files, [tmp_path / "w.pt"])
+
+
+@pytest.mark.parametrize("header, told", [
+    (b"\xff" * 8 + b"{}", "damaged"), (b"\x02" + bytes(7) + b"{", "damaged"), (b"\x04" + bytes(7) + b'{"a"', "damaged"),
+    (b"\x00\x20" + bytes(6) + b"[" * 8192, "no checkpoint"), (b"\x02" + bytes(7) + b"[]", "no checkpoint"),
+    ((88).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,9000000000000000]}}', "damaged"),
+])  # fmt: skip
+def test_safetensors_with_broken_headers(tmp_path, header, told):
+    (tmp_path / "w.safetensors").write_bytes(header)
+    assert told in refusal(load_tensors, tmp_path / "w.safetensors")
+
+
 def test_load_strictly_leaves_nothing_on_meta():
     with torch.device("meta"):
         module = network()
@@ -243,6 +298,91 @@ def test_weight_files_and_shards(tmp_path):
     assert load_files(weight_files(tmp_path)).keys() == {"a", "b", "c"}
     (tmp_path / "model.safetensors.index.json").write_text("{")
     assert "index.json: line 1, column 2: not valid JSON" in refusal(weight_files, tmp_path)
+
+
+NAMES_OF = {
+    "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/merge_lora.py --load MODEL --lora {folder}"),
+    "diffusers' low-rank": ("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight", "merge them: python sat/merge_lora.py"),
+    "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
+    "Wan": ("blocks.0.self_attn.q.weight", "these are Wan's; use them with python inference_wan.py"),
+    "Wan as diffusers has it": ("condition_embedder.time_proj.weight", "these are Wan's; use them with python inference_wan.py"),
+    "anything": ("weight", "expected a SAT checkpoint with an entry 'module'; check args.load"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES_OF)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, suffix):
+    name, told = NAMES_OF[kind]
+    tensors = {name: torch.ones(2), "head.modulation" if kind == "Wan" else "other": torch.ones(2)}
+    (torch.save if suffix == "pt" else safetensors.torch.save_file)(tensors, tmp_path / f"w.{suffix}")
+    assert told.format(folder=tmp_path) in refusal(load_sat_checkpoint, tmp_path / f"w.{suffix}")
+
+
+@pytest.mark.parametrize("files, told", [
+    (["lora.safetensors"], "merge them: python sat/merge_lora.py --load MODEL --lora {folder} --output FOLDER"),
+    (["latest", "5/lora.safetensors"], "merge them: python sat/merge_lora.py --load MODEL --lora {folder}/5 --output FOLDER"),
+    (["model_index.json", "transformer/config.json"], "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
+    (["config.json", "diffusion_pytorch_model-00001-of-00002.safetensors"], "to-sat {folder} FOLDER"),
+    (["latest", "5/z3_rank_0_model_states.pt"], "found ZeRO-3 parts"),
+    (["photo.png"], "expected a file 'latest' with the tag"),
+])  # fmt: skip
+def test_a_folder_of_another_kind_is_told_with_what_to_type(tmp_path, files, told):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("5")
+    assert told.format(folder=tmp_path) in refusal(load_sat_checkpoint, tmp_path)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def circle(path):
+    path.symlink_to(path.name)
+
+
+def nowhere(path):
+    path.symlink_to("/nowhere/at/all")
+
+
+UNREADABLE_PLACES = {"pipe": pipe, "circle": circle, "folder": lambda path: path.mkdir(), "link to nowhere": nowhere,
+                     "device": lambda path: path.symlink_to("/dev/zero")}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", UNREADABLE_PLACES)
+def test_what_is_no_file_is_told(tmp_path, place):
+    def spoiled(name):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        UNREADABLE_PLACES[place](path)
+        return path
+
+    for suffix in ("pt", "safetensors"):
+        assert "expected a checkpoint" in refusal(load_tensors, spoiled(f"w.{suffix}"))
+    spoiled("run/latest")
+    assert "expected a file 'latest'" in refusal(load_sat_checkpoint, tmp_path / "run")
+    assert "expected" in refusal(load_files, [spoiled("hf/model.safetensors")])
+    spoiled("index/model.safetensors.index.json")
+    assert "index.json: found " in refusal(weight_files, tmp_path / "index")
+    index = {"weight_map": {"a": spoiled("shards/1.safetensors").name}}
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "1.safetensors are missing" in refusal(weight_files, tmp_path / "shards")
+    spoiled("lora/lora.safetensors")
+    assert "lora.safetensors: found " in refusal(load_low_rank, tmp_path / "lora")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", ".", "..", "a\0b", "a" * 300, "x/y", "", "\u202ename", "~nobody"])
+def test_tags_and_shards_stay_in_their_folder(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "run" / "latest").write_text(name)
+    assert "latest: names the tag" in refusal(load_sat_checkpoint, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert "index.json: " in refusal(weight_files, tmp_path / "run")
+    for broken in ({"weight_map": [name]}, {"weight_map": {"a": 1}}, {"weight_map": None}, [name], "x"):
+        (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps(broken))
+        assert "weight_map: found" in refusal(weight_files, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("limit", "kinds"), [(2**30, ("sha256", "sha256")), (100, ("zip-crc32", "sampled"))])

@@ -1,5 +1,6 @@
 """Where weights lie on disk: SAT's checkpoints, Hugging Face's files and their shards, and what a user named in place of one."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _tag_folder(folder: Path) -> Path:
 
 def _require_whole(folder: Path) -> None:
     """Raise `UserError` with what to type for a folder of low-rank weights, or of diffusers' kind."""
-    if (folder / LOW_RANK_FILE).is_file():
+    if os.path.isfile(folder / LOW_RANK_FILE):
         raise UserError(f"{folder}: found {LOW_RANK_FILE}, {MERGE.format(folder)}")
     if any(any(folder.glob(pattern)) for pattern in DIFFUSERS_FILES):
         raise UserError(f"{folder}: found {some(sorted(entry.name for entry in folder.iterdir()))}, {CONVERT.format(folder)}")
@@ -97,7 +98,7 @@ def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_m
             index = single.with_name(f"{single.name}.index.json")
             if kind_of(index) != "no such file":
                 return _shards(index)
-    if (folder / LOW_RANK_FILE).is_file():
+    if os.path.isfile(folder / LOW_RANK_FILE):
         raise UserError(f"{folder}: found {LOW_RANK_FILE}, {MERGE.format(folder)}")
     expected = " or ".join(f"{stem}.safetensors" for stem in stems)
     raise UserError(f"{folder}: found no weights, expected {expected} (or .bin); download it again")

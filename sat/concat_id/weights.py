@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fnmatch
 import hashlib
+import os
 import pickle
 import re
 import struct
@@ -191,7 +192,7 @@ def weights_digest(path: str | Path) -> str:
                 entries = [(entry.filename, entry.file_size, entry.CRC) for entry in zipfile.ZipFile(file).infolist()]
                 digest.update(repr(sorted(entries)).encode())
                 return f"zip-crc32:{digest.hexdigest()}"
-        except zipfile.BadZipFile as error:
+        except UNREADABLE as error:
             raise UserError(_why_unreadable(path, head, error)) from error
         for block in range(SAMPLED_BLOCKS):
             file.seek(block * (size - SAMPLED_BLOCK_SIZE) // (SAMPLED_BLOCKS - 1))
@@ -202,7 +203,7 @@ def weights_digest(path: str | Path) -> str:
 def content_digest(path: str | Path) -> str:
     """Name the weights in a file, or in all weight files of a Hugging Face folder."""
     path = Path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return weights_digest(path)
     files = weight_files(path, ("model", "pytorch_model", "diffusion_pytorch_model"))
     return "+".join(weights_digest(file) for file in files)

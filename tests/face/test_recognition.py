@@ -1,12 +1,15 @@
 """The recogniser: real photographs, and folders that lack one."""
 
+import os
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
 from concat_id.errors import UserError
 from concat_id.face import recognition
+from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer, load_recognizer
 from concat_id.transforms import load_image
 
@@ -57,6 +60,69 @@ def test_folders_without_one(tmp_path, detector_folder):
         shutil.copy(detector_folder / "sface.onnx", tmp_path / name)
     with pytest.raises(UserError, match="found 2 face recognisers"):
         FaceRecognizer.from_folder(tmp_path, "cpu")
+
+
+def test_leftovers_of_a_killed_set_up_do_not_count(tmp_path, detector_folder):
+    for name in ("sface.onnx", ".sface.partial.onnx", "._sface.onnx"):
+        shutil.copy(detector_folder / "sface.onnx", tmp_path / name)
+    assert FaceRecognizer.from_folder(tmp_path, "cpu").name == "SFace"
+
+
+@pytest.mark.parametrize("told, taken", [("0.4", 0.4), ("1", 1.0), ("abc", None), ("nan", None), ("1e400", None), ("-2", None), ("", None)])
+def test_the_threshold_of_a_file(tmp_path, detector_folder, told, taken):
+    model = onnx.load(detector_folder / "sface.onnx")
+    onnx.helper.set_model_props(model, {"threshold": told})
+    onnx.save(model, tmp_path / "other.onnx")
+    if taken is None:
+        with pytest.raises(UserError, match="other.onnx: threshold: found '.*', expected a similarity"):
+            FaceRecognizer.from_folder(tmp_path, "cpu")
+    else:
+        assert FaceRecognizer.from_folder(tmp_path, "cpu").threshold == taken
+
+
+def loops(model: onnx.ModelProto) -> None:
+    """Counts for ever before it answers."""
+    step = onnx.helper.make_node("Identity", ["running"], ["still"])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, []) for name in ("running", "still")]
+    number = onnx.helper.make_tensor_value_info("number", onnx.TensorProto.INT64, [])
+    body = onnx.helper.make_graph([step], "body", [number, values[0]], [values[1]])
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", "true"], [], body=body))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "true"))
+
+
+def reads_elsewhere(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../../etc/passwd")
+
+
+def calls_others(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "evil.example"
+
+
+def nests(model: onnx.ModelProto) -> None:
+    model.functions.add(name="twice", domain="own")
+
+
+@pytest.mark.parametrize("spoil, told", [(loops, "the operator Loop with a network of its own"), (reads_elsewhere, "numbers in another file"),
+                                         (calls_others, "the operator evil.example"), (nests, "the function twice")])  # fmt: skip
+def test_networks_that_are_more_than_a_network(tmp_path, detector_folder, spoil, told):
+    model = onnx.load(detector_folder / "sface.onnx")
+    spoil(model)
+    (tmp_path / "sface.onnx").write_bytes(model.SerializeToString())
+    for load in (FaceRecognizer.from_folder, FaceDetector):
+        with pytest.raises(UserError, match=told) as caught:
+            load(tmp_path, "cpu")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spoil", [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path), lambda path: os.symlink("/dev/zero", path)])
+def test_models_that_are_no_files(tmp_path, spoil):
+    spoil(tmp_path / "sface.onnx")
+    for load in (FaceRecognizer.from_folder, FaceDetector):
+        with pytest.raises(UserError, match="sface.onnx.* expected an ONNX model"):
+            load(tmp_path, "cpu")
 
 
 def test_choice_of_the_folder(tmp_path, monkeypatch, detector_folder):

@@ -1,5 +1,6 @@
 """Whether a converted transformer computes the same."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def largest_difference(source: Source, folder: Path, config: TransformerConfig) 
     text = torch.randn(1, config.text_length, config.text_hidden_size, generator=generator)
     timestep = torch.tensor([config.num_frames * 10])
 
-    kept = (folder / DIFFUSERS_FILE).is_file()
+    kept = os.path.isfile(folder / DIFFUSERS_FILE)
     transformer = DiffusionTransformer(config, device="meta")
     tensors = dict(source.merged(exact=kept))
     load_strictly(transformer, tensors, str(source.path), ignore=UNUSED_IN_CHECKPOINTS, dtype=torch.float32)

@@ -1,5 +1,6 @@
 """Whole models on disk: a SAT checkpoint becomes a diffusers folder and back, tensor by tensor, in little memory."""
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ def to_hf(
     kept = source.products if low_rank == "keep" else None
     text_encoder = resolve_path(model.text_encoder.path)
     for name in ("config.json", "spiece.model"):
-        if not (text_encoder / name).is_file():
+        if not os.path.isfile(text_encoder / name):
             raise UserError(f"{text_encoder}: has no {name}, expected a T5 folder; download it or correct model.text_encoder.path")
     with folder_written_whole(output) as folder:
         write_autoencoder(folder / "vae", model, dtype, trust)  # first, as the quickest that may turn out to be wrong
@@ -76,11 +77,11 @@ def to_sat(
 
     Low-rank products beside it are added to the weights, or kept beside the checkpoint as sat/merge_lora.py reads them.
     """
-    folder = source / "transformer" if (source / "transformer").is_dir() else source
+    folder = source / "transformer" if os.path.isdir(source / "transformer") else source
     settings = transformer_settings(folder)
     tensors = lazy_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
     num_layers = settings["num_layers"]
-    products = lora.read_diffusers_products(source) if (source / lora.DIFFUSERS_FILE).is_file() else None
+    products = lora.read_diffusers_products(source) if os.path.isfile(source / lora.DIFFUSERS_FILE) else None
     if low_rank == "keep" and products is None:
         raise UserError(f"{source}: found no {lora.DIFFUSERS_FILE} to keep; leave --lora keep out")
     kept = lora.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
@@ -150,7 +151,7 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
     shutil.copyfile(source / "config.json", folder / "text_encoder" / "config.json")
     (folder / "tokenizer").mkdir()
     for name in TOKENIZER_FILES:
-        if (source / name).is_file():
+        if os.path.isfile(source / name):
             shutil.copyfile(source / name, folder / "tokenizer" / name)
 
 

@@ -19,8 +19,16 @@ class LazyTensors(Mapping[str, Tensor]):
         self.makers = dict(makers)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Make the tensor."""
-        return self.makers[name]()
+        """Make the tensor; raises `UserError` where what it is made of does not fit."""
+        make = self.makers[name]
+        try:
+            return make()
+        except UNREADABLE as error:
+            raise UserError(f"{name}: cannot be made ({reason_of(error)}); copy all files of one checkpoint together") from error
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether there is such a tensor, without making it."""
+        return name in self.makers
 
     def __iter__(self) -> Iterator[str]:
         """Go through the names."""

@@ -1,5 +1,6 @@
 """What there is to convert: released checkpoints, training checkpoints with averages beside them, low-rank products, ZeRO's shards."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +80,7 @@ def _choose(path: Path, weights: str | None) -> tuple[Path, bool]:
         return folder, False
     plain = folder.with_name(folder.name.removesuffix(AVERAGED))
     chosen = plain if weights == "plain" else plain.with_name(plain.name + AVERAGED)
-    if chosen.is_dir():
+    if os.path.isdir(chosen):
         return chosen, False
     if weights == "plain":
         raise UserError(f"{chosen}: no such folder, expected the last weights beside {folder.name}; leave --weights plain out")

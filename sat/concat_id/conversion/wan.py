@@ -183,7 +183,7 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
     write_shards(target, "model", converted)
     (folder / "tokenizer").mkdir()
     for name in TOKENIZER_FILES:
-        if (encoder.tokenizer_folder / name).is_file():
+        if os.path.isfile(encoder.tokenizer_folder / name):
             shutil.copyfile(encoder.tokenizer_folder / name, folder / "tokenizer" / name)
 
 
@@ -194,7 +194,7 @@ def model_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_wit
     table = ""
     for part, path in parts.items():
         files = wan_files(path) if part == "transformer" else []
-        digest = "+".join(map(weights_digest, files)) if files and all(file.is_file() for file in files) else content_digest(path)
+        digest = "+".join(map(weights_digest, files)) if files and all(os.path.isfile(file) for file in files) else content_digest(path)
         table += f"| {part} | `{'/'.join(path.parts[-3:])}` | `{digest}` |\n"
     tools = ", ".join(f"{name} {number}" for name, number in made_with.items())
     return f"{head}{table}\nConverted with {tools}. The weights keep the licence of what they were converted from.\n"
@@ -202,7 +202,7 @@ def model_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_wit
 
 def _open(path: Path, trust: bool) -> Mapping[str, Tensor]:
     """A transformer's tensors under the names they have, mapped or read when they are asked for."""
-    is_training = kind_of(path) == "a folder" and not any((path / name).exists() for name in ("transformer", "config.json"))
+    is_training = kind_of(path) == "a folder" and not any(os.path.exists(path / name) for name in ("transformer", "config.json"))
     if is_training and not any(path.glob(f"{STEM}*")) or path.match(MODEL_STATES):
         return open_source(path, trust=trust).merged()
     return lazy_files(wan_files(path), trust)

@@ -8,6 +8,7 @@ Three kinds lie in a checkpoint's folder:
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor
 
 from concat_id.conversion.lazy import LazyTensors
-from concat_id.errors import UserError
-from concat_id.weights import load_tensors, weights_digest
+from concat_id.errors import UserError, reason_of
+from concat_id.weights import UNREADABLE, load_tensors, weights_digest
 
 OPTIMIZER_FILES, SAT_FILES = "*zero_pp_rank_*_mp_rank_00_optim_states.pt", "z3_rank_*_model_states.pt"
 MODEL_FILES = "*zero_pp_rank_*_mp_rank_00_model_states.pt"
@@ -33,7 +34,7 @@ def needs_gathering(folder: Path, averaged: bool, precise: bool) -> bool:
     """Tell whether weights must be put together: those of ZeRO-3 always, others if the averages or float32 masters are wanted."""
     if any(folder.glob(SAT_FILES)) or any(folder.glob(MODEL_FILES)):
         return True
-    return any(folder.glob(OPTIMIZER_FILES)) and (averaged or precise or not (folder / WHOLE).is_file())
+    return any(folder.glob(OPTIMIZER_FILES)) and (averaged or precise or not os.path.isfile(folder / WHOLE))
 
 
 def gathered(folder: Path, averaged: bool = False, trust: bool = False) -> LazyTensors:
@@ -41,6 +42,14 @@ def gathered(folder: Path, averaged: bool = False, trust: bool = False) -> LazyT
 
     Raises `UserError` if a process's file is missing or the parts do not add up.
     """
+    try:
+        return _gathered(folder, averaged, trust)
+    except UNREADABLE as error:  # of contents that are none of DeepSpeed's
+        reason = reason_of(error)
+        raise UserError(f"{folder}: its shards do not fit together ({reason}); copy all files of one checkpoint together") from error
+
+
+def _gathered(folder: Path, averaged: bool, trust: bool) -> LazyTensors:
     if any(folder.glob(SAT_FILES)):
         if averaged:
             raise UserError(f"{folder}: holds no averaged weights; name the folder <n>-ema, or leave --weights ema out")

@@ -1,6 +1,7 @@
 """Find faces with insightface and cut them out upright."""
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -200,9 +201,9 @@ def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
     """
     from insightface.model_zoo import get_model  # takes a second
 
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `python sat/prepare_face_models.py`")
-    files = sorted(onnx_files(folder), key=lambda path: (path.stat().st_size, path.name))
+    files = onnx_files(folder, smallest_first=True)
     if not files:
         raise UserError(f"{folder}: found no .onnx file, expected a face detector such as antelopev2's; download it again")
     unreadable = []

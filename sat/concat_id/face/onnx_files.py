@@ -11,9 +11,10 @@ LARGEST = 2 * 2**30  # bytes; protobuf reads no more
 PLAIN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
 
-def onnx_files(folder: Path) -> list[Path]:
-    """List the models of a folder, in order."""
-    return visible_files(folder, "*.onnx")
+def onnx_files(folder: Path, smallest_first: bool = False) -> list[Path]:
+    """List the models of a folder, in order of their names, or of their sizes; what is no file counts as empty."""
+    files = visible_files(folder, "*.onnx")
+    return sorted(files, key=lambda file: os.path.getsize(file) if os.path.isfile(file) else 0) if smallest_first else files
 
 
 def check_onnx(file: Path) -> None:

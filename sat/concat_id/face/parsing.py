@@ -1,5 +1,6 @@
 """Tell the parts of an aligned face from one another, in the 19 classes of CelebAMask."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,8 +82,8 @@ def write_segformer(folder: Path, network: nn.Module, size: int) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    missing = [name for name in ("config.json", "preprocessor_config.json") if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+    missing = [name for name in ("config.json", "preprocessor_config.json") if not os.path.isfile(folder / name)]
+    if not any(os.path.isfile(folder / name) for name in ("model.safetensors", "pytorch_model.bin")):
         missing.append("model.safetensors")
     if missing:
         raise UserError(f"{folder}: found no {', '.join(missing)}, expected a Segformer face parser; download it or remove the folder")

@@ -1,6 +1,7 @@
 """Tell people apart: faces to vectors of length 1, whose product is the similarity."""
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -48,7 +49,7 @@ class FaceRecognizer:
     def from_folder(cls, folder: str | Path, device: torch.device | str) -> "FaceRecognizer":
         """Load the recogniser of a folder of ONNX files, such as antelopev2. Raises `UserError` if it holds none, or several."""
         folder = Path(folder)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UserError(f"{folder}: no such folder, expected a face recogniser's .onnx file; run `{COMMAND}`")
         found, unreadable = _find_recognisers(folder, torch.device(device))
         if len(found) > 1:
@@ -86,11 +87,11 @@ def load_recognizer(folder: str | None = None, device: torch.device | str = "cpu
     if folder is not None:
         return FaceRecognizer.from_folder(resolve_path(folder), device)
     preferred, fallback = resolve_path(PREFERRED), resolve_path(FALLBACK)
-    if preferred.is_dir():
+    if os.path.isdir(preferred):
         found, _ = _find_recognisers(preferred, torch.device(device))
         if found:
             return FaceRecognizer(*found[0])
-    if not fallback.is_dir():
+    if not os.path.isdir(fallback):
         raise UserError(f"{FALLBACK}: no face recogniser here nor in {PREFERRED}; run `{COMMAND}`, which makes it without a download")
     return FaceRecognizer.from_folder(fallback, device)
 

@@ -5,6 +5,7 @@ Eight times smaller in height and width, four times in time, with the first fram
 
 import itertools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,13 +68,13 @@ class VideoAutoencoder(FrozenAutoencoder):
     ) -> "VideoAutoencoder":
         """Load `config.path`: a released `3d-vae.pt`, built by the sizes in `config`, or a diffusers folder, which holds its own."""
         path = resolve_path(config.path)
-        if path.is_dir():
+        if os.path.isdir(path):
             settings = folder_settings(path, AutoencoderKLCogVideoX, "a 3d-vae.pt", "correct autoencoder.path")
             state_dict = load_files(weight_files(path, ("diffusion_pytorch_model",)), trust)
         else:
             settings = released_settings(config)
             state_dict = to_diffusers_names(_released_state_dict(path, trust))
-        with built_from(path / "config.json" if path.is_dir() else path, "VAE", state_dict), torch.device("meta"):
+        with built_from(path / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), torch.device("meta"):
             autoencoder = AutoencoderKLCogVideoX.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder, scale_factor).to(device)

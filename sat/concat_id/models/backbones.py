@@ -1,5 +1,6 @@
 """Which classes make up the model of a configuration: the one place that knows the kinds. Each imports its libraries when it is asked."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,4 +129,4 @@ def autoencoder_digest(config: Config) -> str:
 
 def _part(path: Path, name: str) -> Path:
     """A part of a diffusers folder, or the path itself."""
-    return path / name if (path / name).is_dir() else path
+    return path / name if os.path.isdir(path / name) else path

@@ -1,5 +1,6 @@
 """CLIP over pictures and prompts, from a folder of local weights."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class ClipEncoder:
         self.folder, self.device = Path(folder), torch.device(device)
         self.name = self.folder.name
         for names in FILES:
-            if not any((self.folder / name).is_file() for name in names):
+            if not any(os.path.isfile(self.folder / name) for name in names):
                 raise UserError(f"{self.folder}: found no {' or '.join(names)}, expected a CLIP model; download the folder again")
         file = self.folder / "config.json"
         settings, weights = read_settings(file, "settings of CLIP"), load_pretrained(self.folder)
@@ -37,7 +38,7 @@ class ClipEncoder:
             )
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
-            has_settings = (self.folder / "preprocessor_config.json").is_file()
+            has_settings = os.path.isfile(self.folder / "preprocessor_config.json")
             self.processor = CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True) if has_settings else (
                 CLIPImageProcessorPil(size={"shortest_edge": self.model.config.vision_config.image_size}))  # fmt: skip
         except Exception as error:  # the readers of the formats raise whatever they like

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -143,7 +144,7 @@ class TextEncoder(PromptEncoder):
 
 def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *more: str) -> str:
     """Name everything but the prompt that embeddings depend on: the content of files, as far as they exist, and settings."""
-    digests = [weights_digest(path) for path in files if path.exists()]
+    digests = [weights_digest(path) for path in files if os.path.exists(path)]
     return json.dumps([CACHE_VERSION, digests, max_length, str(dtype), *more])
 
 
@@ -186,11 +187,11 @@ def _checksum(tensor: Tensor) -> str:
 
 def check_folder(folder: Path) -> list[Path]:
     """Return the files of the weights; raise `UserError` if anything the encoder needs is absent."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder, expected T5's encoder; download the weights or correct text_encoder.path")
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise UserError(f"{folder}: found no config.json, expected T5's encoder; download it again or correct text_encoder.path")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any(os.path.isfile(folder / name) for name in TOKENIZER_FILES):
         raise UserError(f"{folder}: found no tokenizer, expected {' or '.join(TOKENIZER_FILES)}; download it again")
     return weight_files(folder)
 

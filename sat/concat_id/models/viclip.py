@@ -1,5 +1,6 @@
 """ViCLIP over videos and prompts, from the released file of weights. Source: InternVid (arXiv 2307.06942), `ViCLIP-*.pth`."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ class ViClipEncoder:
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or "none"
             raise UserError(f"{self.folder}: found {names}, expected one ViCLIP-*.pth; put the released file there")
-        if not any((self.folder / name).is_file() for name in TOKENIZER_FILES):
+        if not any(os.path.isfile(self.folder / name) for name in TOKENIZER_FILES):
             raise UserError(f"{self.folder}: found no CLIP tokenizer, expected vocab.json and merges.txt; copy those of a CLIP model")
         self.file = files[0]
         self.name = self.file.stem

@@ -3,6 +3,7 @@
 Eight times smaller in height and width, four times in time, with the first frame by itself: F = 4k+1 frames become T = k+1.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,8 +62,8 @@ class WanAutoencoder(FrozenAutoencoder):
         `settings` of AutoencoderKLWan, such as `latents_mean`, replace what the path says. Raises `UserError` for weights that do not fit.
         """
         path = Path(path)
-        if path.is_dir():
-            folder = path / "vae" if (path / "vae").is_dir() else path
+        if os.path.isdir(path):
+            folder = path / "vae" if os.path.isdir(path / "vae") else path
             settings = folder_settings(folder, AutoencoderKLWan, "Wan2.1_VAE.pth", "correct the autoencoder's path") | settings
             state_dict = load_files(weight_files(folder, (STEM,)), trust)
         else:
@@ -72,7 +73,7 @@ class WanAutoencoder(FrozenAutoencoder):
             check_named(native, str(path))
             settings = native_settings(native, str(path)) | settings
             state_dict = to_diffusers_names(native, len(settings["dim_mult"]), settings["num_res_blocks"])
-        with built_from(folder / "config.json" if path.is_dir() else path, "VAE", state_dict), torch.device("meta"):
+        with built_from(folder / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), torch.device("meta"):
             autoencoder = AutoencoderKLWan.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder).to(device)

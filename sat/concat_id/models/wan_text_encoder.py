@@ -1,6 +1,7 @@
 """UMT5's encoder over prompts, as Wan2.1 uses it: cleaned text, an attention mask, zeros behind the text's end."""
 
 import html
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -151,17 +152,17 @@ def transformers_config(tensors: Mapping[str, Tensor]) -> dict:
 
 def _find_parts(path: Path) -> tuple[Path | None, list[Path], Path]:
     """Return the folder with a configuration, if there is one, the files of the weights, and the folder of the tokenizer."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder, expected UMT5's encoder; download it or correct the text encoder's path")
     folder = files = None
-    if path.is_dir():
-        folder = path / "text_encoder" if (path / "text_encoder").is_dir() else path
-        if not (folder / "config.json").is_file():
+    if os.path.isdir(path):
+        folder = path / "text_encoder" if os.path.isdir(path / "text_encoder") else path
+        if not os.path.isfile(folder / "config.json"):
             raise UserError(f"{folder}: found no config.json, expected UMT5's encoder; name the .pth file or a diffusers folder")
         files = weight_files(folder)
-    around = path if path.is_dir() else path.parent
+    around = path if os.path.isdir(path) else path.parent
     candidates = [around / name for name in TOKENIZER_FOLDERS] + [around.parent / "tokenizer"]
     for tokenizer in candidates:
-        if any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
+        if any(os.path.isfile(tokenizer / name) for name in TOKENIZER_FILES):
             return folder, files or [path], tokenizer
     raise UserError(f"{around}: found no tokenizer, expected {TOKENIZER_FOLDERS[0]}/ or tokenizer/ with {TOKENIZER_FILES[0]}; download it")

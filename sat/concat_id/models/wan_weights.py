@@ -1,5 +1,6 @@
 """Wan's transformer on disk: Wan's own names, diffusers' folders and this project's training checkpoints."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -116,7 +117,7 @@ def wan_files(path: str | Path) -> list[Path]:
     if is_folder and (kind_of(path / "latest") == "a file" or any(path.glob(MODEL_STATES))):
         return [find_sat_checkpoint(path)]
     if is_folder:
-        return weight_files(path / "transformer" if (path / "transformer").is_dir() else path, (STEM,))
+        return weight_files(path / "transformer" if os.path.isdir(path / "transformer") else path, (STEM,))
     if path.name.endswith(INDEX):
         return weight_files(path.parent, (path.name.removesuffix(INDEX).removesuffix(".safetensors"),))
     return [path]

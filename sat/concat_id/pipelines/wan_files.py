@@ -37,7 +37,8 @@ REPOSITORIES = (
 def missing_files(config: Config) -> list[str]:
     """List what the configuration names and is not there, the tokenizer beside Wan's text encoder included."""
     model = config.model
-    missing = [path for path in (config.args.load, model.text_encoder.path, model.autoencoder.path) if not resolve_path(path).exists()]
+    paths = config.args.load, model.text_encoder.path, model.autoencoder.path
+    missing = [path for path in paths if not os.path.exists(resolve_path(path))]
     encoder = Path(model.text_encoder.path)
     if encoder.suffix == ".pth" and not (resolve_path(encoder).parent / TOKENIZER).is_dir():
         missing.append(str(encoder.parent / TOKENIZER))
