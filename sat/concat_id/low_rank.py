@@ -27,7 +27,7 @@ def load_low_rank(folder: str | Path) -> tuple[dict[str, Tensor], float]:
     require_file(path, "low-rank weights", "name a folder such as exps/RUN/100")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, scale = {name: file.get_tensor(name) for name in file.keys()}, float((file.metadata() or {})["scale"])  # noqa: SIM118
+            tensors, scale = {name: file.get_tensor(name) for name in file.keys()}, float((file.metadata() or {}).get("scale", "none"))  # noqa: SIM118
     except (OSError, SafetensorError, LookupError, ValueError, TypeError, RuntimeError) as error:
         reason = reason_of(error)
         raise UserError(f"{path}: cannot be read ({reason}), expected low-rank weights; name a folder such as exps/RUN/100") from error

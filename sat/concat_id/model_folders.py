@@ -105,7 +105,7 @@ def _numbers(value: Any, key: str) -> Iterator[float]:
 
 def _fits(value: Any, default: Any) -> bool:
     """Tell whether a value is of the type of a parameter's default, as far as that tells one."""
-    if default is None or default is inspect.Parameter.empty or value is None and not isinstance(default, int | str | tuple):
+    if default is None or default is inspect.Parameter.empty:
         return True
     if isinstance(default, bool):
         return isinstance(value, bool)

@@ -13,6 +13,7 @@ from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.lora import DIFFUSERS_FILE, read_diffusers_products, with_products
 from concat_id.conversion.names import set_last_epsilon
 from concat_id.conversion.sources import Source
+from concat_id.model_folders import built_from
 from concat_id.models.embeddings import rotary_table
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
 from concat_id.weight_folders import weight_files
@@ -42,17 +43,18 @@ def largest_difference(source: Source, folder: Path, config: TransformerConfig) 
     expected = transformer(latents, timestep, text, refs)
     del transformer, tensors
 
-    converted = CogVideoXTransformer3DModel.from_config(settings)
-    set_last_epsilon(converted)
     tensors = lazy_files(weight_files(folder / "transformer", ("diffusion_pytorch_model",)))
-    load_strictly(converted, dict(tensors), str(folder), dtype=torch.float32)
-    if kept:
-        products = read_diffusers_products(folder)
-        converted.load_state_dict(dict(with_products(converted.state_dict(), products, str(folder / DIFFUSERS_FILE))))
     frames = torch.cat([latents, refs], dim=1)
     rotary = diffusers_rotary(config, frames) if config.position_embedding == "rotary" else None
-    found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :FRAMES]
-    return float((found - expected).abs().max() / expected.abs().max())
+    with built_from(folder / "transformer" / "config.json", "transformer of these sizes", tensors):
+        converted = CogVideoXTransformer3DModel.from_config(settings)
+        set_last_epsilon(converted)
+        load_strictly(converted, dict(tensors), str(folder), dtype=torch.float32)
+        if kept:
+            products = read_diffusers_products(folder)
+            converted.load_state_dict(dict(with_products(converted.state_dict(), products, str(folder / DIFFUSERS_FILE))))
+        found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :FRAMES]
+        return float((found - expected).abs().max() / expected.abs().max())
 
 
 def diffusers_rotary(config: TransformerConfig, frames: Tensor) -> tuple[Tensor, Tensor]:
