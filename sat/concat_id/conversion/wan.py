@@ -69,10 +69,15 @@ References are heads cut out on black, as `inference_wan.py` of the project writ
 
 
 def is_wan(path: Path, trust: bool = False) -> bool:
-    """Tell whether `path` holds weights of Wan's transformer: in Wan's names, a diffusers folder or a training of ours."""
+    """Tell whether `path` holds weights of Wan's transformer: in Wan's names, a diffusers folder or a training of ours.
+
+    Raises `UserError` for a file that cannot be read.
+    """
     try:
-        names = [name for name in _open(path, trust) if isinstance(name, str)]
+        names = list(_open(path, trust))
     except UserError:
+        if kind_of(path) not in ("a folder", "no such file"):
+            raise
         return False
     return is_native(given_names(names))
 
