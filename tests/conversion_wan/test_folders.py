@@ -104,8 +104,10 @@ def test_what_is_wan_and_what_is_not(wan, tmp_path, tiny_model):
     for path in (*(wan.native / file for file in FILES.values()), wan.native, *wan.folders.values(), wan.folders["adaln"] / "transformer"):
         assert is_wan(path), path
     (tmp_path / "text.pt").write_text("no weights")
-    for path in (wan.native / "Wan2.1_VAE.pth", tiny_model.parent / "transformer", tmp_path, tmp_path / "nowhere", tmp_path / "text.pt"):
+    for path in (wan.native / "Wan2.1_VAE.pth", tiny_model.parent / "transformer", tmp_path, tmp_path / "nowhere"):
         assert not is_wan(path), path
+    with pytest.raises(UserError, match="text.pt: found no checkpoint"):
+        is_wan(tmp_path / "text.pt")
 
 
 def test_the_configuration_is_found_by_the_sizes(wan, tmp_path):
