@@ -4,19 +4,20 @@ Weights that were trained on from the same ones can often be averaged, and the a
 is a checkpoint like any other, for `--load` of sat/sample_video.py or sat/train_video.py, in the type of the first.
 """
 
-import argparse
+from pathlib import Path
 
 from concat_id.errors import UserError, run
+from concat_id.parser import Parser
 from concat_id.startup import prepare_process
 
 
 def main() -> int:
     """Load, average, write."""
     prepare_process()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--load", required=True, nargs="+", metavar="FOLDER", help="checkpoints of the transformer, two or more")
     parser.add_argument("--shares", type=float, nargs="+", metavar="X", help="of each, together 1 (default: equal ones)")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the averaged checkpoint, which must not exist")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the averaged checkpoint, a new one")
     arguments = parser.parse_args()
     count = len(arguments.load)
     shares = arguments.shares or [1 / count] * count
@@ -25,11 +26,11 @@ def main() -> int:
     if len(shares) != count or not abs(sum(shares) - 1) <= 1e-6:
         raise UserError(f"command line: --shares: found {' '.join(map(str, shares))}, expected {count} numbers that add up to 1")
 
-    from concat_id.files import expand_path, folder_written_whole, resolve_path
+    from concat_id.files import folder_written_whole, resolve_path
     from concat_id.weights import average, load_sat_checkpoint, write_sat_checkpoint
 
     weights = average([load_sat_checkpoint(resolve_path(path)) for path in arguments.load], shares)
-    with folder_written_whole(expand_path(arguments.output)) as folder:
+    with folder_written_whole(arguments.output) as folder:
         write_sat_checkpoint(folder, "average", weights)
     print(f"{arguments.output}: {len(weights)} tensors averaged")
     return 0

@@ -38,7 +38,7 @@ def main() -> int:
     from concat_id.data.checking import check_lists, summary
     from concat_id.data.clips import Window
 
-    lists, data, max_refs, cut_off = arguments.lists, DataConfig((480, 720), 8, 49), 3, None
+    lists, data, max_refs, unseen = arguments.lists, DataConfig((480, 720), 8, 49), 3, {}
     if arguments.base:
         config = load_config(arguments.base)
         lists = lists or [*config.args.train_data, *config.args.valid_data]
@@ -48,9 +48,10 @@ def main() -> int:
     if arguments.captions:
         from concat_id.models.backbones import make_text_encoder
 
-        cut_off = make_text_encoder(config, "cpu", None).truncated_part
+        encoder = make_text_encoder(config, "cpu", None)
+        unseen = {"too long for": encoder.truncated_part, "in part unknown to": encoder.unknown_part}
     window = Window(data.fps, data.max_num_frames, data.skip_frms_num, tuple(data.video_size))
-    report = check_lists(lists, window, max_refs, arguments.workers, arguments.timeout, arguments.whole, cut_off)
+    report = check_lists(lists, window, max_refs, arguments.workers, arguments.timeout, arguments.whole, unseen)
     for problem in report.problems:
         print(f"problem: {problem}")
     for line in [] if arguments.quiet else [*(f"note: {note}" for note in report.notes), *summary(report)]:

@@ -10,21 +10,21 @@ ZeRO shards, with the VAE and text encoder that the model's configuration names.
 one of configs/*.yaml whose sizes fit. Wan's weights are recognised; for them to-sat writes one file with Wan's own names.
 """
 
-import argparse
+from pathlib import Path
 
 from concat_id.errors import UserError, run
-from concat_id.files import expand_path
+from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
 
 
-def options() -> argparse.Namespace:
+def options() -> Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("direction", choices=("to-hf", "to-sat", "check"))
-    parser.add_argument("source", type=expand_path, help="SAT checkpoint or training run, or for to-sat a diffusers folder")
-    parser.add_argument("target", type=expand_path, help="folder to write; for check the diffusers folder to compare with")
+    parser.add_argument("source", type=Path, help="SAT checkpoint or training run, or for to-sat a diffusers folder")
+    parser.add_argument("target", type=Path, help="folder to write; for check the diffusers folder to compare with")
     parser.add_argument("--base", nargs="+", default=[], metavar="FILE", help="the model's YAML files")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="type of all tensors (default: as they are)")
     parser.add_argument("--weights", choices=("plain", "ema"), help="a training's last or averaged weights (default: what is named)")
@@ -35,7 +35,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def convert_wan(args: argparse.Namespace, dtype) -> bool:
+def convert_wan(args: Namespace, dtype) -> bool:
     """Hand a Wan checkpoint to the module that knows Wan; tells whether it was one."""
     from concat_id.config import load_config
     from concat_id.conversion import wan

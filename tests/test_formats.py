@@ -76,7 +76,7 @@ def test_every_tool_understands_the_same_folder(tmp_path):
         Image.new("RGB", (32, 24)).save(tmp_path / name)
     (tmp_path / "._C.JPG").touch(), (tmp_path / "C.TXT").write_text("a man"), (tmp_path / "d.txt").write_text("a woman")
     expected = [("C.MP4", "a man", "C.JPG"), ("d.mov", "a woman", "d.avif")]
-    records, problems = inspect_records([tmp_path])
+    records, problems, _ = inspect_records([tmp_path])
     assert [(record.video.name, record.caption, record.images[0][0].name) for record in records] == expected and problems == []
     sources, problems = read_sources([tmp_path], Captions())
     assert [(source.path.name, source.caption) for source in sources] == [item[:2] for item in expected] and problems == []
@@ -89,5 +89,5 @@ def test_every_tool_understands_the_same_folder(tmp_path):
 def test_pipes_and_devices_have_no_digest(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     for path in (tmp_path / "pipe.mp4", "/dev/zero", tmp_path, tmp_path / "none"):
-        with pytest.raises(OSError):
+        with pytest.raises(UserError, match="expected a file"):
             file_digest(path)

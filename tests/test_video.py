@@ -147,3 +147,9 @@ def test_hdr_is_told(tmp_path, capsys, transfer, told):
     describe_video(make(tmp_path / "a.mp4", *TEN_BITS, colours), 20)
     warnings = capsys.readouterr().err.splitlines()
     assert (len(warnings) == 1 and f"a.mp4: found {told} colours" in warnings[0]) if told else warnings == []
+
+
+@pytest.mark.parametrize("prompt", ["x" * 800_000, "a man " * 130_000])
+def test_a_prompt_of_any_length_leaves_a_sheet_to_look_at(prompt):
+    sheet = contact_sheet([], np.zeros((3, 96, 144, 3), np.uint8), prompt)
+    assert sheet.height < 2 * 160 + 200

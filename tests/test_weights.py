@@ -419,7 +419,7 @@ def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
     for options, text in (
         (["--load", tmp_path / "first"], "expected at least two"),
         (["--load", tmp_path / "first", tmp_path / "second", "--shares", 0.5, 0.6], "expected 2 numbers that add up to 1"),
-        (["--load", tmp_path / "first", tmp_path / "second", "--shares", "nan", 0.5], "found nan 0.5, expected 2 numbers"),
+        (["--load", tmp_path / "first", tmp_path / "second", "--shares", "nan", 0.5], "--shares: found 'nan', expected a number"),
         (["--load", tmp_path / "first", tmp_path / "less"], "1 of 2 missing: a.weight"),
         (["--load", tmp_path / "first", tmp_path / "second"], f"{tmp_path / 'out'}"),
     ):

@@ -63,6 +63,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine has no memory left; of a CPU torch says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 at speed; a CPU without instructions for it is a hundred times slower than in float32."""
     if device.type == "cpu":

@@ -30,6 +30,11 @@ def one_line(message: object) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), " ".join(text.split()))
 
 
+def shortened(text: str, limit: int = 200) -> str:
+    """Cut text that is quoted in a message, if it is long."""
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
 def is_text(value: str) -> bool:
     """Whether UTF-8 can write it: no half of a pair of surrogates, no byte of a file's name that is no text."""
     try:

@@ -20,7 +20,7 @@ from concat_id.files import written_whole
 from concat_id.formats import container_of
 
 QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
-MARGIN = 8
+MARGIN, SHEET_LINES = 8, 8  # pixels; lines of the prompt on a contact sheet, at most
 LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
 LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
 FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
@@ -67,7 +67,8 @@ def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt:
 
     font = ImageFont.load_default(size=max(14, size[1] // 12))
     columns = len(tiles) * (size[0] + MARGIN) + MARGIN + (MARGIN if references else 0)
-    lines = textwrap.wrap(prompt, max(20, int(columns / (font.size * 0.55)))) or [""]
+    letters = max(20, int(columns / (font.size * 0.55)))
+    lines = textwrap.wrap(prompt[: SHEET_LINES * letters], letters, max_lines=SHEET_LINES, placeholder=" ...") or [""]
     top = MARGIN * 2 + len(lines) * int(font.size * 1.3)
     sheet = Image.new("RGB", (columns, top + size[1] + MARGIN), "white")
     ImageDraw.Draw(sheet).multiline_text((MARGIN, MARGIN), "\n".join(lines), fill="black", font=font)

@@ -55,7 +55,7 @@ def test_a_sound_list_is_summed_up(folder):
     folder.picture("many/1.png"), folder.picture("many/2.png")
     write_clip(folder.path / "slow.mp4", "5", 4.0)
     path = folder.list(folder.entry(), folder.entry(clip="slow.mp4", image="many"))
-    report = check_lists([path], WINDOW, cut_off=lambda caption: "talks.")
+    report = check_lists([path], WINDOW, unseen={"too long for": lambda caption: "talks."})
     assert report.problems == []
     assert sum("does not see 'talks.'" in note for note in report.notes) == 2 and any("fewer than 8" in note for note in report.notes)
     text = "\n".join(summary(report))

@@ -105,6 +105,14 @@ def test_says_what_is_cut_off(folder):
     assert torch.equal(encoder.tokenize(kept), encoder.tokenize(" ".join(words)))
 
 
+@pytest.mark.parametrize("foreign", ["一个男人在雨中笑", "رجل يضحك"])
+def test_says_what_has_no_tokens(folder, foreign):
+    """Two prompts in another script would be one and the same."""
+    encoder = TextEncoder(folder, LENGTH)
+    assert encoder.unknown_part(PROMPT) == encoder.unknown_part("") == ""
+    assert encoder.unknown_part(f"{PROMPT} {foreign}") == foreign
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_near(folder, dtype):
     half = embed(folder, dtype=dtype)

@@ -98,7 +98,7 @@ def serve(request: dict) -> dict:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "sat"))
+    sys.path[:0] = [str(ROOT / "sat"), str(Path(__file__).parent)]
     from concat_id.startup import prepare_process
 
     prepare_process()

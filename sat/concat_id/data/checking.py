@@ -2,18 +2,19 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import local
+from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
 
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window
 from concat_id.data.records import Record, inspect_records
-from concat_id.errors import UserError
+from concat_id.errors import UserError, shortened
 from concat_id.transforms import load_image
 
 SAMPLE = 1 << 16  # bytes at each end of a file by which equal clips are recognised
@@ -36,11 +37,12 @@ def check_lists(
     workers: int = 4,
     timeout_s: float = 60.0,
     whole: bool = False,
-    cut_off: Callable[[str], str] | None = None,
+    unseen: Mapping[str, Callable[[str], str]] = MappingProxyType({}),
 ) -> Report:
     """Check every entry of the lists: files, pictures, captions, and whether clips decode and are long enough for `window`.
 
-    `whole` decodes every frame. `cut_off` returns the part of a caption that the text encoder does not see.
+    `whole` decodes every frame. Each of `unseen` returns a part of a caption that the text encoder does not see; its key
+    says why, as in "too long for".
     """
     records, problems, notes = inspect_records(paths)
     report = Report(problems, notes, records)
@@ -48,9 +50,10 @@ def check_lists(
     _check_pictures(report, workers)
     _check_people(report, max_refs)
     _check_repetitions(report)
-    for record in records if cut_off else ():
-        if rest := cut_off(record.caption):
-            report.notes.append(f"{record.source}: caption: too long for the text encoder, which does not see {_short(rest)!r}")
+    for record in records:
+        for reason, part_of in unseen.items():
+            if part := part_of(record.caption):
+                report.notes.append(f"{record.source}: caption: {reason} the text encoder, which does not see {shortened(part, 57)!r}")
     if not records and not problems:
         report.problems.append(f"{', '.join(map(str, paths))}: no clips found")
     return report
@@ -205,7 +208,3 @@ def _shares(counts: Counter, shown: int = 6) -> str:
 
 def _people(count: int) -> str:
     return "1 person" if count == 1 else f"{count} people"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -82,6 +82,16 @@ class PromptEncoder:
         offsets = tokens["offset_mapping"]
         return prompt[offsets[kept][0] :].strip() if len(offsets) > kept else ""
 
+    def unknown_part(self, prompt: str) -> str:
+        """Return what of a prompt has no token, which is mostly another script, '' if everything has one."""
+        unknown = self.tokenizer.unk_token_id
+        if not self.tokenizer.is_fast:
+            pieces = self.tokenizer.tokenize(prompt)
+            return "".join(piece for piece in pieces if self.tokenizer.convert_tokens_to_ids(piece) == unknown).replace("▁", " ").strip()
+        tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        places = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        return " ".join(prompt[start:end].strip() for number, (start, end) in places if number == unknown)
+
     def tokenize(self, prompt: str) -> Tensor:
         """Return token numbers (1, L), end-of-text included."""
         return self.tokenizer(prompt, max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]

@@ -101,6 +101,10 @@ class WanTextEncoder(PromptEncoder):
         """Return the end of a prompt, cleaned, that `encode` cuts off, '' if none."""
         return super().truncated_part(clean(prompt))
 
+    def unknown_part(self, prompt: str) -> str:
+        """Return what of a prompt, cleaned, has no token, '' if everything has one."""
+        return super().unknown_part(clean(prompt))
+
     def _tokens(self, prompt: str) -> tuple[Tensor, Tensor]:
         made = self.tokenizer(clean(prompt), max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt")
         return made["input_ids"], made["attention_mask"]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from concat_id.config import Config, to_dict
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
-from concat_id.errors import UserError, report, warn
+from concat_id.errors import UserError, report, shortened, warn
 from concat_id.face.models import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
 from concat_id.files import check_writable
@@ -158,7 +158,11 @@ def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None
         cut = pipeline.text_encoder.truncated_part(item.job.prompt)
         if cut:
             limit = pipeline.config.model.text_encoder.max_length
-            warn(f"{item.job.source}: the prompt is longer than {limit} tokens; this end of it is cut off: {cut!r}")
+            warn(f"{item.job.source}: the prompt is longer than {limit} tokens; this end of it is cut off: {shortened(cut)!r}")
+        unknown = pipeline.text_encoder.unknown_part(item.job.prompt)
+        if unknown:
+            warn(f"{item.job.source}: the text encoder has no tokens for this part of the prompt, which the video will not show: "
+                 f"{shortened(unknown)!r}")  # fmt: skip
     with memory_checked():
         embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
     for item, embedding in zip(prepared, embeddings, strict=True):

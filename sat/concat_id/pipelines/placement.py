@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from concat_id.distributed import is_out_of_memory
 from concat_id.errors import UserError
 
 
@@ -15,7 +16,7 @@ def memory_checked() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        if is_out_of_memory(error):
             needs_less = "--memory low, a smaller picture or fewer frames"
             raise UserError(f"found too little memory ({str(error)[:120]}); try {needs_less}") from error
         raise

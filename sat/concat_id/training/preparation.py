@@ -20,7 +20,7 @@ from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records, repeat_rare
 from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
-from concat_id.errors import UserError, reason_of, warn
+from concat_id.errors import UserError, reason_of, shortened, warn
 from concat_id.files import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
 from concat_id.locks import locked
 from concat_id.models import backbones
@@ -169,6 +169,10 @@ def embed_captions(config: Config, records: Sequence[Record], device: torch.devi
     if cut and rank() == 0:
         limit = config.model.text_encoder.max_length
         warn(f"{len(cut)} of {len(captions)} captions are longer than {limit} tokens and are cut off, the first is {cut[0][:60]!r}")
+    lost = [caption for caption in captions if encoder.unknown_part(caption)]
+    if lost and rank() == 0:
+        part = shortened(encoder.unknown_part(lost[0]), 60)
+        warn(f"{len(lost)} of {len(captions)} captions have parts that the text encoder has no tokens for, the first is {part!r}")
     for caption in own_share(captions):
         encoder.encode([caption])
     encoder.unload()
