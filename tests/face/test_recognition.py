@@ -105,7 +105,7 @@ def nests(model: onnx.ModelProto) -> None:
     model.functions.add(name="twice", domain="own")
 
 
-@pytest.mark.parametrize("spoil, told", [(loops, "operator Loop with a network of its own"), (reads_elsewhere, "numbers in another file"),
+@pytest.mark.parametrize("spoil, told", [(loops, "operator Loop, which may never end"), (reads_elsewhere, "numbers in another file"),
                                          (calls_others, "the operator evil.example"), (nests, "the function twice")])  # fmt: skip
 def test_networks_that_are_more_than_a_network(tmp_path, detector_folder, spoil, told):
     model = onnx.load(detector_folder / "sface.onnx")

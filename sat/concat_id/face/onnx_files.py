@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files import require_file, visible_files
 
 LARGEST = 2 * 2**30  # bytes; protobuf reads no more
+REPEATING = ("Loop", "Scan")
 PLAIN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
 
@@ -32,16 +34,27 @@ def check_onnx(file: Path) -> None:
         raise UserError(f"{file}: found {one_line(problem)}, expected a network of plain operators; download it again")
 
 
+def _graphs(graph) -> Iterator[Any]:
+    """A network and those inside of its operators, such as the two of an If."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _graphs(inner)
+
+
 def _problems(model, folder: Path) -> Iterator[str]:
     if model.functions:
         yield f"the function {model.functions[0].name:.40}"
-    for node in model.graph.node:
+    graphs = list(_graphs(model.graph))
+    nodes = [node for graph in graphs for node in graph.node]
+    for node in nodes:
         if node.domain not in PLAIN_DOMAINS:
             yield f"the operator {node.domain:.40}.{node.op_type:.40}"
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            yield f"the operator {node.op_type:.40} with a network of its own, which may never end"
-    inside = [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
-    for tensor in [*model.graph.initializer, *inside]:
+        if node.op_type in REPEATING:
+            yield f"the operator {node.op_type}, which may never end"
+    inside = [attribute.t for node in nodes for attribute in node.attribute if attribute.HasField("t")]
+    for tensor in [*(tensor for graph in graphs for tensor in graph.initializer), *inside]:
         for entry in tensor.external_data:
             if entry.key == "location" and (os.path.basename(entry.value) != entry.value or not os.path.isfile(folder / entry.value)
                                             or os.path.islink(folder / entry.value)):  # fmt: skip
