@@ -113,7 +113,8 @@ def make_job(index: int, prompt: str, images: Sequence[str], source: str, max_re
         if not image:
             raise UserError(f"{source}: found a reference image without a name, expected a picture file; remove the last {SEPARATOR!r}")
         if (found := kind_of(path)) != "a file":
-            raise UserError(f"{source}: reference image {image[:200]!r}: found {found}, expected a picture file; check the path")
+            remedy = "download it first" if found == "a web address" else "check the path"
+            raise UserError(f"{source}: reference image {image[:200]!r}: found {found}, expected a picture file; {remedy}")
     return Job(index, prompt, paths, source)
 
 
