@@ -1,34 +1,54 @@
-"""The README's commands and links lead somewhere, and the launchers make what they promise with the shipped weights."""
+"""The commands and links of the README and of docs/ lead somewhere, and the launchers make what they promise with the shipped weights."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name / "README.md" for name in ("demo", "examples", "models/mini")),
+]  # fmt: skip
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
-def test_links_and_pictures_exist():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [target for target in targets if not target.startswith("http") and not (ROOT / target).exists()]
-    assert targets and not missing
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as its links spell them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-def test_files_named_in_commands_exist():
-    named = set(re.findall(r"(?:bash|python) ((?:[\w./-]+)\.(?:sh|py))", README))
-    named |= set(re.findall(r"`((?:tests|sat|configs|scripts)/[\w./-]+)`", README))
-    missing = [name for name in named if not (ROOT / name).exists()]
-    assert len(named) > 5 and not missing
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_and_images_exist(page):
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")) if "://" not in target]
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        other = page.parent / path if path else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), target
 
 
-def test_no_placeholder_is_left():
-    assert not re.findall(r"@[A-Z_]+@", README)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_files_named_in_commands_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:bash|python) ((?:[\w./-]+)\.(?:sh|py))", text))
+    named |= set(re.findall(r"`((?:tests|sat|configs|scripts)/[\w./-]+)`", text))
+    named |= set(re.findall(r"--base ((?:[\w./-]+/)[\w.-]+\.yaml)", text))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_readme_is_short_and_leads_to_every_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert len(pages) > 5 and pages <= set(re.findall(r"\]\(([^)#]+)\)", text))
 
 
 @pytest.mark.parametrize("kind, num_refs", [("single_identity", 1), ("two_identities", 2)])
