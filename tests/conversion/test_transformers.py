@@ -1,5 +1,7 @@
 """Converted transformers: equal outputs, bit-equal round trips, a place for every tensor, nothing of the wrong shape."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import assert_close, golden_meta, seeded
@@ -42,6 +44,12 @@ def test_they_compute_the_same(kind, num_refs, num_frames):
     rotary = diffusers_rotary(transformer.config, frames) if kind == "rotary" else None
     found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :num_frames]
     assert_close(found, transformer(latents, timestep, text, refs), 2e-5)
+
+
+def test_positions_that_diffusers_cannot_have_are_refused():
+    config = replace(random_pair("sincos")[0].config, width_interpolation=1.5)
+    with pytest.raises(UserError, match=r"found height_interpolation 1.875 and width_interpolation 1.5; .*cannot be converted"):
+        names.diffusers_transformer_settings(config)
 
 
 @pytest.mark.parametrize("num_refs", [1, 2, 3])

@@ -145,7 +145,15 @@ def made_from(
 
 
 def diffusers_transformer_settings(config: TransformerConfig) -> dict:
-    """config.json of diffusers' transformer."""
+    """config.json of diffusers' transformer, which has one interpolation of sin-cos positions for height and width.
+
+    Raises `UserError` where `config` has two.
+    """
+    if config.position_embedding == "sincos" and config.height_interpolation != config.width_interpolation:
+        raise UserError(
+            f"model.transformer: found height_interpolation {config.height_interpolation:g} and width_interpolation "
+            f"{config.width_interpolation:g}; diffusers' transformer has one for both, so this model cannot be converted"
+        )
     return {
         "_class_name": "CogVideoXTransformer3DModel",
         "num_attention_heads": config.num_attention_heads,
