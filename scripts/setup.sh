@@ -3,7 +3,7 @@
 #
 #   source scripts/setup.sh; set_up          then "$PYTHON" is the interpreter to use
 #   source scripts/setup.sh; set_up training tests    installs what training needs and the test tools as well
-#   bash scripts/setup.sh people             installs what sat/render_people.py needs as well
+#   bash scripts/setup.sh people             installs what demo/render_people.py needs as well
 #   bash scripts/setup.sh                    sets up without running anything
 #
 # CONCAT_ID_PYTHON=/path/to/python uses that interpreter as it is: no .venv, nothing installed.

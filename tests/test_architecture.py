@@ -30,7 +30,8 @@ DOORS = {  # a library is known in these rooms alone
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "sat").glob("*.py"))
-WORLD = sorted((ROOT / "sat" / "synthetic_people").glob("*.py"))  # beside the library: sees its base alone
+DEMO = sorted((ROOT / "demo").rglob("*.py"))
+WORLD = sorted((ROOT / "demo" / "world").glob("*.py"))  # beside the library: sees its base alone
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -73,7 +74,7 @@ def test_the_world_sees_the_base_alone(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_source_knows_the_world(path):
-    assert not {name.split(".")[0] for name in imported_modules(path)} & {"synthetic_people", "anny", "numba"}
+    assert not {name.split(".")[0] for name in imported_modules(path)} & {"world", "networks", "anny", "numba"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -84,7 +85,7 @@ def test_each_library_has_its_door(path):
     assert not strangers, f"{path.name} imports {sorted(strangers)}"
 
 
-@pytest.mark.parametrize("path", SOURCES + SCRIPTS + WORLD, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS + DEMO, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
     for node in ast.walk(tree_of(path)):
@@ -101,7 +102,7 @@ def test_installed_sat_is_not_hidden():
     assert not (ROOT / "sat" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("path", SOURCES + SCRIPTS + WORLD, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS + DEMO, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_device_is_written_into_the_code(path):
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -110,7 +111,7 @@ def test_no_device_is_written_into_the_code(path):
             raise AssertionError(f"line {node.lineno}: .cuda; ask concat_id.distributed.choose_device")
 
 
-@pytest.mark.parametrize("path", SOURCES + SCRIPTS + WORLD, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + SCRIPTS + DEMO, ids=lambda path: str(path.relative_to(ROOT)))
 def test_checkpoints_are_read_as_data(path):
     """torch.load appears in weights.py alone, where it is told weights_only."""
     calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]

@@ -16,13 +16,14 @@ def python_environment() -> dict[str, str]:
     An empty entry of PYTHONPATH would stand for that folder.
     """
     own = str(Path(__file__).resolve().parents[1])
-    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != own]
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry != own and not _is_strange(entry)]
     return {"PYTHONPATH": os.pathsep.join([own, *entries]), "PYTHONSAFEPATH": "1"}
 
 
-def _is_here(entry: str) -> bool:
+def _is_strange(entry: str) -> bool:
+    """Tell whether an entry of sys.path is the working folder and not one of this project's own, sat/ or demo/."""
     try:
-        return entry == "" or os.path.samefile(entry, ".")
+        return os.path.dirname(entry) != str(Path(__file__).resolve().parents[2]) and (entry == "" or os.path.samefile(entry, "."))
     except OSError:
         return False
 
@@ -30,8 +31,7 @@ def _is_here(entry: str) -> bool:
 def prepare_process() -> None:
     """Set the environment that libraries and further processes read; what the user has set already stays."""
     os.environ.update(python_environment())
-    own = str(Path(__file__).resolve().parents[1])
-    sys.path[:] = [entry for entry in sys.path if entry == own or not _is_here(entry)]
+    sys.path[:] = [entry for entry in sys.path if not _is_strange(entry)]
     for name, value in {**OFFLINE, **QUIET}.items():
         os.environ.setdefault(name, value)
     if not os.path.exists("/dev/nvidiactl"):

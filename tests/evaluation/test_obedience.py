@@ -93,7 +93,7 @@ PEOPLE = all(map(importlib.util.find_spec, ("anny", "numba")))
 
 @pytest.mark.skipif(not PEOPLE, reason="anny or numba is not installed: `bash scripts/setup.sh people`")
 def test_rendered_people_are_mostly_judged_rightly(monkeypatch, face_folder):
-    """A few clips only: tests/bench/bench_obedience.py measures in earnest."""
+    """A few clips only: demo/bench/bench_obedience.py measures in earnest."""
     monkeypatch.syspath_prepend(ROOT / "tests" / "bench")
     from bench_obedience import rates, rendered_clips
 

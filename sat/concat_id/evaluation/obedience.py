@@ -1,7 +1,7 @@
 """Does a video show what its prompt says? For prompts in the words of the demonstration model's synthetic world.
 
 Everything is measured from pixels and the detector's key points. The thresholds were chosen on rendered clips, where the truth is
-known; `tests/bench/bench_obedience.py` measures on other people how often the verdict is right.
+known; `demo/bench/bench_obedience.py` measures on other people how often the verdict is right.
 """
 
 import re

@@ -97,7 +97,7 @@ def load_recognizer(folder: str | None = None, device: torch.device | str = "cpu
 
 
 def _own_threshold(model: Any, file: Path) -> float | None:
-    """The threshold that sat/train_face_recognizer.py wrote into the file. Raises `UserError` for what is no similarity."""
+    """The threshold that demo/train_face_recognizer.py wrote into the file. Raises `UserError` for what is no similarity."""
     told = model.session.get_modelmeta().custom_metadata_map.get("threshold")
     if told is None:
         return None

@@ -1,0 +1,103 @@
+"""Networks of the released classes with small sizes and fresh weights, for demo/train_text_encoder.py and demo/train_autoencoder.py."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from concat_id.config import AutoencoderConfig
+from concat_id.files import written_whole
+from concat_id.models.autoencoder import VideoAutoencoder, released_settings, to_sat_names
+
+TOKENIZER = "spiece.model"
+TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # numbers 0, 1, 2
+NEIGHBOURS = (1, 17, 2, 18)  # T5's buckets of the distances -1, 1, -2, 2
+NEIGHBOUR_BIAS = 6.0
+MODULATION = 0.3  # of the usual size, for the kernels by which latents scale and shift the decoder's features
+
+
+@dataclass(frozen=True)
+class TextEncoderSize:
+    """Sizes of a T5 encoder."""
+
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 512
+
+
+def build_text_encoder(size: TextEncoderSize, num_pieces: int) -> T5EncoderModel:
+    """Make a T5 encoder with fresh weights, some of whose heads begin by looking at a neighbour, which teaches it the order early."""
+    config = T5Config(
+        vocab_size=num_pieces, d_model=size.width, d_kv=size.width // size.heads, d_ff=size.hidden, num_layers=size.layers,
+        num_decoder_layers=0, num_heads=size.heads, feed_forward_proj="gated-gelu", dropout_rate=0.0, is_encoder_decoder=False,
+        use_cache=False, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = T5EncoderModel(config)
+    bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    with torch.no_grad():
+        bias.zero_()
+        for head, bucket in zip(range(size.heads - 1), NEIGHBOURS, strict=False):
+            bias[bucket, head] = NEIGHBOUR_BIAS
+    return model
+
+
+def write_tokenizer(folder: Path, pieces: bytes, max_length: int) -> T5Tokenizer:
+    """Write a sentencepiece model as T5's tokenizer files and return the tokenizer that they make."""
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": max_length, **TOKENS}
+    (folder / TOKENIZER).write_bytes(pieces)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return T5Tokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def write_text_encoder(folder: Path, model: T5EncoderModel, dtype: torch.dtype) -> None:
+    """Write config.json and model.safetensors, the table of words once as in the released files."""
+    settings = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items() if name != "encoder.embed_tokens.weight"}
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def matrices(module: nn.Module) -> list[nn.Parameter]:
+    """List the weights between hidden layers, which are neither tables nor single rows."""
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    return [weight for weight in module.parameters() if weight.dim() >= 2 and min(weight.shape[:2]) > 1 and id(weight) not in tables]
+
+
+def build_autoencoder(config: AutoencoderConfig) -> VideoAutoencoder:
+    """Make an autoencoder with fresh weights that looks at one frame at a time: kernels begin with their last moment alone."""
+    autoencoder = AutoencoderKLCogVideoX.from_config(released_settings(config))
+    for name, weight in autoencoder.named_parameters():
+        with torch.no_grad():
+            if weight.dim() == 5 and weight.shape[2] > 1:
+                weight[:, :, -1] *= weight.shape[2] ** 0.5  # as much as all moments together had
+                weight[:, :, :-1] = 0
+            if ".conv_y." in name or ".conv_b." in name:  # the decoder's norms begin as plain ones
+                weight.mul_(MODULATION) if weight.dim() > 1 else weight.fill_(float(".conv_y." in name))
+    return VideoAutoencoder(autoencoder, scale_factor=1.0)
+
+
+def write_autoencoder(path: Path, autoencoder: VideoAutoencoder, dtype: torch.dtype) -> None:
+    """Write the weights in the released file's format."""
+    weights = {name: tensor.to(dtype) for name, tensor in autoencoder.autoencoder.state_dict().items()}
+    with written_whole(path) as temporary:
+        torch.save({"state_dict": to_sat_names(weights)}, temporary)
+
+
+@torch.no_grad()
+def fold_statistics(autoencoder: VideoAutoencoder, mean: Tensor, std: Tensor) -> None:
+    """Change the weights so that latents whose channels had `mean` and `std` (C,) have 0 and 1, and decode to the same pixels."""
+    network, channels = autoencoder.autoencoder, len(mean)
+    last = network.encoder.conv_out.conv  # gives means and log variances
+    last.weight[:channels] /= std.view(-1, 1, 1, 1, 1)
+    last.bias[:channels] = (last.bias[:channels] - mean) / std
+    last.bias[channels:] -= 2 * std.log()
+    for name, module in network.decoder.named_modules():
+        if name == "conv_in" or name.endswith((".conv_y", ".conv_b")):  # what sees latents
+            module.conv.bias += (module.conv.weight * mean.view(1, -1, 1, 1, 1)).sum((1, 2, 3, 4))
+            module.conv.weight *= std.view(1, -1, 1, 1, 1)

@@ -1,0 +1,216 @@
+"""Write a world to a folder: clips, stills, masks and the list of them, in parallel and resumable."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import imageio
+import numpy as np
+import torch
+from PIL import Image
+
+from concat_id.errors import UserError
+from concat_id.files import remove_partial_files, written_whole
+from concat_id.json_files import write_json
+from concat_id.startup import prepare_process
+from concat_id.video import write_picture
+from concat_id.workers import in_processes
+from world.captions import describe
+from world.head import HeadModel
+from world.people import Person, sample_person
+from world.render import ShotRenderer
+from world.shots import Shot, sample_shot
+
+QUALITY = ["-crf", "12", "-preset", "medium"]  # of x264: the clips are training data
+VALID, TEST = 0.04, 0.08  # shares of the people
+LATE = 0.65  # of a shot, after which it shows what its caption says
+VERSION = 2  # of how people look and move; folders begun with another are not gone on with
+SINGLE, PAIR, STILL = range(3)  # kinds of shots, each with random numbers of its own
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """What makes a world what it is; the number of people may grow later."""
+
+    seed: int
+    shots: int
+    stills: int
+    pairs: float  # shots of two people for each person
+    frames: int
+    fps: float
+    size: tuple[int, int]
+    masks: bool
+    samples: int
+    pictures: bool = False  # a late frame of each shot in place of the clip
+    portraits: bool = False  # with it, calm pictures of its people in the same light
+    version: int = VERSION
+
+
+def person_name(index: int) -> str:
+    """Name the people p0000, p0001, ..."""
+    return f"p{index:04d}"
+
+
+def split_of(seed: int, index: int) -> str:
+    """Say whether a person is for training, validation or the test, whatever the number of people."""
+    draw = np.random.default_rng([seed, 7, index]).random()
+    return "test" if draw < TEST else "valid" if draw < TEST + VALID else "train"
+
+
+def make_person(head: HeadModel, seed: int, index: int) -> Person:
+    """Draw the person with a number."""
+    return sample_person(head, person_name(index), np.random.default_rng([seed, 5, index]))
+
+
+def partner_of(seed: int, index: int, num_people: int) -> int | None:
+    """Choose who shares a shot: the next person of the same split; nobody if there is none."""
+    own = split_of(seed, index)
+    others = ((index + step) % num_people for step in range(1, num_people))
+    return next((other for other in others if split_of(seed, other) == own), None)
+
+
+class WorldWriter:
+    """Writes the shots of one person after another to a folder."""
+
+    def __init__(self, folder: Path, settings: WorldSettings, num_people: int):
+        """Load the head model."""
+        self.folder, self.settings, self.num_people, self.head = folder, settings, num_people, HeadModel()
+
+    def write_person(self, index: int) -> int:
+        """Write all that is missing of a person; returns the number of shots, made now or before."""
+        settings, missing, total = self.settings, [], 0
+        for kind, number in jobs_of(settings, index):
+            total += 1
+            if not self._record_file(kind, index, number).is_file():
+                missing.append((kind, number))
+        people = [make_person(self.head, settings.seed, index)] if missing else []
+        for kind, number in missing:
+            partner = partner_of(settings.seed, index, self.num_people) if kind == PAIR else None
+            if kind == PAIR and partner is None:
+                continue
+            cast = [*people, make_person(self.head, settings.seed, partner)] if kind == PAIR else people
+            self._write_shot(kind, index, number, cast)
+        return total
+
+    def _write_shot(self, kind: int, index: int, number: int, people: list[Person]) -> None:
+        settings, name = self.settings, shot_name(kind, index, number)
+        rng = np.random.default_rng([settings.seed, kind, index, number])
+        if kind == PAIR and rng.random() < 0.5:
+            people = people[::-1]
+        count = 1 if kind == STILL else settings.frames
+        shot = sample_shot(people, rng, count, neutral=kind == STILL)
+        caption = describe(shot.facts, rng)
+        single = settings.pictures and kind != STILL
+        indices = [int(rng.integers(int(LATE * count), count))] if single else range(count)
+        path = f"pictures/{name}_{indices[0]:02d}.png" if single else f"stills/{name}.png" if kind == STILL else f"clips/{name}.mp4"
+        self._draw(path, name, shot, people, indices)
+        facts = {"shot": number, "recording": name, "split": split_of(settings.seed, index)}
+        records = [{"image_path" if kind == STILL else "video_path": path, "caption": caption} | self._told(shot, people) | facts]
+        for place, person in enumerate(people if single and settings.portraits else ()):
+            portrait = sample_shot([person], rng, 1, neutral=True)
+            portrait.lamp, portrait.facts["light"] = shot.lamp, shot.facts["light"]
+            path = f"stills/{name}_{place}.png"
+            self._draw(path, Path(path).stem, portrait, [person], [0])
+            records.append({"image_path": path, "caption": describe(portrait.facts, rng)} | self._told(portrait, [person]) | facts)
+        write_json(self._record_file(kind, index, number), records)  # last: it says that the others are there
+
+    def _told(self, shot: Shot, people: list[Person]) -> dict:
+        return {"identities": [person.name for person in people], "attributes": shot.facts}
+
+    def _draw(self, path: str, masks_name: str, shot: Shot, people: list[Person], indices: Iterable[int]) -> None:
+        """Write frames of a shot as a clip, or one as a picture, and their masks if they are wanted."""
+        renderer = ShotRenderer(self.head, people, shot, self.settings.size, self.settings.samples)
+        frames, masks = zip(*(renderer.frame(index) for index in indices), strict=True)
+        if path.endswith(".png"):
+            write_picture(self.folder / path, Image.fromarray(frames[0]))
+        else:
+            write_clip(self.folder / path, np.stack(frames), self.settings.fps)
+        if self.settings.masks:
+            with written_whole(self.folder / "masks" / f"{masks_name}.npz") as temporary:
+                np.savez_compressed(temporary, classes=np.stack(masks))
+
+    def _record_file(self, kind: int, index: int, number: int) -> Path:
+        return self.folder / "records" / f"{shot_name(kind, index, number)}.json"
+
+
+def shot_name(kind: int, index: int, number: int) -> str:
+    """Name a shot after its first person."""
+    return f"{person_name(index)}_{('shot', 'two', 'still')[kind]}{number}"
+
+
+def jobs_of(settings: WorldSettings, index: int) -> Iterator[tuple[int, int]]:
+    """List the shots of a person as (kind, number); `pairs` of less than 1 gives a shot of two to some only."""
+    yield from ((SINGLE, number) for number in range(settings.shots))
+    first, end = int(index * settings.pairs), int((index + 1) * settings.pairs)
+    yield from ((PAIR, number) for number in range(end - first))
+    yield from ((STILL, number) for number in range(settings.stills))
+
+
+def write_clip(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write uint8 frames (F, H, W, 3) as H.264 with little loss. Raises `UserError` where the encoder fails."""
+    with written_whole(path) as temporary:
+        try:
+            imageio.mimwrite(temporary, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2, output_params=QUALITY)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: the clip could not be written ({error}); free some space or choose another folder") from error
+
+
+def check_settings(folder: Path, settings: WorldSettings) -> None:
+    """Continue only what was begun with the same settings. Raises `UserError`."""
+    file, now = folder / "settings.json", json.loads(json.dumps(asdict(settings)))
+    if not file.is_file():
+        write_json(file, now)
+        return
+    try:
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        expected = f"expected the settings that {folder} was begun with; choose another folder"
+        raise UserError(f"{file}: cannot be read ({type(error).__name__}), {expected}") from error
+    for name in now:
+        if before.get(name) != now[name]:
+            raise UserError(f"{folder}: was begun with {name} {before.get(name)}, found {now[name]}; choose the same or another folder")
+    for part in ("clips", "pictures", "stills", "masks", "records"):
+        remove_partial_files(folder / part)
+
+
+def write_list(folder: Path, settings: WorldSettings, num_people: int) -> tuple[int, int]:
+    """Gather the records in clips.json and stills.json; returns how many clips and stills there are."""
+    lists: dict[str, list] = {"clips": [], "stills": []}
+    for index in range(num_people):
+        for kind, number in jobs_of(settings, index):
+            file = folder / "records" / f"{shot_name(kind, index, number)}.json"
+            if file.is_file():
+                for record in json.loads(file.read_text(encoding="utf-8")):
+                    lists["stills" if "image_path" in record else "clips"].append(record)
+    for name, records in lists.items():
+        if records:
+            write_json(folder / f"{name}.json", records)
+    return len(lists["clips"]), len(lists["stills"])
+
+
+_writer: WorldWriter | None = None  # of a worker process
+
+
+def _start_worker(folder: Path, settings: WorldSettings, num_people: int) -> None:
+    global _writer
+    prepare_process()
+    torch.set_num_threads(1)
+    _writer = WorldWriter(folder, settings, num_people)
+
+
+def _write_person(index: int) -> int:
+    return _writer.write_person(index)
+
+
+def write_world(folder: Path, settings: WorldSettings, num_people: int, workers: int) -> Iterator[int]:
+    """Write the people's shots; yields the number of shots as each person is done."""
+    if workers == 1:
+        torch.set_num_threads(1)
+        writer = WorldWriter(folder, settings, num_people)
+        yield from map(writer.write_person, range(num_people))
+        return
+    HeadModel()  # builds its cache if need be, before the workers would do so all at once
+    os.environ["OMP_NUM_THREADS"] = "1"
+    yield from in_processes(_write_person, range(num_people), workers, _start_worker, (folder, settings, num_people))

@@ -1,0 +1,49 @@
+"""Surfaces: subdivision, grids and joining."""
+
+import numpy as np
+
+CUBE = np.array([[0, 3, 2, 1], [4, 5, 6, 7], [0, 1, 5, 4], [1, 2, 6, 5], [2, 3, 7, 6], [3, 0, 4, 7]])
+CORNERS = np.array([[x, y, z] for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], float)
+
+
+def test_a_finer_cube_has_the_counts_and_places_of_the_rule():
+    from world.meshes import subdivision
+
+    matrix, quads = subdivision(CUBE, len(CORNERS))
+    assert matrix.shape == (8 + 12 + 6, 8) and quads.shape == (24, 4)
+    np.testing.assert_allclose(np.asarray(matrix.sum(axis=1)).ravel(), 1, atol=1e-6)
+    finer = matrix @ CORNERS
+    # of a corner: (mean of faces + 2 mean of edges + (3 - 3) itself) / 3; of an edge: mean of its ends and its faces; of a face: its middle
+    np.testing.assert_allclose(np.abs(finer[:8]), (1 / 3 + 2 * 2 / 3) / 3, atol=1e-6)
+    np.testing.assert_allclose(np.sort(np.abs(finer[8:20]), axis=1)[:, 1:], 0.75, atol=1e-6)
+    np.testing.assert_allclose(np.abs(finer[20:]).sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_finer_quads_of_a_quad_follow_one_another_and_turn_the_same_way():
+    from world.meshes import subdivision
+
+    matrix, quads = subdivision(CUBE, len(CORNERS))
+    finer = matrix @ CORNERS
+    for coarse, parts in zip(CUBE, quads.reshape(6, 4, 4), strict=True):
+        outward = CORNERS[coarse].mean(axis=0)
+        assert set(parts[:, 0]) == set(coarse)
+        for a, b, c, _ in finer[parts]:
+            assert np.dot(np.cross(b - a, c - a), outward) > 0
+
+
+def test_an_open_border_keeps_to_itself():
+    from world.meshes import subdivision
+
+    sheet = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 5], [1, 1, 5], [2, 1, 5], [0, 2, 0], [1, 2, 0], [2, 2, 0]], float)
+    quads = np.array([[0, 1, 4, 3], [1, 2, 5, 4], [3, 4, 7, 6], [4, 5, 8, 7]])
+    finer = subdivision(quads, len(sheet))[0] @ sheet
+    np.testing.assert_allclose(finer[1], [1, 0, 0], atol=1e-6)  # the middle of a straight border, whatever rises behind it
+
+
+def test_joined_meshes_keep_their_triangles():
+    from world.meshes import ellipsoid, join, tube
+
+    ball, ring = ellipsoid((0, 0, 0), (1, 2, 3)), tube(np.array([[1, 0, 0], [0, 0, 1], [-1, 0, 0], [0, 0, -1]], float), 0.1, closed=True)
+    whole = join([ball, ring])
+    np.testing.assert_array_equal(whole.vertices[whole.triangles[len(ball.triangles) :]], ring.vertices[ring.triangles])
+    np.testing.assert_allclose(np.abs(ball.vertices).max(axis=0), [1, 2, 3], rtol=0.01)
