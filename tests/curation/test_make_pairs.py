@@ -138,6 +138,16 @@ def test_another_recognizer_needs_other_thresholds(manifest, call, tmp_path):
     assert call("make_pairs", manifest, "--output", tmp_path, "--stage", 1, *own) == (0, "")
 
 
+def test_files_that_it_has_not_written_stay(manifest, call, tmp_path):
+    own = ("--output", tmp_path, "--stage", 1, "--test", 0.9)
+    assert call("make_pairs", manifest, *own)[0] == 0
+    assert call("make_pairs", manifest, *own)[0] == 0, "its own are replaced"
+    (tmp_path / "test_people" / "mine.jpg").write_text("precious")
+    code, errors = call("make_pairs", manifest, *own)
+    assert code == 2 and "test_people/mine.jpg: found a file that this command has not written" in errors
+    assert (tmp_path / "test_people" / "mine.jpg").read_text() == "precious"
+
+
 def test_no_list_is_left_from_before(manifest, call, tmp_path):
     own = ["--cross_two", 0.5, 0.8, "--trade_off", 0.8, 0.99, "--hygiene", 1, "--stage", 2, "--no_masks", "--test", 0]
     call("make_pairs", manifest, "--output", tmp_path, "--cross", -1, 1, *own)

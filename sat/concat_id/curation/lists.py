@@ -16,9 +16,11 @@ from concat_id.data.manifest import COMMAND, SPLITS, Clip
 from concat_id.data.records import SEPARATOR
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files import require_file, safe_name, text_digest, write_text, written_whole
-from concat_id.json_files import write_json
+from concat_id.json_files import recall_json, write_json
 from concat_id.transforms import load_image
 from concat_id.video import write_picture
+
+TEST_SET = "test_set.json"  # names the files of the test set, so that the next run removes no other
 
 
 def require_videos(clips: Sequence[Clip]) -> None:
@@ -101,11 +103,13 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
     calibrates. `test_clips_<people>/` are the clips themselves as outputs of sat/sample_video.py: what they score, a perfect model scores.
     """
     made = folder / ".test_set.partial"  # takes the old one's place when all of it is there
+    former = _former_test_set(folder)
     try:
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
         written = _make_test_set(made, folder, clips, captions, people)
-        for old in (*folder.glob("test_prompts_[0-9]*.txt"), *folder.glob("test_people"), *folder.glob("test_clips_[0-9]*")):
+        write_json(folder / TEST_SET, {"files": sorted(_files_in(made.iterdir(), made) | _files_in(former, folder))})
+        for old in former:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         for new in made.iterdir():
             new.rename(folder / new.name)
@@ -114,6 +118,23 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return written
+
+
+def _files_in(paths: Iterable[Path], folder: Path) -> set[str]:
+    """Name the files that `paths` are or hold, as seen from `folder`."""
+    inner = (file for path in paths for file in (path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]))
+    return {str(file.relative_to(folder)) for file in inner if file.is_symlink() or not file.is_dir()}
+
+
+def _former_test_set(folder: Path) -> list[Path]:
+    """List the test set that a former run wrote into `folder`; raise `UserError` if anything else would go with it."""
+    found = [*folder.glob("test_prompts_[0-9]*.txt"), *folder.glob("test_people"), *folder.glob("test_clips_[0-9]*")]
+    noted = (recall_json(folder / TEST_SET) or {}).get("files")
+    strange = _files_in(found, folder).difference(map(str, noted if isinstance(noted, list) else []))
+    if strange:
+        raise UserError(f"{folder / min(strange)}: found a file that this command has not written among those it replaces, "
+                        f"{len(strange)} in all; move what you want to keep, remove the rest, or choose another --output")  # fmt: skip
+    return found
 
 
 def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], captions: int, people: int | None) -> dict[str, int]:
