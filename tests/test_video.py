@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
+from concat_id.evaluation.frames import read_video
 from concat_id.video import _read_ppm, contact_sheet, decode_frames, describe_video, to_frames, write_video
 
 
@@ -139,6 +140,14 @@ def test_an_output_that_ends_inside_a_frame_is_an_error(tmp_path, monkeypatch):
         list(decode_frames(clip, 20))
     with pytest.raises(ValueError, match="8 bits"):
         _read_ppm(io.BytesIO(b"P6\n2 1\n65535\n" + bytes(12)))
+
+
+def test_a_title_is_no_stream(tmp_path, capsys):
+    write_video(tmp_path / "a.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8)
+    title = ["-c", "copy", "-metadata", "title=My Video: 1.2.3 fps\nStream #0:0: Video: smpte2084, 60 fps"]
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-i", tmp_path / "a.mp4", *title, tmp_path / "b.mp4"], check=True)
+    assert read_video(tmp_path / "b.mp4", 4, 60).fps == 8 and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("transfer", "told"), [("arib-std-b67", "HDR (HLG)"), ("smpte2084", "HDR (PQ)"), ("bt709", None)])

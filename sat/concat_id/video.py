@@ -24,6 +24,7 @@ MARGIN, SHEET_LINES = 8, 8  # pixels; lines of the prompt on a contact sheet, at
 LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
 LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
 FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
+STREAM = r"^ *Stream #\d.*? Video: .*?"  # how ffmpeg's line about a video begins; titles and comments say whatever they like
 HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
 
 
@@ -97,7 +98,7 @@ def describe_video(path: Path, timeout_s: float, *output: str) -> str:
         told = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{path}: not read within {timeout_s:g} s; the file or its disk hangs") from error
-    if found := re.search(rf"Video: .*({'|'.join(HDR)})", told):
+    if found := re.search(rf"{STREAM}({'|'.join(HDR)})", told, re.MULTILINE):
         kind = HDR[found[1]]
         warn(f"{path}: found {kind} colours, expected the usual range; they are used as they are and look pale, convert the video to SDR")
     return told

@@ -10,7 +10,7 @@ import numpy as np
 from concat_id.errors import UserError
 from concat_id.formats import is_picture
 from concat_id.transforms import load_image
-from concat_id.video import decode_frames, describe_video
+from concat_id.video import STREAM, decode_frames, describe_video
 
 SMALL_SIDE = 160  # pixels of the longer side of the frames for motion
 MOTION_FRAMES = 256  # the middle of longer videos stands for all of it
@@ -70,7 +70,7 @@ def _small(frame: np.ndarray) -> np.ndarray:
 def _probe(path: Path, timeout_s: float) -> tuple[int, float]:
     """Count frames without decoding them; returns the count and the frames per second."""
     told = describe_video(path, timeout_s, "-map", "0:V:0", "-c", "copy", "-f", "null", "-")
-    counts, rates = re.findall(r"frame=\s*(\d+)", told), re.findall(r"Video:.*?([\d.]+) fps", told)
+    counts, rates = re.findall(r"frame=\s*(\d+)", told), re.findall(STREAM + r"(\d+(?:\.\d+)?) fps", told, re.MULTILINE)
     if not counts or int(counts[-1]) == 0:
         lines = [line for line in told.strip().splitlines() if not line.startswith(("frame=", "Conversion"))] or ["damaged"]
         reason = "no video in it" if "matches no streams" in told else re.sub(r"^\[[^]]*\] *", "", lines[-1])
