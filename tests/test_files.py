@@ -1,5 +1,7 @@
 """The doors to the disk: paths, regular files alone, JSON of any content, whole files and folders, one writer at a time."""
 
+import errno
+import fcntl
 import json
 import os
 import stat
@@ -15,6 +17,7 @@ from concat_id.files import (
     expand_path,
     folder_written_whole,
     kind_of,
+    only_writer,
     read_text,
     remove_partial_files,
     resolve_path,
@@ -119,6 +122,8 @@ def test_thousands_of_trailing_commas_are_one_warning(capsys):
     text = "[" + ", ".join('{"a": [1, "x,]"],}' for _ in range(30_000)) + ",]"
     assert len(parse_list(text, "l.json")) == 30_000
     assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(UserError, match="expected"):
+        parse_list("{}" + "\n" * 300_000, "l.json")
     with pytest.raises(UserError, match="more than 60 brackets within one another"):
         parse_list("[" * 100_000, "l.json")
 
@@ -126,6 +131,24 @@ def test_thousands_of_trailing_commas_are_one_warning(capsys):
 def test_a_line_obeys_no_terminal_and_ends():
     line = one_line("a\x1b[31m\nb \x9b\u202e\udce9" + "x" * 5000)
     assert line.startswith("a\\x1b[31m b \\x9b\\u202e\\udce9") and len(line) < LONGEST + 100
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with written_whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("1")
+    with folder_written_whole(tmp_path / "b") as partial, only_writer(tmp_path):
+        (partial / "c").touch()
+    assert (tmp_path / "a.txt").read_text() == "1" and (tmp_path / "b" / "c").is_file()
+
+
+def test_another_user_may_take_what_a_killed_one_held(tmp_path):
+    with locked(tmp_path / "lock", "it"):
+        assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o666
 
 
 def test_leftovers_are_swept_and_what_is_being_written_stays(tmp_path):

@@ -11,7 +11,7 @@ import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from concat_id.errors import UserError, reason_of
@@ -137,12 +137,11 @@ def written_whole(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".", suffix=f".partial{path.suffix}", dir=path.parent)
+        descriptor, name = _held_temporary_file(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path.parent}: cannot write here ({reason_of(error)}); choose another folder") from error
     temporary = Path(name)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as long as it is held, `remove_partial_files` leaves the file
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
@@ -151,6 +150,17 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _held_temporary_file(path: Path) -> tuple[int, str]:
+    """Make an empty file beside `path` that `remove_partial_files` leaves alone as long as its descriptor is open."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=".", suffix=f".partial{path.suffix}", dir=path.parent)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return descriptor, name
+        os.close(descriptor)  # it was taken for a leftover before it was held
 
 
 def check_writable(folder: Path) -> None:

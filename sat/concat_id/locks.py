@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from concat_id.errors import UserError, reason_of
@@ -35,11 +35,15 @@ def locked(file: Path, what: str) -> Iterator[None]:
 
 
 def _acquire(file: Path, what: str) -> int:
+    vanished = 0
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except (OSError, ValueError) as error:
+            vanished += isinstance(error, FileNotFoundError)  # somebody may remove the folder just when it has been made
+            if isinstance(error, FileNotFoundError) and vanished < 10:
+                continue
             raise UserError(f"{file.parent}: cannot write here ({reason_of(error)}); choose another folder") from error
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this process's: neither forked nor started ones inherit it
@@ -52,6 +56,8 @@ def _acquire(file: Path, what: str) -> int:
         if _is_still(file, descriptor):
             break
         os.close(descriptor)  # its owner has just removed it
+    with suppress(OSError):
+        os.fchmod(descriptor, 0o666)  # should this process be killed, another user may take what it leaves
     os.ftruncate(descriptor, 0)
     owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     os.write(descriptor, json.dumps(owner).encode())
