@@ -124,6 +124,15 @@ def test_profiles_and_doubtful_faces_are_not_turned(detector, photographs, tmp_p
     assert found.note is None and len(found.faces) == {"camera": 1, "six": 6, "actor": 1, "coffee": 0}[name]
 
 
+def test_other_detectors_turn_only_where_they_find_no_face(detector, photographs, monkeypatch):
+    """Of theirs no scores of lying faces are known, so that a face which the release finds stays the one that is used."""
+    monkeypatch.setattr(detector, "looks_again", False)
+    lying = load_image(photographs["astronaut"]).rotate(90, expand=True)
+    doubtful = [Face(np.array([0.0, 0, 9, 9]), np.zeros((5, 2)), 0.6)]
+    monkeypatch.setattr(detector, "detect", lambda image: doubtful)
+    assert detector.search(lying).faces == doubtful and detector.search(lying).note is None
+
+
 @pytest.mark.parametrize("place", [(2300, 1270), (60, 2700), (3850, 40)])
 def test_small_faces_of_large_photos_are_found(detector, astronaut, place):
     """A face 60 pixels wide among 12 million."""

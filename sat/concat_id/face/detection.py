@@ -93,7 +93,7 @@ class FaceDetector:
         """Find the faces of a photograph with a second look where there is none or a doubtful one: it may lie, or show a small face."""
         faces = self.detect(photo)
         own = _best_score(faces)
-        if own >= SURE:
+        if own >= SURE or faces and not self.looks_again:  # of other detectors no scores of turned photographs are known
             return Sighting(photo, faces)
         small = photo.copy()
         small.thumbnail((2 * DETECTION_SIZE,) * 2)
