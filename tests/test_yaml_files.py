@@ -101,11 +101,24 @@ def test_references_mean_what_they_say(monkeypatch):
     {"a": "${b.c.d}", "b": [1]}, {"a": "${oc.env:ABSENT}"}, {"a": "${oc.nothing:1}"}, {"a": {"b": "???"}}, {"a": "${b}", "b": "x" * 70_000},
     {str(n): f"${{{n + 1}}}" * 2 for n in range(30)} | {"30": "x" * 1000},
     {str(n): [f"${{{n + 1}}}"] * 9 for n in range(30)} | {"30": "x"},
-    {str(n): f"${{{n + 1}}}" for n in range(500)} | {"500": "x"},
+    {str(n): f"${{{n + 1}}}" for n in range(500)} | {"500": "x"}, {"x": 1} | {str(n): "${x}" for n in range(201)},
 ])  # fmt: skip
 def test_references_that_lead_nowhere_or_everywhere_are_refused(tree):
     with pytest.raises(UserError, match="found .*, expected"):
         resolve_references(tree, Origins())
+
+
+def test_many_references_to_single_values_are_fine():
+    tree = {"size": 8, "layers": {f"layer{n}": {"width": "${size}"} for n in range(200)}}
+    assert resolve_references(tree, Origins())["layers"]["layer199"] == {"width": 8}
+
+
+@pytest.mark.parametrize("first, second, expected", [
+    ({"a": {"b": {"c": 1}}}, {"a": {"b": [1]}}, "mapping"), ({"a": {"b": [1]}}, {"a": {"b": {}}}, "list"),
+])  # fmt: skip
+def test_lists_and_mappings_do_not_replace_one_another(first, second, expected):
+    with pytest.raises(UserError, match=rf"a\.b: found .*, expected a {expected} as before"):
+        merge(first, second, Origins())
 
 
 def test_later_files_go_before_earlier_ones():

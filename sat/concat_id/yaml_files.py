@@ -18,6 +18,8 @@ DEEPEST = 40  # brackets or indentations within one another; no file of this pro
 MOST_NODES = 20_000  # keys and values, those that aliases and references repeat counted each time
 LARGEST = 2**21  # characters of a file
 MOST_REFERENCES, LONGEST = 20, 2**16  # `${...}` in all files together, and characters of a text that they may repeat
+MOST_PLAIN, SHORT = 200, 200  # of those that lead to a value as it stands, and characters of such a value
+PLAIN = re.compile(r"\$\{([^\W\d][\w.]*)\}")
 DIGITS = 300  # of a number
 CORE = "null", "bool", "int", "float", "str", "seq", "map", "merge"
 TAG = "tag:yaml.org,2002:"
@@ -123,8 +125,18 @@ def _check_size(text: str) -> None:
 
 def merge(first: dict[str, Any], second: dict[str, Any], origins: Origins) -> dict[str, Any]:
     """Put the mapping `second` over `first`: mappings are merged key by key, anything else replaces. Raises `UserError`."""
+    _check_kinds(first, second, "", origins)
     with _told(second, origins):
         return OmegaConf.to_container(OmegaConf.merge(first, second))
+
+
+def _check_kinds(first: Any, second: Any, key: str, origins: Origins) -> None:
+    """Refuse a list over a mapping and the other way round, which OmegaConf does not merge."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for name in first.keys() & second.keys():
+            _check_kinds(first[name], second[name], f"{key}.{name}" if key else name, origins)
+    elif isinstance(first, dict) and isinstance(second, list) or isinstance(first, list) and isinstance(second, dict):
+        raise mismatch(key, second, "a mapping as before" if isinstance(first, dict) else "a list as before", origins)
 
 
 def resolve_references(tree: dict[str, Any], origins: Origins) -> dict[str, Any]:
@@ -157,8 +169,18 @@ def _check_references(tree: dict[str, Any], origins: Origins) -> None:
         key, value = waiting.pop()
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in items]
-        count += value.count("${") if isinstance(value, str) else 0
-        length = max(length, len(value) if isinstance(value, str) else 0)
-        if count > MOST_REFERENCES or count and length > LONGEST:
-            expected = f"at most {MOST_REFERENCES} references in all, and texts of at most {LONGEST:,} characters beside them"
+        if isinstance(value, str):
+            plain = sum(_leads_to_a_value(tree, name) for name in PLAIN.findall(value))
+            count += (value.count("${") - plain) * (MOST_PLAIN // MOST_REFERENCES) + plain
+            length = max(length, len(value))
+        if count > MOST_PLAIN or count and length > LONGEST:
+            expected = f"at most {MOST_REFERENCES} references to references, sections or lists and {MOST_PLAIN} to single values in all, "
+            expected += f"and texts of at most {LONGEST:,} characters beside them"
             raise mismatch(key, value, expected, origins)
+
+
+def _leads_to_a_value(tree: Any, name: str) -> bool:
+    """Tell whether `${name}` is a short value as it stands: no section or list, and no reference in turn."""
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return not isinstance(tree, dict | list) and "${" not in str(tree) and len(str(tree)) <= SHORT
