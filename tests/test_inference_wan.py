@@ -95,7 +95,7 @@ MISTAKES = {
     "frames": (["--num_frames", "80"], "--num_frames: found 80, expected 4 n + 1; the nearest is 81"),
     "too many frames": (["--num_frames", "81"], "--num_frames 81, in latent frames: found 21, expected 1 to 3 latent"),
     "steps": (["--num_inference_steps", "1"], "--num_inference_steps: found 1, expected 2 or more"),
-    "scale": (["--cfg_scale", "-1"], "--cfg_scale: found -1.0, expected 0 or more"),
+    "scale": (["--cfg_scale", "-1"], "--cfg_scale: found -1.0, expected 0 to 1000"),
     "unknown option": (["--image_pth", "a.png"], "--image_pth: unknown option; the nearest is --image_path"),
     "sampler of the other model": (["--sampler", "ddim"], "--sampler: found 'ddim', expected euler or unipc"),
     "no prompt file": (["--input_file", "nowhere.txt"], "nowhere.txt: found no such file, expected a prompt file"),

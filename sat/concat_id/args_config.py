@@ -8,6 +8,7 @@ from concat_id.model_config import GuidanceName
 from concat_id.typed import bounded, option
 
 SamplerName = Literal["sde_dpmpp_2m", "ddim", "euler", "unipc"]
+SCALE = {"low": 0, "high": 1000}  # of guidance
 
 
 @dataclass
@@ -35,16 +36,16 @@ class Args:
     )
     sampling_fps: int = option(8, "model", "frames per second of the files", low=1, high=1000)
     num_inference_steps: int | None = option(None, "model", "denoising steps (default: the model's)", low=2)
-    guidance_scale: float | None = option(None, "model", "strength of the text (default: the model's)", low=0)
-    ref_guidance_scale: float | None = option(None, "model", "strength of references, not 1: a third pass (default: the model's)", low=0)
-    early_guidance_scale: float | None = option(None, "model", "strength of the text in the first steps (default: as later)", low=0)
-    early_ref_guidance_scale: float | None = option(None, "model", "strength of references in the first steps (default: as later)", low=0)
+    guidance_scale: float | None = option(None, "model", "strength of the text (default: the model's)", **SCALE)
+    ref_guidance_scale: float | None = option(None, "model", "strength of references, not 1: a third pass (default: the model's)", **SCALE)
+    early_guidance_scale: float | None = option(None, "model", "strength of the text in the first steps (default: as later)", **SCALE)
+    early_ref_guidance_scale: float | None = option(None, "model", "strength of references in the first steps (default: as later)", **SCALE)
     early_part: float | None = option(None, "model", "share of the steps that are the first (default: the model's, 0.3)", low=0, high=1)
     end_at_step: int | None = option(None, "model", "step after which the estimate is the video (default: the model's)", low=1)
     guidance: GuidanceName | None = option(None, "model", "course of the guidance scale (default: the model's)")
     sampler: SamplerName | None = option(None, "model", "sampler, the last two for Wan (default: the model's)")
     negative_prompt: str | None = option(None, "model", "text to stay away from (default: the model's)", metavar="TEXT")
-    batch_size: int = option(1, "model", "videos per line, with seeds one after the other", low=1)
+    batch_size: int = option(1, "model", "videos per line, with seeds one after the other", low=1, high=10**4)
 
     memory: Literal["low", "balanced", "high"] = option("balanced", "placement", "what stays on the device")
     tiled_decoding: bool = option(False, "placement", "decode in overlapping tiles: less memory, as low does by itself")
@@ -64,7 +65,7 @@ class Args:
     log_interval: int = option(20, "training", "steps between lines of the log", low=1)
     eval_interval: int = option(100, "training", "steps between validations", low=1)
     eval_iters: int = option(1, "training", "batches per validation, 0 for none", low=0)
-    eval_batch_size: int = option(1, "training", "clips per validation batch", low=1)
+    eval_batch_size: int = option(1, "training", "clips per validation batch", low=1, high=10**4)
     num_workers: int = option(8, "training", "processes that read clips", low=0, high=256)
     prefetch_factor: int | None = option(None, "training", "batches each of them reads in advance (default: 2)", low=1, high=256)
     lr_decay_style: Literal["constant", "linear", "cosine"] | None = option(None, "training", "course of the learning rate")
@@ -72,7 +73,7 @@ class Args:
     warmup_iters: int = option(0, "training", "steps over which the learning rate rises", low=0)
     warmup: float | None = option(None, "training", "share of the steps over which it rises, in place of warmup_iters", low=0, high=1)
     warmup_part: float | None = option(None, "training", "part of the steps that warmup_iters is at most", low=0, high=1)
-    lr: float | None = option(None, "training", "learning rate (default: that of the deepspeed section)", low=0)
+    lr: float | None = option(None, "training", "learning rate (default: that of the deepspeed section)", low=0, high=1000)
     weight_decay: float | None = option(None, "training", "weight decay (default: that of the deepspeed section)", low=0)
     zero_stage: int | None = option(None, "training", "stage of ZeRO (default: that of the deepspeed section)", low=0, high=3)
     gradient_accumulation_steps: int | None = option(

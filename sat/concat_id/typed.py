@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 import re
 import types
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from concat_id.errors import UserError
 
+LARGEST_FLOAT = 1e30  # float32 ends at 3e38
 MANY = 2**16  # more than any size of a network
 LARGEST = 2**63 - 1  # of whole numbers
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")  # a whole number as text; also where Python's own int() would take more
@@ -137,7 +137,8 @@ def convert(value: Any, hint: Any, key: str, origins: Origins) -> Any:
     converted = _SCALARS[hint](value)
     if converted is None:
         remedy = "put it in quotes" if hint is str and isinstance(value, int | float) else ""
-        raise mismatch(key, value, _describe(hint), origins, remedy)
+        expected = f"{_describe(hint)} up to {LARGEST_FLOAT:g}" if hint is float and _is_large(value) else _describe(hint)
+        raise mismatch(key, value, expected, origins, remedy)
     return converted
 
 
@@ -158,6 +159,15 @@ def _to_int(value: Any) -> int | None:
     return whole if abs(whole) <= LARGEST else None
 
 
+def _is_large(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and abs(float(value)) > LARGEST_FLOAT
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):
+        return False
+
+
 def _to_float(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -167,7 +177,7 @@ def _to_float(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST_FLOAT else None
 
 
 def _to_bool(value: Any) -> bool | None:

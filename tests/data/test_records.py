@@ -106,6 +106,9 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
         ({"face_boxes": [[0.1, 0.2, 0.5, 0.6], [0.5, 0.2, 0.9, 0.6]]}, "expected [left, top, right, bottom] of each of 1"),
         ({"face_boxes": [[0.5, 0.2, 0.1, 0.6]]}, "face_boxes: found [[0.5, 0.2, 0.1, 0.6]]"),
         ({"face_boxes": [[20, 30, 60, 90]]}, "as shares of the frame"),
+        ({"face_boxes": [[0, 0, 1, 1e300]]}, "as shares of the frame"),
+        ({"face_boxes": [[0, 0, 10**200, 1]]}, "as shares of the frame"),
+        ({"face_boxes": [[False, False, True, True]]}, "as shares of the frame"),
     ],
 )
 def test_each_wrong_entry_is_told_in_one_line(change, words, folder):

@@ -31,6 +31,7 @@ SEPARATOR = "@@"
 REQUIRED, OPTIONAL, BOXES = ("video_path", "caption", "image_path"), ("mask_path",), "face_boxes"
 KNOWN = (*REQUIRED, *OPTIONAL, BOXES)
 MAY_BE_EMPTY = ("caption", "image_path", "mask_path")
+FARTHEST = 10  # frames that a box may reach beyond this one
 SHOWN = 3  # problems in one message
 
 
@@ -234,9 +235,12 @@ def _boxes(found: Any, people: int, problems: list[str]) -> tuple[tuple[float, .
     """Check the boxes of `people` faces; what is wrong is added to `problems`."""
     try:
         boxes = tuple((float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in found)
-        if len(boxes) == people and all(box[0] < box[2] and box[1] < box[3] and max(box[:2]) < 1 and min(box[2:]) > 0 for box in boxes):
+        numbers = all(abs(share) <= FARTHEST for box in boxes for share in box)
+        numbers &= not any(isinstance(share, bool) for box in found for share in box)
+        in_frame = all(box[0] < box[2] and box[1] < box[3] and max(box[:2]) < 1 and min(box[2:]) > 0 for box in boxes)
+        if len(boxes) == people and numbers and in_frame:
             return boxes
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     problems.append(f"{BOXES}: found {shown(found)}, expected [left, top, right, bottom] of each of {people}, as shares of the frame")
     return ()
