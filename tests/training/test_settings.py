@@ -86,7 +86,8 @@ def test_keys_of_args_go_before_the_section(read):
 def test_what_deepspeed_knows_passes(read):
     known = {
         "flops_profiler": {"enabled": False, "profile_step": 1, "output_file": None}, "comms_logger": {"enabled": False, "prof_ops": []},
-        "tensorboard": {"enabled": False, "output_path": "x"}, "csv_monitor": {"enabled": False}, "aio": {"block_size": 2**20},
+        "tensorboard": {"enabled": False, "output_path": "x"}, "csv_monitor": {"enabled": False},
+        "aio": {"block_size": 2**20, "thread_count": 1},
         "activation_checkpointing": {"partition_activations": False, "cpu_checkpointing": False, "number_checkpoints": 2},
         "data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32", "compile": {"deepcompile": False},
         "checkpoint": {"load_universal": False}, "data_efficiency": {"enabled": False}, "dump_state": False, "steps_per_print": 7,
@@ -142,7 +143,9 @@ def test_batch_sizes(read, given, expected):
 
 @pytest.mark.parametrize("given, stage, said", [
     ({"zero_optimization": None}, 1, "1 in place of 0"),
-    ({"zero_optimization": {"stage": 3}}, 3, None),
+    ({"zero_optimization": {"stage": 3}}, 3, None), ({"zero_optimization": {"stage": "2"}}, 2, None),
+    ({"zero_optimization": {"stage": 2.0}}, 2, None),
+    ({"activation_checkpointing": {"number_checkpoints": None}}, 1, None), ({"optimizer": {"params": {"amsgrad": False}}}, 1, None),
 ])  # fmt: skip
 def test_stages(read, given, stage, said):
     settings = read(**given)

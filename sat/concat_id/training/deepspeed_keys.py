@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from concat_id.errors import UserError, reason_of
 from concat_id.typed import Origins, convert, mismatch, shown, unknown_key
 
+PASSED_OVER = ("deepspeed.aio.thread_count",)  # of earlier releases, in many files
 INTEGERS = ("steps_per_print", "number_checkpoints")  # whose defaults, None, do not say it
 
 
@@ -59,9 +60,13 @@ def check_deepspeed(given: dict[str, Any], origins: Origins) -> None:
 
 def _check(section: _Asked, key: str, origins: Origins) -> None:
     for name, value in section.items():
+        if f"{key}.{name}" in PASSED_OVER:
+            continue
         if name not in section.known:
             raise unknown_key(f"{key}.{name}", section.known, origins)
         default = section.known[name]
+        if value is None and default is None:
+            continue
         if isinstance(value, _Asked):
             if value.known:  # else it was read as a whole, by a class that refuses what it does not know
                 _check(value, f"{key}.{name}", origins)

@@ -20,7 +20,7 @@ from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records, repeat_rare
 from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
-from concat_id.errors import UserError, reason_of, shortened, warn
+from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
 from concat_id.files import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
 from concat_id.locks import locked
 from concat_id.models import backbones
@@ -58,7 +58,7 @@ def opened_run(config: Config) -> Iterator[tuple[Path, SavedState | None]]:
         else:
             run = Path(from_first(_new_run(save, name, held) if rank() == 0 else None))
         if rank() == 0:
-            print(f"continuing {run} after step {saved.step}" if saved else f"writing to {run}", flush=True)
+            print(printable(f"continuing {run} after step {saved.step}" if saved else f"writing to {run}"), flush=True)
         yield run, saved
 
 
@@ -82,7 +82,7 @@ def _new_run(save: Path, name: str, held: ExitStack) -> str:
 def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -> None:
     """Write what the run was started with, versions and commit included, once; continuing leaves it as it is."""
     for note in notes if rank() == 0 else ():
-        print(f"note: {note}", flush=True)
+        print(f"note: {one_line(note)}", flush=True)
     if rank() or (run / RECORD_FILE).exists():
         return
     made_with = {"versions": versions(PACKAGES), "commit": _commit(), "processes": world_size(), "notes": list(notes)}

@@ -7,11 +7,11 @@ from typing import Any
 from concat_id.config import Config
 from concat_id.errors import UserError
 from concat_id.training.deepspeed_keys import check_deepspeed
-from concat_id.typed import Origins, bounded, build, mismatch, unknown_key
+from concat_id.typed import Origins, bounded, build, convert, mismatch, unknown_key
 
 MUON = "muon"
 OPTIMIZERS = ("adamw", "adam", "sat.ops.fusedemaadam", "fusedemaadam")  # all of them become our AdamW
-WITHOUT_EFFECT = ("torch_adam", "adam_w_mode", "fused", "bias_correction")  # they choose among DeepSpeed's own Adams
+WITHOUT_EFFECT = ("torch_adam", "adam_w_mode", "fused", "bias_correction", "amsgrad")  # they choose among DeepSpeed's own Adams
 MAPPINGS = ("optimizer", "zero_optimization", "bf16", "fp16")
 BELOW_ONE = 1 - 1e-9
 SCALING = ("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power")
@@ -136,9 +136,10 @@ def _precision(given: dict[str, Any], config: Config, notes: list[str]) -> None:
 
 def _zero(given: dict[str, Any], notes: list[str], origins: Origins) -> None:
     zero = given.setdefault("zero_optimization", {})
-    stage = zero.setdefault("stage", 0)
-    if type(stage) is not int or stage not in (0, 1, 2, 3):
-        raise mismatch("deepspeed.zero_optimization.stage", stage, "0, 1, 2 or 3", origins)
+    key = "deepspeed.zero_optimization.stage"
+    stage = zero["stage"] = convert(zero.get("stage", 0), int, key, origins)
+    if stage not in (0, 1, 2, 3):
+        raise mismatch(key, stage, "0, 1, 2 or 3", origins)
     if zero.get("cpu_offload") is False:
         del zero["cpu_offload"]  # its old name; False is the default of the new one
     elif zero.pop("cpu_offload", None):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from concat_id.config import Config
 from concat_id.data.sampling import EpochSampler
 from concat_id.distributed import is_out_of_memory, rank, world_size
-from concat_id.errors import UserError, reason_of, warn
+from concat_id.errors import UserError, printable, reason_of, warn
 from concat_id.training.checkpoint import CheckpointError, SavedState, save_checkpoint
 from concat_id.training.engine import Engine, all_reduce
 from concat_id.training.objective import Objective
@@ -137,7 +137,7 @@ class Trainer:
             return
         self.saved_at = self.done
         if rank() == 0:
-            print(f"saved {self.run / str(self.done)} in {time.monotonic() - began:.1f} s", flush=True)
+            print(f"saved {printable(self.run / str(self.done))} in {time.monotonic() - began:.1f} s", flush=True)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
