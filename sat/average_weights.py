@@ -6,7 +6,7 @@ is a checkpoint like any other, for `--load` of sat/sample_video.py or sat/train
 
 from pathlib import Path
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError, printable, run
 from concat_id.parser import Parser
 from concat_id.startup import prepare_process
 
@@ -32,7 +32,7 @@ def main() -> int:
     weights = average([load_sat_checkpoint(resolve_path(path)) for path in arguments.load], shares)
     with folder_written_whole(arguments.output) as folder:
         write_sat_checkpoint(folder, "average", weights)
-    print(f"{arguments.output}: {len(weights)} tensors averaged")
+    print(f"{printable(arguments.output)}: {len(weights)} tensors averaged")
     return 0
 
 

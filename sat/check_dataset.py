@@ -4,7 +4,7 @@ Reads every clip and picture as training would, names what is wrong with which e
 The exit code is 1 if anything must be mended, 0 if there are at most notes.
 """
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError, one_line, run
 from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
@@ -53,8 +53,8 @@ def main() -> int:
     window = Window(data.fps, data.max_num_frames, data.skip_frms_num, tuple(data.video_size))
     report = check_lists(lists, window, max_refs, arguments.workers, arguments.timeout, arguments.whole, unseen)
     for problem in report.problems:
-        print(f"problem: {problem}")
-    for line in [] if arguments.quiet else [*(f"note: {note}" for note in report.notes), *summary(report)]:
+        print(f"problem: {one_line(problem)}")
+    for line in [] if arguments.quiet else [*(f"note: {one_line(note)}" for note in report.notes), *summary(report)]:
         print(line)
     print(f"{len(report.problems)} problems, {len(report.notes)} notes")
     return 1 if report.problems else 0

@@ -12,7 +12,7 @@ one of configs/*.yaml whose sizes fit. Wan's weights are recognised; for them to
 
 from pathlib import Path
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError, printable, run
 from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
@@ -48,7 +48,7 @@ def convert_wan(args: Namespace, dtype) -> bool:
     model = [load_config(args.base).model if args.base else None] if args.direction == "to-hf" else []
     convert = wan.to_diffusers if args.direction == "to-hf" else wan.to_native
     convert(args.source, args.target, *model, dtype=dtype, trust=args.trust_checkpoint)
-    print(f"{args.target}: written")
+    print(f"{printable(args.target)}: written")
     return True
 
 
@@ -68,7 +68,7 @@ def main() -> None:
         return
     if args.direction == "to-sat":
         to_sat(args.source, args.target, dtype, args.lora, args.trust_checkpoint)
-        return print(f"{args.target}: SAT checkpoint written")
+        return print(f"{printable(args.target)}: SAT checkpoint written")
     source = open_source(args.source, args.weights, args.load, args.dtype == "float32", args.trust_checkpoint)
     if args.lora == "keep" and source.products is None:
         raise UserError(f"{source.path}: found whole weights, no low-rank ones to keep; leave --lora keep out")
@@ -77,10 +77,10 @@ def main() -> None:
         name, model = " ".join(base), load_config(base).model
     else:
         name, model = detect_model(source.open(), ((name, load_config([f"configs/{name}.yaml"]).model) for name in MODELS))
-    print(f"model: {name}; weights: {source.path}, {source.digest}")
+    print(f"model: {name}; weights: {printable(source.path)}, {source.digest}")
     if args.direction == "to-hf":
         to_hf(source, args.target, model, dtype, args.lora, args.trust_checkpoint)
-        print(f"{args.target}: diffusers folder written")
+        print(f"{printable(args.target)}: diffusers folder written")
     if args.check or args.direction == "check":
         difference = largest_difference(source, args.target, model.transformer)
         print(f"largest difference of the transformers' outputs: {difference:.1e} of the largest value")

@@ -5,7 +5,7 @@ The result is a checkpoint like any other, for `--load` of sat/sample_video.py o
 
 from pathlib import Path
 
-from concat_id.errors import run
+from concat_id.errors import printable, run
 from concat_id.parser import Parser
 from concat_id.startup import prepare_process
 
@@ -29,7 +29,7 @@ def main() -> int:
     weights = merged(checkpoint.state_dict, low_rank, scale)
     with folder_written_whole(arguments.output) as folder:
         write_sat_checkpoint(folder, "merged", weights)
-    print(f"{arguments.output}: {len(low_rank) // 2} layers merged")
+    print(f"{printable(arguments.output)}: {len(low_rank) // 2} layers merged")
     return 0
 
 

@@ -23,11 +23,16 @@ def report(problem: object) -> None:
     print(f"error: {one_line(problem)}", file=sys.stderr, flush=True)
 
 
+def printable(text: object) -> str:
+    """Write a name so that a terminal obeys nothing in it; any other name stays as it is."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
 def one_line(message: object) -> str:
     """Put a message that quotes a prompt, a path or a library on one line; a terminal obeys nothing in it, and it ends somewhere."""
     text = str(message)
     text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def shortened(text: str, limit: int = 200) -> str:

@@ -28,7 +28,7 @@ CONTAINERS = {
 VIDEOS = frozenset().union(*(suffixes for _, suffixes in CONTAINERS.values()))
 # How they begin: so strict that no library takes one for a playlist. A transport stream's sync byte G returns at equal distances.
 MAGIC = {
-    "mov": rb"(?:\0\0\0[\1\x08-\xff]|(?!\0\0\0)....)(?:ftyp|moov|mdat|free|skip|wide|pnot)",
+    "mov": rb"(?:\0\0\0[\1\x08-\xff]|(?!\0\0\0)....)(?:ftyp|styp|sidx|moov|moof|mdat|free|skip|junk|wide|pnot|pict|uuid|udta)",
     "matroska": rb"\x1aE\xdf\xa3.{,256}?(?:matroska|webm)",
     "avi": rb"RIFF....AVI",
     "flv": rb"FLV\x01.\0",

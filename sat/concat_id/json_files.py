@@ -82,7 +82,7 @@ def parse_list(text: str, name: str) -> list[tuple[int, Any]]:
 
 
 def _no_list(name: str, text: str, start: int) -> UserError:
-    if re.match(r"\{.*\}\s*\n\s*\{", text[start:]):
+    if re.match(r"\{.*\}[^\S\n]*\n\s*\{", text[start:]):
         return UserError(f"{name}: found one object a line (JSON Lines), expected a JSON list; put commas between the lines, "
                          "[ before the first and ] behind the last")  # fmt: skip
     if Path(name).suffix.lower() in (".csv", ".tsv"):

@@ -18,7 +18,7 @@ from concat_id.weight_folders import weight_files
 from concat_id.weights import UNREADABLE, check_floats, load_files
 
 LARGEST = 10**6  # of numbers in settings; vocabularies have 256,384 pieces
-ADVICE = {"model_max_length", "max_length"}  # numbers that nothing is made by; the first is 10 ** 30 where there is no limit
+ADVICE = {"model_max_length", "max_length", "max_len"}  # numbers that nothing is made by; the first is 10 ** 30 where there is no limit
 MOST_EXTRA_TOKENS = 1000
 COUNTS = ("position_ids", "num_batches_tracked")
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json")

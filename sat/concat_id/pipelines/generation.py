@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from concat_id.config import Config, to_dict
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
-from concat_id.errors import UserError, report, shortened, warn
+from concat_id.errors import UserError, printable, report, shortened, warn
 from concat_id.face.models import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
 from concat_id.files import check_writable
@@ -200,7 +200,7 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
 def conclude(made: Sequence[Path], problems: Sequence[str]) -> int:
     """Print the folders made, then what is wrong with the other lines; returns the exit code, 1 if any line failed."""
     for folder in made:
-        print(folder, flush=True)
+        print(printable(folder), flush=True)
     for problem in problems:
         report(problem)
     return 1 if problems else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from concat_id.errors import UserError, is_text
-from concat_id.files import file_digest, kind_of, read_text, resolve_path, safe_name
+from concat_id.files import file_digest, kind_of, read_text, resolve_path, safe_name, visible_files
 from concat_id.json_files import recall_json
 from concat_id.locks import InUseError, locked
 
@@ -51,7 +51,7 @@ class Job:
 
 def finished_folders(output_dir: Path) -> dict[str, Path]:
     """Find the finished results of an output folder by their fingerprints, whatever their folders are called."""
-    found = {_finished(info.parent): info.parent for info in sorted(Path(output_dir).glob(f"*/{INFO}"))}
+    found = {_finished(info.parent): info.parent for info in visible_files(output_dir, f"*/{INFO}")}
     found.pop(None, None)
     return found
 
