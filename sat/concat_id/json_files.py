@@ -85,7 +85,7 @@ def _no_list(name: str, text: str, start: int) -> UserError:
     if re.match(r"\{.*\}[^\S\n]*\n\s*\{", text[start:]):
         return UserError(f"{name}: found one object a line (JSON Lines), expected a JSON list; put commas between the lines, "
                          "[ before the first and ] behind the last")  # fmt: skip
-    if Path(name).suffix.lower() in (".csv", ".tsv"):
+    if Path(name).suffix.lower() in (".csv", ".tsv") or re.match(r"[\w ]+([,\t;][\w ]+)+\r?\n", text[start:]):
         return UserError(f"{name}: found a table, expected a JSON list of objects; convert it")
     return _broken(name, text, start, 'expected "[", the start of a list')
 

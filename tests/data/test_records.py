@@ -80,6 +80,18 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
     assert words in str(error.value) and str(error.value).startswith(f"{path}: line ") and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text, words", [
+    ('{"a": 1}\n\n{"a": 2}\n', "one object a line (JSON Lines), expected a JSON list"),
+    ('video_path,caption,image_path\na.mp4,"x",a.png\n', "found a table, expected a JSON list of objects; convert it"),
+    ("video_path\tcaption\na.mp4\tx\n", "found a table"),
+])  # fmt: skip
+def test_other_kinds_of_lists_are_named(text, words, tmp_path):
+    (tmp_path / "l.json").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_records([tmp_path / "l.json"])
+    assert words in str(error.value)
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
