@@ -2,8 +2,7 @@
 
 Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own pictures (a single picture with one that is more typical),
 stage 2 with any picture of the person from another clip whose similarity is in a band, stage 3 with the least similar in a higher band.
-Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<n>.txt, test_people/ and
-test_clips_<n>/; test_set.json names the files of these, which the next run replaces.
+Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<n>.txt, test_people/, test_clips_<n>/.
 """
 
 from pathlib import Path
