@@ -94,7 +94,7 @@ PEOPLE = all(map(importlib.util.find_spec, ("anny", "numba")))
 @pytest.mark.skipif(not PEOPLE, reason="anny or numba is not installed: `bash scripts/setup.sh people`")
 def test_rendered_people_are_mostly_judged_rightly(monkeypatch, face_folder):
     """A few clips only: demo/bench/bench_obedience.py measures in earnest."""
-    monkeypatch.syspath_prepend(ROOT / "tests" / "bench")
+    monkeypatch.syspath_prepend(ROOT / "demo" / "bench")
     from bench_obedience import rates, rendered_clips
 
     found = rates(rendered_clips(people=5, seed=13, frames=7, detector=face_folder))
