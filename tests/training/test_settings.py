@@ -108,6 +108,7 @@ def test_what_deepspeed_knows_passes(read):
     ({"timers": {"throughput": {"y": 1}}}, "timers.throughput.y: unknown key"),
     ({"bf16": {"enable": True}}, "bf16.enable: unknown key; the nearest known key is enabled"),
     ({"optimizer": {"typ": "AdamW"}}, "optimizer.typ: unknown key; the nearest known key is type"),
+    ({"optimizer": {"params": {"amsgrad": True}}}, "optimizer.params.amsgrad: unknown key"),
     ({"optimizer": {"params": {"beta": 1}}}, "optimizer.params.beta: unknown key; the nearest known key is betas"),
     ({"optimizer": {"params": {"betas": 3}}}, "optimizer.params.betas: found 3, expected a list of 2 numbers"),
     ({"optimizer": []}, "optimizer: found [], expected a mapping"),
@@ -145,11 +146,12 @@ def test_batch_sizes(read, given, expected):
     ({"zero_optimization": None}, 1, "1 in place of 0"),
     ({"zero_optimization": {"stage": 3}}, 3, None), ({"zero_optimization": {"stage": "2"}}, 2, None),
     ({"zero_optimization": {"stage": 2.0}}, 2, None),
-    ({"activation_checkpointing": {"number_checkpoints": None}}, 1, None), ({"optimizer": {"params": {"amsgrad": False}}}, 1, None),
+    ({"activation_checkpointing": {"number_checkpoints": None}}, 2, None), ({"optimizer": {"params": {"amsgrad": False}}}, 2, None),
 ])  # fmt: skip
 def test_stages(read, given, stage, said):
     settings = read(**given)
-    assert settings.zero_stage == stage and any(said in note for note in settings.notes) == bool(said) if said else True
+    assert settings.zero_stage == stage
+    assert said is None or any(said in note for note in settings.notes)
 
 
 def test_offload_by_either_name(read):

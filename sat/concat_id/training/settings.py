@@ -11,7 +11,7 @@ from concat_id.typed import Origins, bounded, build, convert, mismatch, unknown_
 
 MUON = "muon"
 OPTIMIZERS = ("adamw", "adam", "sat.ops.fusedemaadam", "fusedemaadam")  # all of them become our AdamW
-WITHOUT_EFFECT = ("torch_adam", "adam_w_mode", "fused", "bias_correction", "amsgrad")  # they choose among DeepSpeed's own Adams
+WITHOUT_EFFECT = ("torch_adam", "adam_w_mode", "fused", "bias_correction")  # they choose among DeepSpeed's own Adams
 MAPPINGS = ("optimizer", "zero_optimization", "bf16", "fp16")
 BELOW_ONE = 1 - 1e-9
 SCALING = ("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power")
@@ -105,7 +105,7 @@ def _optimizer(section: dict[str, Any], notes: list[str], origins: Origins) -> d
     if kind.lower() in OPTIMIZERS[1:]:
         notes.append(f"{key}: {kind} stands for torch's AdamW, with a moving average of the weights in its state")
     if isinstance(params, dict):
-        params = {name: value for name, value in params.items() if name not in WITHOUT_EFFECT}
+        params = {name: value for name, value in params.items() if name not in WITHOUT_EFFECT and (name, value) != ("amsgrad", False)}
     return vars(build(MuonConfig if kind.lower() == MUON else AdamConfig, params, f"{key}.params", origins))
 
 
