@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from concat_id.errors import UserError
 from concat_id.files import remove_partial_files, written_whole
-from concat_id.training.muon import Muon
 from concat_id.weights import load_tensors
+from networks.muon import Muon
 
 STATE = "state.pt"
 SAVE_SECONDS = 60.0

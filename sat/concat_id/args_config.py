@@ -38,10 +38,6 @@ class Args:
     num_inference_steps: int | None = option(None, "model", "denoising steps (default: the model's)", low=2)
     guidance_scale: float | None = option(None, "model", "strength of the text (default: the model's)", **SCALE)
     ref_guidance_scale: float | None = option(None, "model", "strength of references, not 1: a third pass (default: the model's)", **SCALE)
-    early_guidance_scale: float | None = option(None, "model", "strength of the text in the first steps (default: as later)", **SCALE)
-    early_ref_guidance_scale: float | None = option(None, "model", "strength of references in the first steps (default: as later)", **SCALE)
-    early_part: float | None = option(None, "model", "share of the steps that are the first (default: the model's, 0.3)", low=0, high=1)
-    end_at_step: int | None = option(None, "model", "step after which the estimate is the video (default: the model's)", low=1)
     guidance: GuidanceName | None = option(None, "model", "course of the guidance scale (default: the model's)")
     sampler: SamplerName | None = option(None, "model", "sampler, the last two for Wan (default: the model's)")
     negative_prompt: str | None = option(None, "model", "text to stay away from (default: the model's)", metavar="TEXT")
@@ -80,17 +76,11 @@ class Args:
         None, "training", "batches a step adds up (default: as the deepspeed section says)", low=1
     )
     ema_decay: float = option(0.9999, "training", "decay of the averaged weights, 0 for none", low=0, high=1)
-    timestep_sampling: Literal["uniform", "logit_normal"] = option("uniform", "training", "how training draws its noise levels")
-    logit_mean: float = option(0.0, "training", "logit_normal: middle, as log(t / (1 - t)) of t in (0, 1), 1 being pure noise", metavar="X")
-    logit_std: float = option(1.0, "training", "logit_normal: spread in the same measure", low=0.01)
-    face_weight: float = option(1.0, "training", "weight of faces in the loss, where lists have face_boxes", low=1)
     resume: str | None = option(None, "training", "continue a run, the latest if none is named", metavar="FOLDER", path="read")
     keep_checkpoints: int = option(3, "training", "how many of the last checkpoints stay", low=1)
     eval_samples: int = option(1, "training", "videos sampled at every validation, per process", low=0)
     tensorboard: bool = option(True, "training", "write TensorBoard files")
     latent_cache: str | None = option(None, "training", "folder to keep encoded clips in", metavar="FOLDER", path="write")
-    latent_windows: int = option(4, "training", "with latent_cache: places of a clip that are encoded; 1 for short clips", low=1)
-    ref_noises: int | None = option(None, "training", "with latent_cache: noises of each reference, kept too (default: always new)", low=1)
     checkpoint_activations: bool | None = option(None, "training", "recompute activations to save memory (default: the model's)")
     model_parallel_size: int = option(1, "training", "only 1 is supported", low=1, high=1)
     only_log_video_latents: bool = option(False, "training", "leave validation videos undecoded")
@@ -176,18 +166,9 @@ ACCEPTED_ARGS: dict[str, Accepted] = {
 
 @dataclass
 class DataConfig:
-    """Training clips: size, frames per second, length, and source frames to skip at both ends. None means the model's.
-
-    Batches of pictures, which are videos of one frame, have `picture_batch` of them (None: as many as there are clips in a batch).
-    An epoch shows clips of more frames `clip_repeats` times, and what has one of `rare_words` in its caption (whole words, any case)
-    `rare_repeats` times.
-    """
+    """Training clips: size, frames per second, length, and source frames to skip at both ends. None means the model's."""
 
     video_size: tuple[int, int] | None = bounded(None, low=1)
     fps: int = bounded(8, low=1, high=1000)
     max_num_frames: int | None = bounded(None, low=1)
     skip_frms_num: int = bounded(3, low=0)
-    picture_batch: int | None = bounded(None, low=1, high=10_000)
-    clip_repeats: int = bounded(1, low=1, high=1000)
-    rare_words: tuple[str, ...] = ()
-    rare_repeats: int = bounded(1, low=1, high=1000)

@@ -207,8 +207,7 @@ def _fill_in(config: Config, origins: Origins) -> None:
         args.sampling_num_frames = transformer.max_latent_frames
     data.video_size = data.video_size or largest
     data.max_num_frames = data.max_num_frames or transformer.num_frames
-    early = "early_guidance_scale", "early_ref_guidance_scale", "early_part"
-    names = "num_inference_steps", "guidance_scale", "ref_guidance_scale", *early, "end_at_step", "guidance"
+    names = "num_inference_steps", "guidance_scale", "ref_guidance_scale", "guidance"
     given = {"name": args.sampler, **{name: getattr(args, name) for name in names}}
     for name, value in given.items():
         if value is not None:

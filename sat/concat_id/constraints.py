@@ -37,8 +37,6 @@ def _constraints(config: "Config") -> Iterator[tuple[str, bool, str]]:
     yield "model.autoencoder.block_out_channels", enough, f"enough levels to shorten the video {rate} times"
     steps, sampler = model.schedule.num_timesteps, model.sampler
     yield "model.sampler.num_inference_steps", sampler.num_inference_steps <= steps, f"at most the schedule's {steps} steps"
-    most = sampler.num_inference_steps
-    yield "model.sampler.end_at_step", (sampler.end_at_step or 1) <= most, f"at most the {most} denoising steps"
     for name in ("name", "guidance"):
         known = get_args(get_type_hints(type(sampler))[name])
         yield f"model.sampler.{name}", getattr(sampler, name) in known, " or ".join(known)

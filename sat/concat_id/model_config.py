@@ -51,9 +51,7 @@ class ScheduleConfig:
 class SamplerConfig:
     """How to denoise. "dynamic" guidance is the released one with its slip, "dynamic_intended" the one meant.
 
-    The first `early_part` of the steps take `early_guidance_scale` and `early_ref_guidance_scale` where these are given. `guidance_steps`
-    is the n of the released dynamic scale where it is not the number of steps. After step `end_at_step`, counted from 1,
-    its estimate of the clean latents is the result; None takes all steps, as released.
+    `guidance_steps` is the n of the released dynamic scale where it is not the number of steps.
     """
 
     name: Literal["sde_dpmpp_2m", "ddim"] = "sde_dpmpp_2m"
@@ -61,10 +59,6 @@ class SamplerConfig:
     guidance: GuidanceName = "constant"
     guidance_scale: float = bounded(6.0, low=0)
     ref_guidance_scale: float = bounded(1.0, low=0)
-    early_guidance_scale: float | None = bounded(None, low=0)
-    early_ref_guidance_scale: float | None = bounded(None, low=0)
-    early_part: float = bounded(0.3, low=0, high=1)
-    end_at_step: int | None = bounded(None, low=1)
     guidance_exponent: float = bounded(5.0, low=0)
     guidance_steps: int | None = bounded(None, low=1)
 

@@ -57,10 +57,6 @@ class WanSamplerConfig:
     guidance: Literal["constant"] = "constant"
     guidance_scale: float = bounded(5.0, low=0)
     ref_guidance_scale: float = bounded(1.0, low=0)
-    early_guidance_scale: float | None = bounded(None, low=0)
-    early_ref_guidance_scale: float | None = bounded(None, low=0)
-    early_part: float = bounded(0.3, low=0, high=1)
-    end_at_step: int | None = bounded(None, low=1)
 
 
 @dataclass

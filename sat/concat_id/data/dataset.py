@@ -1,6 +1,7 @@
-"""Samples for training: a window of a clip, its caption and its people's pictures, the same for the same (seed, epoch, index)."""
+"""Samples for training: a window of a clip, its caption and its people's references, the same for the same (seed, epoch, index)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,66 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from concat_id.config import DataConfig
-from concat_id.data.cache import CachedLatents
 from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state, read_picture
 from concat_id.data.records import Record
 from concat_id.errors import UserError
+from concat_id.tensor_cache import TensorCache
 from concat_id.transforms import fit_and_pad, load_image, to_tensor
 
 MASK_PROBABILITY = 0.9  # as released
 ATTEMPTS = 20  # other clips tried before so many failures are taken for a mistake in the list
+WINDOWS = 4  # places of a clip that are encoded where encodings are cached
 
-Sample = dict[str, Any]
+
+@dataclass
+class Sample:
+    """One clip of F frames and its R people.
+
+    `video` (3, F, H, W) uint8, None where `moments`, the mean and standard deviation (T, C, h, w) of its encoding, came from the cache;
+    `refs` (R, 3, H, W) in [-1, 1]. `window` is the key of the encoding, `index` the record that was read, `replaced` whether the one
+    asked for cannot be read, `held` how many frames at the end repeat the clip's last one.
+    """
+
+    caption: str
+    refs: Tensor
+    index: int
+    video: Tensor | None = None
+    moments: tuple[Tensor, Tensor] | None = None
+    window: dict[str, Any] | None = None
+    replaced: bool = False
+    held: int = 0
+
+
+@dataclass
+class Batch:
+    """B samples of one kind: `refs` (B, R, 3, H, W) in [-1, 1]; `video` (b, 3, F, H, W) of those whose encoding is not cached, None if
+    there are none, uint8 between processes and else float32 in [-1, 1]; of the rest one a sample, as in `Sample`.
+    """
+
+    captions: list[str]
+    refs: Tensor
+    video: Tensor | None
+    moments: list[tuple[Tensor, Tensor] | None]
+    windows: list[dict[str, Any] | None]
+    indices: list[int]
+    replaced: list[bool]
+    held: list[int]
+
+    def as_floats(self) -> "Batch":
+        """Turn a uint8 `video` into float32 in [-1, 1], in place."""
+        if self.video is not None and self.video.dtype == torch.uint8:
+            self.video = self.video.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+        return self
 
 
 class ClipDataset(Dataset):
-    """Samples of records by (epoch, record index).
+    """Samples of records by (epoch, record index). Images are not flipped: a mirrored face is another face.
 
-    A sample has `video` (3, F, H, W) and `refs` (R, 3, H, W) in [-1, 1], `caption`, `boxes` of the faces (none or R), the `index` of the
-    record that was read, whether it is `replaced` because the one asked for cannot be read, and how many frames at its end are `held`.
-    Pictures are not flipped: a mirrored face is another face.
-
-    Records whose video is a picture give one frame. `kinds` says which samples can share a batch: the number of people, negative for
-    pictures.
-
-    With `latents`, windows start at one of `windows` places, and a sample whose encoding is cached has `moments` instead of `video`;
-    `window` is its key. With `ref_noises` as well, each picture has so many noises, one of which is drawn: cached references are
-    `ref_moments` instead of `refs`, by `ref_key`.
+    Records whose video is an image give one frame. `kinds` says which samples can share a batch: the number of people, negative for
+    images. With `latents`, windows start at one of `windows` places, and what is cached is not decoded.
     """
+
+    windows = WINDOWS
 
     def __init__(
         self,
@@ -46,15 +81,13 @@ class ClipDataset(Dataset):
         seed: int = 42,
         bad_clips: Path | None = None,
         timeout_s: float = 60.0,
-        latents: CachedLatents | None = None,
-        windows: int = 4,
-        ref_noises: int | None = None,
+        latents: TensorCache | None = None,
     ):
         if not records:
             raise UserError("train_data: no clips, expected at least one; check args.train_data")
         self.records, self.data, self.training, self.seed = list(records), data, training, seed
         self.bad_files, self.reader = BadFiles(bad_clips), ClipReader(timeout_s)
-        self.latents, self.windows, self.ref_noises = latents, windows, ref_noises
+        self.latents = latents
         self.kinds = [-record.num_refs if record.is_picture else record.num_refs for record in self.records]
         self._alike = {kind: np.flatnonzero(np.array(self.kinds) == kind) for kind in set(self.kinds)}
 
@@ -63,10 +96,6 @@ class ClipDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return the sample of (epoch, record index); raises `UserError` when neither it nor its many replacements can be read."""
-        return as_floats(self.read(key))
-
-    def read(self, key: tuple[int, int]) -> Sample:
-        """Return the sample with `video` as uint8, a fourth of the size between processes."""
         failures: list[str] = []
         epoch, asked = key
         for index in self._candidates(epoch, asked):
@@ -74,7 +103,7 @@ class ClipDataset(Dataset):
             reason = self.bad_files.reason(record.video)
             if reason is None:
                 try:
-                    return self._sample(record, epoch, index) | {"index": index, "replaced": index != asked}
+                    return self._sample(record, epoch, index, replaced=index != asked)
                 except UnreadableClipError as error:
                     self.bad_files.add(error.path, error.reason, record.source)
                     reason = error.reason
@@ -90,17 +119,17 @@ class ClipDataset(Dataset):
         others = others[others != index]
         yield from np.random.default_rng([self.seed, epoch, index, 1]).permutation(others)[:ATTEMPTS].tolist()
 
-    def _sample(self, record: Record, epoch: int, index: int) -> Sample:
+    def _sample(self, record: Record, epoch: int, index: int, replaced: bool) -> Sample:
         random = np.random.default_rng([self.seed, epoch, index, 0]) if self.training else None
         window = self._window(record, random)
-        sample: Sample = {"caption": record.caption, "boxes": record.boxes, "held": 0} | self._references(record, random)
+        sample = Sample(record.caption, self._references(record, random), index, replaced=replaced)
         if self.latents is not None:
-            sample["window"] = window_key(record, window)
-            sample["moments"] = self.latents.read(sample["window"])
-            if sample["moments"] is not None:
-                return sample
-        frames = read_picture(record.video, window.size) if record.is_picture else self.reader.read(record.video, window)
-        return sample | {"video": frames.pixels.permute(3, 0, 1, 2), "held": frames.held}
+            sample.window = window_key(record, window)
+            sample.moments = self.latents.read(sample.window)
+        if sample.moments is None:
+            frames = read_picture(record.video, window.size) if record.is_picture else self.reader.read(record.video, window)
+            sample.video, sample.held = frames.pixels.permute(3, 0, 1, 2), frames.held
+        return sample
 
     def _window(self, record: Record, random: np.random.Generator | None) -> Window:
         position = 0.5
@@ -113,16 +142,10 @@ class ClipDataset(Dataset):
             return Window(data.fps, 1, 0, tuple(data.video_size))
         return Window(data.fps, data.max_num_frames, data.skip_frms_num, tuple(data.video_size), position)
 
-    def _references(self, record: Record, random: np.random.Generator | None) -> Sample:
-        """Choose a picture of each person, and load them as `refs` (R, 3, H, W) unless they are cached."""
+    def _references(self, record: Record, random: np.random.Generator | None) -> Tensor:
+        """Choose an image of each person, and load them: (R, 3, H, W)."""
         chosen = [_choose(record, person, random) for person in range(record.num_refs)]
-        found: Sample = {}
-        if self.latents is not None and self.ref_noises:
-            found["ref_key"] = reference_key(chosen, int(random.integers(self.ref_noises)), tuple(self.data.video_size))
-            found["ref_moments"] = self.latents.read(found["ref_key"])
-            if found["ref_moments"] is not None:
-                return found
-        return found | {"refs": torch.stack([self._reference(record, *files) for files in chosen])}
+        return torch.stack([self._reference(record, *files) for files in chosen])
 
     def _reference(self, record: Record, picture: Path, mask: Path | None) -> Tensor:
         """Load a picture, or the first frame of a clip that training sees, as (3, H, W) in [-1, 1], what its mask does not cover black."""
@@ -141,12 +164,6 @@ def _choose(record: Record, person: int, random: np.random.Generator | None) -> 
     pictures = record.images[person]
     chosen, masked = (0, True) if random is None else (int(random.integers(len(pictures))), random.random() < MASK_PROBABILITY)
     return pictures[chosen], record.masks[person][chosen] if record.masks and masked else None
-
-
-def reference_key(chosen: Sequence[tuple[Path, Path | None]], noise: int, size: tuple[int, int]) -> dict[str, Any]:
-    """Name what a sample's references depend on: pictures and masks, by path, size and time of change, the noise, the frames' size."""
-    files = [[str(file.resolve()), file_state(file)] if file else None for pair in chosen for file in pair]
-    return {"references": files, "noise": noise, "size": list(size)}
 
 
 def window_key(record: Record, window: Window) -> dict[str, Any]:
@@ -169,24 +186,16 @@ def _load(path: Path) -> Image.Image:
         raise UnreadableClipError(path, str(error).removeprefix(f"{path}: ")) from error
 
 
-def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Stack samples of one kind: `video` (B, 3, F, H, W), `refs` (B, R, 3, H, W), the rest as lists in the plural.
-
-    With cached latents, `moments` is a list with None for those that are not cached, and `video` holds only these, if there are any;
-    so are `ref_moments` and `refs`.
-    """
-    plural = {"caption": "captions", "boxes": "boxes", "index": "indices", "replaced": "replaced", "held": "held", "window": "windows",
-              "moments": "moments", "ref_key": "ref_keys", "ref_moments": "ref_moments"}  # fmt: skip
-    batch: dict[str, Any] = {name: [sample[key] for sample in samples] for key, name in plural.items() if key in samples[0]}
-    for name in ("refs", "video"):
-        there = [sample[name] for sample in samples if name in sample]
-        batch |= {name: torch.stack(there)} if there else {}
-    return batch
-
-
-def as_floats(sample: dict[str, Any]) -> dict[str, Any]:
-    """Turn the uint8 `video` of a sample or batch into float32 in [-1, 1]."""
-    if "video" not in sample:
-        return sample
-    video = sample["video"].to(torch.float32, memory_format=torch.contiguous_format)
-    return sample | {"video": video.div_(127.5).sub_(1)}
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put samples of one kind together."""
+    videos = [sample.video for sample in samples if sample.video is not None]
+    return Batch(
+        captions=[sample.caption for sample in samples],
+        refs=torch.stack([sample.refs for sample in samples]),
+        video=torch.stack(videos) if videos else None,
+        moments=[sample.moments for sample in samples],
+        windows=[sample.window for sample in samples],
+        indices=[sample.index for sample in samples],
+        replaced=[sample.replaced for sample in samples],
+        held=[sample.held for sample in samples],
+    )

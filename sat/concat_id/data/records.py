@@ -1,10 +1,9 @@
 """Training lists: what each clip is, which words and which people's pictures belong to it.
 
 A list is JSON: `[{"video_path": ..., "caption": ..., "image_path": "a.png" | "a.png@@b.png" | "folder"}, ...]`, people from left to
-right, optionally with a `mask_path` of the same form, and with `face_boxes`: where each person's face is in the frames,
-`[[left, top, right, bottom], ...]` as shares of width and height, for args.face_weight. A folder in the place of a picture holds
-alternatives, of which one is drawn per epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask.
-Relative paths start at the list's folder, else at the current one. Other keys are left alone.
+right, optionally with a `mask_path` of the same form. A folder in the place of an image holds alternatives, of which one is drawn per
+epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask. Relative paths start at the list's folder,
+else at the current one. Other keys are left alone.
 
 A folder can stand for a list. Each `name.mp4` in it needs `name.txt`, the caption, and its people: `name.png` (or another picture),
 or a folder `name/` with one person's alternative pictures, or with one folder per person (`name/1/`, `name/2/`, left to right).
@@ -28,17 +27,16 @@ from concat_id.json_files import parse_list, shown
 from concat_id.typed import nearest
 
 SEPARATOR = "@@"
-REQUIRED, OPTIONAL, BOXES = ("video_path", "caption", "image_path"), ("mask_path",), "face_boxes"
-KNOWN = (*REQUIRED, *OPTIONAL, BOXES)
+REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path",)
+KNOWN = (*REQUIRED, *OPTIONAL)
 MAY_BE_EMPTY = ("caption", "image_path", "mask_path")
-FARTHEST = 10  # frames that a box may reach beyond this one
 SHOWN = 3  # problems in one message
 
 
 @dataclass(frozen=True)
 class Record:
     """A clip, or a picture as a video of one frame. `images` holds, per person from left to right, the alternative pictures; `masks`
-    theirs, or nothing at all; `boxes` where their faces are, (left, top, right, bottom) as shares of the frame, or nothing.
+    theirs, or nothing at all.
 
     `source` says where it was written, for messages.
     """
@@ -48,7 +46,6 @@ class Record:
     images: tuple[tuple[Path, ...], ...]
     masks: tuple[tuple[Path, ...], ...]
     source: str
-    boxes: tuple[tuple[float, ...], ...] = ()
 
     @property
     def num_refs(self) -> int:
@@ -80,21 +77,6 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
     if not records:
         raise UserError(f"{', '.join(map(str, paths)) or 'train_data'}: no clips found; add entries or correct args.train_data")
     return records
-
-
-def words_of(caption: str) -> set[str]:
-    """Split a caption into its words, in lower case."""
-    return set(re.findall(r"[\w-]+", caption.lower()))
-
-
-def repeat_rare(records: Sequence[Record], words: Sequence[str], times: int) -> list[Record]:
-    """Put in every record `times` times whose caption has one of `words`: whole words, in any case. Warns of words that none has."""
-    said = [words_of(record.caption) for record in records]
-    unknown = sorted({word.lower() for word in words} - set().union(*said))
-    if unknown:
-        warn(f"data.rare_words: {', '.join(unknown)} in no caption of the {len(records)}")
-    rare = {word.lower() for word in words}
-    return [record for record, own in zip(records, said, strict=True) for _ in range(times if own & rare else 1)]
 
 
 def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str], list[str]]:
@@ -183,10 +165,9 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
     images, masks = (_files(texts[key], key, base, problems) if texts.get(key, "").strip() else () for key in ("image_path", "mask_path"))
     images = images or ((video,),)
     masks = _match_masks(images, masks, problems) if masks and not problems else ()
-    boxes = _boxes(entry[BOXES], len(images), problems) if BOXES in entry and not problems else ()
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
-    return Record(video, " ".join(caption.split()), images, masks, source, boxes)
+    return Record(video, " ".join(caption.split()), images, masks, source)
 
 
 def _files(
@@ -229,18 +210,3 @@ def _match_masks(
             problems.append(f"mask_path: found no mask for {missing[0]!r}, expected one of the same name in the folder of masks")
         matched.append(tuple(mask for mask in chosen if mask is not None))
     return tuple(matched)
-
-
-def _boxes(found: Any, people: int, problems: list[str]) -> tuple[tuple[float, ...], ...]:
-    """Check the boxes of `people` faces; what is wrong is added to `problems`."""
-    try:
-        boxes = tuple((float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in found)
-        numbers = all(abs(share) <= FARTHEST for box in boxes for share in box)
-        numbers &= not any(isinstance(share, bool) for box in found for share in box)
-        in_frame = all(box[0] < box[2] and box[1] < box[3] and max(box[:2]) < 1 and min(box[2:]) > 0 for box in boxes)
-        if len(boxes) == people and numbers and in_frame:
-            return boxes
-    except (TypeError, ValueError, OverflowError):
-        pass
-    problems.append(f"{BOXES}: found {shown(found)}, expected [left, top, right, bottom] of each of {people}, as shares of the frame")
-    return ()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from concat_id.data.dataset import ClipDataset, Sample, as_floats, collate
+from concat_id.data.dataset import Batch, ClipDataset, Sample, collate
 from concat_id.errors import UserError, reason_of, warn
 
 MAX_RESTARTS = 3  # of the loader's processes, without a batch in between
@@ -22,9 +22,8 @@ class EpochSampler(Sampler[list[Key]]):
     """Batches of (epoch, record index) for one rank, without end.
 
     Each epoch is a shuffled order of all records, cut into batches of records of one kind (`ClipDataset.kinds`); batches that remain
-    too small are filled up with the first records of their kind. Batches of pictures, whose kinds are negative, have `picture_batch`
-    records, which cost as little as a clip. Clips come `clip_repeats` times where pictures come once, under epochs of their own, so
-    that their windows and references are drawn anew. Ranks take turns with the batches, so their number does not change the order.
+    too small are filled up with the first records of their kind. Ranks take turns with the batches, so their number does not change the
+    order.
     The position counts `batch_size` samples for every batch that was used on any rank, not those that a loader has asked for in advance.
     """
 
@@ -36,14 +35,12 @@ class EpochSampler(Sampler[list[Key]]):
         world_size: int = 1,
         seed: int = 42,
         shuffle: bool = True,
-        picture_batch: int | None = None,
-        clip_repeats: int = 1,
     ):
-        self.kinds, self.picture_batch, self.clip_repeats = np.asarray(kinds), picture_batch or batch_size, clip_repeats
+        self.kinds = np.asarray(kinds)
         self.batch_size, self.rank, self.world_size, self.seed, self.shuffle = batch_size, rank, world_size, seed, shuffle
         self.samples = 0
         found = zip(*np.unique(self.kinds, return_counts=True), strict=True)
-        self.batches_per_epoch = sum(-(-int(count) * (1 if kind < 0 else clip_repeats) // self._size(kind)) for kind, count in found)
+        self.batches_per_epoch = sum(-(-int(count) // self.size_of(kind)) for kind, count in found)
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield this rank's batches from the position on."""
@@ -58,28 +55,28 @@ class EpochSampler(Sampler[list[Key]]):
 
     def epoch_batches(self, epoch: int) -> list[list[Key]]:
         """The batches of an epoch, of all ranks."""
-        keys = [(epoch * self.clip_repeats + turn, index) for turn in range(self.clip_repeats)
-                for index, kind in enumerate(self.kinds) if turn == 0 or kind >= 0]  # fmt: skip
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(keys)) if self.shuffle else np.arange(len(keys))
+        count = len(self.kinds)
+        order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
         batches: list[list[Key]] = []
         waiting: dict[int, list[Key]] = {}
         firsts: dict[int, list[Key]] = {}
-        for key in (keys[place] for place in order):
+        for key in ((epoch, int(index)) for index in order):
             kind = int(self.kinds[key[1]])
             bucket = waiting.setdefault(kind, [])
             bucket.append(key)
             first = firsts.setdefault(kind, [])
-            if len(first) < self._size(kind):
+            if len(first) < self.size_of(kind):
                 first.append(key)
-            if len(bucket) == self._size(kind):
+            if len(bucket) == self.size_of(kind):
                 batches.append(waiting.pop(kind))
         for kind, bucket in waiting.items():
-            missing = self._size(kind) - len(bucket)
+            missing = self.size_of(kind) - len(bucket)
             batches.append(bucket + (firsts[kind] * missing)[:missing])
         return batches
 
-    def _size(self, kind: int) -> int:
-        return self.picture_batch if kind < 0 else self.batch_size
+    def size_of(self, kind: int) -> int:
+        """How many records of a kind make a batch."""
+        return self.batch_size
 
     def advance(self) -> None:
         """Count one batch on every rank as used."""
@@ -102,12 +99,12 @@ class _Guarded(Dataset):
 
     def __getitem__(self, key: Key) -> Sample | UserError:
         try:
-            return self.dataset.read(key)
+            return self.dataset[key]
         except UserError as error:
             return error
 
 
-def _collate(samples: list[Sample | UserError]) -> dict[str, Any] | UserError:
+def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
     failed = next((sample for sample in samples if isinstance(sample, UserError)), None)
     if failed is not None:
         return failed
@@ -115,9 +112,9 @@ def _collate(samples: list[Sample | UserError]) -> dict[str, Any] | UserError:
     return batch if get_worker_info() is None else _shared(batch)
 
 
-def _shared(batch: dict[str, Any]) -> dict[str, Any] | UserError:
+def _shared(batch: dict[str, Any]) -> Batch | UserError:
     """Put a batch where the trainer sees it. torch would do so in a thread whose failure nobody notices, and the trainer would wait."""
-    tensors = list(_tensors_in(list(batch.values())))
+    tensors = list(_tensors_in(list(vars(batch).values())))
     try:
         for tensor in tensors:
             tensor.share_memory_()
@@ -152,13 +149,12 @@ class ClipLoader:
         dataset: ClipDataset,
         sampler: EpochSampler,
         num_workers: int = 0,
-        pin_memory: bool = False,
         prefetch_factor: int | None = None,
     ):
-        self.dataset, self.sampler, self.num_workers, self.pin_memory = dataset, sampler, num_workers, pin_memory
+        self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
         self.prefetch_factor = prefetch_factor if num_workers else None
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield batches from the sampler's position on."""
         restarts = 0
         while True:
@@ -168,7 +164,7 @@ class ClipLoader:
                         raise batch
                     restarts = 0
                     self.sampler.advance()
-                    yield as_floats(batch)
+                    yield batch.as_floats()
             except (RuntimeError, OSError, EOFError) as error:  # the last two when it died while handing over a batch
                 restarts += 1
                 died = "DataLoader worker" in str(error) or not isinstance(error, RuntimeError)
@@ -176,7 +172,7 @@ class ClipLoader:
                     raise
                 warn(f"a process that reads clips died ({(str(error) or type(error).__name__).splitlines()[0]}); starting it again")
 
-    def _batches(self) -> Iterator[dict[str, Any] | UserError]:
+    def _batches(self) -> Iterator[Batch | UserError]:
         before = signal.getsignal(signal.SIGCHLD)
         batches = iter(
             DataLoader(
@@ -185,7 +181,6 @@ class ClipLoader:
                 collate_fn=_collate,
                 num_workers=self.num_workers,
                 prefetch_factor=self.prefetch_factor,
-                pin_memory=self.pin_memory,
                 worker_init_fn=_ignore_interrupts,
                 generator=torch.Generator(),  # its own, for the seeds of workers, which nothing here uses
             )
@@ -197,7 +192,7 @@ class ClipLoader:
 
 
 def build_loader(
-    dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, pin_memory: bool = False, prefetch_factor: int | None = None
+    dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, prefetch_factor: int | None = None
 ) -> ClipLoader:
     """Make the iterable of batches for training; every process makes `prefetch_factor` of them in advance (None: 2)."""
-    return ClipLoader(dataset, sampler, num_workers, pin_memory, prefetch_factor)
+    return ClipLoader(dataset, sampler, num_workers, prefetch_factor)

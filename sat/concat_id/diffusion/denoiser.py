@@ -55,7 +55,7 @@ def guided_denoiser(
     scale: GuidanceScale,
     unconditional: Condition | None = None,
     batched: bool = True,
-    ref_scale: GuidanceScale | None = None,
+    ref_scale: float = 1.0,
 ) -> Denoise:
     """Wrap `network` into estimate(x, step) = u + scale * (c - u), c conditional and u unconditional.
 
@@ -70,9 +70,9 @@ def guided_denoiser(
 
     def denoise(noised: Tensor, step: int) -> Tensor:
         timestep = steps.timesteps[step]
-        strength, ref_strength = scale(step, timestep), 1.0 if ref_scale is None else ref_scale(step, timestep)
-        needed = (condition,) if strength == ref_strength == 1 else (unconditional, condition)
-        needed = needed if ref_strength == 1 else (neither, *needed)
+        strength = scale(step, timestep)
+        needed = (condition,) if strength == ref_scale == 1 else (unconditional, condition)
+        needed = needed if ref_scale == 1 else (neither, *needed)
         groups = [_join(needed)] if batched else list(needed)
         velocities = []
         for group in groups:
@@ -84,7 +84,7 @@ def guided_denoiser(
         if not others:
             return conditional
         guided = torch.lerp(others[-1], conditional, strength)
-        return guided if ref_strength == 1 else guided + (ref_strength - 1) * (others[-1] - others[0])
+        return guided if ref_scale == 1 else guided + (ref_scale - 1) * (others[-1] - others[0])
 
     return denoise
 

@@ -24,10 +24,6 @@ class FlowSteps:
         """What the network is told at each: the noise level on the scale 0..num_timesteps."""
         return (self.num_timesteps * self.sigmas[:-1]).tolist()
 
-    def first(self, count: int | None) -> "FlowSteps":
-        """Keep the first `count` of the steps, all if None; the last of them goes to the clean end."""
-        return FlowSteps(torch.cat([self.sigmas[:-1][:count], self.sigmas[-1:]]), self.num_timesteps)
-
     def clean(self, step: int, noised: Tensor, velocity: Tensor) -> Tensor:
         """x_0 = x_sigma - sigma * v, from v = noise - x_0."""
         return noised - float(self.sigmas[step]) * velocity
@@ -127,19 +123,19 @@ def _corrector_weights(h: float, distances: list[float]) -> list[float]:
 FLOW_SAMPLERS = {"euler": sample_euler, "unipc": sample_unipc}
 
 
-def flow_loss(network: Network, schedule: FlowSchedule, latents: Tensor, noise: Tensor, timestep: Tensor, condition: Condition,
-              weights: Tensor | float = 1.0) -> Tensor:  # fmt: skip
+def flow_loss(
+    network: Network, schedule: FlowSchedule, latents: Tensor, noise: Tensor, timestep: Tensor, condition: Condition
+) -> Tensor:
     """Loss (B,) of noising clean latents (B, T, C, H, W) to the levels of `timestep` (B,): mean of (v - (noise - x_0))^2.
 
-    As released, all noise levels of the shifted schedule weigh the same. References stay clean and are not part of the loss. `weights`
-    multiply the squared errors.
+    As released, all noise levels of the shifted schedule weigh the same. References stay clean and are not part of the loss.
     """
     sigma = schedule.sigmas.to(latents.device)[timestep]
     level = sigma.to(latents.dtype).view(-1, 1, 1, 1, 1)
     noised = (1 - level) * latents + level * noise
     told = (schedule.num_timesteps * sigma).float()
     velocity = network(noised, told, condition.prompt_embeds, condition.ref_latents).to(latents)
-    return torch.mean(weights * (velocity - (noise - latents)) ** 2, dim=(1, 2, 3, 4))
+    return torch.mean((velocity - (noise - latents)) ** 2, dim=(1, 2, 3, 4))
 
 
 def drop_each(condition: Condition, ref_dropout: float, text_dropout: float, generator: torch.Generator) -> Condition:

@@ -25,13 +25,5 @@ def guidance_scale(kind: str, scale: float, num_steps: int, exponent: float = 5.
     raise ValueError(f"guidance {kind!r} is none of constant, dynamic, dynamic_intended")
 
 
-def early_and_late(early: float | None, late: GuidanceScale, part: float, num_steps: int) -> GuidanceScale:
-    """Take `early` in the first `part` of the steps, where layout and what is worn are decided, and `late` after; None is `late`."""
-    if early is None:
-        return late
-    first = math.ceil(part * num_steps - 1e-9)  # 0.7 * 10 is a little more than 7
-    return lambda step, timestep: early if step < first else late(step, timestep)
-
-
 def _rising(i: float, scale: float, num_steps: int, exponent: float) -> float:
     return 1 + scale * (1 - math.cos(math.pi * (i / num_steps) ** exponent)) / 2

@@ -29,10 +29,6 @@ class SamplingSteps:
         """The noise's factor at each step, 0 at the end."""
         return noise_level(self.signal)
 
-    def first(self, count: int | None) -> "SamplingSteps":
-        """Keep the first `count` of the steps, all if None; the last of them goes to the clean end."""
-        return SamplingSteps(self.timesteps[:count], torch.cat([self.signal[:-1][:count], self.signal[-1:]]), self.network_signal[:count])
-
     def clean(self, step: int, noised: Tensor, velocity: Tensor) -> Tensor:
         """Estimate the clean latents from the network's velocity at a step."""
         signal = self.network_signal[step].to(noised)

@@ -1,28 +1,25 @@
 """T5's encoder over prompts, loaded only when a prompt is not yet in the cache on disk."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from concat_id.config import TextEncoderConfig
-from concat_id.errors import UserError, warn
-from concat_id.files import resolve_path, written_whole
+from concat_id.errors import UserError
+from concat_id.files import resolve_path
 from concat_id.model_folders import built_from, check_tokenizer, read_settings
+from concat_id.tensor_cache import TensorCache
 from concat_id.weight_folders import weight_files
-from concat_id.weights import UNREADABLE, load_files, load_strictly, weights_digest
+from concat_id.weights import load_files, load_strictly, weights_digest
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
 DECODER_WEIGHTS = ("decoder.*", "lm_head.*")  # of whole T5 models, which prompts do not need
-CACHE_VERSION = 1  # raise it when the same text and weights would give other embeddings
 
 
 class PromptEncoder:
@@ -43,7 +40,7 @@ class PromptEncoder:
     ):
         """Encode with `tokenizer`; `identity` names everything but the prompt that embeddings depend on."""
         self.tokenizer, self.max_length, self.dtype, self.device = tokenizer, max_length, dtype, torch.device(device)
-        self._cache = None if cache_folder is None else EmbeddingCache(cache_folder, identity)
+        self._cache = None if cache_folder is None else TensorCache(cache_folder, identity)
         self._network: nn.Module | None = None
 
     def __enter__(self) -> Self:
@@ -99,13 +96,14 @@ class PromptEncoder:
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> Tensor:
         """Compute or look up one embedding; alone, so that it does not depend on other prompts."""
-        embedding = None if self._cache is None else self._cache.read(prompt)
-        if embedding is None:
-            if self._network is None:
-                self._network = self.load()
-            embedding = self.run(self._network, prompt)
-            if self._cache is not None:
-                self._cache.write(prompt, embedding)
+        cached = None if self._cache is None else self._cache.read(prompt)
+        if cached is not None:
+            return cached[0]
+        if self._network is None:
+            self._network = self.load()
+        embedding = self.run(self._network, prompt)
+        if self._cache is not None:
+            self._cache.write(prompt, embedding)
         return embedding
 
 
@@ -155,44 +153,7 @@ class TextEncoder(PromptEncoder):
 def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *more: str) -> str:
     """Name everything but the prompt that embeddings depend on: the content of files, as far as they exist, and settings."""
     digests = [weights_digest(path) for path in files if os.path.exists(path)]
-    return json.dumps([CACHE_VERSION, digests, max_length, str(dtype), *more])
-
-
-class EmbeddingCache:
-    """Embeddings of prompts as files named by their content, for any number of readers and writers at once."""
-
-    def __init__(self, folder: str | Path, identity: str):
-        self.folder, self.identity, self._writable = Path(folder), identity, True
-
-    def path(self, prompt: str) -> Path:
-        """Return where a prompt's embedding is or would be."""
-        name = hashlib.sha256(json.dumps([self.identity, prompt]).encode()).hexdigest()
-        return self.folder / f"{name}.safetensors"
-
-    def read(self, prompt: str) -> Tensor | None:
-        """Return an embedding (L, D), or None if it is absent or its file is damaged."""
-        try:
-            with safe_open(self.path(prompt), framework="pt") as file:
-                embedding = file.get_tensor("embedding")
-                return embedding if (file.metadata() or {}).get("sha256") == _checksum(embedding) else None
-        except UNREADABLE:
-            return None
-
-    def write(self, prompt: str, embedding: Tensor) -> None:
-        """Keep an embedding; a folder that cannot be written is worth a warning, not the run."""
-        if not self._writable:
-            return
-        embedding = embedding.detach().cpu().contiguous()
-        try:
-            with written_whole(self.path(prompt)) as temporary:
-                temporary.write_bytes(safetensors.torch.save({"embedding": embedding}, {"sha256": _checksum(embedding)}))
-        except UserError as error:
-            self._writable = False
-            warn(f"prompt embeddings are not cached: {error}")
-
-
-def _checksum(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return json.dumps([digests, max_length, str(dtype), *more])
 
 
 def check_folder(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from concat_id.config import Config
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
-from concat_id.diffusion.guidance import GuidanceScale, early_and_late, guidance_scale
+from concat_id.diffusion.guidance import GuidanceScale
 from concat_id.errors import UserError
 from concat_id.models import backbones
 from concat_id.pipelines.placement import Placement
@@ -42,7 +42,7 @@ class VideoPipeline(ABC):
 
     @abstractmethod
     def guidance(self) -> GuidanceScale:
-        """The course of the guidance scale."""
+        """The guidance scale of every step."""
 
     @cached_property
     def text_encoder(self) -> "PromptEncoder":
@@ -103,16 +103,14 @@ class VideoPipeline(ABC):
         def network(latents: Tensor, timestep: Tensor, text: Tensor, refs: Tensor | None) -> Tensor:
             return transformer(latents.to(self.dtype), timestep, text.to(self.dtype), None if refs is None else refs.to(self.dtype))
 
-        steps = self.schedule.sampling_steps(sampler.num_inference_steps).first(sampler.end_at_step)
+        steps = self.schedule.sampling_steps(sampler.num_inference_steps)
         condition = Condition(prompt_embeds.to(device), ref_latents.to(device))
         negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device), condition.ref_latents)
         start = noise_like(torch.empty(shape, device=device))
         with self.placement.on_device(self.transformer) as transformer:
-            first = sampler.early_part, sampler.num_inference_steps
-            guidance = early_and_late(sampler.early_guidance_scale, self.guidance(), *first)
-            ref_guidance = guidance_scale("constant", sampler.ref_guidance_scale, sampler.num_inference_steps)
-            ref_guidance = early_and_late(sampler.early_ref_guidance_scale, ref_guidance, *first)
-            denoise = guided_denoiser(network, steps, condition, guidance, negative, not self.placement.frugal, ref_guidance)
+            denoise = guided_denoiser(
+                network, steps, condition, self.guidance(), negative, not self.placement.frugal, sampler.ref_guidance_scale
+            )
             latents = self.samplers[sampler.name](denoise, start, steps, noise_like, lambda step, x: on_step(step))
         if not torch.isfinite(latents).all():
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")

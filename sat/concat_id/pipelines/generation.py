@@ -179,8 +179,7 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
     with memory_checked():
         pipeline.load()
     made, problems, samples = [], [], pipeline.config.args.batch_size
-    sampler = pipeline.config.model.sampler
-    steps = samples * (sampler.end_at_step or sampler.num_inference_steps)
+    steps = samples * pipeline.config.model.sampler.num_inference_steps
     with tqdm(total=len(prepared) * steps, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
         for number, item in enumerate(prepared, 1):
             bar.set_description(f"video {number}/{len(prepared)}")

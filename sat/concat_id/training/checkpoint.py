@@ -58,8 +58,8 @@ def save_checkpoint(run: Path, step: int, engine: Engine, state: dict[str, Any],
     states = engine.full_states()
     failure = None
     if rank() == 0:
-        state = state | {"version": VERSION, "step": step, "updates": engine.updates, "scaler": engine.scaler_state(),
-                         "processes": world_size(), "muon": engine.settings.muon}  # fmt: skip
+        state = state | {"version": VERSION, "step": step, "updates": engine.updates}
+        state |= {"scaler": engine.scaler_state(), "processes": world_size()}
         try:
             _write(run, step, frozen, states, state, generators, dtype, scale)
             with written_whole(run / "latest") as temporary:
@@ -167,10 +167,6 @@ class SavedState:
     def restore(self, engine: Engine) -> None:
         """Put everything back into the engine; random generators only where there are as many processes as before."""
         names = set(engine.state_names)
-        own, muon = ("Muon" if used else "AdamW" for used in (self.values.get("muon", False), engine.settings.muon))
-        if own != muon:
-            raise UserError(f"{self.folder}: was trained by {own}, found {muon}; set deepspeed.optimizer.type to {own}, or start a new"
-                            " run from these weights with --load")  # fmt: skip
 
         def read(name: str) -> States:
             states = self.states(name)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from concat_id.distributed import local_rank, rank, world_size
 from concat_id.errors import UserError, reason_of
-from concat_id.training.optimizer import FUSED, STATES, EmaAdamW, EmaMuon, Piece, hidden_matrices
+from concat_id.training.optimizer import STATES, EmaAdamW
 from concat_id.training.settings import EngineSettings
 
 TIMEOUT = datetime.timedelta(hours=1)  # a checkpoint of the first process may take long on a slow disk
@@ -71,8 +71,7 @@ class Engine:
         if settings.deepspeed["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
             raise UserError(f"args.fp16: found true, but DeepSpeed has no float16 on a {device.type}; set bf16: true, or neither of them")
         offloaded = bool(settings.deepspeed["zero_optimization"].get("offload_optimizer"))
-        matrices = hidden_matrices(trained.items()) if settings.muon else {}
-        optimizer = _optimizer(trained, matrices, settings, fused=device.type != "cpu" and not offloaded)
+        optimizer = EmaAdamW(list(trained.values()), **settings.optimizer, fused=device.type != "cpu" and not offloaded)
         os.environ.setdefault("LOCAL_RANK", str(local_rank()))  # DeepSpeed reads it
         self.network, self.settings, self.device = network, settings, device
         self.base_lr = optimizer.defaults["lr"]
@@ -83,9 +82,6 @@ class Engine:
         except Exception as error:  # whatever the parts of it raise that the section asks for
             raise UserError(f"deepspeed: {reason_of(error)}; correct that section") from error
         self.optimizer = optimizer
-        if matrices:
-            pieces = [self._piece(name, parameter) for name, parameter in matrices.items()]
-            optimizer.pieces = sorted(pieces, key=lambda piece: not piece.cut)
         self._make_states()
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
@@ -183,15 +179,6 @@ class Engine:
         if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
             zero._lazy_init_hp_params_optimizer_state()
 
-    def _piece(self, name: str, matrix: nn.Parameter) -> Piece:
-        """Find what ZeRO has given this process of a matrix; all processes must ask."""
-        fragment, (first, count, offset) = matrix._hp_mapping, (0, 0, 0)
-        if fragment is not None:
-            within = fragment.lp_fragment_address
-            first, count, offset = within.start, within.numel, fragment.hp_fragment_address.start
-        [whole] = all_reduce([count == matrix.numel()], self.device)
-        return Piece(tuple(matrix.shape), first, count, offset, cut=not whole, parts=3 if name.endswith(FUSED) else 1)
-
     def _get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         found = safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
         return found.detach().cpu().float().clone()
@@ -201,12 +188,3 @@ class Engine:
             safe_set_full_fp32_param(parameter, value)
         else:
             safe_set_full_optimizer_state(parameter, value, key)
-
-
-def _optimizer(trained: States, matrices: States, settings: EngineSettings, fused: bool) -> EmaAdamW:
-    if not settings.muon:
-        return EmaAdamW(list(trained.values()), **settings.optimizer, fused=fused)
-    if not matrices:
-        raise UserError("deepspeed.optimizer.type: found Muon, but none of the matrices inside of layers is trained; use AdamW")
-    others = [parameter for name, parameter in trained.items() if name not in matrices]
-    return EmaMuon(list(matrices.values()), others, **settings.optimizer, fused=fused)

@@ -15,9 +15,8 @@ import yaml
 from torch import nn
 
 from concat_id.config import Config, to_dict
-from concat_id.data.cache import CachedLatents
 from concat_id.data.dataset import ClipDataset
-from concat_id.data.records import Record, read_records, repeat_rare
+from concat_id.data.records import Record, read_records
 from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
@@ -25,6 +24,7 @@ from concat_id.files import PROJECT_ROOT, kind_of, resolve_path, safe_name, writ
 from concat_id.locks import locked
 from concat_id.models import backbones
 from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.tensor_cache import TensorCache
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
@@ -133,30 +133,24 @@ def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
             if record.num_refs > most:
                 raise UserError(f"{record.source}: image_path: found {record.num_refs} people, expected at most {most}; remove some")
         lists.append(records)
-    if args.face_weight != 1 and not any(record.boxes for record in lists[0]):
-        raise UserError(f"args.face_weight: found {args.face_weight:g}, but no entry of args.train_data has face_boxes; "
-                        "make the lists with sat/make_pairs.py, or set it to 1")  # fmt: skip
     return lists[0], lists[1]
 
 
-def open_latent_cache(config: Config) -> CachedLatents | None:
-    """The cache of encoded clips, if one is wanted; its contents belong to one autoencoder."""
+def open_latent_cache(config: Config) -> TensorCache | None:
+    """The cache of encoded clips, mean and standard deviation (T, C, h, w), if one is wanted; they belong to one autoencoder."""
     if not config.args.latent_cache:
         return None
     model = config.model
     identity = [backbones.autoencoder_digest(config), model.scale_factor, config.args.dtype_name]
-    return CachedLatents(Path(config.args.latent_cache), identity)
+    return TensorCache(Path(config.args.latent_cache), identity)
 
 
 def build_data(
-    config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: CachedLatents | None = None
+    config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: TensorCache | None = None
 ) -> tuple[EpochSampler, ClipLoader]:
     """The order of the clips for this process, and the loader that follows it."""
-    records = repeat_rare(records, config.data.rare_words, config.data.rare_repeats)
-    dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents,
-                          windows=config.args.latent_windows, ref_noises=config.args.ref_noises)  # fmt: skip
-    sampler = EpochSampler(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed,
-                           picture_batch=config.data.picture_batch, clip_repeats=config.data.clip_repeats)  # fmt: skip
+    dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
+    sampler = EpochSampler(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed)
     return sampler, build_loader(dataset, sampler, config.args.num_workers, prefetch_factor=config.args.prefetch_factor)
 
 

@@ -9,7 +9,6 @@ from concat_id.errors import UserError
 from concat_id.training.deepspeed_keys import check_deepspeed
 from concat_id.typed import Origins, bounded, build, convert, mismatch, unknown_key
 
-MUON = "muon"
 OPTIMIZERS = ("adamw", "adam", "sat.ops.fusedemaadam", "fusedemaadam")  # all of them become our AdamW
 WITHOUT_EFFECT = ("torch_adam", "adam_w_mode", "fused", "bias_correction")  # they choose among DeepSpeed's own Adams
 MAPPINGS = ("optimizer", "zero_optimization", "bf16", "fp16")
@@ -25,13 +24,6 @@ class AdamConfig:
     betas: tuple[float, float] = bounded((0.9, 0.95), low=0, high=BELOW_ONE)
     eps: float = bounded(1e-8, low=0)
     weight_decay: float = bounded(1e-4, low=0)
-
-
-@dataclass
-class MuonConfig(AdamConfig):
-    """The same with Muon's momentum."""
-
-    momentum: float = bounded(0.95, low=0, high=BELOW_ONE)
 
 
 @dataclass
@@ -52,11 +44,6 @@ class EngineSettings:
     micro_batch_size: int
     accumulation: int
     notes: tuple[str, ...]
-
-    @property
-    def muon(self) -> bool:
-        """Whether Muon updates the matrices inside of layers."""
-        return "momentum" in self.optimizer
 
     @property
     def zero_stage(self) -> int:
@@ -85,11 +72,6 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     given |= {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
     _precision(given, config, notes)
     _zero(given, notes, origins)
-    zero = given["zero_optimization"]
-    if "momentum" in optimizer and (zero["stage"] == 3 or zero.get("offload_optimizer")):
-        found = "stage 3" if zero["stage"] == 3 else "offload_optimizer"
-        place, expected = origins.place("deepspeed.zero_optimization"), "stage 1 or 2 without offload_optimizer for Muon"
-        raise UserError(f"{place}: found {found}, expected {expected}; use AdamW")
     check_deepspeed(given, origins)
     return EngineSettings(given, optimizer, micro, accumulation, tuple(notes))
 
@@ -100,13 +82,13 @@ def _optimizer(section: dict[str, Any], notes: list[str], origins: Origins) -> d
     section.pop("legacy_fusion", None)
     for name in section:
         raise unknown_key(f"{key}.{name}", ("type", "params"), origins)
-    if not isinstance(kind, str) or kind.lower() not in (*OPTIMIZERS, MUON):
-        raise mismatch(f"{key}.type", kind, "AdamW, Muon or sat.ops.FusedEmaAdam", origins, "change it")
+    if not isinstance(kind, str) or kind.lower() not in OPTIMIZERS:
+        raise mismatch(f"{key}.type", kind, "AdamW or sat.ops.FusedEmaAdam", origins, "change it")
     if kind.lower() in OPTIMIZERS[1:]:
         notes.append(f"{key}: {kind} stands for torch's AdamW, with a moving average of the weights in its state")
     if isinstance(params, dict):
         params = {name: value for name, value in params.items() if name not in WITHOUT_EFFECT and (name, value) != ("amsgrad", False)}
-    return vars(build(MuonConfig if kind.lower() == MUON else AdamConfig, params, f"{key}.params", origins))
+    return vars(build(AdamConfig, params, f"{key}.params", origins))
 
 
 def _batch_sizes(given: dict[str, Any], default: int, world_size: int, origins: Origins) -> tuple[int, int]:

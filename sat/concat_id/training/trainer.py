@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from concat_id.config import Config
+from concat_id.data.dataset import Batch
 from concat_id.data.sampling import EpochSampler
 from concat_id.distributed import is_out_of_memory, rank, world_size
 from concat_id.errors import UserError, printable, reason_of, warn
@@ -60,7 +61,7 @@ class Trainer:
             self.done = self.saved_at = saved.step
         self.progress = Progress(run, self.args, self.done) if rank() == 0 else None
 
-    def train(self, batches: Iterable[dict[str, Any]]) -> int:
+    def train(self, batches: Iterable[Batch]) -> int:
         """Train to the end; returns 0, or 128 + the number of the signal that stopped it."""
         if self.done >= self.args.train_iters and rank() == 0:
             print(f"note: all {self.args.train_iters} steps are taken already; go on with a larger --train_iters", flush=True)
@@ -79,7 +80,7 @@ class Trainer:
                 self.progress.close()
         return 128 + self.stopped_by if self.stopped_by else 0
 
-    def _steps(self, batches: Iterator[dict[str, Any]]) -> None:
+    def _steps(self, batches: Iterator[Batch]) -> None:
         while self.done < self.args.train_iters and not self.stopped_by:
             self._step(batches)
             if self.stopped_by:
@@ -89,7 +90,7 @@ class Trainer:
             if self.done % self.args.save_interval == 0 and self.done < self.args.train_iters:
                 self._save(last=False)
 
-    def _step(self, batches: Iterator[dict[str, Any]]) -> None:
+    def _step(self, batches: Iterator[Batch]) -> None:
         args = self.args
         factor = learning_rate_factor(self.done, args.train_iters, args.lr_decay_style, args.warmup_iters, args.lr_decay_ratio)
         rate, total, samples = self.engine.set_learning_rate(factor), 0.0, 0
@@ -100,7 +101,7 @@ class Trainer:
             loss = self.objective.training_loss(self.engine, batch, self.done, part, accumulation * world_size())
             self.engine.accumulate(loss)
             total += loss.item() / accumulation
-            samples += len(batch["captions"])
+            samples += len(batch.captions)
         self.done += 1
         # one meeting a step: the mean loss, the samples, and whether any process was told to stop
         total, samples = all_reduce([total / world_size(), samples], self.engine.device)

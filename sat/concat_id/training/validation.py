@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch.distributed as dist
@@ -10,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from concat_id.config import Config
-from concat_id.data.dataset import ClipDataset, collate
+from concat_id.data.dataset import Batch, ClipDataset, collate
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files import safe_name, written_whole
@@ -60,9 +59,9 @@ class Validation:
 
     def _write_sample(self, network: nn.Module, step: int, index: int, write: bool) -> Image.Image | None:
         batch = self._batch(index)
-        caption = batch["captions"][0]
+        caption = batch.captions[0]
         try:
-            latents = self.sample(network, self.objective.embed([caption]), self.objective.encode_refs(batch["refs"]))
+            latents = self.sample(network, self.objective.embed([caption]), self.objective.encode_refs(batch.refs))
         except UserError as error:  # NaN; the network may recover, and the losses tell
             warn(f"step {step}: no video for validation clip {index}: {error}")
             return None
@@ -75,20 +74,20 @@ class Validation:
             warn(f"step {step}: {error}")
             return None
 
-    def _write_files(self, name: Path, latents: Tensor, batch: dict[str, Any], caption: str) -> Image.Image | None:
+    def _write_files(self, name: Path, latents: Tensor, batch: Batch, caption: str) -> Image.Image | None:
         if self.args.only_log_video_latents:
             with written_whole(name.with_suffix(".safetensors")) as temporary:
                 temporary.write_bytes(safetensors.torch.save({"latents": latents.cpu().contiguous()}))
             return None
         autoencoder = self.objective.autoencoder
         frames = to_frames(autoencoder.decode(latents.to(autoencoder.dtype))[0].cpu())
-        sheet = contact_sheet([to_pil(picture) for picture in batch["refs"][0]], frames, caption)
+        sheet = contact_sheet([to_pil(picture) for picture in batch.refs[0]], frames, caption)
         write_video(name.with_suffix(".mp4"), frames, self.args.sampling_fps)
         write_picture(name.with_suffix(".png"), sheet)
         return sheet
 
-    def _batch(self, index: int) -> dict[str, Any]:
-        return collate([self.clips[0, index]])
+    def _batch(self, index: int) -> Batch:
+        return collate([self.clips[0, index]]).as_floats()
 
 
 def _turns(count: int) -> Sequence[int]:
