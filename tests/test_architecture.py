@@ -13,7 +13,7 @@ CONFIGURATION = {
 }  # fmt: skip
 BASE = CONFIGURATION | {
     "arrays", "bootstrap", "colours", "errors", "files", "formats", "json_files", "locks", "low_rank", "model_folders", "pickle_calls",
-    "pickles", "startup", "transforms", "video", "distributed", "versions", "weight_folders", "weights", "workers",
+    "pickles", "startup", "tensor_cache", "transforms", "video", "distributed", "versions", "weight_folders", "weights", "workers",
 }  # fmt: skip
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"pipelines", "training", "conversion", "evaluation", "curation"}

@@ -140,7 +140,6 @@ def test_what_is_wrong_is_named_with_file_key_and_remedy(write, text, parts):
         ("args: {image: a.png}", ["args.prompt", "--prompt"]),
         ("args: {prompt: ' ', image: a.png}", ["args.prompt", "not empty"]),
         ("args: {num_inference_steps: 1001}", ["args.num_inference_steps: found 1001", "1000"]),
-        ("args: {num_inference_steps: 20, end_at_step: 21}", ["args.end_at_step: found 21", "at most the 20 denoising steps"]),
         ("model: {transformer: {hidden_size: 100}}", ["model.transformer.hidden_size: found 100", "divisible by 16"]),
         ("model: {transformer: {num_attention_heads: 3}}", ["a multiple of the 3 attention heads"]),
         ("model: {transformer: {latent_width: 13}}", ["model.transformer.latent_width", "patch_size 2"]),

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from concat_id.config import DataConfig
-from concat_id.data.cache import REFERENCES, CachedLatents
 from concat_id.data.dataset import ClipDataset, apply_mask, collate
 from concat_id.data.records import read_records
 from concat_id.errors import UserError
+from concat_id.tensor_cache import TensorCache
 from concat_id.video import to_frames
 
 from .conftest import HEIGHT, WIDTH, burned_times
@@ -40,15 +40,14 @@ def colour(ref: torch.Tensor) -> list[float]:
 
 
 def times(sample) -> np.ndarray:
-    return burned_times(to_frames(sample["video"]))
+    return burned_times(sample.video.permute(1, 2, 3, 0))
 
 
 def test_a_sample_has_clip_caption_and_people_in_order(make, folder):
     sample = make(folder.entry(image="b.png@@a.png@@c.png"))[0, 0]
-    assert sample["video"].shape == (3, 9, HEIGHT, WIDTH) and sample["video"].dtype == torch.float32
-    assert sample["video"].min() >= -1 and sample["video"].max() <= 1 and sample["video"].std() > 0.3
-    assert sample["refs"].shape == (3, 3, HEIGHT, WIDTH) and [colour(ref) for ref in sample["refs"]] == [LIME, RED, BLUE]
-    assert (sample["caption"], sample["index"], sample["replaced"], sample["held"]) == ("A person talks.", 0, False, 0)
+    assert sample.video.shape == (3, 9, HEIGHT, WIDTH) and sample.video.dtype == torch.uint8 and sample.video.float().std() > 40
+    assert sample.refs.shape == (3, 3, HEIGHT, WIDTH) and [colour(ref) for ref in sample.refs] == [LIME, RED, BLUE]
+    assert (sample.caption, sample.index, sample.replaced, sample.held) == ("A person talks.", 0, False, 0)
     assert np.abs(np.diff(times(sample)) - 0.125).max() < 3e-3
 
 
@@ -56,8 +55,8 @@ def test_the_first_frame_stands_for_a_missing_picture(make, folder):
     dataset = make(folder.entry(image=""))
     for epoch in range(3):
         sample = dataset[epoch, 0]
-        assert sample["refs"].shape == (1, 3, HEIGHT, WIDTH)
-        assert burned_times(to_frames(sample["refs"][0][:, None])) == pytest.approx([3 / 24], abs=2e-3), "after the frames that are skipped"
+        assert sample.refs.shape == (1, 3, HEIGHT, WIDTH)
+        assert burned_times(to_frames(sample.refs[0][:, None])) == pytest.approx([3 / 24], abs=2e-3), "after the frames that are skipped"
 
 
 def test_pictures_are_fitted_and_never_mirrored(make, folder):
@@ -66,7 +65,7 @@ def test_pictures_are_fitted_and_never_mirrored(make, folder):
     picture.save(folder.path / "halves.png")
     dataset = make(folder.entry(image="halves.png"))
     for epoch in range(12):
-        ref = dataset[epoch, 0]["refs"][0]
+        ref = dataset[epoch, 0].refs[0]
         assert ref[:, 48, 30].tolist() == RED and ref[:, 48, 98].tolist() == BLUE
         assert (ref[:, :, :16] == -1).all() and (ref[:, :, -16:] == -1).all(), "black beside a square picture"
 
@@ -77,15 +76,15 @@ def test_everything_random_depends_on_seed_epoch_and_index_alone(make, folder):
     entries = [folder.entry(image="many")] * 3
     dataset, again, other = make(*entries), make(*entries), make(*entries, seed=43)
     keys = [(epoch, index) for epoch in range(3) for index in range(3)]
-    starts = {key: (times(dataset[key])[0], colour(dataset[key]["refs"][0])[0]) for key in keys}
+    starts = {key: (times(dataset[key])[0], colour(dataset[key].refs[0])[0]) for key in keys}
     assert len({start for start, _ in starts.values()}) > 5 and len({red for _, red in starts.values()}) > 2
     torch.manual_seed(7), np.random.seed(7)
     for key in reversed(keys):
         sample, same = dataset[key], again[key]
-        assert all(torch.equal(sample[name], same[name]) for name in ("video", "refs"))
-    assert any(not torch.equal(other[key]["refs"], dataset[key]["refs"]) for key in keys)
+        assert torch.equal(sample.video, same.video) and torch.equal(sample.refs, same.refs)
+    assert any(not torch.equal(other[key].refs, dataset[key].refs) for key in keys)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(copy[keys[3]]["video"], dataset[keys[3]]["video"])
+    assert torch.equal(copy[keys[3]].video, dataset[keys[3]].video)
     copy.reader.close()
 
 
@@ -95,7 +94,7 @@ def test_validation_takes_the_middle_and_the_first_picture(make, folder):
     dataset = make(folder.entry(image="many"), training=False)
     for epoch in range(3):
         sample = dataset[epoch, 0]
-        assert colour(sample["refs"][0]) == RED
+        assert colour(sample.refs[0]) == RED
         assert times(sample)[0] == pytest.approx((4.0 - 1 / 24 - 1.0) / 2, abs=0.025), "the window lies in the centre of 4 seconds"
 
 
@@ -107,9 +106,9 @@ def test_masks_blacken_nine_times_in_ten(make, folder):
     for epoch in range(80):
         random = np.random.default_rng([42, epoch, 0, 0])
         random.random()
-        masked.append(colour(dataset._references(records, random)["refs"][0]) == [-1, -1, -1])
+        masked.append(colour(dataset._references(records, random)[0]) == [-1, -1, -1])
     assert 0.8 < np.mean(masked) < 0.98
-    assert colour(make(folder.entry(mask_path="mask.png"), training=False)[0, 0]["refs"][0]) == [-1, -1, -1]
+    assert colour(make(folder.entry(mask_path="mask.png"), training=False)[0, 0].refs[0]) == [-1, -1, -1]
 
 
 @pytest.mark.parametrize("white", [1, 255])
@@ -127,13 +126,13 @@ def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folde
     entries = [folder.entry(clip="broken.mp4"), *good, two]
     dataset = make(*entries, bad_clips=listed)
     first = [dataset[epoch, 0] for epoch in range(6)]
-    assert all(sample["replaced"] and sample["refs"].shape[0] == 1 for sample in first)
-    assert len({sample["index"] for sample in first}) > 1 and {sample["index"] for sample in first} <= {1, 2, 3, 4}
+    assert all(sample.replaced and sample.refs.shape[0] == 1 for sample in first)
+    assert len({sample.index for sample in first}) > 1 and {sample.index for sample in first} <= {1, 2, 3, 4}
     lines = [json.loads(line) for line in listed.read_text().splitlines()]
     assert [line["file"] for line in lines] == [str(folder.path / "broken.mp4")] and lines[0]["source"].endswith("list.json:2")
     later = make(*entries, bad_clips=listed)
-    assert [later[epoch, 0]["index"] for epoch in range(6)] == [sample["index"] for sample in first]
-    assert torch.equal(later[3, 0]["video"], first[3]["video"])
+    assert [later[epoch, 0].index for epoch in range(6)] == [sample.index for sample in first]
+    assert torch.equal(later[3, 0].video, first[3].video)
 
 
 def test_a_hanging_clip_costs_one_time_limit(make, folder):
@@ -142,7 +141,7 @@ def test_a_hanging_clip_costs_one_time_limit(make, folder):
     folder.hanging("hang.mp4")
     dataset = make(folder.entry(clip="hang.mp4"), folder.entry(), timeout_s=3)
     start = time.monotonic()
-    assert [dataset[epoch, 0]["index"] for epoch in range(5)] == [1] * 5
+    assert [dataset[epoch, 0].index for epoch in range(5)] == [1] * 5
     assert time.monotonic() - start < 60
 
 
@@ -150,7 +149,7 @@ def test_files_that_vanish_during_the_run_are_replaced(make, folder, copies):
     folder.picture("gone.png")
     dataset = make(*(folder.entry(clip=name) for name in copies(2)), folder.entry(image="gone.png"))
     (folder.path / "clip0.mp4").unlink(), (folder.path / "gone.png").unlink()
-    assert [(dataset[0, index]["index"], dataset[0, index]["replaced"]) for index in range(3)] == [(1, True), (1, False), (1, True)]
+    assert [(dataset[0, index].index, dataset[0, index].replaced) for index in range(3)] == [(1, True), (1, False), (1, True)]
 
 
 def test_when_nothing_can_be_read_the_run_ends(make, folder):
@@ -163,56 +162,29 @@ def test_when_nothing_can_be_read_the_run_ends(make, folder):
     assert "\n" not in str(error.value)
 
 
-def test_collate_stacks_and_names(make, folder):
+def test_collate_stacks(make, folder):
     dataset = make(folder.entry(image="a.png@@b.png"), folder.entry(image="b.png@@c.png", caption="Two."))
     batch = collate([dataset[0, 1], dataset[0, 0]])
-    assert batch["video"].shape == (2, 3, 9, HEIGHT, WIDTH) and batch["refs"].shape == (2, 2, 3, HEIGHT, WIDTH)
-    assert (batch["captions"], batch["indices"], batch["held"]) == (["Two.", "A person talks."], [1, 0], [0, 0])
+    assert batch.video.shape == (2, 3, 9, HEIGHT, WIDTH) and batch.refs.shape == (2, 2, 3, HEIGHT, WIDTH)
+    assert (batch.captions, batch.indices, batch.held) == (["Two.", "A person talks."], [1, 0], [0, 0])
+    assert batch.video.dtype == torch.uint8
+    video = batch.as_floats().video
+    assert (video.dtype, video.min(), video.max()) == (torch.float32, -1, 1) and batch.as_floats().video is video
 
 
 def test_cached_windows_are_not_decoded_again(make, folder):
-    """Mean and deviation of a stand-in encoder, from the cache wherever a window was seen before."""
-    calls = []
-
-    def encode(video):
-        calls.append(video.shape)
-        mean = video[:, :, ::4].transpose(1, 2)
-        return mean, mean.abs()
-
-    latents = CachedLatents(folder.path / "cache", ["weights", 0.7, "float32"])
-    dataset = make(folder.entry(), folder.entry(caption="Other words."), latents=latents, windows=2)
-    results = {}
-    for epoch in range(12):
-        if epoch == 8:
-            calls.clear()
-        batch = collate([dataset[epoch, 0], dataset[epoch, 1]])
-        mean, std = latents.complete(batch, lambda video, _: encode(video))
-        assert mean.shape == std.shape == (2, 3, 3, HEIGHT, WIDTH)
-        for value, key in zip(mean, batch["windows"], strict=True):
-            assert torch.equal(results.setdefault(json.dumps(key), value), value)
-    assert len(results) == 2 and calls == [], "two entries of one clip share its two places"
-    assert "video" not in dataset[0, 0] and len(dataset[0, 0]["moments"]) == 2
-
-
-def test_cached_references_are_not_loaded_again(make, folder):
-    """Two people, two noises each sample: two encodings, of which each is made once, by key."""
-    latents = CachedLatents(folder.path / "cache", "weights")
-    dataset = make(folder.entry(image="a.png@@b.png"), latents=latents, ref_noises=2)
-    made = []
-
-    def encode(refs, key):
-        made.append(json.dumps(key))
-        mean = refs + key["noise"]
-        return mean, mean.abs()
-
-    results = {}
-    for epoch in range(16):
-        batch = collate([dataset[epoch, 0]])
-        mean, _ = latents.complete(batch, encode, REFERENCES)
-        assert ("refs" in batch) == (batch["ref_moments"] == [None]) and mean.shape[:3] == (1, 2, 3)
-        assert torch.equal(results.setdefault(json.dumps(batch["ref_keys"][0]), mean), mean)
-    assert sorted(made) == sorted(results) and len({json.loads(key)["noise"] for key in made}) == 2
-    assert "refs" in make(folder.entry(), latents=latents)[0, 0], "always new noise unless asked for"
+    cache, seen = TensorCache(folder.path / "cache", ["weights", 0.7, "float32"]), set()
+    dataset = make(folder.entry(), folder.entry(caption="Other words."), latents=cache)
+    for epoch in range(20):
+        for index in (0, 1):
+            sample = dataset[epoch, index]
+            assert (sample.video is None) == (json.dumps(sample.window) in seen)
+            if sample.moments is None:
+                cache.write(sample.window, sample.video[:, 0].float(), torch.ones(3))
+            seen.add(json.dumps(sample.window))
+    assert len(seen) == dataset.windows, "two entries of one clip share its places"
+    batch = collate([dataset[0, 0], make(folder.entry())[0, 0]])
+    assert batch.video.shape[0] == 1 and batch.moments[0][1].shape == (3,) and batch.moments[1] is None
 
 
 def test_a_picture_is_a_video_of_one_frame(make, folder):
@@ -220,15 +192,15 @@ def test_a_picture_is_a_video_of_one_frame(make, folder):
     dataset = make(folder.entry(), folder.entry(clip="wide.png", image="b.png"), folder.entry(clip="c.png", image="a.png@@b.png"))
     assert dataset.kinds == [1, -1, -2]
     sample = dataset[0, 1]
-    assert sample["video"].shape == (3, 1, HEIGHT, WIDTH) and colour(sample["video"][:, 0]) == BLUE and colour(sample["refs"][0]) == LIME
-    assert (sample["video"][2] == 1).all(), "cut to the middle, not padded"
+    assert sample.video.shape == (3, 1, HEIGHT, WIDTH) and colour(sample.video[:, 0]) == [0, 0, 255] and colour(sample.refs[0]) == LIME
+    assert (sample.video[2] == 255).all(), "cut to the middle, not padded"
 
 
 def test_a_picture_is_replaced_by_a_picture_and_cached_by_its_file(make, folder, tmp_path):
     (folder.path / "broken.png").write_bytes(b"no picture")
-    cache = CachedLatents(tmp_path / "cache", "test")
+    cache = TensorCache(tmp_path / "cache", "test")
     entries = [folder.entry(), folder.entry(clip="broken.png"), folder.entry(clip="b.png")]
     sample = make(*entries, latents=cache)[0, 1]
-    assert (sample["replaced"], sample["index"], sample["video"].shape[1]) == (True, 2, 1)
-    cache.write(sample["window"], (torch.zeros(1, 2, 3, 4), torch.ones(1, 2, 3, 4)))
-    assert "video" not in make(*entries, latents=cache)[5, 2], "a picture has one window"
+    assert (sample.replaced, sample.index, sample.video.shape[1]) == (True, 2, 1)
+    cache.write(sample.window, torch.zeros(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
+    assert make(*entries, latents=cache)[5, 2].video is None, "a picture has one window"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from concat_id.data.records import inspect_records, read_records, repeat_rare
+from concat_id.data.records import inspect_records, read_records
 from concat_id.errors import UserError
 from concat_id.json_files import parse_list
 
@@ -38,15 +38,6 @@ def test_relative_paths_start_at_the_list_then_here(folder, monkeypatch, tmp_pat
 def test_several_lists_follow_one_another(folder):
     lists = [folder.list(folder.entry(caption=str(number)), name=f"{number}.json") for number in (2, 1)]
     assert [record.caption for record in read_records(lists)] == ["2", "1"]
-
-
-def test_rare_words_bring_a_record_back(folder, capsys):
-    captions = ["A man in a red Hat.", "a man in a t-shirt", "a woman chats", "a cap, and a hat"]
-    records = read_records([folder.list(*(folder.entry(caption=caption) for caption in captions))])
-    repeated = repeat_rare(records, ["hat", "Cap", "beanie"], 3)
-    assert [record.caption for record in repeated] == [captions[0]] * 3 + captions[1:3] + [captions[3]] * 3
-    assert "data.rare_words: beanie in no caption of the 4" in capsys.readouterr().err
-    assert repeat_rare(records, [], 3) == records and repeat_rare(records, ["hat"], 1) == records
 
 
 @pytest.mark.parametrize(
@@ -114,13 +105,6 @@ def test_other_kinds_of_lists_are_named(text, words, tmp_path):
         ({"video_path": "empty"}, "video_path: found a folder"),
         ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
         ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),
-        ({"face_boxes": "0.1,0.2"}, 'face_boxes: found "0.1,0.2", expected [left, top, right, bottom] of each of 1'),
-        ({"face_boxes": [[0.1, 0.2, 0.5, 0.6], [0.5, 0.2, 0.9, 0.6]]}, "expected [left, top, right, bottom] of each of 1"),
-        ({"face_boxes": [[0.5, 0.2, 0.1, 0.6]]}, "face_boxes: found [[0.5, 0.2, 0.1, 0.6]]"),
-        ({"face_boxes": [[20, 30, 60, 90]]}, "as shares of the frame"),
-        ({"face_boxes": [[0, 0, 1, 1e300]]}, "as shares of the frame"),
-        ({"face_boxes": [[0, 0, 10**200, 1]]}, "as shares of the frame"),
-        ({"face_boxes": [[False, False, True, True]]}, "as shares of the frame"),
     ],
 )
 def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
@@ -195,10 +179,9 @@ def test_entries_of_the_original_are_taken_with_a_note(folder, capsys):
 
 
 def test_an_entry_survives_the_way_through_json(folder):
-    path = folder.list(folder.entry(caption='Quotes "and" commas ,] and 日本語', face_boxes=[[-0.01, 0.2, 0.5, 1]]), folder.entry())
-    first, second = read_records([path])
+    path = folder.list(folder.entry(caption='Quotes "and" commas ,] and 日本語'))
+    (first,) = read_records([path])
     assert first.caption == json.loads(path.read_text())[0]["caption"]
-    assert (first.boxes, second.boxes) == (((-0.01, 0.2, 0.5, 1.0),), ())
 
 
 @pytest.mark.parametrize("name, kind", [("good.mp4", "video"), ("a.png", "picture")])

@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-from collections import Counter
 
 import pytest
 import torch
@@ -95,9 +94,9 @@ def test_batches_do_not_depend_on_the_workers_and_can_be_resumed(dataset):
     assert torch.equal(torch.get_rng_state(), state), "the trainer's random numbers are left alone"
     assert [samples for _, samples in parallel] == [2, 4, 6, 8, 10], "what workers read in advance does not count"
     for (expected, _), (found, _) in [*zip(alone, parallel, strict=True), *zip(alone[2:], resumed, strict=True)]:
-        assert found["indices"] == expected["indices"] and found["captions"] == expected["captions"]
-        assert found["video"].dtype == torch.float32 and found["video"].is_contiguous()
-        assert torch.equal(found["video"], expected["video"]) and torch.equal(found["refs"], expected["refs"])
+        assert found.indices == expected.indices and found.captions == expected.captions
+        assert found.video.dtype == torch.float32 and found.video.is_contiguous()
+        assert torch.equal(found.video, expected.video) and torch.equal(found.refs, expected.refs)
 
 
 def test_a_killed_worker_costs_nothing(dataset, capfd):
@@ -105,7 +104,7 @@ def test_a_killed_worker_costs_nothing(dataset, capfd):
     expected = [batch[0][1] for batch in take(sampler, 8)]
     found, children = [], set()
     for batch in build_loader(dataset, sampler, 1):
-        found.append(batch["indices"][0])
+        found.append(batch.indices[0])
         if len(found) == 2:
             with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
                 children = {int(pid) for pid in file.read().split()}
@@ -142,23 +141,17 @@ def test_a_full_shared_memory_is_told(dataset, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     with pytest.raises(UserError, match=r"/dev/shm: has no room for a batch of .* MiB \(unable.*--shm-size.*--num_workers 0"):
         next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 1)))
-    assert next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 0)))["captions"]
+    assert next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 0))).captions
 
 
-def test_pictures_come_in_batches_of_their_own():
+def test_a_subclass_may_have_batches_of_another_size_for_a_kind():
+    class Mixed(EpochSampler):
+        def size_of(self, kind: int) -> int:
+            return 8 if kind < 0 else self.batch_size
+
     kinds = [1] * 6 + [-1] * 20 + [-2] * 5
-    sampler = EpochSampler(kinds, 2, picture_batch=8)
-    assert sampler.batches_per_epoch == 3 + 3 + 1
+    sampler = Mixed(kinds, 2)
+    assert sampler.batches_per_epoch == len(sampler.epoch_batches(3)) == 3 + 3 + 1
     for batch in sampler.epoch_batches(3):
         (kind,) = {kinds[index] for _, index in batch}
-        assert len(batch) == (8 if kind < 0 else 2)
-
-
-def test_clips_come_more_often_than_pictures_and_never_twice_under_the_same_key():
-    kinds = [1] * 6 + [-1] * 20 + [2] * 3
-    sampler = EpochSampler(kinds, 2, picture_batch=8, clip_repeats=3)
-    assert sampler.batches_per_epoch == len(sampler.epoch_batches(0)) == 9 + 3 + 5
-    keys = {key for epoch in range(2) for batch in sampler.epoch_batches(epoch) for key in batch}  # a set: some fill up a batch
-    for kind, times in ((1, 3), (-1, 1), (2, 3)):
-        seen = Counter(index for _, index in keys if kinds[index] == kind)
-        assert seen == dict.fromkeys((index for index, own in enumerate(kinds) if own == kind), 2 * times)
+        assert len(batch) == sampler.size_of(kind)

@@ -11,10 +11,10 @@ from in_process import call_main, load_script
 
 from concat_id.errors import UserError
 from concat_id.models.text_encoder import TextEncoder
-from concat_id.training.muon import orthogonalised
 from networks.building import write_tokenizer
 from networks.captions import AttributeTable, make_caption, read_captions
 from networks.learner import Learner
+from networks.muon import orthogonalised
 from networks.paraphrases import sentence, vary
 from networks.vocabulary import letters, train_vocabulary
 

@@ -7,7 +7,7 @@ import torch
 from conftest import assert_close, seeded
 
 from concat_id.diffusion.denoiser import Condition, clean_from_velocity, guided_denoiser
-from concat_id.diffusion.guidance import early_and_late, guidance_scale
+from concat_id.diffusion.guidance import guidance_scale
 from concat_id.diffusion.loss import diffusion_loss
 from concat_id.diffusion.samplers import SAMPLERS, sample_ddim, sample_sde_dpmpp_2m
 from concat_id.diffusion.schedule import SamplingSteps, noise_level, zero_snr_schedule
@@ -38,24 +38,6 @@ def test_all_timesteps_give_the_training_schedule(shift):
     assert torch.equal(schedule.sampling_steps(1000).signal[:-1].flip(0), schedule.signal)
 
 
-@pytest.mark.parametrize("sample", [sample_sde_dpmpp_2m, sample_ddim])
-def test_the_first_steps_are_those_of_all_and_end_at_an_estimate(sample):
-    course, start = zero_snr_schedule().sampling_steps(6), seeded("noise", (1, 2, 16, 4, 6))
-    estimates, told = [], []
-
-    def denoise(latents, step):
-        estimates.append(0.9 * latents + 0.1 * step)
-        return estimates[-1]
-
-    sample(denoise, start, course, torch.ones_like)
-    whole = estimates.copy()
-    estimates.clear()
-    ended = sample(denoise, start, course.first(4), torch.ones_like, lambda step, latents: told.append(step))
-    assert_close(ended, whole[3], 1e-6)
-    assert all(torch.equal(one, other) for one, other in zip(estimates, whole[:4], strict=True)) and told == [0, 1, 2, 3]
-    assert torch.equal(course.first(None).signal, course.signal) and course.first(None).timesteps == course.timesteps
-
-
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_terminal_snr_is_zero_and_the_first_signal_is_kept(shift):
     signal = zero_snr_schedule(shift=shift).signal
@@ -78,14 +60,6 @@ def test_sampler_equals_released(sat_golden, kind, released, steps, noise, batch
     assert_close(sampled, sat_golden[f"sampler/{released}/steps{steps}/noise_{noise}"], 1e-5)
 
 
-def test_the_first_steps_can_have_a_scale_of_their_own():
-    late = guidance_scale("constant", 2.0, 10)
-    assert early_and_late(None, late, 0.3, 10) is late
-    for part, expected in ((0.0, 0), (0.25, 3), (0.3, 3), (0.7, 7), (1.0, 10)):
-        scale = early_and_late(4.0, late, part, 10)
-        assert [scale(step, 0) for step in range(10)] == [4.0] * expected + [2.0] * (10 - expected)
-
-
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_guidance_by_references_adds_what_they_change(scale, batched):
@@ -104,10 +78,10 @@ def test_guidance_by_references_adds_what_they_change(scale, batched):
         return guided_denoiser(stand_in, course, Condition(text, refs), lambda *_: 1.0)(seeded("noise", (1, 3, 16, 4, 6)), 1)
 
     plain = estimate()
-    assert torch.equal(plain, estimate(ref_scale=lambda *_: 1.0)) and len(seen) == (2 if scale == 1 else 4)
+    assert torch.equal(plain, estimate(ref_scale=1.0)) and len(seen) == (2 if scale == 1 else 4)
     seen.clear()
     neither, without_text, whole = (branch(*inputs) for inputs in ((0 * TEXT, 0 * REFS), (0 * TEXT, REFS), (TEXT, REFS)))
-    assert_close(estimate(ref_scale=lambda *_: 2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text), 1e-5)
+    assert_close(estimate(ref_scale=2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text), 1e-5)
     assert [(text > 0, refs > 0) for text, refs in seen] == [(False, False), (False, True), (True, True)]
 
 

@@ -4,7 +4,6 @@ import io
 import json
 import random
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sentencepiece
@@ -140,32 +139,7 @@ def test_cache_knows_what_embeddings_depend_on(folder, tmp_path):
     for source, options in [(folder, {}), (other, {}), (folder, {"dtype": torch.bfloat16})]:
         assert torch.equal(embed(source, cache_folder=cache, **options), embed(source, **options))
     TextEncoder(folder, LENGTH + 1, torch.float32, cache_folder=cache).encode([PROMPT])
-    assert len(list(cache.iterdir())) == 4
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign"])
-def test_damaged_cache_file_is_computed_again(folder, tmp_path, damage):
-    embeds = embed(folder, cache_folder=tmp_path)
-    (file,) = tmp_path.iterdir()
-    content = file.read_bytes()
-    changed = {"empty": b"", "cut": content[:-7], "flipped": content[:-1] + bytes([content[-1] ^ 1]), "foreign": b"hello"}[damage]
-    file.write_bytes(changed)
-    assert torch.equal(embed(folder, cache_folder=tmp_path), embeds)
-    assert file.read_bytes() == content
-
-
-def test_many_writers_leave_one_whole_file(folder, tmp_path):
-    encoders = [TextEncoder(folder, LENGTH, torch.float32, cache_folder=tmp_path) for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda encoder: encoder.encode([PROMPT]), encoders))
-    assert all(torch.equal(result, results[0]) for result in results)
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_cache_that_cannot_be_written_warns_and_goes_on(folder, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    embed(folder, [PROMPT, "red hat"], cache_folder=tmp_path / "file" / "cache")
-    assert capsys.readouterr().err.count("prompt embeddings are not cached") == 1
+    assert len(list(cache.rglob("*.safetensors"))) == 4
 
 
 @pytest.mark.parametrize(

@@ -85,24 +85,6 @@ def test_references_can_be_guidance(tiny_model):
     assert torch.equal(plain, same) and not torch.allclose(plain, stronger, atol=1e-3)
 
 
-def test_the_first_steps_can_be_guided_otherwise(tiny_model):
-    strong = {"guidance_scale": 4, "ref_guidance_scale": 2}
-    early = {f"early_{name}": value for name, value in strong.items()}
-    plain, late, whole, never, mixed = (
-        generate(pipeline_of(tiny_model, num_inference_steps=4, **more))
-        for more in ({}, strong, {**early, "early_part": 1}, {**early, "early_part": 0}, {**early, "early_part": 0.5})
-    )
-    assert torch.equal(late, whole) and torch.equal(plain, never)
-    assert not torch.allclose(mixed, plain, atol=1e-3) and not torch.allclose(mixed, late, atol=1e-3)
-
-
-@pytest.mark.parametrize("sampler", ["sde_dpmpp_2m", "ddim"])
-def test_the_estimate_after_a_step_can_be_the_video(tiny_model, sampler):
-    options = {"sampler": sampler, "num_inference_steps": 3}
-    whole, same, early, earlier = (generate(pipeline_of(tiny_model, **options, end_at_step=end)) for end in (None, 3, 2, 1))
-    assert torch.equal(whole, same) and not torch.equal(whole, early) and not torch.equal(early, earlier)
-
-
 @pytest.mark.parametrize("sampler", ["sde_dpmpp_2m", "ddim"])
 @pytest.mark.parametrize("guidance", ["constant", "dynamic", "dynamic_intended"])
 def test_samplers_and_guidance(tiny_model, sampler, guidance):

@@ -21,12 +21,21 @@ def noise(*key, shape) -> torch.Tensor:
     return torch.randn(shape, generator=generator_of("test", *key))
 
 
+def batch_of(video, refs, captions: list[str] | None = None):
+    """A batch as a loader makes it, of videos (B, 3, F, H, W) and references (B, R, 3, H, W)."""
+    from concat_id.data.dataset import Batch
+
+    count = len(refs)
+    captions = captions or [f"caption {number}" for number in range(count)]
+    return Batch(captions, refs, video, [None] * count, [None] * count, list(range(count)), [False] * count, [0] * count)
+
+
 def batches(start: int = 0, frames: int = 5, num_refs: int = 1, size: tuple[int, int] = (64, 96)):
     """Batches without end; `start` leaves out those used before."""
     number = start
     while True:
         video, refs = noise("video", number, shape=(1, 3, frames, *size)), noise("refs", number, shape=(1, num_refs, 3, *size))
-        yield {"video": video.tanh(), "refs": refs.tanh(), "captions": [f"caption {number}"], "indices": [number]}
+        yield batch_of(video.tanh(), refs.tanh(), [f"caption {number}"])
         number += 1
 
 
@@ -51,9 +60,29 @@ def make_trainer(config, folder: Path, saved=None, validation=None):
     return Trainer(config, folder, engine, objective, EpochSampler([1] * 4), validation and validation(objective), saved)
 
 
-def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in metrics(run) if "loss" in line]
+
+
+def states(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """What the optimizer had at a checkpoint, by the names of its tensors."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in (run / str(step) / "training").glob("states-*") for name, tensor in load_file(file).items()}
+
+
+def weights(run: Path, tag: str) -> dict[str, torch.Tensor]:
+    from concat_id.weights import load_sat_checkpoint
+
+    return load_sat_checkpoint(run / tag).state_dict
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def train_golden(setup, folder: Path) -> list[float]:

@@ -1,14 +1,13 @@
 """Low-rank products: nothing at first, equal to the merged weights later, small on disk, and continued exactly."""
 
-import importlib.util
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from training import alone
 
 from concat_id.config import LoraConfig
 from concat_id.errors import UserError
@@ -17,10 +16,6 @@ from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training.checkpoint import open_checkpoint
 from concat_id.training.lora import add_low_rank, low_rank_scale
 from concat_id.weights import load_sat_checkpoint, load_strictly
-
-spec = importlib.util.spec_from_file_location("alone", Path(__file__).with_name("alone.py"))
-alone = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(alone)
 
 
 def network_of(config) -> DiffusionTransformer:

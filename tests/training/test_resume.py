@@ -4,24 +4,15 @@ import json
 import re
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 from in_process import LOCKING, another_process
-from safetensors.torch import load_file
+from training.alone import metrics, states
 
 from concat_id.training import preparation
 from concat_id.training.engine import start_processes
 from concat_id.weights import load_sat_checkpoint
-
-
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def states(run: Path, step: int) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in (run / str(step) / "training").glob("states-*") for name, tensor in load_file(file).items()}
 
 
 def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -90,25 +81,6 @@ def test_accumulating_equals_more_processes(setup, whole, tmp_path):
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
     mine, theirs = (load_sat_checkpoint(path / "10").state_dict for path in (run, whole))
     assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-3 * 10  # ten steps of Adam at lr 1e-3
-
-
-def test_muon_is_the_same_however_the_matrices_are_cut(setup, tmp_path):
-    runs = []
-    for processes in (1, 4):  # of 4, two have parts of the same matrix
-        base = {"deepspeed": {"gradient_accumulation_steps": 4 // processes, "optimizer": {"type": "Muon", "params": {"lr": 1e-3}}}}
-        codes, said, run = setup.train(tmp_path / str(processes), processes=processes, base=base)
-        assert codes == [0] * processes, said
-        runs.append(run)
-    for mine, theirs in zip(*map(metrics, runs), strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-    one, four = (states(run, 10) for run in runs)
-    before = states(runs[0], 5)
-    matrices = [name for name in one if ".layers." in name and one[name].dim() == 2 and "fp32" in name]
-    assert len(matrices) == 2 * 4
-    for name in matrices:  # rounding to bfloat16 differs a little
-        moved = one[name] - before[name]
-        assert moved.square().mean().sqrt() > 1e-4, name  # five steps of 2e-4 each, were they all in one direction
-        assert (one[name] - four[name]).norm() < 0.05 * moved.norm(), name
 
 
 def test_another_number_of_processes_goes_on_and_says_what_is_kept(setup, whole, tmp_path):

@@ -161,11 +161,9 @@ def test_offload_by_either_name(read):
 
 
 @pytest.mark.parametrize("given, message", [
-    ({"optimizer": {"type": "Lion"}}, "deepspeed.optimizer.type: found 'Lion', expected AdamW, Muon"),
-    ({"optimizer": {"type": "Muon", "params": {"momentum": 1}}}, "deepspeed.optimizer.params.momentum: found 1.0, expected 0 to 0.999"),
+    ({"optimizer": {"type": "Lion"}}, "deepspeed.optimizer.type: found 'Lion', expected AdamW or sat"),
+    ({"optimizer": {"type": "Muon"}}, "deepspeed.optimizer.type: found 'Muon', expected AdamW or sat"),
     ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients: found true"),
-    ({"optimizer": {"type": "Muon"}, "zero_optimization": {"stage": 3}}, "found stage 3, expected stage 1 or 2 without offload_optimizer"),
-    ({"optimizer": {"type": "Muon"}, "zero_optimization": {"cpu_offload": True}}, "found offload_optimizer, expected stage 1 or 2"),
     ({"optimizer": {"type": "AdamW", "params": {"momentum": 1}}}, "deepspeed.optimizer.params.momentum: unknown key"),
     ({"optimizer": {"type": "AdamW", "params": {"lr": "fast"}}}, "deepspeed.optimizer.params.lr: found 'fast', expected a number"),
     ({"scheduler": {"type": "WarmupLR"}}, "args.lr_decay_style"),

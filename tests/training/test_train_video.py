@@ -5,17 +5,13 @@ import signal
 
 import pytest
 import yaml
-from conftest import ROOT
 from deepspeed.accelerator import get_accelerator
+from training.alone import metrics
 
 from concat_id.command_line import read_command_line
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
 from concat_id.training.validation import Validation
-
-
-def metrics(run) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_leaves_what_it_promises(setup, tmp_path):
@@ -45,7 +41,6 @@ MISTAKES = {
     "no such run": (["--resume", "nowhere"], "args.resume: nowhere: found no such file"),
     "no such weights": (["--load", "nowhere"], "nowhere: no such folder, expected a SAT checkpoint"),
     "mode": (["--mode", "inference"], "args.mode: found inference, expected finetune or pretrain"),
-    "no boxes": (["--face_weight", "3"], "args.face_weight: found 3, but no entry of args.train_data has face_boxes"),
     "style": (["--lr_decay_style", "step"], "lr_decay_style: found 'step', expected one of constant, linear, cosine"),
 }
 
@@ -160,7 +155,7 @@ class _Objective:
         self.asked = []
 
     def validation_losses(self, network, batch, timesteps, key):
-        self.asked.append((batch["indices"], timesteps, key))
+        self.asked.append((batch.indices, timesteps, key))
         return [float(key)] * len(timesteps)
 
 
@@ -183,7 +178,3 @@ def test_validation_loss_is_shared_out_and_the_same_for_any_number_of_processes(
     assert [[entry[0] for entry in own] for own in asked] == [[[0], [2]], [[1], [0]]]  # the last one only keeps the others company
     assert asked[0][0][1] == [125, 375, 625, 875]
     assert totals == [[8.0, 8], [4.0, 4]]
-
-
-def test_scripts_stay_recipes():
-    assert len((ROOT / "sat" / "train_video.py").read_text().splitlines()) <= 90

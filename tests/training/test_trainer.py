@@ -1,6 +1,6 @@
 """Training in one process: golden losses, exact continuation in bf16 and other stages, lr = 0, and disks that are full."""
 
-import importlib.util
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,24 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from training import alone
+from training.alone import same, weights
 
 from concat_id.errors import UserError
 from concat_id.pipelines.cogvideox import ConcatIDPipeline
 from concat_id.training import checkpoint
 from concat_id.training.checkpoint import CheckpointError, find_run, open_checkpoint, random_state
-from concat_id.weights import load_sat_checkpoint
-
-spec = importlib.util.spec_from_file_location("alone", Path(__file__).with_name("alone.py"))
-alone = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(alone)
-
-
-def weights(run: Path, tag: str) -> dict[str, torch.Tensor]:
-    return load_sat_checkpoint(run / tag).state_dict
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_losses_are_golden(setup, tmp_path):
@@ -33,11 +22,9 @@ def test_losses_are_golden(setup, tmp_path):
     assert alone.train_golden(setup, tmp_path) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("stage, bf16, optimizer", [
-    (0, False, "AdamW"), (1, True, "AdamW"), (2, True, "AdamW"), (3, True, "AdamW"), (1, False, "Muon"), (2, True, "Muon"),
-])  # fmt: skip
-def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16, optimizer):
-    deepspeed = {"zero_optimization": {"stage": stage}, "optimizer": {"type": optimizer, "params": {"lr": 1e-3}}}
+@pytest.mark.parametrize("stage, bf16", [(0, False), (1, True), (2, True), (3, True)])
+def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16):
+    deepspeed = {"zero_optimization": {"stage": stage}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}
     config = setup.config(tmp_path, deepspeed, train_iters=4, save_interval=2, bf16=bf16, lr_decay_style="cosine", warmup_iters=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     small = {"frames": 1, "size": (16, 32)}  # bfloat16 is emulated on many processors, at a hundredth of the speed
@@ -50,15 +37,6 @@ def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16, optimi
     assert same(weights(parts, "4"), weights(whole, "4")) and same(weights(parts, "4-ema"), weights(whole, "4-ema"))
     assert not same(weights(whole, "4"), weights(whole, "2"))
     assert {tensor.dtype for tensor in weights(whole, "4").values()} == {torch.bfloat16 if bf16 else torch.float32}
-
-
-def test_muon_does_not_go_on_where_adamw_was_nor_the_other_way(setup, tmp_path):
-    muon = {"optimizer": {"type": "Muon", "params": {"lr": 1e-3}}}
-    for number, (before, now, message) in enumerate([({}, muon, "by AdamW, found Muon"), (muon, {}, "by Muon, found AdamW")]):
-        run = tmp_path / str(number)
-        alone.make_trainer(setup.config(run, before, train_iters=2), run).train(alone.batches())
-        with pytest.raises(UserError, match=message):
-            alone.make_trainer(setup.config(run, now, train_iters=4), run, open_checkpoint(run))
 
 
 def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
@@ -146,7 +124,7 @@ def test_global_generators_come_back(tmp_path):
 
 def test_not_a_number_is_told(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
-    poisoned = ({**batch, "video": batch["video"] * float("nan")} for batch in alone.batches())
+    poisoned = (dataclasses.replace(batch, video=batch.video * float("nan")) for batch in alone.batches())
     with pytest.raises(UserError, match="step 1: the loss is nan"):
         alone.make_trainer(config, tmp_path).train(poisoned)
     assert not (tmp_path / "latest").exists()

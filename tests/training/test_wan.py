@@ -1,21 +1,19 @@
 """Training Wan through the entry script: ten steps, resume bit for bit, the learning rate's course, and what the objective draws."""
 
-import json
 import shutil
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
-from safetensors.torch import load_file
 from tiny_wan import write_tiny_wan
+from training.alone import batch_of, metrics, same, states, weights
 
 from concat_id.config import load_config
 from concat_id.diffusion.flow import FlowSchedule
 from concat_id.models.backbones import load_transformer
 from concat_id.pipelines.choice import make_pipeline
 from concat_id.training.objective import Objective
-from concat_id.weights import load_sat_checkpoint
 
 CPU = torch.device("cpu")
 OWN = {
@@ -35,14 +33,6 @@ def wan(setup, tmp_path_factory):
     setup.bases = bases
 
 
-def metrics(run) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def states(run, step: int) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in (run / str(step) / "training").glob("states-*") for name, tensor in load_file(file).items()}
-
-
 @pytest.fixture(scope="module")
 def whole(wan, tmp_path_factory):
     """Ten steps at a stretch, with a validation and a sampled video at the end."""
@@ -59,8 +49,8 @@ def test_ten_steps_leave_checkpoints_losses_and_a_video(whole):
     rates = [line["lr"] for line in lines[:10]]
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, *(1e-3 * (8 - done) / 8 for done in range(1, 8))])  # 2 of 10 steps rise
     assert sorted(path.suffix for path in (whole / "samples" / "000010").iterdir()) == [".mp4", ".png"]
-    weights, averages = (load_sat_checkpoint(whole / tag).state_dict for tag in ("10", "10-ema"))
-    assert weights.keys() == averages.keys() and any(not torch.equal(weights[name], averages[name]) for name in weights)
+    newest, averages = (weights(whole, tag) for tag in ("10", "10-ema"))
+    assert newest.keys() == averages.keys() and not same(newest, averages)
 
 
 def test_continued_equals_uninterrupted(wan, whole, tmp_path):
@@ -72,12 +62,8 @@ def test_continued_equals_uninterrupted(wan, whole, tmp_path):
     codes, said, _ = wan.train(tmp_path, "--resume", str(run), base=OWN)
     assert codes == [0] and "after step 5" in said, said
     assert metrics(run)[:10] == metrics(whole)[:10]
-    for mine, theirs in (
-        (states(run, 10), states(whole, 10)),
-        *((load_sat_checkpoint(path / tag).state_dict for path in (run, whole)) for tag in ("10", "10-ema")),
-    ):
-        assert mine.keys() == theirs.keys() and mine
-        assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    assert states(run, 10) and same(states(run, 10), states(whole, 10))
+    assert all(same(weights(run, tag), weights(whole, tag)) for tag in ("10", "10-ema"))
 
 
 def test_a_checkpoint_samples(wan, whole, tmp_path):
@@ -94,8 +80,7 @@ def test_the_second_stage_starts_from_the_first(wan, tmp_path):
     base = OWN | {"model": {"transformer": {"ref_modulation": True, "checkpoint_activations": True}}}
     codes, said, run = wan.train(tmp_path, "--train_iters", "2", "--save_interval", "2", base=base)
     assert codes == [0] and "they start as copies of the video's" in said, said
-    weights = load_sat_checkpoint(run / "2").state_dict
-    assert any(name.endswith("scale_shift_table_ref") for name in weights) and len(metrics(run)) == 2
+    assert any(name.endswith("scale_shift_table_ref") for name in weights(run, "2")) and len(metrics(run)) == 2
 
 
 def test_mistakes_are_told_in_one_line(wan, tmp_path):
@@ -124,7 +109,7 @@ class Encoder:
 
 def test_the_objective_uses_means_drops_references_one_by_one_and_keeps_the_text(wan, tmp_path):
     objective, calls = Objective(wan.config(tmp_path), Encoder(), lambda prompts: torch.ones(len(prompts), 16, 32), CPU), []
-    batch = {"video": torch.randn(3, 3, 5, 64, 64).tanh(), "refs": torch.ones(3, 1, 3, 64, 64), "captions": ["a", "b", "c"]}
+    batch = batch_of(torch.randn(3, 3, 5, 64, 64).tanh(), torch.ones(3, 1, 3, 64, 64))
 
     def network(noised, timestep, text, refs):
         calls.append((noised, timestep.view(-1, 1, 1, 1, 1) / 1000, text, refs))

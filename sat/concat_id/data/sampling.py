@@ -22,9 +22,9 @@ class EpochSampler(Sampler[list[Key]]):
     """Batches of (epoch, record index) for one rank, without end.
 
     Each epoch is a shuffled order of all records, cut into batches of records of one kind (`ClipDataset.kinds`); batches that remain
-    too small are filled up with the first records of their kind. Ranks take turns with the batches, so their number does not change the
-    order.
-    The position counts `batch_size` samples for every batch that was used on any rank, not those that a loader has asked for in advance.
+    too small are filled up with the first records of their kind. Ranks take turns with the batches, so their number does not change
+    the order. The position counts `batch_size` samples for every batch that was used on any rank, not those
+    that a loader has asked for in advance.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
     return batch if get_worker_info() is None else _shared(batch)
 
 
-def _shared(batch: dict[str, Any]) -> Batch | UserError:
+def _shared(batch: Batch) -> Batch | UserError:
     """Put a batch where the trainer sees it. torch would do so in a thread whose failure nobody notices, and the trainer would wait."""
     tensors = list(_tensors_in(list(vars(batch).values())))
     try:
