@@ -7,18 +7,10 @@ Ctrl-C save first; --resume goes on from the last checkpoint as if nothing had h
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
-
-
-def main() -> int:
-    """Train; what all processes find wrong, the first one tells, after which torchrun ends the others."""
-    try:
-        return train()
-    except UserError:
-        time.sleep(3 if os.environ.get("RANK", "0") != "0" else 0)
-        raise
 
 
 def train() -> int:
@@ -78,6 +70,15 @@ def make_sampler(config, device, embed):
         return pipeline.sample(prompt_embeds, ref_latents, config.args.seed)
 
     return sample
+
+
+def main(recipe: Callable[[], int] = train) -> int:
+    """Train; what all processes find wrong, the first one tells, after which torchrun ends the others."""
+    try:
+        return recipe()
+    except UserError:
+        time.sleep(3 if os.environ.get("RANK", "0") != "0" else 0)
+        raise
 
 
 if __name__ == "__main__":

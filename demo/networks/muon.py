@@ -1,4 +1,4 @@
-"""Muon: descent along orthogonal matrices, which takes fewer steps than AdamW; here for a small network, under ZeRO `EmaMuon`."""
+"""Muon (Jordan et al. 2024): momentum made orthogonal, which needs fewer steps than AdamW."""
 
 from collections.abc import Iterable
 
@@ -14,36 +14,14 @@ UPDATE = 0.2  # root mean square of an update over the learning rate, as AdamW's
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Bring the singular values of a matrix (R, C) near 1 by a Newton-Schulz iteration; its scale does not matter."""
+    first, second, third = ITERATION
     current = matrix.to(torch.bfloat16 if has_bfloat16(matrix.device) else torch.float32)
     current = current.T if matrix.shape[0] > matrix.shape[1] else current
     current = current / (current.norm() + 1e-7)
-    current = _iterated(current) if current.dtype == torch.bfloat16 else _factor(current @ current.T) @ current
-    return (current.T if matrix.shape[0] > matrix.shape[1] else current).to(matrix.dtype)
-
-
-def _iterated(current: Tensor) -> Tensor:
-    first, second, third = ITERATION
     for _ in range(ROUNDS):
         square = current @ current.T
         current = first * current + (second * square + third * square @ square) @ current
-    return current
-
-
-def _factor(square: Tensor) -> Tensor:
-    """What all rounds together multiply a matrix by, from its product with itself (R, R): less work for long rows, if exact enough."""
-    first, second, third = ITERATION
-    identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
-    total = identity
-    for _ in range(ROUNDS):
-        step = first * identity + second * square + third * square @ square
-        total, square = step @ total, step @ square @ step
-    return total
-
-
-def muon_update(momentum: Tensor, parts: int = 1) -> Tensor:
-    """The update of a matrix (R, C) at a learning rate of 1, as large as AdamW's; `parts` matrices stacked in R count one by one."""
-    chunks = momentum.chunk(parts)
-    return torch.cat([UPDATE * max(chunk.shape) ** 0.5 * orthogonalised(chunk) for chunk in chunks])
+    return (current.T if matrix.shape[0] > matrix.shape[1] else current).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -57,8 +35,8 @@ class Muon(torch.optim.Optimizer):
         """Update the parameters that have gradients."""
         for group in self.param_groups:
             for parameter in (item for item in group["params"] if item.grad is not None):
-                state = self.state[parameter]
-                average = state.setdefault("momentum", torch.zeros_like(parameter))
+                average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 average.lerp_(parameter.grad, 1 - group["momentum"])
                 matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)
-                parameter.add_(muon_update(matrix).view_as(parameter), alpha=-group["lr"])
+                update = UPDATE * max(matrix.shape) ** 0.5 * orthogonalised(matrix)
+                parameter.add_(update.view_as(parameter), alpha=-group["lr"])

@@ -146,11 +146,17 @@ def open_latent_cache(config: Config) -> TensorCache | None:
 
 
 def build_data(
-    config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: TensorCache | None = None
+    config: Config,
+    records: list[Record],
+    run: Path,
+    micro_batch_size: int,
+    latents: TensorCache | None = None,
+    dataset_type: type[ClipDataset] = ClipDataset,
+    sampler_type: type[EpochSampler] = EpochSampler,
 ) -> tuple[EpochSampler, ClipLoader]:
     """The order of the clips for this process, and the loader that follows it."""
-    dataset = ClipDataset(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
-    sampler = EpochSampler(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed)
+    dataset = dataset_type(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
+    sampler = sampler_type(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed)
     return sampler, build_loader(dataset, sampler, config.args.num_workers, prefetch_factor=config.args.prefetch_factor)
 
 
