@@ -94,7 +94,7 @@ stop_after prepare
 
 step "pairs"
 "$PYTHON" sat/make_pairs.py "$DATA/prepared/manifest.json" --output "$DATA/lists" --calibrate --test_people "$TEST" \
-    --cross_two 0.45 0.957 --by_kind hat cap beanie glasses sunglasses # smaller, moving and covered faces are less alike
+    --cross_two 0.45 0.957 # smaller and moving faces are less alike
 stop_after pairs
 
 begun="$DATA/exps/begun.txt" options="--from '$FROM' --first $FIRST --autoencoder '$AUTOENCODER'"
@@ -134,7 +134,7 @@ train() {
     fi
     [ -z "$(run_of "$stage")" ] || start=(--resume "$(run_of "$stage")")
     [ -z "$STEPS" ] || steps=(--train_iters "$(cut -d , -f "$stage" <<<"$STEPS")") # a line without a comma is printed whole
-    many sat/train_video.py --base "${MODEL[@]}" "demo/configs/stage$stage.yaml" --save "$runs" \
+    many demo/train_stage.py --base "${MODEL[@]}" "demo/configs/stage$stage.yaml" --save "$runs" \
         --train_data "$DATA/lists/stage_${stage}_train.json" --valid_data "$valid" \
         --latent_cache "$DATA/latents" ${start[@]+"${start[@]}"} ${steps[@]+"${steps[@]}"}
     touch "$runs/done"

@@ -2,9 +2,9 @@
 
 Run as `python demo/bench/bench_references.py --base configs/mini.yaml demo/configs/stage2.yaml
 --load models/mini/transformer --valid_data data/mini/lists/stage_2_valid.json`. Takes the first single pictures of one person of the
-lists. The loss is that of training, in float32 and in the boxes of faces alone, at fixed timesteps and noise: less with the right
-reference than with somebody else's means that the model knows whom it shows, more than with none that it believes it too much. Lists go
-from person to person, so somebody else's is that of half a batch away.
+lists. The loss is that of training, in float32, at fixed timesteps and noise: less with the right reference than with somebody else's
+means that the model knows whom it shows, more than with none that it believes it too much. Lists go from person to person, so somebody
+else's is that of half a batch away.
 """
 
 import sys
@@ -15,7 +15,6 @@ sys.path.extend([str(Path(__file__).resolve().parents[1]), str(Path(__file__).re
 from concat_id.startup import prepare_process
 
 NUMBER, BATCH, TIMESTEPS = 48, 16, (200, 400, 600, 800)
-ALONE = 1000.0  # what a face counts against the rest of the picture
 
 
 def main() -> None:
@@ -32,7 +31,6 @@ def main() -> None:
     from concat_id.data.dataset import ClipDataset, collate
     from concat_id.data.records import read_records
     from concat_id.diffusion.denoiser import Condition
-    from concat_id.diffusion.loss import face_weights
     from concat_id.distributed import choose_device
     from concat_id.training import preparation as prepare
     from concat_id.training.engine import start_processes
@@ -40,22 +38,21 @@ def main() -> None:
 
     device = choose_device(config.args.device)
     start_processes(device)
-    found = [record for record in read_records(config.args.valid_data) if record.is_picture and record.num_refs == 1 and record.boxes]
+    found = [record for record in read_records(config.args.valid_data) if record.is_picture and record.num_refs == 1]
     records = found[:NUMBER]
     network = prepare.load_network(config, None).to(device).eval()
     objective = Objective(config, prepare.load_autoencoder(config, device), prepare.embed_captions(config, records, device), device)
     clips = ClipDataset(records, config.data, training=False)
     losses = {name: [0.0] * len(TIMESTEPS) for name in ("right", "none", "other")}
     for start in range(0, len(records), BATCH):
-        batch = collate([clips[0, index] for index in range(start, min(start + BATCH, len(records)))])
-        text, refs, latents = objective.embed(batch["captions"]), objective.encode_refs(batch["refs"]), objective.encode_video(batch)
-        weights = face_weights(batch["boxes"], tuple(latents.shape[-2:]), ALONE).to(device)
+        batch = collate([clips[0, index] for index in range(start, min(start + BATCH, len(records)))]).as_floats()
+        text, refs, latents = objective.embed(batch.captions), objective.encode_refs(batch.refs), objective.encode_video(batch)
         for place, timestep in enumerate(TIMESTEPS):
             noise = torch.randn(latents.shape, generator=generator_of("references", start, timestep)).to(device)
             at = torch.full((len(latents),), timestep, device=device)
             for name, shown in {"right": refs, "none": torch.zeros_like(refs), "other": refs.roll(len(refs) // 2, 0)}.items():
                 with torch.no_grad():
-                    loss = objective.recipe.loss(network, objective.recipe.schedule, latents, noise, at, Condition(text, shown), weights)
+                    loss = objective.recipe.loss(network, objective.recipe.schedule, latents, noise, at, Condition(text, shown))
                 losses[name][place] += loss.sum().item() / len(records)
     print(f"{len(records)} pictures\ntimestep " + " ".join(f"{timestep:>7}" for timestep in TIMESTEPS))
     for name, values in losses.items():

@@ -55,7 +55,7 @@ def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(tra
     assert code == 0, errors
     scripts = [next(Path(word).name for word in call.split() if word.endswith(".py")) for call in calls]
     data = ["render_people.py"] * 2 + ["prepare_clips.py", "make_pairs.py", "train_text_encoder.py"]
-    trained = ["train_video.py"] * 3 + ["sample_video.py"] * 3
+    trained = ["train_stage.py"] * 3 + ["sample_video.py"] * 3
     assert scripts == [*data, *trained, "train_face_recognizer.py", *["evaluate_identity.py"] * 2]
     stages = calls[5:8]
     assert all(f"demo/configs/stage{number}.yaml" in call and "--train_iters 4" in call for number, call in enumerate(stages, 1))
@@ -65,7 +65,7 @@ def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(tra
     for call, end in zip(calls[-2:], ("1", f"1-own --recognizer {tmp_path}/data/recognizer"), strict=True):
         assert f"samples/1/stage3 {tmp_path}/data/lists/test_clips_1 --calibration" in call and call.endswith(f"/data/report/{end}")
     _, _, again = train("--until", "train")
-    assert not any("train_video.py" in call or "train_text" in call for call in again) and len(again) == 4
+    assert not any("train_stage.py" in call or "train_text" in call for call in again) and len(again) == 4
 
 
 def test_another_start_in_the_same_folder_is_refused(train, tmp_path, model):
@@ -73,7 +73,7 @@ def test_another_start_in_the_same_folder_is_refused(train, tmp_path, model):
     for options in (["--from", model], ["--autoencoder"], ["--from", model, "--first", 2]):
         code, errors, calls = train("--until", "train", *options)
         assert code == 2 and f"{tmp_path}/data/exps: was begun with --from '' --first 1" in errors.splitlines()[-1]
-        assert not any("train_video.py" in call for call in calls)
+        assert not any("train_stage.py" in call for call in calls)
     code, errors, _ = train("--until", "train")
     assert code == 0 and f"stage 3 is trained; move {tmp_path}/data/exps/stage3 away" in errors
 
@@ -81,14 +81,14 @@ def test_another_start_in_the_same_folder_is_refused(train, tmp_path, model):
 def test_a_stage_that_was_stopped_goes_on(train, tmp_path):
     train("--until", "train")
     (tmp_path / "data" / "exps" / "stage2" / "done").unlink()
-    stages = [call for call in train("--until", "train")[2] if "train_video.py" in call]
+    stages = [call for call in train("--until", "train")[2] if "train_stage.py" in call]
     assert len(stages) == 1 and f"--resume {tmp_path}/data/exps/stage2/run" in stages[0] and "--load" not in stages[0]
 
 
 def test_training_may_start_from_a_model(train, tmp_path, model):
     code, errors, calls = train("--from", model, "--until", "train", "--steps", "30,20,10")
     assert code == 0, errors
-    stages = [call for call in calls if "train_video.py" in call]
+    stages = [call for call in calls if "train_stage.py" in call]
     assert f"--load {model}/transformer" in stages[0] and f"--load {tmp_path}/data/exps/stage1/run" in stages[1]
     assert [call.split("--train_iters ")[1].split()[0] for call in stages] == ["30", "20", "10"]
     assert not any("train_text" in call for call in calls) and f"{model}/t5" in (tmp_path / "data" / "encoders.yaml").read_text()
@@ -97,7 +97,7 @@ def test_training_may_start_from_a_model(train, tmp_path, model):
 def test_a_model_may_take_the_place_of_a_stage(train, tmp_path, model):
     code, errors, calls = train("--from", model, "--first", 3)
     assert code == 0, errors
-    (stage,) = [call for call in calls if "train_video.py" in call]
+    (stage,) = [call for call in calls if "train_stage.py" in call]
     assert "demo/configs/stage3.yaml" in stage and f"--load {model}/transformer" in stage
     before, after = [call for call in calls if "sample_video.py" in call]
     assert f"--load {model}/transformer" in before and "samples/1/stage2" in before
