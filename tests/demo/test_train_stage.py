@@ -10,7 +10,7 @@ from training.conftest import Setup
 
 from concat_id.data.records import Record
 from concat_id.training.objective import generator_of
-from networks.stages import IMAGE_BATCH, LogitNormalObjective, MixedSampler, repeated
+from networks.stages import LogitNormalObjective, repeated
 
 
 def test_clips_and_rare_words_come_more_often(tmp_path):
@@ -19,11 +19,6 @@ def test_clips_and_rare_words_come_more_often(tmp_path):
 
     assert [times(caption, "a.png") for caption in ("a man in a red Hat.", "a man chats", "a t-shirt and glasses")] == [3, 1, 3]
     assert (times("a man", "a.mp4"), times("a man nods", "a.mp4")) == (4, 12)
-
-
-def test_images_come_in_larger_batches():
-    sampler = MixedSampler([1] * 6 + [-1] * 20 + [-2] * 5, 2)
-    assert sorted(len(batch) for batch in sampler.epoch_batches(3)) == [2] * 3 + [IMAGE_BATCH] * 3
 
 
 @pytest.mark.parametrize("parts", [1, 3])

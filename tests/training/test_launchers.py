@@ -33,6 +33,21 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
+@pytest.mark.parametrize("model, files", [
+    ("wan_1_3b", ("wan_1_3b.yaml", "training/wan_single_identity.yaml")),
+    ("wan_adaln", ("wan_1_3b.yaml", "training/wan_adaln.yaml")),
+    ("wan_mini", ("wan_mini.yaml", "training/wan_mini.yaml")),
+])  # fmt: skip
+def test_wan_has_files_of_its_own(project, model, files):
+    assert project.run("--model", model, "--resume") == (0, "", [*project.command(*files), "--resume"])
+
+
+def test_what_wan_has_not(project):
+    code, said, called = project.run("--model", "wan_14b")
+    assert (code, called) == (2, None) and "found wan_14b, expected mini" in said and "wan_1_3b" in said
+    assert "for one person" in project.run("--model", "wan_1_3b", launcher="two_identities")[1]
+
+
 @pytest.mark.parametrize("kind", ["single_identity", "two_identities"])
 def test_the_demonstration_model_is_the_default(project, kind):
     expected = [*project.command("mini.yaml", f"training/mini_{kind}.yaml"), "--resume", "--lr", "1e-4"]
