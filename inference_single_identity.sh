@@ -2,5 +2,5 @@
 # Videos of one person from prompts and photographs; bash inference_single_identity.sh --help lists the options.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/launch.sh"
-launch single_identity "$@"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/scripts/setup.sh"
+launch sample_video single_identity "$@"

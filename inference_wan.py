@@ -20,17 +20,18 @@ def main() -> int:
     """Parse, load, prepare, sample, save; 1 if any line failed."""
     enter_environment()
     prepare_process()
-    from concat_id.config import load_config
-    from concat_id.wan_command_line import read_wan_command_line
+    from concat_id.config.loading import load_config
+    from concat_id.config.presets import PRESETS, require
+    from concat_id.config.wan_command_line import read_wan_command_line
 
     request = read_wan_command_line(__doc__)
     config = load_config(request.bases, request.overrides, request.options)
 
-    from concat_id.pipelines.wan_files import download, require_files
-
     if request.download:
+        from concat_id.pipelines.downloads import download
+
         download(request.download)
-    require_files(config)
+    require(PRESETS[request.model], config.args.load, (config.model.autoencoder.path, config.model.text_encoder.path))
 
     from concat_id.pipelines.generation import generate
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
+from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, run
-from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 TRAINING = "pictures", "key_frames", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
@@ -65,7 +65,7 @@ def main() -> int:
 
     import dataclasses
 
-    from concat_id.config import load_config
+    from concat_id.config.loading import load_config
     from concat_id.data.clips import Window
     from concat_id.models.autoencoder import VideoAutoencoder
     from concat_id.video import write_picture

@@ -22,8 +22,8 @@ def main() -> int:
 def train() -> int:
     """Read the clips, load the networks, take the steps."""
     prepare_process()
-    from concat_id.command_line import read_command_line
-    from concat_id.config import load_config
+    from concat_id.config.command_line import read_command_line
+    from concat_id.config.loading import load_config
 
     bases, overrides = read_command_line(__doc__)
     config = load_config(bases, overrides)

@@ -6,8 +6,8 @@ is a checkpoint like any other, for `--load` of sat/sample_video.py or sat/train
 
 from pathlib import Path
 
+from concat_id.config.parser import Parser
 from concat_id.errors import UserError, printable, run
-from concat_id.parser import Parser
 from concat_id.startup import prepare_process
 
 

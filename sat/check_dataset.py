@@ -4,8 +4,8 @@ Reads every clip and picture as training would, names what is wrong with which e
 The exit code is 1 if anything must be mended, 0 if there are at most notes.
 """
 
+from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, one_line, run
-from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 
@@ -34,7 +34,8 @@ def main() -> int:
     prepare_process()
     arguments = read_arguments()
 
-    from concat_id.config import DataConfig, load_config
+    from concat_id.config.args import DataConfig
+    from concat_id.config.loading import load_config
     from concat_id.data.checking import check_lists, summary
     from concat_id.data.clips import Window
 

@@ -12,8 +12,8 @@ one of configs/*.yaml whose sizes fit. Wan's weights are recognised; for them to
 
 from pathlib import Path
 
+from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, printable, run
-from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
@@ -37,7 +37,7 @@ def options() -> Namespace:
 
 def convert_wan(args: Namespace, dtype) -> bool:
     """Hand a Wan checkpoint to the module that knows Wan; tells whether it was one."""
-    from concat_id.config import load_config
+    from concat_id.config.loading import load_config
     from concat_id.conversion import wan
 
     if not wan.is_wan(args.source, args.trust_checkpoint):
@@ -58,7 +58,7 @@ def main() -> None:
     prepare_process()
     import torch
 
-    from concat_id.config import load_config
+    from concat_id.config.loading import load_config
     from concat_id.conversion.check import largest_difference
     from concat_id.conversion.folders import detect_model, to_hf, to_sat
     from concat_id.conversion.sources import open_source, run_configuration

@@ -7,8 +7,8 @@ The exit code is 1 if a video could not be measured.
 
 from pathlib import Path
 
+from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, one_line, report, run, warn
-from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 

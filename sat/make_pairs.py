@@ -7,9 +7,9 @@ Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summar
 
 from pathlib import Path
 
+from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import add_threshold_options, check_pairing
 from concat_id.errors import UserError, run, warn
-from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 

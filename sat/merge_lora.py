@@ -5,8 +5,8 @@ The result is a checkpoint like any other, for `--load` of sat/sample_video.py o
 
 from pathlib import Path
 
+from concat_id.config.parser import Parser
 from concat_id.errors import printable, run
-from concat_id.parser import Parser
 from concat_id.startup import prepare_process
 
 

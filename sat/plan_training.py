@@ -1,14 +1,14 @@
-"""Tell what memory training needs, before machines are paid for: `python sat/plan_training.py --base MODEL.yaml TRAINING.yaml`.
+"""Tell what memory training needs, before machines are paid for: `python sat/plan_training.py --model cogvideox_5b`.
 
 Nothing is loaded or allocated; the formula is in concat_id/training/memory_plan.py. Sizes are GiB on each GPU, leave 10 % more.
 """
 
 import json
 
+from concat_id.config.parser import read_whole
+from concat_id.config.typed import shown
 from concat_id.errors import UserError, run
-from concat_id.parser import read_whole
 from concat_id.startup import prepare_process
-from concat_id.typed import shown
 
 GIB = 2**30
 COLUMNS = {
@@ -20,10 +20,10 @@ COLUMNS = {
 def main() -> None:
     """Print a table, or JSON."""
     prepare_process()
-    from concat_id.command_line import build_parser
-    from concat_id.config import load_config
+    from concat_id.config.command_line import build_parser, resolve_files
+    from concat_id.config.loading import load_config
 
-    parser = build_parser(__doc__)
+    parser = build_parser(__doc__, training=True)
     own = parser.add_argument_group("plan")
     own.add_argument("--gpus", nargs="+", default=["1", "4", "8"], metavar="N", help="numbers of GPUs (default: 1 4 8)")
     own.add_argument("--zero", nargs="+", default=[], metavar="STAGE", help="stages of ZeRO (default: that of the deepspeed section)")
@@ -33,7 +33,7 @@ def main() -> None:
     own.add_argument("--json", action="store_true", default=False, help="print JSON, in bytes")
     options = vars(parser.parse_args())
     own = {name: options.pop(name) for name in ("gpus", "zero", "offload", "people", "tflops", "json")}
-    config = load_config(options.pop("base"), options)
+    config = load_config(resolve_files(options, training=True), options)
     limits = {"gpus": (1, 10**6), "zero": (0, 3)}
     gpus, stages = ([read_number(name, text, *limits[name]) for text in own[name]] for name in limits)
     people = read_number("people", own["people"], 1, config.model.transformer.max_refs)

@@ -9,9 +9,9 @@ A run that was stopped is continued by the same command. The exit code is 1 if a
 
 from pathlib import Path
 
+from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import check_limits
 from concat_id.errors import one_line, report, run, warn
-from concat_id.parser import Namespace, Parser
 from concat_id.startup import prepare_process
 
 

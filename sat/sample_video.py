@@ -1,4 +1,4 @@
-"""Generate identity-preserving videos: `python sat/sample_video.py --base MODEL.yaml INFERENCE.yaml [--seed 42] [options]`.
+"""Generate identity-preserving videos: `python sat/sample_video.py --model mini --image a.png --prompt "..." [options]`.
 
 Each line `prompt@@image[@@image]` of the prompt file becomes a folder with the video, the prepared references, a contact
 sheet and info.json. Finished lines are skipped when run again. Under torchrun the processes share the lines.
@@ -11,8 +11,8 @@ from concat_id.startup import prepare_process
 def main() -> int:
     """Parse, load, prepare, sample, save; 1 if any line failed."""
     prepare_process()
-    from concat_id.command_line import read_command_line
-    from concat_id.config import load_config
+    from concat_id.config.command_line import read_command_line
+    from concat_id.config.loading import load_config
 
     bases, overrides = read_command_line(__doc__)
     config = load_config(bases, overrides)

@@ -1,4 +1,4 @@
-"""Fine-tune on clips with references: `python sat/train_video.py --base MODEL.yaml TRAINING.yaml [--resume] [options]`.
+"""Fine-tune on clips with references: `python sat/train_video.py --model cogvideox_5b [--resume] [options]`.
 
 Alone or under torchrun. The run's folder gets checkpoints, metrics.jsonl, TensorBoard files and sampled videos. SIGTERM and
 Ctrl-C save first; --resume goes on from the last checkpoint as if nothing had happened.
@@ -16,10 +16,10 @@ from concat_id.startup import prepare_process
 def train() -> int:
     """Read the clips, load the networks, take the steps."""
     prepare_process()
-    from concat_id.command_line import read_command_line
-    from concat_id.config import load_config
+    from concat_id.config.command_line import read_command_line
+    from concat_id.config.loading import load_config
 
-    bases, overrides = read_command_line(__doc__)
+    bases, overrides = read_command_line(__doc__, training=True)
     config = load_config(bases, overrides)
 
     from concat_id.data.dataset import ClipDataset
@@ -38,7 +38,7 @@ def train() -> int:
     with prepare.opened_run(config) as (folder, saved):
         latents = prepare.open_latent_cache(config)
         sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents)
-        config.args.count_steps(sampler.batches_per_epoch / (settings.accumulation * world_size()))
+        config.training.count_steps(sampler.batches_per_epoch / (settings.accumulation * world_size()))
         prepare.record_configuration(folder, config, settings.notes)
 
         embed = prepare.embed_captions(config, [*records, *valid_records], device)

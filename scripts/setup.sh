@@ -159,6 +159,15 @@ set_up() {
     ) 9>"$ROOT/.setup.lock" || exit
 }
 
+# Start concat_id/launch.py, which checks the options before anything is set up, by whatever Python there is.
+launch() {
+    local python="$VENV/bin/python"
+    [ -z "${CONCAT_ID_PYTHON:-}" ] || python="$(command -v "$CONCAT_ID_PYTHON")" ||
+        fail "CONCAT_ID_PYTHON=$CONCAT_ID_PYTHON: no such program; name a Python interpreter"
+    [ -x "$python" ] || python="$(find_python)" || exit
+    exec "$python" "$ROOT/sat/concat_id/launch.py" "$@"
+}
+
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     set -euo pipefail
     set_up "$@"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from concat_id.command_line import MEMORY_HELP, build_parser, read_command_line
-from concat_id.config import Args, load_config
+from concat_id.config.args import Args
+from concat_id.config.command_line import MEMORY_HELP, build_parser, read_command_line
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 
 DEBUG = str(Path(__file__).resolve().parents[1] / "configs" / "debug.yaml")

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from concat_id.args_config import ACCEPTED_ARGS
-from concat_id.config import Args, AutoencoderConfig, load_config, to_dict
+from concat_id.config.args import Args
+from concat_id.config.cogvideox import AutoencoderConfig
+from concat_id.config.loading import load_config
+from concat_id.config.released_args import ACCEPTED_ARGS
+from concat_id.config.schema import to_dict
 from concat_id.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ from in_process import call_main, load_script
 from tiny_wan import write_tiny_wan
 
 from concat_id import bootstrap
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
+from concat_id.config.wan_command_line import read_wan_command_line
 from concat_id.errors import UserError
 from concat_id.pipelines import wan_files
-from concat_id.wan_command_line import read_wan_command_line
 
 SCRIPT = ROOT / "inference_wan.py"
 PROMPT = "a man in a red hat smiles"

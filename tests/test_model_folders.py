@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.model_folders import built_from, check_tokenizer, read_settings
 from concat_id.models.autoencoder import VideoAutoencoder

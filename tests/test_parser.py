@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from concat_id.config.parser import Parser
 from concat_id.errors import UserError
-from concat_id.parser import Parser
 
 BROKEN = ["nan", "inf", "-inf", "1e400", "1_000", "１２", "²", "", " ", "0x10", "1,5", "x" * 10_000, "9" * 5000]
 

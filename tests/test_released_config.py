@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from conftest import ROOT
 from entry import PROMPT, SCRIPT, only_error, prompt_file, results
 from PIL import Image
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.models.text_encoder import TextEncoder
 from concat_id.pipelines.cogvideox import ConcatIDPipeline
 from concat_id.weights import load_tensors

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from concat_id.config import Config, load_config
+from concat_id.config.loading import load_config
+from concat_id.config.schema import Config
+from concat_id.config.typed import Origins
+from concat_id.config.yaml_files import merge, read_yaml, resolve_references
 from concat_id.errors import UserError
-from concat_id.typed import Origins
-from concat_id.yaml_files import merge, read_yaml, resolve_references
 
 RELEASED = ROOT.parent / "shared" / "released_configs"
 FILES = sorted([*(ROOT / "configs").rglob("*.yaml"), *RELEASED.rglob("*.yaml")])

@@ -8,7 +8,7 @@ import yaml
 from diffusers import AutoencoderKLCogVideoX
 from transformers import T5Config, T5EncoderModel
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.models.autoencoder import to_sat_names
 from concat_id.models.transformer import DiffusionTransformer
 

@@ -9,7 +9,7 @@ sys.path[:0] = [str(ROOT / "sat"), str(ROOT / "tests")]
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
-from concat_id.config import load_config  # noqa: E402
+from concat_id.config.loading import load_config  # noqa: E402
 
 STAGES = {"first_stage.pt": False, "second_stage_adaln.pt": True}
 

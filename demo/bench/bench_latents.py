@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_process()
 
-    from concat_id.config import load_config
+    from concat_id.config.loading import load_config
     from concat_id.face.detection import FaceDetector
     from concat_id.face.recognition import load_recognizer
     from concat_id.models.autoencoder import VideoAutoencoder

@@ -27,7 +27,7 @@ def main() -> None:
     import imageio.v3 as imageio
     import torch
 
-    from concat_id.config import load_config
+    from concat_id.config.loading import load_config
     from concat_id.models.autoencoder import VideoAutoencoder
     from concat_id.video import to_frames, write_video
     from networks.autoencoder import decibels

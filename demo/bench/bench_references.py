@@ -20,8 +20,8 @@ NUMBER, BATCH, TIMESTEPS = 48, 16, (200, 400, 600, 800)
 def main() -> None:
     """Read pictures, compute the losses, print a table."""
     prepare_process()
-    from concat_id.command_line import read_command_line
-    from concat_id.config import load_config
+    from concat_id.config.command_line import read_command_line
+    from concat_id.config.loading import load_config
 
     bases, overrides = read_command_line(__doc__)
     config = load_config(bases, {"bf16": "false"} | overrides)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from concat_id.config import AutoencoderConfig
+from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.distributed import has_bfloat16
 from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder

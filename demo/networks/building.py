@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from concat_id.config import AutoencoderConfig
+from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.files import written_whole
 from concat_id.models.autoencoder import VideoAutoencoder, released_settings, to_sat_names
 

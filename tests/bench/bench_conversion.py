@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from concat_id.startup import prepare_process
 prepare_process()
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.conversion import folders
 from concat_id.conversion.sources import open_source
 direction, source, target, layers = sys.argv[2:]
@@ -39,7 +39,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
     """Write random weights in the SAT layout."""
     import torch
 
-    from concat_id.config import TransformerConfig
+    from concat_id.config.cogvideox import TransformerConfig
     from concat_id.models.transformer import DiffusionTransformer
     from concat_id.weights import SAT_PREFIX
 

@@ -21,7 +21,7 @@ prepare_process()
 
 import torch  # noqa: E402
 
-from concat_id.config import TransformerConfig  # noqa: E402
+from concat_id.config.cogvideox import TransformerConfig  # noqa: E402
 from concat_id.distributed import choose_device  # noqa: E402
 from concat_id.models.attention import KERNELS  # noqa: E402
 from concat_id.models.transformer import DiffusionTransformer  # noqa: E402

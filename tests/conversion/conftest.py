@@ -9,7 +9,8 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from concat_id.config import Config, load_config
+from concat_id.config.loading import load_config
+from concat_id.config.schema import Config
 from concat_id.conversion.folders import to_hf
 from concat_id.conversion.sources import open_source
 from concat_id.pipelines.diffusers_pipeline import ConcatIDPipeline

@@ -10,7 +10,7 @@ from conftest import ROOT
 from entry import only_error
 from in_process import call_main, load_script
 
-from concat_id.config import to_dict
+from concat_id.config.schema import to_dict
 from concat_id.conversion import wan
 from concat_id.weights import load_sat_checkpoint, load_tensors
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.conversion import names
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_shards

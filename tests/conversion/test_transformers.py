@@ -7,7 +7,7 @@ import torch
 from conftest import assert_close, golden_meta, seeded
 from diffusers import CogVideoXTransformer3DModel
 
-from concat_id.config import TransformerConfig
+from concat_id.config.cogvideox import TransformerConfig
 from concat_id.conversion import names
 from concat_id.conversion.check import diffusers_rotary
 from concat_id.errors import UserError

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import T5Tokenizer, UMT5EncoderModel
 from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.conversion import wan as conversion
 from concat_id.conversion.folders import write_shards
 from concat_id.conversion.wan import find_model, is_wan, to_diffusers, to_native

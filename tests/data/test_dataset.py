@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from concat_id.config import DataConfig
+from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset, apply_mask, collate
 from concat_id.data.records import read_records
 from concat_id.errors import UserError

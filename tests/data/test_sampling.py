@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from concat_id.config import DataConfig
+from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
 from concat_id.data.sampling import EpochSampler, build_loader

@@ -14,7 +14,8 @@ from in_process import call_main, load_script
 from PIL import Image
 
 import networks.autoencoder as autoencoder_module
-from concat_id.config import AutoencoderConfig, load_config
+from concat_id.config.cogvideox import AutoencoderConfig
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.video import write_video

@@ -5,7 +5,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from concat_id.config import FaceConfig
+from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
 from concat_id.face.detection import Face
 from concat_id.face.models import load_face_models

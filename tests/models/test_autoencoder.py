@@ -7,7 +7,7 @@ import torch
 from conftest import assert_close, golden_arrays, golden_meta, seeded
 from diffusers import AutoencoderKLCogVideoX
 
-from concat_id.config import AutoencoderConfig
+from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder, to_diffusers_names, to_sat_names
 

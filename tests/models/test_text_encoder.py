@@ -10,7 +10,7 @@ import sentencepiece
 import torch
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from concat_id.config import TextEncoderConfig
+from concat_id.config.cogvideox import TextEncoderConfig
 from concat_id.errors import UserError
 from concat_id.models import text_encoder
 from concat_id.models.text_encoder import TextEncoder

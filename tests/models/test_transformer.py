@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import GOLDEN, assert_close, golden_meta, seeded
 
-from concat_id.config import TransformerConfig
+from concat_id.config.cogvideox import TransformerConfig
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.weights import load_strictly
 

@@ -5,7 +5,7 @@ import torch
 from conftest import ROOT, assert_close
 from PIL import Image
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.pipelines.cogvideox import ConcatIDPipeline
 

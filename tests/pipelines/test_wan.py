@@ -6,7 +6,7 @@ from conftest import ROOT, assert_close
 from PIL import Image
 from tiny_wan import write_tiny_wan
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.models.backbones import weight_digests
 from concat_id.pipelines.choice import make_pipeline

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.files import PROJECT_ROOT as ROOT
 from concat_id.video import write_video
 

@@ -56,7 +56,7 @@ def parts(engine) -> dict[str, int]:
 
 def main() -> int:
     """Take two steps on noise; the second is measured."""
-    from concat_id.config import load_config
+    from concat_id.config.loading import load_config
     from concat_id.distributed import rank, world_size
     from concat_id.models.transformer import DiffusionTransformer
     from concat_id.training.engine import Engine, start_processes

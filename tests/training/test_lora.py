@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from training import alone
 
-from concat_id.config import LoraConfig
+from concat_id.config.cogvideox import LoraConfig
 from concat_id.errors import UserError
 from concat_id.low_rank import load_low_rank, merged
 from concat_id.models.transformer import DiffusionTransformer

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from concat_id.config import LoraConfig, load_config
+from concat_id.config.cogvideox import LoraConfig
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError, run
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.transformer import DiffusionTransformer

@@ -3,7 +3,7 @@
 import pytest
 from conftest import ROOT
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.training.settings import engine_settings
 

@@ -9,7 +9,7 @@ from deepspeed.accelerator import get_accelerator
 from entry import only_error
 from training.alone import metrics
 
-from concat_id.command_line import read_command_line
+from concat_id.config.command_line import read_command_line
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
 from concat_id.training.validation import Validation

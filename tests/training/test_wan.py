@@ -9,7 +9,7 @@ from conftest import ROOT
 from tiny_wan import write_tiny_wan
 from training.alone import batch_of, metrics, same, states, weights
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
 from concat_id.diffusion.flow import FlowSchedule
 from concat_id.models.backbones import load_transformer
 from concat_id.pipelines.choice import make_pipeline

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from concat_id.config import ModelConfig
+from concat_id.config.cogvideox import ModelConfig
 from concat_id.conversion.lora import DIFFUSERS_FILE
 from concat_id.conversion.sources import Source
 from concat_id.files import resolve_path

@@ -7,7 +7,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
 
-from concat_id.config import TransformerConfig
+from concat_id.config.cogvideox import TransformerConfig
 from concat_id.conversion.folders import transformer_settings
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.lora import DIFFUSERS_FILE, read_diffusers_products, with_products

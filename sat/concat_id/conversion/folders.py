@@ -12,7 +12,7 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
 from tqdm import tqdm
 
-from concat_id.config import ModelConfig
+from concat_id.config.cogvideox import ModelConfig
 from concat_id.conversion import lora, names
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from concat_id.config import ModelConfig, TransformerConfig
+from concat_id.config.cogvideox import ModelConfig, TransformerConfig
 from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError
 from concat_id.models.mixins import EPS, LAYER_EPS

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from concat_id.config.yaml_files import read_yaml
 from concat_id.conversion import zero
 from concat_id.conversion.lazy import changed
 from concat_id.conversion.lora import Products, read_sat_products, with_products
@@ -16,7 +17,6 @@ from concat_id.files import kind_of, resolve_path
 from concat_id.low_rank import FILE as LOW_RANK_FILE
 from concat_id.weight_folders import find_sat_checkpoint, read_tag
 from concat_id.weights import SAT_PREFIX, load_sat_checkpoint, weights_digest
-from concat_id.yaml_files import read_yaml
 
 RUN_FILE = "training_config.yaml"  # which a training run leaves in its folder
 AVERAGED = "-ema"

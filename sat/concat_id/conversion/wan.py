@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from concat_id.config import load_config
+from concat_id.config.loading import load_config
+from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.folders import TOKENIZER_FILES, write_shards
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.sources import open_source, run_configuration
@@ -23,7 +24,6 @@ from concat_id.models.wan_autoencoder import WanAutoencoder
 from concat_id.models.wan_text_encoder import WanTextEncoder, to_transformers_names, transformers_config
 from concat_id.models.wan_weights import PREFIX, STEM, check_names, given_names, has_ref_modulation, is_native, native_names, wan_files
 from concat_id.versions import versions
-from concat_id.wan_config import WanModelConfig, WanTransformerConfig
 from concat_id.weight_folders import MODEL_STATES
 from concat_id.weights import check_floats, content_digest, load_tensors, shape_of, weights_digest, writing
 

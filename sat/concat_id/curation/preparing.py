@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from concat_id.config import FaceConfig
+from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.frames import cut_clip, read_frames, visible_part
 from concat_id.curation.people import Demands, DiscardError, Person, choose_people, follow, look, same_person_threshold
 from concat_id.curation.references import Reference, choose_references, write_reference

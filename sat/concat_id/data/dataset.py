@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from concat_id.config import DataConfig
+from concat_id.config.args import DataConfig
 from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state, read_picture
 from concat_id.data.records import Record
 from concat_id.errors import UserError

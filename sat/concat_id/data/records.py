@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from concat_id.config.typed import nearest
 from concat_id.distributed import rank
 from concat_id.errors import UserError, is_text, warn
 from concat_id.files import expand_path, kind_of, read_text, resolve_path
 from concat_id.formats import beside, by_stem, is_picture, is_video, media_in
 from concat_id.json_files import parse_list, shown
-from concat_id.typed import nearest
 
 SEPARATOR = "@@"
 REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path",)

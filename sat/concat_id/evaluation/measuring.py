@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from concat_id.config import FaceConfig
+from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError, warn
 from concat_id.evaluation.faces import FoundFace, Reference, Track, assign, build_tracks, find_faces, read_reference
 from concat_id.evaluation.frames import Video, read_video

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from concat_id.config import FaceConfig
+from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
 from concat_id.face.detection import FaceDetector
 from concat_id.face.parsing import EllipseParser, SegformerParser

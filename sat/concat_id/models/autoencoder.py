@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 from torch import Tensor
 
-from concat_id.config import AutoencoderConfig
+from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
 from concat_id.model_folders import built_from

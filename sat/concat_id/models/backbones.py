@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
 from concat_id.weight_folders import find_sat_checkpoint, some, what_to_do_with

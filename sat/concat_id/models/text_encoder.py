@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from concat_id.config import TextEncoderConfig
+from concat_id.config.cogvideox import TextEncoderConfig
 from concat_id.errors import UserError
 from concat_id.files import resolve_path
 from concat_id.model_folders import built_from, check_tokenizer, read_settings

@@ -10,7 +10,7 @@ from sat.model.transformer import BaseTransformer
 from sat.mpu import initialize_model_parallel, model_parallel_is_initialized
 from torch import Tensor, nn
 
-from concat_id.config import TransformerConfig
+from concat_id.config.cogvideox import TransformerConfig
 from concat_id.models import mixins
 from concat_id.models.embeddings import timestep_embedding
 

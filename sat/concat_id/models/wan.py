@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from concat_id.config.wan import WanTransformerConfig
 from concat_id.models.wan_network import ConcatIDWanTransformer
-from concat_id.wan_config import WanTransformerConfig
 
 
 class WanDiffusionTransformer(nn.Module):

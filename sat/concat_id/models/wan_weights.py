@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from concat_id.config.wan import WanTransformerConfig
 from concat_id.errors import UserError, warn
 from concat_id.files import kind_of
 from concat_id.models.wan import WanDiffusionTransformer
-from concat_id.wan_config import WanTransformerConfig
 from concat_id.weight_folders import COGVIDEOX, MODEL_STATES, OF_COGVIDEOX, find_sat_checkpoint, some, weight_files, what_to_do_with
 from concat_id.weights import SAT_PREFIX, check_floats, check_named, load_files, load_strictly
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.guidance import GuidanceScale
 from concat_id.errors import UserError

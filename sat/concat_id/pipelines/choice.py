@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.pipelines.base import VideoPipeline
 from concat_id.pipelines.cogvideox import ConcatIDPipeline
 from concat_id.pipelines.wan import WanPipeline

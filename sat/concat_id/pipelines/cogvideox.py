@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule

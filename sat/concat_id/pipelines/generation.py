@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from concat_id.config import Config, to_dict
+from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
 from concat_id.errors import UserError, printable, report, shortened, warn
 from concat_id.face.models import choose_folders, load_face_models
@@ -87,10 +87,7 @@ def result_settings(config: Config) -> dict[str, Any]:
     Raises `UserError` for weights that are not there, before anything takes long.
     """
     digests = weight_digests(config)
-    args, model = config.args, to_dict(config.model)
-    for part in ("autoencoder", "text_encoder"):
-        del model[part]["path"]
-    faces = choose_folders(config.model.faces)
+    args, model, faces = config.args, sampling_part(config.model), choose_folders(config.model.faces)
     model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
     return {
         "weights": digests,

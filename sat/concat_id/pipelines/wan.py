@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule
 from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.pipelines.base import VideoPipeline

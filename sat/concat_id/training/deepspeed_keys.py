@@ -8,8 +8,8 @@ from deepspeed.runtime.config import TRAIN_MICRO_BATCH_SIZE_PER_GPU
 from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from pydantic import ValidationError
 
+from concat_id.config.typed import Origins, convert, mismatch, shown, unknown_key
 from concat_id.errors import UserError, reason_of
-from concat_id.typed import Origins, convert, mismatch, shown, unknown_key
 
 PASSED_OVER = ("deepspeed.aio.thread_count",)  # of earlier releases, in many files
 INTEGERS = ("steps_per_print", "number_checkpoints")  # whose defaults, None, do not say it

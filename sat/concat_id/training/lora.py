@@ -5,7 +5,7 @@ import fnmatch
 import torch
 from torch import Tensor, nn
 
-from concat_id.config import LoraConfig
+from concat_id.config.cogvideox import LoraConfig
 from concat_id.errors import UserError
 
 

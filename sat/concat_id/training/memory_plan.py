@@ -34,7 +34,8 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-from concat_id.config import Config, ModelConfig
+from concat_id.config.cogvideox import ModelConfig
+from concat_id.config.schema import Config
 from concat_id.errors import UserError
 from concat_id.training.memory_trace import Traced, empty_autoencoder, empty_network, network_flops, trace_encoder, trace_network
 from concat_id.training.settings import engine_settings
@@ -122,7 +123,7 @@ def plan(config: Config, sizes: Sizes, processes: int, zero_stage: int | None = 
     zero = _zero(engine_settings(config, processes).deepspeed["zero_optimization"])
     away = zero.offload_optimizer is not None and zero.offload_optimizer.device != "none"
     partition, each = -(-sizes.trained // processes), sizes.bytes_each
-    average = FLOAT32 * partition if config.args.ema_decay else 0
+    average = FLOAT32 * partition if config.training.ema_decay else 0
     shared = FLOAT32 * partition, 2 * FLOAT32 * partition, average
     if zero.stage == 3:
         weights, buffers, network, update = _stage_3(sizes, zero, partition, processes, away)

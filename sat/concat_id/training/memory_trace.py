@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.models import autoencoder as vae
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.transformer import DiffusionTransformer

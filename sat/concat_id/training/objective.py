@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from concat_id.config import Config, ModelConfig
+from concat_id.config.cogvideox import ModelConfig
+from concat_id.config.schema import Config
+from concat_id.config.wan import WanModelConfig
 from concat_id.data.dataset import Batch
 from concat_id.diffusion.denoiser import Condition, Network
 from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
@@ -16,7 +18,6 @@ from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_times
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.tensor_cache import TensorCache
-from concat_id.wan_config import WanModelConfig
 
 EmbedPrompts = Callable[[list[str]], Tensor]
 """Captions -> embeddings (B, L, D)."""

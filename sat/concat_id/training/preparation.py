@@ -14,7 +14,7 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 
-from concat_id.config import Config, to_dict
+from concat_id.config.schema import Config, to_dict
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records
 from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
@@ -44,7 +44,7 @@ def opened_run(config: Config) -> Iterator[tuple[Path, SavedState | None]]:
 
     The first process holds the folder's lock inside the block. Raises `UserError` if another training has it.
     """
-    args = config.args
+    args = config.training
     if args.mode == "inference":
         raise UserError("args.mode: found inference, expected finetune or pretrain; add a training file to --base")
     save, name, saved = Path(args.save or "exps"), safe_name(args.experiment_name), None
@@ -96,7 +96,7 @@ def load_network(config: Config, saved: SavedState | None) -> nn.Module:
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     lora = config.model.lora
     source = saved.folder if saved and not lora else config.args.load
-    if source is None and config.args.mode == "pretrain":
+    if source is None and config.training.mode == "pretrain":
         network = backbones.new_transformer(config).to(dtype)
         network.initialize_weights(generator_of(config.args.seed, "weights"))
     elif source is None:
@@ -123,7 +123,7 @@ def load_autoencoder(config: Config, device: torch.device) -> VideoAutoencoder:
 
 def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
     """Records for training and for validation, with no more people than the model takes."""
-    args, most = config.args, config.model.transformer.max_refs
+    args, most = config.training, config.model.transformer.max_refs
     if not args.train_data:
         raise UserError("args.train_data: missing, expected training lists (JSON) or folders; set it")
     lists = []
@@ -138,11 +138,11 @@ def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
 
 def open_latent_cache(config: Config) -> TensorCache | None:
     """The cache of encoded clips, mean and standard deviation (T, C, h, w), if one is wanted; they belong to one autoencoder."""
-    if not config.args.latent_cache:
+    if not config.training.latent_cache:
         return None
     model = config.model
     identity = [backbones.autoencoder_digest(config), model.scale_factor, config.args.dtype_name]
-    return TensorCache(Path(config.args.latent_cache), identity)
+    return TensorCache(Path(config.training.latent_cache), identity)
 
 
 def build_data(
@@ -157,12 +157,12 @@ def build_data(
     """The order of the clips for this process, and the loader that follows it."""
     dataset = dataset_type(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
     sampler = sampler_type(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed)
-    return sampler, build_loader(dataset, sampler, config.args.num_workers, prefetch_factor=config.args.prefetch_factor)
+    return sampler, build_loader(dataset, sampler, config.training.num_workers, prefetch_factor=config.training.prefetch_factor)
 
 
 def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:
     """Embed every caption (and the negative prompt) once, shared among the processes and kept on disk; let go of the text encoder."""
-    encoder = backbones.make_text_encoder(config, device, Path(config.args.save or "exps") / ".prompt_embeddings")
+    encoder = backbones.make_text_encoder(config, device, Path(config.training.save or "exps") / ".prompt_embeddings")
     negative = config.model.negative_prompt
     captions = sorted({record.caption for record in records} | ({negative} if negative is not None else set()))
     cut = [caption for caption in captions if encoder.truncated_part(caption)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from concat_id.config import Args
+from concat_id.config.args import TrainingArgs
 from concat_id.errors import UserError, warn
 from concat_id.files import written_whole
 from concat_id.training.checkpoint import metric_lines_until
@@ -19,7 +19,7 @@ METRICS = "metrics.jsonl"
 class Progress:
     """The first process's reporter; `step` is where the run starts, and what was written for later steps is dropped."""
 
-    def __init__(self, run: Path, args: Args, step: int = 0):
+    def __init__(self, run: Path, args: TrainingArgs, step: int = 0):
         self.run, self.args, self.samples = run, args, 0
         self.began, self.first_step, self.last = time.monotonic(), step, time.monotonic()
         lines = list(metric_lines_until(run / METRICS, step))
@@ -89,7 +89,7 @@ class Progress:
             self.wandb.log(values, step=step)
 
 
-def _wandb(run: Path, args: Args) -> Any:
+def _wandb(run: Path, args: TrainingArgs) -> Any:
     try:
         import wandb
     except ImportError as error:

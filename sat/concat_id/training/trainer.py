@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.data.dataset import Batch
 from concat_id.data.sampling import EpochSampler
 from concat_id.distributed import is_out_of_memory, rank, world_size
@@ -51,7 +51,7 @@ class Trainer:
         validation: Validation | None = None,
         saved: SavedState | None = None,
     ):
-        self.config, self.args, self.run, self.engine = config, config.args, run, engine
+        self.config, self.args, self.run, self.engine = config, config.training, run, engine
         self.objective, self.sampler, self.validation = objective, sampler, validation
         self.done, self.saved_at = 0, None
         self.noted, self.stopped_by = 0, 0  # signal that this process got; signal that all have agreed to stop for

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
-from concat_id.config import Config
+from concat_id.config.schema import Config
 from concat_id.data.dataset import Batch, ClipDataset, collate
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
@@ -28,7 +28,8 @@ class Validation:
     """Validates on the first clips of a data set; the processes share them and each takes part equally often, as ZeRO-3 needs."""
 
     def __init__(self, config: Config, clips: ClipDataset, objective: Objective, sample: SampleLatents | None, folder: Path):
-        self.args, self.clips, self.objective, self.sample, self.folder = config.args, clips, objective, sample, folder
+        self.args, self.fps = config.training, config.args.sampling_fps
+        self.clips, self.objective, self.sample, self.folder = clips, objective, sample, folder
         steps = config.model.schedule.num_timesteps
         self.timesteps = [steps * (2 * part + 1) // (2 * PARTS) for part in range(PARTS)]
 
@@ -82,7 +83,7 @@ class Validation:
         autoencoder = self.objective.autoencoder
         frames = to_frames(autoencoder.decode(latents.to(autoencoder.dtype))[0].cpu())
         sheet = contact_sheet([to_pil(picture) for picture in batch.refs[0]], frames, caption)
-        write_video(name.with_suffix(".mp4"), frames, self.args.sampling_fps)
+        write_video(name.with_suffix(".mp4"), frames, self.fps)
         write_picture(name.with_suffix(".png"), sheet)
         return sheet
 

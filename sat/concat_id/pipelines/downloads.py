@@ -1,15 +1,12 @@
-"""The files of Concat-ID on Wan: which are missing, and where they are fetched from when a user asks for it."""
+"""Where the files of Concat-ID on Wan are fetched from when a user asks for it."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from concat_id.config import Config
+from concat_id.config.presets import TOKENIZER, WAN
 from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT, resolve_path
-
-TOKENIZER = "google/umt5-xxl"  # beside Wan's text encoder
+from concat_id.files import PROJECT_ROOT
 
 
 @dataclass(frozen=True)
@@ -25,32 +22,13 @@ class Repository:
 REPOSITORIES = (
     Repository(
         "Wan-AI/Wan2.1-T2V-1.3B",
-        "models/Wan-AI/Wan2.1-T2V-1.3B",
+        WAN,
         ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", f"{TOKENIZER}/*"),
         on_modelscope=True,
     ),
     Repository("yongzhong/Concat-ID-Wan", "models/Concat-ID-Wan", ("*.pt", "antelopev2/*")),
     Repository("jonathandinu/face-parsing", "models/jonathandinu/face-parsing", ("*.json", "model.safetensors")),
 )
-
-
-def missing_files(config: Config) -> list[str]:
-    """List what the configuration names and is not there, the tokenizer beside Wan's text encoder included."""
-    model = config.model
-    paths = config.args.load, model.text_encoder.path, model.autoencoder.path
-    missing = [path for path in paths if not os.path.exists(resolve_path(path))]
-    encoder = Path(model.text_encoder.path)
-    if encoder.suffix == ".pth" and not (resolve_path(encoder).parent / TOKENIZER).is_dir():
-        missing.append(str(encoder.parent / TOKENIZER))
-    return missing
-
-
-def require_files(config: Config) -> None:
-    """Raise `UserError` naming all files that are missing and the command that fetches them."""
-    missing = [str(Path(name)) for name in missing_files(config)]
-    if missing:
-        remedy = "fetch them with: python inference_wan.py --download   or try the small untrained model: --model wan_mini"
-        raise UserError(f"Concat-ID on Wan lacks {', '.join(missing)} in {PROJECT_ROOT}; {remedy}")
 
 
 def download(source: str) -> None:

@@ -1,53 +1,24 @@
-"""What a run is made of, as typed data: the sections of the YAML files, how files are merged, and what must fit together."""
+"""From YAML files and a command line to a checked, typed configuration."""
 
 import dataclasses
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from concat_id import released_config
-from concat_id.args_config import ACCEPTED_ARGS, RIVALS, Args, DataConfig
-from concat_id.constraints import validate
-from concat_id.distributed import choose_device, has_bfloat16, rank
-from concat_id.errors import UserError, warn
+from concat_id.config import released_model
+from concat_id.config.args import RIVALS, DataConfig, SamplingArgs, TrainingArgs
+from concat_id.config.constraints import validate
+from concat_id.config.released_args import ACCEPTED_ARGS, drop_accepted
+from concat_id.config.schema import MODELS, SECTIONS, Config, fields_of_args
+from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unknown_key
+from concat_id.config.yaml_files import merge, read_yaml, resolve_references
+from concat_id.distributed import choose_device, has_bfloat16
+from concat_id.errors import UserError
 from concat_id.files import expand_path, kind_of, resolve_path
-from concat_id.model_config import (
-    AutoencoderConfig,
-    FaceConfig,
-    LoraConfig,
-    ModelConfig,
-    SamplerConfig,
-    ScheduleConfig,
-    TextEncoderConfig,
-    TransformerConfig,
-)
-from concat_id.typed import Origins, build, mismatch, nearest, shown, unknown_key
-from concat_id.wan_config import WanModelConfig
-from concat_id.yaml_files import merge, read_yaml, resolve_references
 
-__all__ = [
-    "Args", "AutoencoderConfig", "Config", "DataConfig", "FaceConfig", "LoraConfig", "ModelConfig", "SamplerConfig", "ScheduleConfig",
-    "TextEncoderConfig", "TransformerConfig", "WanModelConfig", "load_config", "to_dict",
-]  # fmt: skip
 COMMAND_LINE = "command line"
-MODELS = {"cogvideox": ModelConfig, "wan": WanModelConfig}  # by model.kind
 NAMES_OF_RUNS = ("latest", "true", "false")  # what args.resume may be besides a path
-
-
-@dataclass
-class Config:
-    """A whole run; `deepspeed` is passed on to DeepSpeed as it is. `origins` tells where each value came from, and is no part of it."""
-
-    model: ModelConfig | WanModelConfig
-    args: Args = field(default_factory=Args)
-    data: DataConfig = field(default_factory=DataConfig)
-    deepspeed: dict[str, Any] = field(default_factory=dict)
-    origins: Origins = field(default_factory=Origins, repr=False, compare=False)
-
-
-SECTIONS = tuple(section.name for section in dataclasses.fields(Config) if section.compare)
 
 
 def load_config(
@@ -69,24 +40,35 @@ def load_config(
     raw = resolve_references(functools.reduce(functools.partial(_put_over, origins), (content for _, content in files), {}), origins)
     raw.setdefault("args", {})
     raw = _put_over(origins, raw, {"args": given})
-    _drop_accepted(raw["args"], origins)
+    drop_accepted(raw["args"], origins)
     _choose_rivals(raw["args"], origins)
     _take_precision(raw, origins)
     if "model" not in raw:
         raise UserError(f"{files[-1][0]}: no model section in the files given; add one, e.g. --base configs/mini.yaml {files[-1][0]}")
-    if released_config.form_of(raw["model"]) == released_config.RELEASED:
-        raw["model"] = released_config.import_model(raw["model"], origins)
+    if released_model.form_of(raw["model"]) == released_model.RELEASED:
+        raw["model"] = released_model.import_model(raw["model"], origins)
+    unknown = next((name for name in raw["args"] if name not in fields_of_args()), None) if isinstance(raw["args"], dict) else None
+    if unknown:
+        raise unknown_key(f"args.{unknown}", fields_of_args(), origins)
     config = Config(
         model=build(_model_class(raw["model"], origins), raw["model"], "model", origins),
-        args=build(Args, raw["args"], "args", origins),
+        args=_build_args(SamplingArgs, raw["args"], origins),
+        training=_build_args(TrainingArgs, raw["args"], origins),
         data=build(DataConfig, raw.get("data", {}), "data", origins),
         deepspeed=raw.get("deepspeed", {}),
         origins=origins,
     )
     _fill_in(config, origins)
-    _settle_paths(config, "", origins)
+    for key in ("model", "args", "data"):
+        _settle_paths(getattr(config, key), f"{key}.", origins)
+    _settle_paths(config.training, "args.", origins)
     validate(config, origins)
     return config
+
+
+def _build_args(section: type, args: dict[str, Any], origins: Origins) -> Any:
+    names = {item.name for item in dataclasses.fields(section)}
+    return build(section, {name: value for name, value in args.items() if name in names}, "args", origins)
 
 
 def _model_class(model: dict[str, Any], origins: Origins) -> type:
@@ -96,20 +78,11 @@ def _model_class(model: dict[str, Any], origins: Origins) -> type:
     return MODELS[kind]
 
 
-def to_dict(config: Any) -> Any:
-    """Return a config, or a part of one, as plain mappings, lists and scalars that JSON can hold."""
-    if dataclasses.is_dataclass(config):
-        return {item.name: to_dict(getattr(config, item.name)) for item in dataclasses.fields(config) if item.compare}
-    if isinstance(config, dict):
-        return {name: to_dict(value) for name, value in config.items()}
-    return [to_dict(value) for value in config] if isinstance(config, list | tuple) else config
-
-
 def _read_file(path: str, origins: Origins) -> dict[str, Any]:
     content = read_yaml(resolve_path(path, place="command line: --base"), path, "check --base") or {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected sections {', '.join(SECTIONS)}")
-    args = {item.name for item in dataclasses.fields(Args)} | set(ACCEPTED_ARGS)
+    args = fields_of_args().keys() | ACCEPTED_ARGS.keys()
     for name, section in content.items():
         origins.record(name, path)
         if name not in SECTIONS:
@@ -142,7 +115,7 @@ def _flatten_data(data: dict[str, Any], origins: Origins) -> dict[str, Any]:
 
 
 def _check_one_form(files: list[tuple[str, dict[str, Any]]]) -> None:
-    forms = [(path, released_config.form_of(content["model"])) for path, content in files if "model" in content]
+    forms = [(path, released_model.form_of(content["model"])) for path, content in files if "model" in content]
     forms = [(path, form) for path, form in forms if form]
     for path, form in forms[1:]:
         first, expected = forms[0]
@@ -187,16 +160,6 @@ def _take_precision(raw: dict[str, Any], origins: Origins) -> None:
         raw["args"]["bf16"] = has_bfloat16(choose_device(str(raw["args"].get("device", "auto"))))
 
 
-def _drop_accepted(args: dict[str, Any], origins: Origins) -> None:
-    for name in [name for name in args if name in ACCEPTED_ARGS]:
-        reason, only, told = ACCEPTED_ARGS[name]
-        value = args.pop(name)
-        if only is not None and str(value).lower() != str(only).lower():
-            raise mismatch(f"args.{name}", value, str(only).lower(), origins, f"{reason}, so remove the key")
-        if told and value not in (None, False, [], "") and rank() == 0:
-            warn(f"{origins.place(f'args.{name}')}: has no effect; {reason}")
-
-
 def _fill_in(config: Config, origins: Origins) -> None:
     """Put the model's sizes where args and data give none, and what args says of sampling over the model's."""
     args, data, transformer, sampler = config.args, config.data, config.model.transformer, config.model.sampler
@@ -215,10 +178,10 @@ def _fill_in(config: Config, origins: Origins) -> None:
             origins.alias(f"model.sampler.{name}", f"args.{'sampler' if name == 'name' else name}")
     if args.negative_prompt is not None:
         config.model.negative_prompt = args.negative_prompt
-    if args.epochs is None:
-        args.count_steps()
-    if args.checkpoint_activations is not None:
-        transformer.checkpoint_activations = args.checkpoint_activations
+    if config.training.epochs is None:
+        config.training.count_steps()
+    if config.training.checkpoint_activations is not None:
+        transformer.checkpoint_activations = config.training.checkpoint_activations
 
 
 def _settle_paths(section: Any, key: str, origins: Origins) -> None:

@@ -15,22 +15,14 @@ LARGEST = 2**63 - 1  # of whole numbers
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")  # a whole number as text; also where Python's own int() would take more
 
 
-def option(default: Any, group: str, text: str, **more: Any) -> Any:
-    """Declare a dataclass field that is also a command-line option: its group, help text, and the inclusive bounds `low` and `high`.
+def setting(default: Any = dataclasses.MISSING, text: str = "", high: float = MANY, **more: Any) -> Any:
+    """Declare a dataclass field that is a key of the YAML files: its default (required without one), what it says, its inclusive bounds
+    `low` and `high`.
 
-    `metavar` is what its help calls the value; of `path` "read" or "write" says what happens at the path that it is.
+    `path` "read" or "write" says what happens at the path that it is; `group` and `metavar` are for its option's help. `shared` and
+    `training` say who reads it.
     """
-    return dataclasses.field(default=default, metadata={"group": group, "help": text, **more})
-
-
-def path_to_read(default: str) -> Any:
-    """Declare a dataclass field that is the path of something to read."""
-    return dataclasses.field(default=default, metadata={"path": "read"})
-
-
-def bounded(default: Any = dataclasses.MISSING, low: float | None = None, high: float = MANY) -> Any:
-    """Declare a dataclass field with inclusive bounds, required when it has no default."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+    return dataclasses.field(default=default, metadata={"text": text, "high": high, **more})
 
 
 class Origins:

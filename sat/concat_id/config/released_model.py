@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from concat_id.config.typed import Origins, convert, mismatch, nearest, shown, unknown_key
 from concat_id.errors import UserError, warn
-from concat_id.typed import Origins, convert, mismatch, nearest, shown, unknown_key
 
 RELEASED, TYPED = "released target:/params:", "typed"
 NEUTRAL = {"scale_factor", "ref_image_dropout", "faces"}  # keys that both forms have

@@ -1,15 +1,13 @@
 """What must hold between the keys of a configuration, whatever each of them is by itself."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from concat_id.typed import Origins, mismatch
-
-if TYPE_CHECKING:
-    from concat_id.config import Config
+from concat_id.config.schema import Config
+from concat_id.config.typed import Origins, mismatch
 
 
-def validate(config: "Config", origins: Origins | None = None) -> None:
+def validate(config: Config, origins: Origins | None = None) -> None:
     """Check what must hold between keys. Raises `UserError` naming the key, its value and what the model can do."""
     for key, holds, expected in _constraints(config):
         if not holds:
@@ -19,7 +17,7 @@ def validate(config: "Config", origins: Origins | None = None) -> None:
             raise mismatch(key, value, expected, origins or Origins())
 
 
-def _constraints(config: "Config") -> Iterator[tuple[str, bool, str]]:
+def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     """Yield (key, whether it fits, what is expected of it)."""
     args, data, model, transformer = config.args, config.data, config.model, config.model.transformer
     heads, rate = transformer.num_attention_heads, transformer.time_compressed_rate
@@ -53,7 +51,7 @@ def _constraints(config: "Config") -> Iterator[tuple[str, bool, str]]:
     yield from {"cogvideox": _of_cogvideox, "wan": _of_wan}[config.model.kind](config)
 
 
-def _of_cogvideox(config: "Config") -> Iterator[tuple[str, bool, str]]:
+def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
     transformer, sampler = config.model.transformer, config.model.sampler
     head_size, rotary = transformer.hidden_size // transformer.num_attention_heads, transformer.position_embedding == "rotary"
     yield "model.transformer.hidden_size", not rotary or head_size % 16 == 0, f"heads ({head_size} wide) divisible by 16 for rotary"
@@ -65,7 +63,7 @@ def _of_cogvideox(config: "Config") -> Iterator[tuple[str, bool, str]]:
     yield from _sizes(config, (transformer.latent_height * factor, transformer.latent_width * factor))
 
 
-def _of_wan(config: "Config") -> Iterator[tuple[str, bool, str]]:
+def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
     transformer, autoencoder, args = config.model.transformer, config.model.autoencoder, config.args
     head_size = transformer.hidden_size // transformer.num_attention_heads
     yield "model.transformer.hidden_size", head_size % 2 == 0 and head_size >= 6, "an even number, 6 or more, for every attention head"
@@ -79,13 +77,13 @@ def _of_wan(config: "Config") -> Iterator[tuple[str, bool, str]]:
     yield from _sizes(config, None)
 
 
-def _whole_groups(config: "Config") -> tuple[str, bool, str]:
+def _whole_groups(config: Config) -> tuple[str, bool, str]:
     autoencoder = config.model.autoencoder
     whole = all(channels % autoencoder.norm_num_groups == 0 for channels in autoencoder.block_out_channels)
     return "model.autoencoder.block_out_channels", whole, f"multiples of norm_num_groups {autoencoder.norm_num_groups}"
 
 
-def _sizes(config: "Config", largest: tuple[int, int] | None) -> Iterator[tuple[str, bool, str]]:
+def _sizes(config: Config, largest: tuple[int, int] | None) -> Iterator[tuple[str, bool, str]]:
     """Pictures that the autoencoder and the patches divide, no larger than the positions know."""
     factor, patch = config.model.autoencoder.spatial_factor, config.model.transformer.patch_size
     multiple = factor * patch

@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from concat_id.args_config import Args
-from concat_id.command_line import GROUPS, OneSpelling, add_option
-from concat_id.config import load_config
+from concat_id.config.args import SamplingArgs
+from concat_id.config.command_line import SAMPLING_GROUPS, add_option
+from concat_id.config.loading import load_config
+from concat_id.config.parser import Parser, read_whole
+from concat_id.config.presets import files_of
+from concat_id.config.typed import shown
 from concat_id.errors import UserError, warn
-from concat_id.files import PROJECT_ROOT
-from concat_id.parser import Parser, read_whole
-from concat_id.typed import shown
 
-MODELS = {  # the files of configs/inference/ of the first stage and of the AdaLN variant
-    "wan_1_3b": ("wan_single_identity", "wan_adaln"),
-    "wan_mini": ("wan_mini", "wan_mini_adaln"),
-}
+MODELS = {"wan_1_3b": ("wan_1_3b", "wan_adaln"), "wan_mini": ("wan_mini", "wan_mini_adaln")}  # without and with --use_adaln
 SEPARATOR = "@@"
 MEMORY = {
     "high": "text encoder, transformer and autoencoder stay on the device, 14.5 GB",
@@ -43,12 +40,12 @@ class WanRequest:
 
 def build_parser(description: str) -> Parser:
     """Make the parser; only what is given ends up in its result."""
-    parser = Parser(description=description, formatter_class=OneSpelling, argument_default=None)
+    parser = Parser(description=description, argument_default=None)
     parser.usage = "%(prog)s --image_path FILE --prompt TEXT [--output_dir FOLDER] [options]"
-    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items() if name != "training"}
+    groups = {name: parser.add_argument_group(title) for name, title in SAMPLING_GROUPS.items()}
 
     def add(group: str, name: str, text: str, **settings: Any) -> None:
-        groups[group].add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), help=text, **settings)
+        groups[group].add_argument(f"--{name}", help=text, **settings)
 
     add("input", "image_path", "photos of the people, left to right, one option each or joined by @@",
         metavar="FILE", nargs="+", action="extend")  # fmt: skip
@@ -67,7 +64,7 @@ def build_parser(description: str) -> Parser:
     add("placement", "use_tiled", "decode in overlapping tiles: less memory", action="store_true", default=None)
     add("model", "download", "fetch the weights that are missing, 17 GB, from there; nothing is fetched without it",
         nargs="?", const="huggingface", choices=("huggingface", "modelscope"))  # fmt: skip
-    hints, fields = get_type_hints(Args), {item.name: item for item in dataclasses.fields(Args)}
+    hints, fields = get_type_hints(SamplingArgs), {item.name: item for item in dataclasses.fields(SamplingArgs)}
     for name in SHARED:
         add_option(groups[fields[name].metadata["group"]], fields[name], hints[name], MEMORY)
     return parser
@@ -77,9 +74,7 @@ def read_wan_command_line(description: str, argv: Sequence[str] | None = None) -
     """Parse `argv` (the process's by default). Raises `UserError` for what contradicts itself; `load_config` checks the rest."""
     given = {name: value for name, value in vars(build_parser(description).parse_args(argv)).items() if value is not None}
     model = given.get("model", "wan_1_3b")
-    inference = MODELS[model]["use_adaln" in given]
-    bases = [str(PROJECT_ROOT / "configs" / f"{model}.yaml"), str(PROJECT_ROOT / "configs" / "inference" / f"{inference}.yaml")]
-    bases += given.get("config", [])
+    bases = files_of(MODELS[model]["use_adaln" in given]) + given.get("config", [])
     overrides = {RENAMED.get(name, name): value for name, value in given.items() if name not in OWN}
     options = {key: f"--{name}" for name, key in RENAMED.items()}
     if "image" in overrides:

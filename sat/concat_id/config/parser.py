@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from concat_id.config.typed import LARGEST, WHOLE, nearest, shown
 from concat_id.errors import UserError
 from concat_id.files import path_argument
-from concat_id.typed import LARGEST, WHOLE, nearest, shown
 
 MOST = {"seed": LARGEST, "workers": 256}  # of whole numbers, by option; of any other
 MOST_OTHERWISE = 10**6
@@ -21,7 +21,8 @@ __all__ = ["Namespace", "Parser", "finite_number", "read_whole", "whole_number"]
 class Parser(argparse.ArgumentParser):
     """An argument parser whose usage errors are `UserError`s that suggest the nearest option.
 
-    Of options with type=int, float and Path it takes whole numbers from 0 and numbers, both up to a million, and paths with `~` expanded.
+    Options are spelled with underscores; dashes are accepted in their place. Of options with type=int, float and Path it takes whole
+    numbers from 0 and numbers, both up to a million, and paths with `~` expanded.
     """
 
     def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **settings: Any):
@@ -37,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Parse, refusing what is not an option before what is missing."""
-        args = list(sys.argv[1:] if args is None else args)
+        args = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
         words = args[: args.index("--")] if "--" in args else args
         self._refuse([word for word in words if re.fullmatch(r"--[^ ]+", word)])
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -49,6 +50,12 @@ class Parser(argparse.ArgumentParser):
             if max(value if isinstance(value, list | tuple) else [value or 0]) > most:
                 raise UserError(f"command line: {action.option_strings[0]}: found {shown(value)}, expected at most {most}")
         return parsed
+
+    def _spelled(self, word: str) -> str:
+        """Put underscores for the dashes of an option."""
+        name, equals, value = word.partition("=")
+        spelled = "--" + name[2:].replace("-", "_")
+        return f"{spelled}{equals}{value}" if name.startswith("--") and spelled in self._option_string_actions else word
 
     def _refuse(self, words: list[str]) -> None:
         known = self._option_string_actions

@@ -1,0 +1,136 @@
+"""The `args:` section, what sampling reads of it and what training reads of it, and the `data:` section, as typed data.
+
+Each key of `args:` is a command-line option too. Of `path` "read" is looked for beside the file that names it, then in the working folder;
+"write" is as seen from there. `shared` keys are read by both.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from concat_id.config.cogvideox import GuidanceName
+from concat_id.config.typed import setting
+
+SamplerName = Literal["sde_dpmpp_2m", "ddim", "euler", "unipc"]
+SCALE = {"low": 0, "high": 1000, "shared": True}  # of guidance
+
+
+@dataclass
+class SamplingArgs:
+    """What sampling reads; `load_config` replaces None by what the model says."""
+
+    prompt: str | None = setting(None, "text of one video, in place of --input_file", group="input", metavar="TEXT")
+    image: tuple[str, ...] = setting((), "photos of the people of --prompt, left to right", group="input", metavar="FILE", path="read")
+    input_file: str | None = setting(None, "prompt file, one 'prompt@@photo[@@photo]' a line", group="input", metavar="FILE", path="read")
+    output_dir: str = setting("outputs", "folder for the results", group="input", metavar="FOLDER", path="write")
+    overwrite: bool = setting(False, "make finished videos again", group="input")
+    seed: int = setting(42, "seed of the noise", low=0, high=2**63 - 1, group="input", shared=True)
+
+    load: str | None = setting(None, "checkpoint of the transformer", group="model", metavar="FOLDER", path="read", shared=True)
+    trust_checkpoint: bool = setting(
+        False, "load pickles that can run code; only for files you made yourself", group="model", shared=True
+    )
+    sampling_image_size: tuple[int, int] | None = setting(
+        None, "height and width, divisible by 16 (default: the model's)", low=1, group="model", metavar=("HEIGHT", "WIDTH")
+    )
+    sampling_num_frames: int | None = setting(
+        None, "latent frames: n makes 4(n-1)+1 frames, 1 a portrait image (default: the model's longest)", group="model"
+    )
+    sampling_fps: int = setting(8, "frames per second of the files", low=1, high=1000, group="model", shared=True)
+    num_inference_steps: int | None = setting(None, "denoising steps (default: the model's)", low=2, group="model", shared=True)
+    guidance_scale: float | None = setting(None, "strength of the text (default: the model's)", group="model", **SCALE)
+    ref_guidance_scale: float | None = setting(
+        None, "strength of the references; other than 1 takes a third pass a step (default: the model's)", group="model", **SCALE
+    )
+    guidance: GuidanceName | None = setting(None, "schedule of the guidance scale (default: the model's)", group="model", shared=True)
+    sampler: SamplerName | None = setting(None, "sampler, the last two for Wan (default: the model's)", group="model", shared=True)
+    negative_prompt: str | None = setting(
+        None, "text to stay away from (default: the model's)", group="model", metavar="TEXT", shared=True
+    )
+    batch_size: int = setting(1, "videos per line, with seeds one after the other", low=1, high=10**4, group="model", shared=True)
+
+    memory: Literal["low", "balanced", "high"] = setting("balanced", "what stays on the device", group="placement")
+    tiled_decoding: bool = setting(False, "decode in overlapping tiles: less memory, as low does by itself", group="placement")
+    device: str = setting("auto", "device to compute on; auto takes an accelerator where there is one", group="placement", shared=True)
+    attention_kernel: Literal["auto", "cudnn", "flash", "efficient", "math"] = setting(
+        "auto", "kernel; auto: PyTorch's choice", group="placement", shared=True
+    )
+    compile: bool = setting(
+        False, "fuse the transformer's blocks by torch.compile: slow first step, rounding differs", group="placement", shared=True
+    )
+    bf16: bool = setting(
+        False, "compute in bfloat16; auto: where the device has it", group="placement", metavar="{true,false,auto}", shared=True
+    )
+    fp16: bool = setting(False, "compute in float16; neither means float32", group="placement", shared=True)
+
+    @property
+    def dtype_name(self) -> str:
+        """Name of the torch dtype to compute in."""
+        return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+
+
+@dataclass
+class TrainingArgs:
+    """What training reads besides the shared keys of `SamplingArgs`."""
+
+    mode: Literal["inference", "finetune", "pretrain"] = setting("inference", "finetune weights, or pretrain from random ones")
+    train_data: tuple[str, ...] = setting((), "training lists (JSON)", metavar="FILE", path="read")
+    valid_data: tuple[str, ...] = setting((), "validation lists (JSON)", metavar="FILE", path="read")
+    save: str | None = setting(None, "folder for checkpoints", metavar="FOLDER", path="write")
+    experiment_name: str = setting("concat-id", "name of the run's folder in --save", metavar="NAME")
+    resume: str | None = setting(None, "continue a run, the latest if none is named", metavar="FOLDER", path="read")
+    keep_checkpoints: int = setting(3, "how many of the last checkpoints stay", low=1)
+
+    train_iters: int = setting(1000, "optimizer steps", low=1)
+    epochs: int | None = setting(None, "times that all of train_data is seen, in place of train_iters", low=1)
+    lr: float | None = setting(None, "learning rate (default: that of the deepspeed section)", low=0, high=1000)
+    lr_decay_style: Literal["constant", "linear", "cosine"] | None = setting(None, "learning-rate schedule")
+    lr_decay_ratio: float = setting(0.0, "share of the learning rate that linear and cosine end at", low=0, high=1)
+    warmup_iters: int = setting(0, "steps over which the learning rate rises", low=0)
+    warmup: float | None = setting(None, "share of the steps over which it rises, in place of warmup_iters", low=0, high=1)
+    warmup_part: float | None = setting(None, "part of the steps that warmup_iters is at most", low=0, high=1)
+    weight_decay: float | None = setting(None, "weight decay (default: that of the deepspeed section)", low=0)
+    ema_decay: float = setting(0.9999, "decay of the averaged weights, 0 for none", low=0, high=1)
+    gradient_accumulation_steps: int | None = setting(None, "batches a step adds up (default: as the deepspeed section says)", low=1)
+    zero_stage: int | None = setting(None, "stage of ZeRO (default: that of the deepspeed section)", low=0, high=3)
+    checkpoint_activations: bool | None = setting(None, "recompute activations to save memory (default: the model's)")
+    model_parallel_size: int = setting(1, "only 1 is supported", low=1, high=1)
+
+    num_workers: int = setting(8, "processes that read clips", low=0, high=256)
+    prefetch_factor: int | None = setting(None, "batches each of them reads in advance (default: 2)", low=1, high=256)
+    latent_cache: str | None = setting(None, "folder to keep encoded clips in", metavar="FOLDER", path="write")
+
+    save_interval: int = setting(100, "steps between checkpoints", low=1)
+    log_interval: int = setting(20, "steps between lines of the log", low=1)
+    eval_interval: int = setting(100, "steps between validations", low=1)
+    eval_iters: int = setting(1, "batches per validation, 0 for none", low=0)
+    eval_batch_size: int = setting(1, "clips per validation batch", low=1, high=10**4)
+    eval_samples: int = setting(1, "videos sampled at every validation, per process", low=0)
+    only_log_video_latents: bool = setting(False, "leave validation videos undecoded")
+    tensorboard: bool = setting(True, "write TensorBoard files")
+    wandb: bool = setting(False, "log to Weights & Biases")
+    wandb_project_name: str = setting("concat-id", "its project", metavar="NAME")
+
+    def count_steps(self, epoch: float = 0) -> None:
+        """Turn `epochs`, of so many steps each, and `warmup` into `train_iters` and `warmup_iters`."""
+        if self.epochs is not None:
+            self.train_iters, self.epochs = math.ceil(self.epochs * epoch), None
+        if self.warmup is not None:
+            self.warmup_iters, self.warmup = int(self.warmup * self.train_iters), None
+        if self.warmup_part is not None:
+            self.warmup_iters = min(self.warmup_iters, int(self.warmup_part * self.train_iters))
+
+
+RIVALS = ("train_iters", "epochs"), ("warmup_iters", "warmup")  # where a later file or the command line gives one, the other is taken back
+
+
+@dataclass
+class DataConfig:
+    """The `data:` section: training clips. None means the model's."""
+
+    video_size: tuple[int, int] | None = setting(
+        None, "height and width that clips are resized and cropped to (default: the model's)", low=1
+    )
+    fps: int = setting(8, "frames per second", low=1, high=1000)
+    max_num_frames: int | None = setting(None, "frames of a clip, 4 n + 1 (default: the model's)", low=1)
+    skip_frms_num: int = setting(3, "source frames to skip at both ends, where cuts are", low=0)

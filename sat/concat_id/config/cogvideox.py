@@ -1,0 +1,134 @@
+"""The `model:` section of the CogVideoX backbone as typed data: sizes, where its weights are, and how it samples.
+
+Keys that are marked `training` have no say in a sampled video.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from concat_id.config.typed import setting
+
+GuidanceName = Literal["constant", "dynamic", "dynamic_intended"]
+LARGEST = {  # what the keys say that both backbones have
+    "latent_height": "latent rows of the largest video",
+    "latent_width": "latent columns of the largest video",
+    "num_frames": "pixel frames of the longest video, 4 n + 1",
+}
+LEVELS = "channels of each level; all but the last halve height and width"
+CHECKPOINTING = "recompute activations in training to save memory"
+
+
+@dataclass(kw_only=True)
+class TransformerConfig:
+    """The diffusion transformer; the defaults are CogVideoX-5B's where a file need not say them."""
+
+    num_layers: int = setting(text="layers", low=1, high=1000)
+    hidden_size: int = setting(text="width of a token", low=1)
+    num_attention_heads: int = setting(text="attention heads", low=1)
+    time_embed_dim: int = setting(512, "width of the time embedding", low=1)
+    in_channels: int = setting(16, "latent channels in", low=1)
+    out_channels: int = setting(16, "latent channels out", low=1)
+    patch_size: int = setting(2, "latents per token along height and width", low=1)
+    text_hidden_size: int = setting(4096, "width of the text encoder's tokens", low=1)
+    text_length: int = setting(226, "text tokens, padded", low=1)
+    latent_height: int = setting(60, LARGEST["latent_height"], low=1)
+    latent_width: int = setting(90, LARGEST["latent_width"], low=1)
+    num_frames: int = setting(49, LARGEST["num_frames"], low=1)
+    time_compressed_rate: int = setting(4, "pixel frames per latent frame", low=1)
+    position_embedding: Literal["rotary", "sincos"] = setting("rotary", "positions: rotary (5B) or sincos (2B)")
+    height_interpolation: float = setting(1.0, "sincos: stretch of the positions along height", low=0.01)
+    width_interpolation: float = setting(1.0, "sincos: stretch of the positions along width", low=0.01)
+    time_interpolation: float = setting(1.0, "sincos: stretch of the positions along time", low=0.01)
+    max_sequence_length: int = setting(64, "rows of a table in the file format that nothing uses", low=1)
+    max_refs: int = setting(3, "most people in a video", low=1, high=64, training=True)
+    checkpoint_activations: bool = setting(False, CHECKPOINTING, training=True)
+
+    @property
+    def max_latent_frames(self) -> int:
+        """Latent frames of the longest video."""
+        return (self.num_frames - 1) // self.time_compressed_rate + 1
+
+
+@dataclass
+class ScheduleConfig:
+    """The noise schedule."""
+
+    num_timesteps: int = setting(1000, "diffusion steps", low=2)
+    shift: float = setting(1.0, "shift of the signal-to-noise ratio", low=0.001)
+
+
+@dataclass
+class SamplerConfig:
+    """How to denoise."""
+
+    name: Literal["sde_dpmpp_2m", "ddim"] = setting("sde_dpmpp_2m", "sampler")
+    num_inference_steps: int = setting(50, "denoising steps", low=2)
+    guidance: GuidanceName = setting(
+        "constant", "schedule of the scale: dynamic is the released one with its slip, dynamic_intended the one meant"
+    )
+    guidance_scale: float = setting(6.0, "strength of the text", low=0)
+    ref_guidance_scale: float = setting(1.0, "strength of the references; other than 1 takes a third pass a step", low=0)
+    guidance_exponent: float = setting(5.0, "exponent of the dynamic schedules", low=0)
+    guidance_steps: int | None = setting(None, "n of the released dynamic schedule where it is not the number of steps", low=1)
+
+
+@dataclass
+class TextEncoderConfig:
+    """The T5 encoder."""
+
+    path: str = setting("models/t5-v1_1-xxl", "its folder, in Hugging Face layout", path="read")
+    max_length: int = setting(226, "tokens of a prompt, padded", low=1)
+
+
+@dataclass
+class AutoencoderConfig:
+    """The causal 3D VAE."""
+
+    path: str = setting("models/vae/3d-vae.pt", "its file, or a diffusers folder", path="read")
+    block_out_channels: tuple[int, ...] = setting((128, 256, 256, 512), LEVELS, low=1)
+    layers_per_block: int = setting(3, "residual blocks of a level", low=1)
+    latent_channels: int = setting(16, "channels of the latents", low=1)
+    norm_num_groups: int = setting(32, "groups of GroupNorm", low=1)
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent along height and width."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass
+class FaceConfig:
+    """Folders of the face models."""
+
+    detector: str = setting("models/antelopev2", "insightface's detector", path="read")
+    parser: str = setting("models/jonathandinu/face-parsing", "Segformer that parses faces", path="read")
+    fallback_detector: str = setting("models/face_detector", "YuNet, which set-up prepares, where there is no other", path="read")
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank fine-tuning."""
+
+    rank: int = setting(text="rank of the products", low=1)
+    alpha: float = setting(1.0, "the products' factor times the rank", low=0)
+    dropout: float = setting(0.0, "dropout before the products", low=0, high=1)
+    targets: tuple[str, ...] = setting(("*.attention.query_key_value", "*.attention.dense"), "patterns of the linear layers' names")
+
+
+@dataclass
+class ModelConfig:
+    """Everything that makes up the model."""
+
+    transformer: TransformerConfig
+    kind: Literal["cogvideox"] = setting("cogvideox", "the backbone")
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    faces: FaceConfig = field(default_factory=FaceConfig)
+    scale_factor: float = setting(0.7, "factor of latents after encoding", low=1e-6)
+    ref_image_dropout: float = setting(0.0, "training: probability that all references of a batch are zeroed", low=0, high=1, training=True)
+    text_dropout: float = setting(0.1, "training: probability that a text is zeroed", low=0, high=1, training=True)
+    negative_prompt: str | None = setting(None, "text of guidance's other branch; null, as released, zeros its embedding")
+    trained_refs: int = setting(3, "how many people the weights were trained with", low=1, training=True)
+    lora: LoraConfig | None = setting(None, "low-rank fine-tuning", training=True)

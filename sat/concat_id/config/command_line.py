@@ -1,0 +1,100 @@
+"""The options of sampling and training: a model or `--base` files, and the keys of `args:` to put over them."""
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from concat_id.config.args import SamplingArgs, TrainingArgs
+from concat_id.config.parser import Parser
+from concat_id.config.presets import PRESETS, TASKS, choose
+
+MEMORY_HELP = {  # CogVideoX-5B
+    "high": "text encoder, transformer and autoencoder stay on the device, 21 GB",
+    "balanced": "the text encoder (9.5 GB) leaves after the prompts; transformer (11.1 GB) and autoencoder (0.4 GB) stay, 11.5 GB",
+    "low": "the text encoder runs on the CPU, the transformer passes through layer by layer (0.3 GB each), slowest",
+}
+SAMPLING_GROUPS = {"input": "what to make, and where to put it", "model": "model and sampling", "placement": "memory, device and precision"}
+SHORTER = {"output_dir": "--output"}
+WITHOUT_VALUE = {"resume": "latest"}  # what an option that is not a switch means when it stands alone
+
+
+def build_parser(description: str, training: bool = False) -> Parser:
+    """Make the parser of sampling or of training; only what is given ends up in its result."""
+    parser = Parser(description=description, argument_default=argparse.SUPPRESS)
+    parser.usage = "%(prog)s [--model NAME | --base FILE [FILE ...]] [--<key> VALUE ...]"
+    parser.epilog = (
+        "Options from the second group on are keys of the args: section of the YAML files and go before what they say."
+        " docs/configuration.md lists all keys."
+    )
+    files = parser.add_argument_group("configuration")
+    default = "mini" if training else "cogvideox_5b where its weights are in models/, else mini"
+    files.add_argument("--model", metavar="NAME", help=f"{', '.join(PRESETS)} (default: {default})")
+    files.add_argument("--task", choices=TASKS, help=f"which of the model's files to take (default: {TASKS[0]})")
+    text = "YAML files in place of the model's, merged left to right"
+    files.add_argument("--base", nargs="+", action="extend", metavar="FILE", help=text)
+    if training:
+        add_options(parser.add_argument_group("training"), TrainingArgs)
+        add_options(parser.add_argument_group("model, validation videos, device and precision"), SamplingArgs, shared=True)
+    for group, title in {} if training else SAMPLING_GROUPS.items():
+        add_options(parser.add_argument_group(title), SamplingArgs, group)
+    return parser
+
+
+def add_options(parser: Any, section: type, group: str | None = None, shared: bool = False) -> None:
+    """Add the options of a section's fields: all, those of one group, or the shared ones."""
+    hints = get_type_hints(section)
+    for item in dataclasses.fields(section):
+        if group in (None, item.metadata.get("group")) and (not shared or item.metadata.get("shared")):
+            add_option(parser, item, hints[item.name])
+
+
+def add_option(group: Any, item: dataclasses.Field, hint: Any, memory: dict[str, str] = MEMORY_HELP) -> None:
+    """Add the option of one key; values stay text, which `load_config` types and checks. `memory` says what modes cost."""
+    spellings = [SHORTER[item.name]] if item.name in SHORTER else []
+    kind = _without_none(hint)
+    settings: dict[str, Any] = {"dest": item.name, "help": _help(item, memory), "metavar": item.metadata.get("metavar") or _metavar(kind)}
+    if get_origin(kind) is tuple:
+        sizes = get_args(kind)
+        settings |= {"nargs": "+", "action": "extend"} if sizes[-1] is Ellipsis else {"nargs": len(sizes)}
+    elif kind is bool or item.name in WITHOUT_VALUE:
+        settings |= {"nargs": "?", "const": WITHOUT_VALUE.get(item.name, "true")}
+    group.add_argument(*spellings, f"--{item.name}", **settings)
+
+
+def read_command_line(description: str, training: bool = False, argv: Sequence[str] | None = None) -> tuple[list[str], dict[str, Any]]:
+    """Parse `argv` (the process's by default) into YAML files, those of --base or of the model, and the keys of `args:` that were given.
+
+    Raises `UserError` for a model whose weights are not there.
+    """
+    given = vars(build_parser(description, training).parse_args(argv))
+    return resolve_files(given, training), given
+
+
+def resolve_files(given: dict[str, Any], training: bool = False) -> list[str]:
+    """Take --model, --task and --base out of what was parsed, and return the YAML files that they mean."""
+    names = {name: given.pop(name, None) for name in ("model", "task", "base")}
+    return choose(**names, training=training, own_weights="load" in given)
+
+
+def _help(item: dataclasses.Field, memory: dict[str, str]) -> str:
+    text = item.metadata["text"]
+    if item.name == "memory":
+        text += ": " + "; ".join(f"{mode} = {cost}" for mode, cost in memory.items())
+        text += ". Sizes are those of weights in bf16, computed, not measured; activations come on top"
+    if item.default not in (None, (), False):
+        text += f" (default: {item.default})"
+    return text.replace("%", "%%")
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return {bool: "{true,false}", int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(inner for inner in get_args(hint) if inner is not types.NoneType)
+    return hint

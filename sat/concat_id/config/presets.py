@@ -1,0 +1,132 @@
+"""The models that can be asked for by name: their configuration files, and which of their weights are missing on this machine."""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from concat_id.config.typed import nearest
+from concat_id.errors import UserError
+from concat_id.files import PROJECT_ROOT, read_text, resolve_path, visible_files
+
+TASKS = ("single_identity", "two_identities")
+TOKENIZER = "google/umt5-xxl"  # beside Wan's text encoder
+FETCH = "pip install modelscope && modelscope download --model yongzhong/Concat-ID --local_dir models"
+FETCH_WAN = "python inference_wan.py --download"
+WAN = "models/Wan-AI/Wan2.1-T2V-1.3B"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model: names of files in configs/, by task, and paths of its weights; `transformers` None where none are released."""
+
+    title: str
+    base: str
+    inference: dict[str, str]
+    training: dict[str, str]
+    transformers: dict[str, str] | None = None
+    others: tuple[str, ...] = ()
+    fetch: str = FETCH
+    instead: str = "mini"
+    shipped: bool = False
+
+
+def _both(name: str) -> dict[str, str]:
+    return {task: f"{name}_{task}" for task in TASKS}
+
+
+COGVIDEOX_WEIGHTS = {task: f"models/{task.replace('_', '-')}" for task in TASKS}
+COGVIDEOX_OTHERS = ("models/vae/3d-vae.pt", "models/t5-v1_1-xxl")
+WAN_OTHERS = (f"{WAN}/Wan2.1_VAE.pth", f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth")
+
+
+def _wan(variant: str, weights: str) -> Preset:
+    files, transformers = {TASKS[0]: variant}, {TASKS[0]: f"models/Concat-ID-Wan/{weights}"}
+    return Preset("Concat-ID on Wan", "wan_1_3b", files, files, transformers, WAN_OTHERS, FETCH_WAN, "wan_mini")
+
+
+PRESETS = {
+    "mini": Preset("the demonstration model", "mini", _both("mini"), _both("mini"), shipped=True),
+    "cogvideox_5b": Preset("CogVideoX-5B", "cogvideox_5b", _both("inference"), _both("sft"), COGVIDEOX_WEIGHTS, COGVIDEOX_OTHERS),
+    "cogvideox_2b": Preset("CogVideoX-2B", "cogvideox_2b", _both("inference"), _both("sft"), None, COGVIDEOX_OTHERS),
+    "wan_1_3b": _wan("wan_single_identity", "first_stage.pt"),
+    "wan_adaln": _wan("wan_adaln", "second_stage_adaln.pt"),
+    "wan_mini": Preset("a small untrained Wan", "wan_mini", {TASKS[0]: "wan_mini"}, {TASKS[0]: "wan_mini"}, shipped=True),
+    "wan_mini_adaln": Preset("a small untrained Wan", "wan_mini", {TASKS[0]: "wan_mini_adaln"}, {}, shipped=True),
+}
+
+
+def choose(
+    model: str | None, task: str | None = None, base: list[str] | None = None, training: bool = False, own_weights: bool = False
+) -> list[str]:
+    """Return the YAML files to read: `base`, or those of a model for a task. `own_weights` stand in for the model's transformer.
+
+    Without a name: for sampling CogVideoX-5B where any of its weights are there, else the demonstration model. Raises `UserError`
+    for a name that is not known, a task that the model has no files for, and weights that are not there, all in one line.
+    """
+    if base:
+        if model or task:
+            raise UserError(f"--{'model' if model else 'task'} and --base: found both, expected one; the files of --base decide the model")
+        return base
+    task = task or TASKS[0]
+    model = model or default_model(task, training)
+    if model not in PRESETS:
+        raise UserError(f"--model: found {model!r}, expected one of {', '.join(PRESETS)}; the nearest is {nearest(model, PRESETS)}")
+    files, preset = files_of(model, task, training), PRESETS[model]
+    if not preset.shipped:
+        if not own_weights and preset.transformers is None:
+            raise UserError(f"--model {model}: no weights of this size are released, expected --load FOLDER with your own")
+        require(preset, None if own_weights else preset.transformers[task], preset.others)
+    return files
+
+
+def default_model(task: str, training: bool) -> str:
+    """Name the model of a command line that names none."""
+    paths = COGVIDEOX_WEIGHTS[task], *(os.path.dirname(path) if path.endswith(".pt") else path for path in COGVIDEOX_OTHERS)
+    return "cogvideox_5b" if not training and any(os.path.exists(PROJECT_ROOT / path) for path in paths) else "mini"
+
+
+def files_of(model: str, task: str = TASKS[0], training: bool = False) -> list[str]:
+    """Return a model's YAML files for a task. Raises `UserError` if it has none."""
+    preset, folder = PRESETS[model], "training" if training else "inference"
+    files = preset.training if training else preset.inference
+    if task not in files:
+        raise UserError(f"--model: found {model}, which has no {folder} files for {task}; name your own with --base")
+    return [str(PROJECT_ROOT / "configs" / f"{preset.base}.yaml"), str(PROJECT_ROOT / "configs" / folder / f"{files[task]}.yaml")]
+
+
+def require(preset: Preset, transformer: str | None, others: Iterable[str]) -> None:
+    """Raise `UserError` naming all that is missing of a model's weights and the command that fetches them."""
+    missing = [] if transformer is None else _missing_of_transformer(Path(transformer))
+    missing += [str(name) for path in others for name in _missing_of_encoder(Path(path))]
+    if missing:
+        remedy = f"fetch them with: {preset.fetch}   or choose {PRESETS[preset.instead].title} with --model {preset.instead}"
+        raise UserError(f"{preset.title} lacks {', '.join(missing)} in {PROJECT_ROOT}; {remedy}")
+
+
+def _missing_of_transformer(path: Path) -> list[str]:
+    """List what is missing of Wan's file or folder, or of a SAT checkpoint: `latest`, and the file that it names."""
+    there = resolve_path(path)
+    if str(path) not in COGVIDEOX_WEIGHTS.values():
+        return [] if os.path.exists(there) else [str(path)]
+    if not os.path.isfile(there / "latest"):
+        return [str(path / "latest")]
+    weights = Path(read_text(there / "latest", "the name of a checkpoint", FETCH).strip()) / "mp_rank_00_model_states.pt"
+    return [] if os.path.isfile(there / weights) else [str(path / weights)]
+
+
+def _missing_of_encoder(path: Path) -> list[Path]:
+    """List what is missing of a file, of Wan's tokenizer beside its text encoder, or of T5's folder: every part of its weights."""
+    there = resolve_path(path)
+    if path.suffix in (".pt", ".pth"):
+        tokenizer = [path.parent / TOKENIZER] if "t5" in path.name and not os.path.isdir(there.parent / TOKENIZER) else []
+        return [*([] if os.path.isfile(there) else [path]), *tokenizer]
+    if path.name != "t5-v1_1-xxl":
+        return [] if os.path.exists(there) else [path]
+    missing = [name for name in ("config.json", "spiece.model") if not os.path.isfile(there / name)]
+    weights = [item.name for kind in ("safetensors", "bin") for item in visible_files(there, f"*.{kind}")]
+    parts = re.fullmatch(r"(.*)-[0-9]+-of-([0-9]{5})(\.[a-z]+)", weights[0]) if weights else None
+    wanted = [f"{parts[1]}-{number:05d}-of-{parts[2]}{parts[3]}" for number in range(1, int(parts[2]) + 1)] if parts else []
+    missing += [name for name in wanted if name not in weights] if weights else ["*.safetensors"]
+    return [path / name for name in missing]

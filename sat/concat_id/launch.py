@@ -1,0 +1,118 @@
+"""What the launchers do: `python sat/concat_id/launch.py sample_video single_identity [options]`.
+
+Checks the options, sets .venv up, and starts the script on what the machine has; needs the standard library alone.
+"""
+
+import os
+import subprocess
+import sys
+
+from concat_id.bootstrap import set_up
+from concat_id.config.command_line import build_parser, resolve_files
+from concat_id.config.parser import read_whole
+from concat_id.config.presets import FETCH, default_model
+from concat_id.config.typed import shown
+from concat_id.errors import UserError, run
+from concat_id.files import PROJECT_ROOT
+
+DESCRIPTIONS = {
+    "sample_video": "Generate videos of the people on photos, from prompts.",
+    "train_video": "Fine-tune on clips and photos of the people in them.",
+}
+TRAINING_LIBRARIES = "deepspeed", "tensorboardX", "decord"
+ENVIRONMENT = """
+environment:
+  CONCAT_ID_PYTHON      interpreter to use as it is, in place of .venv
+  NPROC_PER_NODE        processes on this machine; by default one for every visible GPU
+  CUDA_VISIBLE_DEVICES  the GPUs to use"""
+MACHINES = """
+  NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT  number of machines, which one this is, where the first one listens (port 29500)"""
+BANNER = "This is the 96x144 demonstration model: it shows how Concat-ID works, not how good it looks. The 480x720 one:\n    " + FETCH
+
+
+def main() -> None:
+    """Start a script in place of this process."""
+    script, task, *words = sys.argv[1:]
+    training = script == "train_video"
+    parser = build_parser(DESCRIPTIONS[script], training)
+    parser.prog = f"bash {'finetune' if training else 'inference'}_{task}.sh"
+    parser.epilog += "\n" + ENVIRONMENT + (MACHINES if training else "")
+    given = vars(parser.parse_args(words))
+    chosen = {name for name in ("model", "base") if name in given}
+    if not chosen & {"base"}:
+        given.setdefault("task", task)
+        words += ["--task", given["task"]]
+    resolve_files(given, training)
+    machines = read_machines() if training else []
+    if not training and not chosen and default_model(task, training) == "mini":
+        print(BANNER, file=sys.stderr, flush=True)
+    python = set_up("training") if training else set_up()
+    if training:
+        check_training_libraries(python)
+    processes = count_processes()
+    command = [python, *torchrun(processes, training, machines), str(PROJECT_ROOT / "sat" / f"{script}.py"), *words]
+    sys.stdout.flush()
+    os.execve(python, command, os.environ | threads(processes))
+
+
+def read_machines() -> list[str]:
+    """Return torchrun's options for several machines, from the environment; nothing for one."""
+    nodes = _number("NNODES", os.environ.get("NNODES") or "1", 1)
+    if nodes == 1:
+        return []
+    address = os.environ.get("MASTER_ADDR")
+    if not address:
+        raise UserError(f"MASTER_ADDR: missing, expected the address of the first of {nodes} machines")
+    rank = _number("NODE_RANK", os.environ.get("NODE_RANK") or "nothing", 0, nodes - 1)
+    port = os.environ.get("MASTER_PORT") or "29500"
+    return ["--nnodes", str(nodes), "--node_rank", str(rank), "--master_addr", address, "--master_port", port]
+
+
+def count_processes() -> int:
+    """How many processes to start on this machine: NPROC_PER_NODE, or one for every visible GPU."""
+    if os.environ.get("NPROC_PER_NODE"):
+        return _number("NPROC_PER_NODE", os.environ["NPROC_PER_NODE"], 0)
+    ids = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if ids == "-1":
+        return 0
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return 0
+    if ids is None:
+        return sum(line.startswith("GPU") for line in listed.splitlines())
+    return sum(bool(item.strip()) for item in ids.split(","))
+
+
+def torchrun(processes: int, training: bool, machines: list[str]) -> list[str]:
+    """Return what starts several processes; nothing for one."""
+    if processes < 2 and not machines:
+        return []
+    patience = ["--shutdown-timeout", "600"] if training else []  # a checkpoint takes a while
+    return ["-m", "torch.distributed.run", "--nproc_per_node", str(max(processes, 1)), *patience, *(machines or ["--standalone"])]
+
+
+def threads(processes: int) -> dict[str, str]:
+    """Share the processor's cores among the processes; torchrun's own choice is one thread each."""
+    own = max(1, -(-(os.cpu_count() or 1) // processes)) if processes > 1 else None
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(own)} if own else {}
+
+
+def check_training_libraries(python: str) -> None:
+    """Check that the user's own interpreter has what only training needs."""
+    if not os.environ.get("CONCAT_ID_PYTHON"):
+        return
+    find = f"import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, {TRAINING_LIBRARIES!r})))"
+    if subprocess.run([python, "-c", find], check=False).returncode:
+        raise UserError(f"{python}: found no {', '.join(TRAINING_LIBRARIES)}, which training needs; install requirements.txt")
+
+
+def _number(name: str, text: str, low: int, high: int = 10**6) -> int:
+    number = read_whole(text)
+    if number is None or not low <= number <= high:
+        raise UserError(f"{name}: found {shown(text)}, expected a number from {low}" + (f" to {high}" if high < 10**6 else ""))
+    return number
+
+
+if __name__ == "__main__":
+    run(main)
