@@ -14,10 +14,11 @@ from in_process import call_main, load_script
 from tiny_wan import write_tiny_wan
 
 from concat_id import bootstrap
+from concat_id.config import presets
 from concat_id.config.loading import load_config
 from concat_id.config.wan_command_line import read_wan_command_line
 from concat_id.errors import UserError
-from concat_id.pipelines import wan_files
+from concat_id.pipelines import downloads
 
 SCRIPT = ROOT / "inference_wan.py"
 PROMPT = "a man in a red hat smiles"
@@ -121,8 +122,8 @@ def test_weights_of_the_other_stage_and_pictures_that_are_none(infer, tmp_path, 
 
 
 def test_without_weights_nothing_is_fetched_and_one_line_names_files_and_command(infer, photo, monkeypatch):
-    monkeypatch.setattr(wan_files, "_huggingface", lambda: pytest.fail("a download was tried"))
-    monkeypatch.setattr(wan_files, "resolve_path", lambda path: ROOT / "no such folder" / path)
+    monkeypatch.setattr(downloads, "_huggingface", lambda: pytest.fail("a download was tried"))
+    monkeypatch.setattr(presets, "resolve_path", lambda path: ROOT / "no such folder" / path)
     line = only_error(*infer("--image_path", photo, "--prompt", PROMPT, config=()))
     for name in ("Concat-ID-Wan/first_stage.pt", "models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "google/umt5-xxl"):
         assert f"{name}" in line
@@ -132,8 +133,8 @@ def test_without_weights_nothing_is_fetched_and_one_line_names_files_and_command
 
 def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch, capsys):
     fetched = []
-    monkeypatch.setattr(wan_files, "_huggingface", lambda: fetched.append)
-    wan_files.download("huggingface")
+    monkeypatch.setattr(downloads, "_huggingface", lambda: fetched.append)
+    downloads.download("huggingface")
     assert [of.name for of in fetched] == ["Wan-AI/Wan2.1-T2V-1.3B", "yongzhong/Concat-ID-Wan", "jonathandinu/face-parsing"]
     config = load_config(read_wan_command_line("", ["--use_adaln"]).bases)
     folders = {of.folder for of in fetched}
@@ -144,12 +145,12 @@ def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch
     def refuse(of):
         raise ConnectionError("no network\nand more")
 
-    monkeypatch.setattr(wan_files, "_huggingface", lambda: refuse)
+    monkeypatch.setattr(downloads, "_huggingface", lambda: refuse)
     line = only_error(*infer("--download", config=()))
     assert "Wan-AI/Wan2.1-T2V-1.3B: cannot be fetched (no network); check the network" in line
     with pytest.raises(UserError, match="modelscope is not installed"):
         monkeypatch.setitem(sys.modules, "modelscope", None)
-        wan_files.download("modelscope")
+        downloads.download("modelscope")
 
 
 def test_options_mean_keys_of_the_configuration():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,14 +15,14 @@ ENTERED = "CONCAT_ID_ENTERED"  # tells the interpreter that is started that it i
 SET_UP = 'source "$0"; set_up "$@"; printf %s "$PYTHON"'
 
 
-def set_up(*parts: str) -> str:
+def set_up(*parts: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return the interpreter to use: CONCAT_ID_PYTHON, or that of .venv, which scripts/setup.sh makes once with the `parts` asked for.
 
     Prepares the face detector too. Leaves the process where set-up fails.
     """
     command = ["bash", "-euo", "pipefail", "-c", SET_UP, str(PROJECT_ROOT / "scripts" / "setup.sh"), *parts]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, env=dict(environment), stdout=subprocess.PIPE, text=True, check=False)
     except OSError as error:
         raise UserError(f"bash: cannot be started ({error.strerror}), expected it for scripts/setup.sh; install it") from error
     if done.returncode:
@@ -33,9 +34,10 @@ def enter_environment() -> None:
     """Go on in CONCAT_ID_PYTHON, in this interpreter if it has the libraries, or else in .venv; does not return if another takes over."""
     if os.environ.pop(ENTERED, None):
         return
-    if not os.environ.get("CONCAT_ID_PYTHON") and all(map(find_spec, LIBRARIES)):
-        os.environ["CONCAT_ID_PYTHON"] = sys.executable
-    python = set_up()
+    environment = dict(os.environ)
+    if not environment.get("CONCAT_ID_PYTHON") and all(map(find_spec, LIBRARIES)):
+        environment["CONCAT_ID_PYTHON"] = sys.executable
+    python = set_up(environment=environment)
     if Path(python) != Path(sys.executable):
         sys.stdout.flush()
         os.execve(python, [python, *sys.argv], {**os.environ, ENTERED: "1"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from concat_id.config.cogvideox import GuidanceName
-from concat_id.config.typed import setting
+from concat_id.config.typed import setting, size
 
 SamplerName = Literal["sde_dpmpp_2m", "ddim", "euler", "unipc"]
 SCALE = {"low": 0, "high": 1000, "shared": True}  # of guidance
@@ -128,9 +128,9 @@ RIVALS = ("train_iters", "epochs"), ("warmup_iters", "warmup")  # where a later 
 class DataConfig:
     """The `data:` section: training clips. None means the model's."""
 
-    video_size: tuple[int, int] | None = setting(
+    video_size: tuple[int, int] | None = size(
         None, "height and width that clips are resized and cropped to (default: the model's)", low=1
     )
-    fps: int = setting(8, "frames per second", low=1, high=1000)
-    max_num_frames: int | None = setting(None, "frames of a clip, 4 n + 1 (default: the model's)", low=1)
-    skip_frms_num: int = setting(3, "source frames to skip at both ends, where cuts are", low=0)
+    fps: int = size(8, "frames per second", low=1, high=1000)
+    max_num_frames: int | None = size(None, "frames of a clip, 4 n + 1 (default: the model's)", low=1)
+    skip_frms_num: int = size(3, "source frames to skip at both ends, where cuts are", low=0)

@@ -6,7 +6,7 @@ Keys that are marked `training` have no say in a sampled video.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from concat_id.config.typed import setting
+from concat_id.config.typed import setting, size
 
 GuidanceName = Literal["constant", "dynamic", "dynamic_intended"]
 LARGEST = {  # what the keys say that both backbones have
@@ -22,25 +22,25 @@ CHECKPOINTING = "recompute activations in training to save memory"
 class TransformerConfig:
     """The diffusion transformer; the defaults are CogVideoX-5B's where a file need not say them."""
 
-    num_layers: int = setting(text="layers", low=1, high=1000)
-    hidden_size: int = setting(text="width of a token", low=1)
-    num_attention_heads: int = setting(text="attention heads", low=1)
-    time_embed_dim: int = setting(512, "width of the time embedding", low=1)
-    in_channels: int = setting(16, "latent channels in", low=1)
-    out_channels: int = setting(16, "latent channels out", low=1)
-    patch_size: int = setting(2, "latents per token along height and width", low=1)
-    text_hidden_size: int = setting(4096, "width of the text encoder's tokens", low=1)
-    text_length: int = setting(226, "text tokens, padded", low=1)
-    latent_height: int = setting(60, LARGEST["latent_height"], low=1)
-    latent_width: int = setting(90, LARGEST["latent_width"], low=1)
-    num_frames: int = setting(49, LARGEST["num_frames"], low=1)
-    time_compressed_rate: int = setting(4, "pixel frames per latent frame", low=1)
+    num_layers: int = size(text="layers", low=1, high=1000)
+    hidden_size: int = size(text="width of a token", low=1)
+    num_attention_heads: int = size(text="attention heads", low=1)
+    time_embed_dim: int = size(512, "width of the time embedding", low=1)
+    in_channels: int = size(16, "latent channels in", low=1)
+    out_channels: int = size(16, "latent channels out", low=1)
+    patch_size: int = size(2, "latents per token along height and width", low=1)
+    text_hidden_size: int = size(4096, "width of the text encoder's tokens", low=1)
+    text_length: int = size(226, "text tokens, padded", low=1)
+    latent_height: int = size(60, LARGEST["latent_height"], low=1)
+    latent_width: int = size(90, LARGEST["latent_width"], low=1)
+    num_frames: int = size(49, LARGEST["num_frames"], low=1)
+    time_compressed_rate: int = size(4, "pixel frames per latent frame", low=1)
     position_embedding: Literal["rotary", "sincos"] = setting("rotary", "positions: rotary (5B) or sincos (2B)")
-    height_interpolation: float = setting(1.0, "sincos: stretch of the positions along height", low=0.01)
-    width_interpolation: float = setting(1.0, "sincos: stretch of the positions along width", low=0.01)
-    time_interpolation: float = setting(1.0, "sincos: stretch of the positions along time", low=0.01)
-    max_sequence_length: int = setting(64, "rows of a table in the file format that nothing uses", low=1)
-    max_refs: int = setting(3, "most people in a video", low=1, high=64, training=True)
+    height_interpolation: float = size(1.0, "sincos: stretch of the positions along height", low=0.01)
+    width_interpolation: float = size(1.0, "sincos: stretch of the positions along width", low=0.01)
+    time_interpolation: float = size(1.0, "sincos: stretch of the positions along time", low=0.01)
+    max_sequence_length: int = size(64, "rows of a table in the file format that nothing uses", low=1)
+    max_refs: int = size(3, "most people in a video", low=1, high=64, training=True)
     checkpoint_activations: bool = setting(False, CHECKPOINTING, training=True)
 
     @property
@@ -53,8 +53,8 @@ class TransformerConfig:
 class ScheduleConfig:
     """The noise schedule."""
 
-    num_timesteps: int = setting(1000, "diffusion steps", low=2)
-    shift: float = setting(1.0, "shift of the signal-to-noise ratio", low=0.001)
+    num_timesteps: int = size(1000, "diffusion steps", low=2)
+    shift: float = size(1.0, "shift of the signal-to-noise ratio", low=0.001)
 
 
 @dataclass
@@ -62,14 +62,14 @@ class SamplerConfig:
     """How to denoise."""
 
     name: Literal["sde_dpmpp_2m", "ddim"] = setting("sde_dpmpp_2m", "sampler")
-    num_inference_steps: int = setting(50, "denoising steps", low=2)
+    num_inference_steps: int = size(50, "denoising steps", low=2)
     guidance: GuidanceName = setting(
         "constant", "schedule of the scale: dynamic is the released one with its slip, dynamic_intended the one meant"
     )
-    guidance_scale: float = setting(6.0, "strength of the text", low=0)
-    ref_guidance_scale: float = setting(1.0, "strength of the references; other than 1 takes a third pass a step", low=0)
-    guidance_exponent: float = setting(5.0, "exponent of the dynamic schedules", low=0)
-    guidance_steps: int | None = setting(None, "n of the released dynamic schedule where it is not the number of steps", low=1)
+    guidance_scale: float = size(6.0, "strength of the text", low=0)
+    ref_guidance_scale: float = size(1.0, "strength of the references; other than 1 takes a third pass a step", low=0)
+    guidance_exponent: float = size(5.0, "exponent of the dynamic schedules", low=0)
+    guidance_steps: int | None = size(None, "n of the released dynamic schedule where it is not the number of steps", low=1)
 
 
 @dataclass
@@ -77,7 +77,7 @@ class TextEncoderConfig:
     """The T5 encoder."""
 
     path: str = setting("models/t5-v1_1-xxl", "its folder, in Hugging Face layout", path="read")
-    max_length: int = setting(226, "tokens of a prompt, padded", low=1)
+    max_length: int = size(226, "tokens of a prompt, padded", low=1)
 
 
 @dataclass
@@ -85,10 +85,10 @@ class AutoencoderConfig:
     """The causal 3D VAE."""
 
     path: str = setting("models/vae/3d-vae.pt", "its file, or a diffusers folder", path="read")
-    block_out_channels: tuple[int, ...] = setting((128, 256, 256, 512), LEVELS, low=1)
-    layers_per_block: int = setting(3, "residual blocks of a level", low=1)
-    latent_channels: int = setting(16, "channels of the latents", low=1)
-    norm_num_groups: int = setting(32, "groups of GroupNorm", low=1)
+    block_out_channels: tuple[int, ...] = size((128, 256, 256, 512), LEVELS, low=1)
+    layers_per_block: int = size(3, "residual blocks of a level", low=1)
+    latent_channels: int = size(16, "channels of the latents", low=1)
+    norm_num_groups: int = size(32, "groups of GroupNorm", low=1)
 
     @property
     def spatial_factor(self) -> int:
@@ -109,9 +109,9 @@ class FaceConfig:
 class LoraConfig:
     """Low-rank fine-tuning."""
 
-    rank: int = setting(text="rank of the products", low=1)
-    alpha: float = setting(1.0, "the products' factor times the rank", low=0)
-    dropout: float = setting(0.0, "dropout before the products", low=0, high=1)
+    rank: int = size(text="rank of the products", low=1)
+    alpha: float = size(1.0, "the products' factor times the rank", low=0)
+    dropout: float = size(0.0, "dropout before the products", low=0, high=1)
     targets: tuple[str, ...] = setting(("*.attention.query_key_value", "*.attention.dense"), "patterns of the linear layers' names")
 
 
@@ -126,9 +126,9 @@ class ModelConfig:
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     faces: FaceConfig = field(default_factory=FaceConfig)
-    scale_factor: float = setting(0.7, "factor of latents after encoding", low=1e-6)
-    ref_image_dropout: float = setting(0.0, "training: probability that all references of a batch are zeroed", low=0, high=1, training=True)
-    text_dropout: float = setting(0.1, "training: probability that a text is zeroed", low=0, high=1, training=True)
+    scale_factor: float = size(0.7, "factor of latents after encoding", low=1e-6)
+    ref_image_dropout: float = size(0.0, "training: probability that all references of a batch are zeroed", low=0, high=1, training=True)
+    text_dropout: float = size(0.1, "training: probability that a text is zeroed", low=0, high=1, training=True)
     negative_prompt: str | None = setting(None, "text of guidance's other branch; null, as released, zeros its embedding")
-    trained_refs: int = setting(3, "how many people the weights were trained with", low=1, training=True)
+    trained_refs: int = size(3, "how many people the weights were trained with", low=1, training=True)
     lora: LoraConfig | None = setting(None, "low-rank fine-tuning", training=True)

@@ -15,14 +15,19 @@ LARGEST = 2**63 - 1  # of whole numbers
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")  # a whole number as text; also where Python's own int() would take more
 
 
-def setting(default: Any = dataclasses.MISSING, text: str = "", high: float = MANY, **more: Any) -> Any:
+def setting(default: Any = dataclasses.MISSING, text: str = "", **more: Any) -> Any:
     """Declare a dataclass field that is a key of the YAML files: its default (required without one), what it says, its inclusive bounds
     `low` and `high`.
 
     `path` "read" or "write" says what happens at the path that it is; `group` and `metavar` are for its option's help. `shared` and
     `training` say who reads it.
     """
-    return dataclasses.field(default=default, metadata={"text": text, "high": high, **more})
+    return dataclasses.field(default=default, metadata={"text": text, **more})
+
+
+def size(default: Any = dataclasses.MISSING, text: str = "", high: float = MANY, **more: Any) -> Any:
+    """Declare a number of a network or a clip, none of which are larger than `MANY`."""
+    return setting(default, text, high=high, **more)
 
 
 class Origins:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from concat_id.config.schema import Config
-from concat_id.config.typed import Origins, build, convert, mismatch, setting, unknown_key
+from concat_id.config.typed import Origins, build, convert, mismatch, size, unknown_key
 from concat_id.errors import UserError
 from concat_id.training.deepspeed_keys import check_deepspeed
 
@@ -20,19 +20,19 @@ SCALING = ("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "i
 class AdamConfig:
     """The optimizer's settings; defaults are as released."""
 
-    lr: float = setting(1e-5, "learning rate", low=0)
-    betas: tuple[float, float] = setting((0.9, 0.95), "decay of both moments", low=0, high=BELOW_ONE)
-    eps: float = setting(1e-8, "added to the root", low=0)
-    weight_decay: float = setting(1e-4, "weight decay", low=0)
+    lr: float = size(1e-5, "learning rate", low=0)
+    betas: tuple[float, float] = size((0.9, 0.95), "decay of both moments", low=0, high=BELOW_ONE)
+    eps: float = size(1e-8, "added to the root", low=0)
+    weight_decay: float = size(1e-4, "weight decay", low=0)
 
 
 @dataclass
 class BatchConfig:
     """The keys that say how large a batch is."""
 
-    train_batch_size: int | None = setting(None, "clips of a step", low=1, high=10**8)
-    train_micro_batch_size_per_gpu: int | None = setting(None, "clips of a process at once", low=1, high=10**5)
-    gradient_accumulation_steps: int | None = setting(None, "micro-batches of a step", low=1, high=10**5)
+    train_batch_size: int | None = size(None, "clips of a step", low=1, high=10**8)
+    train_micro_batch_size_per_gpu: int | None = size(None, "clips of a process at once", low=1, high=10**5)
+    gradient_accumulation_steps: int | None = size(None, "micro-batches of a step", low=1, high=10**5)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RELEASED = ROOT.parent / "shared" / "released_configs"
 DEBUG = ROOT / "configs" / "debug.yaml"
 
@@ -209,10 +209,10 @@ def test_two_forms_do_not_mix(load, tmp_path):
 def test_released_files_load_unchanged(size, people):
     model = RELEASED / f"cogvideox_{size}.yaml"
     inference = load_config([model, RELEASED / "inference" / f"inference_{people}.yaml"])
-    assert (inference.args.mode, inference.args.dtype_name, inference.args.sampling_num_frames) == ("inference", "bfloat16", 13)
+    assert (inference.training.mode, inference.args.dtype_name, inference.args.sampling_num_frames) == ("inference", "bfloat16", 13)
     training = load_config([model, RELEASED / "training" / f"sft_{people}.yaml"], {"seed": "7"})
-    args = training.args
-    assert (args.mode, args.train_iters, args.seed, args.dtype_name) == ("finetune", 1000, 7, "bfloat16")
+    args, steps = training.args, training.training
+    assert (steps.mode, steps.train_iters, args.seed, args.dtype_name) == ("finetune", 1000, 7, "bfloat16")
     assert (training.data.video_size, training.data.skip_frms_num) == ((480, 720), 3)
     assert training.deepspeed["optimizer"]["params"]["eps"] == 1e-8
     assert inference.model == training.model

@@ -1,0 +1,87 @@
+"""Options of sampling and training: both spellings, only what was given, suggestions for the rest, and models by name."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from concat_id.config.args import SamplingArgs, TrainingArgs
+from concat_id.config.command_line import MEMORY_HELP, build_parser, read_command_line
+from concat_id.config.loading import load_config
+from concat_id.errors import UserError
+
+DEBUG = str(Path(__file__).resolve().parents[2] / "configs" / "debug.yaml")
+
+
+SHARED = [item.name for item in dataclasses.fields(SamplingArgs) if item.metadata.get("shared")]
+
+
+def read(*words: str, training: bool = False):
+    return read_command_line("test", training, ["--base", DEBUG, *words])
+
+
+def test_only_what_is_given_is_returned():
+    assert read() == ([DEBUG], {})
+    assert read_command_line("test", False, ["--base", "a.yaml", "b.yaml", "--seed", "7"]) == (["a.yaml", "b.yaml"], {"seed": "7"})
+    assert read_command_line("test", False, ["--base", "a.yaml", "--seed=7", "--base", "b.yaml"])[0] == ["a.yaml", "b.yaml"]
+
+
+@pytest.mark.parametrize("section", [SamplingArgs, TrainingArgs])
+def test_every_key_is_an_option_in_both_spellings(section):
+    names = [item.name for item in dataclasses.fields(section)] + (SHARED if section is TrainingArgs else [])
+    for name in names:
+        values = {"sampling_image_size": ["64", "96"]}.get(name, ["1"])
+        for spelling in (name, name.replace("_", "-")):
+            given = read(f"--{spelling}", *values, training=section is TrainingArgs)[1]
+            assert given in ({name: "1"}, {name: values}), name
+
+
+def test_options_reach_the_typed_config():
+    words = ["--prompt", "a woman laughs", "--image", "a.jpg", "b.jpg", "--image", "c.jpg", "--output", "out", "--memory", "low"]
+    paths, overrides = read(*words, "--overwrite", "--bf16", "false", "--sampling-image-size", "32", "48", "--sampling_num_frames", "2")
+    args = load_config(paths, overrides).args
+    assert (args.prompt, args.image, args.output_dir, args.memory) == ("a woman laughs", ("a.jpg", "b.jpg", "c.jpg"), "out", "low")
+    assert (args.overwrite, args.bf16, args.sampling_image_size, args.sampling_num_frames) == (True, False, (32, 48), 2)
+    assert load_config(paths, {}).args.output_dir == "outputs/debug"
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--sampling_num_frame", "3"], "--sampling_num_frame: unknown option; the nearest is --sampling_num_frames"),
+        (["--sampling-num-frame=3"], "--sampling-num-frame: unknown option; the nearest is --sampling"),
+        (["--imag", "a.jpg"], "the nearest is --image"),
+        (["--prompt", "a", "woman"], "found 'woman', expected an option; put text with spaces in quotes"),
+        (["--seed"], "--seed: expected one argument"),
+        (["--sampling_image_size", "3"], "expected 2 arguments"),
+    ],
+)
+def test_usage_errors_are_one_line(words, part):
+    with pytest.raises(UserError) as caught:
+        read(*words)
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_sampling_and_training_have_options_of_their_own():
+    with pytest.raises(UserError, match="--train_iters: unknown option"):
+        read("--train_iters", "3")
+    with pytest.raises(UserError, match="--image: unknown option"):
+        read("--image", "a.png", training=True)
+
+
+def test_a_model_stands_for_its_files(capsys):
+    paths, given = read_command_line("test", False, ["--model", "mini", "--task", "two_identities", "--seed", "7"])
+    assert [Path(path).name for path in paths] == ["mini.yaml", "mini_two_identities.yaml"] and given == {"seed": "7"}
+    assert [Path(path).name for path in read_command_line("test", True, [])[0]] == ["mini.yaml", "mini_single_identity.yaml"]
+
+
+def test_help_tells_defaults_and_what_memory_costs(capsys):
+    for training, sections in ((False, [SamplingArgs]), (True, [TrainingArgs])):
+        with pytest.raises(SystemExit) as caught:
+            build_parser("Make videos.", training).parse_args(["--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert caught.value.code == 0
+        assert "Make videos." in text and "(default: 42)" in text
+        assert training or all(" ".join(cost.split()) in text for cost in MEMORY_HELP.values())
+        for item in dataclasses.fields(sections[0]):
+            assert f"--{item.name}" in text

@@ -1,0 +1,105 @@
+"""Models by name: their files, and which of their weights are missing."""
+
+from pathlib import Path
+
+import pytest
+
+from concat_id.config import presets
+from concat_id.config.loading import load_config
+from concat_id.config.presets import PRESETS, choose, files_of
+from concat_id.errors import UserError
+
+TEXT_ENCODER = ["config.json", "spiece.model", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+class Weights:
+    """A project's folder whose weights are empty files."""
+
+    def __init__(self, root: Path):
+        """Begin without any."""
+        self.root = root
+
+    def add(self, *names: str, content: str = "") -> None:
+        """Make files, with the folders they are in."""
+        for name in names:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_text(content)
+
+    def add_5b(self, kind: str = "single-identity") -> None:
+        """Make everything CogVideoX-5B needs."""
+        self.add("models/vae/3d-vae.pt", f"models/{kind}/1000/mp_rank_00_model_states.pt")
+        self.add(f"models/{kind}/latest", content="1000\n")
+        self.add(*(f"models/t5-v1_1-xxl/{name}" for name in TEXT_ENCODER))
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch) -> Weights:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(presets, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(presets, "resolve_path", lambda path: tmp_path / path)
+    return Weights(tmp_path)
+
+
+def names(paths: list[str]) -> list[str]:
+    return [Path(path).name for path in paths]
+
+
+def refusal(*arguments, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        choose(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("task", presets.TASKS)
+def test_what_is_there_decides_where_no_model_is_named(weights, task):
+    assert names(choose(None, task)) == ["mini.yaml", f"mini_{task}.yaml"]
+    weights.add_5b(task.replace("_", "-"))
+    assert names(choose(None, task)) == ["cogvideox_5b.yaml", f"inference_{task}.yaml"]
+    assert names(choose(None, task, training=True)) == ["mini.yaml", f"mini_{task}.yaml"]
+    assert choose(None, base=["a.yaml", "b.yaml"]) == ["a.yaml", "b.yaml"]
+
+
+@pytest.mark.parametrize("absent", ["vae/3d-vae.pt", "single-identity/latest", "single-identity/1000/mp_rank_00_model_states.pt",
+                                    *(f"t5-v1_1-xxl/{name}" for name in TEXT_ENCODER)])  # fmt: skip
+@pytest.mark.parametrize("model", [None, "cogvideox_5b"])
+def test_half_present_weights_are_an_error_that_names_what_is_missing(weights, absent, model):
+    weights.add_5b()
+    (weights.root / "models" / absent).unlink()
+    message = refusal(model)
+    assert f"lacks models/{absent} in" in message and presets.FETCH in message
+
+
+def test_absent_weights_are_one_line_for_every_model(weights):
+    message = refusal("cogvideox_5b")
+    for name in ("single-identity/latest", "vae/3d-vae.pt", "t5-v1_1-xxl/config.json", "t5-v1_1-xxl/*.safetensors"):
+        assert f"models/{name}" in message
+    for training in (False, True):
+        assert "expected --load FOLDER" in refusal("cogvideox_2b", training=training)
+        for model, file in (("wan_1_3b", "first_stage.pt"), ("wan_adaln", "second_stage_adaln.pt")):
+            message = refusal(model, training=training)
+            assert f"models/Concat-ID-Wan/{file}" in message and "google/umt5-xxl" in message and presets.FETCH_WAN in message
+    assert "lacks models/vae/3d-vae.pt" in refusal("cogvideox_2b", own_weights=True)
+    assert names(choose("wan_mini", training=True)) == ["wan_mini.yaml", "wan_mini.yaml"]
+
+
+def test_own_checkpoint_stands_in_for_the_released_one(weights):
+    weights.add_5b()
+    (weights.root / "models/single-identity/latest").unlink()
+    assert names(choose(None, own_weights=True)) == ["cogvideox_5b.yaml", "inference_single_identity.yaml"]
+    assert names(choose("cogvideox_2b", training=True, own_weights=True)) == ["cogvideox_2b.yaml", "sft_single_identity.yaml"]
+
+
+def test_names_and_tasks_that_are_not_there(weights):
+    assert "found 'cogvideox_7b', expected one of mini" in refusal("cogvideox_7b")
+    assert "no inference files for two_identities" in refusal("wan_1_3b", "two_identities")
+    assert "no training files for single_identity" in refusal("wan_mini_adaln", training=True)
+    assert "found both" in refusal("mini", base=["a.yaml"])
+
+
+def test_paths_of_released_weights_are_those_of_the_files():
+    for name, preset in PRESETS.items():
+        for task in () if preset.shipped or preset.transformers is None else preset.inference:
+            config = load_config(files_of(name, task))
+            named = {config.args.load, config.model.autoencoder.path, config.model.text_encoder.path}
+            assert {str(Path(path)) for path in named} == {preset.transformers[task], *preset.others}
