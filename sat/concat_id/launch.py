@@ -10,7 +10,6 @@ import sys
 from concat_id.bootstrap import set_up
 from concat_id.config.command_line import build_parser, resolve_files
 from concat_id.config.parser import read_whole
-from concat_id.config.presets import FETCH, default_model
 from concat_id.config.typed import shown
 from concat_id.errors import UserError, run
 from concat_id.files import PROJECT_ROOT
@@ -27,7 +26,6 @@ environment:
   CUDA_VISIBLE_DEVICES  the GPUs to use"""
 MACHINES = """
   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT  number of machines, which one this is, where the first one listens (port 29500)"""
-BANNER = "This is the 96x144 demonstration model: it shows how Concat-ID works, not how good it looks. The 480x720 one:\n    " + FETCH
 
 
 def main() -> None:
@@ -38,14 +36,11 @@ def main() -> None:
     parser.prog = f"bash {'finetune' if training else 'inference'}_{task}.sh"
     parser.epilog += "\n" + ENVIRONMENT + (MACHINES if training else "")
     given = vars(parser.parse_args(words))
-    chosen = {name for name in ("model", "base") if name in given}
-    if not chosen & {"base"}:
-        given.setdefault("task", task)
-        words += ["--task", given["task"]]
+    if "base" not in given and "task" not in given:
+        given["task"] = task
+        words += ["--task", task]
     resolve_files(given, training)
     machines = read_machines() if training else []
-    if not training and not chosen and default_model(task, training) == "mini":
-        print(BANNER, file=sys.stderr, flush=True)
     python = set_up("training") if training else set_up()
     if training:
         check_training_libraries(python)

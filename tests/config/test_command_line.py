@@ -73,6 +73,15 @@ def test_a_model_stands_for_its_files(capsys):
     paths, given = read_command_line("test", False, ["--model", "mini", "--task", "two_identities", "--seed", "7"])
     assert [Path(path).name for path in paths] == ["mini.yaml", "mini_two_identities.yaml"] and given == {"seed": "7"}
     assert [Path(path).name for path in read_command_line("test", True, [])[0]] == ["mini.yaml", "mini_single_identity.yaml"]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_to_expect_of_small_models_is_told(capsys, monkeypatch):
+    monkeypatch.setattr("concat_id.config.presets.default_model", lambda task, training: "mini")
+    read_command_line("test", False, [])
+    assert "96x144 demonstration model" in capsys.readouterr().err
+    read_command_line("test", False, ["--model", "wan_mini"])
+    assert "untrained" in capsys.readouterr().err
 
 
 def test_help_tells_defaults_and_what_memory_costs(capsys):

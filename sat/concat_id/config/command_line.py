@@ -2,13 +2,16 @@
 
 import argparse
 import dataclasses
+import os
+import sys
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from concat_id.config.args import SamplingArgs, TrainingArgs
 from concat_id.config.parser import Parser
-from concat_id.config.presets import PRESETS, TASKS, choose
+from concat_id.config.presets import FETCH, PRESETS, TASKS, UNTRAINED, choose, files_of
+from concat_id.errors import warn
 
 MEMORY_HELP = {  # CogVideoX-5B
     "high": "text encoder, transformer and autoencoder stay on the device, 21 GB",
@@ -16,6 +19,7 @@ MEMORY_HELP = {  # CogVideoX-5B
     "low": "the text encoder runs on the CPU, the transformer passes through layer by layer (0.3 GB each), slowest",
 }
 SAMPLING_GROUPS = {"input": "what to make, and where to put it", "model": "model and sampling", "placement": "memory, device and precision"}
+BANNER = "This is the 96x144 demonstration model: it shows how Concat-ID works, not how good it looks. The 480x720 one:\n    " + FETCH
 SHORTER = {"output_dir": "--output"}
 WITHOUT_VALUE = {"resume": "latest"}  # what an option that is not a switch means when it stands alone
 
@@ -69,7 +73,14 @@ def read_command_line(description: str, training: bool = False, argv: Sequence[s
     Raises `UserError` for a model whose weights are not there.
     """
     given = vars(build_parser(description, training).parse_args(argv))
-    return resolve_files(given, training), given
+    own, model = "load" in given or "base" in given, given.get("model")
+    files = resolve_files(given, training)
+    if not own and not training and os.environ.get("RANK", "0") == "0":
+        if model is None and files[0] == files_of("mini")[0]:
+            print(BANNER, file=sys.stderr, flush=True)
+        elif model in UNTRAINED:
+            warn(f"--model {model}: its weights are random and untrained; it shows that everything runs, its videos are noise")
+    return files, given
 
 
 def resolve_files(given: dict[str, Any], training: bool = False) -> list[str]:

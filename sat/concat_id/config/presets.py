@@ -55,6 +55,7 @@ PRESETS = {
     "wan_mini": Preset("a small untrained Wan", "wan_mini", {TASKS[0]: "wan_mini"}, {TASKS[0]: "wan_mini"}, shipped=True),
     "wan_mini_adaln": Preset("a small untrained Wan", "wan_mini", {TASKS[0]: "wan_mini_adaln"}, {}, shipped=True),
 }
+UNTRAINED = "wan_mini", "wan_mini_adaln"
 
 
 def choose(

@@ -10,7 +10,7 @@ from concat_id.config.args import SamplingArgs
 from concat_id.config.command_line import SAMPLING_GROUPS, add_option
 from concat_id.config.loading import load_config
 from concat_id.config.parser import Parser, read_whole
-from concat_id.config.presets import files_of
+from concat_id.config.presets import UNTRAINED, files_of
 from concat_id.config.typed import shown
 from concat_id.errors import UserError, warn
 
@@ -82,7 +82,7 @@ def read_wan_command_line(description: str, argv: Sequence[str] | None = None) -
     if ("image" in overrides) != ("prompt" in overrides):
         found, absent = ("--image_path", "--prompt") if "image" in overrides else ("--prompt", "--image_path")
         raise UserError(f"command line: {found}: found it without {absent}, expected both (or --input_file with lines prompt@@photo)")
-    if model == "wan_mini" and not {"load", "config"} & given.keys():
+    if model in UNTRAINED and not {"load", "config"} & given.keys():
         warn("--model wan_mini: its weights are random and untrained; it shows that everything runs, its videos are noise")
     overrides |= _seed(given) | _frames(given, options) | _size(given, options, bases)
     return WanRequest(model, bases, overrides, options, given.get("download"))
