@@ -25,7 +25,7 @@ def train() -> int:
     from concat_id.config.command_line import read_command_line
     from concat_id.config.loading import load_config
 
-    bases, overrides = read_command_line(__doc__)
+    bases, overrides = read_command_line(__doc__, training=True)
     config = load_config(bases, overrides)
 
     from concat_id.distributed import choose_device, world_size
@@ -44,7 +44,7 @@ def train() -> int:
         latents = prepare.open_latent_cache(config)
         micro = settings.micro_batch_size
         sampler, loader = prepare.build_data(config, repeated(records), folder, micro, latents, StageClips, MixedSampler)
-        config.args.count_steps(sampler.batches_per_epoch / (settings.accumulation * world_size()))
+        config.training.count_steps(sampler.batches_per_epoch / (settings.accumulation * world_size()))
         prepare.record_configuration(folder, config, settings.notes)
 
         embed = prepare.embed_captions(config, [*records, *valid_records], device)

@@ -42,7 +42,7 @@ def main() -> int:
     lists, data, max_refs, unseen = arguments.lists, DataConfig((480, 720), 8, 49), 3, {}
     if arguments.base:
         config = load_config(arguments.base)
-        lists = lists or [*config.args.train_data, *config.args.valid_data]
+        lists = lists or [*config.training.train_data, *config.training.valid_data]
         data, max_refs = config.data, config.model.transformer.max_refs
     if not lists:
         raise UserError("train_data: no list given, neither on the command line nor in --base; try `python sat/check_dataset.py list.json`")

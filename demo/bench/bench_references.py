@@ -23,7 +23,7 @@ def main() -> None:
     from concat_id.config.command_line import read_command_line
     from concat_id.config.loading import load_config
 
-    bases, overrides = read_command_line(__doc__)
+    bases, overrides = read_command_line(__doc__, training=True)
     config = load_config(bases, {"bf16": "false"} | overrides)
 
     import torch
@@ -38,7 +38,7 @@ def main() -> None:
 
     device = choose_device(config.args.device)
     start_processes(device)
-    found = [record for record in read_records(config.args.valid_data) if record.is_picture and record.num_refs == 1]
+    found = [record for record in read_records(config.training.valid_data) if record.is_picture and record.num_refs == 1]
     records = found[:NUMBER]
     network = prepare.load_network(config, None).to(device).eval()
     objective = Objective(config, prepare.load_autoencoder(config, device), prepare.embed_captions(config, records, device), device)

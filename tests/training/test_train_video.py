@@ -32,8 +32,8 @@ def test_a_run_leaves_what_it_promises(setup, tmp_path):
 
 
 def test_resume_alone_means_the_latest_run():
-    assert read_command_line("", ["--base", "a.yaml", "--resume", "--lr", "1"])[1] == {"resume": "latest", "lr": "1"}
-    assert read_command_line("", ["--base", "a.yaml", "--resume", "exps/x"])[1] == {"resume": "exps/x"}
+    assert read_command_line("", True, ["--base", "a.yaml", "--resume", "--lr", "1"])[1] == {"resume": "latest", "lr": "1"}
+    assert read_command_line("", True, ["--base", "a.yaml", "--resume", "exps/x"])[1] == {"resume": "exps/x"}
 
 
 MISTAKES = {

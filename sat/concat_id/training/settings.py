@@ -53,7 +53,7 @@ class EngineSettings:
 
 def engine_settings(config: Config, world_size: int) -> EngineSettings:
     """Derive DeepSpeed's configuration and the optimizer's settings; raises `UserError` for what cannot be."""
-    args, origins, notes = config.args, config.origins, []
+    args, origins, notes = config.training, config.origins, []
     given = {name: value for name, value in copy.deepcopy(config.deepspeed).items() if value is not None}
     for name in MAPPINGS:
         if not isinstance(given.get(name, {}), dict):
@@ -68,7 +68,7 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
         given["gradient_accumulation_steps"] = args.gradient_accumulation_steps
     if args.zero_stage is not None:
         given["zero_optimization"] = given.get("zero_optimization", {}) | {"stage": args.zero_stage}
-    micro, accumulation = _batch_sizes(given, args.batch_size, world_size, origins)
+    micro, accumulation = _batch_sizes(given, config.args.batch_size, world_size, origins)
     given |= {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
     _precision(given, config, notes)
     _zero(given, notes, origins)
