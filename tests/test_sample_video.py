@@ -16,7 +16,7 @@ from PIL import Image
 
 from concat_id.config.loading import load_config
 from concat_id.models.text_encoder import TextEncoder
-from concat_id.pipelines.cogvideox import ConcatIDPipeline
+from concat_id.pipelines.base import CogVideoXPipeline
 from concat_id.weights import load_tensors
 
 PORTRAIT = "--sampling_num_frames", 1
@@ -32,7 +32,7 @@ def test_a_folder_half_made_anew_is_not_taken_for_the_earlier_result(sample, tmp
         raise torch.OutOfMemoryError("out of memory. Tried to allocate 9 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ConcatIDPipeline, "decode", decode)
+        patch.setattr(CogVideoXPipeline, "decode", decode)
         line = only_error(*sample(*first, "--overwrite"))
     assert "too little memory" in line and "--memory low" in line
     code, _ = sample(*first)
@@ -57,7 +57,7 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     line = "--prompt", PROMPT, "--image", photo, *PORTRAIT
     assert sample(*line)[0] == 0
     monkeypatch.setattr(TextEncoder, "from_config", None)
-    monkeypatch.setattr(ConcatIDPipeline, "load", None)
+    monkeypatch.setattr(CogVideoXPipeline, "load", None)
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
 
 
@@ -177,7 +177,7 @@ def test_released_configurations_reach_a_picture(tiny_model, tmp_path, kind, num
     config.model.sampler.num_inference_steps = 2
     config.args.load, config.args.sampling_image_size, config.args.sampling_num_frames = tiny.args.load, (64, 96), 1
     assert config.args.bf16 and config.model.scale_factor == 0.7
-    pipeline = ConcatIDPipeline(config, torch.device("cpu"), cache_dir=tmp_path)
+    pipeline = CogVideoXPipeline(config, torch.device("cpu"), cache_dir=tmp_path)
     (embedding,) = pipeline.encode_prompts([PROMPT])
     latents = pipeline.sample(embedding, pipeline.encode_references([Image.new("RGB", (96, 64), "red")] * num_refs), seed=0)
     assert pipeline.decode(latents).shape == (3, 1, 64, 96)

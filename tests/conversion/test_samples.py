@@ -9,7 +9,7 @@ from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.guidance import guidance_scale
 from concat_id.diffusion.samplers import sample_ddim, sample_sde_dpmpp_2m
 from concat_id.diffusion.schedule import SamplingSteps
-from concat_id.pipelines.cogvideox import ConcatIDPipeline as SatPipeline
+from concat_id.pipelines.base import CogVideoXPipeline as SatPipeline
 
 PROMPT = "a man in a red hat"
 

@@ -7,20 +7,20 @@ from PIL import Image
 
 from concat_id.config.loading import load_config
 from concat_id.errors import UserError
-from concat_id.pipelines.cogvideox import ConcatIDPipeline
+from concat_id.pipelines.base import CogVideoXPipeline
 
 CPU = torch.device("cpu")
 
 
-def pipeline_of(tiny_model, **overrides) -> ConcatIDPipeline:
-    return ConcatIDPipeline(load_config([ROOT / "configs" / "debug.yaml", tiny_model], overrides), CPU)
+def pipeline_of(tiny_model, **overrides) -> CogVideoXPipeline:
+    return CogVideoXPipeline(load_config([ROOT / "configs" / "debug.yaml", tiny_model], overrides), CPU)
 
 
 def picture(shade: int, size: tuple[int, int] = (64, 96)) -> Image.Image:
     return Image.linear_gradient("L").convert("RGB").resize(size[::-1]).point(lambda value: (value + shade) % 256)
 
 
-def generate(pipeline: ConcatIDPipeline, num_refs: int = 1, seed: int = 0) -> torch.Tensor:
+def generate(pipeline: CogVideoXPipeline, num_refs: int = 1, seed: int = 0) -> torch.Tensor:
     (prompt_embeds,) = pipeline.encode_prompts(["a man in a red hat smiles"])
     ref_latents = pipeline.encode_references([picture(60 * index, pipeline.config.args.sampling_image_size) for index in range(num_refs)])
     return pipeline.decode(pipeline.sample(prompt_embeds, ref_latents, seed))
@@ -99,8 +99,8 @@ def test_sixteen_bits_stay_near_float32(tiny_model):
 
 def test_prompts_are_embedded_once_and_kept_on_disk(tiny_model, tmp_path):
     config = load_config([ROOT / "configs" / "debug.yaml", tiny_model])
-    first = ConcatIDPipeline(config, CPU, cache_dir=tmp_path).encode_prompts(["a man"])[0]
-    second = ConcatIDPipeline(config, CPU, cache_dir=tmp_path)
+    first = CogVideoXPipeline(config, CPU, cache_dir=tmp_path).encode_prompts(["a man"])[0]
+    second = CogVideoXPipeline(config, CPU, cache_dir=tmp_path)
     assert torch.equal(second.encode_prompts(["a man"])[0], first)
     assert not second.text_encoder.is_loaded
 

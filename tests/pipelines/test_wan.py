@@ -9,8 +9,7 @@ from tiny_wan import write_tiny_wan
 from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.models.backbones import weight_digests
-from concat_id.pipelines.choice import make_pipeline
-from concat_id.pipelines.wan import WanPipeline
+from concat_id.pipelines.base import WanPipeline, make_pipeline
 
 CPU = torch.device("cpu")
 

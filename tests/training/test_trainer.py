@@ -12,7 +12,7 @@ from training import alone
 from training.alone import same, weights
 
 from concat_id.errors import UserError
-from concat_id.pipelines.cogvideox import ConcatIDPipeline
+from concat_id.pipelines.base import CogVideoXPipeline
 from concat_id.training import checkpoint
 from concat_id.training.checkpoint import CheckpointError, find_run, open_checkpoint, random_state
 
@@ -54,7 +54,7 @@ def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
 
 def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):
     def sample(load):
-        pipeline = ConcatIDPipeline(setup.config(tmp_path, load=str(load)), alone.CPU)
+        pipeline = CogVideoXPipeline(setup.config(tmp_path, load=str(load)), alone.CPU)
         refs = pipeline.encode_references([Image.linear_gradient("L").convert("RGB").resize((96, 64))])
         return pipeline.decode(pipeline.sample(alone.embed(["a man"]), refs, seed=3))
 

@@ -1,6 +1,5 @@
-"""What the pipelines of all backbones share: a prompt and prepared references in, pixels out."""
+"""A prompt and prepared references in, pixels out: what all backbones share, and how each of them denoises."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,10 @@ from torch import Tensor, nn
 
 from concat_id.config.schema import Config
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
-from concat_id.diffusion.guidance import GuidanceScale
+from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule
+from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
+from concat_id.diffusion.samplers import SAMPLERS
+from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.errors import UserError
 from concat_id.models import backbones
 from concat_id.pipelines.placement import Placement
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
     from concat_id.models.wan_autoencoder import WanAutoencoder
 
 
-class VideoPipeline(ABC):
+class VideoPipeline:
     """Text encoder, transformer and autoencoder of one configuration; each is loaded when first needed.
 
-    A backbone says by which `schedule` and `samplers` it denoises, and how strong the guidance is.
+    A backbone says by which `schedule` and `samplers` it denoises.
     """
 
     samplers: Mapping[str, Callable[..., Tensor]]
@@ -40,9 +42,10 @@ class VideoPipeline(ABC):
         self.cache_dir = cache_dir
         self.negative_embeds: Tensor | None = None  # (1, L, D) of guidance's other branch; zeros if none
 
-    @abstractmethod
     def guidance(self) -> GuidanceScale:
         """The guidance scale of every step."""
+        sampler = self.config.model.sampler
+        return guidance_scale(sampler.guidance, sampler.guidance_scale, sampler.num_inference_steps)
 
     @cached_property
     def text_encoder(self) -> "PromptEncoder":
@@ -129,3 +132,38 @@ class VideoPipeline(ABC):
     def _finer(self) -> str:
         """What to try against overflow, as the end of a message."""
         return {"bfloat16": "or try --bf16 false", "float16": "or try --bf16"}.get(self.config.args.dtype_name, "or download them again")
+
+
+class CogVideoXPipeline(VideoPipeline):
+    """T5, CogVideoX's transformer and its VAE: v-prediction with zero terminal SNR, guidance away from zero text."""
+
+    samplers = SAMPLERS
+
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
+        super().__init__(config, device, cache_dir)
+        self.schedule = zero_snr_schedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+
+    def guidance(self) -> GuidanceScale:
+        """Constant, or by one of the dynamic schedules, of which the released one may have an n of its own."""
+        sampler = self.config.model.sampler
+        guided_steps = sampler.guidance_steps if sampler.guidance == "dynamic" else None
+        steps = guided_steps or sampler.num_inference_steps
+        return guidance_scale(sampler.guidance, sampler.guidance_scale, steps, sampler.guidance_exponent)
+
+
+class WanPipeline(VideoPipeline):
+    """UMT5, Wan's transformer and its VAE: flow matching, guidance away from a negative prompt that keeps the references."""
+
+    samplers = FLOW_SAMPLERS
+
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
+        super().__init__(config, device, cache_dir)
+        self.schedule = FlowSchedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+
+
+PIPELINES = {"cogvideox": CogVideoXPipeline, "wan": WanPipeline}
+
+
+def make_pipeline(config: Config, device: torch.device, cache_dir: Path | None = None) -> VideoPipeline:
+    """Make the pipeline of the configuration's backbone."""
+    return PIPELINES[config.model.kind](config, device, cache_dir)

@@ -18,8 +18,7 @@ from concat_id.face.reference import PreparedReference, prepare_reference
 from concat_id.files import check_writable
 from concat_id.locks import InUseError
 from concat_id.models.backbones import weight_digests
-from concat_id.pipelines.base import VideoPipeline
-from concat_id.pipelines.choice import make_pipeline
+from concat_id.pipelines.base import VideoPipeline, make_pipeline
 from concat_id.pipelines.jobs import Job, claimed, finished_folders, make_job, read_prompt_file
 from concat_id.pipelines.placement import memory_checked
 from concat_id.pipelines.results import begin, save_info, save_references, save_sample
