@@ -34,18 +34,20 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
         "broken.mp4": "broken.mp4 cannot be read",
         "hang.mp4": "not decoded within",
         "short.mp4": "too short: 0.50 s, expected 1.00 s and 3 frames",
-        "broken.png": "not a picture",
+        "broken.png": "broken.png: not a picture",
+        "image as a clip": "broken.png cannot be read: not a picture",
         "tall.png": "expected the shape of 64x48",
         "people": "4 people, the model takes at most 3",
         "again": "the same clip, caption and pictures as",
     }
     entries = [folder.entry(clip=name) for name in wrong if name.endswith("mp4")]
-    entries += [folder.entry(caption=None), folder.entry(image="broken.png"), folder.entry(mask_path="tall.png")]
+    entries += [folder.entry(clip="broken.png"), folder.entry(clip="b.png"), folder.entry(caption=None)]
+    entries += [folder.entry(image="broken.png"), folder.entry(mask_path="tall.png")]
     entries += [folder.entry(image="a.png@@b.png@@c.png@@a.png"), folder.entry(), folder.entry(), folder.entry(clip="copy.mp4")]
     report = check_lists([folder.list(*entries)], WINDOW, workers=2, timeout_s=4)
     for words in wrong.values():
         assert sum(words in problem for problem in report.problems) == 1, (words, report.problems)
-    assert len(report.problems) == len(wrong), report.problems
+    assert len(report.problems) == len(wrong) and report.clips[folder.path / "b.png"]["frames"] == 1, report.problems
     assert any("copy.mp4 has the same content as" in note for note in report.notes)
     assert any("different numbers of people" in note for note in report.notes)
     assert all("\n" not in line for line in report.problems + report.notes)
@@ -84,12 +86,3 @@ def test_mistakes_are_told_in_one_line(arguments, words, monkeypatch):
     with pytest.raises(UserError, match=words) as error:
         check_dataset.main()
     assert "\n" not in str(error.value)
-
-
-def test_pictures_among_clips_are_read_as_pictures(folder):
-    (folder.path / "broken.png").write_bytes(b"no picture")
-    folder.list(folder.entry(), folder.entry(clip="b.png"), folder.entry(clip="broken.png"))
-    report = check_lists([folder.path / "list.json"], WINDOW)
-    (problem,) = report.problems
-    assert "broken.png cannot be read: not a picture" in problem
-    assert report.clips[folder.path / "b.png"]["frames"] == 1

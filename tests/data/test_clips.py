@@ -280,16 +280,3 @@ def test_bad_files_are_shared_and_forgotten_when_mended(tmp_path):
     assert BadFiles(list_path).reason(clip) == "broken"
     clip.write_bytes(b"mended, longer")
     assert BadFiles(list_path).reason(clip) is None
-
-
-def test_many_processes_write_whole_lines(tmp_path):
-    list_path, children = tmp_path / "bad_clips.jsonl", []
-    for number in range(4):
-        if (child := os.fork()) == 0:
-            bad = BadFiles(list_path)
-            for clip in range(50):
-                bad.add(Path(f"/{number}/{clip}" + "x" * 3000), "reason", "source")
-            os._exit(0)
-        children.append(child)
-    assert all(os.waitpid(child, 0)[1] == 0 for child in children)
-    assert len({json.loads(line)["file"] for line in list_path.read_text().splitlines()}) == 200
