@@ -179,7 +179,7 @@ for people in 1 2; do
     [ -d "$DATA/samples/$people" ] || continue
     real=("$DATA/lists/test_clips_$people") # the clips that prompts describe: what a perfect model would score
     [ -d "${real[0]}" ] || real=()
-    asked=(--videos "$DATA/samples/$people"/stage* ${real[@]+"${real[@]}"} --calibration "$DATA/lists/test_people" --obedience)
+    asked=(--videos "$DATA/samples/$people"/stage* ${real[@]+"${real[@]}"} --calibration "$DATA/lists/test_people" --metric demo/adherence.py)
     "$PYTHON" sat/evaluate_identity.py "${asked[@]}" --output "$DATA/report/$people"
     "$PYTHON" sat/evaluate_identity.py "${asked[@]}" --output "$DATA/report/$people-own" --recognizer "$recognizer"
 done

@@ -31,11 +31,11 @@ def read_arguments() -> Namespace:
     weights.add_argument("--threshold", type=float, metavar="X", help="similarity from which two faces are one person's (SFace: 0.363)")
     meaning = parser.add_argument_group("what the scores mean")
     meaning.add_argument("--calibration", type=Path, metavar="FOLDER",
-                         help="photos of people, a folder each, for the score's ceiling and floor; a reference name.png is compared with "
+                         help="photos of people, a folder each, for genuine and impostor similarity; a reference name.png is compared with "
                               "the photos in name/")
-    meaning.add_argument("--training-pictures", type=Path, metavar="FOLDER",
-                         help="leave out people closer than 0.45 to one of these pictures")
-    meaning.add_argument("--obedience", action="store_true", help="judge the attributes that prompts of the demonstration model name")
+    meaning.add_argument("--training-images", type=Path, metavar="FOLDER", help="leave out people closer than 0.45 to one of these images")
+    meaning.add_argument("--metric", type=Path, action="append", default=[], metavar="FILE.py",
+                         help="a Python file of your own, whose measure(video) returns more scores; may be given again")
     parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="measure again what was measured already")
     arguments = parser.parse_args()
@@ -53,27 +53,26 @@ def main() -> int:
 
     from concat_id.distributed import choose_device
     from concat_id.evaluation.measuring import load_instruments
-    from concat_id.evaluation.report import Report, print_summary, write_report
-    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs, require_pictures
+    from concat_id.evaluation.report import print_summary, write_report
+    from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs, require_images
+    from concat_id.evaluation.summary import Summary
+    from concat_id.evaluation.user_metrics import UserMetric
     from concat_id.files import check_writable
 
-    obedience = None
-    if arguments.obedience:
-        from concat_id.evaluation.obedience import measure_obedience as obedience
-
+    metrics = [UserMetric(file) for file in arguments.metric]
     runs = find_runs(arguments.videos, arguments.benchmark)
-    require_pictures(arguments.calibration, arguments.training_pictures)
+    require_images(arguments.calibration, arguments.training_images)
     check_writable(arguments.output)
     weights = {name: getattr(arguments, name) for name in ("detector", "recognizer", "clip", "viclip", "threshold")}
-    instruments = load_instruments(choose_device(arguments.device), **weights, num_frames=arguments.frames, obedience=obedience)
+    instruments = load_instruments(choose_device(arguments.device), **weights, num_frames=arguments.frames, metrics=metrics)
     recalled = measure_runs(runs, instruments, arguments.output, arguments.overwrite)
     if recalled:
         print(f"{recalled} videos were measured already; --overwrite measures them again")
-    pictures = arguments.training_pictures
-    hygiene = drop_trained_on(runs, pictures, instruments, arguments.output) if pictures else None
+    images = arguments.training_images
+    overlap = drop_trained_on(runs, images, instruments, arguments.output) if images else None
     identify(runs)
     calibration = calibrate(runs, arguments.calibration, instruments, arguments.output)
-    summary = Report(runs, instruments, calibration, hygiene)
+    summary = Summary(runs, instruments, calibration, overlap)
     files = write_report(summary, arguments.output)  # first: nobody may be reading what is printed
     for note in (note for found in runs for note in found.notes):
         warn(note)

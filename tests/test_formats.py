@@ -12,8 +12,8 @@ from PIL import Image
 from concat_id.curation.sources import Captions, read_sources
 from concat_id.data.records import inspect_records
 from concat_id.errors import UserError
+from concat_id.evaluation.face_vectors import images_in
 from concat_id.evaluation.layouts import find_samples
-from concat_id.evaluation.vectors import pictures_in
 from concat_id.files import file_digest
 from concat_id.formats import CONTAINERS, beside, container_of, is_picture, is_video, media_in
 from concat_id.transforms import load_image
@@ -83,7 +83,7 @@ def test_every_tool_understands_the_same_folder(tmp_path):
     assert read_sources([tmp_path / "d.avif"], Captions())[0][0].is_picture
     samples, problems, notes = find_samples(tmp_path, None)
     assert [(sample.video.name, sample.prompt, sample.references[0].name) for sample in samples] == expected and problems == notes == []
-    assert [path.name for path in pictures_in(tmp_path, "--people")] == ["C.JPG", "d.avif"]
+    assert [path.name for path in images_in(tmp_path, "--people")] == ["C.JPG", "d.avif"]
 
 
 def test_pipes_and_devices_have_no_digest(tmp_path):

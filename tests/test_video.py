@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.evaluation.frames import read_video
+from concat_id.evaluation.sampled_video import read_video
 from concat_id.video import _read_ppm, contact_sheet, decode_frames, describe_video, to_frames, write_video
 
 

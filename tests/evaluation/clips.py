@@ -1,5 +1,6 @@
 """Clips made of photographs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,15 @@ def write_clip(path: Path, frames: list[Image.Image], fps: float = 8) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, np.stack([np.asarray(frame) for frame in frames]), fps)
     return path
+
+
+def add(folder: Path, name: str, frames: list[Image.Image], portrait: Image.Image | None, prompt: str = "a person smiles") -> None:
+    """Write a video, its reference and its prompt."""
+    write_clip(folder / f"{name}.mp4", frames)
+    if portrait is not None:
+        portrait.save(folder / f"{name}.png")
+    (folder / f"{name}.txt").write_text(prompt)
+
+
+def report_of(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "report" / "report.json").read_text())

@@ -107,7 +107,7 @@ def test_scores_of_a_video(clip, instruments, portraits, tmp_path):
 
 def test_missing_weights_are_told(face_folder, recognizer_folder, tmp_path):
     tools = load_instruments("cpu", detector=str(face_folder), recognizer=str(recognizer_folder), clip=str(tmp_path / "clip"),
-                             viclip="models/viclip", num_frames=4, threshold=None, obedience=None)  # fmt: skip
+                             viclip="models/viclip", num_frames=4, threshold=None)  # fmt: skip
     assert tools.threshold == 0.363 and tools.clip is None
     assert all(f"into {tmp_path / 'clip'}" in tools.not_computed[name] for name in ("clip_text", "clip_distance"))
 

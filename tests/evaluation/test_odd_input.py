@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation.clips import scene
-from evaluation.test_evaluate_identity import report_of
+from evaluation.clips import report_of, scene
 from hypothesis import given
 from odd_input import FEW, mutated, odd_paths
 
 from concat_id.errors import UserError, one_line
+from concat_id.evaluation.face_vectors import face_vectors
 from concat_id.evaluation.layouts import Sample, find_samples, read_benchmark
-from concat_id.evaluation.measuring import Instruments, measure_or_recall, read_pictures
+from concat_id.evaluation.measuring import Instruments, measure_or_recall, read_thumbnails
 from concat_id.evaluation.report import as_cell
-from concat_id.evaluation.vectors import FaceVectors
 from concat_id.json_files import write_json
 
 INFO = {"prompt": "a woman", "references": [{"image": "gone.png"}], "files": ["video.mp4"], "seed": 1}
@@ -116,7 +115,7 @@ DAMAGE = {
     "object": lambda file: file.write_text("{}"),
     "a field gone": lambda file: write_json(file, {key: value for key, value in json.loads(file.read_text()).items() if key != "curves"}),
     "a score": lambda file: write_json(file, json.loads(file.read_text()) | {"scores": {"similarity": "high"}}),
-    "pictures": lambda file: write_json(file, json.loads(file.read_text()) | {"pictures": {"frames": ['"><script>'], "references": []}}),
+    "images": lambda file: write_json(file, json.loads(file.read_text()) | {"thumbnails": {"frames": ['"><script>'], "references": []}}),
     "folder": lambda file: (file.unlink(), file.mkdir()),
 }  # fmt: skip
 
@@ -129,13 +128,13 @@ def test_damaged_results_count_as_absent(tmp_path, instruments, portraits, name)
     whole, recalled = measure_or_recall(sample, file, instruments, overwrite=False)
     assert not recalled and measure_or_recall(sample, file, instruments, overwrite=False)[1]
     DAMAGE[name](file)
-    assert read_pictures(whole | {"file": str(file)}) == {"references": [], "frames": []}
+    assert read_thumbnails(whole | {"file": str(file)}) == {"references": [], "frames": []}
     if name == "folder":
         with pytest.raises(UserError, match="result.json: could not be written"):
             measure_or_recall(sample, file, instruments, overwrite=False)
     else:
         assert measure_or_recall(sample, file, instruments, overwrite=False) == (whole, False)
-        assert len(read_pictures(whole | {"file": str(file)})["frames"]) == 1
+        assert len(read_thumbnails(whole | {"file": str(file)})["frames"]) == 1
 
 
 @pytest.mark.parametrize("damage", [
@@ -149,15 +148,13 @@ def test_damaged_results_count_as_absent(tmp_path, instruments, portraits, name)
 def test_damaged_face_vectors_count_as_absent(tmp_path, instruments: Instruments, portraits, damage):
     portraits["astronaut"].save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
-    tools = tmp_path / "vectors.npz", "i", instruments.detector, instruments.recognizer
-    (vector,) = FaceVectors(*tools).compute([tmp_path / "a.png", tmp_path / "pipe.png"], "x").values()
-    assert FaceVectors(*tools)._known.keys() == FaceVectors(*tools)._known.keys() and len(FaceVectors(*tools)._known) == 1
-    damage(tmp_path / "vectors.npz")
-    (again,) = FaceVectors(*tools).compute([tmp_path / "a.png"], "x").values()
+    (vector,) = face_vectors([tmp_path / "a.png", tmp_path / "pipe.png"], "x", tmp_path, instruments).values()
+    damage(tmp_path / "videos" / "face_vectors.npz")
+    (again,) = face_vectors([tmp_path / "a.png"], "x", tmp_path, instruments).values()
     np.testing.assert_allclose(again, vector, atol=1e-6)
 
 
-@pytest.mark.parametrize("option", ["--videos", "--benchmark", "--calibration", "--training-pictures", "--output"])
+@pytest.mark.parametrize("option", ["--videos", "--benchmark", "--calibration", "--training-images", "--output"])
 def test_paths_of_every_kind_are_told(option, evaluate, tmp_path, portraits):
     add(tmp_path / "run", "one", portraits["astronaut"])
     for kind, path in odd_paths(tmp_path).items():
@@ -177,8 +174,9 @@ def test_where_a_photo_is_gone_there_is_what_was_cut_out_of_it(tmp_path, portrai
 
 def test_two_evaluations_of_one_folder_at_once(instruments, tmp_path, portraits):
     from concat_id.evaluation.calibration import Calibration
-    from concat_id.evaluation.report import Report, write_report
+    from concat_id.evaluation.report import write_report
     from concat_id.evaluation.runs import find_runs, measure_runs
+    from concat_id.evaluation.summary import Summary
 
     for name in ("one", "two"):
         add(tmp_path / "run", name, portraits["astronaut"])
@@ -189,8 +187,8 @@ def test_two_evaluations_of_one_folder_at_once(instruments, tmp_path, portraits)
             runs = find_runs([tmp_path / "run"], None)
             measure_runs(runs, tools, tmp_path / "report", overwrite=True)
             for result in runs[0].results:
-                result["ranges"] = [{"floor": None, "ceiling": None}]
-            write_report(Report(runs, tools, Calibration({})), tmp_path / "report")
+                result["ranges"] = [{"impostor": None, "genuine": None}]
+            write_report(Summary(runs, tools, Calibration({})), tmp_path / "report")
             done.append(len(runs[0].results))
 
     done: list[int] = []

@@ -10,10 +10,10 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.evaluation.calibration import Calibration, Range, trained_on
-from concat_id.evaluation.frames import read_video
+from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples, read_benchmark
 from concat_id.evaluation.motion import motion_scores
-from concat_id.evaluation.resampling import mean_interval, paired_interval
+from concat_id.evaluation.sampled_video import read_video
 
 
 def numbered_frames(count):
@@ -89,39 +89,39 @@ def test_intervals_cover_and_pairs_help():
     assert mean_interval([0.5]) is None
     hard = generator.normal(0.5, 0.3, 40)  # some requests are harder than others, for both runs
     first, second = hard + generator.normal(0, 0.01, 40), hard + 0.02 + generator.normal(0, 0.01, 40)
-    compared = paired_interval(first, second)
-    assert compared["low"] > 0 and compared["pairs"] == 40 and compared["sign"] == 1
+    compared = mean_with_interval(second - first)
+    assert compared["low"] > 0 and compared["n"] == 40
     assert np.subtract(*reversed(mean_interval(first))) > 5 * (compared["high"] - compared["low"])
-    assert paired_interval([0.1], [0.3])["low"] is None
+    assert mean_with_interval([0.2]) == {"mean": 0.2, "low": None, "high": None, "n": 1}
 
 
 def test_calibration_by_person_and_by_all():
     anna, ben = np.array([1.0, 0.0, 0.0]), np.array([0.6, 0.8, 0.0])
     photo = np.array([0.8, 0.0, 0.6])
     calibration = Calibration({"anna": [anna, photo], "ben": [ben]})
-    assert calibration.whole.ceiling == pytest.approx(0.8) and calibration.whole.floor == pytest.approx((0.6 + 0.48) / 2)
+    assert calibration.whole.genuine == pytest.approx(0.8) and calibration.whole.impostor == pytest.approx((0.6 + 0.48) / 2)
 
     def named(stem):
         return type("Path", (), {"stem": stem})
 
     own = calibration.of(named("anna"), anna)
-    assert own.ceiling == pytest.approx(0.8) and own.floor == pytest.approx(0.6), "the reference itself is no other photo"
+    assert own.genuine == pytest.approx(0.8) and own.impostor == pytest.approx(0.6), "the reference itself is no other photo"
     assert calibration.of(named("clara"), anna) == calibration.whole
     assert own.rescale(0.8) == pytest.approx(1) and own.rescale(0.6) == pytest.approx(0)
     assert Range(0.5, None).rescale(0.7) is None and Range(0.5, 0.4).rescale(0.7) is None
 
 
-def test_floor_from_references_alone():
+def test_impostor_similarity_from_references_alone():
     people = [np.eye(8)[number] * 0.8 + 0.6 * np.eye(8)[7] for number in range(4)]
     limits = Calibration.from_references([*people, people[0]]).whole
-    assert limits.floor == pytest.approx(0.36) and limits.ceiling is None, "one person twice does not move it"
+    assert limits.impostor == pytest.approx(0.36) and limits.genuine is None, "one person twice does not move it"
     assert Calibration.from_references(people[:1]).whole == (None, None)
 
 
-def test_training_pictures_by_their_distance():
+def test_training_images_by_their_distance():
     references = {"near": np.array([1.0, 0.0]), "far": np.array([0.0, 1.0])}
     assert trained_on(references, {"a": np.array([0.46, np.sqrt(1 - 0.46**2)]) * [1, -1]}) == {
-        "near": {"picture": "a", "similarity": pytest.approx(0.46)}
+        "near": {"image": "a", "similarity": pytest.approx(0.46)}
     }
     assert trained_on(references, {}) == {}
 

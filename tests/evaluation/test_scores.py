@@ -5,10 +5,10 @@ import pytest
 from evaluation.clips import other_photographs, scene, write_clip
 from PIL import Image
 
-from concat_id.evaluation.faces import FoundFace, Reference, Track, build_tracks, similarity
+from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, build_tracks, similarity
 from concat_id.evaluation.layouts import Sample
 from concat_id.evaluation.measuring import measure
-from concat_id.evaluation.people import people_scores
+from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.face.detection import TEMPLATE, Face
 
 
@@ -16,12 +16,12 @@ from concat_id.face.detection import TEMPLATE, Face
 def score(tmp_path, instruments, portraits):
     """Measure a clip of these frames against these people's portraits."""
 
-    def call(frames, *people, prompt="", tools=instruments):
+    def call(frames, *people):
         references = []
         for name in people:
             references.append(tmp_path / f"{name}.png")
             portraits[name].save(references[-1])
-        return measure(Sample("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), prompt), tools)
+        return measure(Sample("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), ""), instruments)
 
     return call
 
@@ -92,22 +92,6 @@ def test_tight_reference_is_found_with_a_border(tmp_path, portraits, instruments
     assert similarity(*vectors) > 0.7
 
 
-def test_obedience_is_handed_frames_faces_and_prompt(score, portraits, instruments):
-    from dataclasses import replace
-
-    seen = []
-
-    def stand_in(frames, faces, caption):
-        seen.append((len(frames), [len(many) for many in faces], caption))
-        assert isinstance(frames[0], Image.Image) and isinstance(faces[0][0], Face)
-        return {"shirt": True, "hat": False, "wall": None}
-
-    tools = replace(instruments, obedience=stand_in)
-    result = score([scene(portraits["astronaut"])] * 3, "astronaut", prompt="a woman in a red shirt", tools=tools)
-    assert seen == [(3, [1, 1, 1], "a woman in a red shirt")]
-    assert result["scores"]["obedience"] == 0.5 and result["attributes"]["wall"] is None
-
-
 def unit(*values) -> np.ndarray:
     return np.array(values, np.float32) / np.linalg.norm(values)
 
@@ -142,7 +126,7 @@ def test_one_face_for_two_people_is_a_merge():
 
     def merge_rate(vector):
         track = Track({0: face_at(0, vector)})
-        return people_scores(references, [track, Track()], [track], 1, 0.363)["merge_rate"]
+        return multi_person_scores(references, [track, Track()], [track], 1, 0.363)["merge_rate"]
 
     assert merge_rate(unit(*(ANNA + BEN))) == 1
     assert merge_rate(ANNA) == merge_rate(BEN) == merge_rate(unit(0, 0, 1)) == 0
@@ -151,7 +135,7 @@ def test_one_face_for_two_people_is_a_merge():
 def test_rates_of_places_add_up():
     references = [reference_of(ANNA), reference_of(BEN)]
     tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, BEN)}), Track({0: face_at(200, BEN), 2: face_at(200, unit(0, 0, 1))})]
-    scores = people_scores(references, tracks, tracks, 4, 0.363)
+    scores = multi_person_scores(references, tracks, tracks, 4, 0.363)
     assert scores["match_rate"] == 2 / 8 and scores["swap_rate"] == scores["stranger_rate"] == 1 / 8 and scores["missing_rate"] == 4 / 8
     assert scores["order_accuracy"] == 1
 
@@ -160,4 +144,4 @@ def test_a_third_face_takes_no_place():
     references = [reference_of(ANNA), reference_of(BEN)]
     passer_by = Track({0: face_at(-200, unit(0, 0, 1))})
     tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, ANNA)}), Track({0: face_at(200, BEN), 1: face_at(200, BEN)}), passer_by]
-    assert people_scores(references, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1
+    assert multi_person_scores(references, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1

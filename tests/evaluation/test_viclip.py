@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from concat_id.errors import UserError
-from concat_id.evaluation.text import viclip_scores
+from concat_id.evaluation.clip_scores import viclip_scores
 from concat_id.models.viclip import MEAN, STD, ViClipEncoder
 
 FRAMES = 3

@@ -1,4 +1,4 @@
-"""What scores mean with these weights: the ceiling and the floor of similarity; and which references were trained on."""
+"""What scores mean with these weights: impostor and genuine similarity; and which references were trained on."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -8,27 +8,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from concat_id.errors import UserError
-from concat_id.evaluation.faces import similarity
-from concat_id.evaluation.vectors import FaceVectors, pictures_in
+from concat_id.evaluation.face_tracks import similarity
 
-TOO_CLOSE = 0.45  # of a reference and a training picture. Source: the paper's benchmark, which takes it for ArcFace's cosine
+TOO_CLOSE = 0.45  # of a reference and a training image. Source: the paper's benchmark, which takes it for ArcFace's cosine
 
 
 class Range(NamedTuple):
-    """Similarity to other people (`floor`) and to other photos of the same person (`ceiling`); None if not known."""
+    """Mean cosine with other people's photos (`impostor`) and with other photos of the same person (`genuine`); None if not known."""
 
-    floor: float | None
-    ceiling: float | None
+    impostor: float | None
+    genuine: float | None
 
     def rescale(self, value: float) -> float | None:
-        """Bring the floor to 0 and the ceiling to 1."""
-        if self.floor is None or self.ceiling is None or self.ceiling <= self.floor:
+        """Bring the impostor similarity to 0 and the genuine one to 1."""
+        if self.impostor is None or self.genuine is None or self.genuine <= self.impostor:
             return None
-        return (value - self.floor) / (self.ceiling - self.floor)
+        return (value - self.impostor) / (self.genuine - self.impostor)
 
 
 class Calibration:
-    """Photos of people, a folder each. A reference whose file is called like a folder is compared with that person's photos."""
+    """Vectors (D,) of photos of people, a folder each. A reference called like a folder is compared with that person's photos."""
 
     def __init__(self, people: dict[str, list[np.ndarray]]):
         self.people = people
@@ -37,11 +36,10 @@ class Calibration:
         self.whole = Range(_mean(across), _mean(within))
 
     @classmethod
-    def from_folder(cls, folder: Path, vectors: FaceVectors) -> "Calibration":
-        """Read `folder/<person>/*.jpg`. Raises `UserError` if there are fewer than two people, or none with two photos."""
-        found = vectors.compute(pictures_in(folder, "--calibration"), "calibration")
+    def from_folder(cls, folder: Path, vectors: dict[Path, np.ndarray]) -> "Calibration":
+        """Sort the photos `folder/<person>/*.jpg`. Raises `UserError` if there are fewer than two people, or none with two photos."""
         people: dict[str, list[np.ndarray]] = {}
-        for path, vector in found.items():
+        for path, vector in vectors.items():
             if path.parent != folder:
                 people.setdefault(path.relative_to(folder).parts[0], []).append(vector)
         if len(people) < 2 or not any(len(photos) > 1 for photos in people.values()):
@@ -53,9 +51,9 @@ class Calibration:
 
     @classmethod
     def from_references(cls, vectors: Sequence[np.ndarray]) -> "Calibration":
-        """Take different references for each other's strangers, without a ceiling.
+        """Take different references for one another's impostors; genuine similarity stays unknown.
 
-        The floor is the median of all pairs, which a benchmark's few pairs of one person do not move.
+        Impostor similarity is the median of all pairs, which a benchmark's few pairs of one person do not move.
         """
         calibration = cls({})
         pairs = [similarity(a, b) for a, b in combinations(vectors, 2)]
@@ -72,14 +70,14 @@ class Calibration:
 
 
 def trained_on(references: dict[Path, np.ndarray], training: dict[Path, np.ndarray]) -> dict[Path, dict[str, Any]]:
-    """Find the references closer than 0.45 to a training picture, each with the closest one."""
+    """Find the references closer than 0.45 to a training image, each with the closest one."""
     if not references or not training:
         return {}
-    names, pictures = list(references), list(training)
-    cosines = np.stack([references[name] for name in names]) @ np.stack([training[picture] for picture in pictures]).T
+    names, images = list(references), list(training)
+    cosines = np.stack([references[name] for name in names]) @ np.stack([training[image] for image in images]).T
     nearest = cosines.argmax(axis=1)
     return {
-        name: {"picture": str(pictures[index]), "similarity": float(row[index])}
+        name: {"image": str(images[index]), "similarity": float(row[index])}
         for name, index, row in zip(names, nearest, cosines, strict=True)
         if row[index] > TOO_CLOSE
     }

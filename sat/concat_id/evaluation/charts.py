@@ -15,10 +15,10 @@ def similarity_chart(result: dict[str, Any], threshold: float) -> str:
     indices, curves = result["frames"]["indices"], result["curves"]
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="similarity per frame">', _grid()]
     limits = result["ranges"][0]
-    if limits["ceiling"] is not None and limits["floor"] is not None:
-        top, bottom = _y(limits["ceiling"]), _y(limits["floor"])
+    if limits["genuine"] is not None and limits["impostor"] is not None:
+        top, bottom = _y(limits["genuine"]), _y(limits["impostor"])
         parts.append(f'<rect class="band" x="{LEFT}" y="{top:.1f}" width="{WIDTH - LEFT - RIGHT}" height="{max(0, bottom - top):.1f}"/>')
-    parts += _guides({"ceiling": limits["ceiling"], "one person": threshold, "floor": limits["floor"]})
+    parts += _guides({"genuine": limits["genuine"], "one person": threshold, "impostor": limits["impostor"]})
     for number, curve in enumerate(curves):
         parts += _curve(curve, indices, COLOURS[number % len(COLOURS)], number)
     step = max(1, len(indices) // 8)

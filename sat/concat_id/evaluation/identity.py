@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from concat_id.evaluation.faces import FoundFace, Reference, Track, similarity
-from concat_id.evaluation.resampling import mean_interval
+from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, similarity
+from concat_id.evaluation.intervals import mean_interval
 from concat_id.face.detection import TEMPLATE_SIZE, alignment, moved
 
 # The copy-paste index: distances at which the half is left of a part. Chosen on real clips and photographs, which then have a mean of
@@ -58,7 +58,7 @@ def mean_vector(track: Track) -> list[float] | None:
     return [round(float(value), 6) for value in np.mean(vectors, axis=0)] if vectors else None
 
 
-def identified(vector: Sequence[float] | None, own: str, candidates: Mapping[str, np.ndarray]) -> bool:
+def is_rank1(vector: Sequence[float] | None, own: str, candidates: Mapping[str, np.ndarray]) -> bool:
     """Whether of all `candidates`, references by digest, a person's mean vector is nearest to its `own`; without a face it is not."""
     if vector is None:
         return False
@@ -76,7 +76,7 @@ def published_similarity(references: Sequence[Reference], found: Sequence[Sequen
 
 
 def copy_paste_index(reference: FoundFace, face: FoundFace) -> float:
-    """Say how much a face repeats the reference's own pose, expression and light: 0 not at all, 1 it is the same picture.
+    """Say how much a face repeats the reference's own pose, expression and light: 0 not at all, 1 it is the same image.
 
     The index is sqrt(g * a) with g = 2^-(d/0.05)^2 and a = 2^-((1-r)/0.2)^2: d is the mean distance of the five key points, both
     faces aligned upright at the same size, in distances of the eyes (pose and expression); r is the correlation of the aligned crops,

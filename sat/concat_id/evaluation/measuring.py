@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,15 @@ from PIL import Image, ImageDraw
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError, warn
-from concat_id.evaluation.faces import FoundFace, Reference, Track, assign, build_tracks, find_faces, read_reference
-from concat_id.evaluation.frames import Video, read_video
+from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
+from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, assign, build_tracks, find_faces, read_reference
 from concat_id.evaluation.identity import identity_scores, published_similarity
 from concat_id.evaluation.layouts import Sample
 from concat_id.evaluation.motion import motion_scores
-from concat_id.evaluation.people import people_scores
-from concat_id.evaluation.text import clip_scores, viclip_scores
-from concat_id.face.detection import Face, FaceDetector
+from concat_id.evaluation.multi_person import multi_person_scores
+from concat_id.evaluation.sampled_video import read_video
+from concat_id.evaluation.user_metrics import MetricInput, UserMetric
+from concat_id.face.detection import FaceDetector
 from concat_id.face.models import choose_folders
 from concat_id.face.recognition import FaceRecognizer, load_recognizer
 from concat_id.files import file_digest, resolve_path, safe_name, text_digest
@@ -31,11 +32,10 @@ from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights import content_digest
 
-VERSION = 3  # raise it when the same video would be scored differently
+VERSION = 4  # raise it when the same video would be scored differently
 OTHER_THRESHOLD = 0.3  # from which two faces are one person's, for recognisers that publish none; the report says so
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 THUMBNAIL = 132  # pixels of a frame's height in the report
-Obedience = Callable[[list[Image.Image], list[list[Face]], str], dict[str, bool | None]]
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Instruments:
     num_frames: int = 16
     clip: ClipEncoder | None = None
     viclip: ViClipEncoder | None = None
-    obedience: Obedience | None = None
+    metrics: Sequence[UserMetric] = ()
     not_computed: dict[str, str] = field(default_factory=dict)
     _references: dict[Path, Reference] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class Instruments:
             "viclip": None if self.viclip is None else content_digest(self.viclip.file),
             "threshold": self.threshold,
             "frames": self.num_frames,
-            "obedience": self.obedience is not None,
+            "metrics": [metric.digest for metric in self.metrics],
         }
 
     def reference(self, path: Path) -> Reference:
@@ -74,7 +74,7 @@ class Instruments:
 
 
 def load_instruments(device: torch.device | str, *, detector: str | None, recognizer: str | None, clip: str, viclip: str, num_frames: int,
-                     threshold: float | None, obedience: Obedience | None) -> Instruments:  # fmt: skip
+                     threshold: float | None, metrics: Sequence[UserMetric] = ()) -> Instruments:  # fmt: skip
     """Load what there is; metrics whose weights are missing are told instead of guessed. Raises `UserError` for faces, which all need."""
     folders = choose_folders(FaceConfig() if detector is None else FaceConfig(detector=detector, fallback_detector=detector))
     found = load_recognizer(recognizer, device)
@@ -90,14 +90,12 @@ def load_instruments(device: torch.device | str, *, detector: str | None, recogn
     else:
         needed = "ViCLIP-L_InternVid-FLT-10M.pth and CLIP's vocab.json and merges.txt"
         not_computed["viclip"] = f"put {needed} into {viclip}, or name their folder by --viclip"
-    if obedience is None:
-        not_computed["obedience"] = "give --obedience"
     if threshold is None:
         threshold = found.threshold or OTHER_THRESHOLD
         if found.threshold is None:
             warn(f"{found.name} publishes no threshold for one person's faces; {OTHER_THRESHOLD} is taken, set --threshold to change it")
     detector = FaceDetector(folders.detector, device)
-    return Instruments(detector, found, threshold, num_frames, **encoders, obedience=obedience, not_computed=not_computed)
+    return Instruments(detector, found, threshold, num_frames, **encoders, metrics=metrics, not_computed=not_computed)
 
 
 def result_file(sample: Sample, run: str, output: Path) -> Path:
@@ -107,21 +105,21 @@ def result_file(sample: Sample, run: str, output: Path) -> Path:
 
 
 def measure_or_recall(sample: Sample, file: Path, instruments: Instruments, overwrite: bool) -> tuple[dict[str, Any], bool]:
-    """Return a sample's result without its pictures, and whether it was there already. Raises `UserError` for bad input."""
+    """Return a sample's result without its thumbnails, and whether it was there already. Raises `UserError` for bad input."""
     if not sample.references:
-        raise UserError(f"{sample.video}: found no reference picture, expected one beside it or in its info.json; add it")
+        raise UserError(f"{sample.video}: found no reference image, expected one beside it or in its info.json; add it")
     try:
         digests = {"video": file_digest(sample.video), "references": [file_digest(path) for path in sample.references]}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}), expected a file of {sample.video.parent}") from error
     key = text_digest(json.dumps([digests, sample.prompt, instruments.identity], sort_keys=True))
     known = None if overwrite else _recall(file)
-    if known is not None and known.get("key") == key:
-        del known["pictures"]
+    if known is not None and known.get("key") == key and not known["failures"]:
+        del known["thumbnails"]
         return known, True
     result = {"key": key, "digests": digests, **measure(sample, instruments)}
     write_json(file, result | {"seal": _seal(result)})
-    del result["pictures"]
+    del result["thumbnails"]
     return result, False
 
 
@@ -130,31 +128,37 @@ def _seal(result: dict[str, Any]) -> str:
 
 
 def _recall(file: Path) -> dict[str, Any] | None:
-    """Read a result with its pictures; None unless it is as it was written."""
+    """Read a result with its thumbnails; None unless it is as it was written."""
     result = recall_json(file) or {}
     return result if result.pop("seal", None) == _seal(result) else None
 
 
-def read_pictures(result: dict[str, Any]) -> dict[str, list[str]]:
-    """Read the pictures of a result, which stay on disk because benchmarks have thousands; none if it has been measured anew."""
+def read_thumbnails(result: dict[str, Any]) -> dict[str, list[str]]:
+    """Read a result's data URLs, `references` (R) and `frames` (F), which stay on disk; none if it has been measured anew."""
     known = _recall(Path(result["file"]))
-    return known["pictures"] if known is not None and known.get("key") == result["key"] else {"references": [], "frames": []}
+    return known["thumbnails"] if known is not None and known.get("key") == result["key"] else {"references": [], "frames": []}
 
 
 def measure(sample: Sample, instruments: Instruments) -> dict[str, Any]:
-    """Compute all scores of a sample. Raises `UserError` for a video or a reference that cannot be used."""
+    """Compute all scores of a sample of R references from F sampled frames. Raises `UserError` for a video or reference of no use.
+
+    Of the result, which is kept as JSON, these are not plain: `scores` by column (None: cannot be said), `curves` and `copies` (R, F),
+    similarity and copy-paste index by frame (None: no face), `interval`, 95 % bounds of the similarity over frames, `per_reference` (R,),
+    similarity, `vectors` (R, D), the people's mean face vectors (None: no face), `faces_found` (F,), counts, `frames.indices` (F,) in the
+    video of `frames.of` frames, `frames.size` (height, width) in pixels, `failures`, one line for each user's metric that failed.
+    """
     references = [instruments.reference(path) for path in sample.references]
     video = read_video(sample.video, instruments.num_frames)
-    found = find_faces(video.frames, instruments.detector, instruments.recognizer)
-    tracks = build_tracks(found, instruments.threshold)
+    faces = find_faces(video.frames, instruments.detector, instruments.recognizer)
+    tracks = build_tracks(faces, instruments.threshold)
     count = len(video.frames)
     people = assign(references, tracks, count, instruments.threshold)
     scores, details = identity_scores(references, people, count)
-    scores["similarity_as_published"] = published_similarity(references, found)
-    scores |= people_scores(references, people, tracks, count, instruments.threshold)
+    scores["similarity_as_published"] = published_similarity(references, faces)
+    scores |= multi_person_scores(references, people, tracks, count, instruments.threshold)
     scores |= motion_scores(video.small, video.fps)
     notes = [f"{reference.path}: {note}" for reference in references for note in reference.notes]
-    if not any(found):
+    if not any(faces):
         notes.append(f"found no face in any of {count} frames, which scores 0")
     if instruments.clip is not None:
         more, remarks = clip_scores(instruments.clip, video.frames, sample.prompt, references, people)
@@ -162,31 +166,33 @@ def measure(sample: Sample, instruments: Instruments) -> dict[str, Any]:
     if instruments.viclip is not None:
         more, remarks = viclip_scores(instruments.viclip, video.frames, sample.prompt)
         scores, notes = scores | more, notes + remarks
-    if instruments.obedience is not None and sample.prompt:
-        faces = [[one.face for one in many] for many in found]
-        told = instruments.obedience([Image.fromarray(frame) for frame in video.frames], faces, sample.prompt)
-        judged = {name: None if value is None else bool(value) for name, value in told.items()}
-        known = [value for value in judged.values() if value is not None]
-        scores["obedience"] = float(np.mean(known)) if known else None
-        details["attributes"] = judged
+    failures = []
+    given = MetricInput(sample.video, sample.prompt, video.frames, video.indices, video.fps, references, faces, people)
+    given.frames.flags.writeable = False
+    for metric in instruments.metrics:
+        try:
+            scores |= metric.scores(given, scores)
+        except UserError as error:
+            failures.append(str(error))
     return {
         "name": sample.name,
         "video": str(sample.video),
         "prompt": sample.prompt,
         "references": [{"image": str(item.path), "vector": [round(float(value), 6) for value in item.found.vector]} for item in references],
         "frames": {"indices": video.indices, "of": video.count, "fps": video.fps, "size": list(video.frames.shape[1:3])},
-        "faces_found": [len(many) for many in found],
+        "faces_found": [len(many) for many in faces],
         "scores": scores,
         **details,
         "notes": notes,
-        "pictures": _pictures(references, video, people),
+        "failures": failures,
+        "thumbnails": _thumbnails(references, video.frames, people),
     }
 
 
-def _pictures(references: Sequence[Reference], video: Video, people: Sequence[Track]) -> dict[str, list[str]]:
-    """Draw small versions of references and frames, the assigned faces framed in the reference's colour, as data URLs."""
+def _thumbnails(references: Sequence[Reference], frames: np.ndarray, people: Sequence[Track]) -> dict[str, list[str]]:
+    """Draw small versions of references and frames (F, H, W, 3), the assigned faces framed in the reference's colour, as data URLs."""
     drawn = []
-    for number, frame in enumerate(video.frames):
+    for number, frame in enumerate(frames):
         faces = {index: track.faces[number] for index, track in enumerate(people) if number in track.faces}
         drawn.append(_data_url(_framed(frame, faces)))
     return {"references": [_data_url(item.found.crop) for item in references], "frames": drawn}

@@ -1,4 +1,4 @@
-"""The metrics by name: what reports call them, which way is better, and what they mean."""
+"""The built-in metrics by name: what reports call them, which way is better, and what they mean."""
 
 from typing import Literal, NamedTuple
 
@@ -12,7 +12,13 @@ class Metric(NamedTuple):
     places: int = 3
     group: str = "Identity"
 
+    def shown(self, value: float | None, signed: bool = False) -> str:
+        """Write a value with the metric's decimals; a dash for none."""
+        return "–" if value is None else f"{value:{'+' if signed else ''}.{self.places}f}"
 
+
+CSV_HEAD = ("run", "name", "video", "prompt", "recognizer")  # columns of report.csv before the metrics
+CSV_TAIL = ("similarity_low", "similarity_high", "problem")  # and behind them
 FACE = "Cosine of face vectors, not below 0"
 METRICS = {
     "similarity": Metric(
@@ -20,18 +26,18 @@ METRICS = {
         f"{FACE}; every sampled frame and every reference counts, one without its face as 0. The honest score."),
     "similarity_rescaled": Metric(
         "{face} similarity, rescaled", "more",
-        "0: what other people score, 1: what other photos of the same person score. Needs --calibration."),
+        "0: impostor similarity (other people), 1: genuine similarity (other photos of the same person). Needs --calibration."),
     "similarity_as_published": Metric(
         "{face} similarity as published", "more",
         "As OpenS2V-Eval and ConsisID compute it: the first reference alone, the largest face of a frame, frames without one left out."),
     "detection_rate": Metric("face found", "more", "Share of sampled frames, over all references, with the face of that person."),
-    "identification_rate": Metric(
-        "identified", "more",
+    "rank1_identification": Metric(
+        "rank-1 identification", "more",
         "Share of people who resemble their own reference more than any other reference of these runs, one without a face counting as "
         "not. By chance: 1 / number of references. Two photos of one person count as two people.", 2),
     "copy_paste": Metric(
         "copy-paste index", "less",
-        "How much the faces repeat the reference's pose, expression and light: 1 the same picture. Real clips: 0.1 to 0.8."),
+        "How much the faces repeat the reference's pose, expression and light: 1 the same image. Real clips: 0.1 to 0.8."),
     "similarity_beyond_copying": Metric(
         "{face} similarity beyond copying", "more",
         "Mean of similarity x (1 - copy-paste index): a pasted face scores nearly 0."),
@@ -52,22 +58,10 @@ METRICS = {
         "CLIP text ({clip})", "more",
         "Mean cosine of frames and prompt. Prompts beyond 77 tokens are read in chunks, whose vectors are averaged.", group="Text"),
     "viclip": Metric("ViCLIP", "more", "Cosine of video and prompt, of which 32 tokens are read at once.", group="Text"),
-    "obedience": Metric("obedience", "more", "Share of the attributes named by the prompt, as far as they can be judged, that are shown.",
-                        group="Text"),
     "clip_consistency": Metric("CLIP consistency ({clip})", "more", "Mean cosine of successive sampled frames.", group="Motion"),
     "temporal_consistency": Metric(
         "temporal consistency", "more",
         "Share of a frame's contrast that the frame before it, moved along the optical flow, explains.", group="Motion"),
-    "motion_amplitude": Metric("motion", "", "Mean optical flow, % of the picture's diagonal per second.", 2, "Motion"),
+    "motion_amplitude": Metric("motion", "", "Mean optical flow, % of the image's diagonal per second.", 2, "Motion"),
     "flicker": Metric("flicker", "less", "Mean brightness of blocks that goes up and down from frame to frame, % of white.", 2, "Motion"),
 }  # fmt: skip
-
-
-def label(name: str, face: str, clip: str) -> str:
-    """Return what a metric is called with these weights."""
-    return METRICS[name].label.format(face=face, clip=clip)
-
-
-def shown(name: str, value: float | None, signed: bool = False) -> str:
-    """Write a value with the metric's decimals; a dash for none."""
-    return "–" if value is None else f"{value:{'+' if signed else ''}.{METRICS[name].places}f}"

@@ -11,7 +11,7 @@ BLOCK = 8  # pixels of a block whose brightness is followed
 def motion_scores(small: np.ndarray, fps: float) -> dict[str, Any]:
     """Score consecutive small grey frames (K, h, w), uint8; None for all of a video of one frame.
 
-    - `motion_amplitude`: mean length of the optical flow (DIS) over pixels and frames, in percent of the picture's diagonal per second.
+    - `motion_amplitude`: mean length of the optical flow (DIS) over pixels and frames, in percent of the image's diagonal per second.
     - `temporal_consistency`: 1 - e / s, not below 0. e is the mean absolute difference of each frame and the one before it moved along
       the flow, s the mean absolute deviation of a frame's pixels from the frame's mean. 1: motion explains every change.
     - `flicker`: mean over blocks of 8x8 pixels and inner frames of |b[t] - (b[t-1] + b[t+1]) / 2| in percent of white, b a block's

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from concat_id.evaluation.faces import FoundFace, Reference, Track, centre, similarity
+from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, centre, similarity
 
 MERGE_MARGIN = 0.1  # by how much a face must resemble both references more than these resemble one another
 
 
-def people_scores(references: Sequence[Reference], people: Sequence[Track], tracks: Sequence[Track], num_frames: int,
-                  threshold: float) -> dict[str, Any]:  # fmt: skip
+def multi_person_scores(references: Sequence[Reference], people: Sequence[Track], tracks: Sequence[Track], num_frames: int,
+                        threshold: float) -> dict[str, Any]:  # fmt: skip
     """Score a video of two or more references, which stand from left to right; {} for one.
 
     Each reference has a place: the most prominent tracks, as many as references, from left to right. In every sampled frame, a place

@@ -1,8 +1,8 @@
-"""How often the verdicts on obedience are right, on rendered clips whose truth is known.
+"""How often the verdicts on prompt adherence are right, on rendered clips whose truth is known.
 
-    python demo/bench/bench_obedience.py --people 60 --seed 13
+    python demo/bench/bench_adherence.py --people 60 --seed 13
 
-Each clip is judged by its own caption, which it obeys, and by those of other clips, which it obeys by chance alone.
+Each clip is judged by its own caption, which it follows, and by those of other clips, which it follows by chance alone.
 """
 
 import argparse
@@ -36,14 +36,13 @@ def truth(facts: dict, person: int, name: str, wish) -> bool:
 
 def rates(clips: list) -> dict[str, list[list[bool]]]:
     """Judge clips [(frames, faces, caption, facts)]; verdicts by attribute, of wishes that are [not met, met]."""
-    from concat_id.evaluation.obedience import measure_obedience, read_prompt
+    from adherence import judge, read_prompt
 
     found, rng = defaultdict(lambda: [[], []]), np.random.default_rng(0)
     for frames, faces, caption, facts in clips:
-        pictures = [Image.fromarray(frame) for frame in frames]
         for text in [caption, *(clips[k][2] for k in rng.integers(len(clips), size=OTHERS))]:
             request = read_prompt(text)
-            for name, verdict in measure_obedience(pictures, faces, text).items():
+            for name, verdict in judge(np.stack(frames), faces, text).items():
                 side, attribute = name.split() if " " in name else ("left", name)
                 person = ("left", "right").index(side)
                 met = request.background == facts["background"]["color"] if name == "background" else truth(
@@ -54,7 +53,7 @@ def rates(clips: list) -> dict[str, list[list[bool]]]:
 
 def report(found: dict) -> None:
     """Print a table."""
-    print("attribute    obeyed: found so      not obeyed: found so      not judged")
+    print("attribute    shown: found so       not shown: found so       not judged")
     for name, sides in found.items():
         known = [[verdict for verdict in side if verdict is not None] for side in sides]
         unjudged = sum(map(len, sides)) - sum(map(len, known))
@@ -81,8 +80,8 @@ def rendered_clips(people: int, seed: int, frames: int, detector: str, together:
         cast = [make_person(head, seed, number) for number in ([index, index + 5000] if together else [index])]
         shot = shots.sample_shot(cast, rng, 49)
         caption, renderer = describe(shot.facts, rng), ShotRenderer(head, cast, shot, (96, 144))
-        pictures = [renderer.frame(int(i))[0] for i in np.linspace(0, 48, frames).round()]
-        clips.append((pictures, [finder.detect(Image.fromarray(picture)) for picture in pictures], caption, shot.facts))
+        images = [renderer.frame(int(i))[0] for i in np.linspace(0, 48, frames).round()]
+        clips.append((images, [finder.detect(Image.fromarray(image)) for image in images], caption, shot.facts))
     return clips
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from concat_id.evaluation.faces import Reference, Track
+from concat_id.evaluation.face_tracks import Reference, Track
 from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 
@@ -14,7 +14,7 @@ from concat_id.models.viclip import ViClipEncoder
 def clip_scores(
     clip: ClipEncoder, frames: np.ndarray, prompt: str, references: Sequence[Reference], people: Sequence[Track]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Score frames (F, H, W, 3), RGB, with one batch of pictures; returns remarks as well.
+    """Score frames (F, H, W, 3), RGB, with one batch of images; returns remarks as well.
 
     `clip_text`: mean cosine of frames and prompt, None without a prompt. `clip_consistency`: mean cosine of successive sampled frames.
     `clip_distance`: mean of 1 - cosine of the aligned crops, 112x112, of a reference and of its person's faces; None without faces.
@@ -24,20 +24,20 @@ def clip_scores(
         for reference, track in zip(references, people, strict=True)
     ]
     vectors = clip.encode_images([*map(Image.fromarray, frames), *(crop for many in crops for crop in many)])
-    pictures, rest = vectors[: len(frames)], vectors[len(frames) :]
+    whole, rest = vectors[: len(frames)], vectors[len(frames) :]
     distances = []
     for many in crops:
         own, rest = rest[: len(many)], rest[len(many) :]
         distances += (1 - own[1:] @ own[0]).tolist()
     scores: dict[str, Any] = {
         "clip_text": None,
-        "clip_consistency": float((pictures[1:] * pictures[:-1]).sum(axis=1).mean()) if len(pictures) > 1 else None,
+        "clip_consistency": float((whole[1:] * whole[:-1]).sum(axis=1).mean()) if len(whole) > 1 else None,
         "clip_distance": float(np.mean(distances)) if distances else None,
     }
     notes = []
     if prompt:
         text, chunks = clip.encode_text(prompt)
-        scores["clip_text"] = float((pictures @ text).mean())
+        scores["clip_text"] = float((whole @ text).mean())
         if chunks > 1:
             notes.append(f"the prompt exceeds CLIP's 77 tokens and is read in {chunks} chunks")
     return scores, notes

@@ -13,7 +13,7 @@ from concat_id.face.detection import Face, FaceDetector
 from concat_id.face.recognition import FaceRecognizer
 from concat_id.transforms import load_image
 
-PADDING = 0.25  # of the picture, around one in which no face is found: faces that fill it are missed
+PADDING = 0.25  # of the image, around one in which no face is found: faces that fill it are missed
 GREY = (128, 128, 128)
 LINK_OVERLAP = 0.3  # intersection over union of two boxes that are one person's without a look at the face
 OVERLAP_WEIGHT = 0.5  # half of the similarity's, so that two people who change places stay themselves
@@ -30,7 +30,7 @@ class FoundFace:
 
 @dataclass(frozen=True)
 class Reference:
-    """The largest face of a reference picture, and remarks on it."""
+    """The largest face of a reference image, and remarks on it."""
 
     path: Path
     found: FoundFace
@@ -60,7 +60,7 @@ def centre(found: FoundFace) -> float:
 
 
 def read_reference(path: Path, detector: FaceDetector, recognizer: FaceRecognizer) -> Reference:
-    """Find the largest face of a picture. Raises `UserError` if the picture or a face in it is missing."""
+    """Find the largest face of an image. Raises `UserError` if the image or a face in it is missing."""
     image, faces, turned = detector.search(load_image(path))
     notes = [turned] if turned else []
     if not faces:
@@ -83,7 +83,7 @@ def find_faces(frames: np.ndarray, detector: FaceDetector, recognizer: FaceRecog
 
 
 def embed_faces(pairs: Sequence[tuple[Image.Image, Face]], recognizer: FaceRecognizer) -> list[FoundFace]:
-    """Cut out and embed faces of pictures."""
+    """Cut out and embed faces of images."""
     crops = [recognizer.align(image, face) for image, face in pairs]
     vectors = recognizer.embed_crops(crops)
     return [FoundFace(face, crop, vector) for (_, face), crop, vector in zip(pairs, crops, vectors, strict=True)]

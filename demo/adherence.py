@@ -1,7 +1,8 @@
-"""Does a video show what its prompt says? For prompts in the words of the demonstration model's synthetic world.
+"""Prompt adherence, a metric for `sat/evaluate_identity.py --metric demo/adherence.py`: what a video shows of its prompt.
 
-Everything is measured from pixels and the detector's key points. The thresholds were chosen on rendered clips, where the truth is
-known; `demo/bench/bench_obedience.py` measures on other people how often the verdict is right.
+For prompts in the words of the demonstration model's synthetic world. Everything is measured from pixels and the detector's key points.
+The thresholds were chosen on rendered clips, where the truth is known; `demo/bench/bench_adherence.py` measures on other people how often
+the verdict is right.
 """
 
 import re
@@ -13,7 +14,10 @@ import numpy as np
 from PIL import Image
 from skimage.color import rgb2lab
 
+from concat_id.evaluation.user_metrics import MetricInput
 from concat_id.face.detection import Face, alignment, warp
+
+DESCRIPTIONS = {"adherence": "↑ Share of the attributes named by the prompt, as far as they can be judged, that are shown."}
 
 # Colours by name in CIELAB, as they come out on walls and clothes in the light of rendered clips: medians.
 COLOURS = {
@@ -30,7 +34,7 @@ EYES = (slice(46, 58), slice(32, 45)), (slice(46, 58), slice(67, 80))
 UNDER_EYES = (slice(60, 70), slice(30, 46)), (slice(60, 70), slice(66, 82))
 RIMS = (slice(56, 74), slice(30, 46)), (slice(56, 74), slice(66, 82))
 BRIDGE = slice(42, 58), slice(50, 62)
-HAT_ROWS, HAT_COLUMNS = 16, slice(34, 78)  # the first rows that are in the picture
+HAT_ROWS, HAT_COLUMNS = 16, slice(34, 78)  # the first rows that are in the image
 
 # Midway between the shots that have it and those that have not, which lie well apart.
 TURNED = 0.12  # distances from eyes to mouth that the nose is off the eyes' middle at the end: turned 0.25 +- 0.08, ahead 0 +- 0.07
@@ -42,7 +46,7 @@ SUNGLASSES = {"eyes": -6.73, "eyes_spread": -14.0, "under": -4.75, "edges": 7.64
 GLASSES = {"under": -6.54, "edges": 25.4}, 1.95
 
 MARGIN = 0.5  # widths of a face beside it that hair and hats may take up
-LEAST_BACKGROUND = 0.04  # of the picture; where two people leave less, look closer to them
+MIN_BACKGROUND = 0.04  # of the image; where two people leave less, look closer to them
 FACES = 0.5  # share of the frames that must show everybody for a verdict
 
 
@@ -113,7 +117,7 @@ class Track:
         self.length = np.linalg.norm(self.mouth - self.eyes, axis=1)
 
     def yaw(self) -> np.ndarray:
-        """How far the nose is from the middle of the eyes (N,), in distances from eyes to mouth; positive to the picture's right."""
+        """How far the nose is from the middle of the eyes (N,), in distances from eyes to mouth; positive to the image's right."""
         across = (self.right - self.left) / np.linalg.norm(self.right - self.left, axis=1, keepdims=True)
         return ((self.nose - self.eyes) * across).sum(axis=1) / self.length
 
@@ -174,7 +178,7 @@ def background_colour(tracks: list[Track]) -> str | None:
         away = np.maximum(left - x, x - right) / (right - left)
         margins.append(np.where(y < bottom - 0.1 * (bottom - top), away, -1))
     margin = np.min(margins, axis=0)
-    enough = np.sort(margin, axis=None)[-int(LEAST_BACKGROUND * margin.size)]
+    enough = np.sort(margin, axis=None)[-int(MIN_BACKGROUND * margin.size)]
     return colour_of(frame[margin >= max(min(MARGIN, enough), 0)])
 
 
@@ -199,7 +203,7 @@ def hat_colour(track: Track) -> str | None:
 
 
 def turned(track: Track) -> str:
-    """Say whether a head looks to the picture's left or right, or ahead, at the end."""
+    """Say whether a head looks to the image's left or right, or ahead, at the end."""
     yaw = track.yaw()
     end = float(np.median(yaw[-max(1, len(yaw) // 4) :]))
     return "ahead" if abs(end) < TURNED else "left" if end < 0 else "right"
@@ -222,22 +226,29 @@ JUDGES: dict[str, Callable[[Track, Any], bool]] = {
     "mouth": lambda track, _: score(track.mouth_features(), MOUTH_MOVES) > 0,
 }
 
-MOVEMENTS, LEAST_FRAMES = ("nod", "mouth"), 3  # what fewer frames cannot show
+MOVEMENTS, MIN_FRAMES = ("nod", "mouth"), 3  # what fewer frames cannot show
 
 
-def measure_obedience(frames: list[Image.Image], faces: list[list[Face]], caption: str) -> dict[str, bool | None]:
-    """Judge each attribute that a caption names: True, False, or None where too few frames show all the people or movement.
+def measure(video: MetricInput) -> dict[str, float | None]:
+    """Return prompt adherence, and as "adherence <attribute>" 1 or 0 for each attribute of the prompt; None: cannot be judged."""
+    verdicts = judge(video.frames, [[found.face for found in faces] for faces in video.faces], video.prompt)
+    known = [verdict for verdict in verdicts.values() if verdict is not None]
+    return {"adherence": float(np.mean(known)) if known else None} | {f"adherence {name}": verdict for name, verdict in verdicts.items()}
 
-    With two people, what is theirs is judged from left to right, as "left clothes", "right clothes" and so on.
+
+def judge(frames: np.ndarray, faces: Sequence[Sequence[Face]], prompt: str) -> dict[str, bool | None]:
+    """Judge each attribute that a prompt names: True, False, or None where too few frames show all the people or movement.
+
+    `frames` (F, H, W, 3), uint8, RGB, and the faces found in each. With two people, what is theirs is judged from left to right, as
+    "left clothes", "right clothes" and so on.
     """
-    request = read_prompt(caption)
+    request = read_prompt(prompt)
     count = max(len(request.people), 1)
     shown = [index for index, found in enumerate(faces) if len(found) >= count]
     tracks: list[Track] = []
     if shown and len(shown) >= FACES * len(frames):
-        pixels = np.stack([np.asarray(frames[index].convert("RGB")) for index in shown])
         chosen = [sorted(sorted(faces[index], key=lambda face: -face.area)[:count], key=lambda face: face.box[0]) for index in shown]
-        tracks = [Track(pixels, [found[person] for found in chosen]) for person in range(count)]
+        tracks = [Track(frames[shown], [found[person] for found in chosen]) for person in range(count)]
     verdicts: dict[str, bool | None] = {}
     if request.background:
         verdicts["background"] = background_colour(tracks) == request.background if tracks else None
@@ -245,6 +256,6 @@ def measure_obedience(frames: list[Image.Image], faces: list[list[Face]], captio
         prefix = "" if count == 1 else ("left ", "right ")[person]
         for name, wanted in vars(wish).items():
             if wanted is not None:
-                judged = tracks and (name not in MOVEMENTS or len(shown) >= LEAST_FRAMES)
-                verdicts[prefix + name] = JUDGES[name](tracks[person], wanted) if judged else None
+                judged = tracks and (name not in MOVEMENTS or len(shown) >= MIN_FRAMES)
+                verdicts[prefix + name] = bool(JUDGES[name](tracks[person], wanted)) if judged else None
     return verdicts

@@ -1,4 +1,4 @@
-"""Obedience: what a prompt says is read, and judged rightly where the truth is known."""
+"""Prompt adherence: what a prompt says is read, and judged rightly where the truth is known."""
 
 import importlib.util
 
@@ -7,8 +7,12 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageDraw
 
-from concat_id.evaluation.obedience import COLOURS, Request, Wish, colour_of, measure_obedience, read_prompt
+from adherence import COLOURS, Request, Wish, colour_of, judge, read_prompt
 from concat_id.face.detection import Face
+
+
+def judged(images: list[Image.Image], faces: list[list[Face]], prompt: str) -> dict[str, bool | None]:
+    return judge(np.stack([np.asarray(image) for image in images]), faces, prompt)
 
 
 @pytest.mark.parametrize(("prompt", "expected"), [
@@ -49,16 +53,16 @@ def test_turns_and_colours_are_measured():
     shots = [drawn_face(72, nose) for nose in np.linspace(0, 0.4, 9)]
     frames, faces = [image for image, _ in shots], [[face] for _, face in shots]
     right = "a man in a blue shirt turns right in front of a green wall"
-    assert measure_obedience(frames, faces, right) == {"background": True, "clothes": True, "turn": True}
+    assert judged(frames, faces, right) == {"background": True, "clothes": True, "turn": True}
     wrong = "a man in a red shirt turns left in front of a white wall"
-    assert measure_obedience(frames, faces, wrong) == {"background": False, "clothes": False, "turn": False}
+    assert judged(frames, faces, wrong) == {"background": False, "clothes": False, "turn": False}
 
 
 def test_two_people_are_judged_from_left_to_right_whatever_order_they_are_found_in():
     frame, left = drawn_face(40, 0.0)
     other, right = drawn_face(104, 0.0, blue_shirt=False)
     frame.paste(other.crop((72, 0, 144, 96)), (72, 0))
-    verdicts = measure_obedience([frame] * 4, [[right, left]] * 4, "a man in a blue shirt and a woman in a red shirt against a green wall")
+    verdicts = judged([frame] * 4, [[right, left]] * 4, "a man in a blue shirt and a woman in a red shirt against a green wall")
     assert verdicts == {"background": True, "left clothes": True, "right clothes": True}
 
 
@@ -69,21 +73,21 @@ def test_a_hat_is_looked_for_inside_the_picture(height):
     moved = image.transform(image.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, height - 10))
     face = Face(face.box - [0, height - 10, 0, height - 10], face.keypoints - [0, height - 10], 0.9)
     prompt = "a man and a {} hat"
-    assert [measure_obedience([moved] * 4, [[face]] * 4, prompt.format(colour))["hat"] for colour in ("red", "black")] == [True, False]
+    assert [judged([moved] * 4, [[face]] * 4, prompt.format(colour))["hat"] for colour in ("red", "black")] == [True, False]
 
 
 def test_what_cannot_be_seen_is_not_judged():
     image, face = drawn_face(72, 0.0)
     prompt = "a man in a blue shirt smiles in front of a green wall"
     nothing = {"background": None, "clothes": None, "smile": None}
-    assert measure_obedience([image] * 8, [[]] * 8, prompt) == nothing
-    assert measure_obedience([image] * 8, [[face]] * 3 + [[]] * 5, prompt) == nothing
-    assert measure_obedience([image] * 8, [[face]] * 8, "a cat on the moon") == {}
+    assert judged([image] * 8, [[]] * 8, prompt) == nothing
+    assert judged([image] * 8, [[face]] * 3 + [[]] * 5, prompt) == nothing
+    assert judged([image] * 8, [[face]] * 8, "a cat on the moon") == {}
 
 
 def test_movement_is_not_judged_in_a_picture(recwarn):
     frame, face = drawn_face(72, 0.0)
-    verdicts = measure_obedience([frame], [[face]], "a man in a blue shirt nods and talks and smiles")
+    verdicts = judged([frame], [[face]], "a man in a blue shirt nods and talks and smiles")
     assert verdicts["nod"] is None and verdicts["mouth"] is None and verdicts["clothes"] and verdicts["smile"] is not None
     assert not recwarn.list
 
@@ -93,9 +97,9 @@ PEOPLE = all(map(importlib.util.find_spec, ("anny", "numba")))
 
 @pytest.mark.skipif(not PEOPLE, reason="anny or numba is not installed: `bash scripts/setup.sh people`")
 def test_rendered_people_are_mostly_judged_rightly(monkeypatch, face_folder):
-    """A few clips only: demo/bench/bench_obedience.py measures in earnest."""
+    """A few clips only: demo/bench/bench_adherence.py measures in earnest."""
     monkeypatch.syspath_prepend(ROOT / "demo" / "bench")
-    from bench_obedience import rates, rendered_clips
+    from bench_adherence import rates, rendered_clips
 
     found = rates(rendered_clips(people=5, seed=13, frames=7, detector=face_folder))
     sides = [side for name in ("background", "clothes", "turn") for side in found[name]]

@@ -1,4 +1,4 @@
-"""Read a video once: frames for the metrics that look at pictures, small grey ones for those that look at motion."""
+"""Read a video once: frames for the metrics that look at images, small grey ones for those that look at motion."""
 
 import re
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from concat_id.video import STREAM, decode_frames, describe_video
 
 SMALL_SIDE = 160  # pixels of the longer side of the frames for motion
 MOTION_FRAMES = 256  # the middle of longer videos stands for all of it
-LEAST_SHARE = 0.9  # of the frames that a file announces; edit lists hide some, damage loses many
+MIN_SHARE = 0.9  # of the frames that a file announces; edit lists hide some, damage loses many
 TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Video:
+class SampledVideo:
     """`frames` (F, H, W, 3), uint8 RGB, at `indices` of the video's `count`; `small` (K, h, w), uint8 grey, are consecutive."""
 
     frames: np.ndarray
@@ -29,14 +29,14 @@ class Video:
     count: int
 
 
-def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Video:
-    """Read `num_frames` frames evenly spaced from the first to the last, all of them if there are fewer; a picture is a video of one.
+def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> SampledVideo:
+    """Read `num_frames` frames evenly spaced from the first to the last, all of them if there are fewer; an image is a video of one.
 
     Raises `UserError` for a file that is missing, damaged or takes too long.
     """
     if is_picture(path):
         frame = np.asarray(load_image(path))
-        return Video(frame[None], (0,), _small(frame)[None], 1.0, 1)
+        return SampledVideo(frame[None], (0,), _small(frame)[None], 1.0, 1)
     announced, fps = _probe(path, timeout_s)
     wanted = set(_evenly(announced, num_frames))
     start = max(0, (announced - MOTION_FRAMES) // 2)
@@ -47,13 +47,13 @@ def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Vid
         if start <= count < start + MOTION_FRAMES:
             small.append(_small(last))
         count += 1
-    if count < max(1, LEAST_SHARE * announced):
+    if count < max(1, MIN_SHARE * announced):
         raise UserError(f"{path}: {count} of {announced} frames can be decoded; the file is damaged, make it again")
     chosen.setdefault(count - 1, last)
     if len({frame.shape for frame in chosen.values()}) > 1:
         raise UserError(f"{path}: the size of its frames changes, expected one size; make it again")
     indices = tuple(sorted(chosen))
-    return Video(np.stack([chosen[index] for index in indices]), indices, np.stack(small), fps, count)
+    return SampledVideo(np.stack([chosen[index] for index in indices]), indices, np.stack(small), fps, count)
 
 
 def _evenly(count: int, number: int) -> list[int]:

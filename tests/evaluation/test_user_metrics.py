@@ -1,0 +1,100 @@
+"""--metric: what a user's file is given, where its scores appear, and what is told when it fails."""
+
+import csv
+import html
+import re
+
+import pytest
+from conftest import ROOT
+from evaluation.clips import add, report_of, scene
+
+METRIC = '''
+DESCRIPTIONS = {"redness": "↑ Share of red in the frames."}
+
+def measure(video):
+    assert video.frames.shape == (2, 240, 320, 3) and video.frames.dtype == "uint8" and video.fps == 8 and list(video.indices) == [0, 1]
+    assert [len(found) for found in video.faces] == [1, 1] and video.faces[0][0].face.box.shape == (4,)
+    assert sorted(video.people[0].faces) == [0, 1] and video.people[0].faces[0].vector.shape == (128,)
+    assert video.reference_images[0].shape == (260, 260, 3) and video.references[0].path.suffix == ".png"
+    return {"redness": video.frames[..., 0].mean() / 255, "words": len(video.prompt.split()), "unknown": None}
+'''
+
+
+@pytest.fixture
+def measured(evaluate, tmp_path, portraits):
+    """Call the script on two videos with metric files of these texts; returns (exit code, standard error)."""
+    for name in ("one", "two"):
+        add(tmp_path / "videos", name, [scene(portraits["astronaut"])] * 2, portraits["astronaut"])
+
+    def call(*texts: str) -> tuple[int, str]:
+        options = []
+        for number, text in enumerate(texts):
+            (tmp_path / f"metric{number}.py").write_text(text)
+            options += ["--metric", tmp_path / f"metric{number}.py"]
+        return evaluate("--videos", tmp_path / "videos", *options)
+
+    return call
+
+
+def test_its_scores_stand_beside_the_built_in_ones(measured, evaluate, tmp_path):
+    code, told = measured(METRIC, "def measure(video): return {'constant': True}")
+    report = report_of(tmp_path)
+    means = report["runs"][0]["summary"]
+    assert code == 0, told
+    assert means["words"] == {"mean": 3, "low": 3, "high": 3, "n": 2} and means["constant"]["mean"] == 1 and "unknown" not in means
+    assert report["metrics"]["redness"] == {"label": "redness", "better": "more", "meaning": "Share of red in the frames."}
+    with open(tmp_path / "report" / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["words"] for row in rows] == ["3", "3"] and float(rows[0]["redness"]) == pytest.approx(means["redness"]["mean"], rel=1e-4)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Share of red in the frames." in page and "redness" in evaluate.printed and "constant" in evaluate.printed
+    measured(METRIC, "def measure(video): return {'constant': True}")
+    assert "2 videos were measured already" in evaluate.printed
+    measured(METRIC, "def measure(video): return {'constant': False}")
+    assert "measured already" not in evaluate.printed and report_of(tmp_path)["runs"][0]["summary"]["constant"]["mean"] == 0
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("def measure(video:", "line 1: found SyntaxError"),
+    ("\n1 / 0\n", "line 2: found ZeroDivisionError (division by zero)"),
+    ("raise SystemExit(3)", "line 1: found SystemExit (3)"),
+    ("a = 1", "found no function measure"),
+    ("measure, DESCRIPTIONS = print, ['a']", "DESCRIPTIONS: found ['a'], expected a dict of texts by column"),
+    ("measure, DESCRIPTIONS = print, {'similarity': 'mine'}", "found the column similarity, expected a name that is not built in"),
+])  # fmt: skip
+def test_a_file_of_no_use_ends_the_command_before_anything_is_measured(measured, tmp_path, text, message):
+    code, told = measured(text)
+    assert code == 2 and told.count("\n") == 1 and f"error: {tmp_path / 'metric0.py'}: {message}" in told
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_file_that_is_not_there(evaluate, tmp_path):
+    code, told = evaluate("--videos", tmp_path, "--metric", tmp_path / "gone.py")
+    assert code == 2 and told == f"error: {tmp_path / 'gone.py'}: found no such file, expected a Python file; check the path of --metric\n"
+
+
+@pytest.mark.parametrize(("result", "message"), [
+    ("[][video.fps > 0]", "line 1: found IndexError"),
+    ("[1]", "measure returned list, expected a dict"),
+    ("{'a': 'high'}", "a: found 'high', expected a finite number or None"),
+    ("{'a': float('nan')}", "a: found nan, expected a finite number or None"),
+    ("{'a': video.frames}", "a: found array("),
+    ("{'=1+1': 1}", "found a column called '=1+1'"),
+    ("{'swap_rate': 1}", "found the column swap_rate, expected a name that is not built in"),
+    ("{'problem': 1}", "found the column problem, expected a name that is not built in"),
+    ("{'words': 1}", "found the column words, which another --metric has as well"),
+    ("video.frames.fill(0)", "line 1: found ValueError (assignment destination is read-only)"),
+])  # fmt: skip
+def test_a_measurement_that_fails_is_one_line_and_loses_no_other_score(measured, tmp_path, result, message):
+    code, told = measured(METRIC, f"def measure(video): return {result}")
+    problem = f"{tmp_path / 'metric1.py'}: {message}"
+    assert code == 1 and told.count("error: ") == 1 and f"error: {problem}" in told and "one.mp4 and 1 more)" in told
+    (run,) = report_of(tmp_path)["runs"]
+    assert run["summary"]["words"]["n"] == run["summary"]["similarity"]["n"] == 2 and run["problems"][0].startswith(problem)
+    assert html.escape(message) in (tmp_path / "report" / "report.html").read_text()
+    assert measured(METRIC, "def measure(video): return {}")[0] == 0 and report_of(tmp_path)["runs"][0]["problems"] == []
+
+
+def test_the_example_of_the_documentation(measured, tmp_path):
+    example = re.search(r"```python\n(DESCRIPTIONS.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), re.DOTALL)[1]
+    assert measured(example)[0] == 0 and 0.3 < report_of(tmp_path)["runs"][0]["summary"]["face size"]["mean"] < 0.9
