@@ -39,7 +39,7 @@ def page(evaluate, tmp_path, portraits):
 class Balance(html.parser.HTMLParser):
     """Collects what is left open, and attributes that fetch something."""
 
-    VOID = {"meta", "img", "br", "line", "rect", "circle", "path", "polyline"}
+    VOID = {"meta", "img", "br", "line", "rect", "circle", "path"}
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ def test_page_in_a_browser(page, tmp_path):
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert "CONSOLE" not in shown.stderr and "ERR_" not in shown.stderr
     assert "<title>Concat-ID evaluation: first, second</title>" in shown.stdout, "a prompt is text, not code"
-    assert "&lt;script&gt;" in shown.stdout and shown.stdout.count("<article") == 2 and shown.stdout.count("<polyline") >= 3
+    assert "&lt;script&gt;" in shown.stdout and shown.stdout.count("<article") == 2 and shown.stdout.count('class="curve"') >= 3
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     assert pixels.shape == (4200, 1100, 3) and pixels.std() > 10
     for name in COLOURS[:2]:

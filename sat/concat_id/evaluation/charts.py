@@ -1,7 +1,6 @@
 """Drawings of the report as SVG text, whose colours are the page's."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from concat_id.evaluation.measuring import COLOURS
@@ -12,20 +11,17 @@ LEFT, RIGHT, TOP, BOTTOM = 34, 76, 10, 24
 
 def similarity_chart(result: dict[str, Any], threshold: float) -> str:
     """Draw the similarity of every reference over the sampled frames; a cross below the axis is a frame without the face."""
-    indices, curves = result["frames"]["indices"], result["curves"]
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="similarity per frame">', _grid()]
-    limits = result["ranges"][0]
-    if limits["genuine"] is not None and limits["impostor"] is not None:
+    indices, curves, limits = result["frames"]["indices"], result["curves"], result["ranges"][0]
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="similarity per frame">']
+    parts += [_level("grid", value, LEFT - 6, _y(value) + 3.5, "end", f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)]
+    if None not in limits.values():
         top, bottom = _y(limits["genuine"]), _y(limits["impostor"])
         parts.append(f'<rect class="band" x="{LEFT}" y="{top:.1f}" width="{WIDTH - LEFT - RIGHT}" height="{max(0, bottom - top):.1f}"/>')
-    parts += _guides({"genuine": limits["genuine"], "one person": threshold, "impostor": limits["impostor"]})
+    parts += _guides(limits | {"one person": threshold})
     for number, curve in enumerate(curves):
         parts += _curve(curve, indices, COLOURS[number % len(COLOURS)], number)
-    step = max(1, len(indices) // 8)
-    parts += [
-        f'<text class="tick" x="{_x(at, len(indices)):.1f}" y="{HEIGHT - 4}" text-anchor="middle">{indices[at]}</text>'
-        for at in range(0, len(indices), step)
-    ]
+    for at in range(0, len(indices), max(1, len(indices) // 8)):
+        parts.append(_label(_x(at, len(indices)), HEIGHT - 4, "middle", indices[at]))
     return "".join([*parts, "</svg>"])
 
 
@@ -51,34 +47,31 @@ def _y(value: float) -> float:
     return TOP + (HEIGHT - TOP - BOTTOM - 10) * (1 - min(max(value, 0.0), 1.0))
 
 
-def _grid() -> str:
-    lines = []
-    for value in (0, 0.25, 0.5, 0.75, 1):
-        lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(value):.1f}" y2="{_y(value):.1f}"/>')
-        lines.append(f'<text class="tick" x="{LEFT - 6}" y="{_y(value) + 3.5:.1f}" text-anchor="end">{value:g}</text>')
-    return "".join(lines)
+def _label(x: float, y: float, anchor: str, text: object) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+
+
+def _level(kind: str, value: float, x: float, y: float, anchor: str, text: str) -> str:
+    """Draw a horizontal line at a value, and its text at (x, y)."""
+    line = f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(value):.1f}" y2="{_y(value):.1f}"/>'
+    return line + _label(x, y, anchor, text)
 
 
 def _guides(levels: dict[str, float | None]) -> list[str]:
     """Draw named levels, their names to the right and never closer than a line of text."""
-    known = sorted(((value, name) for name, value in levels.items() if value is not None), reverse=True)
-    parts, last = [], float("-inf")
-    for value, name in known:
-        height = max(_y(value) + 3.5, last + 11)
-        last = height
-        parts.append(f'<line class="guide" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(value):.1f}" y2="{_y(value):.1f}"/>')
-        parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 6}" y="{height:.1f}">{escape(name)}</text>')
+    parts, height = [], float("-inf")
+    for value, name in sorted(((value, name) for name, value in levels.items() if value is not None), reverse=True):
+        height = max(_y(value) + 3.5, height + 11)
+        parts.append(_level("guide", value, WIDTH - RIGHT + 6, height, "start", name))
     return parts
 
 
 def _curve(curve: Sequence[float | None], indices: Sequence[int], colour: str, number: int) -> list[str]:
-    parts, piece = [], []
-    for at, value in enumerate([*curve, None]):
+    line = ""
+    for at, value in enumerate(curve):
         if value is not None:
-            piece.append(f"{_x(at, len(curve)):.1f},{_y(value):.1f}")
-        elif piece:
-            parts.append(f'<polyline points="{" ".join(piece)}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>')
-            piece = []
+            line += f"{'M' if at == 0 or curve[at - 1] is None else 'L'}{_x(at, len(curve)):.1f} {_y(value):.1f}"
+    parts = [f'<path class="curve" d="{line}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>'] if line else []
     for at, value in enumerate(curve):
         x = _x(at, len(curve))
         told = f"frame {indices[at]}, reference {number + 1}: " + ("no face" if value is None else f"{value:.3f}")

@@ -25,26 +25,23 @@ def identity_scores(references: Sequence[Reference], people: Sequence[Track], nu
     `similarity`: mean over all references and sampled frames of the cosine, not below 0, of the reference and the face of the track that
     was assigned to it; no face counts 0. `detection_rate`: share of these with a face.
     """
-    curves = [
-        [similarity(reference.found.vector, track.faces[number].vector) if number in track.faces else None for number in range(num_frames)]
-        for reference, track in zip(references, people, strict=True)
-    ]
-    values = np.array([[0.0 if value is None else value for value in curve] for curve in curves])
-    copies = [
-        [copy_paste_index(reference.found, track.faces[number]) if number in track.faces else None for number in range(num_frames)]
-        for reference, track in zip(references, people, strict=True)
-    ]
-    fresh = [value * (1 - (copy or 0.0)) for curve, row in zip(values, copies, strict=True) for value, copy in zip(curve, row, strict=True)]
-    present = [copy for row in copies for copy in row if copy is not None]
+    shape = len(references), num_frames
+    curves, copies = np.full(shape, np.nan), np.full(shape, np.nan)  # not a number: no face
+    for row, (reference, track) in enumerate(zip(references, people, strict=True)):
+        for number, face in track.faces.items():
+            curves[row, number] = similarity(reference.found.vector, face.vector)
+            copies[row, number] = copy_paste_index(reference.found, face)
+    shown = ~np.isnan(curves)
+    values = np.nan_to_num(curves)
     scores = {
         "similarity": float(values.mean()),
-        "detection_rate": float(np.mean([value is not None for curve in curves for value in curve])),
-        "copy_paste": float(np.mean(present)) if present else None,
-        "similarity_beyond_copying": float(np.mean(fresh)),
+        "detection_rate": float(shown.mean()),
+        "copy_paste": float(copies[shown].mean()) if shown.any() else None,
+        "similarity_beyond_copying": float((values * (1 - np.nan_to_num(copies))).mean()),
     }
     details = {
-        "curves": curves,
-        "copies": copies,
+        "curves": np.where(shown, curves, None).tolist(),
+        "copies": np.where(shown, copies, None).tolist(),
         "interval": mean_interval(values.mean(axis=0)),
         "per_reference": [float(row.mean()) for row in values],
         "vectors": [mean_vector(track) for track in people],

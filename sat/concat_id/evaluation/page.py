@@ -54,11 +54,8 @@ def _videos(count: int) -> str:
 
 
 def _problems(summary: Summary) -> str:
-    problems = [problem for run in summary.runs for problem in run.problems]
-    if not problems:
-        return ""
-    items = "".join(f"<li>{_text(problem)}</li>" for problem in problems)
-    return f"<section class=alert><h2>Not in these numbers: {len(problems)}</h2><ul>{items}</ul></section>"
+    items = [f"<li>{_text(problem)}</li>" for run in summary.runs for problem in run.problems]
+    return f"<section class=alert><h2>Not in these numbers: {len(items)}</h2><ul>{''.join(items)}</ul></section>" if items else ""
 
 
 def _scores(summary: Summary) -> str:

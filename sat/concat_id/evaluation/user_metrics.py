@@ -19,7 +19,7 @@ from concat_id.files import read_text, resolve_path, text_digest
 from concat_id.transforms import load_image
 
 COLUMN = re.compile(r"\w[\w ]{0,59}")  # what a column may be called
-BETTER = {"↑": "more", "↓": "less"}
+BETTER = {"↑": "more", "↓": "less"}  # before a description
 GROUP = "Yours"  # the metrics' heading on the page
 
 
@@ -73,7 +73,7 @@ class UserMetric:
             raise UserError(f"{self.file}: DESCRIPTIONS: found {shortened(repr(texts))}, expected a dict of texts by column; mend it")
         for name in texts:
             self._check_column(name, ())
-        self.columns = {name: _column(name, text) for name, text in texts.items()}
+        self.columns = {name: Metric(name, BETTER.get(text[:1], ""), text.lstrip("↑↓ "), group=GROUP) for name, text in texts.items()}
 
     def scores(self, video: MetricInput, taken: Collection[str]) -> dict[str, float | None]:
         """Measure a video; `taken` are other metrics' columns. Raises `UserError` if `measure` fails or returns anything else."""
@@ -106,8 +106,3 @@ class UserMetric:
             if value is None or not isinstance(value, str) and math.isfinite(float(value)):
                 return None if value is None else float(value)
         raise UserError(f"{self.file}: {name}: found {shortened(repr(value))}, expected a finite number or None; mend it")
-
-
-def _column(name: str, description: str) -> Metric:
-    """A column with its description; ↑ or ↓ before it says which way is better."""
-    return Metric(name, BETTER.get(description[:1], ""), description.lstrip("↑↓ "), group=GROUP)
