@@ -35,6 +35,8 @@ from concat_id.weights import content_digest
 VERSION = 4  # raise it when the same video would be scored differently
 OTHER_THRESHOLD = 0.3  # from which two faces are one person's, for recognisers that publish none; the report says so
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
+CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
+VICLIP_NEEDS = "ViCLIP-L_InternVid-FLT-10M.pth and CLIP's vocab.json and merges.txt"
 THUMBNAIL = 132  # pixels of a frame's height in the report
 
 
@@ -78,18 +80,15 @@ def load_instruments(device: torch.device | str, *, detector: str | None, recogn
     """Load what there is; metrics whose weights are missing are told instead of guessed. Raises `UserError` for faces, which all need."""
     folders = choose_folders(FaceConfig() if detector is None else FaceConfig(detector=detector, fallback_detector=detector))
     found = load_recognizer(recognizer, device)
-    encoders = {"clip": None, "viclip": None}
-    not_computed = {}
-    if resolve_path(clip).exists():
-        encoders["clip"] = ClipEncoder(resolve_path(clip), device)
-    else:
-        needed = f"put a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout) into {clip}, or name it by --clip"
-        not_computed |= dict.fromkeys(("clip_text", "clip_consistency", "clip_distance"), needed)
-    if resolve_path(viclip).exists():
-        encoders["viclip"] = ViClipEncoder(resolve_path(viclip), device)
-    else:
-        needed = "ViCLIP-L_InternVid-FLT-10M.pth and CLIP's vocab.json and merges.txt"
-        not_computed["viclip"] = f"put {needed} into {viclip}, or name their folder by --viclip"
+    encoders, not_computed = {}, {}
+    for option, folder, load, scores, needed in (
+        ("clip", clip, ClipEncoder, ("clip_text", "clip_consistency", "clip_distance"), CLIP_NEEDS),
+        ("viclip", viclip, ViClipEncoder, ("viclip",), VICLIP_NEEDS),
+    ):
+        if resolve_path(folder).exists():
+            encoders[option] = load(resolve_path(folder), device)
+        else:
+            not_computed |= dict.fromkeys(scores, f"put {needed} into {folder}, or name their folder by --{option}")
     if threshold is None:
         threshold = found.threshold or OTHER_THRESHOLD
         if found.threshold is None:
