@@ -96,7 +96,8 @@ def test_no_source_speaks_of_the_world(path):
 
 
 def test_the_words_of_the_world_are_found_in_its_own_metric():
-    assert {"hat", "beanie", "wall", "curtain", "says_colour", "purple"} <= set(words_of_the_world((ROOT / "demo" / "adherence.py").read_text()))
+    spoken = words_of_the_world((ROOT / "demo" / "adherence.py").read_text(encoding="utf-8"))
+    assert {"hat", "beanie", "wall", "curtain", "says_colour", "purple"} <= set(spoken)
     assert not words_of_the_world("what wallet chats of a wall-clock time, sharp")
 
 

@@ -122,7 +122,6 @@ def test_our_own_outputs(evaluate, tmp_path, portraits):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--videos", "nowhere"], "nowhere: found no such file, expected a folder"),
     (["--videos", "."], "found no video"),
     (["--videos", ".", "--benchmark", "."], "found neither"),
     (["--videos", ".", "--frames", "0"], "--frames: found 0, expected 1 or more"),

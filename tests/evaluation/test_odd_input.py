@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from concat_id.errors import UserError, one_line
 from concat_id.evaluation.face_vectors import face_vectors
 from concat_id.evaluation.layouts import Sample, find_samples, read_benchmark
 from concat_id.evaluation.measuring import Instruments, measure_or_recall, read_thumbnails
-from concat_id.evaluation.report import as_cell
+from concat_id.evaluation.report import as_cell, write_report
+from concat_id.evaluation.runs import calibrate, find_runs, measure_runs
+from concat_id.evaluation.summary import Summary
 from concat_id.json_files import write_json
 
 INFO = {"prompt": "a woman", "references": [{"image": "gone.png"}], "files": ["video.mp4"], "seed": 1}
@@ -108,13 +110,9 @@ def test_cells_that_spreadsheets_would_run(text, cell):
 
 
 DAMAGE = {
-    "empty": lambda file: file.write_bytes(b""),
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-100]),
-    "nested": lambda file: file.write_text("[" * 10**5),
     "list": lambda file: file.write_text("[]"),
-    "object": lambda file: file.write_text("{}"),
     "a field gone": lambda file: write_json(file, {key: value for key, value in json.loads(file.read_text()).items() if key != "curves"}),
-    "a score": lambda file: write_json(file, json.loads(file.read_text()) | {"scores": {"similarity": "high"}}),
     "images": lambda file: write_json(file, json.loads(file.read_text()) | {"thumbnails": {"frames": ['"><script>'], "references": []}}),
     "folder": lambda file: (file.unlink(), file.mkdir()),
 }  # fmt: skip
@@ -137,19 +135,18 @@ def test_damaged_results_count_as_absent(tmp_path, instruments, portraits, name)
         assert len(read_thumbnails(whole | {"file": str(file)})["frames"]) == 1
 
 
-@pytest.mark.parametrize("damage", [
-    lambda file: file.write_bytes(b""),
-    lambda file: file.write_bytes(file.read_bytes()[:-50]),
-    lambda file: np.savez(file, identity=np.array("i"), digests=np.array(["d"]), vectors=np.zeros((1, 3), np.float32)),
-    lambda file: np.savez(file, identity=np.array("i"), digests=np.array([None]), vectors=np.zeros((1, 128), np.float32)),
-    lambda file: np.savez(file, identity=np.array(["i"]), digests=np.array(["d"]), vectors=np.zeros((1, 128), np.float32)),
-    lambda file: (file.unlink(), os.mkfifo(file)),
+@pytest.mark.parametrize("changed", [
+    {"vectors": np.zeros((1, 3), np.float32)}, {"vectors": np.full((1, 128), np.nan, np.float32)}, {"digests": np.array([None])},
+    {"identity": np.array(["i"])}, {},
 ])  # fmt: skip
-def test_damaged_face_vectors_count_as_absent(tmp_path, instruments: Instruments, portraits, damage):
+def test_damaged_face_vectors_count_as_absent(tmp_path, instruments: Instruments, portraits, changed):
     portraits["astronaut"].save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
+    file = tmp_path / "videos" / "face_vectors.npz"
     (vector,) = face_vectors([tmp_path / "a.png", tmp_path / "pipe.png"], "x", tmp_path, instruments).values()
-    damage(tmp_path / "videos" / "face_vectors.npz")
+    np.savez(file, **dict(np.load(file)) | changed)
+    if not changed:
+        file.write_bytes(file.read_bytes()[:-50])
     (again,) = face_vectors([tmp_path / "a.png"], "x", tmp_path, instruments).values()
     np.testing.assert_allclose(again, vector, atol=1e-6)
 
@@ -173,29 +170,18 @@ def test_where_a_photo_is_gone_there_is_what_was_cut_out_of_it(tmp_path, portrai
 
 
 def test_two_evaluations_of_one_folder_at_once(instruments, tmp_path, portraits):
-    from concat_id.evaluation.calibration import Calibration
-    from concat_id.evaluation.report import write_report
-    from concat_id.evaluation.runs import find_runs, measure_runs
-    from concat_id.evaluation.summary import Summary
-
     for name in ("one", "two"):
         add(tmp_path / "run", name, portraits["astronaut"])
 
-    def measure(num_frames):
+    def measure(num_frames) -> int:
         tools = Instruments(instruments.detector, instruments.recognizer, 0.363, num_frames)
         for _ in range(4):
             runs = find_runs([tmp_path / "run"], None)
             measure_runs(runs, tools, tmp_path / "report", overwrite=True)
-            for result in runs[0].results:
-                result["ranges"] = [{"impostor": None, "genuine": None}]
-            write_report(Summary(runs, tools, Calibration({})), tmp_path / "report")
-            done.append(len(runs[0].results))
+            write_report(Summary(runs, tools, calibrate(runs, None, tools, tmp_path)), tmp_path / "report")
+        return len(runs[0].results)
 
-    done: list[int] = []
-    threads = [threading.Thread(target=measure, args=(number,)) for number in (1, 4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert done == [2] * 8 and len(report_of(tmp_path)["runs"][0]["videos"]) == 2
+    with ThreadPoolExecutor() as threads:
+        assert list(threads.map(measure, (1, 4))) == [2, 2]
+    assert len(report_of(tmp_path)["runs"][0]["videos"]) == 2
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.csv", "report.html", "report.json", "videos"]
