@@ -1,13 +1,16 @@
 """What the scores must do, on clips made of real photographs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from evaluation.clips import other_photographs, scene, write_clip
 from PIL import Image
 
+from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
 from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, build_tracks, similarity
 from concat_id.evaluation.layouts import Sample
-from concat_id.evaluation.measuring import measure
+from concat_id.evaluation.measuring import load_instruments, measure
 from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.face.detection import TEMPLATE, Face
 
@@ -16,12 +19,12 @@ from concat_id.face.detection import TEMPLATE, Face
 def score(tmp_path, instruments, portraits):
     """Measure a clip of these frames against these people's portraits."""
 
-    def call(frames, *people):
+    def call(frames, *people, prompt="", tools=instruments):
         references = []
         for name in people:
             references.append(tmp_path / f"{name}.png")
             portraits[name].save(references[-1])
-        return measure(Sample("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), ""), instruments)
+        return measure(Sample("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), prompt), tools)
 
     return call
 
@@ -91,8 +94,8 @@ def unit(*values) -> np.ndarray:
     return np.array(values, np.float32) / np.linalg.norm(values)
 
 
-def face_at(x: float, vector: np.ndarray) -> FoundFace:
-    return FoundFace(Face(np.array([x, 0, x + 100, 100.0]), TEMPLATE + [x, 0], 0.9), Image.new("RGB", (112, 112)), vector)
+def face_at(x: float, vector: np.ndarray, colour=(0, 0, 0)) -> FoundFace:
+    return FoundFace(Face(np.array([x, 0, x + 100, 100.0]), TEMPLATE + [x, 0], 0.9), Image.new("RGB", (112, 112), colour), vector)
 
 
 def reference_of(vector: np.ndarray) -> Reference:
@@ -140,3 +143,40 @@ def test_a_third_face_takes_no_place():
     passer_by = Track({0: face_at(-200, unit(0, 0, 1))})
     tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, ANNA)}), Track({0: face_at(200, BEN), 1: face_at(200, BEN)}), passer_by]
     assert multi_person_scores(references, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1
+
+
+class LightOrDark:
+    """Stands in for CLIP and ViCLIP: (1, 0) for what is light, and for every prompt."""
+
+    def encode_images(self, images):
+        return np.stack([unit(np.asarray(image).mean() > 99, np.asarray(image).mean() <= 99) for image in images])
+
+    def encode_video(self, frames):
+        return self.encode_images(frames).mean(axis=0)
+
+    def encode_text(self, prompt):
+        return unit(1, 0), len(prompt.split())
+
+
+def test_scores_of_clip_and_viclip():
+    frames = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (250, 250, 0, 0)])
+    alike, other = face_at(0, ANNA), face_at(0, ANNA, colour=(255, 255, 255))
+    scores, notes = clip_scores(LightOrDark(), frames, "a b", [reference_of(ANNA)], [Track({0: alike, 1: alike, 2: alike, 3: other})])
+    assert scores == {"clip_text": 0.5, "clip_consistency": pytest.approx(2 / 3), "clip_distance": 0.25} and "2 chunks" in notes[0]
+    assert viclip_scores(LightOrDark(), frames, "a")[0] == {"viclip": 0.5}
+    assert clip_scores(LightOrDark(), frames[:1], "", [], []) == ({"clip_text": None, "clip_consistency": None, "clip_distance": None}, [])
+    assert viclip_scores(LightOrDark(), frames, "") == ({"viclip": None}, [])
+
+
+def test_a_video_is_scored_by_all_that_is_loaded(score, portraits, instruments):
+    tools = replace(instruments, clip=LightOrDark(), viclip=LightOrDark())
+    result = score([scene(portraits["astronaut"])] * 3, "astronaut", prompt="a woman", tools=tools)
+    assert result["scores"]["clip_text"] == result["scores"]["viclip"] == 1 and sum("2 chunks" in note for note in result["notes"]) == 2
+    assert "clip_text" not in score([scene(portraits["astronaut"])], "astronaut")["scores"]
+
+
+def test_missing_weights_are_told(face_folder, recognizer_folder, tmp_path):
+    tools = load_instruments("cpu", detector=str(face_folder), recognizer=str(recognizer_folder), clip=str(tmp_path / "clip"),
+                             viclip="models/viclip", num_frames=4, threshold=None)  # fmt: skip
+    assert tools.threshold == 0.363 and tools.clip is None and "into models/viclip" in tools.not_computed["viclip"]
+    assert all(f"into {tmp_path / 'clip'}" in tools.not_computed[name] for name in ("clip_text", "clip_distance"))

@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from evaluation.test_clip import write_tokenizer
-from PIL import Image
-from transformers import CLIPConfig, CLIPModel
+from models.tiny_clip import tiny_clip, write_tokenizer
 
 from concat_id.errors import UserError
-from concat_id.evaluation.clip_scores import viclip_scores
 from concat_id.models.viclip import MEAN, STD, ViClipEncoder
 
 FRAMES = 3
@@ -34,12 +31,8 @@ def below(state_dict, prefix):
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """A small random CLIP."""
-    torch.manual_seed(1)
-    small = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = small | {"vocab_size": 54, "bos_token_id": 52, "eos_token_id": 53, "max_position_embeddings": 32}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=24)).eval()
+def clip():
+    return tiny_clip(54, positions=32)
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +102,6 @@ def test_prompt_equals_clips(clip, viclip):
     assert chunks == 1
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=2e-5)
     assert viclip.encode_text(" ".join("a" * 31))[1] == 2
-
-
-def test_score_and_remark(viclip):
-    frames = np.zeros((4, 48, 64, 3), np.uint8)
-    scores, notes = viclip_scores(viclip, frames, " ".join("a" * 40))
-    assert -1 <= scores["viclip"] <= 1 and "2 chunks" in notes[0]
-    assert viclip_scores(viclip, frames, "") == ({"viclip": None}, [])
-    assert viclip.encode_video(np.asarray(Image.new("RGB", (64, 48)))[None]).shape == (24,)
 
 
 def test_incomplete_and_foreign_folders(folder, tmp_path):
