@@ -1,12 +1,15 @@
 """--metric: what a user's file is given, where its scores appear, and what is told when it fails."""
 
 import csv
-import html
 import re
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from evaluation.clips import add, report_of, scene
+
+from concat_id.errors import UserError
+from concat_id.evaluation.user_metrics import UserMetric
 
 METRIC = '''
 DESCRIPTIONS = {"redness": "↑ Share of red in the frames."}
@@ -74,25 +77,32 @@ def test_a_file_that_is_not_there(evaluate, tmp_path):
 
 
 @pytest.mark.parametrize(("result", "message"), [
-    ("[][video.fps > 0]", "line 1: found IndexError"),
+    ("[][video]", "line 1: found TypeError"),
     ("[1]", "measure returned list, expected a dict"),
     ("{'a': 'high'}", "a: found 'high', expected a finite number or None"),
     ("{'a': float('nan')}", "a: found nan, expected a finite number or None"),
-    ("{'a': video.frames}", "a: found array("),
+    ("{'a': video}", "a: found array("),
+    ("{'a': 10**400}", "a: found 1000"),
     ("{'=1+1': 1}", "found a column called '=1+1'"),
     ("{'swap_rate': 1}", "found the column swap_rate, expected a name that is not built in"),
     ("{'problem': 1}", "found the column problem, expected a name that is not built in"),
     ("{'words': 1}", "found the column words, which another --metric has as well"),
-    ("video.frames.fill(0)", "line 1: found ValueError (assignment destination is read-only)"),
 ])  # fmt: skip
-def test_a_measurement_that_fails_is_one_line_and_loses_no_other_score(measured, tmp_path, result, message):
-    code, told = measured(METRIC, f"def measure(video): return {result}")
-    problem = f"{tmp_path / 'metric1.py'}: {message}"
+def test_what_is_no_score_is_told(tmp_path, result, message):
+    (tmp_path / "metric.py").write_text(f"def measure(video): return {result}")
+    with pytest.raises(UserError) as caught:
+        UserMetric(tmp_path / "metric.py").scores(np.zeros((2, 2)), ["words"])
+    assert str(caught.value).startswith(f"{tmp_path / 'metric.py'}: {message}")
+
+
+def test_a_measurement_that_fails_is_one_line_and_loses_no_other_score(measured, tmp_path):
+    code, told = measured(METRIC, "\ndef measure(video): video.frames[:] = 0")
+    problem = f"{tmp_path / 'metric1.py'}: line 2: found ValueError (assignment destination is read-only), expected a metric that runs"
     assert code == 1 and told.count("error: ") == 1 and f"error: {problem}" in told and "one.mp4 and 1 more)" in told
     (run,) = report_of(tmp_path)["runs"]
     assert run["summary"]["words"]["n"] == run["summary"]["similarity"]["n"] == 2 and run["problems"][0].startswith(problem)
-    assert html.escape(message) in (tmp_path / "report" / "report.html").read_text()
-    assert measured(METRIC, "def measure(video): return {}")[0] == 0 and report_of(tmp_path)["runs"][0]["problems"] == []
+    assert problem in (tmp_path / "report" / "report.html").read_text()
+    assert measured(METRIC, "\ndef measure(video): video.frames[:] = 0")[0] == 1, "told again, not recalled"
 
 
 def test_the_example_of_the_documentation(measured, tmp_path):

@@ -82,8 +82,7 @@ def _own_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
         references = [_photo(image) or place / f"reference_{number}_crop.png" for number, image in enumerate(images, 1)]
         for video in sorted({*made, *listed}):
             number = MADE.fullmatch(video.name)[2] or "1"
-            stem = place.name if place != folder else folder.name
-            samples.append(Sample(f"{stem}/{number}", video, tuple(references), prompt))
+            samples.append(Sample(f"{place.name}/{number}", video, tuple(references), prompt))
     return samples, problems, []
 
 
@@ -99,10 +98,10 @@ def _photo(image: str) -> Path | None:
 def _plain_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
     """Read `name.mp4` with `name.png`, or `name_1.png` and `name_2.png` from left to right, and the prompt in `name.txt`, if there."""
     samples, notes = [], []
-    pictures = media_in(folder, is_picture)
+    images = media_in(folder, is_picture)
     for video in media_in(folder, is_video):
         numbered = re.compile(re.escape(video.stem) + r"(?:_(\d+))?")
-        matches = [(int(found[1] or 0), path) for path in pictures if (found := numbered.fullmatch(path.stem))]
+        matches = [(int(found[1] or 0), path) for path in images if (found := numbered.fullmatch(path.stem))]
         text = beside(video, ".txt")
         prompt = read_text(text, "a prompt", errors="replace").strip() if kind_of(text) == "a file" else ""
         if not prompt:
@@ -129,7 +128,7 @@ def read_benchmark(folder: Path) -> dict[str, Request]:
 
 
 def _opens2v_requests(path: Path) -> Iterator[tuple[str, Request]]:
-    """`{"singlehuman_1": {"img_paths": [...], "prompt": ..., "class_label": [...]}}`; pictures of things are no references for faces."""
+    """`{"singlehuman_1": {"img_paths": [...], "prompt": ..., "class_label": [...]}}`; images of things are no references for faces."""
     entries = require(read_json(path, "JSON", DOWNLOAD), OBJECT, str(path), DOWNLOAD)
     for name, entry in entries.items():
         place = f"{path}: {name}"

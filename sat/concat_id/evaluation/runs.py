@@ -33,12 +33,12 @@ class Run:
 def find_runs(paths: Sequence[Path], benchmark: Path | None) -> list[Run]:
     """Find the videos of each folder; runs are called like their folders. Raises `UserError`."""
     places = [Path(os.path.realpath(path)) for path in paths]
-    names = [place.name for place in places]
+    names = Counter(place.name for place in places)
     runs = []
-    for path, place, name in zip(paths, places, names, strict=True):
+    for path, place in zip(paths, places, strict=True):
         samples, problems, notes = find_samples(path, benchmark)
-        called = name if Counter(names)[name] == 1 else f"{place.parent.name}/{name}"
-        runs.append(Run(called, path, samples, [], problems, notes))
+        name = place.name if names[place.name] == 1 else f"{place.parent.name}/{place.name}"
+        runs.append(Run(name, path, samples, [], problems, notes))
     if len({run.name for run in runs}) < len(runs):
         raise UserError("--videos: found the same folder twice, expected different runs; leave one out")
     return runs

@@ -20,7 +20,7 @@ from concat_id.transforms import load_image
 
 COLUMN = re.compile(r"\w[\w ]{0,59}")  # what a column may be called
 BETTER = {"↑": "more", "↓": "less"}  # before a description
-GROUP = "Yours"  # the metrics' heading on the page
+GROUP = "Your metrics"  # their heading on the page
 
 
 @dataclass(frozen=True)
