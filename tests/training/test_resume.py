@@ -85,11 +85,11 @@ def test_another_number_of_processes_goes_on_and_says_what_is_kept(setup, whole,
     assert len(metrics(run)) == 11
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_to_one_process_saves_in_all(setup, tmp_path, number, code):
+@pytest.mark.parametrize("number, code, processes", [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 1)])
+def test_a_signal_to_one_process_saves_in_all(setup, tmp_path, number, code, processes):
     endless = "--train_iters", "1000", "--save_interval", "900"
-    codes, said, run = setup.train(tmp_path, *endless, processes=2, signal=number, at_step=2, targets=1)
-    assert codes == [code, code], said
+    codes, said, run = setup.train(tmp_path, *endless, processes=processes, signal=number, at_step=2, targets=1)
+    assert codes == [code] * processes, said
     step = int((run / "latest").read_text())
     assert step == metrics(run)[-1]["step"] and states(run, step)
     assert "finishing this step, then saving" in said
