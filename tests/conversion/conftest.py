@@ -11,7 +11,7 @@ from PIL import Image
 
 from concat_id.config import Config, load_config
 from concat_id.conversion.folders import to_hf
-from concat_id.conversion.sources import open_source
+from concat_id.conversion.weight_sources import open_source
 from concat_id.pipelines.diffusers_pipeline import ConcatIDPipeline
 
 PROMPT = "a man in a red hat"

@@ -13,7 +13,7 @@ from concat_id.config import load_config
 from concat_id.conversion import names
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_shards
-from concat_id.conversion.sources import open_source
+from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
 from concat_id.weights import content_digest, load_sat_checkpoint, load_tensors
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from concat_id.config import ModelConfig
 from concat_id.conversion.lora import DIFFUSERS_FILE
-from concat_id.conversion.sources import Source
+from concat_id.conversion.weight_sources import WeightSource
 from concat_id.files import resolve_path
 from concat_id.weights import content_digest
 
@@ -39,7 +39,7 @@ References are heads cut out on black, as `sat/sample_video.py` of the project w
 """
 
 
-def model_card(source: Source, model: ModelConfig, low_rank: str, made_with: Mapping[str, str]) -> str:
+def model_card(source: WeightSource, model: ModelConfig, low_rank: str, made_with: Mapping[str, str]) -> str:
     """Text of README.md."""
     t, factor = model.transformer, model.autoencoder.spatial_factor
     kept = source.products is not None and low_rank == "keep"

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +12,11 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
 from tqdm import tqdm
 
-from concat_id.config import ModelConfig
+from concat_id.config import ModelConfig, load_config
 from concat_id.conversion import lora, names
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
-from concat_id.conversion.sources import Source
+from concat_id.conversion.weight_sources import WeightSource, run_configuration
 from concat_id.errors import UserError, one_line
 from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.json_files import write_json
@@ -38,17 +38,21 @@ COMPONENTS = {
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
+MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
 LoraMode = Literal["merge", "keep"]
 
 
 def to_hf(
-    source: Source, output: Path, model: ModelConfig, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False
-) -> None:
+    source: WeightSource, output: Path, model: ModelConfig, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge",
+    trust: bool = False,
+) -> None:  # fmt: skip
     """Write a complete diffusers folder of the transformer `source` with the VAE and text encoder that `model` names.
 
     `dtype` None keeps each tensor's own, and writes the VAE in float32. Low-rank products are added to the weights, or kept beside
     them as diffusers' load_lora_weights reads them. The folder appears whole or not at all.
     """
+    if low_rank == "keep" and source.products is None:
+        raise UserError(f"{source.path}: found whole weights, no low-rank ones to keep; leave --lora keep out")
     kept = source.products if low_rank == "keep" else None
     text_encoder = resolve_path(model.text_encoder.path)
     for name in ("config.json", "spiece.model"):
@@ -70,12 +74,10 @@ def to_hf(
         write_text(folder / "README.md", model_card(source, model, low_rank, made_with))
 
 
-def to_sat(
-    source: Path, output: Path, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False
-) -> None:
+def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False) -> None:
     """Write the transformer of a diffusers folder as a SAT checkpoint. `transformer.position_embeddings`, unused, becomes zeros.
 
-    Low-rank products beside it are added to the weights, or kept beside the checkpoint as sat/merge_lora.py reads them.
+    Low-rank products beside it are added to the weights, or kept beside the checkpoint as merge-lora reads them.
     """
     folder = source / "transformer" if os.path.isdir(source / "transformer") else source
     settings = transformer_settings(folder)
@@ -100,7 +102,7 @@ def to_sat(
             lora.write_sat_products(partial, kept)
 
 
-def write_transformer(folder: Path, source: Source, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:
+def write_transformer(folder: Path, source: WeightSource, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:
     """Write the transformer under diffusers' names with its configuration."""
     settings = names.diffusers_transformer_settings(model.transformer)
     targets = names.diffusers_targets(model.transformer.num_layers)
@@ -183,6 +185,13 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
         index |= dict.fromkeys(contained, final)
     if len(shards) > 1:
         write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def choose_model(source: WeightSource, path: Path, base: Sequence[str]) -> tuple[str, ModelConfig]:
+    """Read the configuration `base`, else the one that the run at `path` recorded, else find the known one that fits the weights."""
+    if files := list(base) or [str(recorded) for recorded in [run_configuration(path)] if recorded]:
+        return " ".join(files), load_config(files).model
+    return detect_model(source.open(), ((name, load_config([f"configs/{name}.yaml"]).model) for name in MODELS))
 
 
 def detect_model(tensors: Mapping[str, Tensor], candidates: Iterable[tuple[str, ModelConfig]]) -> tuple[str, ModelConfig]:

@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from concat_id.config import load_config
 from concat_id.conversion.folders import TOKENIZER_FILES, write_shards
 from concat_id.conversion.lazy import LazyTensors, lazy_files
-from concat_id.conversion.sources import open_source, run_configuration
+from concat_id.conversion.weight_sources import open_source, run_configuration
 from concat_id.errors import UserError
 from concat_id.files import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, write_text, written_whole
 from concat_id.json_files import write_json
@@ -80,6 +81,18 @@ def is_wan(path: Path, trust: bool = False) -> bool:
             raise
         return False
     return is_native(given_names(names))
+
+
+def convert(
+    direction: str, source: Path, target: Path, base: Sequence[str], dtype: torch.dtype | None, trust: bool, others: Mapping[str, Any]
+) -> None:
+    """Convert in the `direction` to-hf or to-sat. Raises `UserError` for any of the `others`, options that Wan's weights do not have."""
+    if name := next((name for name, value in others.items() if value), None):
+        raise UserError(f"command line: {name}: is for CogVideoX alone, found Wan weights in {source}; leave it out")
+    if direction == "to-hf":
+        to_diffusers(source, target, load_config(list(base)).model if base else None, dtype=dtype, trust=trust)
+    else:
+        to_native(source, target, dtype=dtype, trust=trust)
 
 
 def to_diffusers(
