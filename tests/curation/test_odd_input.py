@@ -17,8 +17,8 @@ from odd_input import FEW, is_told, mutated, odd_paths, start
 from PIL import Image
 
 from concat_id.curation.preparing import RECORD, recall
-from concat_id.curation.sources import Captions, read_sources
-from concat_id.curation.thresholds import ByKind, Thresholds
+from concat_id.curation.source_videos import Captions, read_sources
+from concat_id.curation.thresholds import Thresholds
 from concat_id.data.manifest import read_manifest
 from concat_id.errors import UserError, one_line
 from concat_id.json_files import write_json
@@ -27,9 +27,9 @@ from .conftest import read
 
 PERSON = {"folder": "v/a", "identity": "p", "box": [0.1, 0.1, 0.9, 0.9]}
 CLIP = {"video_path": "v/a.png", "caption": "c", "split": "train", "recording": "r", "people": [PERSON]}
-MANIFEST = {"recognizer": "SFace", "clips": [CLIP, CLIP | {"recording": None, "split": None}]}
+MANIFEST = {"recognizer": "SFace", "threshold": 0.4, "clips": [CLIP, CLIP | {"recording": None, "split": None}]}
 BANDS = {"recognizer": "SFace", "cross": [0.1, 0.9], "cross_two": [0.1, 0.9], "trade_off": [0.5, 0.9], "hygiene": 0.4}
-THRESHOLDS = {"thresholds": BANDS, "trade_off by kind": {"words": ["3"], "bands": {"clips of 1": [0.1, 0.5]}}}
+THRESHOLDS = {"thresholds": BANDS}
 ENTRY = {"video_path": "v/a.png", "caption": "c", "identities": ["p"], "split": "test", "recording": "r"}
 MAKE_PAIRS = load_script(ROOT / "sat" / "make_pairs.py")
 
@@ -65,7 +65,6 @@ def test_any_value_anywhere_in_thresholds(data, content):
     write_json(data / "v" / "thresholds.json", content)
     try:
         assert Thresholds.read(data / "v" / "thresholds.json").cross[1] < 1e101
-        assert ByKind.read(data / "v" / "thresholds.json") is None or "trade_off by kind" in content
     except UserError as error:
         assert "thresholds.json: " in str(error) and len(one_line(error).splitlines()) == 1
 

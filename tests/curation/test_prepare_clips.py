@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from concat_id.curation.sources import Captions, read_sources
+from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.data.manifest import read_manifest
 
 from .conftest import read
@@ -97,7 +97,7 @@ def test_nothing_half_written_after_a_failure(videos, prepare, tmp_path, monkeyp
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("concat_id.curation.references.write_picture", fail)
+    monkeypatch.setattr("concat_id.curation.reference_crops.write_picture", fail)
     code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
     assert code == 1 and "No space left" in told and not list(tmp_path.iterdir())
 

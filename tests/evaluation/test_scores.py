@@ -5,11 +5,12 @@ import pytest
 from evaluation.clips import other_photographs, scene, write_clip
 from PIL import Image
 
-from concat_id.evaluation.faces import FoundFace, Reference, Track, build_tracks, similarity
+from concat_id.evaluation.faces import Reference
 from concat_id.evaluation.layouts import Sample
 from concat_id.evaluation.measuring import measure
 from concat_id.evaluation.people import people_scores
 from concat_id.face.detection import TEMPLATE, Face
+from concat_id.face.tracking import FoundFace, Track, build_tracks, similarity
 
 
 @pytest.fixture

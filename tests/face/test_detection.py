@@ -113,7 +113,7 @@ def test_antelopev2_layout(tmp_path, detector_folder, astronaut, capfd):
 
 
 def test_missing_and_empty_folders(tmp_path, detector_folder):
-    with pytest.raises(UserError, match="no such folder.*prepare_face_models"):
+    with pytest.raises(UserError, match="no such folder.*face-models"):
         FaceDetector(tmp_path / "antelopev2", "cpu")
     with pytest.raises(UserError, match=r"no \.onnx file"):
         FaceDetector(tmp_path, "cpu")

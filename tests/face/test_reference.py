@@ -8,7 +8,7 @@ from PIL import Image
 from concat_id.config import FaceConfig
 from concat_id.errors import UserError
 from concat_id.face.detection import Face
-from concat_id.face.models import load_face_models
+from concat_id.face.loading import load_face_models
 from concat_id.face.parsing import CLASSES, EllipseParser
 from concat_id.face.reference import mask_surroundings, prepare_reference
 from concat_id.transforms import load_image
@@ -170,7 +170,7 @@ def test_fallback_detector_is_told(tmp_path, detector_folder):
 
 
 def test_nothing_there_or_half_there(tmp_path, detector_folder):
-    with pytest.raises(UserError, match="prepare_face_models"):
+    with pytest.raises(UserError, match="face-models"):
         load_face_models(config_of(tmp_path), "cpu")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.onnx"):

@@ -4,14 +4,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from concat_id.data.manifest import Appearance, Clip
-from concat_id.data.records import words_of
+from concat_id.data.manifest import COMMAND, Appearance, Clip
 from concat_id.errors import UserError
+from concat_id.json_files import NUMBER, read_json, take
 
 BLOCK = 2048  # rows of cosines at a time
 
@@ -23,12 +24,6 @@ class NamedClip:
     clip: Clip
     identities: tuple[str, ...]
     split: str
-
-    def kind(self, words: Sequence[str]) -> str:
-        """Tell pictures from clips, one person from several, and captions with one of `words` from others."""
-        own = words_of(self.clip.caption) & {word.lower() for word in words}
-        kind = "pictures" if self.clip.is_picture else "clips"
-        return f"{kind} of {len(self.identities)}" + (", named" if own else "")
 
 
 def name_people(clips: Sequence[Clip], threshold: float) -> list[tuple[str, ...]]:
@@ -94,6 +89,12 @@ def too_close(clips: Sequence[NamedClip], threshold: float) -> dict[str, float]:
             for start in range(0, len(pool), BLOCK):
                 nearest[name] = max(nearest[name], float((pool[start : start + BLOCK] @ person.vectors.T).max()))
     return {name: cosine for name, cosine in nearest.items() if cosine > threshold}
+
+
+def recorded_threshold(manifest: Path) -> float | None:
+    """Read the recogniser's own threshold from a manifest; None if it tells none. Raises `UserError`."""
+    content = read_json(manifest, "a manifest of sat/prepare_clips.py", COMMAND)
+    return take(content, "threshold", NUMBER, str(manifest), COMMAND, optional=True)
 
 
 class Others:

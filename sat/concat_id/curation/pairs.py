@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, Others
-from concat_id.curation.thresholds import Band, ByKind, Thresholds
+from concat_id.curation.thresholds import Band, Thresholds
 from concat_id.data.manifest import Appearance
 
 Pairing = Literal["random", "minimum"]
@@ -85,24 +85,18 @@ def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: 
     return stage
 
 
-def trade_off_pairs(
-    clips: Sequence[NamedClip], thresholds: Thresholds, most_per_person: int, seed: int, by_kind: ByKind | None = None
-) -> Stage:
+def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per_person: int, seed: int) -> Stage:
     """Stage III: the picture of the same person from another clip that is least like the clip within the high band.
 
-    The set is small: of each person (or group of people), the `most_per_person` clips with the lowest cosine. With `by_kind` each kind
-    of clip has a band of its own, and as many clips.
+    The set is small: of each person (or group of people), the `most_per_person` clips with the lowest cosine.
     """
-    by_kind = by_kind or ByKind((), {})
     others, stage = Others(clips), Stage()
     for index, clip in enumerate(clips):
-        band = by_kind.bands.get(clip.kind(by_kind.words), thresholds.trade_off)
-        _add(stage, clip, others, band, "minimum", np.random.default_rng([seed, index]))
+        _add(stage, clip, others, thresholds.trade_off, "minimum", np.random.default_rng([seed, index]))
     kept: list[Pair] = []
     counts: Counter = Counter()
     for pair in sorted(stage.pairs, key=lambda pair: min(pair.cosines)):
-        kind = pair.clip.kind(by_kind.words) if by_kind.bands else None
-        people = pair.clip.split, pair.clip.identities, kind
+        people = pair.clip.split, pair.clip.identities
         counts[people] += 1
         if counts[people] <= most_per_person:
             kept.append(pair)

@@ -1,4 +1,4 @@
-"""The pictures of a person that stand for them: sharp, frontal, large, and different from one another."""
+"""The crops of a clip that stand for a person: sharp, frontal, large, and different from one another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,53 +7,53 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from concat_id.curation.people import DiscardError, Person, Sighting, in_order
-from concat_id.face.detection import TEMPLATE, TEMPLATE_SIZE, FaceDetector, alignment, moved, warp
-from concat_id.face.reference import MIN_REMAINING, REMOVED_CLASSES, FaceParser
+from concat_id.curation.clip_people import DiscardError, in_order
+from concat_id.face.detection import TEMPLATE, TEMPLATE_SIZE, Face, FaceDetector, alignment, moved
+from concat_id.face.reference import FaceParser, kept_pixels
+from concat_id.face.tracking import FoundFace, Track
 from concat_id.video import write_picture
 
-GOOD_ENOUGH = 0.4  # of the best picture's quality
-ALIKE = 0.985  # cosine from which a second picture adds nothing
+GOOD_ENOUGH = 0.4  # of the best crop's quality
+ALIKE = 0.985  # cosine from which a second crop adds nothing
 TURNED = 0.35  # shift of the nose, in distances of the eyes, at which a face counts as a profile
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A chosen picture: number of the sampled frame, quality in [0, 1] within the clip, vector (D,) of length 1."""
+class ReferenceCrop:
+    """A chosen crop: number of the sampled frame, quality in [0, 1] within the clip, vector (D,) of length 1."""
 
     frame: int
     quality: float
     vector: np.ndarray
 
 
-def choose_references(people: Sequence[Person], frames: Sequence[Image.Image], most: int) -> list[list[Reference]]:
-    """Choose up to `most` pictures of each person, from left to right.
+def choose_references(people: Sequence[Track], most: int) -> list[list[ReferenceCrop]]:
+    """Choose up to `most` crops of each person, from left to right.
 
     Frames in which people stand in another order than on average are not used. Raises `DiscardError` if nothing is left of a person.
     """
     chosen = []
     for place, person in enumerate(people, 1):
-        numbers = [number for number in sorted(person.sightings) if in_order(people, number)]
+        numbers = [number for number in sorted(person.faces) if in_order(people, number)]
         if not numbers:
             raise DiscardError(f"person {place} never stands where the order of the people says")
-        qualities = rate([frames[number] for number in numbers], [person.sightings[number] for number in numbers])
-        vectors = np.stack([person.sightings[number].vector for number in numbers])
+        qualities = rate([person.faces[number] for number in numbers])
+        vectors = np.stack([person.faces[number].vector for number in numbers])
         picked = spread_out(qualities, vectors, most)
-        chosen.append([Reference(numbers[index], float(qualities[index]), vectors[index]) for index in picked])
+        chosen.append([ReferenceCrop(numbers[index], float(qualities[index]), vectors[index]) for index in picked])
     return chosen
 
 
-def rate(frames: Sequence[Image.Image], sightings: Sequence) -> np.ndarray:
-    """Rate pictures of one person in [0, 1]: sharpness and size relative to the best of them, times frontality; (N,)."""
-    sharp = np.array([sharpness(warp(frame, alignment(sighting.face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE))
-                      for frame, sighting in zip(frames, sightings, strict=True)])  # fmt: skip
-    large = np.array([sighting.side for sighting in sightings])
-    frontal = np.array([frontality(sighting.face.keypoints) for sighting in sightings])
+def rate(faces: Sequence[FoundFace]) -> np.ndarray:
+    """Rate faces of one person in [0, 1]: sharpness and size relative to the best of them, times frontality; (N,)."""
+    sharp = np.array([sharpness(found.crop) for found in faces])
+    large = np.array([found.side for found in faces])
+    frontal = np.array([frontality(found.face.keypoints) for found in faces])
     return sharp / max(sharp.max(), 1e-9) * large / max(large.max(), 1e-9) * frontal
 
 
 def sharpness(crop: Image.Image) -> float:
-    """Energy of the second derivative relative to the contrast, so that dark pictures are not taken for blurred ones."""
+    """Energy of the second derivative relative to the contrast, so that dark crops are not taken for blurred ones."""
     grey = np.asarray(crop.convert("L")).astype(np.float64)
     second = grey[1:-1, :-2] + grey[1:-1, 2:] + grey[:-2, 1:-1] + grey[2:, 1:-1] - 4 * grey[1:-1, 1:-1]
     return float(second.std() / max(grey.std(), 1e-6))
@@ -68,7 +68,7 @@ def frontality(keypoints: np.ndarray) -> float:
 
 
 def spread_out(qualities: np.ndarray, vectors: np.ndarray, most: int) -> list[int]:
-    """Choose indices: the best picture, then again and again a good one unlike those chosen (quality times distance is largest)."""
+    """Choose indices: the best crop, then again and again a good one unlike those chosen (quality times distance is largest)."""
     chosen = [int(qualities.argmax())]
     good = qualities >= GOOD_ENOUGH * qualities.max()
     while len(chosen) < most:
@@ -81,12 +81,10 @@ def spread_out(qualities: np.ndarray, vectors: np.ndarray, most: int) -> list[in
 
 
 def write_reference(
-    picture: Path, mask: Path, frame: Image.Image, sighting: Sighting, detector: FaceDetector, parser: FaceParser, size: int
+    target: Path, mask: Path, frame: Image.Image, face: Face, detector: FaceDetector, parser: FaceParser, size: int
 ) -> None:
-    """Write the upright crop of `size` pixels, and in white what the model is to see of it: all, if too little would remain."""
-    crop, keypoints = detector.align(frame, sighting.face, size)
-    kept = ~np.isin(parser.parse(crop, keypoints), REMOVED_CLASSES)
-    if kept.mean() < MIN_REMAINING:
-        kept[:] = True
-    write_picture(picture, crop)
+    """Write the upright crop of `size` pixels, and in white what the model is to see of it."""
+    crop, keypoints = detector.align(frame, face, size)
+    kept, _ = kept_pixels(parser.parse(crop, keypoints))
+    write_picture(target, crop)
     write_picture(mask, Image.fromarray(kept.astype(np.uint8) * 255))

@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from concat_id.config import FaceConfig
-from concat_id.errors import UserError, warn
-from concat_id.evaluation.faces import FoundFace, Reference, Track, assign, build_tracks, find_faces, read_reference
+from concat_id.errors import UserError, one_line, warn
+from concat_id.evaluation.faces import Reference, assign, read_reference
 from concat_id.evaluation.frames import Video, read_video
 from concat_id.evaluation.identity import identity_scores, published_similarity
 from concat_id.evaluation.layouts import Sample
@@ -23,8 +23,9 @@ from concat_id.evaluation.motion import motion_scores
 from concat_id.evaluation.people import people_scores
 from concat_id.evaluation.text import clip_scores, viclip_scores
 from concat_id.face.detection import Face, FaceDetector
-from concat_id.face.models import choose_folders
-from concat_id.face.recognition import FaceRecognizer, load_recognizer
+from concat_id.face.loading import choose_folders
+from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
+from concat_id.face.tracking import FoundFace, Track, build_tracks, find_faces
 from concat_id.files import file_digest, resolve_path, safe_name, text_digest
 from concat_id.json_files import recall_json, write_json
 from concat_id.models.clip import ClipEncoder
@@ -32,7 +33,6 @@ from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights import content_digest
 
 VERSION = 3  # raise it when the same video would be scored differently
-OTHER_THRESHOLD = 0.3  # from which two faces are one person's, for recognisers that publish none; the report says so
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 THUMBNAIL = 132  # pixels of a frame's height in the report
 Obedience = Callable[[list[Image.Image], list[list[Face]], str], dict[str, bool | None]]
@@ -92,12 +92,11 @@ def load_instruments(device: torch.device | str, *, detector: str | None, recogn
         not_computed["viclip"] = f"put {needed} into {viclip}, or name their folder by --viclip"
     if obedience is None:
         not_computed["obedience"] = "give --obedience"
-    if threshold is None:
-        threshold = found.threshold or OTHER_THRESHOLD
-        if found.threshold is None:
-            warn(f"{found.name} publishes no threshold for one person's faces; {OTHER_THRESHOLD} is taken, set --threshold to change it")
+    chosen = same_person(found.name, found.threshold, threshold)
+    if threshold is None and found.threshold is None:
+        warn(f"{one_line(chosen)}; set --threshold to change it")
     detector = FaceDetector(folders.detector, device)
-    return Instruments(detector, found, threshold, num_frames, **encoders, obedience=obedience, not_computed=not_computed)
+    return Instruments(detector, found, chosen.threshold, num_frames, **encoders, obedience=obedience, not_computed=not_computed)
 
 
 def result_file(sample: Sample, run: str, output: Path) -> Path:
@@ -145,7 +144,8 @@ def measure(sample: Sample, instruments: Instruments) -> dict[str, Any]:
     """Compute all scores of a sample. Raises `UserError` for a video or a reference that cannot be used."""
     references = [instruments.reference(path) for path in sample.references]
     video = read_video(sample.video, instruments.num_frames)
-    found = find_faces(video.frames, instruments.detector, instruments.recognizer)
+    images = [Image.fromarray(frame) for frame in video.frames]
+    found = find_faces(images, instruments.detector, instruments.recognizer)
     tracks = build_tracks(found, instruments.threshold)
     count = len(video.frames)
     people = assign(references, tracks, count, instruments.threshold)
@@ -164,7 +164,7 @@ def measure(sample: Sample, instruments: Instruments) -> dict[str, Any]:
         scores, notes = scores | more, notes + remarks
     if instruments.obedience is not None and sample.prompt:
         faces = [[one.face for one in many] for many in found]
-        told = instruments.obedience([Image.fromarray(frame) for frame in video.frames], faces, sample.prompt)
+        told = instruments.obedience(images, faces, sample.prompt)
         judged = {name: None if value is None else bool(value) for name, value in told.items()}
         known = [value for value in judged.values() if value is not None]
         scores["obedience"] = float(np.mean(known)) if known else None

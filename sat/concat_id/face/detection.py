@@ -3,9 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.face.onnx_files import check_onnx, onnx_files
+from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_files
 
 CROP_SIZE = 448
 DETECTION_SIZE = 640
@@ -60,8 +58,12 @@ class Face:
         """Square pixels of the box."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
+    def shifted(self, left: float, top: float) -> "Face":
+        """The same face in an image that continues this one by `left` and `top` pixels."""
+        return Face(self.box + [left, top, left, top], self.keypoints + [left, top], self.score)
 
-class Sighting(NamedTuple):
+
+class UprightPhoto(NamedTuple):
     """A photograph set upright, its faces, most certain first, and a note if it had to be turned."""
 
     photo: Image.Image
@@ -70,7 +72,7 @@ class Sighting(NamedTuple):
 
 
 class FaceDetector:
-    """The detector of a folder of ONNX files, such as antelopev2 or the one that sat/prepare_face_models.py makes.
+    """The detector of a folder of ONNX files, such as antelopev2 or the one that sat/convert_weights.py makes.
 
     Raises `UserError` if the folder holds no detector with key points.
     """
@@ -89,12 +91,12 @@ class FaceDetector:
         boxes, keypoints = self.model.detect(bgr)
         return [Face(box[:4].astype(float), points.astype(float), float(box[4])) for box, points in zip(boxes, keypoints, strict=True)]
 
-    def search(self, photo: Image.Image) -> Sighting:
+    def search(self, photo: Image.Image) -> UprightPhoto:
         """Find the faces of a photograph with a second look where there is none or a doubtful one: it may lie, or show a small face."""
         faces = self.detect(photo)
         own = _best_score(faces)
         if own >= SURE or faces and not self.looks_again:  # of other detectors no scores of turned photographs are known
-            return Sighting(photo, faces)
+            return UprightPhoto(photo, faces)
         small = photo.copy()
         small.thumbnail((2 * DETECTION_SIZE,) * 2)
         scores = {how: _best_score(self.detect(small.transpose(turn))) for how, turn in TURNS.items()}
@@ -102,8 +104,8 @@ class FaceDetector:
         is_better = best >= max(SURE, own + LEAST_GAIN) or best >= own + CLEAR_GAIN
         if is_better if faces else best >= SECOND_LOOK:
             turned = photo.transpose(TURNS[how])
-            return Sighting(turned, self.detect(turned), f"the photo lies {how}; it is turned upright")
-        return Sighting(photo, faces or self._detect_in_tiles(photo))
+            return UprightPhoto(turned, self.detect(turned), f"the photo lies {how}; it is turned upright")
+        return UprightPhoto(photo, faces or self._detect_in_tiles(photo))
 
     def _detect_in_tiles(self, photo: Image.Image) -> list[Face]:
         """Find small faces in overlapping parts of a large photograph, most certain first."""
@@ -114,11 +116,11 @@ class FaceDetector:
         columns, rows = (_starts(length, side) for length in photo.size)
         for left, top in product(columns, rows):
             tile = photo.crop((left, top, min(left + side, photo.width), min(top + side, photo.height)))
-            found += [Face(face.box + [left, top, left, top], face.keypoints + [left, top], face.score)
-                      for face in self.detect(tile) if face.score >= SECOND_LOOK]  # fmt: skip
+            found += [face.shifted(left, top) for face in self.detect(tile) if face.score >= SECOND_LOOK]
         kept: list[Face] = []
         for face in sorted(found, key=lambda face: -face.score):
-            if not any(_is_same(face, other) for other in kept):
+            # One face of two tiles: more than half of the smaller box is in the other.
+            if not any(shared_area(face, other) > min(face.area, other.area) / 2 for other in kept):
                 kept.append(face)
         return kept
 
@@ -154,10 +156,10 @@ def _starts(length: int, side: int) -> list[int]:
     return np.linspace(0, max(0, length - side), count).astype(int).tolist()
 
 
-def _is_same(face: Face, other: Face) -> bool:
-    """Whether two tiles show one face: more than half of the smaller box is in the other."""
+def shared_area(face: Face, other: Face) -> float:
+    """Square pixels that the boxes of two faces have in common."""
     low, high = np.maximum(face.box[:2], other.box[:2]), np.minimum(face.box[2:], other.box[2:])
-    return float(np.prod(np.maximum(high - low, 0))) > min(face.area, other.area) / 2
+    return float(np.prod(np.maximum(high - low, 0)))
 
 
 def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -199,38 +201,13 @@ def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
 
     Smallest first, because every file must be loaded to know what it is, and antelopev2's recogniser has 260 MB.
     """
-    from insightface.model_zoo import get_model  # takes a second
-
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `python sat/prepare_face_models.py`")
-    files = onnx_files(folder, smallest_first=True)
-    if not files:
-        raise UserError(f"{folder}: found no .onnx file, expected a face detector such as antelopev2's; download it again")
-    unreadable = []
-    for file in files:
-        try:
-            check_onnx(file)
-            with redirect_stdout(StringIO()):
-                model = get_model(str(file), **session_settings(device))
-        except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
-            unreadable.append(f"{file.name} ({str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__})")
-            continue
+        raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `{COMMAND}`")
+    unreadable: list[str] = []
+    for model, file in load_models(folder, device, unreadable, smallest_first=True):
         if getattr(model, "taskname", None) == "detection" and model.use_kps:
-            model.prepare(-1 if device.type == "cpu" else device.index or 0, input_size=(DETECTION_SIZE,) * 2, det_thresh=SCORE_THRESHOLD)
+            model.prepare(device_number(device), input_size=(DETECTION_SIZE,) * 2, det_thresh=SCORE_THRESHOLD)
             return model, file
-    names = ", ".join(file.name for file in files)
+    names = ", ".join(file.name for file in onnx_files(folder)) or "no .onnx file"
     damaged = f"; unreadable: {', '.join(unreadable)}" if unreadable else ""
     raise UserError(f"{folder}: found {names}, expected among them a face detector with key points{damaged}; download the folder again")
-
-
-def session_settings(device: torch.device) -> dict[str, Any]:
-    """Arguments of onnxruntime's session: the GPU where asked for and offered, else the CPU, and no chatter."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = min(4, torch.get_num_threads())  # left alone, it pins threads to cores, which containers may forbid
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.type != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-    return {"providers": providers, "sess_options": options}
