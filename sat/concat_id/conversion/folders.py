@@ -147,14 +147,21 @@ def write_autoencoder(folder: Path, model: ModelConfig, dtype: torch.dtype | Non
 def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
     """Write T5's encoder as safetensors, whatever it was, and its tokenizer."""
     tensors = lazy_files(weight_files(source), trust)
-    kept = [name for name in tensors if not matches(name, (*DECODER_WEIGHTS, "encoder.embed_tokens.weight"))]
+    write_encoder_tensors(folder, tensors, (*DECODER_WEIGHTS, "encoder.embed_tokens.weight"), source, dtype)
+    shutil.copyfile(source / "config.json", folder / "text_encoder" / "config.json")
+
+
+def write_encoder_tensors(
+    folder: Path, tensors: Mapping[str, Tensor], unused: Sequence[str], tokenizer: Path, dtype: torch.dtype | None
+) -> None:
+    """Write a text encoder's tensors without the `unused` ones (patterns), and the files of its tokenizer."""
+    kept = [name for name in tensors if not matches(name, unused)]
     converted = ((name, tensors[name].to(dtype) if dtype else tensors[name]) for name in tqdm(kept, "text encoder", unit="tensor"))
     write_shards(folder / "text_encoder", "model", converted)
-    shutil.copyfile(source / "config.json", folder / "text_encoder" / "config.json")
     (folder / "tokenizer").mkdir()
     for name in TOKENIZER_FILES:
-        if os.path.isfile(source / name):
-            shutil.copyfile(source / name, folder / "tokenizer" / name)
+        if os.path.isfile(tokenizer / name):
+            shutil.copyfile(tokenizer / name, folder / "tokenizer" / name)
 
 
 def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]], shard_size: int = SHARD_SIZE) -> None:

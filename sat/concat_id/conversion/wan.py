@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config import load_config
-from concat_id.conversion.folders import TOKENIZER_FILES, write_shards
+from concat_id.conversion.card import wan_card
+from concat_id.conversion.folders import write_encoder_tensors, write_shards
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.weight_sources import open_source, run_configuration
 from concat_id.errors import UserError
@@ -26,7 +27,7 @@ from concat_id.models.wan_weights import PREFIX, STEM, check_names, given_names,
 from concat_id.versions import versions
 from concat_id.wan_config import WanModelConfig, WanTransformerConfig
 from concat_id.weight_folders import MODEL_STATES
-from concat_id.weights import check_floats, content_digest, load_tensors, shape_of, weights_digest, writing
+from concat_id.weights import check_floats, load_tensors, shape_of, writing
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
 PIPELINE, NETWORK = SOURCES / "pipelines" / "wan_diffusers.py", SOURCES / "models" / "wan_network.py"
@@ -39,34 +40,6 @@ COMPONENTS = {
     "tokenizer": ["transformers", "T5Tokenizer"],
     "scheduler": ["diffusers", SCHEDULER],
 }
-CARD = """---
-library_name: diffusers
-pipeline_tag: text-to-video
----
-# Concat-ID on Wan2.1, converted for diffusers
-
-{layers} layers of width {width}; {variant}. Trained with one reference image.
-
-```python
-import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import export_to_video
-from PIL import Image
-
-folder = "."
-pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
-pipe.enable_model_cpu_offload()
-video = pipe("A woman laughs in the rain", reference_images=[Image.open("face.png")]).frames[0]
-export_to_video(video, "video.mp4", fps=16)
-```
-
-References are heads cut out on black, as `inference_wan.py` of the project writes them (`reference_1.png`).
-
-## Provenance
-
-| part | converted from | content |
-|---|---|---|
-"""
 
 
 def is_wan(path: Path, trust: bool = False) -> bool:
@@ -121,7 +94,7 @@ def to_diffusers(
         write_json(folder / "model_index.json", index)
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
         parts = {"transformer": source, "VAE": autoencoder, "text encoder": text_encoder}
-        write_text(folder / "README.md", model_card(config, parts, made_with))
+        write_text(folder / "README.md", wan_card(config, parts, made_with))
 
 
 def find_model(source: Path, trust: bool = False) -> WanModelConfig:
@@ -196,26 +169,8 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
         tensors = lazy_files(encoder.files, trust)
         target.mkdir(parents=True)
         shutil.copyfile(encoder.folder / "config.json", target / "config.json")
-    kept = [name for name in tensors if name != "encoder.embed_tokens.weight"]  # the same as shared.weight
-    converted = ((name, tensors[name].to(dtype) if dtype else tensors[name]) for name in tqdm(kept, "text encoder", unit="tensor"))
-    write_shards(target, "model", converted)
-    (folder / "tokenizer").mkdir()
-    for name in TOKENIZER_FILES:
-        if os.path.isfile(encoder.tokenizer_folder / name):
-            shutil.copyfile(encoder.tokenizer_folder / name, folder / "tokenizer" / name)
-
-
-def model_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_with: Mapping[str, str]) -> str:
-    """Text of README.md: what it is, how to use it, where each part came from."""
-    variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
-    head = CARD.format(layers=config.num_layers, width=config.hidden_size, variant=variant)
-    table = ""
-    for part, path in parts.items():
-        files = wan_files(path) if part == "transformer" else []
-        digest = "+".join(map(weights_digest, files)) if files and all(os.path.isfile(file) for file in files) else content_digest(path)
-        table += f"| {part} | `{'/'.join(path.parts[-3:])}` | `{digest}` |\n"
-    tools = ", ".join(f"{name} {number}" for name, number in made_with.items())
-    return f"{head}{table}\nConverted with {tools}. The weights keep the licence of what they were converted from.\n"
+    tokenizer = encoder.tokenizer_folder
+    write_encoder_tensors(folder, tensors, ("encoder.embed_tokens.weight",), tokenizer, dtype)  # the same as shared.weight
 
 
 def _open(path: Path, trust: bool) -> Mapping[str, Tensor]:
