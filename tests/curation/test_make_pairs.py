@@ -33,7 +33,7 @@ def manifest(tmp_path_factory) -> Path:
         files = [f"clip_000_person_1/{index}.png" for index in range(3)]
         np.savez(home / "vectors.npz", files=np.array(files), vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
         people = [{"folder": f"v{number}/clip_000_person_1", "identity": f"p{who}"} | ({"box": BOX} if who % 2 else {})]
-        clips.append({"video_path": f"v{number}/clip_000.mp4", "caption": f"person {who}", "split": None, "people": people})
+        clips.append({"video_path": f"v{number}/clip_000.mp4", "caption": f"person\n@@{who}", "split": None, "people": people})
     (folder / "manifest.json").write_text(json.dumps({"recognizer": "SFace", "clips": clips}))
     return folder / "manifest.json"
 
