@@ -87,6 +87,25 @@ def recognizer_folder(face_folder) -> Path:
     return face_folder.parent / "face_recognizer"
 
 
+@pytest.fixture(scope="session")
+def picture():
+    """Images of 96x64 that differ in shade."""
+
+    def make(shade: int = 0) -> Image.Image:
+        return Image.linear_gradient("L").convert("RGB").resize((96, 64)).point(lambda value: (value + shade) % 256)
+
+    return make
+
+
+@pytest.fixture
+def weights_leave(monkeypatch):
+    """Let accelerate offload from "cpu": diffusers says cpu:0, which PyTorch takes for another device and copies to."""
+    import accelerate
+
+    offload = accelerate.cpu_offload
+    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: offload(model, torch.device("cpu"), **options))
+
+
 @pytest.fixture
 def sample(tiny_model, face_folder, tmp_path, monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from PIL import Image
 
 from concat_id.config import Config, load_config
 from concat_id.conversion.folders import to_hf
@@ -59,16 +58,6 @@ def sincos(tiny_model, tmp_path_factory) -> Converted:
         torch.manual_seed(1)
         write_transformer(folder / "checkpoint", load_config(bases).model.transformer)
     return convert(bases, folder / "sincos")
-
-
-@pytest.fixture(scope="session")
-def picture():
-    """Pictures that differ in shade."""
-
-    def make(shade: int = 0) -> Image.Image:
-        return Image.linear_gradient("L").convert("RGB").resize((96, 64)).point(lambda value: (value + shade) % 256)
-
-    return make
 
 
 @pytest.fixture(scope="session")
