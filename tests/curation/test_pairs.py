@@ -139,7 +139,7 @@ def test_a_test_person_is_shown_by_the_most_typical_whole_picture_of_a_recording
 
     clips = [taken("typical.mp4", "first", 1, 0), taken("odd.png", "second", -0.5, 1), taken("plain.png", "second", 1, 0.1),
              taken("turned.png", "third", 0.6, -0.8)]  # fmt: skip
-    pictures = [photo.picture for photo in photos_of("p0", clips)]
+    pictures = [photo.file for photo in photos_of("p0", clips)]
     assert pictures == [Path("/data/plain.png"), Path("/data/turned.png"), Path("/data/typical.mp4/0.png")]
 
 

@@ -29,7 +29,7 @@ class NamedClip:
 def name_people(clips: Sequence[Clip], threshold: float) -> list[tuple[str, ...]]:
     """Name the people of each clip: as the manifest does, or else by their faces.
 
-    Two appearances are one person if they bear the same name, or if one has no name and the cosine of their mean vectors is at least
+    Two appearances are one person if they have the same name, or if one has no name and the cosine of their mean vectors is at least
     `threshold`; and so are those linked through others, which errs towards one person too few, never towards one in two splits.
     """
     appearances = [person for clip in clips for person in clip.people]
@@ -76,7 +76,7 @@ def assign_splits(clips: Sequence[Clip], identities: Sequence[tuple[str, ...]], 
 
 
 def too_close(clips: Sequence[NamedClip], threshold: float) -> dict[str, float]:
-    """Find identities outside training with a picture closer than `threshold` to a picture of training, each with its largest cosine."""
+    """Find identities outside training with a crop closer than `threshold` to one of training, each with its largest cosine."""
     training = [person.vectors for clip in clips if clip.split == "train" for person in clip.clip.people]
     if not training:
         return {}

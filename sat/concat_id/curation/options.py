@@ -1,4 +1,4 @@
-"""The options of sat/make_pairs.py that say how alike pictures have to be, and what the numbers of both scripts may be."""
+"""The options of sat/make_pairs.py that say how alike crops have to be, and what the numbers of both scripts may be."""
 
 import argparse
 from pathlib import Path

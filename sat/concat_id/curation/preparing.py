@@ -205,11 +205,11 @@ class Preparation:
             stem = f"{name}_person_{place}"
             (folder / stem).mkdir()
             for number, reference in enumerate(references):
-                picture = f"{stem}/{number}.png"
+                crop = f"{stem}/{number}.png"
                 face, frame = person.faces[reference.frame].face, frames[reference.frame]
                 mask = folder / f"{stem}.masks" / f"{number}.png"
-                write_reference(folder / picture, mask, frame, face, self.tools.detector, self.tools.parser, self.settings.crop)
-                vectors[picture] = reference.vector
+                write_reference(folder / crop, mask, frame, face, self.tools.detector, self.tools.parser, self.settings.crop)
+                vectors[crop] = reference.vector
             identity = source.identities[place - 1] if source.identities else None
             entries.append(_entry(stem, identity, person, references, len(frames), frames[0].size, self.settings.rate))
         video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
@@ -223,7 +223,7 @@ class Preparation:
 
 
 def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the record of what was made for `fingerprint`, None unless it is all there; pictures may have been taken out by hand."""
+    """Return the record of what was made for `fingerprint`, None unless it is all there; crops may have been taken out by hand."""
     record = recall_json(folder / RECORD)
     try:
         if take(record, "fingerprint", TEXT, RECORD) != fingerprint:

@@ -25,7 +25,7 @@ def write_test_set(folder: Path, clips: Sequence[NamedClip], captions: int, peop
     """Write what measures a model on the test people: prompts, photos, and clips that prompts describe; return how many prompts.
 
     A line `caption@@photo` of `test_prompts_<people>.txt` has the caption of a clip and, of everybody in it, a photo from elsewhere: up to
-    `captions` lines for each person or group, of the first `people` of them, those of clips before those of single pictures.
+    `captions` lines for each person or group, of the first `people` of them, those of videos before those of photographs.
     `test_people/<name>.png` are these photos, `test_people/<name>/` hold others of the same person, with which sat/evaluate_identity.py
     calibrates. `test_clips_<people>/` are the clips themselves as outputs of sat/sample_video.py: what they score, a perfect model scores.
     """
@@ -107,14 +107,14 @@ def _write_clip(folder: Path, clip: Path, caption: str, photos: Sequence[str]) -
 
 
 class Photo(NamedTuple):
-    """A picture of one person, and what it was taken from."""
+    """An image of one person, and what it was taken from."""
 
-    picture: Path
+    file: Path
     origin: str
 
 
 def photos_of(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
-    """One picture of a test person from each recording, those that are whole first, then crops.
+    """One image of a test person from each recording, those that are whole first, then crops.
 
     Of a recording, and first of all: those most like the others, by mean cosine. A photograph in sunglasses does not stand for its person.
     """
@@ -144,10 +144,10 @@ def _own_name(name: str) -> str:
 
 def _write_photos(file: Path, photos: Sequence[Photo]) -> None:
     """Write the first photo as `file`, the others into the folder beside it."""
-    _copy(photos[0].picture, file)
+    _copy(photos[0].file, file)
     for number, other in enumerate(photos[1:]):
-        _copy(other.picture, file.with_suffix("") / f"{number}.png")
+        _copy(other.file, file.with_suffix("") / f"{number}.png")
 
 
-def _copy(picture: Path, target: Path) -> None:
-    write_picture(target, load_image(picture))
+def _copy(source: Path, target: Path) -> None:
+    write_picture(target, load_image(source))

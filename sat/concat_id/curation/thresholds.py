@@ -1,7 +1,7 @@
-"""From which similarity two pictures make a pair: the paper's figures, and the same for another recogniser's scores.
+"""From which similarity a crop and a clip make a pair: the paper's figures, and the same for another recogniser's scores.
 
 The paper's figures belong to ArcFace. Another recogniser spreads the same faces differently, so its thresholds are taken where they keep
-the same share of pairs: as quantiles of what it says of one person's pictures in different clips, and of everybody's nearest stranger.
+the same share of pairs: as quantiles of what it says of one person's crops in different clips, and of everybody's nearest stranger.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from concat_id.json_files import NUMBER, OBJECT, TEXT, list_of, read_json, take
 # cross-video pairs, its upper end for trade-off pairs, and near-duplicates beyond. Cosines between them are read off linearly.
 ANCHORS = (0.7, 0.9, 0.99)
 QUANTILES = (0.1, 0.9, 0.999)
-STRANGERS = 0.95  # share of people to whom no picture of anybody else is as close as a test person may be to training; set as well
+STRANGERS = 0.95  # share of people to whom no crop of anybody else is as close as a test person may be to training; set as well
 MIN_PAIRS = 20
 MAX_PAIRS = 200_000
 MAX_IMAGES, MAX_PEOPLE = 20_000, 500  # among which, and for how many, the nearest stranger is looked for
@@ -32,7 +32,7 @@ PAIR = list_of(NUMBER, 2)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Bands low <= cosine < high, and the largest cosine allowed of a test person's picture and one of training.
+    """Bands low <= cosine < high, and the largest cosine allowed of a test person's crop and one of training.
 
     Source of the defaults: the paper's supplement.
     """
@@ -55,7 +55,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Similarities (N,) of a picture and a clip: of the same person, of different people; and of each person and the nearest stranger."""
+    """Similarities (N,) of a crop and a clip: of the same person, of different people; and of each person and the nearest stranger."""
 
     same: np.ndarray
     different: np.ndarray
@@ -67,7 +67,7 @@ class Distribution:
 
 
 def measure(clips: Sequence[NamedClip], seed: int) -> Distribution:
-    """Compare pictures with clips: mean cosine of a picture and the pictures of another clip.
+    """Compare crops with clips: mean cosine of a crop and the crops of another clip.
 
     Raises `UserError` when there are too few to tell anything.
     """

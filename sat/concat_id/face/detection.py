@@ -18,7 +18,7 @@ from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_
 CROP_SIZE = 448
 DETECTION_SIZE = 640
 SCORE_THRESHOLD = 0.5
-MAX_ASPECT_RATIO = 64  # beyond it no face is left of a picture scaled to 640 pixels
+MAX_ASPECT_RATIO = 64  # beyond it no face is left of a image scaled to 640 pixels
 
 # YuNet's key points miss half of a head's tilt: 20 degrees of 45. Where its graph is found, a face is therefore looked at again, set
 # upright by what is known so far and larger; then the crop of one face, turned by -45..45, varies by 1 degree.
@@ -30,16 +30,16 @@ SETTLED = 1.0  # mean movement of the key points, in pixels of that window
 # A photograph that lies on its side or head gives no face, or a doubtful one whose key points are those of an upright face all the same.
 # Upright faces score 0.9 and more; the same faces on their side or head up to 0.85. Half-turned heads of 0.65 score at most 0.1 more so.
 SURE = 0.88
-LEAST_GAIN, CLEAR_GAIN = 0.04, 0.15  # of a turned photograph's score over that of the one given: with a sure score, with any
+MIN_GAIN, CLEAR_GAIN = 0.04, 0.15  # of a turned photograph's score over that of the one given: with a sure score, with any
 SECOND_LOOK = 0.82  # score that counts where the photograph as it is shows no face
 TURNS = {
     "on its left side": Image.Transpose.ROTATE_270,
     "on its head": Image.Transpose.ROTATE_180,
     "on its right side": Image.Transpose.ROTATE_90,
 }
-TILE, OVERLAP, MOST_TILES = 1280, 0.25, 6  # pixels of a tile's side, share of it that the next one sees as well, tiles of a side at most
+TILE, OVERLAP, MAX_TILES = 1280, 0.25, 6  # pixels of a tile's side, share of it that the next one sees as well, tiles of a side at most
 
-# Where the eyes (picture's left, right), the nose and the mouth's corners (left, right) belong in a crop of 112 pixels, as (x, y).
+# Where the eyes (image's left, right), the nose and the mouth's corners (left, right) belong in a crop of 112 pixels, as (x, y).
 # Source: ArcFace, the same as insightface.utils.face_align.arcface_dst.
 TEMPLATE_SIZE = 112
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
@@ -47,7 +47,7 @@ TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
 
 @dataclass
 class Face:
-    """A face in pixels of its picture: box (x0, y0, x1, y1), five key points (5, 2) in the order of `TEMPLATE`, score in [0, 1]."""
+    """A face in pixels of its image: box (x0, y0, x1, y1), five key points (5, 2) in the order of `TEMPLATE`, score in [0, 1]."""
 
     box: np.ndarray
     keypoints: np.ndarray
@@ -84,7 +84,7 @@ class FaceDetector:
         self.looks_again = self.model.session.get_modelmeta().graph_name == IMPRECISE_GRAPH
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """Find the faces of a picture, most certain first."""
+        """Find the faces of a image, most certain first."""
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             return []
         bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
@@ -101,7 +101,7 @@ class FaceDetector:
         small.thumbnail((2 * DETECTION_SIZE,) * 2)
         scores = {how: _best_score(self.detect(small.transpose(turn))) for how, turn in TURNS.items()}
         how, best = max(scores.items(), key=lambda item: item[1])
-        is_better = best >= max(SURE, own + LEAST_GAIN) or best >= own + CLEAR_GAIN
+        is_better = best >= max(SURE, own + MIN_GAIN) or best >= own + CLEAR_GAIN
         if is_better if faces else best >= SECOND_LOOK:
             turned = photo.transpose(TURNS[how])
             return UprightPhoto(turned, self.detect(turned), f"the photo lies {how}; it is turned upright")
@@ -109,7 +109,7 @@ class FaceDetector:
 
     def _detect_in_tiles(self, photo: Image.Image) -> list[Face]:
         """Find small faces in overlapping parts of a large photograph, most certain first."""
-        side = max(TILE, max(photo.size) // MOST_TILES)
+        side = max(TILE, max(photo.size) // MAX_TILES)
         if max(photo.size) <= side:
             return []
         found = []
@@ -125,7 +125,7 @@ class FaceDetector:
         return kept
 
     def align(self, image: Image.Image, face: Face, size: int = CROP_SIZE) -> tuple[Image.Image, np.ndarray]:
-        """Cut a face out, upright: the crop of `size` x `size`, black beyond the picture's edge, and the key points in it (5, 2)."""
+        """Cut a face out, upright: the crop of `size` x `size`, black beyond the image's edge, and the key points in it (5, 2)."""
         keypoints = self._look_again(image, face.keypoints) if self.looks_again else face.keypoints
         matrix = alignment(keypoints, size)
         return warp(image, matrix, size), moved(keypoints, matrix)
@@ -184,7 +184,7 @@ def alignment(keypoints: np.ndarray, size: int) -> np.ndarray:
 
 
 def warp(image: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
-    """Move a picture by `matrix` (2, 3), pixel centres at whole numbers, into a square of `size`; bilinear, without aliasing."""
+    """Move an image by `matrix` (2, 3), pixel centres at whole numbers, into a square of `size`; bilinear, without aliasing."""
     image = image.convert("RGB")
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     factor = max(1, min(int(1 / max(scale, 1e-6)), *image.size))

@@ -33,12 +33,12 @@ class SegformerParser:
         _check_files(self.folder)
         file = self.folder / "config.json"
         settings, weights = read_settings(file, "settings of a Segformer"), load_pretrained(self.folder)
-        read_settings(self.folder / "preprocessor_config.json", "settings of a Segformer's pictures")
+        read_settings(self.folder / "preprocessor_config.json", "settings of a Segformer's images")
         with built_from(file, "Segformer", weights):
             self.model, report = SegformerForSemanticSegmentation.from_pretrained(
                 None, config=SegformerConfig.from_dict(settings), state_dict=weights, dtype=torch.float32, output_loading_info=True
             )
-        with built_from(self.folder / "preprocessor_config.json", "pictures for a Segformer", weights):
+        with built_from(self.folder / "preprocessor_config.json", "images for a Segformer", weights):
             self.processor = SegformerImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
         missing = sorted(report["missing_keys"])
         if missing:

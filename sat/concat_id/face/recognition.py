@@ -60,11 +60,11 @@ class FaceRecognizer:
         return cls(*found[0])
 
     def embed(self, image: Image.Image, face: Face) -> np.ndarray:
-        """Compute the vector (D,), float32, of length 1, of one face of a picture."""
+        """Compute the vector (D,), float32, of length 1, of one face of an image."""
         return self.embed_crops([self.align(image, face)])[0]
 
     def align(self, image: Image.Image, face: Face) -> Image.Image:
-        """Cut a face out of a picture as the recogniser wants it: upright by the five key points, 112x112."""
+        """Cut a face out of an image as the recogniser wants it: upright by the five key points, 112x112."""
         return warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
 
     def embed_crops(self, crops: Sequence[Image.Image]) -> np.ndarray:
