@@ -42,15 +42,15 @@ def convert(args: Namespace) -> None:
     """Convert between SAT, diffusers and Wan, or compare."""
     import torch
 
-    from concat_id.conversion import wan
+    from concat_id.conversion import wan_folders
     from concat_id.conversion.check import largest_difference
     from concat_id.conversion.folders import choose_model, to_hf, to_sat
     from concat_id.conversion.weight_sources import open_source
 
     dtype, trust = getattr(torch, args.dtype) if args.dtype else None, args.trust_checkpoint
-    if wan.is_wan(args.source, trust):
+    if wan_folders.is_wan(args.source, trust):
         others = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
-        wan.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)
+        wan_folders.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)
         return print(f"{printable(args.target)}: written")
     if args.direction == "to-sat":
         to_sat(args.source, args.target, dtype, args.lora, trust)

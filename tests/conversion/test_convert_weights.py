@@ -8,7 +8,7 @@ from entry import only_error
 from in_process import call_main, load_script
 
 from concat_id.config import to_dict
-from concat_id.conversion import wan
+from concat_id.conversion import wan_folders
 from concat_id.weights import load_sat_checkpoint, load_tensors
 
 
@@ -51,8 +51,8 @@ def test_a_runs_own_configuration_is_taken(call, rotary, tmp_path):
 @pytest.mark.parametrize("direction, function", [("to-hf", "to_diffusers"), ("to-sat", "to_native")])
 def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp_path, direction, function):
     called, source = [], tmp_path / "first_stage.pt"
-    monkeypatch.setattr(wan, "is_wan", lambda path, trust: path == source and not trust)
-    monkeypatch.setattr(wan, function, lambda *arguments, **options: called.append((*arguments, options)))
+    monkeypatch.setattr(wan_folders, "is_wan", lambda path, trust: path == source and not trust)
+    monkeypatch.setattr(wan_folders, function, lambda *arguments, **options: called.append((*arguments, options)))
     code, _, err = call(direction, source, tmp_path / "x", "--dtype", "float16")
     assert code == 0, err
     assert called[0][:2] == (source, tmp_path / "x") and called[0][-1] == {"dtype": torch.float16, "trust": False}

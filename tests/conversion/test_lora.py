@@ -8,8 +8,8 @@ from diffusers import CogVideoXTransformer3DModel
 
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import to_hf, to_sat
-from concat_id.conversion.lora import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
-from concat_id.conversion.lora import to_sat as products_to_sat
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
+from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
 from concat_id.low_rank import save_low_rank

@@ -7,7 +7,7 @@ import pytest
 import torch
 from wan_native import TINY, write_native_wan
 
-from concat_id.conversion.wan import to_diffusers
+from concat_id.conversion.wan_folders import to_diffusers
 from concat_id.pipelines.wan_diffusers import ConcatIDWanPipeline
 from concat_id.wan_config import WanAutoencoderConfig, WanModelConfig, WanTextEncoderConfig
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from concat_id.config import ModelConfig
-from concat_id.conversion.lora import DIFFUSERS_FILE
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.files import resolve_path
 from concat_id.models.wan_weights import wan_files

@@ -10,7 +10,7 @@ from torch import Tensor
 from concat_id.config import TransformerConfig
 from concat_id.conversion.folders import transformer_settings
 from concat_id.conversion.lazy import lazy_files
-from concat_id.conversion.lora import DIFFUSERS_FILE, read_diffusers_products, with_products
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, read_diffusers_products, with_products
 from concat_id.conversion.names import set_last_epsilon
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.model_folders import built_from

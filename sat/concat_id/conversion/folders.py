@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config import ModelConfig, load_config
-from concat_id.conversion import lora, names
+from concat_id.conversion import low_rank_products, names
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.weight_sources import WeightSource, run_configuration
@@ -61,7 +61,7 @@ def to_hf(
     with folder_written_whole(output) as folder:
         write_autoencoder(folder / "vae", model, dtype, trust)  # first, as the quickest that may turn out to be wrong
         if kept is not None:
-            lora.write_diffusers_products(folder, lora.to_diffusers(kept, model.transformer.num_layers))
+            low_rank_products.write_diffusers_products(folder, low_rank_products.to_diffusers(kept, model.transformer.num_layers))
         write_transformer(folder / "transformer", source, model, dtype, merge=kept is None)
         write_text_encoder(folder, text_encoder, dtype, trust)
         scheduler = names.diffusers_scheduler_settings(model)
@@ -83,12 +83,12 @@ def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_ran
     settings = transformer_settings(folder)
     tensors = lazy_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
     num_layers = settings["num_layers"]
-    products = lora.read_diffusers_products(source) if os.path.isfile(source / lora.DIFFUSERS_FILE) else None
+    products = low_rank_products.read_diffusers_products(source) if os.path.isfile(source / low_rank_products.DIFFUSERS_FILE) else None
     if low_rank == "keep" and products is None:
-        raise UserError(f"{source}: found no {lora.DIFFUSERS_FILE} to keep; leave --lora keep out")
-    kept = lora.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
+        raise UserError(f"{source}: found no {low_rank_products.DIFFUSERS_FILE} to keep; leave --lora keep out")
+    kept = low_rank_products.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
     if products is not None and kept is None:
-        tensors = lora.with_products(tensors, products, str(source))
+        tensors = low_rank_products.with_products(tensors, products, str(source))
     with built_from(folder / "config.json", "transformer", tensors):
         _check_shapes(tensors, settings, folder)
     with folder_written_whole(output) as partial:
@@ -99,7 +99,7 @@ def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_ran
         weights[names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
         write_sat_checkpoint(partial, TAG, weights)
         if kept is not None:
-            lora.write_sat_products(partial, kept)
+            low_rank_products.write_sat_products(partial, kept)
 
 
 def write_transformer(folder: Path, source: WeightSource, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:

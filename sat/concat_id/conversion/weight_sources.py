@@ -10,7 +10,7 @@ from torch import Tensor
 
 from concat_id.conversion import zero
 from concat_id.conversion.lazy import changed
-from concat_id.conversion.lora import Products, read_sat_products, with_products
+from concat_id.conversion.low_rank_products import Products, read_sat_products, with_products
 from concat_id.errors import UserError
 from concat_id.files import kind_of, resolve_path
 from concat_id.low_rank import FILE as LOW_RANK_FILE
