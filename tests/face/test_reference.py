@@ -95,15 +95,6 @@ def test_small_faces_are_told(detector, astronaut, tmp_path):
     assert len(notes) == 1 and "pixels wide" in notes[0]
 
 
-def test_pictures_lying_on_their_side(detector, astronaut, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
-    astronaut.save(tmp_path / "upright.png")
-    crops = [prepare_reference(tmp_path / f"{name}.png", SIZE, detector, EllipseParser()).crop for name in ("side", "upright")]
-    assert np.array_equal(*map(np.asarray, crops))
-
-
 @pytest.mark.parametrize(("name", "degrees", "how"), [("astronaut", 90, "on its left side"), ("six", 180, "on its head"),
                                                       ("six", 270, "on its right side")])  # fmt: skip
 def test_pictures_lying_without_exif_are_turned_upright(detector, photographs, tmp_path, name, degrees, how):

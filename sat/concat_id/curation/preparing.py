@@ -185,7 +185,8 @@ class Preparation:
         """Find the faces of a photograph as inference does, set upright if it lies, and keep those in the part that training sees."""
         photo, faces, note = self.tools.detector.search(load_image(path))
         frame = visible_part(np.asarray(photo), self.settings.size)
-        moved = [face.shifted((frame.width - photo.width) // 2, (frame.height - photo.height) // 2) for face in faces]
+        left, top = (photo.width - frame.width) // 2, (photo.height - frame.height) // 2
+        moved = [face.shifted(-left, -top) for face in faces]
         seen = [face for face in moved if (face.keypoints >= 0).all() and (face.keypoints < frame.size).all()]
         found = embed_faces([(frame, face) for face in seen], self.tools.recognizer)
         return Look([frame], [found], note is None, (photo, note) if note else None)
