@@ -94,7 +94,7 @@ stop_after prepare
 
 step "pairs"
 "$PYTHON" sat/make_pairs.py "$DATA/prepared/manifest.json" --output "$DATA/lists" --calibrate --test_people "$TEST" \
-    --cross_two 0.45 0.957 # smaller and moving faces are less alike
+    --cross_two 0.45 0.957 --trade_off 0.87 0.99 --trade_off_clips 4 # smaller, moving and covered faces are less alike
 stop_after pairs
 
 begun="$DATA/exps/begun.txt" options="--from '$FROM' --first $FIRST --autoencoder '$AUTOENCODER'"

@@ -1,6 +1,6 @@
 """Check training lists before training: `python sat/check_dataset.py list.json [--base MODEL.yaml TRAINING.yaml]`.
 
-Reads every clip and picture as training would, names what is wrong with which entry, and sums up what there is.
+Reads every clip and image as training would, names what is wrong with which entry, and sums up what there is.
 The exit code is 1 if anything must be mended, 0 if there are at most notes.
 """
 

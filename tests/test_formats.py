@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from concat_id.curation.sources import Captions, read_sources
+from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.data.records import inspect_records
 from concat_id.errors import UserError
 from concat_id.evaluation.face_vectors import images_in

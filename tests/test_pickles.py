@@ -154,7 +154,8 @@ def test_archives_that_torch_does_not_write(tmp_path, spoil, told):
 def test_little_memory_is_enough_to_refuse(tmp_path):
     """Through a script, in a process that may not have 12 GiB."""
     write(tmp_path / "w.pt", HOSTILE["bytearray"], "zip")
-    command = [sys.executable, ROOT / "sat" / "average_weights.py", "--load", *[tmp_path / "w.pt"] * 2, "--output", tmp_path / "x"]
+    words = "average", tmp_path / "w.pt", tmp_path / "x", "--with", tmp_path / "w.pt"
+    command = [sys.executable, ROOT / "sat" / "convert_weights.py", *words]
     limit = 8 * 2**30, resource.RLIM_INFINITY  # of addresses; libraries alone reserve some
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit))
     assert done.returncode == 2 and "bytearray(12884901888)" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -16,7 +16,7 @@ case "$*" in
     *'print("python'*) echo python3.11-venv ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     *"-m pip install"*) echo "pip says hello"; cat "${!#}" >>"$CALLS"; sleep "${PIP_SECONDS:-0}"; exit "${PIP_EXIT:-0}" ;;
-    *prepare_face_models.py*) mkdir -p "$3" "$3/../face_recognizer" && touch "$3/README.md" "$3/../face_recognizer/README.md" ;;
+    *"convert_weights.py face-models"*) mkdir -p "$4"/face_{detector,recognizer} && touch "$4"/face_{detector,recognizer}/README.md ;;
 esac
 """
 REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # training\nanny==5  # people\n"
@@ -83,7 +83,7 @@ def test_a_checkout_without_the_recogniser_gets_it(tree):
     tree.run()
     (tree.root / "models" / "face_recognizer" / "README.md").unlink()
     code, _, calls = tree.run()
-    assert code == 0 and "prepare_face_models.py" in calls and "pip install" not in calls
+    assert code == 0 and "face-models" in calls and "pip install" not in calls
 
 
 def test_changed_requirements_are_installed_into_the_same_venv(tree):
@@ -131,7 +131,7 @@ def test_two_at_once_install_once(tree):
 def test_own_interpreter_is_used_as_it_is(tree):
     code, said, calls = tree.run(CONCAT_ID_PYTHON=str(tree.python))
     assert code == 0 and "pip" not in calls and not (tree.root / ".venv").exists()
-    assert "prepare_face_models.py" in calls
+    assert "face-models" in calls
     code, said, _ = tree.run(CONCAT_ID_PYTHON="/no/such/python")
     assert code == 2 and said.startswith("error: CONCAT_ID_PYTHON=/no/such/python") and len(said.splitlines()) == 1
 

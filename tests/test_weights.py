@@ -301,8 +301,8 @@ def test_weight_files_and_shards(tmp_path):
 
 
 NAMES_OF = {
-    "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/merge_lora.py --load MODEL --lora {folder}"),
-    "diffusers' low-rank": ("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight", "merge them: python sat/merge_lora.py"),
+    "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/convert_weights.py merge-lora {folder}"),
+    "diffusers' low-rank": ("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight", "python sat/convert_weights.py merge-lora"),
     "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     "Wan": ("blocks.0.self_attn.q.weight", "these are Wan's; use them with python inference_wan.py"),
     "Wan as diffusers has it": ("condition_embedder.time_proj.weight", "these are Wan's; use them with python inference_wan.py"),
@@ -320,8 +320,8 @@ def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, s
 
 
 @pytest.mark.parametrize("files, told", [
-    (["lora.safetensors"], "merge them: python sat/merge_lora.py --load MODEL --lora {folder} --output FOLDER"),
-    (["latest", "5/lora.safetensors"], "merge them: python sat/merge_lora.py --load MODEL --lora {folder}/5 --output FOLDER"),
+    (["lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {folder} FOLDER"),
+    (["latest", "5/lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {folder}/5 FOLDER"),
     (["model_index.json", "transformer/config.json"], "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     (["config.json", "diffusion_pytorch_model-00001-of-00002.safetensors"], "to-sat {folder} FOLDER"),
     (["latest", "5/z3_rank_0_model_states.pt"], "found ZeRO-3 parts"),
@@ -400,7 +400,7 @@ def test_digest_names_the_content(tmp_path, monkeypatch, limit, kinds):
 
 
 def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
-    script = load_script(ROOT / "sat" / "average_weights.py")
+    script = load_script(ROOT / "sat" / "convert_weights.py")
     tensors = {"a.weight": torch.randn(3, 4), "b": torch.randn(5)}
     other = {name: torch.randn_like(tensor) for name, tensor in tensors.items()}
     coarse = {name: tensor.bfloat16() for name, tensor in tensors.items()}
@@ -409,19 +409,19 @@ def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
         weights.write_sat_checkpoint(tmp_path / name, "4", content)
 
     def call(*options):
-        return call_main(script, [*options, "--output", tmp_path / "out"], monkeypatch, capsys)
+        return call_main(script, ["average", tmp_path / "first", tmp_path / "out", *options], monkeypatch, capsys)
 
-    code, _, errors = call("--load", tmp_path / "first", tmp_path / "second", "--shares", 0.25, 0.75)
+    code, _, errors = call("--with", tmp_path / "second", "--shares", 0.25, 0.75)
     made = load_sat_checkpoint(tmp_path / "out").state_dict
     assert code == 0 and errors == "" and made.keys() == tensors.keys()
     for name in tensors:
         assert torch.equal(made[name], (0.25 * coarse[name].float() + 0.75 * other[name]).bfloat16())
     for options, text in (
-        (["--load", tmp_path / "first"], "expected at least two"),
-        (["--load", tmp_path / "first", tmp_path / "second", "--shares", 0.5, 0.6], "expected 2 numbers that add up to 1"),
-        (["--load", tmp_path / "first", tmp_path / "second", "--shares", "nan", 0.5], "--shares: found 'nan', expected a number"),
-        (["--load", tmp_path / "first", tmp_path / "less"], "1 of 2 missing: a.weight"),
-        (["--load", tmp_path / "first", tmp_path / "second"], f"{tmp_path / 'out'}"),
+        ([], "expected at least two"),
+        (["--with", tmp_path / "second", "--shares", 0.5, 0.6], "expected 2 numbers that add up to 1"),
+        (["--with", tmp_path / "second", "--shares", "nan", 0.5], "--shares: found 'nan', expected a number"),
+        (["--with", tmp_path / "less"], "1 of 2 missing: a.weight"),
+        (["--with", tmp_path / "second"], f"{tmp_path / 'out'}"),
     ):
         code, _, errors = call(*options)
         assert code == 2 and text in errors and len(errors.splitlines()) == 1

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from concat_id.errors import UserError
-from concat_id.face.parsing import CLASSES, MEAN, STD, new_segformer, write_segformer
+from concat_id.face.parsing import CLASSES
 from concat_id.files import folder_written_whole
 from concat_id.json_files import write_json
 from concat_id.transforms import load_image
@@ -24,6 +24,7 @@ FACE = tuple(CLASSES.index(name) for name in ("skin", "nose", "left eye", "right
 SIDE = 2.1  # of a crop, in sides of the face, as faces are cut out for references
 ROTATION, SCALE, SHIFT = 12.0, 0.25, 0.1  # degrees, and shares of the side, by which crops vary
 BRIGHTNESS, CONTRAST = 0.15, 0.25
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images that Segformers see
 
 
 @dataclass(frozen=True)
@@ -159,3 +160,24 @@ def to_pixels(pictures: np.ndarray) -> Tensor:
     """Scale pictures (B, H, W, 3) in 0-255 as the model wants them, (B, 3, H, W)."""
     scaled = (torch.from_numpy(np.asarray(pictures, np.float32)) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     return scaled.permute(0, 3, 1, 2).contiguous()
+
+
+def new_segformer(widths: Sequence[int]) -> nn.Module:
+    """Make a small Segformer with fresh weights for the 19 classes; `widths` are those of its four levels, multiples of 1, 2, 3 and 5."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    names = dict(enumerate(CLASSES))
+    return SegformerForSemanticSegmentation(SegformerConfig(
+        hidden_sizes=list(widths), depths=[1, 1, 2, 1], num_attention_heads=[1, 2, 3, 5], decoder_hidden_size=widths[2],
+        classifier_dropout_prob=0.0, drop_path_rate=0.0, id2label=names, label2id={name: index for index, name in names.items()},
+    ))  # fmt: skip
+
+
+def write_segformer(folder: Path, network: nn.Module, size: int) -> None:
+    """Write a parser that sees pictures of `size` pixels where `SegformerParser` reads it, in bfloat16."""
+    network.to(torch.bfloat16).save_pretrained(folder)
+    processor = {
+        "image_processor_type": "SegformerImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
+        "size": {"height": size, "width": size}, "image_mean": MEAN, "image_std": STD,
+    }  # fmt: skip
+    write_json(folder / "preprocessor_config.json", processor)

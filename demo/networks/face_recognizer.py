@@ -18,13 +18,13 @@ from torch import Tensor
 from concat_id.data.manifest import read_manifest
 from concat_id.distributed import has_bfloat16
 from concat_id.errors import UserError
-from concat_id.face.recognition_network import SIDE, RecognitionNetwork, to_onnx
 from concat_id.files import folder_written_whole
 from concat_id.json_files import write_json
 from concat_id.transforms import load_image
 from networks.building import matrices
 from networks.captions import is_held_out
 from networks.learner import Learner, tensors_digest
+from networks.recognition_network import SIDE, RecognitionNetwork, to_onnx
 
 STORED = 72  # side of pictures in memory
 SHARPNESS = 14.0  # what cosines are multiplied by

@@ -41,19 +41,3 @@ def load_low_rank(folder: str | Path) -> tuple[dict[str, Tensor], float]:
 def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """W + scale * B A, in float32; the weight's type stays."""
     return (weight.float() + scale * up.float() @ down.float()).to(weight.dtype)
-
-
-def merged(state_dict: dict[str, Tensor], low_rank: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Add the products to the weights they belong to; raises `UserError` for products that fit none."""
-    result = dict(state_dict)
-    if not any(name.endswith(DOWN) for name in low_rank):
-        raise UserError(f"{FILE}: found no <layer>{DOWN}, expected low-rank products; name a folder such as exps/RUN/100")
-    for name, down in low_rank.items():
-        if not name.endswith(DOWN):
-            continue
-        target = name.removesuffix(DOWN)
-        up, weight = low_rank.get(target + UP), state_dict.get(f"{target}.weight")
-        if up is None or weight is None or up.shape[1] != len(down) or weight.shape != (up.shape[0], down.shape[1]):
-            raise UserError(f"{FILE}: {target}: does not fit the weights; merge it into those it was trained on")
-        result[f"{target}.weight"] = with_product(weight, down, up, scale)
-    return result

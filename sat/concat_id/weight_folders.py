@@ -15,7 +15,7 @@ LONGEST_TAG = 200  # characters
 DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pytorch_model*")
 
 # What to do with weights of another kind, told by a part of their names.
-MERGE = "expected whole weights: these are low-rank ones; merge them: python sat/merge_lora.py --load MODEL --lora {} --output FOLDER"
+MERGE = "expected whole weights: these are low-rank ones; merge them: python sat/convert_weights.py merge-lora {} FOLDER"
 CONVERT = "expected a SAT checkpoint: this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {} FOLDER"
 WAN = "expected CogVideoX's weights: these are Wan's; use them with python inference_wan.py, or a model such as configs/wan_1_3b.yaml"
 COGVIDEOX = "expected Wan's weights: these are CogVideoX's; use them with a model such as configs/cogvideox_5b.yaml"

@@ -24,7 +24,7 @@ from concat_id.startup import prepare_process
 prepare_process()
 from concat_id.config.loading import load_config
 from concat_id.conversion import folders
-from concat_id.conversion.sources import open_source
+from concat_id.conversion.weight_sources import open_source
 direction, source, target, layers = sys.argv[2:]
 if direction == "to-hf":
     model = load_config(["configs/cogvideox_5b.yaml"]).model

@@ -7,12 +7,11 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from PIL import Image
 
 from concat_id.config.loading import load_config
 from concat_id.config.schema import Config
 from concat_id.conversion.folders import to_hf
-from concat_id.conversion.sources import open_source
+from concat_id.conversion.weight_sources import open_source
 from concat_id.pipelines.diffusers_pipeline import ConcatIDPipeline
 
 PROMPT = "a man in a red hat"
@@ -60,16 +59,6 @@ def sincos(tiny_model, tmp_path_factory) -> Converted:
         torch.manual_seed(1)
         write_transformer(folder / "checkpoint", load_config(bases).model.transformer)
     return convert(bases, folder / "sincos")
-
-
-@pytest.fixture(scope="session")
-def picture():
-    """Pictures that differ in shade."""
-
-    def make(shade: int = 0) -> Image.Image:
-        return Image.linear_gradient("L").convert("RGB").resize((96, 64)).point(lambda value: (value + shade) % 256)
-
-    return make
 
 
 @pytest.fixture(scope="session")

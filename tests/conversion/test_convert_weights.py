@@ -1,8 +1,5 @@
 """The entry script, as users call it."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import yaml
@@ -11,7 +8,7 @@ from entry import only_error
 from in_process import call_main, load_script
 
 from concat_id.config.schema import to_dict
-from concat_id.conversion import wan
+from concat_id.conversion import wan_folders
 from concat_id.weights import load_sat_checkpoint, load_tensors
 
 
@@ -54,8 +51,8 @@ def test_a_runs_own_configuration_is_taken(call, rotary, tmp_path):
 @pytest.mark.parametrize("direction, function", [("to-hf", "to_diffusers"), ("to-sat", "to_native")])
 def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp_path, direction, function):
     called, source = [], tmp_path / "first_stage.pt"
-    monkeypatch.setattr(wan, "is_wan", lambda path, trust: path == source and not trust)
-    monkeypatch.setattr(wan, function, lambda *arguments, **options: called.append((*arguments, options)))
+    monkeypatch.setattr(wan_folders, "is_wan", lambda path, trust: path == source and not trust)
+    monkeypatch.setattr(wan_folders, function, lambda *arguments, **options: called.append((*arguments, options)))
     code, _, err = call(direction, source, tmp_path / "x", "--dtype", "float16")
     assert code == 0, err
     assert called[0][:2] == (source, tmp_path / "x") and called[0][-1] == {"dtype": torch.float16, "trust": False}
@@ -77,6 +74,7 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp
         (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
         (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
         (("to-sat", "{nowhere}", "{x}"), "config.json: found no such file"),
+        (("merge-lora", "{checkpoint}", "{x}"), "found whole weights, no low-rank ones to merge"),
         (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: found no such file"),
     ],
 )
@@ -86,17 +84,3 @@ def test_mistakes_take_one_line(call, rotary, tmp_path, options, told):
     code, _, err = call(*(value for option in options for value in places.get(option, [option])))
     assert told.replace("{folder}", str(rotary.folder)) in only_error(code, err)
     assert not (tmp_path / "x").exists()
-
-
-def test_two_at_once_make_one_whole_folder(rotary, tmp_path):
-    """Two processes with one target: the second is told so, and the folder is the first one's."""
-    target = tmp_path / "hf"
-    command = [sys.executable, ROOT / "sat" / "convert_weights.py", "to-hf", rotary.checkpoint, target, "--base", *rotary.bases]
-    started = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate()[1] for process in started]
-    codes = [process.returncode for process in started]
-    assert sorted(codes) == [0, 2], errors
-    line = only_error(2, errors[codes.index(2)])
-    assert "hf: process" in line and "is writing it" in line or "hf: exists already" in line
-    files = {path.relative_to(rotary.folder) for path in rotary.folder.rglob("*")}
-    assert {path.relative_to(target) for path in target.rglob("*")} == files and [path.name for path in tmp_path.iterdir()] == ["hf"]

@@ -8,11 +8,11 @@ from diffusers import CogVideoXTransformer3DModel
 
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import to_hf, to_sat
-from concat_id.conversion.lora import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
-from concat_id.conversion.lora import to_sat as products_to_sat
-from concat_id.conversion.sources import open_source
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
+from concat_id.conversion.low_rank_products import to_sat as products_to_sat
+from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
-from concat_id.low_rank import load_low_rank, merged, save_low_rank
+from concat_id.low_rank import save_low_rank
 from concat_id.weights import load_sat_checkpoint, load_tensors
 
 LAYERS = (  # one of every kind
@@ -82,10 +82,10 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
     to_sat(folders / "keep", tmp_path / "back", low_rank=mode)
     back = load_sat_checkpoint(tmp_path / "back").state_dict
     if mode == "keep":
-        low_rank, scale = load_low_rank(tmp_path / "back")
-        assert low_rank[f"{LAYERS[0]}.down.weight"].shape[0] == 3  # shared again
-        back = merged(back, low_rank, scale)
-    expected = merged(load_sat_checkpoint(rotary.checkpoint).state_dict, *load_low_rank(products))
+        source = open_source(tmp_path / "back", load=str(tmp_path / "back" / "converted"))
+        assert source.products[LAYERS[0]].down.shape[0] == 3  # shared again
+        back = source.merged()
+    expected = open_source(products, load=str(rotary.checkpoint)).merged()
     for layer in LAYERS:
         assert_close(back[f"{layer}.weight"], expected[f"{layer}.weight"], 1e-6)
 

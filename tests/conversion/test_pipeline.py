@@ -4,7 +4,6 @@ import importlib.util
 import subprocess
 import sys
 
-import accelerate
 import diffusers
 import pytest
 import torch
@@ -50,13 +49,6 @@ def plain(rotary, latents_of):
 def frames(rotary, latents_of):
     """Its pixels."""
     return latents_of(rotary.pipeline(), output_type="pt")
-
-
-@pytest.fixture
-def weights_leave(monkeypatch):
-    """Let accelerate offload from "cpu": diffusers says cpu:0, which PyTorch takes for another device and copies to."""
-    offload = accelerate.cpu_offload
-    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: offload(model, torch.device("cpu"), **options))
 
 
 def test_sequential_offload_gives_the_same(rotary, latents_of, plain, frames, weights_leave):

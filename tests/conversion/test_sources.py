@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from concat_id.conversion import zero
-from concat_id.conversion.sources import open_source, run_configuration
+from concat_id.conversion.weight_sources import open_source, run_configuration
 from concat_id.errors import UserError
 from concat_id.weights import SAT_PREFIX, load_sat_checkpoint, load_tensors
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from wan_native import TINY, write_native_wan
 
 from concat_id.config.wan import WanAutoencoderConfig, WanModelConfig, WanTextEncoderConfig
-from concat_id.conversion.wan import to_diffusers
+from concat_id.conversion.wan_folders import to_diffusers
 from concat_id.pipelines.wan_diffusers import ConcatIDWanPipeline
 
 FILES = {"first_stage": "first_stage.pt", "adaln": "second_stage_adaln.pt"}
@@ -57,13 +56,3 @@ def wan(tmp_path_factory, monkeypatch_session) -> Converted:
 def monkeypatch_session():
     with pytest.MonkeyPatch.context() as patch:
         yield patch
-
-
-@pytest.fixture(scope="session")
-def picture():
-    """Pictures that differ in shade."""
-
-    def make(shade: int = 0) -> Image.Image:
-        return Image.linear_gradient("L").convert("RGB").resize((96, 64)).point(lambda value: (value + shade) % 256)
-
-    return make

@@ -15,9 +15,9 @@ from transformers import T5Tokenizer, UMT5EncoderModel
 from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
 
 from concat_id.config.loading import load_config
-from concat_id.conversion import wan as conversion
+from concat_id.conversion import wan_folders as conversion
 from concat_id.conversion.folders import write_shards
-from concat_id.conversion.wan import find_model, is_wan, to_diffusers, to_native
+from concat_id.conversion.wan_folders import find_model, is_wan, to_diffusers, to_native
 from concat_id.errors import UserError
 from concat_id.models.wan_text_encoder import WanTextEncoder
 from concat_id.models.wan_weights import load_wan_transformer, read_wan_tensors

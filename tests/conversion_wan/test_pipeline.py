@@ -4,7 +4,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import accelerate
 import diffusers
 import pytest
 import torch
@@ -105,13 +104,6 @@ def test_unipc_and_other_schedulers_take_its_place(wan, picture, plain):
     assert not torch.equal(latents_of(pipe, [picture()]), plain)
     stock = DiffusionPipeline.from_pretrained(wan.folders["adaln"], custom_pipeline=str(wan.folders["adaln"]), trust_remote_code=True)
     assert type(stock.scheduler).__name__ == "EvenFlowScheduler"
-
-
-@pytest.fixture
-def weights_leave(monkeypatch):
-    """Let accelerate offload from "cpu": diffusers says cpu:0, which PyTorch takes for another device and copies to."""
-    offload = accelerate.cpu_offload
-    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: offload(model, torch.device("cpu"), **options))
 
 
 def test_sequential_offload_gives_the_same(wan, picture, plain, weights_leave):

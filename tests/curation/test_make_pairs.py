@@ -33,7 +33,7 @@ def manifest(tmp_path_factory) -> Path:
         files = [f"clip_000_person_1/{index}.png" for index in range(3)]
         np.savez(home / "vectors.npz", files=np.array(files), vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
         people = [{"folder": f"v{number}/clip_000_person_1", "identity": f"p{who}"} | ({"box": BOX} if who % 2 else {})]
-        clips.append({"video_path": f"v{number}/clip_000.mp4", "caption": f"person {who}", "split": None, "people": people})
+        clips.append({"video_path": f"v{number}/clip_000.mp4", "caption": f"person\n@@{who}", "split": None, "people": people})
     (folder / "manifest.json").write_text(json.dumps({"recognizer": "SFace", "clips": clips}))
     return folder / "manifest.json"
 
@@ -100,37 +100,6 @@ def test_names_in_any_script_keep_their_own_files(manifest, call, tmp_path):
     assert len(list((tmp_path / "test_clips_1").iterdir())) == len(lines)
 
 
-def test_kinds_are_calibrated_told_and_read_again(manifest, call, tmp_path):
-    split = "--hygiene", 1, "--valid", 0, "--test", 0
-    kinds = "--by_kind", "3"
-    code, told = call("make_pairs", manifest, "--output", tmp_path, "--calibrate", *kinds, *split)
-    assert code == 0 and told == ""
-    bands = read(tmp_path / "summary.json")["trade_off by kind"]["bands"]
-    assert list(bands) == ["clips of 1", "clips of 1, named"]
-    assert f"stage 3, clips of 1, named: {bands['clips of 1, named'][0]:.3f}" in call.printed
-
-    again, thresholds = ("--output", tmp_path / "again", *split), tmp_path / "thresholds.json"
-    code, told = call("make_pairs", manifest, *again, "--thresholds", thresholds)
-    assert code == 0 and told == ""
-    pairs = [[(folder / path).resolve() for path in (entry["video_path"], *entry["image_path"].split("@@"))]
-             for folder in (tmp_path, tmp_path / "again") for entry in read(folder / "stage_3_train.json")]  # fmt: skip
-    assert pairs[: len(pairs) // 2] == pairs[len(pairs) // 2 :] and len(pairs) > 8
-    call("make_pairs", manifest, *again, "--thresholds", thresholds, "--trade_off", -1, 1)
-    assert "trade_off by kind" not in read(tmp_path / "again" / "summary.json"), "what the command line says goes before the file"
-
-
-def test_wrong_uses_of_kinds_are_told(manifest, call, tmp_path):
-    code, told = call("make_pairs", manifest, "--output", tmp_path, "--by_kind", "3")
-    assert code == 2 and "--by_kind: found no --calibrate" in told
-    code, told = call("make_pairs", manifest, "--output", tmp_path, "--calibrate", "--by_kind", "3", "--trade_off", 0, 1)
-    assert code == 2 and "--by_kind: found --trade_off as well" in told
-    call("make_pairs", manifest, "--output", tmp_path, "--calibrate", "--stage", 1)
-    thresholds = tmp_path / "thresholds.json"
-    thresholds.write_text(json.dumps(read(thresholds) | {"trade_off by kind": {"words": [], "bands": {"clips of 1": [0.5]}}}))
-    code, told = call("make_pairs", manifest, "--output", tmp_path, "--thresholds", thresholds)
-    assert code == 2 and "trade_off by kind: bands: clips of 1: found [0.5], expected a list of 2, each a number" in told
-
-
 def test_another_recognizer_needs_other_thresholds(manifest, call, tmp_path):
     code, told = call("make_pairs", manifest, "--output", tmp_path, "--stage", 1)
     assert code == 0 and "meant for ArcFace, the cosines are SFace's" in told
@@ -154,7 +123,7 @@ def test_no_list_is_left_from_before(manifest, call, tmp_path):
     assert "mask_path" not in read(tmp_path / "stage_2_train.json")[0] and not list(tmp_path.glob("test_prom*"))
     call("make_pairs", manifest, "--output", tmp_path, "--cross", 0.999, 1, *own)
     assert not list(tmp_path.glob("stage_2*"))
-    assert "all pictures of a person in other clips are below 0.999 to 1.000" in call.printed
+    assert "all crops of a person in other clips are below 0.999 to 1.000" in call.printed
 
 
 def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):

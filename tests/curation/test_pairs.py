@@ -1,6 +1,5 @@
 """The algebra of thresholds, pairs and splits: on random vectors, as properties."""
 
-import dataclasses
 from collections import defaultdict
 from pathlib import Path
 
@@ -8,9 +7,10 @@ import numpy as np
 import pytest
 
 from concat_id.curation.identities import NamedClip, Others, assign_splits, name_people, too_close
-from concat_id.curation.lists import path_from, photos_of, place_clips, without_trained_on
 from concat_id.curation.pairs import choose, cross_video_pairs, pretraining_pairs, trade_off_pairs
-from concat_id.curation.thresholds import ANCHORS, LEAST_PAIRS, QUANTILES, ByKind, Distribution, Thresholds, calibrate, measure
+from concat_id.curation.test_set import photos_of
+from concat_id.curation.thresholds import ANCHORS, QUANTILES, Distribution, Thresholds, calibrate, measure
+from concat_id.curation.training_lists import path_from, place_clips, without_trained_on
 from concat_id.data.manifest import Appearance, Clip
 from concat_id.errors import UserError
 
@@ -88,29 +88,6 @@ def test_trade_off_sets_are_small_and_hold_the_least_similar_pairs(seed):
     assert {pair.clip.identities: min(pair.cosines) for pair in few.pairs} == best
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_each_kind_of_clip_has_a_band_of_its_own(seed):
-    clips, shares = placed(seed, spread=0.3), (0.1, 0.5, 0.999)
-    clips = [dataclasses.replace(clip, clip=dataclasses.replace(clip.clip, caption=f"somebody in a{' Hat' * (index % 5 == 0)}."))
-             for index, clip in enumerate(clips)]  # fmt: skip
-    thresholds, others = calibrate(measure(clips, seed), "X", shares), Others(clips)
-    found = ByKind.calibrate(clips, thresholds, ["hat", "cap"], shares)
-    kinds = {clip.kind(["hat"]) for clip in clips}
-    assert found.bands.keys() == kinds and {"clips of 1", "clips of 1, named", "clips of 2, named"} == kinds
-    for kind, band in found.bands.items():
-        same = [value for clip in clips if clip.kind(["hat"]) == kind for place in range(len(clip.identities))
-                for value in cosines(clip, place, others).values()]  # fmt: skip
-        low = 1 - (1 - shares[1]) ** (0.5 if "of 2" in kind else 1)  # two people find theirs together as often as one
-        expected = np.quantile(same, (low, shares[2])) if len(same) >= LEAST_PAIRS else thresholds.trade_off
-        np.testing.assert_allclose(band, expected, atol=1e-5)
-    pairs = trade_off_pairs(clips, thresholds, 1, seed, found).pairs
-    for pair in pairs:
-        low, high = found.bands[pair.clip.kind(["hat"])]
-        assert all(low <= cosine < high for cosine in pair.cosines)
-    groups = [(pair.clip.split, pair.clip.identities, pair.clip.kind(["hat"])) for pair in pairs]
-    assert len(groups) == len(set(groups)) > len({group[:2] for group in groups}), "one of each kind"
-
-
 def test_pairs_depend_on_the_seed_alone():
     clips, thresholds = placed(1), Thresholds(cross=(0.3, 0.95), cross_two=(0.3, 0.95))
     first, again, other = ([pair.images for pair in cross_video_pairs(clips, thresholds, seed).pairs] for seed in (5, 5, 6))
@@ -162,7 +139,7 @@ def test_a_test_person_is_shown_by_the_most_typical_whole_picture_of_a_recording
 
     clips = [taken("typical.mp4", "first", 1, 0), taken("odd.png", "second", -0.5, 1), taken("plain.png", "second", 1, 0.1),
              taken("turned.png", "third", 0.6, -0.8)]  # fmt: skip
-    pictures = [photo.picture for photo in photos_of("p0", clips)]
+    pictures = [photo.file for photo in photos_of("p0", clips)]
     assert pictures == [Path("/data/plain.png"), Path("/data/turned.png"), Path("/data/typical.mp4/0.png")]
 
 

@@ -1,21 +1,19 @@
-"""Shots, windows, following people, choosing pictures: on made-up faces, without models."""
+"""Shots, clips, people and crops that are chosen: on made-up faces, without models."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from face.test_tracking import sight
 from PIL import Image
 
-from concat_id.curation.people import Demands, DiscardError, Person, Sighting, choose_people, follow, in_order
-from concat_id.curation.references import choose_references, frontality, spread_out, write_reference
-from concat_id.curation.shots import find_cuts, plan_windows
-from concat_id.face.detection import TEMPLATE, Face
+from concat_id.curation.clip_people import Demands, DiscardError, choose_people, in_order
+from concat_id.curation.reference_crops import choose_references, frontality, spread_out, write_reference
+from concat_id.curation.shots import find_cuts, plan_clips
+from concat_id.face.detection import TEMPLATE
+from concat_id.face.tracking import FoundFace, Track
 
 DEMANDS = Demands(presence=0.9, min_face=20, max_people=2)
-
-
-def sight(x: float, who: int, side: float = 40.0) -> Sighting:
-    """A face of person `who` at a horizontal place."""
-    vector = np.eye(8, dtype=np.float32)[who]
-    return Sighting(Face(np.array([x, 10, x + side, 10 + side]), TEMPLATE, 0.9), vector)
 
 
 def test_cuts_are_lone_changes():
@@ -30,39 +28,26 @@ def test_cuts_are_lone_changes():
     assert find_cuts(np.array([0.0, 50.0])) == [1] and find_cuts(np.array([0.0])) == []
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_windows_fill_the_shots_that_are_long_enough(seed):
+@pytest.mark.parametrize("seed", range(8))
+def test_spans_fill_the_shots_that_are_long_enough(seed):
     random = np.random.default_rng(seed)
     duration, seconds = random.uniform(1, 60), random.uniform(0.5, 8)
     cuts = random.uniform(0, duration, random.integers(5)).tolist()
-    windows, short = plan_windows(cuts, duration, seconds)
-    assert all(seconds - 1e-4 <= window.seconds < 2 * seconds + 1e-4 for window in windows)
-    assert all(window.seconds < seconds for window in short)
-    assert sum(window.seconds for window in windows + short) == pytest.approx(duration)
-    assert not any(window.start + 1e-6 < cut < window.end - 1e-6 for cut in cuts for window in windows)
-    assert any(window.whole for window in windows) == (not cuts and seconds <= duration < 2 * seconds)
-    fewer, _ = plan_windows(cuts, duration, seconds, most=2)
-    assert len(fewer) == min(2, len(windows)) and set(fewer) <= set(windows)
+    spans, short = plan_clips(cuts, duration, seconds)
+    assert all(seconds - 1e-4 <= span.seconds < 2 * seconds + 1e-4 for span in spans)
+    assert all(span.seconds < seconds for span in short)
+    assert sum(span.seconds for span in spans + short) == pytest.approx(duration)
+    assert not any(span.start + 1e-6 < cut < span.end - 1e-6 for cut in cuts for span in spans)
+    assert any(span.whole for span in spans) == (not cuts and seconds <= duration < 2 * seconds)
+    fewer, _ = plan_clips(cuts, duration, seconds, most=2)
+    assert len(fewer) == min(2, len(spans)) and set(fewer) <= set(spans)
 
 
-def test_people_who_change_places_stay_themselves():
-    seen = [[sight(10, 0), sight(90, 1)], [sight(45, 0), sight(55, 1)], [sight(88, 0), sight(12, 1)]]
-    people = follow(seen, 0.5)
-    assert [[float(sighting.vector.argmax()) for sighting in person.sightings.values()] for person in people] == [[0] * 3, [1] * 3]
+def persons(*tracks: dict[int, FoundFace]) -> list[Track]:
+    return [Track(track) for track in tracks]
 
 
-def test_one_who_was_gone_is_known_again_and_one_who_looks_away_is_followed():
-    seen = [[sight(10, 0)], [], [sight(80, 0)], [sight(82, 5)], [sight(83, 0)]]
-    (person,) = follow(seen, 0.5)
-    assert sorted(person.sightings) == [0, 2, 3, 4]
-    assert len(follow([[sight(10, 0)], [sight(90, 1)]], 0.5)) == 2
-
-
-def persons(*tracks: dict[int, Sighting]) -> list[Person]:
-    return [Person(track) for track in tracks]
-
-
-def reason(people: list[Person], frames: int = 10) -> str:
+def reason(people: list[Track], frames: int = 10) -> str:
     with pytest.raises(DiscardError) as raised:
         choose_people(people, frames, DEMANDS, 0.3)
     return str(raised.value)
@@ -79,14 +64,14 @@ def test_reasons_to_discard():
     passing_by = {number: sight(90, 1) for number in range(3)}
     small = {number: sight(90, 1, 15) for number in range(10)}
     (kept,) = choose_people(persons(steady, passing_by, small), 10, DEMANDS, 0.3)
-    assert kept.sightings is steady
+    assert kept.faces is steady
 
 
 def test_people_are_ordered_by_their_mean_place_and_frames_that_contradict_it_are_told():
     one = {number: sight(60 if number else 10, 0) for number in range(10)}
     two = {number: sight(30, 1) for number in range(10)}
     people = choose_people(persons(one, two), 10, DEMANDS, 0.3)
-    assert [person.sightings for person in people] == [two, one]
+    assert [person.faces for person in people] == [two, one]
     assert [in_order(people, number) for number in range(10)] == [False] + [True] * 9
 
 
@@ -112,36 +97,19 @@ def test_frontality_falls_as_the_nose_moves_whatever_the_tilt():
 def test_no_picture_is_taken_where_people_stand_in_another_order():
     one = {number: sight(60 if number else 10, 0) for number in range(3)}
     two = {number: sight(30, 1) for number in range(3)}
-    people, frames = persons(two, one), [Image.effect_noise((200, 60), 50).convert("RGB")] * 3
-    chosen = choose_references(people, frames, 5)
+    chosen = choose_references(persons(two, one), 5)
     assert [[reference.vector.argmax() for reference in references] for references in chosen] == [[1], [0]]
     assert all(reference.frame != 0 for references in chosen for reference in references)
     with pytest.raises(DiscardError, match="person 1 never stands"):
-        choose_references(persons({0: two[0]}, {0: one[0]}), frames, 5)
-
-
-class Parser:
-    """Takes the first rows of a crop for skin and the rest for background."""
-
-    name = "rows"
-
-    def __init__(self, rows: int):
-        self.rows = rows
-
-    def parse(self, crop, keypoints):
-        return (np.arange(crop.height)[:, None] < self.rows) * np.ones((1, crop.width), int)
-
-
-class Cutter:
-    """Cuts out nothing: the frame is the crop."""
-
-    def align(self, frame, face, size):
-        return frame, face.keypoints
+        choose_references(persons({0: two[0]}, {0: one[0]}), 5)
 
 
 @pytest.mark.parametrize(("rows", "white"), [(60, 0.6), (39, 1.0)])
 def test_masks_keep_what_the_model_sees_of_a_reference(tmp_path, rows, white):
+    """The rule of inference: background below the first rows, all where too little would remain; the frame is the crop."""
+    parser = SimpleNamespace(parse=lambda crop, keypoints: (np.arange(100)[:, None] < rows) * np.ones((1, 100), int))
+    detector = SimpleNamespace(align=lambda frame, face, size: (frame, face.keypoints))
     crop = Image.new("RGB", (100, 100), "red")
-    write_reference(tmp_path / "0.png", tmp_path / "masks" / "0.png", crop, sight(0, 0), Cutter(), Parser(rows), 100)
+    write_reference(tmp_path / "0.png", tmp_path / "masks" / "0.png", crop, sight(0, 0).face, detector, parser, 100)
     assert np.asarray(Image.open(tmp_path / "masks" / "0.png")).mean() / 255 == pytest.approx(white)
     assert Image.open(tmp_path / "0.png").getpixel((0, 99)) == (255, 0, 0)

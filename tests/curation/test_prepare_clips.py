@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from concat_id.curation.sources import Captions, read_sources
+from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.data.manifest import read_manifest
 
 from .conftest import read
@@ -97,7 +97,7 @@ def test_nothing_half_written_after_a_failure(videos, prepare, tmp_path, monkeyp
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("concat_id.curation.references.write_picture", fail)
+    monkeypatch.setattr("concat_id.curation.reference_crops.write_picture", fail)
     code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
     assert code == 1 and "No space left" in told and not list(tmp_path.iterdir())
 
@@ -122,14 +122,14 @@ def test_captions_beside_a_video_and_in_a_file(tmp_path):
     assert [source.caption for source in sources] == ["by name", "beside it"] and len(problems) == 1 and "c.mp4" in problems[0]
 
 
-def test_pictures_are_clips_of_one_frame_whatever_the_number_of_processes(videos, prepare, tmp_path, portraits):
+def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(prepare, tmp_path, portraits):
     entries = [{"video_path": f"{name}.png", "caption": f"c {name}", "identities": [name], "split": "train", "recording": "group"}
                for name in portraits]  # fmt: skip
     for name, portrait in portraits.items():
         portrait.save(tmp_path / f"{name}.png")
     Image.new("RGB", (144, 144), "white").save(tmp_path / "empty.png")
     (tmp_path / "damaged.png").write_bytes(b"no picture")
-    entries += [{"video_path": name, "caption": "c"} for name in ("empty.png", "damaged.png", videos / "whole.mp4")]
+    entries += [{"video_path": name, "caption": "c"} for name in ("empty.png", "damaged.png")]
     (tmp_path / "list.json").write_text(json.dumps(entries, default=str))
     manifests = []
     for workers in (1, 2):
@@ -140,8 +140,18 @@ def test_pictures_are_clips_of_one_frame_whatever_the_number_of_processes(videos
     assert [entry["reason"] for entry in manifests[0]["discarded"]] == ["no face in 1 frames"]
 
     _, clips = read_manifest(tmp_path / "2" / "manifest.json")
-    assert [clip.video.name for clip in clips] == ["left.png", "middle.png", "right.png", "whole.mp4"]
-    assert [clip.origin for clip in clips] == ["group"] * 3 + [str(videos / "whole.mp4")] and clips[0].caption == "c left"
-    assert [len(clip.people[0].pictures) for clip in clips[:3]] == [1, 1, 1] and Image.open(clips[0].people[0].pictures[0]).size == (96, 96)
+    assert [clip.video.name for clip in clips] == ["left.png", "middle.png", "right.png"]
+    assert [clip.origin for clip in clips] == ["group"] * 3 and clips[0].caption == "c left"
+    assert [len(clip.people[0].pictures) for clip in clips] == [1, 1, 1] and Image.open(clips[0].people[0].pictures[0]).size == (96, 96)
     _, again = read_manifest(tmp_path / "1" / "manifest.json")
     assert np.array_equal(again[0].people[0].vectors, clips[0].people[0].vectors)
+
+
+def test_a_photograph_that_lies_becomes_an_upright_clip(prepare, tmp_path, portraits):
+    portraits["left"].rotate(90).save(tmp_path / "lying.png")
+    options = "--videos", tmp_path / "lying.png", "--caption", "c", "--output", tmp_path / "out", "--same_person", 0.5
+    assert prepare(*options)[0] == 0 and "the photo lies on its left side; it is turned upright" in prepare.printed
+    assert "two faces are one person's from a cosine of 0.5 (as asked for)" in prepare.printed
+    _, (clip,) = read_manifest(tmp_path / "out" / "manifest.json")
+    assert clip.video.parent.parent == tmp_path / "out" and clip.video.name == "clip_000.png"
+    assert np.array_equal(np.asarray(Image.open(clip.video)), np.asarray(portraits["left"])) and clip.origin == str(clip.video)

@@ -12,8 +12,8 @@ from PIL import Image
 from concat_id.errors import UserError
 from concat_id.face.detection import Face
 from concat_id.face.recognition import FaceRecognizer
-from concat_id.face.recognition_network import RecognitionNetwork, to_onnx
 from networks.face_recognizer import measure, plain, read_examples, vary
+from networks.recognition_network import RecognitionNetwork, to_onnx
 
 PEOPLE, HELD_OUT = 16, 4
 

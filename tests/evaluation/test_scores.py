@@ -8,11 +8,12 @@ from evaluation.clips import other_photographs, scene, write_clip
 from PIL import Image
 
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
-from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, build_tracks, similarity
+from concat_id.evaluation.face_tracks import Reference
 from concat_id.evaluation.layouts import Sample
 from concat_id.evaluation.measuring import load_instruments, measure
 from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.face.detection import TEMPLATE, Face
+from concat_id.face.tracking import FoundFace, Track, similarity
 
 
 @pytest.fixture
@@ -103,20 +104,6 @@ def reference_of(vector: np.ndarray) -> Reference:
 
 
 ANNA, BEN = unit(1, 0.2, 0), unit(0.2, 1, 0)
-
-
-def test_people_who_change_places_stay_themselves():
-    found = [[face_at(0, ANNA), face_at(200, BEN)], [face_at(200, ANNA), face_at(0, BEN)], [], [face_at(40, BEN)]]
-    tracks = build_tracks(found, 0.363)
-    assert len(tracks) == 2
-    assert {number: face.vector is ANNA for number, face in tracks[0].faces.items()} == {0: True, 1: True}
-    assert sorted(tracks[1].faces) == [0, 1, 3], "remembered while away"
-
-
-def test_a_face_that_changes_in_place_stays_one_track():
-    found = [[face_at(0, ANNA)], [face_at(10, unit(0, 0, 1))]]
-    assert len(build_tracks(found, 0.363)) == 1
-    assert len(build_tracks([found[0], [face_at(300, unit(0, 0, 1))]], 0.363)) == 2
 
 
 def test_one_face_for_two_people_is_a_merge():

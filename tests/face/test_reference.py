@@ -8,9 +8,9 @@ from PIL import Image
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
 from concat_id.face.detection import Face
-from concat_id.face.models import load_face_models
+from concat_id.face.loading import load_face_models
 from concat_id.face.parsing import CLASSES, EllipseParser
-from concat_id.face.reference import mask_surroundings, prepare_reference
+from concat_id.face.reference import kept_pixels, mask_surroundings, prepare_reference
 from concat_id.transforms import load_image
 
 SIZE = (96, 144)
@@ -36,18 +36,16 @@ def test_what_is_blacked_out():
         labels[:5] = label
         masked, remaining = mask_surroundings(GREY, labels)
         is_removed = name in {"background", "hat", "earring", "necklace", "cloth"}
-        assert np.asarray(masked)[:5].max() == (0 if is_removed else 90), name
-        assert np.asarray(masked)[5:].min() == 90
+        assert np.asarray(masked)[:5].max() == (0 if is_removed else 90) and np.asarray(masked)[5:].min() == 90, name
         assert remaining == (0.5 if is_removed else 1)
 
 
-@pytest.mark.parametrize(("kept", "is_masked"), [(39, False), (40, True), (41, True), (0, False), (100, True)])
+@pytest.mark.parametrize(("kept", "is_masked"), [(39, False), (40, True), (0, False), (100, True)])
 def test_forty_percent_rule(kept, is_masked):
-    labels = np.zeros(100, int)
-    labels[:kept] = 1
-    masked, remaining = mask_surroundings(GREY, labels.reshape(10, 10))
-    assert remaining == pytest.approx(kept / 100)
-    assert (np.asarray(masked) > 0).mean() == pytest.approx(kept / 100 if is_masked else 1)
+    labels = (np.arange(100) < kept).astype(int).reshape(10, 10)
+    pixels, remaining = kept_pixels(labels)
+    assert remaining == pytest.approx(kept / 100) and pixels.mean() == pytest.approx(kept / 100 if is_masked else 1)
+    assert np.array_equal(np.asarray(mask_surroundings(GREY, labels)[0])[..., 0] > 0, pixels)
 
 
 def test_rule_in_the_whole_path(detector, photographs):
@@ -59,7 +57,7 @@ def test_rule_in_the_whole_path(detector, photographs):
 
 
 @pytest.mark.parametrize("name", ["astronaut", "six", "actor"])
-@pytest.mark.parametrize("size", [SIZE, (480, 720), [720, 480]])
+@pytest.mark.parametrize("size", [SIZE, [720, 480]])
 def test_real_photographs(detector, photographs, name, size):
     prepared = prepare_reference(photographs[name], size, detector, EllipseParser())
     assert prepared.image.size == (size[1], size[0]) and prepared.crop.size == (448, 448)
@@ -97,17 +95,8 @@ def test_small_faces_are_told(detector, astronaut, tmp_path):
     assert len(notes) == 1 and "pixels wide" in notes[0]
 
 
-def test_pictures_lying_on_their_side(detector, astronaut, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
-    astronaut.save(tmp_path / "upright.png")
-    crops = [prepare_reference(tmp_path / f"{name}.png", SIZE, detector, EllipseParser()).crop for name in ("side", "upright")]
-    assert np.array_equal(*map(np.asarray, crops))
-
-
-@pytest.mark.parametrize(("degrees", "how"), [(90, "on its left side"), (180, "on its head"), (270, "on its right side")])
-@pytest.mark.parametrize("name", ["astronaut", "six"])
+@pytest.mark.parametrize(("name", "degrees", "how"), [("astronaut", 90, "on its left side"), ("six", 180, "on its head"),
+                                                      ("six", 270, "on its right side")])  # fmt: skip
 def test_pictures_lying_without_exif_are_turned_upright(detector, photographs, tmp_path, name, degrees, how):
     upright = load_image(photographs[name])
     upright.rotate(degrees, expand=True).save(tmp_path / "lying.png")
@@ -133,7 +122,7 @@ def test_other_detectors_turn_only_where_they_find_no_face(detector, photographs
     assert detector.search(lying).faces == doubtful and detector.search(lying).note is None
 
 
-@pytest.mark.parametrize("place", [(2300, 1270), (60, 2700), (3850, 40)])
+@pytest.mark.parametrize("place", [(2300, 1270), (3850, 40)])
 def test_small_faces_of_large_photos_are_found(detector, astronaut, place):
     """A face 60 pixels wide among 12 million."""
     photo = Image.fromarray(np.random.default_rng(0).integers(100, 156, (3000, 4000, 3), dtype=np.uint8))
@@ -146,38 +135,23 @@ def test_small_faces_of_large_photos_are_found(detector, astronaut, place):
     assert np.abs(found.box - expected).max() < 15 and found.score > 0.8
 
 
-def test_unreadable_picture(detector, tmp_path):
-    (tmp_path / "me.jpg").write_text("hello")
-    with pytest.raises(UserError, match="not a picture"):
-        prepare_reference(tmp_path / "me.jpg", SIZE, detector, EllipseParser())
-
-
 def config_of(tmp_path, **folders):
     missing = {name: str(tmp_path / f"no_{name}") for name in ("detector", "parser", "fallback_detector")}
     return FaceConfig(**missing | {name: str(folder) for name, folder in folders.items()})
 
 
-def test_configured_detector_comes_first(tmp_path, detector_folder):
-    models = load_face_models(config_of(tmp_path, detector=detector_folder), "cpu")
-    assert models.detector.folder == detector_folder and isinstance(models.parser, EllipseParser)
-    assert len(models.notices) == 1 and "no_parser" in models.notices[0] and "oval" in models.notices[0]
-
-
-def test_fallback_detector_is_told(tmp_path, detector_folder):
-    models = load_face_models(config_of(tmp_path, fallback_detector=detector_folder), "cpu")
-    assert models.detector.folder == detector_folder
-    assert len(models.notices) == 2 and "no_detector" in models.notices[0]
+def test_what_stands_in_is_told(tmp_path, detector_folder):
+    for place, absent in (("detector", ["no_parser"]), ("fallback_detector", ["no_detector", "no_parser"])):
+        models = load_face_models(config_of(tmp_path, **{place: detector_folder}), "cpu")
+        assert models.detector.folder == detector_folder and isinstance(models.parser, EllipseParser)
+        assert len(models.notices) == len(absent) and all(map(str.__contains__, models.notices, absent)) and "oval" in models.notices[-1]
 
 
 def test_nothing_there_or_half_there(tmp_path, detector_folder):
-    with pytest.raises(UserError, match="prepare_face_models"):
+    with pytest.raises(UserError, match="face-models"):
         load_face_models(config_of(tmp_path), "cpu")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.onnx"):
         load_face_models(config_of(tmp_path, detector=tmp_path / "empty", fallback_detector=detector_folder), "cpu")
     with pytest.raises(UserError, match="Segformer"):
         load_face_models(config_of(tmp_path, detector=detector_folder, parser=tmp_path / "empty"), "cpu")
-
-
-def test_area_of_a_face():
-    assert Face(np.array([1, 2, 4, 6.0]), np.zeros((5, 2)), 1.0).area == 12

@@ -135,7 +135,7 @@ def test_an_adaln_file_is_not_taken_for_a_first_stage(tmp_path, adaln):
         (lambda tensors: tensors.update({"img_emb.proj.0.weight": torch.ones(1)}), "unexpected: img_emb.proj.0.weight"),
         (lambda tensors: tensors.update({"head.head.bias": torch.ones(3)}), "network.proj_out.bias \\(3,\\) for \\(64,\\)"),
         (lambda tensors: [tensors.clear(), tensors.update({"transformer_blocks.0.x": torch.ones(1)})], "these are CogVideoX's"),
-        (lambda tensors: [tensors.clear(), tensors.update({"blocks.0.attn1.to_q.lora_A.weight": torch.ones(1)})], "merge_lora.py"),
+        (lambda tensors: [tensors.clear(), tensors.update({"blocks.0.attn1.to_q.lora_A.weight": torch.ones(1)})], "merge-lora"),
         (lambda tensors: tensors.update({"head.head.bias": torch.ones(64, dtype=torch.int32)}), "found head.head.bias \\(int32\\)"),
         (lambda tensors: tensors.clear(), "found nothing, expected the weights of Wan's transformer"),
         (lambda tensors: tensors.update(iteration=3), "found iteration \\(int\\), expected tensors of floating-point numbers"),

@@ -1,21 +1,24 @@
 """The model card of a converted folder: what it is, where each part came from, how to use it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from concat_id.config.cogvideox import ModelConfig
-from concat_id.conversion.lora import DIFFUSERS_FILE
-from concat_id.conversion.sources import Source
+from concat_id.config.wan import WanTransformerConfig
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
+from concat_id.conversion.weight_sources import WeightSource
 from concat_id.files import resolve_path
-from concat_id.weights import content_digest
+from concat_id.models.wan_weights import wan_files
+from concat_id.weights import content_digest, weights_digest
 
-HEAD = """---
+CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-video
 ---
-# Concat-ID, converted for diffusers
+# {title}, converted for diffusers
 
-{layers} layers of width {width}; up to {frames} frames of {height}x{columns} with {refs} reference images.
+{about}
 
 ```python
 import torch
@@ -26,33 +29,54 @@ from PIL import Image
 folder = "."
 pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
 {lora}pipe.enable_model_cpu_offload()
-video = pipe("A woman laughs in the rain", reference_images=[Image.open("face.png")], guidance_scale=6).frames[0]
-export_to_video(video, "video.mp4", fps=8)
+video = pipe("A woman laughs in the rain", reference_images=[Image.open("face.png")]{options}).frames[0]
+export_to_video(video, "video.mp4", fps={fps})
 ```
 
-References are heads cut out on black, as `sat/sample_video.py` of the project writes them (`reference_1.png`).
+References are heads cut out on black, as `{script}` of the project writes them (`reference_1.png`).
 
 ## Provenance
 
 | part | converted from | content |
 |---|---|---|
+{table}
+Converted with {tools}. The weights keep the licence of what they were converted from.
 """
+Row = tuple[str, str | Path, str]  # a part, where it came from, the digest of its content
 
 
-def model_card(source: Source, model: ModelConfig, low_rank: str, made_with: Mapping[str, str]) -> str:
-    """Text of README.md."""
+def model_card(source: WeightSource, model: ModelConfig, low_rank: str, made_with: Mapping[str, str]) -> str:
+    """Text of README.md for a folder of CogVideoX's kind."""
     t, factor = model.transformer, model.autoencoder.spatial_factor
     kept = source.products is not None and low_rank == "keep"
-    head = HEAD.format(
-        layers=t.num_layers, width=t.hidden_size, frames=t.num_frames, refs=t.max_refs, height=t.latent_height * factor,
-        columns=t.latent_width * factor, lora=f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")\n' if kept else "",
-    )  # fmt: skip
+    about = (
+        f"{t.num_layers} layers of width {t.hidden_size}; up to {t.num_frames} frames of {t.latent_height * factor}x"
+        f"{t.latent_width * factor} with {t.max_refs} reference images."
+    )
     whole = source.base or source
-    rows = [("transformer", whole.path, whole.digest)]
+    rows: list[Row] = [("transformer", whole.path, whole.digest)]
     if source.products is not None:
         rows.append((f"low-rank weights, {'kept' if kept else 'merged into the transformer'}", source.path, source.digest))
     others = (("VAE", model.autoencoder.path), ("text encoder", model.text_encoder.path))
     rows += [(part, path, content_digest(resolve_path(path))) for part, path in others]
+    lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")\n' if kept else ""
+    return CARD.format(title="Concat-ID", about=about, lora=lora, options=", guidance_scale=6", fps=8, script="sat/sample_video.py",
+                       **_provenance(rows, made_with))  # fmt: skip
+
+
+def wan_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_with: Mapping[str, str]) -> str:
+    """Text of README.md for a folder of Wan's kind."""
+    variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
+    about = f"{config.num_layers} layers of width {config.hidden_size}; {variant}. Trained with one reference image."
+    rows = []
+    for part, path in parts.items():
+        files = wan_files(path) if part == "transformer" else []
+        is_whole = files and all(os.path.isfile(file) for file in files)
+        rows.append((part, path, "+".join(map(weights_digest, files)) if is_whole else content_digest(path)))
+    return CARD.format(title="Concat-ID on Wan2.1", about=about, lora="", options="", fps=16, script="inference_wan.py",
+                       **_provenance(rows, made_with))  # fmt: skip
+
+
+def _provenance(rows: Iterable[Row], made_with: Mapping[str, str]) -> dict[str, str]:
     table = "".join(f"| {part} | `{'/'.join(Path(path).parts[-3:])}` | `{digest}` |\n" for part, path, digest in rows)
-    tools = ", ".join(f"{name} {number}" for name, number in made_with.items())
-    return f"{head}{table}\nConverted with {tools}. The weights keep the licence of what they were converted from.\n"
+    return {"table": table, "tools": ", ".join(f"{name} {number}" for name, number in made_with.items())}

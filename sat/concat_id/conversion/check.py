@@ -10,9 +10,9 @@ from torch import Tensor
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.conversion.folders import transformer_settings
 from concat_id.conversion.lazy import lazy_files
-from concat_id.conversion.lora import DIFFUSERS_FILE, read_diffusers_products, with_products
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, read_diffusers_products, with_products
 from concat_id.conversion.names import set_last_epsilon
-from concat_id.conversion.sources import Source
+from concat_id.conversion.weight_sources import WeightSource
 from concat_id.model_folders import built_from
 from concat_id.models.embeddings import rotary_table
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
@@ -23,7 +23,7 @@ FRAMES, REFS = 2, 2  # of the input compared; positions of further frames follow
 
 
 @torch.inference_mode()
-def largest_difference(source: Source, folder: Path, config: TransformerConfig) -> float:
+def largest_difference(source: WeightSource, folder: Path, config: TransformerConfig) -> float:
     """Run the same seeded input through both, one after the other, in float32; of the largest value of the output.
 
     Low-rank products count on either side, merged or kept.

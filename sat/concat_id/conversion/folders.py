@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config.cogvideox import ModelConfig
-from concat_id.conversion import lora, names
+from concat_id.config.loading import load_config
+from concat_id.conversion import low_rank_products, names
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
-from concat_id.conversion.sources import Source
+from concat_id.conversion.weight_sources import WeightSource, run_configuration
 from concat_id.errors import UserError, one_line
 from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.json_files import write_json
@@ -38,17 +39,21 @@ COMPONENTS = {
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
+MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
 LoraMode = Literal["merge", "keep"]
 
 
 def to_hf(
-    source: Source, output: Path, model: ModelConfig, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False
-) -> None:
+    source: WeightSource, output: Path, model: ModelConfig, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge",
+    trust: bool = False,
+) -> None:  # fmt: skip
     """Write a complete diffusers folder of the transformer `source` with the VAE and text encoder that `model` names.
 
     `dtype` None keeps each tensor's own, and writes the VAE in float32. Low-rank products are added to the weights, or kept beside
     them as diffusers' load_lora_weights reads them. The folder appears whole or not at all.
     """
+    if low_rank == "keep" and source.products is None:
+        raise UserError(f"{source.path}: found whole weights, no low-rank ones to keep; leave --lora keep out")
     kept = source.products if low_rank == "keep" else None
     text_encoder = resolve_path(model.text_encoder.path)
     for name in ("config.json", "spiece.model"):
@@ -57,7 +62,7 @@ def to_hf(
     with folder_written_whole(output) as folder:
         write_autoencoder(folder / "vae", model, dtype, trust)  # first, as the quickest that may turn out to be wrong
         if kept is not None:
-            lora.write_diffusers_products(folder, lora.to_diffusers(kept, model.transformer.num_layers))
+            low_rank_products.write_diffusers_products(folder, low_rank_products.to_diffusers(kept, model.transformer.num_layers))
         write_transformer(folder / "transformer", source, model, dtype, merge=kept is None)
         write_text_encoder(folder, text_encoder, dtype, trust)
         scheduler = names.diffusers_scheduler_settings(model)
@@ -70,23 +75,21 @@ def to_hf(
         write_text(folder / "README.md", model_card(source, model, low_rank, made_with))
 
 
-def to_sat(
-    source: Path, output: Path, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False
-) -> None:
+def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False) -> None:
     """Write the transformer of a diffusers folder as a SAT checkpoint. `transformer.position_embeddings`, unused, becomes zeros.
 
-    Low-rank products beside it are added to the weights, or kept beside the checkpoint as sat/merge_lora.py reads them.
+    Low-rank products beside it are added to the weights, or kept beside the checkpoint as merge-lora reads them.
     """
     folder = source / "transformer" if os.path.isdir(source / "transformer") else source
     settings = transformer_settings(folder)
     tensors = lazy_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
     num_layers = settings["num_layers"]
-    products = lora.read_diffusers_products(source) if os.path.isfile(source / lora.DIFFUSERS_FILE) else None
+    products = low_rank_products.read_diffusers_products(source) if os.path.isfile(source / low_rank_products.DIFFUSERS_FILE) else None
     if low_rank == "keep" and products is None:
-        raise UserError(f"{source}: found no {lora.DIFFUSERS_FILE} to keep; leave --lora keep out")
-    kept = lora.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
+        raise UserError(f"{source}: found no {low_rank_products.DIFFUSERS_FILE} to keep; leave --lora keep out")
+    kept = low_rank_products.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
     if products is not None and kept is None:
-        tensors = lora.with_products(tensors, products, str(source))
+        tensors = low_rank_products.with_products(tensors, products, str(source))
     with built_from(folder / "config.json", "transformer", tensors):
         _check_shapes(tensors, settings, folder)
     with folder_written_whole(output) as partial:
@@ -97,10 +100,10 @@ def to_sat(
         weights[names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
         write_sat_checkpoint(partial, TAG, weights)
         if kept is not None:
-            lora.write_sat_products(partial, kept)
+            low_rank_products.write_sat_products(partial, kept)
 
 
-def write_transformer(folder: Path, source: Source, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:
+def write_transformer(folder: Path, source: WeightSource, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:
     """Write the transformer under diffusers' names with its configuration."""
     settings = names.diffusers_transformer_settings(model.transformer)
     targets = names.diffusers_targets(model.transformer.num_layers)
@@ -145,14 +148,21 @@ def write_autoencoder(folder: Path, model: ModelConfig, dtype: torch.dtype | Non
 def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
     """Write T5's encoder as safetensors, whatever it was, and its tokenizer."""
     tensors = lazy_files(weight_files(source), trust)
-    kept = [name for name in tensors if not matches(name, (*DECODER_WEIGHTS, "encoder.embed_tokens.weight"))]
+    write_encoder_tensors(folder, tensors, (*DECODER_WEIGHTS, "encoder.embed_tokens.weight"), source, dtype)
+    shutil.copyfile(source / "config.json", folder / "text_encoder" / "config.json")
+
+
+def write_encoder_tensors(
+    folder: Path, tensors: Mapping[str, Tensor], unused: Sequence[str], tokenizer: Path, dtype: torch.dtype | None
+) -> None:
+    """Write a text encoder's tensors without the `unused` ones (patterns), and the files of its tokenizer."""
+    kept = [name for name in tensors if not matches(name, unused)]
     converted = ((name, tensors[name].to(dtype) if dtype else tensors[name]) for name in tqdm(kept, "text encoder", unit="tensor"))
     write_shards(folder / "text_encoder", "model", converted)
-    shutil.copyfile(source / "config.json", folder / "text_encoder" / "config.json")
     (folder / "tokenizer").mkdir()
     for name in TOKENIZER_FILES:
-        if os.path.isfile(source / name):
-            shutil.copyfile(source / name, folder / "tokenizer" / name)
+        if os.path.isfile(tokenizer / name):
+            shutil.copyfile(tokenizer / name, folder / "tokenizer" / name)
 
 
 def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]], shard_size: int = SHARD_SIZE) -> None:
@@ -183,6 +193,13 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
         index |= dict.fromkeys(contained, final)
     if len(shards) > 1:
         write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def choose_model(source: WeightSource, path: Path, base: Sequence[str]) -> tuple[str, ModelConfig]:
+    """Read the configuration `base`, else the one that the run at `path` recorded, else find the known one that fits the weights."""
+    if files := list(base) or [str(recorded) for recorded in [run_configuration(path)] if recorded]:
+        return " ".join(files), load_config(files).model
+    return detect_model(source.open(), ((name, load_config([f"configs/{name}.yaml"]).model) for name in MODELS))
 
 
 def detect_model(tensors: Mapping[str, Tensor], candidates: Iterable[tuple[str, ModelConfig]]) -> tuple[str, ModelConfig]:

@@ -4,14 +4,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from concat_id.data.manifest import Appearance, Clip
-from concat_id.data.records import words_of
+from concat_id.data.manifest import COMMAND, Appearance, Clip
 from concat_id.errors import UserError
+from concat_id.json_files import NUMBER, read_json, take
 
 BLOCK = 2048  # rows of cosines at a time
 
@@ -24,17 +25,11 @@ class NamedClip:
     identities: tuple[str, ...]
     split: str
 
-    def kind(self, words: Sequence[str]) -> str:
-        """Tell pictures from clips, one person from several, and captions with one of `words` from others."""
-        own = words_of(self.clip.caption) & {word.lower() for word in words}
-        kind = "pictures" if self.clip.is_picture else "clips"
-        return f"{kind} of {len(self.identities)}" + (", named" if own else "")
-
 
 def name_people(clips: Sequence[Clip], threshold: float) -> list[tuple[str, ...]]:
     """Name the people of each clip: as the manifest does, or else by their faces.
 
-    Two appearances are one person if they bear the same name, or if one has no name and the cosine of their mean vectors is at least
+    Two appearances are one person if they have the same name, or if one has no name and the cosine of their mean vectors is at least
     `threshold`; and so are those linked through others, which errs towards one person too few, never towards one in two splits.
     """
     appearances = [person for clip in clips for person in clip.people]
@@ -81,7 +76,7 @@ def assign_splits(clips: Sequence[Clip], identities: Sequence[tuple[str, ...]], 
 
 
 def too_close(clips: Sequence[NamedClip], threshold: float) -> dict[str, float]:
-    """Find identities outside training with a picture closer than `threshold` to a picture of training, each with its largest cosine."""
+    """Find identities outside training with a crop closer than `threshold` to one of training, each with its largest cosine."""
     training = [person.vectors for clip in clips if clip.split == "train" for person in clip.clip.people]
     if not training:
         return {}
@@ -94,6 +89,12 @@ def too_close(clips: Sequence[NamedClip], threshold: float) -> dict[str, float]:
             for start in range(0, len(pool), BLOCK):
                 nearest[name] = max(nearest[name], float((pool[start : start + BLOCK] @ person.vectors.T).max()))
     return {name: cosine for name, cosine in nearest.items() if cosine > threshold}
+
+
+def recorded_threshold(manifest: Path) -> float | None:
+    """Read the recogniser's own threshold from a manifest; None if it tells none. Raises `UserError`."""
+    content = read_json(manifest, "a manifest of sat/prepare_clips.py", COMMAND)
+    return take(content, "threshold", NUMBER, str(manifest), COMMAND, optional=True)
 
 
 class Others:

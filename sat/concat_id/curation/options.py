@@ -1,4 +1,4 @@
-"""The options of sat/make_pairs.py that say how alike pictures have to be, and what the numbers of both scripts may be."""
+"""The options of sat/make_pairs.py that say how alike crops have to be, and what the numbers of both scripts may be."""
 
 import argparse
 from pathlib import Path
@@ -20,14 +20,12 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     known.add_argument("--thresholds", type=Path, metavar="FILE", help="thresholds.json of an earlier --calibrate")
     cosines.add_argument("--quantiles", type=float, nargs=3, default=(0.1, 0.9, 0.999), metavar="X",
                          help="with --calibrate: shares of a person's pairs below 0.7, 0.9 and 0.99 (default: 0.1 0.9 0.999)")  # fmt: skip
-    cosines.add_argument("--by_kind", nargs="*", metavar="WORD",
-                         help="with --calibrate: a band of stage 3 each for pictures, "
-                         "moving clips, one person, several, and captions with one of these words")  # fmt: skip
     cosines.add_argument("--cross", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 2, one person (0.7 0.9; Wan: 0.87 0.97)")
     cosines.add_argument("--cross_two", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 2, several people (0.87 0.97)")
     cosines.add_argument("--trade_off", type=float, nargs=2, metavar=("LOW", "HIGH"), help="stage 3 (0.9 0.99)")
     cosines.add_argument("--hygiene", type=float, metavar="X", help="test people closer to training are dropped (0.45)")
-    cosines.add_argument("--same_person", type=float, metavar="X", help="from which people without a name are one (SFace: 0.363)")
+    cosines.add_argument("--same_person", type=float, metavar="X",
+                         help="from which people without a name are one (default: the recogniser's own, else 0.3)")  # fmt: skip
 
 
 def check_limits(arguments: argparse.Namespace) -> None:
@@ -41,16 +39,12 @@ def check_limits(arguments: argparse.Namespace) -> None:
 
 
 def check_pairing(arguments: argparse.Namespace) -> None:
-    """Raise `UserError` for shares and counts that cannot be, bands that do not rise, and kinds without anything to calibrate."""
+    """Raise `UserError` for shares and counts that cannot be, and for bands that do not rise."""
     counts = arguments.trade_off_clips, arguments.test_captions, 1 if arguments.test_people is None else arguments.test_people
     if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or min(counts) < 1:
         raise UserError("command line: expected --valid and --test from 0, together below 1, and the numbers of clips and people from 1")
     for name in ("cross", "cross_two", "trade_off", "quantiles"):
         values = getattr(arguments, name)
-        least = 0 if name == "quantiles" else -1
-        if values and (list(values) != sorted(set(values)) or not least <= values[0] <= values[-1] <= 1):
-            raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers from {least} to 1")
-    if arguments.by_kind is not None and not arguments.calibrate:
-        raise UserError("command line: --by_kind: found no --calibrate, expected both; add it")
-    if arguments.by_kind is not None and arguments.trade_off:
-        raise UserError("command line: --by_kind: found --trade_off as well, a band for all kinds; leave out one of them")
+        minimum = 0 if name == "quantiles" else -1
+        if values and (list(values) != sorted(set(values)) or not minimum <= values[0] <= values[-1] <= 1):
+            raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers from {minimum} to 1")

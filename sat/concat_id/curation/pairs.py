@@ -1,4 +1,4 @@
-"""The training pairs of the three stages: which pictures of a person go with a clip."""
+"""The training pairs of the three stages: which crops of a person go with a clip."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, Others
-from concat_id.curation.thresholds import Band, ByKind, Thresholds
+from concat_id.curation.thresholds import Band, Thresholds
 from concat_id.data.manifest import Appearance
 
 Pairing = Literal["random", "minimum"]
@@ -17,7 +17,7 @@ Pairing = Literal["random", "minimum"]
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip and, for each of its people from left to right, a picture or a folder of them, with masks and similarity."""
+    """A clip and, for each of its people from left to right, a crop or a folder of them, with masks and similarity."""
 
     clip: NamedClip
     images: tuple[Path, ...]
@@ -42,9 +42,9 @@ def choose(cosines: np.ndarray, band: Band, pairing: Pairing, random: np.random.
 
 
 def pretraining_pairs(clips: Sequence[NamedClip], seed: int) -> Stage:
-    """Stage I: the pictures are the clip's own, of which training draws one.
+    """Stage I: the crops are the clip's own, of which training draws one.
 
-    A single picture has but one, and a copy of it teaches nothing. Another picture of its recording takes its place for each of its
+    A photograph has but one, and a copy of it teaches nothing. Another crop of its recording takes its place for each of its
     people, if that one shows the person more typically (closer to the mean of all), else the most typical one of another recording.
     """
     known: dict[tuple[str, str], dict[str, list[Appearance]]] = defaultdict(lambda: defaultdict(list))
@@ -77,7 +77,7 @@ def _more_typical(
 
 
 def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: int) -> Stage:
-    """Stage II: a picture of the same person from another clip, any in the band; several people have a band of their own."""
+    """Stage II: a crop of the same person from another clip, any in the band; several people have a band of their own."""
     others, stage = Others(clips), Stage()
     for index, clip in enumerate(clips):
         band = thresholds.cross if len(clip.identities) == 1 else thresholds.cross_two
@@ -85,24 +85,18 @@ def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: 
     return stage
 
 
-def trade_off_pairs(
-    clips: Sequence[NamedClip], thresholds: Thresholds, most_per_person: int, seed: int, by_kind: ByKind | None = None
-) -> Stage:
-    """Stage III: the picture of the same person from another clip that is least like the clip within the high band.
+def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per_person: int, seed: int) -> Stage:
+    """Stage III: the crop of the same person from another clip that is least like the clip within the high band.
 
-    The set is small: of each person (or group of people), the `most_per_person` clips with the lowest cosine. With `by_kind` each kind
-    of clip has a band of its own, and as many clips.
+    The set is small: of each person (or group of people), the `most_per_person` clips with the lowest cosine.
     """
-    by_kind = by_kind or ByKind((), {})
     others, stage = Others(clips), Stage()
     for index, clip in enumerate(clips):
-        band = by_kind.bands.get(clip.kind(by_kind.words), thresholds.trade_off)
-        _add(stage, clip, others, band, "minimum", np.random.default_rng([seed, index]))
+        _add(stage, clip, others, thresholds.trade_off, "minimum", np.random.default_rng([seed, index]))
     kept: list[Pair] = []
     counts: Counter = Counter()
     for pair in sorted(stage.pairs, key=lambda pair: min(pair.cosines)):
-        kind = pair.clip.kind(by_kind.words) if by_kind.bands else None
-        people = pair.clip.split, pair.clip.identities, kind
+        people = pair.clip.split, pair.clip.identities
         counts[people] += 1
         if counts[people] <= most_per_person:
             kept.append(pair)
@@ -122,9 +116,9 @@ def _add(stage: Stage, clip: NamedClip, others: Others, band: Band, pairing: Pai
         chosen = choose(similar, band, pairing, random)
         if chosen is None:
             side = "above" if (similar >= band[1]).all() else "below" if (similar < band[0]).all() else "on both sides of"
-            stage.dropped[f"all pictures of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"] += 1
+            stage.dropped[f"all crops of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"] += 1
             return
-        images.append([picture for other in found for picture in other.pictures][chosen])
+        images.append([crop for other in found for crop in other.pictures][chosen])
         masks.append([mask for other in found for mask in other.masks][chosen])
         cosines.append(float(similar[chosen]))
     stage.pairs.append(Pair(clip, tuple(images), tuple(masks), tuple(cosines)))

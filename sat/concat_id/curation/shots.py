@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 SMALL = (36, 64)  # height and width of the frames that are compared
-LEAST_CHANGE = 18.0  # mean difference of two frames, of 255, below which nothing is a cut
+MIN_CHANGE = 18.0  # mean difference of two frames, of 255, below which nothing is a cut
 TIMES_USUAL = 4.0  # a cut changes so many times more than the frames around it
 NEIGHBOURS = 8  # frames on both sides
 EPSILON = 1e-6
 
 
-class Window(NamedTuple):
+class Span(NamedTuple):
     """A part of a video in seconds, and whether it is all of it."""
 
     start: float
@@ -42,7 +42,7 @@ def find_cuts(change: np.ndarray) -> list[int]:
     shots are not one person's, and the clip is discarded for that.
     """
     cuts = []
-    for index in np.flatnonzero(change > LEAST_CHANGE):
+    for index in np.flatnonzero(change > MIN_CHANGE):
         low, high = max(1, index - NEIGHBOURS), index + NEIGHBOURS + 1
         around = np.delete(change[low:high], index - low)
         if not len(around) or change[index] > TIMES_USUAL * np.median(around):
@@ -50,20 +50,20 @@ def find_cuts(change: np.ndarray) -> list[int]:
     return cuts
 
 
-def plan_windows(cuts: Iterable[float], duration: float, seconds: float, most: int | None = None) -> tuple[list[Window], list[Window]]:
-    """Divide the shots between `cuts` (seconds) into windows of equal length, as many as hold `seconds` each.
+def plan_clips(cuts: Iterable[float], duration: float, seconds: float, most: int | None = None) -> tuple[list[Span], list[Span]]:
+    """Divide the shots between `cuts` (seconds) into spans of equal length, as many as hold `seconds` each.
 
-    Returns the windows, evenly thinned out to `most`, and the shots that are too short. No part of a longer shot is lost: its windows
+    Returns the spans, evenly thinned out to `most`, and the shots that are too short. No part of a longer shot is lost: its spans
     are shorter than twice `seconds`.
     """
     edges = [0.0, *sorted(cut for cut in cuts if 0 < cut < duration), duration]
-    windows, short = [], []
+    spans, short = [], []
     for start, end in zip(edges, edges[1:], strict=False):
         count = int((end - start + EPSILON) / seconds)
         steps = np.linspace(start, end, count + 1) if count else ()
-        windows += [Window(float(a), float(b), whole=count == 1 and len(edges) == 2) for a, b in zip(steps, steps[1:], strict=False)]
+        spans += [Span(float(a), float(b), whole=count == 1 and len(edges) == 2) for a, b in zip(steps, steps[1:], strict=False)]
         if not count:
-            short.append(Window(start, end))
-    if most is not None and len(windows) > most:
-        windows = [windows[index] for index in np.linspace(0, len(windows) - 1, most).round().astype(int)]
-    return windows, short
+            short.append(Span(start, end))
+    if most is not None and len(spans) > most:
+        spans = [spans[index] for index in np.linspace(0, len(spans) - 1, most).round().astype(int)]
+    return spans, short

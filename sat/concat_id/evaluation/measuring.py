@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from concat_id.config.cogvideox import FaceConfig
-from concat_id.errors import UserError, warn
+from concat_id.errors import UserError, one_line, warn
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
-from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, assign, build_tracks, find_faces, read_reference
+from concat_id.evaluation.face_tracks import Reference, assign, read_reference
 from concat_id.evaluation.identity import identity_scores, published_similarity
 from concat_id.evaluation.layouts import Sample
 from concat_id.evaluation.motion import motion_scores
@@ -24,8 +24,9 @@ from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.evaluation.sampled_video import read_video
 from concat_id.evaluation.user_metrics import MetricInput, UserMetric
 from concat_id.face.detection import FaceDetector
-from concat_id.face.models import choose_folders
-from concat_id.face.recognition import FaceRecognizer, load_recognizer
+from concat_id.face.loading import choose_folders
+from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
+from concat_id.face.tracking import FoundFace, Track, build_tracks, find_faces
 from concat_id.files import file_digest, resolve_path, safe_name, text_digest
 from concat_id.json_files import recall_json, write_json
 from concat_id.models.clip import ClipEncoder
@@ -33,7 +34,6 @@ from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights import content_digest
 
 VERSION = 4  # raise it when the same video would be scored differently
-OTHER_THRESHOLD = 0.3  # from which two faces are one person's, for recognisers that publish none; the report says so
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
 VICLIP_NEEDS = "ViCLIP-L_InternVid-FLT-10M.pth and CLIP's vocab.json and merges.txt"
@@ -89,12 +89,11 @@ def load_instruments(device: torch.device | str, *, detector: str | None, recogn
             encoders[option] = load(resolve_path(folder), device)
         else:
             not_computed |= dict.fromkeys(scores, f"put {needed} into {folder}, or name their folder by --{option}")
-    if threshold is None:
-        threshold = found.threshold or OTHER_THRESHOLD
-        if found.threshold is None:
-            warn(f"{found.name} publishes no threshold for one person's faces; {OTHER_THRESHOLD} is taken, set --threshold to change it")
+    chosen = same_person(found.name, found.threshold, threshold)
+    if threshold is None and found.threshold is None:
+        warn(f"{one_line(chosen)}; set --threshold to change it")
     detector = FaceDetector(folders.detector, device)
-    return Instruments(detector, found, threshold, num_frames, **encoders, metrics=metrics, not_computed=not_computed)
+    return Instruments(detector, found, chosen.threshold, num_frames, **encoders, metrics=metrics, not_computed=not_computed)
 
 
 def result_file(sample: Sample, run: str, output: Path) -> Path:
@@ -148,7 +147,7 @@ def measure(sample: Sample, instruments: Instruments) -> dict[str, Any]:
     """
     references = [instruments.reference(path) for path in sample.references]
     video = read_video(sample.video, instruments.num_frames)
-    faces = find_faces(video.frames, instruments.detector, instruments.recognizer)
+    faces = find_faces([Image.fromarray(frame) for frame in video.frames], instruments.detector, instruments.recognizer)
     tracks = build_tracks(faces, instruments.threshold)
     count = len(video.frames)
     people = assign(references, tracks, count, instruments.threshold)

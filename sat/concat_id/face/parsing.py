@@ -1,24 +1,20 @@
 """Tell the parts of an aligned face from one another, in the 19 classes of CelebAMask."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.nn import functional as F
 
 from concat_id.errors import UserError
-from concat_id.json_files import write_json
 from concat_id.model_folders import built_from, load_pretrained, read_settings
 
 CLASSES = (
     *("background", "skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear", "right ear"),
     *("mouth", "upper lip", "lower lip", "hair", "hat", "earring", "necklace", "neck", "cloth"),
 )
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures that Segformers see
 BACKGROUND, SKIN, HAIR = (CLASSES.index(name) for name in ("background", "skin", "hair"))
 
 
@@ -37,12 +33,12 @@ class SegformerParser:
         _check_files(self.folder)
         file = self.folder / "config.json"
         settings, weights = read_settings(file, "settings of a Segformer"), load_pretrained(self.folder)
-        read_settings(self.folder / "preprocessor_config.json", "settings of a Segformer's pictures")
+        read_settings(self.folder / "preprocessor_config.json", "settings of a Segformer's images")
         with built_from(file, "Segformer", weights):
             self.model, report = SegformerForSemanticSegmentation.from_pretrained(
                 None, config=SegformerConfig.from_dict(settings), state_dict=weights, dtype=torch.float32, output_loading_info=True
             )
-        with built_from(self.folder / "preprocessor_config.json", "pictures for a Segformer", weights):
+        with built_from(self.folder / "preprocessor_config.json", "images for a Segformer", weights):
             self.processor = SegformerImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
         missing = sorted(report["missing_keys"])
         if missing:
@@ -58,27 +54,6 @@ class SegformerParser:
             logits = self.model(pixels).logits
         logits = F.interpolate(logits, (crop.height, crop.width), mode="bilinear", align_corners=False)
         return logits.argmax(dim=1)[0].cpu().numpy()
-
-
-def new_segformer(widths: Sequence[int]) -> nn.Module:
-    """Make a small Segformer with fresh weights for the 19 classes; `widths` are those of its four levels, multiples of 1, 2, 3 and 5."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    names = dict(enumerate(CLASSES))
-    return SegformerForSemanticSegmentation(SegformerConfig(
-        hidden_sizes=list(widths), depths=[1, 1, 2, 1], num_attention_heads=[1, 2, 3, 5], decoder_hidden_size=widths[2],
-        classifier_dropout_prob=0.0, drop_path_rate=0.0, id2label=names, label2id={name: index for index, name in names.items()},
-    ))  # fmt: skip
-
-
-def write_segformer(folder: Path, network: nn.Module, size: int) -> None:
-    """Write a parser that sees pictures of `size` pixels where `SegformerParser` reads it, in bfloat16."""
-    network.to(torch.bfloat16).save_pretrained(folder)
-    processor = {
-        "image_processor_type": "SegformerImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-        "size": {"height": size, "width": size}, "image_mean": MEAN, "image_std": STD,
-    }  # fmt: skip
-    write_json(folder / "preprocessor_config.json", processor)
 
 
 def _check_files(folder: Path) -> None:

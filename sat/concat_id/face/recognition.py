@@ -3,22 +3,19 @@
 import math
 import os
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from concat_id.errors import UserError, one_line
-from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, session_settings, warp
-from concat_id.face.onnx_files import check_onnx, onnx_files
+from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, warp
+from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_files
 from concat_id.files import resolve_path
 
 PREFERRED, FALLBACK = "models/antelopev2", "models/face_recognizer"
-COMMAND = "python sat/prepare_face_models.py"
 BATCH_SIZE = 16
 
 # What well-known weights are called in reports, by the file's name; others are called like their file.
@@ -30,6 +27,7 @@ NAMES = {
     "curricularface": "CurricularFace",
 }
 THRESHOLDS = {"SFace": 0.363}  # from which two faces are one person's. Source: OpenCV Zoo, which found it on LFW
+DEFAULT_THRESHOLD = 0.3  # for antelopev2 and recognisers that tell none
 
 
 class FaceRecognizer:
@@ -62,11 +60,11 @@ class FaceRecognizer:
         return cls(*found[0])
 
     def embed(self, image: Image.Image, face: Face) -> np.ndarray:
-        """Compute the vector (D,), float32, of length 1, of one face of a picture."""
+        """Compute the vector (D,), float32, of length 1, of one face of an image."""
         return self.embed_crops([self.align(image, face)])[0]
 
     def align(self, image: Image.Image, face: Face) -> Image.Image:
-        """Cut a face out of a picture as the recogniser wants it: upright by the five key points, 112x112."""
+        """Cut a face out of an image as the recogniser wants it: upright by the five key points, 112x112."""
         return warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
 
     def embed_crops(self, crops: Sequence[Image.Image]) -> np.ndarray:
@@ -96,8 +94,27 @@ def load_recognizer(folder: str | None = None, device: torch.device | str = "cpu
     return FaceRecognizer.from_folder(fallback, device)
 
 
+class SamePerson(NamedTuple):
+    """The similarity from which two faces are one person's, and where it comes from."""
+
+    threshold: float
+    origin: str
+
+    def __str__(self) -> str:
+        return f"two faces are one person's from a cosine of {self.threshold:g} ({self.origin})"
+
+
+def same_person(recognizer: str, own: float | None, option: float | None = None) -> SamePerson:
+    """Choose the threshold: the user's `option`, else the recogniser's `own`, which its file or maker tells, else the default."""
+    if option is not None:
+        return SamePerson(option, "as asked for")
+    if (own := THRESHOLDS.get(recognizer) if own is None else own) is not None:
+        return SamePerson(own, f"{recognizer}'s own")
+    return SamePerson(DEFAULT_THRESHOLD, f"the default, as {recognizer} tells none")
+
+
 def _own_threshold(model: Any, file: Path) -> float | None:
-    """The threshold that demo/train_face_recognizer.py wrote into the file. Raises `UserError` for what is no similarity."""
+    """The threshold in the file's metadata, as its maker wrote it. Raises `UserError` for what is no similarity."""
     told = model.session.get_modelmeta().custom_metadata_map.get("threshold")
     if told is None:
         return None
@@ -112,18 +129,8 @@ def _own_threshold(model: Any, file: Path) -> float | None:
 
 def _find_recognisers(folder: Path, device: torch.device) -> tuple[list[tuple[Any, Path]], list[str]]:
     """Load every file that insightface takes for a recogniser, and tell those that cannot be read."""
-    from insightface.model_zoo import get_model  # takes a second
-
-    found, unreadable = [], []
-    for file in onnx_files(folder):
-        try:
-            check_onnx(file)
-            with redirect_stdout(StringIO()):
-                model = get_model(str(file), **session_settings(device))
-        except Exception as error:  # onnxruntime's own classes, and whatever insightface trips over
-            unreadable.append(f"{file.name} ({(str(error).strip().splitlines() or [type(error).__name__])[0][:200]})")
-            continue
-        if getattr(model, "taskname", None) == "recognition":
-            model.prepare(-1 if device.type == "cpu" else device.index or 0)
-            found.append((model, file))
+    unreadable: list[str] = []
+    found = [(model, file) for model, file in load_models(folder, device, unreadable) if getattr(model, "taskname", None) == "recognition"]
+    for model, _ in found:
+        model.prepare(device_number(device))
     return found, unreadable

@@ -1,4 +1,4 @@
-"""The reference picture that the model sees: largest face, aligned, without its surroundings, fitted into the video's size."""
+"""The reference image that the model sees: largest face, aligned, without its surroundings, fitted into the video's size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,12 +61,16 @@ def prepare_reference(path: str | Path, size: Sequence[int], detector: FaceDetec
 
 
 def mask_surroundings(crop: Image.Image, labels: np.ndarray) -> tuple[Image.Image, float]:
-    """Black out what is not the person's head, given each pixel's class (H, W), if enough remains.
+    """Black out what `kept_pixels` leaves out of a crop; return the image and the share that masking leaves, or would leave."""
+    kept, remaining = kept_pixels(labels)
+    return Image.fromarray(np.asarray(crop) * kept[..., None].astype(np.uint8)), remaining
 
-    Returns the picture and the share of the crop that masking leaves, or would leave.
+
+def kept_pixels(labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Tell the pixels (H, W) of a crop that the model is to see, given their classes: the person's head, or all if too little remains.
+
+    Also return the share of the crop that the head has.
     """
     kept = ~np.isin(labels, REMOVED_CLASSES)
     remaining = float(kept.mean())
-    if remaining < MIN_REMAINING:
-        return crop, remaining
-    return Image.fromarray(np.asarray(crop) * kept[..., None].astype(np.uint8)), remaining
+    return kept if remaining >= MIN_REMAINING else np.ones_like(kept), remaining

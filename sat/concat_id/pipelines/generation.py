@@ -13,7 +13,7 @@ from tqdm import tqdm
 from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
 from concat_id.errors import UserError, printable, report, shortened, warn
-from concat_id.face.models import choose_folders, load_face_models
+from concat_id.face.loading import choose_folders, load_face_models
 from concat_id.face.reference import PreparedReference, prepare_reference
 from concat_id.files import check_writable
 from concat_id.locks import InUseError

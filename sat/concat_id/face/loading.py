@@ -9,6 +9,7 @@ import torch
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
 from concat_id.face.detection import FaceDetector
+from concat_id.face.onnx_files import COMMAND
 from concat_id.face.parsing import EllipseParser, SegformerParser
 from concat_id.face.reference import FaceParser
 from concat_id.files import resolve_path
@@ -52,7 +53,5 @@ def load_face_models(config: FaceConfig, device: torch.device | str) -> FaceMode
 
 def _fallback_folder(folder: Path, fallback: Path) -> Path:
     if not os.path.exists(fallback):
-        raise UserError(
-            f"{folder}: no face detector here nor in {fallback}; run `python sat/prepare_face_models.py`, or download the released models"
-        )
+        raise UserError(f"{folder}: no face detector here nor in {fallback}; run `{COMMAND}`, or download the released models")
     return fallback

@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -13,9 +14,10 @@ from tqdm import tqdm
 
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
-from concat_id.conversion.folders import TOKENIZER_FILES, write_shards
+from concat_id.conversion.card import wan_card
+from concat_id.conversion.folders import write_encoder_tensors, write_shards
 from concat_id.conversion.lazy import LazyTensors, lazy_files
-from concat_id.conversion.sources import open_source, run_configuration
+from concat_id.conversion.weight_sources import open_source, run_configuration
 from concat_id.errors import UserError
 from concat_id.files import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, write_text, written_whole
 from concat_id.json_files import write_json
@@ -25,7 +27,7 @@ from concat_id.models.wan_text_encoder import WanTextEncoder, to_transformers_na
 from concat_id.models.wan_weights import PREFIX, STEM, check_names, given_names, has_ref_modulation, is_native, native_names, wan_files
 from concat_id.versions import versions
 from concat_id.weight_folders import MODEL_STATES
-from concat_id.weights import check_floats, content_digest, load_tensors, shape_of, weights_digest, writing
+from concat_id.weights import check_floats, load_tensors, shape_of, writing
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
 PIPELINE, NETWORK = SOURCES / "pipelines" / "wan_diffusers.py", SOURCES / "models" / "wan_network.py"
@@ -38,34 +40,6 @@ COMPONENTS = {
     "tokenizer": ["transformers", "T5Tokenizer"],
     "scheduler": ["diffusers", SCHEDULER],
 }
-CARD = """---
-library_name: diffusers
-pipeline_tag: text-to-video
----
-# Concat-ID on Wan2.1, converted for diffusers
-
-{layers} layers of width {width}; {variant}. Trained with one reference image.
-
-```python
-import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import export_to_video
-from PIL import Image
-
-folder = "."
-pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
-pipe.enable_model_cpu_offload()
-video = pipe("A woman laughs in the rain", reference_images=[Image.open("face.png")]).frames[0]
-export_to_video(video, "video.mp4", fps=16)
-```
-
-References are heads cut out on black, as `inference_wan.py` of the project writes them (`reference_1.png`).
-
-## Provenance
-
-| part | converted from | content |
-|---|---|---|
-"""
 
 
 def is_wan(path: Path, trust: bool = False) -> bool:
@@ -80,6 +54,18 @@ def is_wan(path: Path, trust: bool = False) -> bool:
             raise
         return False
     return is_native(given_names(names))
+
+
+def convert(
+    direction: str, source: Path, target: Path, base: Sequence[str], dtype: torch.dtype | None, trust: bool, others: Mapping[str, Any]
+) -> None:
+    """Convert in the `direction` to-hf or to-sat. Raises `UserError` for any of the `others`, options that Wan's weights do not have."""
+    if name := next((name for name, value in others.items() if value), None):
+        raise UserError(f"command line: {name}: is for CogVideoX alone, found Wan weights in {source}; leave it out")
+    if direction == "to-hf":
+        to_diffusers(source, target, load_config(list(base)).model if base else None, dtype=dtype, trust=trust)
+    else:
+        to_native(source, target, dtype=dtype, trust=trust)
 
 
 def to_diffusers(
@@ -108,7 +94,7 @@ def to_diffusers(
         write_json(folder / "model_index.json", index)
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
         parts = {"transformer": source, "VAE": autoencoder, "text encoder": text_encoder}
-        write_text(folder / "README.md", model_card(config, parts, made_with))
+        write_text(folder / "README.md", wan_card(config, parts, made_with))
 
 
 def find_model(source: Path, trust: bool = False) -> WanModelConfig:
@@ -183,26 +169,8 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
         tensors = lazy_files(encoder.files, trust)
         target.mkdir(parents=True)
         shutil.copyfile(encoder.folder / "config.json", target / "config.json")
-    kept = [name for name in tensors if name != "encoder.embed_tokens.weight"]  # the same as shared.weight
-    converted = ((name, tensors[name].to(dtype) if dtype else tensors[name]) for name in tqdm(kept, "text encoder", unit="tensor"))
-    write_shards(target, "model", converted)
-    (folder / "tokenizer").mkdir()
-    for name in TOKENIZER_FILES:
-        if os.path.isfile(encoder.tokenizer_folder / name):
-            shutil.copyfile(encoder.tokenizer_folder / name, folder / "tokenizer" / name)
-
-
-def model_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_with: Mapping[str, str]) -> str:
-    """Text of README.md: what it is, how to use it, where each part came from."""
-    variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
-    head = CARD.format(layers=config.num_layers, width=config.hidden_size, variant=variant)
-    table = ""
-    for part, path in parts.items():
-        files = wan_files(path) if part == "transformer" else []
-        digest = "+".join(map(weights_digest, files)) if files and all(os.path.isfile(file) for file in files) else content_digest(path)
-        table += f"| {part} | `{'/'.join(path.parts[-3:])}` | `{digest}` |\n"
-    tools = ", ".join(f"{name} {number}" for name, number in made_with.items())
-    return f"{head}{table}\nConverted with {tools}. The weights keep the licence of what they were converted from.\n"
+    tokenizer = encoder.tokenizer_folder
+    write_encoder_tensors(folder, tensors, ("encoder.embed_tokens.weight",), tokenizer, dtype)  # the same as shared.weight
 
 
 def _open(path: Path, trust: bool) -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The videos and pictures to prepare, with what is known about each: caption, identities from left to right, split, recording."""
+"""The videos and images to prepare, with what is known about each: caption, identities from left to right, split, recording."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ NAMES = Kind("a list of names from left to right", lambda value: list_of(NAME).f
 
 
 @dataclass(frozen=True)
-class Source:
-    """A video, or a picture as a video of one frame. `identities` are those of the people from left to right, None if nobody told; so is
+class SourceVideo:
+    """A video, or an image as a video of one frame. `identities` are those of the people from left to right, None if nobody told; so is
     `split`, and `recording`, which names what several clips were taken from: none of them counts as another clip to the others.
     """
 
@@ -30,7 +30,7 @@ class Source:
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is a single picture."""
+        """Whether it is a single image."""
         return is_picture(self.path)
 
     @property
@@ -59,7 +59,7 @@ class Captions:
         raise UserError(f"{video}: found no caption, expected one in --captions, {words.name} beside it, or --caption for all")
 
 
-def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Source], list[str]]:
+def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[SourceVideo], list[str]]:
     """Collect videos from files, folders and JSON lists; return them and what is wrong with the others, a line each.
 
     Raises `UserError` for a list that is no JSON.
@@ -67,13 +67,15 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
     sources, problems = {}, []
     for argument in videos:
         try:
-            makers = list(_sources_of(argument, captions))
+            entries = list(_entries_of(argument))
         except OSError as error:
             problems.append(f"{argument}: cannot be read ({reason_of(error)}); check its permissions")
             continue
-        for make in makers:
+        if not entries and kind_of(argument) == "a folder":
+            problems.append(f"{argument}: found no video in this folder, expected {', '.join(sorted(VIDEOS))}")
+        for place, entry in entries:
             try:
-                source = make()
+                source = _source_of(entry, argument.parent, place, captions)
                 if (file := os.path.realpath(source.path)) in sources:
                     raise UserError(f"{source.path}: named twice; the first is used")
                 sources[file] = source
@@ -82,22 +84,21 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
     return list(sources.values()), problems
 
 
-def _sources_of(argument: Path, captions: Captions) -> Iterator[Any]:
-    """Yield a function for each video that makes its source or raises `UserError`."""
+def _entries_of(argument: Path) -> Iterator[tuple[str, Any]]:
+    """Yield what an argument names, paths or entries of a list, each with its place for messages."""
     if kind_of(argument) == "a folder":
-        found = media_in(argument, is_video)
-        if not found:
-            yield lambda: _fail(f"{argument}: found no video in this folder, expected {', '.join(sorted(VIDEOS))}")
-        for path in found:
-            yield lambda path=path: Source(_existing(path, "--videos"), captions.of(path))
+        yield from (("--videos", path) for path in media_in(argument, is_video))
     elif argument.suffix.lower() == ".json":
-        for line, entry in parse_list(read_text(argument, "a JSON list of videos"), str(argument)):
-            yield lambda line=line, entry=entry: _source_of_entry(entry, argument.parent, f"{argument}:{line}", captions)
+        text = read_text(argument, "a JSON list of videos")
+        yield from ((f"{argument}:{line}", entry) for line, entry in parse_list(text, str(argument)))
     else:
-        yield lambda: Source(_existing(argument, "--videos"), captions.of(argument))
+        yield "--videos", argument
 
 
-def _source_of_entry(entry: Any, base: Path, place: str, captions: Captions) -> Source:
+def _source_of(entry: Any, base: Path, place: str, captions: Captions) -> SourceVideo:
+    """Make the source of a path or of a list's entry, whose paths are from `base`."""
+    if isinstance(entry, Path):
+        return SourceVideo(_existing(entry, place), captions.of(entry))
     key = "image_path" if "video_path" not in require(entry, OBJECT, place) else "video_path"
     path = resolve_path(take(entry, key, TEXT, place), base, f"{place}: {key}")
     _existing(path, f"{place}: {key}")
@@ -105,17 +106,13 @@ def _source_of_entry(entry: Any, base: Path, place: str, captions: Captions) -> 
     identities = take(entry, "identities", NAMES, place, optional=True)
     split = take(entry, "split", one_of(*SPLITS), place, optional=True)
     recording = take(entry, "recording", TEXT, place, optional=True)
-    return Source(path, caption or captions.of(path), tuple(identities) if identities else None, split, recording)
+    return SourceVideo(path, caption or captions.of(path), tuple(identities) if identities else None, split, recording)
 
 
 def _existing(path: Path, place: str) -> Path:
     if (found := kind_of(path)) != "a file":
         raise UserError(f"{place}: found {found}, {str(path)!r}, expected a video, a folder or a .json list; check the path")
     return path
-
-
-def _fail(message: str) -> Source:
-    raise UserError(message)
 
 
 def _read_captions(file: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from concat_id.config.yaml_files import read_yaml
 from concat_id.conversion import zero
 from concat_id.conversion.lazy import changed
-from concat_id.conversion.lora import Products, read_sat_products, with_products
+from concat_id.conversion.low_rank_products import Products, read_sat_products, with_products
 from concat_id.errors import UserError
 from concat_id.files import kind_of, resolve_path
 from concat_id.low_rank import FILE as LOW_RANK_FILE
@@ -23,14 +23,14 @@ AVERAGED = "-ema"
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """Weights of a transformer under SAT's names; `open` maps them into memory, where they stay as long as its result."""
 
     path: Path
     digest: str
     open: Callable[[], Mapping[str, Tensor]]
     products: Products | None = None
-    base: "Source | None" = None  # what the products belong to, whose tensors `open` gives
+    base: "WeightSource | None" = None  # what the products belong to, whose tensors `open` gives
 
     def merged(self, exact: bool = False) -> Mapping[str, Tensor]:
         """The weights with low-rank products added, where there are some; `exact` in float32 instead of the weights' type."""
@@ -43,7 +43,7 @@ class Source:
 
 def open_source(
     path: Path, weights: str | None = None, load: str | None = None, precise: bool = False, trust: bool = False
-) -> Source:
+) -> WeightSource:
     """Find what to convert in a checkpoint's folder, a training run's or a file.
 
     `weights` "ema" takes the averages, "plain" the last weights, None what `path` names. `load` names the checkpoint that low-rank
@@ -55,15 +55,15 @@ def open_source(
         base = open_source(resolve_path(load or _trained_on(folder)), trust=trust)
         if base.products is not None:
             raise UserError(f"{base.path}: found low-rank products, expected the whole weights that {file} was trained on; see --load")
-        return Source(file, weights_digest(file), base.open, read_sat_products(folder), base)
+        return WeightSource(file, weights_digest(file), base.open, read_sat_products(folder), base)
     if load is not None:
         raise UserError(f"--load {load}: found whole weights in {folder}, expected {LOW_RANK_FILE}; leave --load out")
     if kind_of(folder) == "a folder" and zero.needs_gathering(folder, averaged, precise):
-        return Source(folder, zero.gathered_digest(folder), partial(_gathered, folder, averaged, trust))
+        return WeightSource(folder, zero.gathered_digest(folder), partial(_gathered, folder, averaged, trust))
     if averaged:
         raise UserError(f"{folder}: found no averaged weights (no folder {folder.name}{AVERAGED}); leave --weights ema out")
     file = find_sat_checkpoint(folder)
-    return Source(file, weights_digest(file), lambda: load_sat_checkpoint(file, trust=trust).state_dict)
+    return WeightSource(file, weights_digest(file), lambda: load_sat_checkpoint(file, trust=trust).state_dict)
 
 
 def run_configuration(path: Path) -> Path | None:
@@ -74,7 +74,7 @@ def run_configuration(path: Path) -> Path | None:
 
 def _choose(path: Path, weights: str | None) -> tuple[Path, bool]:
     """The checkpoint's own folder, and whether its averages have yet to be found in the optimizer's states."""
-    tag = read_tag(path)
+    tag = None if kind_of(path / LOW_RANK_FILE) == "a file" else read_tag(path)  # to-sat keeps low-rank weights beside the tag's folder
     folder = path / tag if tag else path
     if weights is None:
         return folder, False

@@ -1,0 +1,40 @@
+"""Whole checkpoints made of others: low-rank weights merged into those they were trained on, and averages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from concat_id.conversion.weight_sources import open_source
+from concat_id.errors import UserError
+from concat_id.files import folder_written_whole, resolve_path
+from concat_id.weights import average, check_floats, load_sat_checkpoint, write_sat_checkpoint
+
+
+def merge_low_rank(path: Path, output: Path, weights: str | None = None, load: str | None = None, trust: bool = False) -> int:
+    """Add low-rank products to the weights they were trained on and write those as a checkpoint; return how many layers change.
+
+    The options are those of `open_source`. Raises `UserError` for weights without products, and for products that do not fit.
+    """
+    source = open_source(resolve_path(path), weights, load, trust=trust)
+    if source.products is None:
+        raise UserError(f"{source.path}: found whole weights, no low-rank ones to merge; name a folder such as exps/RUN/100")
+    merged = dict(source.merged())
+    check_floats(merged, str(source.path))
+    with folder_written_whole(output) as folder:
+        write_sat_checkpoint(folder, "merged", merged)
+    return len(source.products)
+
+
+def average_checkpoints(paths: Sequence[Path], shares: Sequence[float] | None, output: Path) -> int:
+    """Write the average of checkpoints by `shares` (None: equal ones), in the types of the first; return the number of tensors.
+
+    Weights that were trained on from the same ones can often be averaged, and the average does some of what each of them does well.
+    """
+    shares = shares or [1 / len(paths)] * len(paths)
+    if len(paths) < 2:
+        raise UserError(f"command line: --with: found {paths[0]} alone, expected at least two checkpoints")
+    if len(shares) != len(paths) or not abs(sum(shares) - 1) <= 1e-6:
+        raise UserError(f"command line: --shares: found {' '.join(map(str, shares))}, expected {len(paths)} numbers that add up to 1")
+    weights = average([load_sat_checkpoint(resolve_path(path)) for path in paths], shares)
+    with folder_written_whole(output) as folder:
+        write_sat_checkpoint(folder, "average", weights)
+    return len(weights)

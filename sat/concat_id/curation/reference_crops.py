@@ -1,0 +1,90 @@
+"""The crops of a clip that stand for a person: sharp, frontal, large, and different from one another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from concat_id.curation.clip_people import DiscardError, in_order
+from concat_id.face.detection import TEMPLATE, TEMPLATE_SIZE, Face, FaceDetector, alignment, moved
+from concat_id.face.reference import FaceParser, kept_pixels
+from concat_id.face.tracking import FoundFace, Track
+from concat_id.video import write_picture
+
+GOOD_ENOUGH = 0.4  # of the best crop's quality
+ALIKE = 0.985  # cosine from which a second crop adds nothing
+TURNED = 0.35  # shift of the nose, in distances of the eyes, at which a face counts as a profile
+
+
+@dataclass(frozen=True)
+class ReferenceCrop:
+    """A chosen crop: number of the sampled frame, quality in [0, 1] within the clip, vector (D,) of length 1."""
+
+    frame: int
+    quality: float
+    vector: np.ndarray
+
+
+def choose_references(people: Sequence[Track], most: int) -> list[list[ReferenceCrop]]:
+    """Choose up to `most` crops of each person, from left to right.
+
+    Frames in which people stand in another order than on average are not used. Raises `DiscardError` if nothing is left of a person.
+    """
+    chosen = []
+    for place, person in enumerate(people, 1):
+        numbers = [number for number in sorted(person.faces) if in_order(people, number)]
+        if not numbers:
+            raise DiscardError(f"person {place} never stands where the order of the people says")
+        qualities = rate([person.faces[number] for number in numbers])
+        vectors = np.stack([person.faces[number].vector for number in numbers])
+        picked = spread_out(qualities, vectors, most)
+        chosen.append([ReferenceCrop(numbers[index], float(qualities[index]), vectors[index]) for index in picked])
+    return chosen
+
+
+def rate(faces: Sequence[FoundFace]) -> np.ndarray:
+    """Rate faces of one person in [0, 1]: sharpness and size relative to the best of them, times frontality; (N,)."""
+    sharp = np.array([sharpness(found.crop) for found in faces])
+    large = np.array([found.side for found in faces])
+    frontal = np.array([frontality(found.face.keypoints) for found in faces])
+    return sharp / max(sharp.max(), 1e-9) * large / max(large.max(), 1e-9) * frontal
+
+
+def sharpness(crop: Image.Image) -> float:
+    """Energy of the second derivative relative to the contrast, so that dark crops are not taken for blurred ones."""
+    grey = np.asarray(crop.convert("L")).astype(np.float64)
+    second = grey[1:-1, :-2] + grey[1:-1, 2:] + grey[:-2, 1:-1] + grey[2:, 1:-1] - 4 * grey[1:-1, 1:-1]
+    return float(second.std() / max(grey.std(), 1e-6))
+
+
+def frontality(keypoints: np.ndarray) -> float:
+    """Tell from five key points (5, 2) how frontal a face is: 1 if the nose is where `TEMPLATE` has it, 0 in profile."""
+    upright = moved(keypoints, alignment(keypoints, TEMPLATE_SIZE))
+    eyes = max(float(np.linalg.norm(upright[1] - upright[0])), 1e-6)
+    shift = (upright[2, 0] - upright[[0, 1, 3, 4], 0].mean()) - (TEMPLATE[2, 0] - TEMPLATE[[0, 1, 3, 4], 0].mean())
+    return float(np.clip(1 - abs(shift) / eyes / TURNED, 0.0, 1.0))
+
+
+def spread_out(qualities: np.ndarray, vectors: np.ndarray, most: int) -> list[int]:
+    """Choose indices: the best crop, then again and again a good one unlike those chosen (quality times distance is largest)."""
+    chosen = [int(qualities.argmax())]
+    good = qualities >= GOOD_ENOUGH * qualities.max()
+    while len(chosen) < most:
+        nearest = (vectors @ vectors[chosen].T).max(axis=1)
+        gains = np.where(good & (nearest < ALIKE), qualities * (1 - nearest), 0.0)
+        if not gains.any():
+            break
+        chosen.append(int(gains.argmax()))
+    return chosen
+
+
+def write_reference(
+    target: Path, mask: Path, frame: Image.Image, face: Face, detector: FaceDetector, parser: FaceParser, size: int
+) -> None:
+    """Write the upright crop of `size` pixels, and in white what the model is to see of it."""
+    crop, keypoints = detector.align(frame, face, size)
+    kept, _ = kept_pixels(parser.parse(crop, keypoints))
+    write_picture(target, crop)
+    write_picture(mask, Image.fromarray(kept.astype(np.uint8) * 255))
