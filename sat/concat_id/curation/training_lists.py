@@ -67,8 +67,6 @@ def entry(pair: Pair, folder: Path, masks: bool) -> dict[str, Any]:
         "caption": pair.clip.clip.caption,
         "image_path": joined(path_from(image, folder) for image in pair.images),
     }
-    boxes = [list(person.box) for person in pair.clip.clip.people if person.box]
-    written |= {"face_boxes": boxes} if len(boxes) == len(pair.images) else {}
     return written | ({"mask_path": joined(path_from(mask, folder) for mask in pair.masks)} if masks else {})
 
 
