@@ -28,12 +28,12 @@ def main() -> int:
     config = load_config(request.bases, request.overrides, request.options)
 
     if request.download:
-        from concat_id.pipelines.downloads import download
+        from concat_id.sampling.downloads import download
 
         download(request.download)
     require(PRESETS[request.model], config.args.load, (config.model.autoencoder.path, config.model.text_encoder.path))
 
-    from concat_id.pipelines.generation import generate
+    from concat_id.sampling.run import generate
 
     return generate(config)
 

@@ -64,14 +64,14 @@ class Wish:
 
 
 @dataclass
-class Request:
+class Attributes:
     """What a prompt says, the people from left to right."""
 
     background: str | None
     people: list[Wish]
 
 
-def read_prompt(prompt: str) -> Request:
+def read_prompt(prompt: str) -> Attributes:
     """Find what can be judged in a prompt."""
     text = f" {prompt.lower()} "
     behind = re.search(rf"(?:in front of|against|before) (?:an? )?(?:\w+ )?({SAYS_COLOUR}) (?:wall|background|curtain|room)", text)
@@ -80,7 +80,7 @@ def read_prompt(prompt: str) -> Request:
         text = text.replace(behind[0], " ")
     starts = [found.start() for found in re.finditer(r"\ban? (?:young )?(?:man|woman|person)\b", text)]
     parts = [text[start:end] for start, end in zip(starts, [*starts[1:], None], strict=False)]
-    return Request(behind[1] if behind else None, [_read_person(part) for part in parts])
+    return Attributes(behind[1] if behind else None, [_read_person(part) for part in parts])
 
 
 def _read_person(text: str) -> Wish:
@@ -99,7 +99,7 @@ def _read_person(text: str) -> Wish:
     )
 
 
-class Track:
+class PersonTrack:
     """One person through a video: frames (N, H, W, 3) that show everybody, key points (N, 5, 2), boxes (N, 4), upright crops."""
 
     def __init__(self, frames: np.ndarray, faces: Sequence[Face]):
@@ -167,7 +167,7 @@ def colour_of(pixels: np.ndarray) -> str | None:
     return list(COLOURS)[int(np.bincount(distances.argmin(axis=1), minlength=len(COLOURS)).argmax())]
 
 
-def background_colour(tracks: list[Track]) -> str | None:
+def background_colour(tracks: list[PersonTrack]) -> str | None:
     """Name the colour beside the heads, in the middle of the video."""
     middle = len(tracks[0].frames) // 2
     frame = tracks[0].frames[middle]
@@ -182,7 +182,7 @@ def background_colour(tracks: list[Track]) -> str | None:
     return colour_of(frame[margin >= max(min(MARGIN, enough), 0)])
 
 
-def clothes_colour(track: Track) -> str | None:
+def clothes_colour(track: PersonTrack) -> str | None:
     """Name the colour of the shoulders, in the middle of the video."""
     middle = len(track.frames) // 2
     frame, (left, top, right, bottom) = track.frames[middle], track.boxes[middle]
@@ -193,7 +193,7 @@ def clothes_colour(track: Track) -> str | None:
     return colour_of(frame[below & sides])
 
 
-def hat_colour(track: Track) -> str | None:
+def hat_colour(track: PersonTrack) -> str | None:
     """Name the colour above the forehead, in the middle of the video."""
     middle = len(track.crops) // 2
     white = Image.fromarray(np.full_like(track.frames[middle], 255))
@@ -202,21 +202,21 @@ def hat_colour(track: Track) -> str | None:
     return colour_of(track.crops[middle, :, HAT_COLUMNS][top])
 
 
-def turned(track: Track) -> str:
+def turned(track: PersonTrack) -> str:
     """Say whether a head looks to the image's left or right, or ahead, at the end."""
     yaw = track.yaw()
     end = float(np.median(yaw[-max(1, len(yaw) // 4) :]))
     return "ahead" if abs(end) < TURNED else "left" if end < 0 else "right"
 
 
-def wears(track: Track, kind: str) -> bool:
+def wears(track: PersonTrack, kind: str) -> bool:
     """Say whether somebody wears glasses or sunglasses."""
     features = track.eye_features()
     dark = score(features, SUNGLASSES) > 0
     return dark if kind == "sunglasses" else not dark and score(features, GLASSES) > 0
 
 
-JUDGES: dict[str, Callable[[Track, Any], bool]] = {
+JUDGES: dict[str, Callable[[PersonTrack, Any], bool]] = {
     "clothes": lambda track, colour: clothes_colour(track) == colour,
     "hat": lambda track, colour: hat_colour(track) == colour,
     "glasses": wears,
@@ -245,10 +245,10 @@ def judge(frames: np.ndarray, faces: Sequence[Sequence[Face]], prompt: str) -> d
     request = read_prompt(prompt)
     count = max(len(request.people), 1)
     shown = [index for index, found in enumerate(faces) if len(found) >= count]
-    tracks: list[Track] = []
+    tracks: list[PersonTrack] = []
     if shown and len(shown) >= FACES * len(frames):
         chosen = [sorted(sorted(faces[index], key=lambda face: -face.area)[:count], key=lambda face: face.box[0]) for index in shown]
-        tracks = [Track(frames[shown], [found[person] for found in chosen]) for person in range(count)]
+        tracks = [PersonTrack(frames[shown], [found[person] for found in chosen]) for person in range(count)]
     verdicts: dict[str, bool | None] = {}
     if request.background:
         verdicts["background"] = background_colour(tracks) == request.background if tracks else None

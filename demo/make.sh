@@ -14,7 +14,7 @@ give the same command again. Nothing under models/ is changed.
 FOLDER and MODEL are seen from the project's folder.
 
   --data FOLDER   where everything goes (default: data/mini); reports are FOLDER/report/<people>[-own]/report.html
-  --people N      people with single pictures (default: 1300)
+  --people N      people with single images (default: 1300)
   --clips N       of these, people with a clip of 17 frames (default: 600)
   --test N        test people, with two prompts each, and as many pairs of them (default: 32)
   --processes N   training and rendering processes on this machine (default: one for every CPU core, at most 8, or for every GPU)
@@ -82,13 +82,13 @@ many() {
 }
 
 step "people, the test people among them"
-"$PYTHON" demo/render_people.py --output "$DATA/pictures" --people "$PEOPLE" --shots 3 --pairs 0.3 --pictures --portraits \
+"$PYTHON" demo/render_people.py --output "$DATA/images" --people "$PEOPLE" --shots 3 --pairs 0.3 --images --portraits \
     --workers "$PROCESSES"
 "$PYTHON" demo/render_people.py --output "$DATA/clips" --people "$CLIPS" --shots 1 --pairs 0.25 --frames 17 --workers "$PROCESSES"
 stop_after render
 
 step "faces"
-"$PYTHON" sat/prepare_clips.py --videos "$DATA"/{pictures/clips,pictures/stills,clips/clips}.json --output "$DATA/prepared" \
+"$PYTHON" sat/prepare_clips.py --videos "$DATA"/{images/clips,images/stills,clips/clips}.json --output "$DATA/prepared" \
     --size 96 144 --frames 17 --skip 0 --min_face 20 --crop 96 --references 3 --workers "$PROCESSES" --device cpu
 stop_after prepare
 
@@ -113,7 +113,7 @@ autoencoder=models/mini/vae/3d-vae.pt
 if [ -n "$AUTOENCODER" ]; then
     step "autoencoder"
     autoencoder="$DATA/3d-vae.pt"
-    [ -f "$autoencoder" ] || "$PYTHON" demo/train_autoencoder.py --output "$autoencoder" --frames 17 --lists "$DATA"/{pictures,clips}/clips.json
+    [ -f "$autoencoder" ] || "$PYTHON" demo/train_autoencoder.py --output "$autoencoder" --frames 17 --lists "$DATA"/{images,clips}/clips.json
 fi
 printf 'model:\n  text_encoder: {path: "%s"}\n  autoencoder: {path: "%s"}\n' "$T5" "$autoencoder" >"$DATA/encoders.yaml"
 MODEL=(configs/mini.yaml "$DATA/encoders.yaml")

@@ -1,9 +1,9 @@
 """Render talking heads of synthetic people: `python demo/render_people.py --output data/people --people 500 --shots 2 --workers 2`.
 
 Writes clips/*.mp4 and clips.json, the list of them with captions, identities, exact attributes and the split by person; with --stills
-further pictures of each person and stills.json; with --pictures one late frame of each shot in place of its clip, and with --portraits
-calm pictures of its people in the same light; with --masks the parts of every frame in the 19 classes of CelebAMask. A run that was
-stopped is continued by the same command, and more people may be asked for later. With --sheet it draws one picture of them instead.
+further images of each person and stills.json; with --images one late frame of each shot in place of its clip, and with --portraits
+calm images of its people in the same light; with --masks the parts of every frame in the 19 classes of CelebAMask. A run that was
+stopped is continued by the same command, and more people may be asked for later. With --sheet it draws one image of them instead.
 """
 
 import sys
@@ -26,9 +26,9 @@ def read_arguments() -> Namespace:
     parser.add_argument("--people", type=int, default=500, metavar="N", help="number of people (default: %(default)s)")
     parser.add_argument("--shots", type=int, default=2, metavar="N", help="clips of each person alone (default: %(default)s)")
     parser.add_argument("--pairs", type=float, default=0.4, metavar="X", help="clips of two people, for each person (default: %(default)s)")
-    parser.add_argument("--stills", type=int, default=0, metavar="N", help="calm pictures of each person, for references (default: none)")
-    parser.add_argument("--pictures", action="store_true", help="write a late frame of each shot in place of its clip")
-    parser.add_argument("--portraits", action="store_true", help="with --pictures: calm pictures of its people in the light of each shot")
+    parser.add_argument("--stills", type=int, default=0, metavar="N", help="calm images of each person, for references (default: none)")
+    parser.add_argument("--images", action="store_true", help="write a late frame of each shot in place of its clip")
+    parser.add_argument("--portraits", action="store_true", help="with --images: calm images of its people in the light of each shot")
     parser.add_argument("--masks", action="store_true", help="write masks/*.npz: `classes` (frames, height, width)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes another world (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
@@ -45,8 +45,8 @@ def read_arguments() -> Namespace:
         raise UserError(f"command line: --size: found {arguments.size[0]} {arguments.size[1]}, expected even numbers from 32")
     if arguments.sheet and not arguments.shots:
         raise UserError("command line: --shots: found 0, expected at least 1 with --sheet")
-    if arguments.portraits and not arguments.pictures:
-        raise UserError("command line: --portraits: found no --pictures, expected both")
+    if arguments.portraits and not arguments.images:
+        raise UserError("command line: --portraits: found no --images, expected both")
     return arguments
 
 
@@ -57,8 +57,8 @@ def main() -> int:
 
     from tqdm import tqdm
 
-    from concat_id.files import check_writable
-    from concat_id.video import write_picture
+    from concat_id.files.paths import check_writable
+    from concat_id.video.writing import write_image
     from world.kernel_cache import keep_kernels
 
     keep_kernels()
@@ -67,19 +67,19 @@ def main() -> int:
 
     if arguments.sheet:
         sheet = draw_sheet(arguments.people, arguments.shots, arguments.seed, tuple(arguments.size), arguments.together)
-        write_picture(arguments.sheet, sheet)
+        write_image(arguments.sheet, sheet)
         return 0
     check_writable(arguments.output)
     settings = WorldSettings(seed=arguments.seed, shots=arguments.shots, stills=arguments.stills, pairs=arguments.pairs,
                              frames=arguments.frames, fps=arguments.fps, size=tuple(arguments.size), masks=arguments.masks,
-                             samples=arguments.samples, pictures=arguments.pictures, portraits=arguments.portraits)  # fmt: skip
+                             samples=arguments.samples, images=arguments.images, portraits=arguments.portraits)  # fmt: skip
     check_settings(arguments.output, settings)
     total = sum(len(list(jobs_of(settings, index))) for index in range(arguments.people))
     with tqdm(total=total, unit="shot", desc="rendering") as progress:
         for done in write_world(arguments.output, settings, arguments.people, arguments.workers):
             progress.update(done)
     clips, stills = write_list(arguments.output, settings, arguments.people)
-    what = "pictures" if arguments.pictures else "clips"
+    what = "images" if arguments.images else "clips"
     print(f"{arguments.output}: {clips} {what} and {stills} stills of {arguments.people} people")
     return 0
 

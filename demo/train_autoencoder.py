@@ -1,7 +1,7 @@
 """Train the small video autoencoder: `python demo/train_autoencoder.py --output 3d-vae.pt --lists data/people/clips.json`.
 
 All of it learns single frames, then its encoder to give clips the latents of every fourth frame alone, at last its decoder how clips
-move; the file has the released format. --load starts from weights: `--load FILE --pictures 0 --key-frames 0` teaches their decoder
+move; the file has the released format. --load starts from weights: `--load FILE --images 0 --key-frames 0` teaches their decoder
 alone, and latents stay valid; without --output it only measures. The same command goes on with a run that was stopped.
 """
 
@@ -14,24 +14,24 @@ from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
 
-TRAINING = "pictures", "key_frames", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
+TRAINING = "images", "key_frames", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
 
 def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--lists", type=Path, nargs="+", required=True, metavar="FILE", help="lists in JSON, of clips or pictures")
+    parser.add_argument("--lists", type=Path, nargs="+", required=True, metavar="FILE", help="lists in JSON, of clips or images")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write, 3d-vae.pt")
     parser.add_argument("--load", type=Path, metavar="FILE", help="weights to start from")
     parser.add_argument("--base", type=Path, nargs="+", default=[Path("configs/mini.yaml")], metavar="FILE",
                         help="whose model.autoencoder holds the sizes (default: configs/mini.yaml)")  # fmt: skip
-    parser.add_argument("--pictures", type=int, default=2500, metavar="N", help="steps with single frames (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2500, metavar="N", help="steps with single frames (default: %(default)s)")
     parser.add_argument("--key-frames", type=int, default=1000, metavar="N", help="for its encoder, with clips (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=900, metavar="N", help="for its decoder, with clips (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 144), metavar=("H", "W"), help="of the frames (default: 96 144)")
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="of a clip, 8k+1 (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=8, metavar="N", help="frames a second (default: %(default)s)")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="entries to read, 2 MB each (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="pictures of a step (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images of a step (default: %(default)s)")
     parser.add_argument("--latent-noise", type=float, default=0.6, metavar="X", help="largest noise on latents (default: %(default)s)")
     parser.add_argument("--equivariance", type=float, default=0, metavar="X", help="share moved once encoded, before decoding (default: 0)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="of single frames' steps (default: %(default)s)")
@@ -68,7 +68,7 @@ def main() -> int:
     from concat_id.config.loading import load_config
     from concat_id.data.clips import Window
     from concat_id.models.autoencoder import VideoAutoencoder
-    from concat_id.video import write_picture
+    from concat_id.video.writing import write_image
     from networks.autoencoder import AutoencoderTrainer, AutoencoderTraining
     from networks.footage import read_footage
 
@@ -85,7 +85,7 @@ def main() -> int:
         show(str(arguments.output), trainer.measure())
         trainer.finish()
     if arguments.sheet is not None:
-        write_picture(arguments.sheet, trainer.draw())
+        write_image(arguments.sheet, trainer.draw())
     return 0
 
 

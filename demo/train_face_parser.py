@@ -1,7 +1,7 @@
 """Train a small face parser: `python demo/train_face_parser.py --output data/face_parser --lists data/parts/stills.json`.
 
-Makes a Segformer with the 19 classes of CelebAMask in the layout of the released one, from pictures with exact masks, which
-`demo/render_people.py --pictures --stills 1 --masks` renders. The same command goes on with a run that was stopped. To use it, set
+Makes a Segformer with the 19 classes of CelebAMask in the layout of the released one, from images with exact masks, which
+`demo/render_people.py --images --stills 1 --masks` renders. The same command goes on with a run that was stopped. To use it, set
 `model.faces.parser` to its folder; it knows the people of that world, not photographs.
 """
 
@@ -20,9 +20,9 @@ def read_arguments() -> Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument("--lists", type=Path, nargs="+", required=True, metavar="FILE", help="clips.json and stills.json with masks beside")
-    parser.add_argument("--size", type=int, default=128, metavar="N", help="side of the pictures it sees (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=128, metavar="N", help="side of the images it sees (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=800, metavar="N", help="steps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures of a step (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images of a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, metavar="X", help="its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
@@ -34,7 +34,7 @@ def read_arguments() -> Namespace:
 
 
 def main() -> int:
-    """Read the pictures, train, measure on those of test people, write."""
+    """Read the images, train, measure on those of test people, write."""
     prepare_process()
     arguments = read_arguments()
     if arguments.output.exists():

@@ -57,7 +57,7 @@ def main() -> int:
     from concat_id.evaluation.runs import calibrate, drop_trained_on, find_runs, identify, measure_runs, require_images
     from concat_id.evaluation.summary import Summary
     from concat_id.evaluation.user_metrics import UserMetric
-    from concat_id.files import check_writable
+    from concat_id.files.paths import check_writable
 
     metrics = [UserMetric(file) for file in arguments.metric]
     runs = find_runs(arguments.videos, arguments.benchmark)

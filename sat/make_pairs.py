@@ -38,7 +38,7 @@ def main() -> None:
     prepare_process()
     arguments = read_arguments()
 
-    from concat_id.files import only_writer
+    from concat_id.files.paths import only_writer
 
     with only_writer(arguments.output):
         make_lists(arguments)
@@ -53,7 +53,7 @@ def make_lists(arguments: Namespace) -> None:
     from concat_id.curation.thresholds import choose_thresholds
     from concat_id.data.manifest import read_manifest
     from concat_id.face.recognition import same_person
-    from concat_id.json_files import write_json
+    from concat_id.files.json_files import write_json
 
     recognizer, clips = read_manifest(arguments.manifest)
     lists.require_videos(clips)

@@ -51,7 +51,7 @@ def main() -> int:
     arguments = read_arguments()
 
     from concat_id.curation.source_videos import Captions, read_sources
-    from concat_id.files import only_writer
+    from concat_id.files.paths import only_writer
 
     sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption))
     with only_writer(arguments.output):

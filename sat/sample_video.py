@@ -17,7 +17,7 @@ def main() -> int:
     bases, overrides = read_command_line(__doc__)
     config = load_config(bases, overrides)
 
-    from concat_id.pipelines.generation import generate
+    from concat_id.sampling.run import generate
 
     return generate(config)
 

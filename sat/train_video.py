@@ -57,7 +57,7 @@ def train() -> int:
 
 def make_sampler(config, device, embed):
     """The sampling of validation videos, as long and as large as the training clips, for any network."""
-    from concat_id.pipelines.base import make_pipeline
+    from concat_id.sampling.pipeline import make_pipeline
 
     frames = (config.data.max_num_frames - 1) // config.model.transformer.time_compressed_rate + 1
     sampling = {"sampling_image_size": config.data.video_size, "sampling_num_frames": frames, "memory": "high"}

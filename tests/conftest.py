@@ -88,7 +88,7 @@ def recognizer_folder(face_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
-def picture():
+def image():
     """Images of 96x64 that differ in shade."""
 
     def make(shade: int = 0) -> Image.Image:

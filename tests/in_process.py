@@ -36,7 +36,7 @@ def another_process(code: str, *arguments: object) -> Iterator[subprocess.Popen]
             process.kill()
 
 
-LOCKING = """import sys; from pathlib import Path; from concat_id.locks import locked
+LOCKING = """import sys; from pathlib import Path; from concat_id.files.locks import locked
 with locked(Path(sys.argv[1]), "a test"): print("locked", flush=True); sys.stdin.read()
 """
 

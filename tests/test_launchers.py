@@ -15,6 +15,7 @@ printf '%s\\n' "$PYTHONPATH" "$PYTHONSAFEPATH" >"$CALLS.environment"
 exit "${{STAND_IN_EXIT:-0}}"
 """
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node"]
+ROOMS = "models", "training", "sampling", "evaluation", "curation", "conversion", "face", "data", "diffusion"  # not read before set-up
 LAUNCHERS = ["inference_single_identity", "inference_two_identities", "finetune_single_identity", "finetune_two_identities"]
 
 
@@ -25,10 +26,10 @@ class Project:
         """Lay the files out under `folder`."""
         self.folder, self.root, self.calls = folder, folder / "my project", folder / "calls"
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
-        package = self.root / "sat" / "concat_id"
-        shutil.copytree(ROOT / "sat" / "concat_id" / "config", package / "config")
-        for source in (*(ROOT / "sat" / "concat_id").glob("*.py"), *ROOT.glob("*.sh")):
-            shutil.copy(source, package if source.suffix == ".py" else self.root)
+        rooms = shutil.ignore_patterns("__pycache__", *ROOMS)
+        shutil.copytree(ROOT / "sat" / "concat_id", self.root / "sat" / "concat_id", ignore=rooms)
+        for launcher in LAUNCHERS:
+            shutil.copy(ROOT / f"{launcher}.sh", self.root)
         for name in ("face_detector", "face_recognizer"):
             (self.root / "models" / name).mkdir(parents=True)
             (self.root / "models" / name / "README.md").touch()

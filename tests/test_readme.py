@@ -65,5 +65,5 @@ def test_launchers_generate_with_the_shipped_weights(tmp_path, face_folder, kind
     info = json.loads((folder / "info.json").read_text())
     assert info["prompt"] == line.split("@@")[0] and len(info["references"]) == num_refs
     portrait = np.asarray(Image.open(folder / "portrait.png"))
-    assert portrait.shape == (96, 144, 3) and portrait.std() > 20, "a picture of something"
+    assert portrait.shape == (96, 144, 3) and portrait.std() > 20, "an image of something"
     assert (folder / f"reference_{num_refs}.png").is_file() and (folder / "sheet.png").is_file()

@@ -18,8 +18,8 @@ def write_wan_transformers(folder: Path, transformer, dtype: torch.dtype = torch
     """Write both variants of a transformer of these sizes, in Wan's names."""
     import dataclasses
 
-    from concat_id.models.wan import WanDiffusionTransformer
-    from concat_id.models.wan_weights import PREFIX, to_native_names
+    from concat_id.models.wan.transformer import WanDiffusionTransformer
+    from concat_id.models.wan.weights import PREFIX, to_native_names
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, ref_modulation in STAGES.items():
@@ -38,7 +38,8 @@ def write_tiny_wan(folder: Path) -> Path:
     from tiny_model import write_text_encoder
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from concat_id.models import wan_autoencoder, wan_text_encoder
+    from concat_id.models.wan import autoencoder as wan_autoencoder
+    from concat_id.models.wan import text_encoder as wan_text_encoder
 
     wan, concat_id = folder / "Wan-AI" / "Wan2.1-T2V-1.3B", folder / "Concat-ID-Wan"
     own = {

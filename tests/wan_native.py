@@ -10,10 +10,10 @@ from tiny_model import write_text_encoder
 from transformers import UMT5Config, UMT5EncoderModel
 
 from concat_id.config.wan import WanTransformerConfig
-from concat_id.models.wan import WanDiffusionTransformer
-from concat_id.models.wan_autoencoder import to_native_names as native_autoencoder
-from concat_id.models.wan_text_encoder import native_names as native_text_encoder
-from concat_id.models.wan_weights import PREFIX, to_native_names
+from concat_id.models.wan.autoencoder import to_native_names as native_autoencoder
+from concat_id.models.wan.text_encoder import native_names as native_text_encoder
+from concat_id.models.wan.transformer import WanDiffusionTransformer
+from concat_id.models.wan.weights import PREFIX, to_native_names
 
 WIDTH = 32  # of the text embeddings
 TINY = WanTransformerConfig(

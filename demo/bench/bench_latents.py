@@ -1,6 +1,6 @@
 """How much of a likeness an autoencoder keeps when there is noise on its latents, as a diffusion model leaves it, or when they are moved.
 
-Run as `python demo/bench/bench_latents.py --load models/mini/vae/3d-vae.pt`. Pictures of one moment, each compared with
+Run as `python demo/bench/bench_latents.py --load models/mini/vae/3d-vae.pt`. Images of one moment, each compared with
 another photograph of the person; nobody wears a hat or glasses or turns.
 """
 
@@ -34,8 +34,8 @@ def main() -> None:
     from concat_id.face.detection import FaceDetector
     from concat_id.face.recognition import load_recognizer
     from concat_id.models.autoencoder import VideoAutoencoder
-    from concat_id.transforms import to_tensor
-    from concat_id.video import to_frames
+    from concat_id.video.transforms import to_tensor
+    from concat_id.video.writing import to_frames
     from networks.autoencoder import decibels, draw_motions, moved
     from world.kernel_cache import keep_kernels
 
@@ -47,20 +47,20 @@ def main() -> None:
     autoencoder = VideoAutoencoder.from_config(settings, scale_factor=1.0)
     head, detector, recognizer = HeadModel(), FaceDetector("models/face_detector", "cpu"), load_recognizer()
 
-    def vector(picture: Image.Image) -> np.ndarray:
-        faces = detector.detect(picture)
-        return recognizer.embed(picture, faces[0]) if faces else 0.0
+    def vector(image: Image.Image) -> np.ndarray:
+        faces = detector.detect(image)
+        return recognizer.embed(image, faces[0]) if faces else 0.0
 
     people = [make_person(head, arguments.seed, number) for number in range(arguments.people)]
     photographs = [vector(photograph(head, person, 0)) for person in people]
-    pictures = [photograph(head, person, 1, neutral=False) for person in people]
+    images = [photograph(head, person, 1, neutral=False) for person in people]
 
     def told(title: str, shown: list[Image.Image]) -> None:
-        cosines = [float(np.sum(vector(picture) * own)) for picture, own in zip(shown, photographs, strict=True)]
+        cosines = [float(np.sum(vector(image) * own)) for image, own in zip(shown, photographs, strict=True)]
         print(f"{title}: {recognizer.name} {np.mean(cosines):.3f}", flush=True)
 
-    told("as rendered", pictures)
-    pixels = torch.stack([to_tensor(picture) for picture in pictures])[:, :, None]
+    told("as rendered", images)
+    pixels = torch.stack([to_tensor(image) for image in images])[:, :, None]
     latents = autoencoder.encode(pixels)
     for level in arguments.noise:
         noisy = latents + level * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
@@ -69,7 +69,7 @@ def main() -> None:
     maps = draw_motions(len(pixels), SIZE[1] / SIZE[0], 1.0, torch.Generator().manual_seed(1))
     expected, carried = moved(pixels, maps), moved(latents.transpose(1, 2), maps).transpose(1, 2)
     apart = (autoencoder.encode(expected) - carried).square().mean() / latents.var()
-    print(f"moved latents, decoded: {decibels(autoencoder.decode(carried), expected):.1f} dB of the moved pictures; they differ")
+    print(f"moved latents, decoded: {decibels(autoencoder.decode(carried), expected):.1f} dB of the moved images; they differ")
     print(f"from the latents of those by {apart:.2f} of their variance; unmoved: {decibels(autoencoder.decode(latents), pixels):.1f} dB")
 
 

@@ -46,9 +46,9 @@ def main() -> None:
             shot = sample_shot(cast, np.random.default_rng([arguments.seed, person, number]), 49)
             renderer = ShotRenderer(head, cast, shot, (96, 144))
             for moment in MOMENTS:
-                picture = Image.fromarray(renderer.frame(moment)[0])
+                image = Image.fromarray(renderer.frame(moment)[0])
                 frames += 1
-                rows += [(person, number, recognizer.embed(picture, face)) for face in detector.detect(picture)[:1]]
+                rows += [(person, number, recognizer.embed(image, face)) for face in detector.detect(image)[:1]]
     people, shots, vectors = (np.array(column) for column in zip(*rows, strict=True))
     cosines, same, shot_same = vectors @ vectors.T, people[:, None] == people, shots[:, None] == shots
     print(f"face found in {len(rows)} of {frames} frames")

@@ -29,7 +29,7 @@ def main() -> None:
 
     from concat_id.config.loading import load_config
     from concat_id.models.autoencoder import VideoAutoencoder
-    from concat_id.video import to_frames, write_video
+    from concat_id.video.writing import to_frames, write_video
     from networks.autoencoder import decibels
     from networks.footage import to_video
 

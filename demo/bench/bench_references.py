@@ -1,7 +1,7 @@
 """Whether a model uses its references: its loss on faces with the right one, with none and with somebody else's.
 
 Run as `python demo/bench/bench_references.py --base configs/mini.yaml demo/configs/stage2.yaml
---load models/mini/transformer --valid_data data/mini/lists/stage_2_valid.json`. Takes the first single pictures of one person of the
+--load models/mini/transformer --valid_data data/mini/lists/stage_2_valid.json`. Takes the first single images of one person of the
 lists. The loss is that of training, in float32, at fixed timesteps and noise: less with the right reference than with somebody else's
 means that the model knows whom it shows, more than with none that it believes it too much. Lists go from person to person, so somebody
 else's is that of half a batch away.
@@ -18,7 +18,7 @@ NUMBER, BATCH, TIMESTEPS = 48, 16, (200, 400, 600, 800)
 
 
 def main() -> None:
-    """Read pictures, compute the losses, print a table."""
+    """Read images, compute the losses, print a table."""
     prepare_process()
     from concat_id.config.command_line import read_command_line
     from concat_id.config.loading import load_config
@@ -38,7 +38,7 @@ def main() -> None:
 
     device = choose_device(config.args.device)
     start_processes(device)
-    found = [record for record in read_records(config.training.valid_data) if record.is_picture and record.num_refs == 1]
+    found = [record for record in read_records(config.training.valid_data) if record.is_image and record.num_refs == 1]
     records = found[:NUMBER]
     network = prepare.load_network(config, None).to(device).eval()
     objective = Objective(config, prepare.load_autoencoder(config, device), prepare.embed_captions(config, records, device), device)
@@ -54,7 +54,7 @@ def main() -> None:
                 with torch.no_grad():
                     loss = objective.recipe.loss(network, objective.recipe.schedule, latents, noise, at, Condition(text, shown))
                 losses[name][place] += loss.sum().item() / len(records)
-    print(f"{len(records)} pictures\ntimestep " + " ".join(f"{timestep:>7}" for timestep in TIMESTEPS))
+    print(f"{len(records)} images\ntimestep " + " ".join(f"{timestep:>7}" for timestep in TIMESTEPS))
     for name, values in losses.items():
         print(f"{name:<8} " + " ".join(f"{value:7.4f}" for value in values))
 

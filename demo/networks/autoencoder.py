@@ -1,10 +1,10 @@
 """Teach a small video autoencoder: all of it single frames, its encoder what to keep of clips, at last its decoder how clips move.
 
 An encoder that knows single frames alone takes the mean of the four frames of a latent, so that whatever moves is blurred. In the part
-`key_frames` it learns to give a clip the latents that its first frame and every fourth after it have alone: a row of sharp pictures in
+`key_frames` it learns to give a clip the latents that its first frame and every fourth after it have alone: a row of sharp images in
 the code that a diffusion model knows from single ones. The last part teaches the decoder what lies between them; the encoder stays as
-it is, so latents keep their meaning. What is decoded has noise of up to `latent_noise` on it, so that what matters in a picture is
-coded above the errors that a small diffusion model makes, instead of below them. A share `equivariance` of the pictures is moved, turned
+it is, so latents keep their meaning. What is decoded has noise of up to `latent_noise` on it, so that what matters in an image is
+coded above the errors that a small diffusion model makes, instead of below them. A share `equivariance` of the images is moved, turned
 and scaled, latents as well as pixels, before the decoder compares them: then a face has much the same latents wherever and however large
 it is, and a diffusion model has less to learn (EQ-VAE, Kouzelis et al. 2025).
 """
@@ -27,7 +27,7 @@ from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.distributed import has_bfloat16
 from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.video import to_frames
+from concat_id.video.writing import to_frames
 from networks.building import build_autoencoder, fold_statistics, matrices, write_autoencoder
 from networks.footage import Footage, to_video
 from networks.learner import Learner, tensors_digest
@@ -40,25 +40,25 @@ SCALES = (1, 2, 4)  # pixels over which edges of single frames are compared
 CLIP_FRAMES = 17  # three latents decoded at once and another two after them, so that the decoder meets its own memory
 FIRST = 3  # latents that are decoded at once; then two at a time, as in sampling
 INTERVAL = 4  # frames of a latent but the first
-PICTURE_EVERY = 4  # every so many steps with clips, one has pictures instead, lest the decoder forget them
+IMAGE_EVERY = 4  # every so many steps with clips, one has images instead, lest the decoder forget them
 LOG_VARIANCE = (-12.0, 4.0)
-LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how much is seen; as a share of the picture
+LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how much is seen; as a share of the image
 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
     """How to train; the first three are the steps of the parts, `crop` (height, width) is what a step sees of a frame."""
 
-    pictures: int = 2500
+    images: int = 2500
     key_frames: int = 0
     clips: int = 900
     crop: tuple[int, int] = (64, 96)
-    batch_size: int = 8  # pictures; of clips, one
+    batch_size: int = 8  # images; of clips, one
     learning_rate: float = 1.5e-3
     key_frame_learning_rate: float = 1e-3
     clip_learning_rate: float = 4e-4
-    latent_noise: float = 0.0  # largest deviation of the noise on what is decoded; each picture and clip draws its own below it
-    equivariance: float = 0.0  # share of the pictures whose latents are moved, turned and scaled before they are decoded
+    latent_noise: float = 0.0  # largest deviation of the noise on what is decoded; each image and clip draws its own below it
+    equivariance: float = 0.0  # share of the images whose latents are moved, turned and scaled before they are decoded
     seed: int = 0
 
 
@@ -79,11 +79,11 @@ class AutoencoderTrainer:
         """Take all steps that are left of all parts. Raises `UserError` where a part wants clips and there are none."""
         if self.training.key_frames + self.training.clips and not self.footage.clips:
             raise UserError("--lists: found no clips to learn from, expected some; add them, or give --key-frames 0 --clips 0")
-        if self.training.pictures:
+        if self.training.images:
             self.network.requires_grad_(True)
             kernels = [weight for weight in self.network.parameters() if self.fresh and weight.dim() == 5 and weight.shape[2] > 1]
             hooks = [weight.register_hook(_last_moment) for weight in kernels]
-            self._learn("pictures", self.network, self.picture_loss, self.training.pictures, self.training.learning_rate)
+            self._learn("images", self.network, self.image_loss, self.training.images, self.training.learning_rate)
             for hook in hooks:
                 hook.remove()
             if self.fresh:
@@ -103,7 +103,7 @@ class AutoencoderTrainer:
         encoder.requires_grad_(True)
 
         def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            video = self._draw_clip_or_pictures(step, generator)
+            video = self._draw_clip_or_images(step, generator)
             with _autocast():
                 moments = encoder(video)[0].float()
                 with torch.no_grad():
@@ -116,9 +116,9 @@ class AutoencoderTrainer:
 
         self._learn("key frames", encoder, loss_of, self.training.key_frames, self.training.key_frame_learning_rate)
 
-    def picture_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def image_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw single frames, encode them with noise, decode them, compare."""
-        video = self._draw_pictures(generator)
+        video = self._draw_images(generator)
         with _autocast():
             moments = self.network.encoder(video)[0].float()
         mean, log_variance = moments.chunk(2, dim=1)
@@ -136,8 +136,8 @@ class AutoencoderTrainer:
         return loss, {"dB": decibels(decoded, video)}
 
     def clip_loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Draw a clip, or pictures now and then; decode it as sampling does, compare."""
-        video = self._draw_clip_or_pictures(step, generator)
+        """Draw a clip, or images now and then; decode it as sampling does, compare."""
+        video = self._draw_clip_or_images(step, generator)
         mean, std = self.autoencoder.encode_moments(video)  # (B, T, C, H, W)
         latents = self._disturbed((mean + std * torch.randn(mean.shape, generator=generator)).transpose(1, 2), generator)
         decoded = torch.cat(list(self._decode(latents)), dim=2)
@@ -151,7 +151,7 @@ class AutoencoderTrainer:
         return latents.mean((0, 1, 3, 4)), latents.std((0, 1, 3, 4))
 
     def measure(self, most: int = 24) -> dict[str, float]:
-        """Measure what encoding and decoding keep of held-out clips and pictures, in decibels (mean over frames of the PSNR)."""
+        """Measure what encoding and decoding keep of held-out clips and images, in decibels (mean over frames of the PSNR)."""
         single, moving = [], []
         for frames in _spread(self.footage.held_out, most):
             single += self._quality(frames[len(frames) // 2][None])
@@ -163,7 +163,7 @@ class AutoencoderTrainer:
         return result
 
     def draw(self, rows: int = 4, columns: int = 8) -> Image.Image:
-        """Draw held-out clips, or pictures, above what decoding makes of them."""
+        """Draw held-out clips, or images, above what decoding makes of them."""
         clips = [frames for frames in self.footage.held_out if len(frames) > 1] or self.footage.held_out
         lines = []
         for frames in _spread(clips, rows):
@@ -198,13 +198,13 @@ class AutoencoderTrainer:
         level = self.training.latent_noise * torch.rand(len(latents), *[1] * (latents.dim() - 1), generator=generator)
         return latents + level * torch.randn(latents.shape, generator=generator)
 
-    def _draw_clip_or_pictures(self, step: int, generator: torch.Generator) -> Tensor:
-        """Draw a clip (1, 3, F, H, W), or every so many steps pictures (B, 3, 1, H, W)."""
-        if step % PICTURE_EVERY == PICTURE_EVERY - 1:
-            return self._draw_pictures(generator)
+    def _draw_clip_or_images(self, step: int, generator: torch.Generator) -> Tensor:
+        """Draw a clip (1, 3, F, H, W), or every so many steps images (B, 3, 1, H, W)."""
+        if step % IMAGE_EVERY == IMAGE_EVERY - 1:
+            return self._draw_images(generator)
         return self._draw(self.footage.clips, CLIP_FRAMES, generator)[None]
 
-    def _draw_pictures(self, generator: torch.Generator) -> Tensor:
+    def _draw_images(self, generator: torch.Generator) -> Tensor:
         return torch.stack([self._draw(self.footage.learned, 1, generator) for _ in range(self.training.batch_size)])
 
     def _draw(self, clips: list[Tensor], num_frames: int, generator: torch.Generator) -> Tensor:
@@ -239,7 +239,7 @@ def _autocast() -> torch.autocast:
 
 
 def draw_motions(count: int, aspect: float, share: float, generator: torch.Generator) -> Tensor:
-    """Draw affine maps (count, 2, 3) from places of the result to places of the picture, both in [-1, 1]; a `share` moves anything.
+    """Draw affine maps (count, 2, 3) from places of the result to places of the image, both in [-1, 1]; a `share` moves anything.
 
     `aspect` is width / height, so that what is turned keeps its shape.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from concat_id.config.cogvideox import AutoencoderConfig
-from concat_id.files import written_whole
+from concat_id.files.paths import written_whole
 from concat_id.models.autoencoder import VideoAutoencoder, released_settings, to_sat_names
 
 TOKENIZER = "spiece.model"

@@ -1,4 +1,4 @@
-"""A small Segformer that tells the 19 parts of a face, learnt from pictures with exact masks."""
+"""A small Segformer that tells the 19 parts of a face, learnt from images with exact masks."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from concat_id.errors import UserError
 from concat_id.face.parsing import CLASSES
-from concat_id.files import folder_written_whole
-from concat_id.json_files import write_json
-from concat_id.transforms import load_image
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import folder_written_whole
+from concat_id.video.transforms import load_image
 from networks.captions import read_entries
 from networks.learner import Learner, tensors_digest
 
@@ -29,7 +29,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images that S
 
 @dataclass(frozen=True)
 class ParserTraining:
-    """What a parser is made of and how it is trained; `size` is the side of its pictures."""
+    """What a parser is made of and how it is trained; `size` is the side of its images."""
 
     size: int = 128
     widths: tuple[int, int, int, int] = (32, 64, 96, 160)
@@ -39,16 +39,16 @@ class ParserTraining:
     seed: int = 0
 
 
-class Example(NamedTuple):
-    """A picture (H, W, 3), uint8, with the class of each pixel (H, W), and whether it is kept for measuring."""
+class ParserExample(NamedTuple):
+    """An image (H, W, 3), uint8, with the class of each pixel (H, W), and whether it is kept for measuring."""
 
-    picture: np.ndarray
+    image: np.ndarray
     classes: np.ndarray
     held_out: bool
 
 
-def read_examples(lists: Sequence[Path]) -> list[Example]:
-    """Read the pictures of one person in lists of demo/render_people.py --masks; those of test people are held out. Raises `UserError`."""
+def read_examples(lists: Sequence[Path]) -> list[ParserExample]:
+    """Read the images of one person in lists of demo/render_people.py --masks; those of test people are held out. Raises `UserError`."""
     examples = []
     for file in lists:
         entries = read_entries(file)
@@ -62,10 +62,10 @@ def read_examples(lists: Sequence[Path]) -> list[Example]:
                     continue
                 with np.load(file.parent / MASKS / f"{name}.npz", allow_pickle=False) as content:
                     classes = content["classes"][number]
-                examples.append(Example(np.asarray(load_image(path)), classes, entry["split"] == "test"))
+                examples.append(ParserExample(np.asarray(load_image(path)), classes, entry["split"] == "test"))
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise UserError(f"{file}: found no pictures with masks ({type(error).__name__}: {error}); make them with "
-                            "`python demo/render_people.py --pictures --masks --stills 1 ...`") from error  # fmt: skip
+            raise UserError(f"{file}: found no images with masks ({type(error).__name__}: {error}); make them with "
+                            "`python demo/render_people.py --images --masks --stills 1 ...`") from error  # fmt: skip
     examples = [example for example in examples if np.isin(example.classes, FACE).any()]
     if not any(example.held_out for example in examples) or all(example.held_out for example in examples):
         raise UserError(f"{', '.join(map(str, lists))}: found {len(examples)} faces, expected some of test people and of others; "
@@ -73,7 +73,7 @@ def read_examples(lists: Sequence[Path]) -> list[Example]:
     return examples
 
 
-def crop(example: Example, size: int, random: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+def crop(example: ParserExample, size: int, random: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Cut the face out, (size, size, 3) and (size, size), at a place that varies by `random`."""
     rows, columns = np.nonzero(np.isin(example.classes, FACE))
     centre = np.array([columns.min() + columns.max(), rows.min() + rows.max()]) / 2
@@ -87,17 +87,17 @@ def crop(example: Example, size: int, random: np.random.Generator | None = None)
     across, down = step, np.array([-step[1], step[0]])
     corner = centre - (across + down) * size / 2
     affine = (across[0], down[0], corner[0], across[1], down[1], corner[1])
-    picture = Image.fromarray(example.picture).transform((size, size), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+    image = Image.fromarray(example.image).transform((size, size), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
     classes = Image.fromarray(example.classes.astype(np.uint8)).transform(
         (size, size), Image.Transform.AFFINE, affine, Image.Resampling.NEAREST
     )
-    return np.asarray(picture), np.asarray(classes)
+    return np.asarray(image), np.asarray(classes)
 
 
 class FaceParserTrainer:
     """Trains a parser and writes it where `SegformerParser` reads it."""
 
-    def __init__(self, examples: Sequence[Example], training: ParserTraining, folder: Path):
+    def __init__(self, examples: Sequence[ParserExample], training: ParserTraining, folder: Path):
         self.training, self.folder = training, folder
         self.examples = [example for example in examples if not example.held_out]
         self.held_out = [example for example in examples if example.held_out]
@@ -106,7 +106,7 @@ class FaceParserTrainer:
         work = folder.with_name(f"{folder.name}.training")
         work.mkdir(parents=True, exist_ok=True)
         matrices = [weight for name, weight in self.network.named_parameters() if weight.dim() == 2 and "classifier" not in name]
-        settings = asdict(training) | {"examples": tensors_digest(torch.from_numpy(example.picture.copy()) for example in self.examples)}
+        settings = asdict(training) | {"examples": tensors_digest(torch.from_numpy(example.image.copy()) for example in self.examples)}
         self.learner = Learner(self.network, matrices, training.steps, training.learning_rate, training.seed, work, settings)
 
     def train(self) -> None:
@@ -121,8 +121,8 @@ class FaceParserTrainer:
         with self.learner.averaged() as network:
             network.eval()
             for example in self.held_out:
-                picture, classes = crop(example, self.training.size)
-                found, truth = self._logits(to_pixels(picture[None])).argmax(1)[0], torch.from_numpy(classes.astype(np.int64))
+                image, classes = crop(example, self.training.size)
+                found, truth = self._logits(to_pixels(image[None])).argmax(1)[0], torch.from_numpy(classes.astype(np.int64))
                 for index in range(len(CLASSES)):
                     common[index] += ((found == index) & (truth == index)).sum()
                     either[index] += ((found == index) | (truth == index)).sum()
@@ -142,8 +142,8 @@ class FaceParserTrainer:
     def _loss(self, step: int, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         random = np.random.default_rng([self.training.seed, step])
         chosen = random.integers(len(self.examples), size=self.training.batch_size)
-        pictures, classes = zip(*(crop(self.examples[index], self.training.size, random) for index in chosen), strict=True)
-        pixels = np.stack(pictures).astype(np.float32)
+        images, classes = zip(*(crop(self.examples[index], self.training.size, random) for index in chosen), strict=True)
+        pixels = np.stack(images).astype(np.float32)
         grey = pixels.mean(axis=(1, 2, 3), keepdims=True)
         contrast = np.exp(random.uniform(-CONTRAST, CONTRAST, (len(pixels), 1, 1, 1)))
         light = 255 * random.uniform(-BRIGHTNESS, BRIGHTNESS, (len(pixels), 1, 1, 1))
@@ -156,9 +156,9 @@ class FaceParserTrainer:
         return F.interpolate(logits, pixels.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def to_pixels(pictures: np.ndarray) -> Tensor:
-    """Scale pictures (B, H, W, 3) in 0-255 as the model wants them, (B, 3, H, W)."""
-    scaled = (torch.from_numpy(np.asarray(pictures, np.float32)) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+def to_pixels(images: np.ndarray) -> Tensor:
+    """Scale images (B, H, W, 3) in 0-255 as the model wants them, (B, 3, H, W)."""
+    scaled = (torch.from_numpy(np.asarray(images, np.float32)) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     return scaled.permute(0, 3, 1, 2).contiguous()
 
 
@@ -174,7 +174,7 @@ def new_segformer(widths: Sequence[int]) -> nn.Module:
 
 
 def write_segformer(folder: Path, network: nn.Module, size: int) -> None:
-    """Write a parser that sees pictures of `size` pixels where `SegformerParser` reads it, in bfloat16."""
+    """Write a parser that sees images of `size` pixels where `SegformerParser` reads it, in bfloat16."""
     network.to(torch.bfloat16).save_pretrained(folder)
     processor = {
         "image_processor_type": "SegformerImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,

@@ -1,6 +1,6 @@
-"""A small face recogniser, taught by pictures of a manifest to tell its people apart, for a second opinion beside the usual one.
+"""A small face recogniser, taught by images of a manifest to tell its people apart, for a second opinion beside the usual one.
 
-Two pictures of each of some people are taken, of different recordings where there are any; each has to find its partner among all of
+Two images of each of some people are taken, of different recordings where there are any; each has to find its partner among all of
 them by cosine similarity.
 """
 
@@ -18,19 +18,19 @@ from torch import Tensor
 from concat_id.data.manifest import read_manifest
 from concat_id.distributed import has_bfloat16
 from concat_id.errors import UserError
-from concat_id.files import folder_written_whole
-from concat_id.json_files import write_json
-from concat_id.transforms import load_image
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import folder_written_whole
+from concat_id.video.transforms import load_image
 from networks.building import matrices
 from networks.captions import is_held_out
 from networks.learner import Learner, tensors_digest
 from networks.recognition_network import SIDE, RecognitionNetwork, to_onnx
 
-STORED = 72  # side of pictures in memory
+STORED = 72  # side of images in memory
 SHARPNESS = 14.0  # what cosines are multiplied by
 ROTATION, SCALE, SHIFT = 0.12, 0.12, 0.08  # radians, logarithm and half sides, by which faces vary
 CONTRAST, BRIGHTNESS, TINT, GRAIN = 0.25, 0.15, 0.08, 0.1
-BLURRED = 0.5  # share of the steps' pictures that are made coarser, to one of these sides
+BLURRED = 0.5  # share of the steps' images that are made coarser, to one of these sides
 COARSE = (14, 20, 28, 36)
 SETTLING = 40  # batches by which the norms' statistics are found at the end
 MOST_MEASURED = 4000
@@ -39,7 +39,7 @@ FALSE_MATCHES = 0.001  # share of pairs of different people that the threshold l
 
 @dataclass(frozen=True)
 class RecognizerTraining:
-    """How a recogniser is trained; a batch has two pictures of each of half as many people."""
+    """How a recogniser is trained; a batch has two images of each of half as many people."""
 
     steps: int = 1500
     batch_size: int = 96
@@ -47,7 +47,7 @@ class RecognizerTraining:
     seed: int = 0
 
 
-class Example(NamedTuple):
+class RecognizerExample(NamedTuple):
     """An upright face (3, 72, 72), uint8, with whose it is, in which recording, and whether it is kept for measuring."""
 
     face: Tensor
@@ -58,7 +58,7 @@ class Example(NamedTuple):
 
 class Accuracy(NamedTuple):
     """What a recogniser makes of people held out: mean cosines of two recordings of one person and of two people, share of the
-    pictures whose nearest of other recordings is the same person's, the threshold that 0.1 % of the pairs of two people pass, and the
+    images whose nearest of other recordings is the same person's, the threshold that 0.1 % of the pairs of two people pass, and the
     share of pairs of one person that pass it.
     """
 
@@ -69,7 +69,7 @@ class Accuracy(NamedTuple):
     matched: float
 
 
-def read_examples(manifest: Path) -> list[Example]:
+def read_examples(manifest: Path) -> list[RecognizerExample]:
     """Read the faces of a manifest of sat/prepare_clips.py that have a name. Raises `UserError` unless some people are held out."""
     from tqdm import tqdm
 
@@ -78,10 +78,10 @@ def read_examples(manifest: Path) -> list[Example]:
     for clip in tqdm(clips, desc="reading", unit="clip"):
         for person in (person for person in clip.people if person.identity):
             held_out = is_held_out(person.identity, clip.split)
-            examples += [Example(_read(picture), person.identity, clip.origin, held_out) for picture in person.pictures]
+            examples += [RecognizerExample(_read(image), person.identity, clip.origin, held_out) for image in person.images]
     learned, held_out = (_by_person(part) for part in _parts(examples))
     if min(_with_pairs(learned), _with_pairs(held_out)) < 2:
-        counts = f"{_with_pairs(learned)} people with two pictures or more to learn from and {_with_pairs(held_out)} to measure on"
+        counts = f"{_with_pairs(learned)} people with two images or more to learn from and {_with_pairs(held_out)} to measure on"
         raise UserError(f"{manifest}: found {counts}, expected two of each; give the clips' list `identities` and prepare more of them")
     return examples
 
@@ -89,7 +89,7 @@ def read_examples(manifest: Path) -> list[Example]:
 class FaceRecognizerTrainer:
     """Trains a recogniser and writes it where `FaceRecognizer.from_folder` reads it."""
 
-    def __init__(self, examples: Sequence[Example], training: RecognizerTraining, folder: Path):
+    def __init__(self, examples: Sequence[RecognizerExample], training: RecognizerTraining, folder: Path):
         self.training, self.folder = training, folder
         self.learned, self.held_out = _parts(examples)
         self.people = [numbers for numbers in _by_person(self.learned).values() if len(numbers) > 1]
@@ -119,7 +119,7 @@ class FaceRecognizerTrainer:
 
     @torch.no_grad()
     def accuracy(self) -> Accuracy:
-        """Measure on the people held out, at most on 4,000 pictures."""
+        """Measure on the people held out, at most on 4,000 images."""
         step = max(1, -(-len(self.held_out) // MOST_MEASURED))
         chosen = self.held_out[::step]
         faces = torch.stack([item.face for item in chosen]).split(64)
@@ -138,7 +138,7 @@ class FaceRecognizerTrainer:
         self.learner.folder.rmdir()
 
     def _draw(self, generator: torch.Generator) -> list[int]:
-        """Draw two pictures of each of some people, one after the other."""
+        """Draw two images of each of some people, one after the other."""
         chosen = []
         for person in torch.randperm(len(self.people), generator=generator)[: self.training.batch_size // 2].tolist():
             first, *others = (self.people[person][place] for place in torch.randperm(len(self.people[person]), generator=generator))
@@ -186,7 +186,7 @@ def vary(faces: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def measure(vectors: np.ndarray, people: Sequence[str], recordings: Sequence[str]) -> Accuracy:
-    """Measure vectors (N, D) of length 1; two pictures of one recording are never compared."""
+    """Measure vectors (N, D) of length 1; two images of one recording are never compared."""
     cosines = vectors @ vectors.T
     names, places = np.array(people), np.array(recordings)
     same = names[:, None] == names[None]
@@ -201,16 +201,16 @@ def measure(vectors: np.ndarray, people: Sequence[str], recordings: Sequence[str
     return Accuracy(float(own.mean()), float(others.mean()), found, threshold, float(np.mean(own >= threshold)))
 
 
-def _read(picture: Path) -> Tensor:
-    face = load_image(picture).resize((STORED, STORED), Image.Resampling.BICUBIC)
+def _read(image: Path) -> Tensor:
+    face = load_image(image).resize((STORED, STORED), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)
 
 
-def _parts(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+def _parts(examples: Sequence[RecognizerExample]) -> tuple[list[RecognizerExample], list[RecognizerExample]]:
     return [item for item in examples if not item.held_out], [item for item in examples if item.held_out]
 
 
-def _by_person(examples: Sequence[Example]) -> dict[str, list[int]]:
+def _by_person(examples: Sequence[RecognizerExample]) -> dict[str, list[int]]:
     numbers: dict[str, list[int]] = {}
     for number, example in enumerate(examples):
         numbers.setdefault(example.person, []).append(number)

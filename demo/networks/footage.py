@@ -1,4 +1,4 @@
-"""Clips and pictures of lists, small enough to be kept in memory."""
+"""Clips and images of lists, small enough to be kept in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from concat_id.data.clips import ClipReader, UnreadableClipError, Window, read_picture
+from concat_id.data.clips import ClipReader, UnreadableClipError, Window, read_image
 from concat_id.errors import UserError
-from concat_id.formats import is_picture
+from concat_id.files.formats import is_image
 from networks.captions import is_held_out, read_entries
 from networks.learner import tensors_digest
 
 
 @dataclass
 class Footage:
-    """Frames (F, H, W, 3), uint8, of clips, F = 1 for pictures; `held_out` is only for measuring."""
+    """Frames (F, H, W, 3), uint8, of clips, F = 1 for images; `held_out` is only for measuring."""
 
     learned: list[Tensor] = field(default_factory=list)
     held_out: list[Tensor] = field(default_factory=list)
@@ -62,8 +62,8 @@ def read_footage(lists: Sequence[Path], window: Window, most: int) -> Footage:
 def _read(reader: ClipReader, path: Path, window: Window) -> Tensor:
     if not path.is_file():
         raise UserError(f"{path}: no such file; correct the list")
-    if is_picture(path):
-        return read_picture(path, window.size).pixels
+    if is_image(path):
+        return read_image(path, window.size).pixels
     return reader.read(path, window).pixels
 
 

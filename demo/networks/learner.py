@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from concat_id.errors import UserError
-from concat_id.files import remove_partial_files, written_whole
-from concat_id.weights import load_tensors
+from concat_id.files.paths import remove_partial_files, written_whole
+from concat_id.weights.loading import load_tensors
 from networks.muon import Muon
 
 STATE = "state.pt"

@@ -23,7 +23,7 @@ def repeated(records: Sequence[Record]) -> list[Record]:
     result = []
     for record in records:
         rare = RARE_WORDS & set(re.findall(r"[\w-]+", record.caption.lower()))
-        result += [record] * ((1 if record.is_picture else CLIP_REPEATS) * (RARE_REPEATS if rare else 1))
+        result += [record] * ((1 if record.is_image else CLIP_REPEATS) * (RARE_REPEATS if rare else 1))
     return result
 
 

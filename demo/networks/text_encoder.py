@@ -1,6 +1,6 @@
 """Teach a small T5 encoder what captions say: every token, padding included, is to know all attributes of the shot.
 
-A transformer that joins text and pictures reads whichever tokens it likes, and the released text encoder gives it the same chance:
+A transformer that joins text and images reads whichever tokens it likes, and the released text encoder gives it the same chance:
 its padding is not masked. Beside that, a word that is an attribute's value is to know of which attribute (whose shirt is red), and words
 that were left out of the input are guessed, which makes use of captions without attributes.
 """
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.distributed import has_bfloat16
-from concat_id.files import folder_written_whole
-from concat_id.json_files import write_json
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import folder_written_whole
 from networks.building import TextEncoderSize, build_text_encoder, matrices, write_text_encoder, write_tokenizer
 from networks.captions import AttributeTable, Caption
 from networks.learner import Learner

@@ -1,5 +1,5 @@
 """A small world of synthetic people: heads of a parametric human, drawn as talking clips with captions and exact masks.
 
-Legend: V vertices, T triangles, N frames, H W pixels. Head coordinates: x to the picture's right, y up, z toward the viewer; the
+Legend: V vertices, T triangles, N frames, H W pixels. Head coordinates: x to the image's right, y up, z toward the viewer; the
 unit is the height of the average head with its neck, the origin its middle. Colours are linear RGB in [0, 1].
 """

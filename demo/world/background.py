@@ -58,7 +58,7 @@ def _curtain(image: np.ndarray, x: np.ndarray, y: np.ndarray, aspect: float, rng
 
 
 def _room(image: np.ndarray, x: np.ndarray, y: np.ndarray, aspect: float, rng: np.random.Generator) -> np.ndarray:
-    """A wall with one or two things beside the people: a window, a picture, a shelf, a lamp, a plant."""
+    """A wall with one or two things beside the people: a window, an image, a shelf, a lamp, a plant."""
     image = _wall(image, x, y, aspect, rng)
     sides = [(0.02, 0.30), (0.72, 0.98)]
     if rng.random() < 0.45:
@@ -80,7 +80,7 @@ def _window(image: np.ndarray, x: np.ndarray, y: np.ndarray, left: float, right:
     image[inside & (bar | edge)] = (0.75, 0.73, 0.68)
 
 
-def _picture(image: np.ndarray, x: np.ndarray, y: np.ndarray, left: float, right: float, rng: np.random.Generator) -> None:
+def _image(image: np.ndarray, x: np.ndarray, y: np.ndarray, left: float, right: float, rng: np.random.Generator) -> None:
     top, bottom = rng.uniform(0.06, 0.16), rng.uniform(0.36, 0.5)
     inside = (x > left) & (x < right) & (y > top) & (y < bottom)
     first, second = rng.uniform(0.05, 0.6, (2, 3))
@@ -109,5 +109,5 @@ def _plant(image: np.ndarray, x: np.ndarray, y: np.ndarray, left: float, right: 
     image[(np.abs(x - middle) < 0.09 - 0.12 * (y - ground)) & (y > ground)] = (0.35, 0.13, 0.06)
 
 
-FURNITURE = (_window, _picture, _shelf, _plant)
+FURNITURE = (_window, _image, _shelf, _plant)
 PAINTERS = {"wall": _wall, "striped wall": _stripes, "tiled wall": _tiles, "curtain": _curtain, "room": _room}

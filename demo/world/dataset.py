@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.files import remove_partial_files, written_whole
-from concat_id.json_files import write_json
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import remove_partial_files, written_whole
 from concat_id.startup import prepare_process
-from concat_id.video import write_picture
+from concat_id.video.writing import write_image
 from concat_id.workers import in_processes
 from world.captions import describe
 from world.head import HeadModel
@@ -43,8 +43,8 @@ class WorldSettings:
     size: tuple[int, int]
     masks: bool
     samples: int
-    pictures: bool = False  # a late frame of each shot in place of the clip
-    portraits: bool = False  # with it, calm pictures of its people in the same light
+    images: bool = False  # a late frame of each shot in place of the clip
+    portraits: bool = False  # with it, calm images of its people in the same light
     version: int = VERSION
 
 
@@ -102,9 +102,9 @@ class WorldWriter:
         count = 1 if kind == STILL else settings.frames
         shot = sample_shot(people, rng, count, neutral=kind == STILL)
         caption = describe(shot.facts, rng)
-        single = settings.pictures and kind != STILL
+        single = settings.images and kind != STILL
         indices = [int(rng.integers(int(LATE * count), count))] if single else range(count)
-        path = f"pictures/{name}_{indices[0]:02d}.png" if single else f"stills/{name}.png" if kind == STILL else f"clips/{name}.mp4"
+        path = f"images/{name}_{indices[0]:02d}.png" if single else f"stills/{name}.png" if kind == STILL else f"clips/{name}.mp4"
         self._draw(path, name, shot, people, indices)
         facts = {"shot": number, "recording": name, "split": split_of(settings.seed, index)}
         records = [{"image_path" if kind == STILL else "video_path": path, "caption": caption} | self._told(shot, people) | facts]
@@ -120,11 +120,11 @@ class WorldWriter:
         return {"identities": [person.name for person in people], "attributes": shot.facts}
 
     def _draw(self, path: str, masks_name: str, shot: Shot, people: list[Person], indices: Iterable[int]) -> None:
-        """Write frames of a shot as a clip, or one as a picture, and their masks if they are wanted."""
+        """Write frames of a shot as a clip, or one as an image, and their masks if they are wanted."""
         renderer = ShotRenderer(self.head, people, shot, self.settings.size, self.settings.samples)
         frames, masks = zip(*(renderer.frame(index) for index in indices), strict=True)
         if path.endswith(".png"):
-            write_picture(self.folder / path, Image.fromarray(frames[0]))
+            write_image(self.folder / path, Image.fromarray(frames[0]))
         else:
             write_clip(self.folder / path, np.stack(frames), self.settings.fps)
         if self.settings.masks:
@@ -171,7 +171,7 @@ def check_settings(folder: Path, settings: WorldSettings) -> None:
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(f"{folder}: was begun with {name} {before.get(name)}, found {now[name]}; choose the same or another folder")
-    for part in ("clips", "pictures", "stills", "masks", "records"):
+    for part in ("clips", "images", "stills", "masks", "records"):
         remove_partial_files(folder / part)
 
 

@@ -85,7 +85,7 @@ class HeadModel:
                               facial_actions=columns(actions))["vertices"].numpy()  # fmt: skip
 
     def _label(self, quads: np.ndarray, finer: np.ndarray) -> None:
-        """Set triangles, materials and the vertices of the two eyeballs (picture's left, right)."""
+        """Set triangles, materials and the vertices of the two eyeballs (image's left, right)."""
         parts = self._at_quads("segmentation/body_parts_segmentation.png", "RGB").astype(int)
 
         def coloured(colours: list) -> np.ndarray:
@@ -114,12 +114,12 @@ class HeadModel:
         return connected_components(coo_matrix((np.ones(len(ends)), ends.T), shape=(size, size)), directed=False)
 
     def _at_quads(self, file: str, mode: str) -> np.ndarray:
-        """Read a picture over the surface at the middle of each quad."""
-        picture = np.asarray(Image.open(self.folder / file, formats=("PNG", "JPEG")).convert(mode))
+        """Read an image over the surface at the middle of each quad."""
+        image = np.asarray(Image.open(self.folder / file, formats=("PNG", "JPEG")).convert(mode))
         middle = self.model.texture_coordinates.numpy()[self.model.face_texture_coordinate_indices.numpy()].mean(axis=1)
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         rows, columns = ((1 - middle[:, 1]) * height).astype(int), (middle[:, 0] * width).astype(int)
-        return picture[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+        return image[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
 
     def _masks(self, quads: np.ndarray, coarse: np.ndarray, normals: np.ndarray) -> np.ndarray:
         def at_vertices(file: str) -> np.ndarray:

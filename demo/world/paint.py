@@ -142,7 +142,7 @@ def strands(x: float, y: float, z: float, p: Paint) -> float:
 
 @njit(cache=True, fastmath=True)
 def brow(x: float, y: float, side: float, p: Paint) -> float:
-    """How much of a brow is at a point, 0 to 1; `side` is -1 on the picture's left."""
+    """How much of a brow is at a point, 0 to 1; `side` is -1 on the image's left."""
     along = (side * x - p.brow_gap) / p.brow_length  # 0 at the nose, 1 at the temple
     if along < -0.15 or along > 1.15:
         return 0.0

@@ -10,7 +10,7 @@ from world.meshes import Mesh, ellipsoid, grid_triangles, join, mesh, tube
 from world.paint import HOODIE, JACKET, SHIRT
 
 HAIR_MIDDLE = -0.06  # depth of the axis that hair and hats go round
-# The trunk from the neck down to below every picture: height, half width, half depth, depth of its middle
+# The trunk from the neck down to below every image: height, half width, half depth, depth of its middle
 TRUNK = np.array(
     [
         (-0.34, 0.185, 0.18, 0.045),
@@ -31,7 +31,7 @@ class Fit(NamedTuple):
 
     scale: np.ndarray
     offset: np.ndarray
-    eyes: np.ndarray  # (2, 3), picture's left first
+    eyes: np.ndarray  # (2, 3), image's left first
     bridge: np.ndarray
     mouth: np.ndarray
     neck: float  # width against the average

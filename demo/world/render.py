@@ -90,7 +90,7 @@ class Actor:
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """Rotation (3, 3): yaw turns the face to the picture's right, pitch bends it down, roll tilts it to the left."""
+    """Rotation (3, 3): yaw turns the face to the image's right, pitch bends it down, roll tilts it to the left."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
@@ -110,7 +110,7 @@ class ShotRenderer:
         self.background = shot.background.draw(self.height, self.width, shot.lamp.direction) * (light / 1.18).clip(0, 1.15)
 
     def frame(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one frame: uint8 picture (H, W, 3) and classes (H, W) as in concat_id.face.parsing."""
+        """Draw one frame: uint8 image (H, W, 3) and classes (H, W) as in concat_id.face.parsing."""
         image = self.background.copy()
         classes = np.zeros((self.height, self.width), np.uint8)
         nearest = np.full((self.height, self.width), np.float32(FAR))
@@ -125,12 +125,12 @@ class ShotRenderer:
             scene = Scene(actor.triangles, actor.materials, vertices, normals, actor.canon, self.head.masks)
             light_pixels(image, classes, seen, where, scene, actor.paint, self.shot.lamp, shadow.view, shadow.scale, shadow.depths)
         n = self.samples
-        picture = sum(image[j::n, i::n] for j in range(n) for i in range(n)) / n**2
-        picture = (np.clip(picture, 0, 1) ** (1 / GAMMA) * 255 + 0.5).astype(np.uint8)
-        return picture, classes[n // 2 :: n, n // 2 :: n]
+        averaged = sum(image[j::n, i::n] for j in range(n) for i in range(n)) / n**2
+        averaged = (np.clip(averaged, 0, 1) ** (1 / GAMMA) * 255 + 0.5).astype(np.uint8)
+        return averaged, classes[n // 2 :: n, n // 2 :: n]
 
     def _project(self, vertices: np.ndarray, performance: Performance) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (V, 2) of the oversampled picture and depths (V,), as a camera at `distance` sees them."""
+        """Pixels (V, 2) of the oversampled image and depths (V,), as a camera at `distance` sees them."""
         zoom = performance.scale * self.height * self.shot.distance / (self.shot.distance - vertices[:, 2])
         x = (0.5 + performance.place[0]) * self.width + vertices[:, 0] * zoom
         y = performance.place[1] * self.height - vertices[:, 1] * zoom

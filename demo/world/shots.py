@@ -27,7 +27,7 @@ class Performance:
     """What one person does and wears: curves of N frames, words for captions, and paint."""
 
     facts: dict
-    yaw: np.ndarray  # radians, positive to the picture's right
+    yaw: np.ndarray  # radians, positive to the image's right
     pitch: np.ndarray
     roll: np.ndarray
     actions: list[dict[str, float]]  # facial actions of each frame
@@ -37,8 +37,8 @@ class Performance:
     glasses: tuple[float, float, float] | None = None
     frame_thickness: float = 0.007
     dark_lenses: bool = False
-    scale: float = 0.78  # head units that the picture is high, inverted
-    place: tuple[float, float] = (0.0, 0.44)  # of the head's middle, in widths from the picture's middle and in heights from its top
+    scale: float = 0.78  # head units that the image is high, inverted
+    place: tuple[float, float] = (0.0, 0.44)  # of the head's middle, in widths from the image's middle and in heights from its top
     sway: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
 
 
@@ -117,7 +117,7 @@ def dress_up(performance: Performance, behind: str, rng: np.random.Generator) ->
         performance.hat = str(rng.choice(HATS))
         performance.facts["hat"] = {"kind": performance.hat, "color": colour}
         performance.paint["hat"] = named(colour)
-        performance.scale *= 0.86  # the camera steps back, to keep hat and clothes in the picture
+        performance.scale *= 0.86  # the camera steps back, to keep hat and clothes in the image
         performance.place = performance.place[0], performance.place[1] + 0.06
     if rng.random() < WEARS_GLASSES:
         performance.dark_lenses = bool(rng.random() < 0.5)

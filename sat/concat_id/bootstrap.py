@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT
+from concat_id.files.paths import PROJECT_ROOT
 
 LIBRARIES = ("torch", "diffusers", "transformers", "sentencepiece", "ftfy", "insightface", "onnxruntime", "omegaconf", "imageio_ffmpeg")
 ENTERED = "CONCAT_ID_ENTERED"  # tells the interpreter that is started that it is the one

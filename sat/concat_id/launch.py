@@ -12,7 +12,7 @@ from concat_id.config.command_line import build_parser, resolve_files
 from concat_id.config.parser import read_whole
 from concat_id.config.typed import shown
 from concat_id.errors import UserError, run
-from concat_id.files import PROJECT_ROOT
+from concat_id.files.paths import PROJECT_ROOT
 
 DESCRIPTIONS = {
     "sample_video": "Generate videos of the people on photos, from prompts.",

@@ -41,7 +41,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
 
     from concat_id.config.cogvideox import TransformerConfig
     from concat_id.models.transformer import DiffusionTransformer
-    from concat_id.weights import SAT_PREFIX
+    from concat_id.weights.loading import SAT_PREFIX
 
     config = TransformerConfig(num_layers=layers, hidden_size=3072, num_attention_heads=48)
     shapes = {name: tensor.shape for name, tensor in DiffusionTransformer(config, device="meta").state_dict().items()}
@@ -78,7 +78,7 @@ def main() -> None:
     from concat_id.startup import prepare_process
 
     prepare_process()
-    from concat_id.weights import load_sat_checkpoint
+    from concat_id.weights.loading import load_sat_checkpoint
 
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)

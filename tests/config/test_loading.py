@@ -134,7 +134,7 @@ def test_what_is_wrong_is_named_with_file_key_and_remedy(write, text, parts):
     [
         ("args: {sampling_image_size: [60, 96]}", ["found (60, 96)", "divisible by 16", "at most [64, 96]"]),
         ("args: {sampling_image_size: [80, 96]}", ["found (80, 96)", "at most [64, 96]"]),
-        ("args: {sampling_num_frames: 4}", ["found 4, expected 1 to 3 latent frames (3 are 9 frames of video, 1 is a portrait picture)"]),
+        ("args: {sampling_num_frames: 4}", ["found 4, expected 1 to 3 latent frames (3 are 9 frames of video, 1 is a portrait image)"]),
         ("args: {sampling_num_frames: 0}", ["found 0, expected 1 to 3"]),
         ("args: {bf16: true, fp16: true}", ["args.fp16: found True, expected false"]),
         ("args: {image: [a.png, b.png, c.png, d.png], prompt: p}", ["at most 3 photos"]),

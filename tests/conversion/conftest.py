@@ -12,7 +12,7 @@ from concat_id.config.loading import load_config
 from concat_id.config.schema import Config
 from concat_id.conversion.folders import to_hf
 from concat_id.conversion.weight_sources import open_source
-from concat_id.pipelines.diffusers_pipeline import ConcatIDPipeline
+from concat_id.sampling.diffusers_cogvideox import ConcatIDPipeline
 
 PROMPT = "a man in a red hat"
 
@@ -62,12 +62,12 @@ def sincos(tiny_model, tmp_path_factory) -> Converted:
 
 
 @pytest.fixture(scope="session")
-def latents_of(picture):
+def latents_of(image):
     """Sample two steps from fixed noise with one reference: latents (1, 3, 16, 8, 12)."""
 
     def sample(pipe: ConcatIDPipeline, **options) -> torch.Tensor:
         start = torch.randn(1, 3, 16, 8, 12, generator=torch.Generator().manual_seed(3))
         settings = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(9), "output_type": "latent", "latents": start}
-        return pipe(PROMPT, reference_images=[picture()], **settings | options).frames
+        return pipe(PROMPT, reference_images=[image()], **settings | options).frames
 
     return sample

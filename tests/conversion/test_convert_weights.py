@@ -9,7 +9,7 @@ from in_process import call_main, load_script
 
 from concat_id.config.schema import to_dict
 from concat_id.conversion import wan_folders
-from concat_id.weights import load_sat_checkpoint, load_tensors
+from concat_id.weights.loading import load_sat_checkpoint, load_tensors
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_shards
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
-from concat_id.weights import content_digest, load_sat_checkpoint, load_tensors
+from concat_id.weights.loading import content_digest, load_sat_checkpoint, load_tensors
 
 
 def test_types_and_provenance(rotary, tmp_path):

@@ -12,8 +12,8 @@ from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read
 from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
-from concat_id.low_rank import save_low_rank
-from concat_id.weights import load_sat_checkpoint, load_tensors
+from concat_id.weights.loading import load_sat_checkpoint, load_tensors
+from concat_id.weights.low_rank import save_low_rank
 
 LAYERS = (  # one of every kind
     "transformer.layers.0.attention.query_key_value", "transformer.layers.1.attention.dense", "transformer.layers.1.mlp.dense_h_to_4h",

@@ -93,15 +93,15 @@ def test_a_compiled_transformer_gives_the_same(rotary, latents_of, plain, how):
     assert sum(len(graph.graph.nodes) for graph in graphs) > 100
 
 
-def test_tiling_and_slicing_of_the_vae(rotary, latents_of, plain, frames, picture):
+def test_tiling_and_slicing_of_the_vae(rotary, latents_of, plain, frames, image):
     pipe = rotary.pipeline()
     pipe.vae.enable_slicing()
     pipe.vae.enable_tiling()  # tiles larger than the video
     assert torch.equal(latents_of(pipe, output_type="pt"), frames)
     pipe.vae.enable_tiling(tile_sample_min_height=48, tile_sample_min_width=80)
     tiled = latents_of(pipe)  # references, too, are encoded in tiles
-    refs = pipe.encode_references([picture()], 1, (64, 96))
-    pixels = pipe._pixels(picture(), (64, 96))
+    refs = pipe.encode_references([image()], 1, (64, 96))
+    pixels = pipe._pixels(image(), (64, 96))
     assert_close(refs, pipe.vae.tiled_encode(pixels).chunk(2, dim=1)[0].transpose(1, 2) * 0.7, 1e-6)
     assert tiled.shape == plain.shape and not torch.equal(tiled, plain)
     expected = (pipe.vae.tiled_decode(tiled.transpose(1, 2) / 0.7, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
@@ -127,17 +127,17 @@ def test_callbacks_see_and_change_latents(rotary, latents_of, plain):
     assert not latents_of(rotary.pipeline(), callback_on_step_end=replace).any()
 
 
-def test_batches_and_hooks_left_clean(rotary, picture):
+def test_batches_and_hooks_left_clean(rotary, image):
     pipe = rotary.pipeline()
     pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
     options = {"num_inference_steps": 2, "output_type": "latent"}
     latents = torch.randn(2, 3, 16, 8, 12, generator=torch.Generator().manual_seed(0))
-    rows = [[picture(0)], [picture(99)]]
+    rows = [[image(0)], [image(99)]]
     both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
     second = pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames
     assert_close(both[1:], second, 1e-5)
     with pytest.raises(ValueError, match="one list a prompt"):
-        pipe(["a man", "a woman"], reference_images=[[picture(0)]], **options)
+        pipe(["a man", "a woman"], reference_images=[[image(0)]], **options)
     with pytest.raises(ZeroDivisionError):
         pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
     assert not pipe.transformer._forward_hooks and not pipe.transformer._forward_pre_hooks and pipe._num_refs == 0
@@ -145,7 +145,7 @@ def test_batches_and_hooks_left_clean(rotary, picture):
 
 def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(diffusers, "__version__", "0.30.3")
-    path = ROOT / "sat" / "concat_id" / "pipelines" / "diffusers_pipeline.py"
+    path = ROOT / "sat" / "concat_id" / "sampling" / "diffusers_cogvideox.py"
     spec = importlib.util.spec_from_file_location("pipeline", path)
     with pytest.raises(ImportError, match=r"^diffusers: found 0.30.3, expected 0.31 or newer; run pip install --upgrade diffusers$"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -9,7 +9,7 @@ from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.guidance import guidance_scale
 from concat_id.diffusion.samplers import sample_ddim, sample_sde_dpmpp_2m
 from concat_id.diffusion.schedule import SamplingSteps
-from concat_id.pipelines.base import CogVideoXPipeline as SatPipeline
+from concat_id.sampling.pipeline import CogVideoXPipeline as SatPipeline
 
 PROMPT = "a man in a red hat"
 
@@ -37,23 +37,23 @@ def noise_like_diffusers(generator: torch.Generator):
         ("sincos", "sde_dpmpp_2m", 1, (1, 8, 12), "constant"),
     ],
 )
-def test_whole_samples_agree(request, picture, positions, scheduler, num_refs, shape, guidance):
+def test_whole_samples_agree(request, image, positions, scheduler, num_refs, shape, guidance):
     model = request.getfixturevalue(positions)
     pipe, sat = model.pipeline(), SatPipeline(model.config, torch.device("cpu"))
     if scheduler == "ddim":
         pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
     frames, height, width = shape
-    pictures = [picture(50 * index).resize((8 * width, 8 * height)) for index in range(num_refs)]
+    images = [image(50 * index).resize((8 * width, 8 * height)) for index in range(num_refs)]
     start = torch.randn(1, frames, 16, height, width, generator=torch.Generator().manual_seed(3))
     found = pipe(
-        PROMPT, reference_images=pictures, latents=start, num_inference_steps=4, guidance_scale=6.0, use_dynamic_cfg=guidance == "dynamic",
+        PROMPT, reference_images=images, latents=start, num_inference_steps=4, guidance_scale=6.0, use_dynamic_cfg=guidance == "dynamic",
         num_frames=4 * frames - 3, height=8 * height, width=8 * width, generator=torch.Generator().manual_seed(9), output_type="latent",
     ).frames  # fmt: skip
 
     timesteps = pipe.scheduler.timesteps.tolist()
     signal = pipe.scheduler.alphas_cumprod[timesteps].double().sqrt()
     steps = SamplingSteps(timesteps, torch.cat([signal, signal.new_ones(1)]), signal)
-    condition = Condition(sat.encode_prompts([PROMPT])[0], sat.encode_references(pictures))
+    condition = Condition(sat.encode_prompts([PROMPT])[0], sat.encode_references(images))
     denoise = guided_denoiser(sat.transformer, steps, condition, guidance_scale(guidance, 6.0, 4))
     sampler = sample_ddim if scheduler == "ddim" else sample_sde_dpmpp_2m
     expected = sampler(denoise, start, steps, noise_like_diffusers(torch.Generator().manual_seed(9)))

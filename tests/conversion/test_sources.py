@@ -12,7 +12,7 @@ import torch
 from concat_id.conversion import zero
 from concat_id.conversion.weight_sources import open_source, run_configuration
 from concat_id.errors import UserError
-from concat_id.weights import SAT_PREFIX, load_sat_checkpoint, load_tensors
+from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, load_tensors
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from wan_native import TINY, write_native_wan
 
 from concat_id.config.wan import WanAutoencoderConfig, WanModelConfig, WanTextEncoderConfig
 from concat_id.conversion.wan_folders import to_diffusers
-from concat_id.pipelines.wan_diffusers import ConcatIDWanPipeline
+from concat_id.sampling.diffusers_wan import ConcatIDWanPipeline
 
 FILES = {"first_stage": "first_stage.pt", "adaln": "second_stage_adaln.pt"}
 START = torch.randn(1, 16, 3, 8, 12, generator=torch.Generator().manual_seed(3))

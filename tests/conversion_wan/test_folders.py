@@ -19,9 +19,9 @@ from concat_id.conversion import wan_folders as conversion
 from concat_id.conversion.folders import write_shards
 from concat_id.conversion.wan_folders import find_model, is_wan, to_diffusers, to_native
 from concat_id.errors import UserError
-from concat_id.models.wan_text_encoder import WanTextEncoder
-from concat_id.models.wan_weights import load_wan_transformer, read_wan_tensors
-from concat_id.weights import SAT_PREFIX
+from concat_id.models.wan.text_encoder import WanTextEncoder
+from concat_id.models.wan.weights import load_wan_transformer, read_wan_tensors
+from concat_id.weights.loading import SAT_PREFIX
 
 
 def assert_same(found, expected, dtype=None) -> None:

@@ -14,11 +14,11 @@ from wan_native import TINY
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.flow import FlowSchedule, sample_euler
-from concat_id.models.wan_autoencoder import WanAutoencoder
-from concat_id.models.wan_text_encoder import WanTextEncoder
-from concat_id.models.wan_weights import load_wan_transformer
-from concat_id.pipelines import wan_diffusers
-from concat_id.pipelines.wan_diffusers import ConcatIDWanPipeline, EvenFlowScheduler
+from concat_id.models.wan.autoencoder import WanAutoencoder
+from concat_id.models.wan.text_encoder import WanTextEncoder
+from concat_id.models.wan.weights import load_wan_transformer
+from concat_id.sampling import diffusers_wan as wan_diffusers
+from concat_id.sampling.diffusers_wan import ConcatIDWanPipeline, EvenFlowScheduler
 
 PROMPT = "a man in a red hat"
 SCRIPT = """
@@ -46,9 +46,9 @@ def latents_of(pipe, images, **options):
 
 
 @pytest.fixture(scope="module")
-def plain(wan, picture):
+def plain(wan, image):
     """Latents (1, C, T, H, W) of the AdaLN variant as loaded, with one reference."""
-    return latents_of(wan.pipeline(), [picture()])
+    return latents_of(wan.pipeline(), [image()])
 
 
 def test_a_folder_needs_no_checkout(wan, tmp_path):
@@ -60,9 +60,9 @@ def test_a_folder_needs_no_checkout(wan, tmp_path):
 
 
 @pytest.mark.parametrize(("variant", "num_refs"), [("first_stage", 1), ("adaln", 2)])
-def test_sampled_latents_are_this_projects(wan, picture, variant, num_refs):
+def test_sampled_latents_are_this_projects(wan, image, variant, num_refs):
     """The whole way in our own code: text, references, flow matching with shift, guidance away from "..." that keeps the references."""
-    images = [picture(40 * index) for index in range(num_refs)]
+    images = [image(40 * index) for index in range(num_refs)]
     encoder = WanTextEncoder(wan.model.text_encoder.path, TINY.text_length, torch.float32)
     autoencoder = WanAutoencoder.from_path(wan.model.autoencoder.path)
     config = replace(TINY, ref_modulation=variant == "adaln")
@@ -98,34 +98,34 @@ def test_without_references_it_is_wanpipeline(wan):
     assert not torch.equal(latents_of(pipe, [], negative_prompt="snow"), expected)
 
 
-def test_unipc_and_other_schedulers_take_its_place(wan, picture, plain):
+def test_unipc_and_other_schedulers_take_its_place(wan, image, plain):
     pipe = wan.pipeline()
     pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
-    assert not torch.equal(latents_of(pipe, [picture()]), plain)
+    assert not torch.equal(latents_of(pipe, [image()]), plain)
     stock = DiffusionPipeline.from_pretrained(wan.folders["adaln"], custom_pipeline=str(wan.folders["adaln"]), trust_remote_code=True)
     assert type(stock.scheduler).__name__ == "EvenFlowScheduler"
 
 
-def test_sequential_offload_gives_the_same(wan, picture, plain, weights_leave):
+def test_sequential_offload_gives_the_same(wan, image, plain, weights_leave):
     pipe = wan.pipeline()
     pipe.enable_sequential_cpu_offload(device="cpu")
     assert {parameter.device.type for parameter in pipe.transformer.parameters()} == {"meta"}
-    assert torch.equal(latents_of(pipe, [picture()]), plain)
+    assert torch.equal(latents_of(pipe, [image()]), plain)
 
 
 @pytest.mark.filterwarnings("ignore:.torch_dtype. is deprecated:FutureWarning")  # which older releases ask for
-def test_half_precision_loads_and_keeps_the_modulations_exact(wan, picture, plain):
+def test_half_precision_loads_and_keeps_the_modulations_exact(wan, image, plain):
     folder = str(wan.folders["adaln"])
     pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     block = pipe.transformer.blocks[0]
     assert block.scale_shift_table_ref.dtype == torch.float32 and block.ffn.net[2].weight.dtype == torch.bfloat16
-    assert (latents_of(pipe, [picture()]).float() - plain).abs().mean() < 0.1 * plain.std()
+    assert (latents_of(pipe, [image()]).float() - plain).abs().mean() < 0.1 * plain.std()
 
 
-def test_batches_and_hooks_left_clean(wan, picture):
+def test_batches_and_hooks_left_clean(wan, image):
     pipe = wan.pipeline()
-    rows = [[picture(0)], [picture(99)]]
+    rows = [[image(0)], [image(99)]]
     latents = torch.cat([START, START.flip(-1)])
     options = SETTINGS | {"output_type": "latent", "num_inference_steps": 2}
     both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
@@ -133,19 +133,19 @@ def test_batches_and_hooks_left_clean(wan, picture):
     twice = pipe("a woman", reference_images=rows[1], latents=latents[1:].repeat(2, 1, 1, 1, 1), num_videos_per_prompt=2, **options).frames
     assert_close(twice[1:], both[1:], 1e-4)
     with pytest.raises(ValueError, match="one list a prompt"):
-        pipe(["a man", "a woman"], reference_images=[[picture(0)]], **options)
+        pipe(["a man", "a woman"], reference_images=[[image(0)]], **options)
     with pytest.raises(ZeroDivisionError):
         pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
     assert not pipe.transformer._forward_pre_hooks and not pipe.transformer.rope._forward_pre_hooks
 
 
-def test_saved_and_loaded_again(wan, picture, plain, tmp_path):
+def test_saved_and_loaded_again(wan, image, plain, tmp_path):
     wan.pipeline().save_pretrained(tmp_path / "saved")
     for file in ("pipeline.py", "transformer/wan_network.py"):
         assert (tmp_path / "saved" / file).read_text() == (wan.folders["adaln"] / file).read_text()
     again = load(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
-    assert torch.equal(latents_of(again, [picture()]), plain)
+    assert torch.equal(latents_of(again, [image()]), plain)
 
 
 def test_an_old_diffusers_is_refused_in_one_line():

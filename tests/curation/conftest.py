@@ -12,7 +12,7 @@ from PIL import Image
 
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer
-from concat_id.video import write_video
+from concat_id.video.writing import write_video
 
 FPS = 10
 HEIGHT, WIDTH = 192, 288

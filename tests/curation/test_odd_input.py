@@ -20,11 +20,11 @@ from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.curation.thresholds import Thresholds
 from concat_id.data.manifest import read_manifest
 from concat_id.errors import UserError, one_line
-from concat_id.json_files import write_json
+from concat_id.files.json_files import write_json
 
 from .conftest import read
 
-PERSON = {"folder": "v/a", "identity": "p", "box": [0.1, 0.1, 0.9, 0.9]}
+PERSON = {"folder": "v/a", "identity": "p"}
 CLIP = {"video_path": "v/a.png", "caption": "c", "split": "train", "recording": "r", "people": [PERSON]}
 MANIFEST = {"recognizer": "SFace", "threshold": 0.4, "clips": [CLIP, CLIP | {"recording": None, "split": None}]}
 BANDS = {"recognizer": "SFace", "cross": [0.1, 0.9], "cross_two": [0.1, 0.9], "trade_off": [0.5, 0.9], "hygiene": 0.4}
@@ -35,7 +35,7 @@ MAKE_PAIRS = load_script(ROOT / "sat" / "make_pairs.py")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A folder with one picture of one person, its mask and its vector."""
+    """A folder with one image of one person, its mask and its vector."""
     folder = tmp_path_factory.mktemp("data")
     for kind in ("a", "a.masks"):
         (folder / "v" / kind).mkdir(parents=True)
@@ -82,7 +82,6 @@ def test_any_value_anywhere_in_a_list_of_videos(data, entries):
 @pytest.mark.parametrize(("place", "value", "told"), [
     (("clips", 1, "caption"), None, "clips[1]: caption: found null, expected text"),
     (("threshold",), "high", 'threshold: found "high", expected a number'),
-    (("clips", 0, "people", 0, "box"), [0, 0, 1, True], "box: found [0, 0, 1, true], expected a list of 4, each a number"),
     (("clips", 0, "people", 0, "folder"), "../v/a", "folder: found '../v/a', expected one inside"),
     (("clips", 0, "video_path"), "/dev/zero", "/dev/zero: found a device, expected the video of a clip"),
 ])  # fmt: skip
@@ -153,7 +152,7 @@ def test_a_record_counts_while_all_of_it_is_there(data, tmp_path):
 
 def test_a_second_writer_is_told_who_the_first_is(prepare, data, videos, tmp_path):
     lock = str(tmp_path / ".concat_id.lock")
-    holding = f"from concat_id.locks import locked\nwith locked({lock!r}, ''): print('held', flush=True); input()"
+    holding = f"from concat_id.files.locks import locked\nwith locked({lock!r}, ''): print('held', flush=True); input()"
     write_json(data / "manifest.json", MANIFEST)
     with subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT / "sat") as first:
         assert first.stdout.readline() == b"held\n"

@@ -22,7 +22,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def world(seed: int, people: int = 12, clips: int = 4, spread: float = 0.5, named: bool = True) -> list[Clip]:
-    """Clips of random people, every fifth of two of them, with three pictures of each."""
+    """Clips of random people, every fifth of two of them, with three images of each."""
     random = np.random.default_rng(seed)
     centres = unit(random.standard_normal((people, 24)))
     made = []
@@ -32,8 +32,8 @@ def world(seed: int, people: int = 12, clips: int = 4, spread: float = 0.5, name
         for place, person in enumerate(who):
             vectors = unit(centres[person] + spread * unit(random.standard_normal((3, 24))) * random.uniform(0.2, 1.5, (3, 1)))
             folders = [Path(f"/data/{number}/{place}{kind}") for kind in ("", ".masks")]
-            pictures, masks = (tuple(folder / f"{index}.png" for index in range(3)) for folder in folders)
-            appearances.append(Appearance(pictures, masks, vectors.astype(np.float32), f"p{person}" if named else None))
+            images, masks = (tuple(folder / f"{index}.png" for index in range(3)) for folder in folders)
+            appearances.append(Appearance(images, masks, vectors.astype(np.float32), f"p{person}" if named else None))
         made.append(Clip(Path(f"/data/{number}.mp4"), f"caption {number}", tuple(appearances)))
     return made
 
@@ -43,10 +43,10 @@ def placed(seed: int, **options) -> list[NamedClip]:
 
 
 def cosines(clip: NamedClip, place: int, others: Others) -> dict[Path, float]:
-    """Mean cosine of every picture of a person in other clips with the pictures of this clip, one by one."""
+    """Mean cosine of every image of a person in other clips with the images of this clip, one by one."""
     own = clip.clip.people[place].vectors
-    return {picture: float(np.mean([vector @ mine for mine in own]))
-            for other in others.of(clip, place) for picture, vector in zip(other.pictures, other.vectors, strict=True)}  # fmt: skip
+    return {image: float(np.mean([vector @ mine for mine in own]))
+            for other in others.of(clip, place) for image, vector in zip(other.images, other.vectors, strict=True)}  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -99,29 +99,29 @@ def test_the_papers_bands_meet_and_stage_one_is_the_clip_itself():
     assert (paper.cross, paper.cross_two, paper.trade_off, paper.hygiene) == ((0.7, 0.9), (0.87, 0.97), (0.9, 0.99), 0.45)
     clips = placed(0)
     for pair, clip in zip(pretraining_pairs(clips, 0).pairs, clips, strict=True):
-        assert pair.images == tuple(person.pictures[0].parent for person in clip.clip.people)
+        assert pair.images == tuple(person.images[0].parent for person in clip.clip.people)
 
 
-def picture_of(name: str, recording: str | None, **people: tuple[float, float]) -> NamedClip:
-    """A clip called `name` of people with one picture and one vector each."""
+def image_of(name: str, recording: str | None, **people: tuple[float, float]) -> NamedClip:
+    """A clip called `name` of people with one image and one vector each."""
     cast = tuple(Appearance((Path(f"/data/{name}/{who}/0.png"),), (Path(f"/data/{name}/{who}.masks/0.png"),), unit(np.array([vector])))
                  for who, vector in people.items())  # fmt: skip
     return NamedClip(Clip(Path("/data") / name, "c", cast, "train", recording), tuple(people), "train")
 
 
-def test_a_single_picture_is_paired_with_a_more_typical_one_of_its_recording_or_the_most_typical_of_another():
+def test_a_single_image_is_paired_with_a_more_typical_one_of_its_recording_or_the_most_typical_of_another():
     plain, turned, odd = (1.0, 0.0), (1.0, 0.8), (1.0, -2.0)
     told = {"frame.png": ("shot", {"a": turned, "b": odd}), "left.png": ("shot", {"a": plain}), "right.png": ("shot", {"b": plain}),
             "late.png": ("second", {"a": odd}), "calm.png": ("second", {"a": plain}), "shot.mp4": ("third", {"b": turned}),
             "stranger.png": ("shot", {"c": plain}), "alone.png": (None, {"d": plain}), "one.png": ("other", {"e": plain}),
             "two.png": ("other", {"e": turned, "f": plain})}  # fmt: skip
     told |= {f"{number}.png": (f"shot {number}", {"g": plain}) for number in range(3)}
-    clips = [picture_of(name, recording, **people) for name, (recording, people) in told.items()]
+    clips = [image_of(name, recording, **people) for name, (recording, people) in told.items()]
     drawn = set()
     for seed in SEEDS:
         pairs = pretraining_pairs(clips, seed).pairs
         found = {pair.clip.clip.video.name: [str(image.relative_to("/data")) for image in pair.images] for pair in pairs}
-        assert found["frame.png"] == ["left.png/a", "right.png/b"] and found["late.png"] == ["calm.png/a"], "the recording's better picture"
+        assert found["frame.png"] == ["left.png/a", "right.png/b"] and found["late.png"] == ["calm.png/a"], "the recording's better image"
         assert found["left.png"] == ["calm.png/a"] and found["calm.png"] == ["left.png/a"], "it is the best: the best of another recording"
         assert found["right.png"] == ["shot.mp4/b"]
         assert found["shot.mp4"] == ["shot.mp4/b"], "a clip has frames enough of its own"
@@ -132,15 +132,15 @@ def test_a_single_picture_is_paired_with_a_more_typical_one_of_its_recording_or_
     assert drawn == {"1.png/g", "2.png/g"}, "the seed chooses among other recordings"
 
 
-def test_a_test_person_is_shown_by_the_most_typical_whole_picture_of_a_recording():
+def test_a_test_person_is_shown_by_the_most_typical_whole_image_of_a_recording():
     def taken(name: str, recording: str, *vector: float) -> NamedClip:
         person = Appearance((Path(f"/data/{name}/0.png"),), (), unit(np.array([vector])))
         return NamedClip(Clip(Path("/data") / name, "c", (person,), "test", recording), ("p0",), "test")
 
     clips = [taken("typical.mp4", "first", 1, 0), taken("odd.png", "second", -0.5, 1), taken("plain.png", "second", 1, 0.1),
              taken("turned.png", "third", 0.6, -0.8)]  # fmt: skip
-    pictures = [photo.file for photo in photos_of("p0", clips)]
-    assert pictures == [Path("/data/plain.png"), Path("/data/turned.png"), Path("/data/typical.mp4/0.png")]
+    images = [photo.file for photo in photos_of("p0", clips)]
+    assert images == [Path("/data/plain.png"), Path("/data/turned.png"), Path("/data/typical.mp4/0.png")]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -75,7 +75,7 @@ def test_people_are_ordered_by_their_mean_place_and_frames_that_contradict_it_ar
     assert [in_order(people, number) for number in range(10)] == [False] + [True] * 9
 
 
-def test_pictures_are_good_and_different():
+def test_images_are_good_and_different():
     random = np.random.default_rng(0)
     vectors = random.standard_normal((20, 8))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -94,7 +94,7 @@ def test_frontality_falls_as_the_nose_moves_whatever_the_tilt():
     assert frontality(turned[1] @ rotation.T * 3 + 50) == pytest.approx(values[1])
 
 
-def test_no_picture_is_taken_where_people_stand_in_another_order():
+def test_no_image_is_taken_where_people_stand_in_another_order():
     one = {number: sight(60 if number else 10, 0) for number in range(3)}
     two = {number: sight(30, 1) for number in range(3)}
     chosen = choose_references(persons(two, one), 5)

@@ -36,8 +36,8 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
     for person, name in zip(found, ("left", "middle", "right"), strict=True):
         cosines = {other: float((person.vectors @ vector).min()) for other, vector in known.items()}
         assert max(cosines, key=cosines.get) == name and cosines[name] > 0.6
-        assert 1 <= len(person.pictures) <= 2 and [mask.is_file() for mask in person.masks] == [True] * len(person.pictures)
-        crop, mask = Image.open(person.pictures[0]), np.asarray(Image.open(person.masks[0]))
+        assert 1 <= len(person.images) <= 2 and [mask.is_file() for mask in person.masks] == [True] * len(person.images)
+        crop, mask = Image.open(person.images[0]), np.asarray(Image.open(person.masks[0]))
         assert crop.size == (448, 448) and set(np.unique(mask)) == {0, 255} and mask[224, 224] == 255
 
 
@@ -97,7 +97,7 @@ def test_nothing_half_written_after_a_failure(videos, prepare, tmp_path, monkeyp
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("concat_id.curation.reference_crops.write_picture", fail)
+    monkeypatch.setattr("concat_id.curation.reference_crops.write_image", fail)
     code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
     assert code == 1 and "No space left" in told and not list(tmp_path.iterdir())
 
@@ -128,7 +128,7 @@ def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(pre
     for name, portrait in portraits.items():
         portrait.save(tmp_path / f"{name}.png")
     Image.new("RGB", (144, 144), "white").save(tmp_path / "empty.png")
-    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    (tmp_path / "damaged.png").write_bytes(b"no image")
     entries += [{"video_path": name, "caption": "c"} for name in ("empty.png", "damaged.png")]
     (tmp_path / "list.json").write_text(json.dumps(entries, default=str))
     manifests = []
@@ -142,7 +142,7 @@ def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(pre
     _, clips = read_manifest(tmp_path / "2" / "manifest.json")
     assert [clip.video.name for clip in clips] == ["left.png", "middle.png", "right.png"]
     assert [clip.origin for clip in clips] == ["group"] * 3 and clips[0].caption == "c left"
-    assert [len(clip.people[0].pictures) for clip in clips] == [1, 1, 1] and Image.open(clips[0].people[0].pictures[0]).size == (96, 96)
+    assert [len(clip.people[0].images) for clip in clips] == [1, 1, 1] and Image.open(clips[0].people[0].images[0]).size == (96, 96)
     _, again = read_manifest(tmp_path / "1" / "manifest.json")
     assert np.array_equal(again[0].people[0].vectors, clips[0].people[0].vectors)
 

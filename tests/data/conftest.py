@@ -58,7 +58,7 @@ decord.VideoReader = lambda path, *rest, **more: time.sleep(99) if "/hang" in os
 
 @dataclass
 class Folder:
-    """Clips, pictures and lists in one folder."""
+    """Clips, images and lists in one folder."""
 
     path: Path
     patch: pytest.MonkeyPatch
@@ -71,7 +71,7 @@ class Folder:
         file.write_text(json.dumps(entries, indent=1))
         return file
 
-    def picture(self, name: str, colour="red", size=(64, 48)) -> Path:
+    def image(self, name: str, colour="red", size=(64, 48)) -> Path:
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, colour).save(file)
@@ -97,7 +97,7 @@ def folder(tmp_path, good_clip, monkeypatch) -> Folder:
     (tmp_path / "good.mp4").write_bytes(good_clip.read_bytes())
     (tmp_path / "broken.mp4").write_bytes(b"this is no video " * 100)
     for name, colour in {"a": "red", "b": "lime", "c": "blue"}.items():
-        made.picture(f"{name}.png", colour)
+        made.image(f"{name}.png", colour)
     return made
 
 

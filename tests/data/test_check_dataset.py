@@ -24,7 +24,7 @@ def check(*arguments) -> subprocess.CompletedProcess:
 
 def test_all_kinds_of_problems_are_found_at_once(folder):
     write_clip(folder.path / "short.mp4", "24", 0.5)
-    (folder.path / "broken.png").write_bytes(b"no picture")
+    (folder.path / "broken.png").write_bytes(b"no image")
     (folder.path / "copy.mp4").write_bytes((folder.path / "good.mp4").read_bytes())
     Image.new("L", (10, 50)).save(folder.path / "tall.png")
     folder.hanging("hang.mp4")
@@ -34,11 +34,11 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
         "broken.mp4": "broken.mp4 cannot be read",
         "hang.mp4": "not decoded within",
         "short.mp4": "too short: 0.50 s, expected 1.00 s and 3 frames",
-        "broken.png": "broken.png: not a picture",
-        "image as a clip": "broken.png cannot be read: not a picture",
+        "broken.png": "broken.png: not an image",
+        "image as a clip": "broken.png cannot be read: not an image",
         "tall.png": "expected the shape of 64x48",
         "people": "4 people, the model takes at most 3",
-        "again": "the same clip, caption and pictures as",
+        "again": "the same clip, caption and images as",
     }
     entries = [folder.entry(clip=name) for name in wrong if name.endswith("mp4")]
     entries += [folder.entry(clip="broken.png"), folder.entry(clip="b.png"), folder.entry(caption=None)]
@@ -54,7 +54,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
 
 
 def test_a_sound_list_is_summed_up(folder):
-    folder.picture("many/1.png"), folder.picture("many/2.png")
+    folder.image("many/1.png"), folder.image("many/2.png")
     write_clip(folder.path / "slow.mp4", "5", 4.0)
     path = folder.list(folder.entry(), folder.entry(clip="slow.mp4", image="many"))
     report = check_lists([path], WINDOW, unseen={"too long for": lambda caption: "talks."})

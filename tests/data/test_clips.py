@@ -91,7 +91,7 @@ OPEN = [("-x264opts", "open-gop=1:keyint=20:bframes=3"), ("-c:v", "libx265", "-x
 
 
 @pytest.mark.parametrize("options", OPEN)
-def test_groups_of_pictures_may_be_open(options, made, reader):
+def test_groups_of_images_may_be_open(options, made, reader):
     path = write_clip(made / f"{len(options)}.mp4", "30", 5.0, options=("-preset", "fast", *options))
     for position in (0.0, 0.5, 1.0):
         frames = reader.read(path, Window(8, 33, 3, SIZE, position))

@@ -12,8 +12,8 @@ from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset, apply_mask, collate
 from concat_id.data.records import read_records
 from concat_id.errors import UserError
-from concat_id.tensor_cache import TensorCache
-from concat_id.video import to_frames
+from concat_id.video.writing import to_frames
+from concat_id.weights.tensor_cache import TensorCache
 
 from .conftest import HEIGHT, WIDTH, burned_times
 
@@ -51,7 +51,7 @@ def test_a_sample_has_clip_caption_and_people_in_order(make, folder):
     assert np.abs(np.diff(times(sample)) - 0.125).max() < 3e-3
 
 
-def test_the_first_frame_stands_for_a_missing_picture(make, folder):
+def test_the_first_frame_stands_for_a_missing_image(make, folder):
     dataset = make(folder.entry(image=""))
     for epoch in range(3):
         sample = dataset[epoch, 0]
@@ -59,20 +59,20 @@ def test_the_first_frame_stands_for_a_missing_picture(make, folder):
         assert burned_times(to_frames(sample.refs[0][:, None])) == pytest.approx([3 / 24], abs=2e-3), "after the frames that are skipped"
 
 
-def test_pictures_are_fitted_and_never_mirrored(make, folder):
-    picture = Image.new("RGB", (64, 64), "red")
-    picture.paste("blue", (32, 0, 64, 64))
-    picture.save(folder.path / "halves.png")
+def test_images_are_fitted_and_never_mirrored(make, folder):
+    image = Image.new("RGB", (64, 64), "red")
+    image.paste("blue", (32, 0, 64, 64))
+    image.save(folder.path / "halves.png")
     dataset = make(folder.entry(image="halves.png"))
     for epoch in range(12):
         ref = dataset[epoch, 0].refs[0]
         assert ref[:, 48, 30].tolist() == RED and ref[:, 48, 98].tolist() == BLUE
-        assert (ref[:, :, :16] == -1).all() and (ref[:, :, -16:] == -1).all(), "black beside a square picture"
+        assert (ref[:, :, :16] == -1).all() and (ref[:, :, -16:] == -1).all(), "black beside a square image"
 
 
 def test_everything_random_depends_on_seed_epoch_and_index_alone(make, folder):
     for number in range(6):
-        folder.picture(f"many/{number}.png", (40 * number, 0, 0))
+        folder.image(f"many/{number}.png", (40 * number, 0, 0))
     entries = [folder.entry(image="many")] * 3
     dataset, again, other = make(*entries), make(*entries), make(*entries, seed=43)
     keys = [(epoch, index) for epoch in range(3) for index in range(3)]
@@ -88,9 +88,9 @@ def test_everything_random_depends_on_seed_epoch_and_index_alone(make, folder):
     copy.reader.close()
 
 
-def test_validation_takes_the_middle_and_the_first_picture(make, folder):
+def test_validation_takes_the_middle_and_the_first_image(make, folder):
     for name in ("many/1.png", "many/2.png"):
-        folder.picture(name, "red" if name == "many/1.png" else "blue")
+        folder.image(name, "red" if name == "many/1.png" else "blue")
     dataset = make(folder.entry(image="many"), training=False)
     for epoch in range(3):
         sample = dataset[epoch, 0]
@@ -99,7 +99,7 @@ def test_validation_takes_the_middle_and_the_first_picture(make, folder):
 
 
 def test_masks_blacken_nine_times_in_ten(make, folder):
-    folder.picture("mask.png", "black")
+    folder.image("mask.png", "black")
     dataset = make(folder.entry(mask_path="mask.png"))
     records = dataset.records[0]
     masked = []
@@ -136,7 +136,7 @@ def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folde
 
 
 def test_files_that_vanish_during_the_run_are_replaced(make, folder, copies):
-    folder.picture("gone.png")
+    folder.image("gone.png")
     dataset = make(*(folder.entry(clip=name) for name in copies(2)), folder.entry(image="gone.png"))
     (folder.path / "clip0.mp4").unlink(), (folder.path / "gone.png").unlink()
     assert [(dataset[0, index].index, dataset[0, index].replaced) for index in range(3)] == [(1, True), (1, False), (1, True)]
@@ -177,8 +177,8 @@ def test_cached_windows_are_not_decoded_again(make, folder):
     assert batch.video.shape[0] == 1 and batch.moments[0][1].shape == (3,) and batch.moments[1] is None
 
 
-def test_a_picture_is_a_video_of_one_frame(make, folder):
-    folder.picture("wide.png", "blue", (300, 90))
+def test_a_image_is_a_video_of_one_frame(make, folder):
+    folder.image("wide.png", "blue", (300, 90))
     dataset = make(folder.entry(), folder.entry(clip="wide.png", image="b.png"), folder.entry(clip="c.png", image="a.png@@b.png"))
     assert dataset.kinds == [1, -1, -2]
     sample = dataset[0, 1]
@@ -186,11 +186,11 @@ def test_a_picture_is_a_video_of_one_frame(make, folder):
     assert (sample.video[2] == 255).all(), "cut to the middle, not padded"
 
 
-def test_a_picture_is_replaced_by_a_picture_and_cached_by_its_file(make, folder, tmp_path):
-    (folder.path / "broken.png").write_bytes(b"no picture")
+def test_a_image_is_replaced_by_a_image_and_cached_by_its_file(make, folder, tmp_path):
+    (folder.path / "broken.png").write_bytes(b"no image")
     cache = TensorCache(tmp_path / "cache", "test")
     entries = [folder.entry(), folder.entry(clip="broken.png"), folder.entry(clip="b.png")]
     sample = make(*entries, latents=cache)[0, 1]
     assert (sample.replaced, sample.index, sample.video.shape[1]) == (True, 2, 1)
     cache.write(sample.window, torch.zeros(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
-    assert make(*entries, latents=cache)[5, 2].video is None, "a picture has one window"
+    assert make(*entries, latents=cache)[5, 2].video is None, "an image has one window"

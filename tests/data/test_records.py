@@ -6,12 +6,12 @@ import pytest
 
 from concat_id.data.records import inspect_records, read_records
 from concat_id.errors import UserError
-from concat_id.json_files import parse_list
+from concat_id.files.json_files import parse_list
 
 
 def test_entries_become_records(folder, monkeypatch):
     for name in ("many/2.png", "many/1.jpg", "many/notes.txt", "masks/1.png", "masks/2.png"):
-        folder.picture(name) if not name.endswith("txt") else (folder.path / name).write_text("x")
+        folder.image(name) if not name.endswith("txt") else (folder.path / name).write_text("x")
     path = folder.list(
         folder.entry(),
         folder.entry(image="a.png @@ many", mask_path="b.png@@masks"),
@@ -93,12 +93,12 @@ def test_other_kinds_of_lists_are_named(text, words, tmp_path):
         ({"video_path": "~nobody-of-this-name/a.mp4"}, "no user is called 'nobody-of-this-name'"),
         ({"video_path": "x" * 300 + ".mp4"}, "video_path: found a name that is too long"),
         ({"video_path": "pipe"}, "video_path: found a named pipe 'pipe', expected a video"),
-        ({"image_path": "circle"}, "image_path: found a symbolic link that leads in a circle 'circle', expected a picture"),
+        ({"image_path": "circle"}, "image_path: found a symbolic link that leads in a circle 'circle', expected an image"),
         ({"image_path": "/dev/zero"}, "image_path: found a device '/dev/zero'"),
         ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
         ({"image_path": "a.png@@none.png"}, "image_path: found no file 'none.png'"),
         ({"image_path": "a.png@@"}, "image_path: found nothing ''"),
-        ({"image_path": "empty"}, "no pictures in the folder 'empty'"),
+        ({"image_path": "empty"}, "no images in the folder 'empty'"),
         ({"video_path": "none.mp4"}, "video_path: found no file 'none.mp4'"),
         ({"video_path": "empty"}, "video_path: found a folder"),
         ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
@@ -109,7 +109,7 @@ def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
     (folder.path / "empty").mkdir()
     os.mkfifo(folder.path / "pipe")
     (folder.path / "circle").symlink_to("circle")
-    folder.picture("many/1.png"), folder.picture("many/2.png")
+    folder.image("many/1.png"), folder.image("many/2.png")
     path = folder.list(folder.entry(), folder.entry(**change) if "video_path" not in change else folder.entry() | change)
     if "image_path" in change:
         path = folder.list(folder.entry(), folder.entry() | change)
@@ -136,7 +136,7 @@ def test_lists_that_are_not_there_or_empty(tmp_path, folder):
 def test_a_folder_is_a_list(folder):
     data = folder.path / "data"
     for name in ("one.png", "many/b.png", "many/a.png", "two/2/x.png", "two/10/x.png", "two.masks/2/x.png", "two.masks/10/x.png"):
-        folder.picture(f"data/{name}")
+        folder.image(f"data/{name}")
     for name in ("one", "many", "two"):
         (data / f"{name}.mp4").write_bytes(b"x")
         (data / f"{name}.txt").write_text(f"{name}.\n")
@@ -153,7 +153,7 @@ def test_a_folder_is_a_list(folder):
 def test_a_folder_of_the_original_is_a_list(folder):
     data = folder.path / "data"
     for name in ("images/one/2.png", "images/one/1.jpg"):
-        folder.picture(f"data/{name}")
+        folder.image(f"data/{name}")
     for name, content in {"videos/one.mp4": "x", "labels/one.txt": "one.\n", "videos/two.mp4": "x", "labels/two.txt": ""}.items():
         (data / name).parent.mkdir(exist_ok=True)
         (data / name).write_text(content)
@@ -164,7 +164,7 @@ def test_a_folder_of_the_original_is_a_list(folder):
 
 
 def test_entries_of_the_original_are_taken_with_a_note(folder, capsys):
-    """Other keys, empty captions, no picture (the clip's first frame stands for it), no mask."""
+    """Other keys, empty captions, no image (the clip's first frame stands for it), no mask."""
     path = folder.list(folder.entry(caption="", id=7, fps=24), folder.entry(image="", mask_path="", captoin="x", fps=25))
     first, second = read_records([path])
     assert first.caption == "" and first.masks == () and not first.shows_itself
@@ -176,7 +176,7 @@ def test_entries_of_the_original_are_taken_with_a_note(folder, capsys):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, kind", [("good.mp4", "video"), ("a.png", "picture")])
+@pytest.mark.parametrize("name, kind", [("good.mp4", "video"), ("a.png", "image")])
 def test_a_clip_is_no_list(folder, name, kind):
     with pytest.raises(UserError, match=f"found a {kind}, expected a JSON list or a folder"):
         read_records([folder.path / name])

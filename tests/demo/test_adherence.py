@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageDraw
 
-from adherence import COLOURS, Request, Wish, colour_of, judge, read_prompt
+from adherence import COLOURS, Attributes, Wish, colour_of, judge, read_prompt
 from concat_id.face.detection import Face
 
 
@@ -17,14 +17,14 @@ def judged(images: list[Image.Image], faces: list[list[Face]], prompt: str) -> d
 
 @pytest.mark.parametrize(("prompt", "expected"), [
     ("a woman in a red jacket turns to the left and smiles in front of a blue wall",
-     Request("blue", [Wish(clothes="red", turn="left", smile=True)])),
+     Attributes("blue", [Wish(clothes="red", turn="left", smile=True)])),
     ("a portrait of a man wearing a green shirt, an orange hat and sunglasses nods against a striped gray wall",
-     Request("gray", [Wish(clothes="green", hat="orange", glasses="sunglasses", nod=True)])),
+     Attributes("gray", [Wish(clothes="green", hat="orange", glasses="sunglasses", nod=True)])),
     ("a person in pink is surprised and looks ahead before a room with a white wall",
-     Request("white", [Wish(clothes="pink", turn="ahead", mouth=True)])),
+     Attributes("white", [Wish(clothes="pink", turn="ahead", mouth=True)])),
     ("a man in a blue hoodie talks and a woman in a black sweater and glasses turns right in front of a red curtain",
-     Request("red", [Wish(clothes="blue", mouth=True), Wish(clothes="black", glasses="glasses", turn="right")])),
-    ("a cat on the moon", Request(None, [])),
+     Attributes("red", [Wish(clothes="blue", mouth=True), Wish(clothes="black", glasses="glasses", turn="right")])),
+    ("a cat on the moon", Attributes(None, [])),
 ])  # fmt: skip
 def test_prompts_are_read(prompt, expected):
     assert read_prompt(prompt) == expected
@@ -66,8 +66,8 @@ def test_two_people_are_judged_from_left_to_right_whatever_order_they_are_found_
     assert verdicts == {"background": True, "left clothes": True, "right clothes": True}
 
 
-@pytest.mark.parametrize("height", [20, 30])  # the crop of the face ends in the picture, or above it
-def test_a_hat_is_looked_for_inside_the_picture(height):
+@pytest.mark.parametrize("height", [20, 30])  # the crop of the face ends in the image, or above it
+def test_a_hat_is_looked_for_inside_the_image(height):
     image, face = drawn_face(72, 0.0)
     ImageDraw.Draw(image).rectangle((0, 0, 144, 36), fill=(205, 28, 30))
     moved = image.transform(image.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, height - 10))
@@ -85,7 +85,7 @@ def test_what_cannot_be_seen_is_not_judged():
     assert judged([image] * 8, [[face]] * 8, "a cat on the moon") == {}
 
 
-def test_movement_is_not_judged_in_a_picture(recwarn):
+def test_movement_is_not_judged_in_a_image(recwarn):
     frame, face = drawn_face(72, 0.0)
     verdicts = judged([frame], [[face]], "a man in a blue shirt nods and talks and smiles")
     assert verdicts["nod"] is None and verdicts["mouth"] is None and verdicts["clothes"] and verdicts["smile"] is not None

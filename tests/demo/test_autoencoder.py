@@ -18,7 +18,7 @@ from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.video import write_video
+from concat_id.video.writing import write_video
 from networks.autoencoder import AutoencoderTrainer, AutoencoderTraining, decibels, difference, draw_motions, moved
 from networks.building import build_autoencoder, fold_statistics
 from networks.footage import Footage, to_video
@@ -70,13 +70,13 @@ def level(said: str, name: str) -> float:
     return float(line.split(", clips ")[1].split(" dB")[0])
 
 
-def test_pictures_then_key_frames_then_the_decoder_alone(script, footage_list, tmp_path):
+def test_images_then_key_frames_then_the_decoder_alone(script, footage_list, tmp_path):
     first, second, sheet = tmp_path / "first.pt", tmp_path / "second.pt", tmp_path / "sheet.png"
-    code, said, errors = script(*options(footage_list, "--output", first, "--pictures", 10, "--key-frames", 2, "--clips", 1))
+    code, said, errors = script(*options(footage_list, "--output", first, "--images", 10, "--key-frames", 2, "--clips", 1))
     assert code == 0, errors
     learned = level(said, str(first))
 
-    more = ("--load", first, "--pictures", 0, "--key-frames", 0, "--clips", 6, "--output", second, "--sheet", sheet)
+    more = ("--load", first, "--images", 0, "--key-frames", 0, "--clips", 6, "--output", second, "--sheet", sheet)
     code, said, errors = script(*options(footage_list, *more))
     assert code == 0, errors
     assert level(said, str(first)) == pytest.approx(learned, abs=0.05), "the file holds what was measured"
@@ -93,7 +93,7 @@ def test_pictures_then_key_frames_then_the_decoder_alone(script, footage_list, t
 def test_a_stopped_run_goes_on(script, footage_list, tmp_path, monkeypatch):
     from networks.learner import Learner
 
-    few = options(footage_list, "--pictures", 1, "--key-frames", 1, "--clips", 1)
+    few = options(footage_list, "--images", 1, "--key-frames", 1, "--clips", 1)
     assert script(*few, "--output", tmp_path / "whole.pt")[0] == 0
     descend, taken = Learner._descend, []
 
@@ -116,13 +116,13 @@ def test_a_stopped_run_goes_on(script, footage_list, tmp_path, monkeypatch):
 
 def test_single_frames_teach_a_kernel_its_last_moment_alone(tmp_path):
     frames = [torch.from_numpy(moving(index)) for index in range(3)]
-    training = AutoencoderTraining(pictures=8, clips=0, crop=(32, 64), batch_size=2)
+    training = AutoencoderTraining(images=8, clips=0, crop=(32, 64), batch_size=2)
     trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", None)
     kernels = {name: weight for name, weight in trainer.network.named_parameters() if weight.dim() == 5 and weight.shape[2] == 3}
     before = {name: weight.clone() for name, weight in kernels.items()}
-    losses = [trainer.picture_loss(0, torch.Generator().manual_seed(5))[0]]
+    losses = [trainer.image_loss(0, torch.Generator().manual_seed(5))[0]]
     trainer.train()
-    losses.append(trainer.picture_loss(0, torch.Generator().manual_seed(5))[0])
+    losses.append(trainer.image_loss(0, torch.Generator().manual_seed(5))[0])
     assert losses[1] < 0.97 * losses[0]
     assert kernels and all((weight[:, :, :-1] == 0).all() for weight in kernels.values())
     assert all(not torch.equal(weight, before[name]) for name, weight in kernels.items())
@@ -132,7 +132,7 @@ def test_clips_teach_a_kernel_every_moment(tmp_path):
     """Of the encoder with key frames, of the decoder in its own part."""
     frames = [torch.from_numpy(moving(index)) for index in range(3)]
     for steps in ((0, 2), (2, 0)):
-        training = AutoencoderTraining(pictures=1, key_frames=steps[0], clips=steps[1], crop=(32, 64), batch_size=2)
+        training = AutoencoderTraining(images=1, key_frames=steps[0], clips=steps[1], crop=(32, 64), batch_size=2)
         trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / f"{steps[0]}.pt", None)
         kernels = {name: weight for name, weight in trainer.network.named_parameters() if weight.dim() == 5 and weight.shape[2] == 3}
         trainer.train()
@@ -152,7 +152,7 @@ def test_latents_of_clips_become_those_of_every_fourth_frame(tmp_path):
         return float(clips), float((autoencoder.encode(video[:, :, :1]) - alone[:, :1]).square().mean() / alone.var())
 
     first = errors()
-    training = AutoencoderTraining(pictures=0, key_frames=60, clips=0, crop=(32, 64), batch_size=2)
+    training = AutoencoderTraining(images=0, key_frames=60, clips=0, crop=(32, 64), batch_size=2)
     AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", autoencoder).train()
     clips, single = errors()
     assert first[1] == 0 and clips < 0.5 * first[0] and single < 0.2, "clips are sharper, single frames much the same"
@@ -167,15 +167,15 @@ def test_noise_on_latents_is_drawn_for_each_and_cannot_be_outgrown(tmp_path):
     autoencoder = build_autoencoder(SIZES)
     losses = {}
     for noise in (0.0, 0.8):
-        training = AutoencoderTraining(pictures=1, clips=0, crop=(32, 64), batch_size=2, latent_noise=noise)
+        training = AutoencoderTraining(images=1, clips=0, crop=(32, 64), batch_size=2, latent_noise=noise)
         trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", autoencoder)
         disturbed = trainer._disturbed(torch.zeros(200, 4, 1, 8, 8), torch.Generator().manual_seed(1)).flatten(1).std(1)
         assert disturbed.max() == 0 if not noise else disturbed.min() < 0.1 and 0.7 < disturbed.max() < 0.9
-        losses[noise] = [trainer.picture_loss(0, torch.Generator().manual_seed(5))[0].item()]
+        losses[noise] = [trainer.image_loss(0, torch.Generator().manual_seed(5))[0].item()]
     last = autoencoder.autoencoder.encoder.conv_out.conv
     with torch.no_grad():
         last.weight[:4], last.bias[:4] = 10 * last.weight[:4], 10 * last.bias[:4]
-    assert trainer.picture_loss(0, torch.Generator().manual_seed(5))[0] > losses[0.8][0] + 0.5 > losses[0.0][0] + 0.5
+    assert trainer.image_loss(0, torch.Generator().manual_seed(5))[0] > losses[0.8][0] + 0.5 > losses[0.0][0] + 0.5
 
 
 def test_folding_statistics_changes_latents_and_not_pixels():
@@ -194,7 +194,7 @@ def test_folding_statistics_changes_latents_and_not_pixels():
 
 
 def test_folded_means_reach_what_sees_latents():
-    """All but the zeros around a picture, which stand for the mean afterwards."""
+    """All but the zeros around an image, which stand for the mean afterwards."""
     torch.manual_seed(0)
     autoencoder = build_autoencoder(SIZES)
     first = autoencoder.autoencoder.decoder.conv_in
@@ -232,16 +232,16 @@ def test_losses_compare_pixels_and_edges():
     assert difference(swapped, video, (1,)) > 1.05 * pixels_and_edges > 0, "movement counts"
 
 
-def test_pictures_and_latents_move_alike():
-    """A smooth picture that is moved and then made eight times smaller is the small one moved; a share of 0 moves nothing."""
+def test_images_and_latents_move_alike():
+    """A smooth image that is moved and then made eight times smaller is the small one moved; a share of 0 moves nothing."""
     rows, columns = torch.meshgrid(torch.linspace(0, 2, 64), torch.linspace(0, 3, 96), indexing="ij")
-    picture = torch.stack([rows.sin(), columns.cos(), (rows * columns).sin()])[None, :, None].expand(6, -1, -1, -1, -1)
+    image = torch.stack([rows.sin(), columns.cos(), (rows * columns).sin()])[None, :, None].expand(6, -1, -1, -1, -1)
     maps = draw_motions(6, 96 / 64, 1.0, torch.Generator().manual_seed(0))
-    large, small = (F.avg_pool3d(side, (1, 8, 8)) for side in (moved(picture, maps), picture))
+    large, small = (F.avg_pool3d(side, (1, 8, 8)) for side in (moved(image, maps), image))
     inside = (large - moved(small, maps))[..., 2:-2, 2:-2].abs()
     assert inside.mean() < 0.02 < 0.1 < (large - small).abs().mean(), "the edges' rows apart"
     still = draw_motions(6, 96 / 64, 0.0, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(moved(picture, still), picture.contiguous(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved(image, still), image.contiguous(), atol=1e-5, rtol=0)
 
 
 def test_turning_keeps_shapes():
@@ -260,13 +260,13 @@ def test_what_is_moved_is_compared_with_what_should_come_out(tmp_path, monkeypat
     monkeypatch.setattr(autoencoder_module, "draw_motions", lambda count, aspect, share, _: mirror.expand(count if share else 0, 2, 3))
     monkeypatch.setattr(autoencoder_module, "difference", lambda decoded, video, _: seen.append((decoded, video)) or decoded.sum())
     for share in (0.0, 1.0):
-        training = AutoencoderTraining(pictures=1, clips=0, crop=(32, 64), batch_size=2, equivariance=share)
+        training = AutoencoderTraining(images=1, clips=0, crop=(32, 64), batch_size=2, equivariance=share)
         trainer = AutoencoderTrainer(SIZES, Footage(frames, frames), training, tmp_path / "v.pt", None)
         trainer.network = SimpleNamespace(
             encoder=lambda video: (torch.cat([F.avg_pool3d(video, (1, 4, 4)), torch.full((2, 3, 1, 8, 16), -30.0)], dim=1), None),
             decoder=lambda latents, conv_cache: (F.interpolate(latents, scale_factor=(1, 4, 4)), None),
         )
-        trainer.picture_loss(0, torch.Generator().manual_seed(5))
+        trainer.image_loss(0, torch.Generator().manual_seed(5))
     (plain, video), (mirrored, expected) = seen
     torch.testing.assert_close(expected, video.flip(-1), atol=1e-4, rtol=0)
     assert (mirrored - plain.flip(-1)).abs().mean() < 0.01 < 0.05 < (mirrored - plain).abs().mean()
@@ -307,14 +307,14 @@ def test_a_list_without_clips_is_refused_where_clips_are_learned(script, footage
     lone = [{"video_path": "7.png", "split": split} for split in ("train", "test")]
     (tmp_path / "lone.json").write_text(json.dumps(lone))
     for more in ((), ("--key-frames", 0), ("--clips", 0)):
-        code, _, errors = script(*options(tmp_path / "lone.json", "--output", tmp_path / "v.pt", "--pictures", 1, *more))
+        code, _, errors = script(*options(tmp_path / "lone.json", "--output", tmp_path / "v.pt", "--images", 1, *more))
         assert "found no clips to learn from" in only_error(code, errors)
 
 
-def test_other_weights_or_pictures_are_another_run(tmp_path):
+def test_other_weights_or_images_are_another_run(tmp_path):
     """A run goes on with what it was begun with alone; its length says nothing about that."""
     frames = [torch.from_numpy(moving(index)) for index in range(3)]
-    training = AutoencoderTraining(pictures=0, clips=1, crop=(32, 64))
+    training = AutoencoderTraining(images=0, clips=1, crop=(32, 64))
 
     def begin(weights: int, footage: Footage) -> None:
         torch.manual_seed(weights)

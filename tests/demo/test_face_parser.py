@@ -1,4 +1,4 @@
-"""demo/train_face_parser.py: from pictures with masks to a folder that the real loader reads, and mistakes in one line."""
+"""demo/train_face_parser.py: from images with masks to a folder that the real loader reads, and mistakes in one line."""
 
 import json
 
@@ -9,7 +9,7 @@ from in_process import call_main, load_script
 from PIL import Image
 
 from concat_id.face.parsing import CLASSES, SegformerParser
-from networks.face_parser import Example, crop, read_examples
+from networks.face_parser import ParserExample, crop, read_examples
 
 COLOURS = {"background": (20, 20, 160), "skin": (220, 170, 140), "hair": (60, 30, 10), "cloth": (20, 160, 30)}
 
@@ -26,7 +26,7 @@ def script(monkeypatch, capsys):
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A face of four parts at a random place, as a picture (96, 144, 3) and as classes (96, 144)."""
+    """A face of four parts at a random place, as an image (96, 144, 3) and as classes (96, 144)."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:96, :144]
     row, column, size = random.uniform(40, 52), random.uniform(60, 84), random.uniform(14, 20)
@@ -34,22 +34,22 @@ def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
     classes[(abs(x - column) < 2 * size) & (y > row + size)] = CLASSES.index("cloth")
     classes[np.hypot((y - row + 6) / 1.4, x - column) < size + 4] = CLASSES.index("hair")
     classes[np.hypot((y - row) / 1.3, x - column) < size] = CLASSES.index("skin")
-    picture = np.zeros((96, 144, 3))
+    image = np.zeros((96, 144, 3))
     for name, colour in COLOURS.items():
-        picture[classes == CLASSES.index(name)] = colour
-    return (picture + random.normal(0, 6, picture.shape)).clip(0, 255).astype(np.uint8), classes.astype(np.uint8)
+        image[classes == CLASSES.index(name)] = colour
+    return (image + random.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8), classes.astype(np.uint8)
 
 
 @pytest.fixture
 def lists(tmp_path):
-    """Two frames of each of ten shots, the last two of test people, as demo/render_people.py --pictures --masks writes them."""
+    """Two frames of each of ten shots, the last two of test people, as demo/render_people.py --images --masks writes them."""
     entries = []
     for shot in range(10):
-        pictures, masks = zip(*(draw(2 * shot + number) for number in range(2)), strict=True)
+        images, masks = zip(*(draw(2 * shot + number) for number in range(2)), strict=True)
         (tmp_path / "masks").mkdir(exist_ok=True)
         np.savez_compressed(tmp_path / "masks" / f"s{shot}.npz", classes=np.stack(masks))
-        for number, picture in enumerate(pictures):
-            Image.fromarray(picture).save(tmp_path / f"s{shot}_{number}.png")
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / f"s{shot}_{number}.png")
             entries.append({"video_path": f"s{shot}_{number}.png", "recording": f"s{shot}", "identities": ["p"],
                             "split": "test" if shot > 7 else "train"})  # fmt: skip
     (tmp_path / "clips.json").write_text(json.dumps(entries))
@@ -65,15 +65,15 @@ def test_a_parser_is_trained_that_the_real_loader_reads(script, lists, tmp_path)
     assert "16 faces to learn from, 4 held out" in said and made["iou"].keys() == COLOURS.keys()
     assert made["iou"]["skin"] > 0.6 and made["iou"]["background"] > 0.6 and not (tmp_path / "parser.training").exists()
 
-    picture, classes = crop(Example(*draw(99), held_out=True), 96)
-    found = SegformerParser(tmp_path / "parser", "cpu").parse(Image.fromarray(picture), np.zeros((5, 2)))
+    image, classes = crop(ParserExample(*draw(99), held_out=True), 96)
+    found = SegformerParser(tmp_path / "parser", "cpu").parse(Image.fromarray(image), np.zeros((5, 2)))
     assert found.shape == (96, 96) and (found == classes).mean() > 0.7
     assert script("--output", tmp_path / "parser", *options)[0] == 2, "nothing is written over"
 
 
-def test_a_crop_keeps_picture_and_classes_together():
-    picture, classes = draw(1)
-    cut, labels = crop(Example(picture, classes, False), 80, np.random.default_rng(3))
+def test_a_crop_keeps_image_and_classes_together():
+    image, classes = draw(1)
+    cut, labels = crop(ParserExample(image, classes, False), 80, np.random.default_rng(3))
     for name, colour in COLOURS.items():
         inside = labels == CLASSES.index(name)
         assert inside.any() and abs(np.median(cut[inside], axis=0) - colour).max() < 15
@@ -90,8 +90,8 @@ def test_mistakes_are_told_in_a_line(script, lists, tmp_path):
     entries = json.loads(lists.read_text())
     (tmp_path / "train.json").write_text(json.dumps([entry for entry in entries if entry["split"] == "train"]))
     for arguments, text in (
-        (["--lists", no_masks], "found no pictures with masks"),
-        (["--lists", words], "found no pictures with masks"),
+        (["--lists", no_masks], "found no images with masks"),
+        (["--lists", words], "found no images with masks"),
         (["--lists", table], "found a dict, expected a list"),
         (["--lists", tmp_path / "train.json"], "expected some of test people"),
         (["--lists", lists, "--size", 60], "--size 60"),

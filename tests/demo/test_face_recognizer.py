@@ -78,13 +78,13 @@ def test_the_file_holds_the_network(tmp_path):
         torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
     (tmp_path / "net.onnx").write_bytes(to_onnx(network, {"threshold": "0.25"}).SerializeToString())
     recognizer = FaceRecognizer.from_folder(tmp_path, "cpu")
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         expected = network(torch.nn.functional.avg_pool2d(pixels, 2)).numpy()
-    np.testing.assert_allclose(recognizer.embed_crops([Image.fromarray(picture) for picture in pictures]), expected, atol=1e-4)
+    np.testing.assert_allclose(recognizer.embed_crops([Image.fromarray(image) for image in images]), expected, atol=1e-4)
     assert recognizer.threshold == 0.25 and np.abs(expected[0] - expected[1]).max() > 1e-3
-    whole = recognizer.embed(Image.fromarray(pictures[0]), Face(np.zeros(4), np.random.default_rng(1).uniform(30, 80, (5, 2)), 1.0))
+    whole = recognizer.embed(Image.fromarray(images[0]), Face(np.zeros(4), np.random.default_rng(1).uniform(30, 80, (5, 2)), 1.0))
     assert whole.shape == (192,)
 
 
@@ -113,7 +113,7 @@ def test_mistakes_are_told_in_a_line(script, manifest, tmp_path):
         clip["split"] = "train"
         clip["people"][0]["identity"] = "p0" if "p0" in clip["recording"] else None
     manifest.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="found 1 people with two pictures or more to learn from and 0 to measure on.*identities"):
+    with pytest.raises(UserError, match="found 1 people with two images or more to learn from and 0 to measure on.*identities"):
         read_examples(manifest)
     for options, expected in {
         ("--steps", 0): "--steps: found 0, expected at least 1",

@@ -71,7 +71,7 @@ def test_solvers_get_closer_with_more_steps_and_unipc_faster():
 
 
 @pytest.mark.parametrize("sample", [sample_euler, sample_unipc])
-def test_a_known_picture_is_reached_exactly_and_every_step_is_told(sample):
+def test_a_known_image_is_reached_exactly_and_every_step_is_told(sample):
     target, told = normal(2), []
     steps = FlowSchedule().sampling_steps(7)
     found = sample(lambda x, step: target, normal(3), steps, None, lambda step, x: told.append(step))

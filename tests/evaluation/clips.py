@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from concat_id.video import write_video
+from concat_id.video.writing import write_video
 
 SIZE = (240, 320)
 
 
 def other_photographs(portrait: Image.Image) -> list[Image.Image]:
-    """Pictures of the same person that are not the same picture."""
+    """Images of the same person that are not the same image."""
     mirrored = portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return [
         mirrored,
@@ -28,9 +28,9 @@ def scene(left: Image.Image | None, right: Image.Image | None = None) -> Image.I
     if right is None and left is not None:
         frame.paste(left.resize((220, 220)), (50, 10))
         return frame
-    for picture, x in ((left, 6), (right, 166)):
-        if picture is not None:
-            frame.paste(picture.resize((148, 148)), (x, 46))
+    for image, x in ((left, 6), (right, 166)):
+        if image is not None:
+            frame.paste(image.resize((148, 148)), (x, 46))
     return frame
 
 

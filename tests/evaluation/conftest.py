@@ -22,7 +22,7 @@ def instruments(face_folder, recognizer_folder) -> Instruments:
 
 @pytest.fixture(scope="session")
 def portraits() -> dict[str, Image.Image]:
-    """Square pictures of three people."""
+    """Square images of three people."""
     images = Path(find_spec("insightface").submodule_search_locations[0]) / "data" / "images"
     six = Image.open(images / "t1.jpg").convert("RGB")
     return {

@@ -55,12 +55,12 @@ def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portr
     add(videos, "unreadable", [scene(portrait)] * 3, portrait)
     (videos / "unreadable.mp4").write_bytes(b"not a video")
     add(videos, "text", [scene(portrait)] * 3, portrait)
-    (videos / "text.png").write_text("not a picture")
+    (videos / "text.png").write_text("not an image")
     code, told = evaluate("--videos", videos)
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
     assert code == 1 and len(errors) == 4 and "Traceback" not in told
     for name, reason in {
-        "orphan": "no reference image", "faceless": "no face in the reference", "unreadable": "not a video", "text": "not a picture",
+        "orphan": "no reference image", "faceless": "no face in the reference", "unreadable": "not a video", "text": "not an image",
     }.items():  # fmt: skip
         assert sum(f"{name}.mp4" in line and reason in line for line in errors) == 1, name
     assert "empty.mp4: found no face in any of 3 frames, which scores 0" in told

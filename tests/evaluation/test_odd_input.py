@@ -14,12 +14,12 @@ from odd_input import FEW, mutated, odd_paths
 
 from concat_id.errors import UserError, one_line
 from concat_id.evaluation.face_vectors import face_vectors
-from concat_id.evaluation.layouts import Sample, find_samples, read_benchmark
+from concat_id.evaluation.layouts import GeneratedVideo, find_samples, read_benchmark
 from concat_id.evaluation.measuring import Instruments, measure_or_recall, read_thumbnails
 from concat_id.evaluation.report import as_cell, write_report
 from concat_id.evaluation.runs import calibrate, find_runs, measure_runs
 from concat_id.evaluation.summary import Summary
-from concat_id.json_files import write_json
+from concat_id.files.json_files import write_json
 
 INFO = {"prompt": "a woman", "references": [{"image": "gone.png"}], "files": ["video.mp4"], "seed": 1}
 BENCHMARK = {"one": {"img_paths": ["man/1.png"], "prompt": "a man", "class_label": ["Man"]},
@@ -122,7 +122,7 @@ DAMAGE = {
 def test_damaged_results_count_as_absent(tmp_path, instruments, portraits, name):
     add(tmp_path / "run", "one", portraits["astronaut"])
     home, file = tmp_path / "run" / "one", tmp_path / "result.json"
-    sample = Sample("one", home / "portrait.png", (home / "reference_1_crop.png",), "a person smiles")
+    sample = GeneratedVideo("one", home / "portrait.png", (home / "reference_1_crop.png",), "a person smiles")
     whole, recalled = measure_or_recall(sample, file, instruments, overwrite=False)
     assert not recalled and measure_or_recall(sample, file, instruments, overwrite=False)[1]
     DAMAGE[name](file)

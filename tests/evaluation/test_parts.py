@@ -123,7 +123,7 @@ def test_training_images_by_their_distance():
     assert trained_on(references, {}) == {}
 
 
-def picture(path):
+def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8)).save(path)
     return path
@@ -154,7 +154,7 @@ def test_opens2v_eval(tmp_path):
 
 def test_consisid_bench(tmp_path):
     benchmark, videos = tmp_path / "data", tmp_path / "results"
-    face = picture(benchmark / "eval" / "face_images" / "1_woman_2.png")
+    face = image(benchmark / "eval" / "face_images" / "1_woman_2.png")
     with open(benchmark / "video_caption_eval_old.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["index", "Class", "Original_Prompt", "Refined_man", "Refined_woman"],
@@ -170,7 +170,7 @@ def test_consisid_bench(tmp_path):
 def test_plain_folder_takes_people_from_left_to_right(tmp_path):
     (tmp_path / "walk.mp4").write_bytes(b"")
     (tmp_path / "walk.txt").write_text("two people walk\n")
-    pictures = [picture(tmp_path / name) for name in ("walk_2.png", "walk_1.jpg", "walk_10.png", "walker.png")]
+    images = [image(tmp_path / name) for name in ("walk_2.png", "walk_1.jpg", "walk_10.png", "walker.png")]
     (sample,), problems, notes = find_samples(tmp_path, None)
-    assert sample.references == (pictures[1], pictures[0], pictures[2]) and sample.prompt == "two people walk"
+    assert sample.references == (images[1], images[0], images[2]) and sample.prompt == "two people walk"
     assert problems == notes == []

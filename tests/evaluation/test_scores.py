@@ -9,7 +9,7 @@ from PIL import Image
 
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
 from concat_id.evaluation.face_tracks import Reference
-from concat_id.evaluation.layouts import Sample
+from concat_id.evaluation.layouts import GeneratedVideo
 from concat_id.evaluation.measuring import load_instruments, measure
 from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.face.detection import TEMPLATE, Face
@@ -25,7 +25,7 @@ def score(tmp_path, instruments, portraits):
         for name in people:
             references.append(tmp_path / f"{name}.png")
             portraits[name].save(references[-1])
-        return measure(Sample("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), prompt), tools)
+        return measure(GeneratedVideo("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), prompt), tools)
 
     return call
 
@@ -78,7 +78,7 @@ def test_several_faces_in_the_reference_are_told(score, portraits, tmp_path, ins
     both.paste(portraits["actor"].resize((80, 80)), (360, 110))
     both.save(tmp_path / "both.png")
     clip = write_clip(tmp_path / "clip.mp4", [scene(portraits["astronaut"])] * 2)
-    result = measure(Sample("clip", clip, (tmp_path / "both.png",), ""), instruments)
+    result = measure(GeneratedVideo("clip", clip, (tmp_path / "both.png",), ""), instruments)
     assert "found 2 faces; the largest is the reference" in result["notes"][0] and result["scores"]["similarity"] > 0.8
 
 

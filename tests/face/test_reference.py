@@ -11,7 +11,7 @@ from concat_id.face.detection import Face
 from concat_id.face.loading import load_face_models
 from concat_id.face.parsing import CLASSES, EllipseParser
 from concat_id.face.reference import kept_pixels, mask_surroundings, prepare_reference
-from concat_id.transforms import load_image
+from concat_id.video.transforms import load_image
 
 SIZE = (96, 144)
 GREY = Image.new("RGB", (10, 10), (90, 90, 90))
@@ -80,9 +80,9 @@ def test_largest_of_several_faces(detector, photographs):
     assert np.array_equal(np.asarray(crop), np.asarray(prepared.crop))
 
 
-def test_no_face_uses_the_whole_picture(detector, photographs):
+def test_no_face_uses_the_whole_image(detector, photographs):
     prepared = prepare_reference(photographs["coffee"], SIZE, detector, EllipseParser())
-    assert prepared.notes == ["found no face; the whole picture is used"]
+    assert prepared.notes == ["found no face; the whole image is used"]
     assert prepared.image.size == (144, 96) and prepared.crop.size == load_image(photographs["coffee"]).size
     assert np.asarray(prepared.image)[:, :143].any(axis=(0, 2)).all(), "600x400 fits without padding"
 
@@ -97,7 +97,7 @@ def test_small_faces_are_told(detector, astronaut, tmp_path):
 
 @pytest.mark.parametrize(("name", "degrees", "how"), [("astronaut", 90, "on its left side"), ("six", 180, "on its head"),
                                                       ("six", 270, "on its right side")])  # fmt: skip
-def test_pictures_lying_without_exif_are_turned_upright(detector, photographs, tmp_path, name, degrees, how):
+def test_images_lying_without_exif_are_turned_upright(detector, photographs, tmp_path, name, degrees, how):
     upright = load_image(photographs[name])
     upright.rotate(degrees, expand=True).save(tmp_path / "lying.png")
     prepared = prepare_reference(tmp_path / "lying.png", SIZE, detector, EllipseParser())

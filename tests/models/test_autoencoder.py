@@ -130,15 +130,15 @@ def test_one_tile_is_the_untiled_decode(autoencoder, golden):
 
 
 def test_tiled_decode_is_near_the_untiled_one(autoencoder):
-    """Tiles have their own normalisation statistics: they agree to a tenth of the picture's contrast, with random weights even."""
+    """Tiles have their own normalisation statistics: they agree to a tenth of the image's contrast, with random weights even."""
     latents = torch.randn(1, 1, 16, 10, 30, generator=torch.Generator().manual_seed(0))
     whole, tiled = autoencoder.decode(latents), autoencoder.decode(latents, tiled=True, tile_size=(12, 20))
     assert (whole - tiled).abs().mean() < 0.1 * whole.std()
     assert (whole - tiled).abs().max() > 0
 
 
-def test_tiles_cover_and_blend_to_the_same_picture(autoencoder, monkeypatch):
-    """With a decoder that enlarges only, tiles must restore the picture, whatever their overlaps."""
+def test_tiles_cover_and_blend_to_the_same_image(autoencoder, monkeypatch):
+    """With a decoder that enlarges only, tiles must restore the image, whatever their overlaps."""
 
     def enlarge(latents, conv_cache=None):
         return torch.nn.functional.interpolate(latents[:, :3, :1], scale_factor=(1, 8, 8)), None

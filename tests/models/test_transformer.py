@@ -8,7 +8,7 @@ from conftest import GOLDEN, assert_close, golden_meta, seeded
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.models.transformer import DiffusionTransformer
-from concat_id.weights import load_strictly
+from concat_id.weights.loading import load_strictly
 
 CASES = golden_meta("sat_shared")
 

@@ -11,10 +11,10 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from wan_native import TINY, TINY_ADALN, WIDTH, random_transformer
 
 from concat_id.config.wan import WanTransformerConfig
-from concat_id.models.wan import WanDiffusionTransformer, network_settings
-from concat_id.models.wan_network import FramePositions, ReferenceBlock
-from concat_id.models.wan_weights import PREFIX, native_names
-from concat_id.weights import load_strictly
+from concat_id.models.wan.network import FramePositions, ReferenceBlock
+from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
+from concat_id.models.wan.weights import PREFIX, native_names
+from concat_id.weights.loading import load_strictly
 
 CASE = golden_meta("wan_shared")
 SIZES = CASE["cfg"]

@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from wan_native import TINY_VAE
 
 from concat_id.errors import UserError
-from concat_id.models.wan_autoencoder import WanAutoencoder, native_settings, to_diffusers_names, to_native_names
+from concat_id.models.wan.autoencoder import WanAutoencoder, native_settings, to_diffusers_names, to_native_names
 
 BLOCKS = TINY_VAE["num_res_blocks"]
 
@@ -126,7 +126,7 @@ def test_samples_follow_the_generator_and_the_moments(autoencoder):
     assert 0.9 < noise.std() < 1.1 and abs(noise.mean()) < 0.1
 
 
-def test_tiles_are_the_librarys_and_small_pictures_need_none(autoencoder, library):
+def test_tiles_are_the_librarys_and_small_images_need_none(autoencoder, library):
     small, large = (torch.randn(1, 1, 16, 4, width, generator=torch.Generator().manual_seed(0)) for width in (8, 60))
     assert torch.equal(autoencoder.decode(small, tiled=True), autoencoder.decode(small))
     calls = []

@@ -8,7 +8,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from wan_native import WIDTH, write_native_wan
 
 from concat_id.errors import UserError
-from concat_id.models.wan_text_encoder import WanTextEncoder, clean, native_names, native_settings, to_transformers_names
+from concat_id.models.wan.text_encoder import WanTextEncoder, clean, native_names, native_settings, to_transformers_names
 
 LENGTH = 24
 PROMPT = "a man in a red hat"

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
 
 from concat_id.errors import UserError
-from concat_id.models.wan_weights import PREFIX, load_wan_transformer, native_names, read_wan_tensors, to_native_names
-from concat_id.weights import SAT_PREFIX
+from concat_id.models.wan.weights import PREFIX, load_wan_transformer, native_names, read_wan_tensors, to_native_names
+from concat_id.weights.loading import SAT_PREFIX
 
 
 @pytest.fixture(scope="module")

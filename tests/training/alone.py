@@ -76,7 +76,7 @@ def states(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def weights(run: Path, tag: str) -> dict[str, torch.Tensor]:
-    from concat_id.weights import load_sat_checkpoint
+    from concat_id.weights.loading import load_sat_checkpoint
 
     return load_sat_checkpoint(run / tag).state_dict
 

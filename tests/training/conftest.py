@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 
 from concat_id.config.loading import load_config
-from concat_id.files import PROJECT_ROOT as ROOT
-from concat_id.video import write_video
+from concat_id.files.paths import PROJECT_ROOT as ROOT
+from concat_id.video.writing import write_video
 
 TRAINING = {
     "args": {
@@ -30,7 +30,7 @@ TRAINING = {
 
 
 def write_clips(folder: Path, count: int = 5) -> Path:
-    """Write clips of moving stripes with a picture each, and the list of them."""
+    """Write clips of moving stripes with an image each, and the list of them."""
     entries, random = [], np.random.default_rng(0)
     for index in range(count):
         colour = random.integers(40, 200, 3)

@@ -102,7 +102,7 @@ if __name__ == "__main__":
     from concat_id.startup import prepare_process
 
     prepare_process()
-    import concat_id.pipelines.base
+    import concat_id.sampling.pipeline
     import concat_id.training.preparation
     import concat_id.training.trainer  # noqa: F401
 

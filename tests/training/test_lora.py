@@ -11,11 +11,11 @@ from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.errors import UserError
-from concat_id.low_rank import DOWN, UP, load_low_rank, with_product
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training.checkpoint import open_checkpoint
 from concat_id.training.lora import add_low_rank, low_rank_scale
-from concat_id.weights import load_sat_checkpoint, load_strictly
+from concat_id.weights.loading import load_sat_checkpoint, load_strictly
+from concat_id.weights.low_rank import DOWN, UP, load_low_rank, with_product
 
 
 def network_of(config) -> DiffusionTransformer:

@@ -7,8 +7,8 @@ from training.alone import batch_of
 from concat_id.diffusion.denoiser import Condition
 from concat_id.diffusion.loss import add_pixel_noise, draw_timesteps, drop_conditions
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.tensor_cache import TensorCache
 from concat_id.training.objective import Objective, generator_of
+from concat_id.weights.tensor_cache import TensorCache
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_noise_of_references_has_the_released_strength():
     noise = add_pixel_noise(torch.zeros(200, 2, 3, 16, 16), generator_of(1))
     log_sigma = noise.flatten(2).std(dim=2).log()
     assert abs(log_sigma.mean() + 3) < 0.1 and abs(log_sigma.std() - 0.5) < 0.06
-    assert (log_sigma[:, 0] - log_sigma[:, 1]).abs().mean() > 0.3  # each picture its own
+    assert (log_sigma[:, 0] - log_sigma[:, 1]).abs().mean() > 0.3  # each image its own
 
 
 def test_dropping():

@@ -39,12 +39,12 @@ def full_disk():
     limit(None)
 
 
-def test_curves_and_pictures_reach_tensorboard_and_continue(tmp_path, capsys):
+def test_curves_and_images_reach_tensorboard_and_continue(tmp_path, capsys):
     first = Progress(tmp_path, ARGS)
     for step in (1, 2, 3):
         first.step(step, {"loss": 1 / step, "lr": 0.1, "gradient_norm": 1.0}, 2, 1.5)
     first.validation(3, 0.25)
-    first.picture(3, "samples/0", Image.new("RGB", (8, 6), "red"))
+    first.image(3, "samples/0", Image.new("RGB", (8, 6), "red"))
     first.close()
     values = {(event.step, value.tag): value for event in events(tmp_path) for value in event.summary.value}
     assert values[2, "train/loss"].simple_value == pytest.approx(0.5) and values[1, "train/memory_gib"].simple_value == 1.5

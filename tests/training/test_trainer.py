@@ -11,7 +11,7 @@ from training import alone
 from training.alone import same, weights
 
 from concat_id.errors import UserError
-from concat_id.pipelines.base import CogVideoXPipeline
+from concat_id.sampling.pipeline import CogVideoXPipeline
 from concat_id.training import checkpoint
 from concat_id.training.checkpoint import find_run, open_checkpoint, random_state
 

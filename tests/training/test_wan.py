@@ -12,7 +12,7 @@ from training.alone import batch_of, metrics, same, states, weights
 from concat_id.config.loading import load_config
 from concat_id.diffusion.flow import FlowSchedule
 from concat_id.models.backbones import load_transformer
-from concat_id.pipelines.base import make_pipeline
+from concat_id.sampling.pipeline import make_pipeline
 from concat_id.training.objective import Objective
 
 CPU = torch.device("cpu")

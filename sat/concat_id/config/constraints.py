@@ -39,7 +39,7 @@ def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
         known = get_args(get_type_hints(type(sampler))[name])
         yield f"model.sampler.{name}", getattr(sampler, name) in known, " or ".join(known)
     most = transformer.max_latent_frames
-    span = f"1 to {most} latent frames ({most} are {frames} frames of video, 1 is a portrait picture)"
+    span = f"1 to {most} latent frames ({most} are {frames} frames of video, 1 is a portrait image)"
     yield "args.sampling_num_frames", args.sampling_num_frames is None or 1 <= args.sampling_num_frames <= most, span
     clip = data.max_num_frames or 1
     yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= frames, f"{rate} n + 1, at most {frames}"
@@ -84,7 +84,7 @@ def _whole_groups(config: Config) -> tuple[str, bool, str]:
 
 
 def _sizes(config: Config, largest: tuple[int, int] | None) -> Iterator[tuple[str, bool, str]]:
-    """Pictures that the autoencoder and the patches divide, no larger than the positions know."""
+    """Images that the autoencoder and the patches divide, no larger than the positions know."""
     factor, patch = config.model.autoencoder.spatial_factor, config.model.transformer.patch_size
     multiple = factor * patch
     expected = f"[height, width] divisible by {multiple} (VAE {factor} x patch {patch})"

@@ -15,7 +15,7 @@ from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unk
 from concat_id.config.yaml_files import merge, read_yaml, resolve_references
 from concat_id.distributed import choose_device, has_bfloat16
 from concat_id.errors import UserError
-from concat_id.files import expand_path, kind_of, resolve_path
+from concat_id.files.paths import expand_path, kind_of, resolve_path
 
 COMMAND_LINE = "command line"
 NAMES_OF_RUNS = ("latest", "true", "false")  # what args.resume may be besides a path

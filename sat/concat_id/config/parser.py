@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from concat_id.config.typed import LARGEST, WHOLE, nearest, shown
 from concat_id.errors import UserError
-from concat_id.files import path_argument
+from concat_id.files.paths import path_argument
 
 MOST = {"seed": LARGEST, "workers": 256}  # of whole numbers, by option; of any other
 MOST_OTHERWISE = 10**6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from concat_id.config.typed import nearest
 from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT, read_text, resolve_path, visible_files
+from concat_id.files.paths import PROJECT_ROOT, read_text, resolve_path, visible_files
 
 TASKS = ("single_identity", "two_identities")
 TOKENIZER = "google/umt5-xxl"  # beside Wan's text encoder

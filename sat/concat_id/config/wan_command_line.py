@@ -58,7 +58,7 @@ def build_parser(description: str) -> Parser:
     add("model", "use_adaln", "the second stage, whose references have modulations of their own", action="store_true", default=None)
     add("model", "height", "height in pixels, divisible by 16 (default: 480)", metavar="N")
     add("model", "width", "width in pixels, divisible by 16 (default: 832)", metavar="N")
-    add("model", "num_frames", "frames at 16 per second, 4 n + 1; 1 is a portrait picture (default: 81)", metavar="N")
+    add("model", "num_frames", "frames at 16 per second, 4 n + 1; 1 is a portrait image (default: 81)", metavar="N")
     add("model", "num_inference_steps", "denoising steps (default: 50)", metavar="N")
     add("model", "cfg_scale", "strength of the text (default: 5)", metavar="X")
     add("placement", "use_tiled", "decode in overlapping tiles: less memory", action="store_true", default=None)

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from concat_id.config.typed import Origins, mismatch
 from concat_id.errors import UserError, reason_of
-from concat_id.files import read_text
+from concat_id.files.paths import read_text
 
 DEEPEST = 40  # brackets or indentations within one another; no file of this project's needs ten
 MOST_NODES = 20_000  # keys and values, those that aliases and references repeat counted each time

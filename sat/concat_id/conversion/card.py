@@ -8,9 +8,9 @@ from concat_id.config.cogvideox import ModelConfig
 from concat_id.config.wan import WanTransformerConfig
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.conversion.weight_sources import WeightSource
-from concat_id.files import resolve_path
-from concat_id.models.wan_weights import wan_files
-from concat_id.weights import content_digest, weights_digest
+from concat_id.files.paths import resolve_path
+from concat_id.models.wan.weights import wan_files
+from concat_id.weights.loading import content_digest, weights_digest
 
 CARD = """---
 library_name: diffusers

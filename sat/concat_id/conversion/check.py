@@ -13,11 +13,11 @@ from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, read_diffusers_products, with_products
 from concat_id.conversion.names import set_last_epsilon
 from concat_id.conversion.weight_sources import WeightSource
-from concat_id.model_folders import built_from
 from concat_id.models.embeddings import rotary_table
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
-from concat_id.weight_folders import weight_files
-from concat_id.weights import load_strictly
+from concat_id.weights.folders import weight_files
+from concat_id.weights.loading import load_strictly
+from concat_id.weights.model_folders import built_from
 
 FRAMES, REFS = 2, 2  # of the input compared; positions of further frames follow the same rule
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
-from concat_id.files import folder_written_whole, resolve_path
-from concat_id.weights import average, check_floats, load_sat_checkpoint, write_sat_checkpoint
+from concat_id.files.paths import folder_written_whole, resolve_path
+from concat_id.weights.loading import average, check_floats, load_sat_checkpoint, write_sat_checkpoint
 
 
 def merge_low_rank(path: Path, output: Path, weights: str | None = None, load: str | None = None, trust: bool = False) -> int:

@@ -19,18 +19,18 @@ from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.weight_sources import WeightSource, run_configuration
 from concat_id.errors import UserError, one_line
-from concat_id.files import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
-from concat_id.json_files import write_json
-from concat_id.model_folders import built_from, read_settings
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.versions import versions
-from concat_id.weight_folders import weight_files
-from concat_id.weights import matches, shape_of, write_sat_checkpoint, writing
+from concat_id.weights.folders import weight_files
+from concat_id.weights.loading import matches, shape_of, write_sat_checkpoint, writing
+from concat_id.weights.model_folders import built_from, read_settings
 
 SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file; a conversion holds one at a time
 TAG = "converted"
-PIPELINE = PROJECT_ROOT / "sat" / "concat_id" / "pipelines" / "diffusers_pipeline.py"
+PIPELINE = PROJECT_ROOT / "sat" / "concat_id" / "sampling" / "diffusers_cogvideox.py"
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TRANSFORMER = "CogVideoXTransformer3DModel"
 COMPONENTS = {

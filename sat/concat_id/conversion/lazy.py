@@ -8,8 +8,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from concat_id.errors import UserError, reason_of
-from concat_id.files import require_file
-from concat_id.weights import UNREADABLE, load_files, load_tensors
+from concat_id.files.paths import require_file
+from concat_id.weights.loading import UNREADABLE, load_files, load_tensors
 
 
 class LazyTensors(Mapping[str, Tensor]):

@@ -12,8 +12,8 @@ from torch import Tensor
 from concat_id.conversion.lazy import LazyTensors, changed
 from concat_id.conversion.names import renamed_modules, split_modules
 from concat_id.errors import UserError
-from concat_id.low_rank import DOWN, UP, load_low_rank, save_low_rank, with_product
-from concat_id.weights import check_floats, load_files
+from concat_id.weights.loading import check_floats, load_files
+from concat_id.weights.low_rank import DOWN, UP, load_low_rank, save_low_rank, with_product
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
 DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"

@@ -10,7 +10,7 @@ from concat_id.config.cogvideox import ModelConfig, TransformerConfig
 from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError
 from concat_id.models.mixins import EPS, LAYER_EPS
-from concat_id.weights import check_floats
+from concat_id.weights.loading import check_floats
 
 # Modules with equal tensors under other names: SAT's, diffusers'.
 RENAMED = {

@@ -19,22 +19,23 @@ from concat_id.conversion.folders import write_encoder_tensors, write_shards
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.weight_sources import open_source, run_configuration
 from concat_id.errors import UserError
-from concat_id.files import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, write_text, written_whole
-from concat_id.json_files import write_json
-from concat_id.models.wan import WanDiffusionTransformer, network_settings
-from concat_id.models.wan_autoencoder import WanAutoencoder
-from concat_id.models.wan_text_encoder import WanTextEncoder, to_transformers_names, transformers_config
-from concat_id.models.wan_weights import PREFIX, STEM, check_names, given_names, has_ref_modulation, is_native, native_names, wan_files
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, write_text, written_whole
+from concat_id.models.wan.autoencoder import WanAutoencoder
+from concat_id.models.wan.text_encoder import WanTextEncoder, to_transformers_names, transformers_config
+from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
+from concat_id.models.wan.weights import PREFIX, STEM, check_names, given_names, has_ref_modulation, is_native, native_names, wan_files
 from concat_id.versions import versions
-from concat_id.weight_folders import MODEL_STATES
-from concat_id.weights import check_floats, load_tensors, shape_of, writing
+from concat_id.weights.folders import MODEL_STATES
+from concat_id.weights.loading import check_floats, load_tensors, shape_of, writing
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
-PIPELINE, NETWORK = SOURCES / "pipelines" / "wan_diffusers.py", SOURCES / "models" / "wan_network.py"
+NETWORK_MODULE = "wan_network"  # what the network's file is called in converted folders
+PIPELINE, NETWORK = SOURCES / "sampling" / "diffusers_wan.py", SOURCES / "models" / "wan" / "network.py"
 MODELS = ("wan_1_3b", "wan_mini")
 TRANSFORMER, SCHEDULER = "ConcatIDWanTransformer", "FlowMatchEulerDiscreteScheduler"
 COMPONENTS = {
-    "transformer": [NETWORK.stem, TRANSFORMER],
+    "transformer": [NETWORK_MODULE, TRANSFORMER],
     "vae": ["diffusers", "AutoencoderKLWan"],
     "text_encoder": ["transformers", "UMT5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
@@ -152,7 +153,7 @@ def write_transformer(
 
     write_shards(folder, STEM, made())
     write_json(folder / "config.json", {"_class_name": TRANSFORMER, **network_settings(config)})
-    shutil.copyfile(NETWORK, folder / NETWORK.name)
+    shutil.copyfile(NETWORK, folder / f"{NETWORK_MODULE}.py")
     return config
 
 

@@ -13,10 +13,10 @@ from concat_id.conversion import zero
 from concat_id.conversion.lazy import changed
 from concat_id.conversion.low_rank_products import Products, read_sat_products, with_products
 from concat_id.errors import UserError
-from concat_id.files import kind_of, resolve_path
-from concat_id.low_rank import FILE as LOW_RANK_FILE
-from concat_id.weight_folders import find_sat_checkpoint, read_tag
-from concat_id.weights import SAT_PREFIX, load_sat_checkpoint, weights_digest
+from concat_id.files.paths import kind_of, resolve_path
+from concat_id.weights.folders import find_sat_checkpoint, read_tag
+from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
+from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 RUN_FILE = "training_config.yaml"  # which a training run leaves in its folder
 AVERAGED = "-ema"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from concat_id.conversion.lazy import LazyTensors
 from concat_id.errors import UserError, reason_of
-from concat_id.weights import UNREADABLE, load_tensors, weights_digest
+from concat_id.weights.loading import UNREADABLE, load_tensors, weights_digest
 
 OPTIMIZER_FILES, SAT_FILES = "*zero_pp_rank_*_mp_rank_00_optim_states.pt", "z3_rank_*_model_states.pt"
 MODEL_FILES = "*zero_pp_rank_*_mp_rank_00_model_states.pt"

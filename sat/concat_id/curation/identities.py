@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from concat_id.data.manifest import COMMAND, Appearance, Clip
 from concat_id.errors import UserError
-from concat_id.json_files import NUMBER, read_json, take
+from concat_id.files.json_files import NUMBER, read_json, take
 
 BLOCK = 2048  # rows of cosines at a time
 

@@ -54,12 +54,12 @@ def pretraining_pairs(clips: Sequence[NamedClip], seed: int) -> Stage:
     stage = Stage()
     for index, clip in enumerate(clips):
         sources = list(clip.clip.people)
-        if clip.clip.is_picture:
+        if clip.clip.is_image:
             random = np.random.default_rng([seed, index])
             others = [_more_typical(person, clip.clip.origin, known[clip.split, name], random)
                       for name, person in zip(clip.identities, sources, strict=True)]  # fmt: skip
             sources = others if all(others) else sources
-        stage.pairs.append(Pair(clip, tuple(person.pictures[0].parent for person in sources),
+        stage.pairs.append(Pair(clip, tuple(person.images[0].parent for person in sources),
                                 tuple(person.masks[0].parent for person in sources)))  # fmt: skip
     return stage
 
@@ -118,7 +118,7 @@ def _add(stage: Stage, clip: NamedClip, others: Others, band: Band, pairing: Pai
             side = "above" if (similar >= band[1]).all() else "below" if (similar < band[0]).all() else "on both sides of"
             stage.dropped[f"all crops of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"] += 1
             return
-        images.append([crop for other in found for crop in other.pictures][chosen])
+        images.append([crop for other in found for crop in other.images][chosen])
         masks.append([mask for other in found for mask in other.masks][chosen])
         cosines.append(float(similar[chosen]))
     stage.pairs.append(Pair(clip, tuple(images), tuple(masks), tuple(cosines)))

@@ -28,11 +28,11 @@ from concat_id.face.loading import load_face_models
 from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_recognizer
 from concat_id.face.reference import FaceParser
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
-from concat_id.files import file_digest, folder_written_whole, kind_of, text_digest, written_whole
-from concat_id.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
+from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
+from concat_id.files.paths import file_digest, folder_written_whole, kind_of, text_digest, written_whole
 from concat_id.startup import prepare_process
-from concat_id.transforms import load_image
-from concat_id.video import write_picture
+from concat_id.video.transforms import load_image
+from concat_id.video.writing import write_image
 from concat_id.workers import in_processes
 
 VERSION = 3  # raise it when the same video would give other clips
@@ -142,7 +142,7 @@ class Preparation:
 
     def _make(self, source: SourceVideo, folder: Path) -> dict[str, Any]:
         clips, vectors, discarded = [], {}, []
-        facts = None if source.is_picture else self._probe(source.path)
+        facts = None if source.is_image else self._probe(source.path)
         for span in [Span(0.0, 0.0, whole=True)] if facts is None else self._spans(source.path, facts, discarded):
             try:
                 clip, own = self._make_clip(source, folder, span, facts, f"clip_{len(clips):03d}")
@@ -215,7 +215,7 @@ class Preparation:
             entries.append(_entry(stem, identity, person, references, len(frames), frames[0].size, self.settings.rate))
         video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
         if turned:
-            write_picture(folder / video, turned[0])
+            write_image(folder / video, turned[0])
         elif not is_whole:
             cut_clip(source.path, folder / video, span.start, span.seconds, self.settings.timeout_s)
         known = {"caption": source.caption, "split": source.split} | ({"recording": source.recording} if source.recording else {})
@@ -255,7 +255,7 @@ def prepare_all(
                 continue
             prepared.append(result)
             notable = result.record["discarded"] or any("note" in clip for clip in result.record["clips"])
-            if not result.recalled and (notable or not source.is_picture):
+            if not result.recalled and (notable or not source.is_image):
                 progress.write(_summary(source, result.record))
     return prepared, problems
 

@@ -11,7 +11,7 @@ from concat_id.curation.clip_people import DiscardError, in_order
 from concat_id.face.detection import TEMPLATE, TEMPLATE_SIZE, Face, FaceDetector, alignment, moved
 from concat_id.face.reference import FaceParser, kept_pixels
 from concat_id.face.tracking import FoundFace, Track
-from concat_id.video import write_picture
+from concat_id.video.writing import write_image
 
 GOOD_ENOUGH = 0.4  # of the best crop's quality
 ALIKE = 0.985  # cosine from which a second crop adds nothing
@@ -86,5 +86,5 @@ def write_reference(
     """Write the upright crop of `size` pixels, and in white what the model is to see of it."""
     crop, keypoints = detector.align(frame, face, size)
     kept, _ = kept_pixels(parser.parse(crop, keypoints))
-    write_picture(target, crop)
-    write_picture(mask, Image.fromarray(kept.astype(np.uint8) * 255))
+    write_image(target, crop)
+    write_image(mask, Image.fromarray(kept.astype(np.uint8) * 255))

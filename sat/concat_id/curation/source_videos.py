@@ -8,9 +8,9 @@ from typing import Any
 
 from concat_id.data.manifest import SPLITS
 from concat_id.errors import UserError, reason_of
-from concat_id.files import kind_of, read_text, resolve_path, safe_name, text_digest
-from concat_id.formats import VIDEOS, beside, is_picture, is_video, media_in
-from concat_id.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
+from concat_id.files.formats import VIDEOS, beside, is_image, is_video, media_in
+from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
+from concat_id.files.paths import kind_of, read_text, resolve_path, safe_name, text_digest
 
 NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
 NAMES = Kind("a list of names from left to right", lambda value: list_of(NAME).fits(value) and len(value) > 0)
@@ -29,9 +29,9 @@ class SourceVideo:
     recording: str | None = None
 
     @property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         """Whether it is a single image."""
-        return is_picture(self.path)
+        return is_image(self.path)
 
     @property
     def name(self) -> str:

@@ -13,10 +13,10 @@ from concat_id.curation.training_lists import joined
 from concat_id.data.manifest import Clip
 from concat_id.data.records import SEPARATOR
 from concat_id.errors import UserError, reason_of
-from concat_id.files import safe_name, text_digest, write_text, written_whole
-from concat_id.json_files import recall_json, write_json
-from concat_id.transforms import load_image
-from concat_id.video import write_picture
+from concat_id.files.json_files import recall_json, write_json
+from concat_id.files.paths import safe_name, text_digest, write_text, written_whole
+from concat_id.video.transforms import load_image
+from concat_id.video.writing import write_image
 
 TEST_SET = "test_set.json"  # names the files of the test set, so that the next run removes no other
 
@@ -79,7 +79,7 @@ def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], caption
             for number, (caption, clip) in enumerate(list(told.items())[:captions]):
                 files = [str(_photo_file(folder, name).absolute()) for name in group]
                 lines.append(f"{caption}{SEPARATOR}{joined(files)}\n")
-                if not clip.is_picture:
+                if not clip.is_image:
                     _write_clip(made / f"test_clips_{size}" / _own_name(f"{'_'.join(group)}_{number}"), clip.video, caption, files)
         if not lines:
             continue
@@ -93,7 +93,7 @@ def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], caption
 def _captions_of(clips: Sequence[NamedClip], used: Container[str]) -> dict[str, Clip]:
     """Choose a clip for each caption, moving ones first, of which no photo was taken: their recordings are not `used`."""
     told: dict[str, Clip] = {}
-    for clip in sorted(clips, key=lambda clip: clip.clip.is_picture):
+    for clip in sorted(clips, key=lambda clip: clip.clip.is_image):
         if clip.clip.origin not in used:
             told.setdefault(" ".join(clip.clip.caption.replace(SEPARATOR, " ").split()), clip.clip)  # one line, with people behind it
     return told
@@ -122,8 +122,8 @@ def photos_of(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
     for clip in clips:
         for place, identity in enumerate(clip.identities):
             if clip.split == "test" and identity == name:
-                person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.is_picture
-                photo = Photo(clip.clip.video if whole else person.pictures[0], clip.clip.origin)
+                person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.is_image
+                photo = Photo(clip.clip.video if whole else person.images[0], clip.clip.origin)
                 found.append((whole, photo, person.vectors[0]))
     middle = np.mean([vector for _, _, vector in found], axis=0)
     best: dict[str, Photo] = {}
@@ -150,4 +150,4 @@ def _write_photos(file: Path, photos: Sequence[Photo]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    write_picture(target, load_image(source))
+    write_image(target, load_image(source))

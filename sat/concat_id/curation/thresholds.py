@@ -14,7 +14,7 @@ import numpy as np
 from concat_id.curation.identities import NamedClip, Others
 from concat_id.data.manifest import Appearance
 from concat_id.errors import UserError
-from concat_id.json_files import NUMBER, OBJECT, TEXT, list_of, read_json, take
+from concat_id.files.json_files import NUMBER, OBJECT, TEXT, list_of, read_json, take
 
 # What share of one person's pairs lies below ArcFace's 0.7, 0.9 and 0.99. These are set, not measured: the middle of the distribution for
 # cross-video pairs, its upper end for trade-off pairs, and near-duplicates beyond. Cosines between them are read off linearly.

@@ -13,8 +13,8 @@ from concat_id.curation.pairs import Pair, Stage
 from concat_id.data.manifest import COMMAND, SPLITS, Clip
 from concat_id.data.records import SEPARATOR
 from concat_id.errors import UserError, one_line
-from concat_id.files import require_file
-from concat_id.json_files import write_json
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import require_file
 
 
 def require_videos(clips: Sequence[Clip]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.files import written_whole
-from concat_id.video import FITTING, QUALITY, decode_frames, video_input
+from concat_id.files.paths import written_whole
+from concat_id.video.writing import FITTING, QUALITY, decode_frames, video_input
 
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window
 from concat_id.data.records import Record, inspect_records
 from concat_id.errors import UserError, shortened
-from concat_id.transforms import load_image
+from concat_id.video.transforms import load_image
 
 SAMPLE = 1 << 16  # bytes at each end of a file by which equal clips are recognised
 
@@ -39,7 +39,7 @@ def check_lists(
     whole: bool = False,
     unseen: Mapping[str, Callable[[str], str]] = MappingProxyType({}),
 ) -> Report:
-    """Check every entry of the lists: files, pictures, captions, and whether clips decode and are long enough for `window`.
+    """Check every entry of the lists: files, images, captions, and whether clips decode and are long enough for `window`.
 
     `whole` decodes every frame. Each of `unseen` returns a part of a caption that the text encoder does not see; its key
     says why, as in "too long for".
@@ -47,7 +47,7 @@ def check_lists(
     records, problems, notes = inspect_records(paths)
     report = Report(problems, notes, records)
     _check_clips(report, window, workers, timeout_s, whole)
-    _check_pictures(report, workers)
+    _check_images(report, workers)
     _check_people(report, max_refs)
     _check_repetitions(report)
     for record in records:
@@ -67,7 +67,7 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
             own.reader = ClipReader(timeout_s)
             readers.append(own.reader)
         try:
-            if clip in pictures:
+            if clip in images:
                 width, height = load_image(clip).size
                 return {"frames": 1, "seconds": 0.0, "fps": window.fps, "varies": False, "height": height, "width": width, "held": 0}
             return own.reader.probe(clip, window, whole)
@@ -77,7 +77,7 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
             return str(error).removeprefix(f"{clip}: ")
 
     users = _users(report.records, lambda record: [record.video])
-    pictures = {record.video for record in report.records if record.is_picture}
+    images = {record.video for record in report.records if record.is_image}
     try:
         found = _in_parallel(probe, users, "clips", workers)
     finally:
@@ -102,20 +102,20 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
             report.notes.append(f"{source}: {clip} is {size}, smaller than {least}: it would be enlarged")
 
 
-def _check_pictures(report: Report, workers: int) -> None:
-    def size(picture: Path) -> tuple[int, int] | str:
+def _check_images(report: Report, workers: int) -> None:
+    def size(path: Path) -> tuple[int, int] | str:
         try:
-            return load_image(picture).size
+            return load_image(path).size
         except UserError as error:
             return str(error)
 
-    def pictures(record: Record) -> list[Path]:
+    def files(record: Record) -> list[Path]:
         images = () if record.shows_itself else record.images
-        return [picture for people in (images, record.masks) for person in people for picture in person]
+        return [path for people in (images, record.masks) for person in people for path in person]
 
-    users = _users(report.records, pictures)
-    found = _in_parallel(size, users, "pictures", workers)
-    report.problems += [f"{users[picture][0].source}: {facts}" for picture, facts in found.items() if isinstance(facts, str)]
+    users = _users(report.records, files)
+    found = _in_parallel(size, users, "images", workers)
+    report.problems += [f"{users[path][0].source}: {facts}" for path, facts in found.items() if isinstance(facts, str)]
     for record in report.records:
         for image, mask in zip(sum(() if record.shows_itself else record.images, ()), sum(record.masks, ()), strict=False):
             sizes = found[image], found[mask]
@@ -144,7 +144,7 @@ def _check_repetitions(report: Report) -> None:
         entry = record.video.resolve(), record.caption, record.images, record.masks
         earlier = first.setdefault(entry, record)
         if earlier is not record:
-            report.problems.append(f"{record.source}: the same clip, caption and pictures as {earlier.source}")
+            report.problems.append(f"{record.source}: the same clip, caption and images as {earlier.source}")
     contents: dict[Any, Path] = {}
     users = _users(report.records, lambda record: [record.video])
     for clip in report.clips:
@@ -166,7 +166,7 @@ def summary(report: Report) -> list[str]:
         f"duration  {seconds:.1f} s, {seconds / max(len(report.clips), 1):.1f} s a clip",
         f"fps       {_shares(rates)}",
         f"sizes     {_shares(sizes)}",
-        f"people    {_shares(people)}; {alternatives} of them with alternative pictures",
+        f"people    {_shares(people)}; {alternatives} of them with alternative images",
         f"masks     {sum(bool(record.masks) for record in report.records)} entries",
     ]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from concat_id.data.decoding import resize_and_crop
 from concat_id.errors import UserError
 from concat_id.startup import python_environment
-from concat_id.transforms import load_image
-from concat_id.video import describe_video
+from concat_id.video.transforms import load_image
+from concat_id.video.writing import describe_video
 
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
 ATTEMPTS = 3
@@ -120,8 +120,8 @@ class ClipReader:
         raise AssertionError
 
 
-def read_picture(path: Path, size: tuple[int, int]) -> Frames:
-    """Read a picture as a clip of one frame, cut to the middle as clips are. Raises `UnreadableClipError`."""
+def read_image(path: Path, size: tuple[int, int]) -> Frames:
+    """Read an image as a clip of one frame, cut to the middle as clips are. Raises `UnreadableClipError`."""
     try:
         pixels = resize_and_crop(np.asarray(load_image(path)), size)
     except UserError as error:

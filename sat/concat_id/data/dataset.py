@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from concat_id.config.args import DataConfig
-from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state, read_picture
+from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state, read_image
 from concat_id.data.records import Record
 from concat_id.errors import UserError
-from concat_id.tensor_cache import TensorCache
-from concat_id.transforms import fit_and_pad, load_image, to_tensor
+from concat_id.video.transforms import fit_and_pad, load_image, to_tensor
+from concat_id.weights.tensor_cache import TensorCache
 
 MASK_PROBABILITY = 0.9  # as released
 ATTEMPTS = 20  # other clips tried before so many failures are taken for a mistake in the list
@@ -88,7 +88,7 @@ class ClipDataset(Dataset):
         self.records, self.data, self.training, self.seed = list(records), data, training, seed
         self.bad_files, self.reader = BadFiles(bad_clips), ClipReader(timeout_s)
         self.latents = latents
-        self.kinds = [-record.num_refs if record.is_picture else record.num_refs for record in self.records]
+        self.kinds = [-record.num_refs if record.is_image else record.num_refs for record in self.records]
         self._alike = {kind: np.flatnonzero(np.array(self.kinds) == kind) for kind in set(self.kinds)}
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class ClipDataset(Dataset):
             sample.window = window_key(record, window)
             sample.moments = self.latents.read(sample.window)
         if sample.moments is None:
-            frames = read_picture(record.video, window.size) if record.is_picture else self.reader.read(record.video, window)
+            frames = read_image(record.video, window.size) if record.is_image else self.reader.read(record.video, window)
             sample.video, sample.held = frames.pixels.permute(3, 0, 1, 2), frames.held
         return sample
 
@@ -138,7 +138,7 @@ class ClipDataset(Dataset):
             if self.latents is not None:
                 position = (int(position * self.windows) + 0.5) / self.windows
         data = self.data
-        if record.is_picture:
+        if record.is_image:
             return Window(data.fps, 1, 0, tuple(data.video_size))
         return Window(data.fps, data.max_num_frames, data.skip_frms_num, tuple(data.video_size), position)
 
@@ -147,23 +147,23 @@ class ClipDataset(Dataset):
         chosen = [_choose(record, person, random) for person in range(record.num_refs)]
         return torch.stack([self._reference(record, *files) for files in chosen])
 
-    def _reference(self, record: Record, picture: Path, mask: Path | None) -> Tensor:
-        """Load a picture, or the first frame of a clip that training sees, as (3, H, W) in [-1, 1], what its mask does not cover black."""
+    def _reference(self, record: Record, path: Path, mask: Path | None) -> Tensor:
+        """Load an image, or the first frame of a clip that training sees, as (3, H, W) in [-1, 1], what its mask does not cover black."""
         if not record.shows_itself:
-            image = _load(picture)
+            image = _load(path)
         else:
             first = Window(self.data.fps, 1, self.data.skip_frms_num, tuple(self.data.video_size), 0.0)
-            image = Image.fromarray(self.reader.read(picture, first).pixels[0].numpy())
+            image = Image.fromarray(self.reader.read(path, first).pixels[0].numpy())
         if mask is not None:
             image = apply_mask(image, _load(mask))
         return to_tensor(fit_and_pad(image, tuple(self.data.video_size)))
 
 
 def _choose(record: Record, person: int, random: np.random.Generator | None) -> tuple[Path, Path | None]:
-    """Draw one of a person's pictures, and whether to use its mask."""
-    pictures = record.images[person]
-    chosen, masked = (0, True) if random is None else (int(random.integers(len(pictures))), random.random() < MASK_PROBABILITY)
-    return pictures[chosen], record.masks[person][chosen] if record.masks and masked else None
+    """Draw one of a person's images, and whether to use its mask."""
+    images = record.images[person]
+    chosen, masked = (0, True) if random is None else (int(random.integers(len(images))), random.random() < MASK_PROBABILITY)
+    return images[chosen], record.masks[person][chosen] if record.masks and masked else None
 
 
 def window_key(record: Record, window: Window) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def window_key(record: Record, window: Window) -> dict[str, Any]:
 
 
 def apply_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """Multiply a picture by a mask: white keeps, black blackens. A mask of zeros and ones counts as black and white."""
+    """Multiply an image by a mask: white keeps, black blackens. A mask of zeros and ones counts as black and white."""
     grey = mask.convert("L")
     if grey.getextrema()[1] == 1:
         grey = grey.point(lambda value: 255 * value)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from concat_id.formats import CONTAINERS, container_of
+from concat_id.files.formats import CONTAINERS, container_of
 
 READABLE = ("mov", "matroska", "avi", "flv", "asf")  # containers in which decord finds every frame
 FAR = 300  # frames that are rather decoded than jumped over
@@ -39,7 +39,7 @@ def choose_frames(times: np.ndarray, fps: float, num_frames: int, skip: int, pos
     return indices + skip, int((wanted > end).sum())
 
 
-class Clip:
+class OpenClip:
     """A video file under decord: the times in seconds at which its frames are shown, and its frames.
 
     Raises `UserError` or `ValueError` for what is no video that it reads; decord itself would follow playlists to other files.
@@ -66,7 +66,7 @@ class Clip:
         """Yield frames (H, W, 3), uint8, of ascending indices into `times`; once.
 
         One after the other from the start of the clip: decord's jumps to key frames, which skipping frames and batches use as well,
-        miss by some frames in open groups of pictures (x265's default) and where frames are hidden. Far into a long clip there is
+        miss by some frames in open groups of images (x265's default) and where frames are hidden. Far into a long clip there is
         one jump, so distances between frames stay right.
         """
         at = 0  # counts without the hidden frames, which the decoder never hands out
@@ -94,7 +94,7 @@ def resize_and_crop(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def read_window(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Decode the frames of a window; the header says how many frames hold the last one, and at what times all were shown."""
-    clip = Clip(request["path"])
+    clip = OpenClip(request["path"])
     arguments = {name: request[name] for name in ("fps", "num_frames", "skip", "position")}
     indices, held = choose_frames(clip.times, **arguments)
     unique, inverse = np.unique(indices, return_inverse=True)
@@ -104,10 +104,10 @@ def read_window(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
 
 def probe(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Describe a clip after decoding its first and its last frame, or all of them if `whole`."""
-    clip = Clip(request["path"])
+    clip = OpenClip(request["path"])
     count = len(clip.times)
     chosen = [np.arange(count)] if request["whole"] else [np.array([0]), np.array([count - 1])]
-    shapes = {frame.shape[:2] for indices in chosen for frame in Clip(request["path"]).frames(indices)}
+    shapes = {frame.shape[:2] for indices in chosen for frame in OpenClip(request["path"]).frames(indices)}
     gaps = np.diff(clip.times)
     varies = bool(count > 2 and gaps.max() - gaps.min() > 0.5 * np.median(gaps) + 2e-3)
     seconds = float(clip.times[-1] - clip.times[0] + (np.median(gaps) if count > 1 else 0))

@@ -1,4 +1,4 @@
-"""What sat/prepare_clips.py found: clips, the people in them, pictures and vectors."""
+"""What sat/prepare_clips.py found: clips, the people in them, images and vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from concat_id.arrays import read_arrays
 from concat_id.errors import UserError
-from concat_id.files import kind_of, visible_files
-from concat_id.formats import is_picture
-from concat_id.json_files import NUMBER, OBJECT, TEXT, WORDS, list_of, one_of, read_json, take
+from concat_id.files.arrays import read_arrays
+from concat_id.files.formats import is_image
+from concat_id.files.json_files import OBJECT, TEXT, WORDS, list_of, one_of, read_json, take
+from concat_id.files.paths import kind_of, visible_files
 
 SPLITS = ("train", "valid", "test")
 VECTORS = "vectors.npz"
@@ -21,20 +21,16 @@ COMMAND = "prepare the clips again with sat/prepare_clips.py"
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """One person in one clip: pictures with their vectors (N, D) of length 1, the best first; `identity` if the list named it.
+    """One person in one clip: images with their vectors (N, D) of length 1, the best first; `identity` if the list named it."""
 
-    `box` is where the face is in the clip's frames: left, top, right, bottom as shares of width and height.
-    """
-
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     masks: tuple[Path, ...]
     vectors: np.ndarray
     identity: str | None = None
-    box: tuple[float, ...] | None = None
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of the vectors (D,), whose product with another vector is that one's mean cosine with the pictures."""
+        """Mean of the vectors (D,), whose product with another vector is that one's mean cosine with the images."""
         return self.vectors.mean(axis=0)
 
 
@@ -49,9 +45,9 @@ class Clip:
     recording: str | None = None
 
     @property
-    def is_picture(self) -> bool:
-        """Whether it is a single picture."""
-        return is_picture(self.video)
+    def is_image(self) -> bool:
+        """Whether it is a single image."""
+        return is_image(self.video)
 
     @property
     def origin(self) -> str:
@@ -75,7 +71,7 @@ def read_manifest(file: Path) -> tuple[str, list[Clip]]:
 
 
 def read_clips(entries: Sequence[dict[str, Any]], folder: Path, place: str) -> list[Clip]:
-    """Make clips of entries whose paths are from `folder`, with the pictures and vectors that they name. Raises `UserError`."""
+    """Make clips of entries whose paths are from `folder`, with the images and vectors that they name. Raises `UserError`."""
     vectors: dict[Path, dict[str, np.ndarray]] = {}
     return [_clip(entry, folder, f"{place}[{number}]", vectors) for number, entry in enumerate(entries)]
 
@@ -93,24 +89,23 @@ def _clip(entry: dict[str, Any], folder: Path, place: str, known: dict[Path, dic
 
 def _appearance(person: dict[str, Any], home: Path, place: str, known: dict[Path, dict[str, np.ndarray]]) -> Appearance:
     identity = take(person, "identity", TEXT, place, COMMAND, optional=True)
-    box = take(person, "box", list_of(NUMBER, 4), place, COMMAND, optional=True)
     name = Path(take(person, "folder", TEXT, place, COMMAND))
     if not name.name or name.is_absolute() or ".." in name.parts:
         raise UserError(f"{place}: folder: found {str(name)!r}, expected one inside {home}; {COMMAND}")
     folder = home / name
     if folder.parent not in known:
         known[folder.parent] = _read_vectors(folder.parent / VECTORS)
-    pictures = sorted((path for path in visible_files(folder, "*.png") if kind_of(path) == "a file"), key=_number)
-    names = [f"{folder.name}/{picture.name}" for picture in pictures]
-    missing = [picture for picture in names if picture not in known[folder.parent]]
+    images = sorted((path for path in visible_files(folder, "*.png") if kind_of(path) == "a file"), key=_number)
+    names = [f"{folder.name}/{image.name}" for image in images]
+    missing = [image for image in names if image not in known[folder.parent]]
     if missing or not names:
-        raise UserError(f"{place}: found {', '.join(missing) or 'no pictures'} in {folder}, expected those of {VECTORS}; {COMMAND}")
-    masks = tuple(folder.with_name(f"{folder.name}.masks") / picture.name for picture in pictures)
-    return Appearance(tuple(pictures), masks, np.stack([known[folder.parent][picture] for picture in names]), identity, box and tuple(box))
+        raise UserError(f"{place}: found {', '.join(missing) or 'no images'} in {folder}, expected those of {VECTORS}; {COMMAND}")
+    masks = tuple(folder.with_name(f"{folder.name}.masks") / image.name for image in images)
+    return Appearance(tuple(images), masks, np.stack([known[folder.parent][image] for image in names]), identity)
 
 
 def _read_vectors(file: Path) -> dict[str, np.ndarray]:
-    """Return the vectors (D,) by picture."""
+    """Return the vectors (D,) by image."""
     files, vectors = read_arrays(file, "files", "vectors", remedy=COMMAND)
     fits = files.dtype.kind == "U" and vectors.dtype.kind == "f" and vectors.size and files.shape == vectors.shape[:1] == vectors.shape[:-1]
     if not fits or not (np.abs(vectors) <= 1 + TOLERANCE).all():  # NaN does not pass either
@@ -118,5 +113,5 @@ def _read_vectors(file: Path) -> dict[str, np.ndarray]:
     return dict(zip(files.tolist(), vectors, strict=True))
 
 
-def _number(picture: Path) -> int:
-    return int(picture.stem) if picture.stem.isdecimal() else -1
+def _number(image: Path) -> int:
+    return int(image.stem) if image.stem.isdecimal() else -1

@@ -1,12 +1,12 @@
-"""Training lists: what each clip is, which words and which people's pictures belong to it.
+"""Training lists: what each clip is, which words and which people's images belong to it.
 
 A list is JSON: `[{"video_path": ..., "caption": ..., "image_path": "a.png" | "a.png@@b.png" | "folder"}, ...]`, people from left to
 right, optionally with a `mask_path` of the same form. A folder in the place of an image holds alternatives, of which one is drawn per
 epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask. Relative paths start at the list's folder,
 else at the current one. Other keys are left alone.
 
-A folder can stand for a list. Each `name.mp4` in it needs `name.txt`, the caption, and its people: `name.png` (or another picture),
-or a folder `name/` with one person's alternative pictures, or with one folder per person (`name/1/`, `name/2/`, left to right).
+A folder can stand for a list. Each `name.mp4` in it needs `name.txt`, the caption, and its people: `name.png` (or another image),
+or a folder `name/` with one person's alternative images, or with one folder per person (`name/1/`, `name/2/`, left to right).
 Masks are optional and take the same forms, called `name.masks.png` or `name.masks/`. A folder as the original has it will do as well:
 `videos/name.mp4`, `labels/name.txt`, `images/name/`.
 """
@@ -22,9 +22,9 @@ from typing import Any
 from concat_id.config.typed import nearest
 from concat_id.distributed import rank
 from concat_id.errors import UserError, is_text, warn
-from concat_id.files import expand_path, kind_of, read_text, resolve_path
-from concat_id.formats import beside, by_stem, is_picture, is_video, media_in
-from concat_id.json_files import parse_list, shown
+from concat_id.files.formats import beside, by_stem, is_image, is_video, media_in
+from concat_id.files.json_files import parse_list, shown
+from concat_id.files.paths import expand_path, kind_of, read_text, resolve_path
 
 SEPARATOR = "@@"
 REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path",)
@@ -35,7 +35,7 @@ SHOWN = 3  # problems in one message
 
 @dataclass(frozen=True)
 class Record:
-    """A clip, or a picture as a video of one frame. `images` holds, per person from left to right, the alternative pictures; `masks`
+    """A clip, or an image as a video of one frame. `images` holds, per person from left to right, the alternative images; `masks`
     theirs, or nothing at all.
 
     `source` says where it was written, for messages.
@@ -49,18 +49,18 @@ class Record:
 
     @property
     def num_refs(self) -> int:
-        """How many people have a picture."""
+        """How many people have an image."""
         return len(self.images)
 
     @property
-    def is_picture(self) -> bool:
-        """Whether the "video" is a single picture."""
-        return is_picture(self.video)
+    def is_image(self) -> bool:
+        """Whether the "video" is a single image."""
+        return is_image(self.video)
 
     @property
     def shows_itself(self) -> bool:
         """Whether the clip's first frame is the reference."""
-        return self.images == ((self.video,),) and not self.is_picture
+        return self.images == ((self.video,),) and not self.is_image
 
 
 def read_records(paths: Sequence[str | Path]) -> list[Record]:
@@ -104,8 +104,8 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
 
 def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file:line, entry) of a JSON list."""
-    if is_video(path) or is_picture(path):
-        kind = "video" if is_video(path) else "picture"
+    if is_video(path) or is_image(path):
+        kind = "video" if is_video(path) else "image"
         raise UserError(f"{path}: found a {kind}, expected a JSON list or a folder; name one")
     text = read_text(path, "a JSON list of clips or a folder", "check args.train_data and args.valid_data")
     return ((f"{path}:{line}", entry) for line, entry in parse_list(text, str(path)))
@@ -115,7 +115,7 @@ def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file, entry) for each video of a folder; what stands beside it, or in the original's other folders, has its name."""
     released = (folder / "videos").is_dir()
     videos = folder / "videos" if released else folder
-    pictures = {} if released else by_stem(folder)
+    images = {} if released else by_stem(folder)
     for video in media_in(videos, is_video):
         words = beside((folder / "labels" if released else folder) / video.name, ".txt")
         entry: dict[str, Any] = {"video_path": str(video.absolute())}
@@ -125,17 +125,17 @@ def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:
             yield str(video), error
             continue
         stem = (folder / "images" if released else folder) / video.stem
-        entry["image_path"] = _people_beside(stem, pictures) or str(stem.absolute() if released else f"{stem.absolute()}.png")
-        masks = "" if released else _people_beside(video.with_suffix(".masks"), pictures)
+        entry["image_path"] = _people_beside(stem, images) or str(stem.absolute() if released else f"{stem.absolute()}.png")
+        masks = "" if released else _people_beside(video.with_suffix(".masks"), images)
         yield str(video), entry | ({"mask_path": masks} if masks else {})
 
 
-def _people_beside(stem: Path, pictures: dict[str, list[Path]]) -> str:
+def _people_beside(stem: Path, images: dict[str, list[Path]]) -> str:
     """The people of a folder's video as the `image_path` of a list, '' if there are none."""
     if stem.is_dir():
         people = [person for person in sorted(stem.iterdir(), key=_by_number) if person.is_dir()]
         return SEPARATOR.join(str(person.absolute()) for person in people or [stem])
-    return next((str(picture.absolute()) for picture in pictures.get(stem.name, ()) if picture.is_file()), "")
+    return next((str(image.absolute()) for image in images.get(stem.name, ()) if image.is_file()), "")
 
 
 def _by_number(path: Path) -> list[Any]:
@@ -171,9 +171,9 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
 
 
 def _files(
-    text: str, key: str, base: Path, problems: list[str], expected: str = "a picture or a folder of pictures", several: bool = True
+    text: str, key: str, base: Path, problems: list[str], expected: str = "an image or a folder of images", several: bool = True
 ) -> tuple[tuple[Path, ...], ...]:
-    """Resolve `a@@b` to each person's alternatives, the pictures of a folder; what is wrong is added to `problems`."""
+    """Resolve `a@@b` to each person's alternatives, the images of a folder; what is wrong is added to `problems`."""
     people = []
     for part in (part.strip() for part in (text.split(SEPARATOR) if several else [text])):
         try:
@@ -185,9 +185,9 @@ def _files(
         found = kind_of(path) if part else "nothing"
         alternatives = [path]
         if several and found == "a folder":
-            alternatives = media_in(path, is_picture)
+            alternatives = media_in(path, is_image)
             if not alternatives:
-                problems.append(f"{key}: found no pictures in the folder {part!r}, expected at least one")
+                problems.append(f"{key}: found no images in the folder {part!r}, expected at least one")
         elif found != "a file":
             problems.append(f"{key}: found {found.replace('no such file', 'no file')} {part!r}, expected {expected}")
         people.append(tuple(alternatives))
@@ -197,15 +197,15 @@ def _files(
 def _match_masks(
     images: tuple[tuple[Path, ...], ...], masks: tuple[tuple[Path, ...], ...], problems: list[str]
 ) -> tuple[tuple[Path, ...], ...]:
-    """Put masks in the order of the pictures: one to one, or by file name where there are alternatives."""
+    """Put masks in the order of the images: one to one, or by file name where there are alternatives."""
     if len(images) != len(masks):
         problems.append(f"mask_path: found {len(masks)} people, expected {len(images)} as in image_path")
         return ()
     matched = []
-    for pictures, own in zip(images, masks, strict=True):
+    for alternatives, own in zip(images, masks, strict=True):
         by_name = {mask.stem: mask for mask in own}
-        chosen = [own[0] if len(own) == len(pictures) == 1 else by_name.get(picture.stem) for picture in pictures]
-        missing = [picture.name for picture, mask in zip(pictures, chosen, strict=True) if mask is None]
+        chosen = [own[0] if len(own) == len(alternatives) == 1 else by_name.get(path.stem) for path in alternatives]
+        missing = [path.name for path, mask in zip(alternatives, chosen, strict=True) if mask is None]
         if missing:
             problems.append(f"mask_path: found no mask for {missing[0]!r}, expected one of the same name in the folder of masks")
         matched.append(tuple(mask for mask in chosen if mask is not None))

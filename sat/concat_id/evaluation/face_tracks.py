@@ -12,7 +12,7 @@ from concat_id.errors import UserError
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer
 from concat_id.face.tracking import FoundFace, Track, embed_faces, similarity
-from concat_id.transforms import load_image
+from concat_id.video.transforms import load_image
 
 PADDING = 0.25  # of the image, around one in which no face is found: faces that fill it are missed
 GREY = (128, 128, 128)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from concat_id.arrays import read_arrays
 from concat_id.errors import UserError, warn
 from concat_id.evaluation.face_tracks import read_reference
 from concat_id.evaluation.measuring import Instruments
-from concat_id.files import file_digest, kind_of, written_whole
-from concat_id.formats import is_picture, media_in
+from concat_id.files.arrays import read_arrays
+from concat_id.files.formats import is_image, media_in
+from concat_id.files.paths import file_digest, kind_of, written_whole
 
 SAVE_EVERY = 200
 
@@ -74,7 +74,7 @@ def images_in(folder: Path, option: str) -> list[Path]:
     """List the images of a folder and of the folders in it. Raises `UserError` if there are none."""
     if kind_of(folder) != "a folder":
         raise UserError(f"{option}: {folder}: found {kind_of(folder)}, expected a folder with images; check the path")
-    images = media_in(folder, is_picture, deep=True)
+    images = media_in(folder, is_image, deep=True)
     if not images:
         raise UserError(f"{option}: {folder}: found no image, expected .png, .jpg or the like; check the path")
     return images

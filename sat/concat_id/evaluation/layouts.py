@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concat_id.errors import UserError, reason_of
-from concat_id.files import kind_of, read_text, resolve_path, visible_files
-from concat_id.formats import beside, is_picture, is_video, media_in
-from concat_id.json_files import OBJECT, TEXT, WORDS, list_of, read_json, require, take
+from concat_id.files.formats import beside, is_image, is_video, media_in
+from concat_id.files.json_files import OBJECT, TEXT, WORDS, list_of, read_json, require, take
+from concat_id.files.paths import kind_of, read_text, resolve_path, visible_files
 
 INFO = "info.json"
 MADE = re.compile(r"(video|portrait)(?:_(\d+))?\.(mp4|png)")
@@ -22,7 +22,7 @@ AGAIN, DOWNLOAD = "make the video again", "download the benchmark again"
 
 
 @dataclass(frozen=True)
-class Sample:
+class GeneratedVideo:
     """A video with its references from left to right and its prompt. `name` is the same for the same request in another run."""
 
     name: str
@@ -39,7 +39,7 @@ class Request:
     references: tuple[Path, ...]
 
 
-def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[Sample], list[str], list[str]]:
+def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[GeneratedVideo], list[str], list[str]]:
     """Find the videos of a run. Returns them, what is wrong with others, and remarks. Raises `UserError` if the folder holds none."""
     if kind_of(folder) != "a folder":
         raise UserError(f"--videos: {folder}: found {kind_of(folder)}, expected a folder with videos; check the path")
@@ -60,7 +60,7 @@ def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[Sample], li
     return samples, problems, notes
 
 
-def _own_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
+def _own_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[str]]:
     """Read folders that sat/sample_video.py wrote; a video without info.json was not finished."""
     samples, problems = [], []
     for place in [folder, *(path for path in visible_files(folder, "*") if path.is_dir())]:
@@ -82,7 +82,7 @@ def _own_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
         references = [_photo(image) or place / f"reference_{number}_crop.png" for number, image in enumerate(images, 1)]
         for video in sorted({*made, *listed}):
             number = MADE.fullmatch(video.name)[2] or "1"
-            samples.append(Sample(f"{place.name}/{number}", video, tuple(references), prompt))
+            samples.append(GeneratedVideo(f"{place.name}/{number}", video, tuple(references), prompt))
     return samples, problems, []
 
 
@@ -95,10 +95,10 @@ def _photo(image: str) -> Path | None:
     return path if kind_of(path) == "a file" else None
 
 
-def _plain_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
+def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[str]]:
     """Read `name.mp4` with `name.png`, or `name_1.png` and `name_2.png` from left to right, and the prompt in `name.txt`, if there."""
     samples, notes = [], []
-    images = media_in(folder, is_picture)
+    images = media_in(folder, is_image)
     for video in media_in(folder, is_video):
         numbered = re.compile(re.escape(video.stem) + r"(?:_(\d+))?")
         matches = [(int(found[1] or 0), path) for path in images if (found := numbered.fullmatch(path.stem))]
@@ -106,7 +106,7 @@ def _plain_samples(folder: Path) -> tuple[list[Sample], list[str], list[str]]:
         prompt = read_text(text, "a prompt", errors="replace").strip() if kind_of(text) == "a file" else ""
         if not prompt:
             notes.append(f"{video}: found no prompt in {text.name}; scores of the text are left out")
-        samples.append(Sample(video.stem, video, tuple(path for _, path in sorted(matches)), prompt))
+        samples.append(GeneratedVideo(video.stem, video, tuple(path for _, path in sorted(matches)), prompt))
     return samples, [], notes
 
 
@@ -149,7 +149,7 @@ def _consisid_requests(table: Path, faces: Path) -> Iterator[tuple[str, Request]
     rows = list(_table_rows(table))
     if not rows:
         raise UserError(f"{table}: found no rows, expected one for each prompt; {DOWNLOAD}")
-    for face in media_in(faces, is_picture):
+    for face in media_in(faces, is_image):
         column = "Refined_woman" if "woman" in face.name else "Refined_man"
         for row in rows:
             prompt = row[column].replace("{class_token}", row["Class"])
@@ -175,7 +175,7 @@ def _table_rows(table: Path) -> Iterator[dict[str, str]]:
         raise UserError(f"{table}: line {line}: found no row of a table ({error}); mend the quotes, or {DOWNLOAD}") from error
 
 
-def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Path) -> tuple[list[Sample], list[str], list[str]]:
+def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Path) -> tuple[list[GeneratedVideo], list[str], list[str]]:
     """Give the videos of a folder what the benchmark asked for: `<name>.mp4`, or a folder `<name>/` with one video in it."""
     samples, problems, others = [], [], 0
     without_suffix = {re.sub(r"\.(png|jpe?g|webp|bmp)--", "--", name): name for name in requests}
@@ -185,7 +185,7 @@ def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Pa
         if name is None:
             problems.append(f"{video}: {benchmark} asks for nothing of this name; rename the video as the benchmark says")
         elif requests[name].references:
-            samples.append(Sample(name, video, requests[name].references, requests[name].prompt))
+            samples.append(GeneratedVideo(name, video, requests[name].references, requests[name].prompt))
         else:
             others += 1
     notes = [f"{folder}: {others} videos of things rather than people are left out"] if others else []

@@ -18,7 +18,7 @@ from concat_id.errors import UserError, one_line, warn
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
 from concat_id.evaluation.face_tracks import Reference, assign, read_reference
 from concat_id.evaluation.identity import identity_scores, published_similarity
-from concat_id.evaluation.layouts import Sample
+from concat_id.evaluation.layouts import GeneratedVideo
 from concat_id.evaluation.motion import motion_scores
 from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.evaluation.sampled_video import read_video
@@ -27,11 +27,11 @@ from concat_id.face.detection import FaceDetector
 from concat_id.face.loading import choose_folders
 from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
 from concat_id.face.tracking import FoundFace, Track, build_tracks, find_faces
-from concat_id.files import file_digest, resolve_path, safe_name, text_digest
-from concat_id.json_files import recall_json, write_json
+from concat_id.files.json_files import recall_json, write_json
+from concat_id.files.paths import file_digest, resolve_path, safe_name, text_digest
 from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
-from concat_id.weights import content_digest
+from concat_id.weights.loading import content_digest
 
 VERSION = 4  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
@@ -96,13 +96,13 @@ def load_instruments(device: torch.device | str, *, detector: str | None, recogn
     return Instruments(detector, found, chosen.threshold, num_frames, **encoders, metrics=metrics, not_computed=not_computed)
 
 
-def result_file(sample: Sample, run: str, output: Path) -> Path:
+def result_file(sample: GeneratedVideo, run: str, output: Path) -> Path:
     """Say where a sample's result is kept."""
     tail = text_digest(f"{sample.name}\n{sample.video}")[:8]
     return output / "videos" / safe_name(run) / f"{safe_name(sample.name)}-{tail}.json"
 
 
-def measure_or_recall(sample: Sample, file: Path, instruments: Instruments, overwrite: bool) -> tuple[dict[str, Any], bool]:
+def measure_or_recall(sample: GeneratedVideo, file: Path, instruments: Instruments, overwrite: bool) -> tuple[dict[str, Any], bool]:
     """Return a sample's result without its thumbnails, and whether it was there already. Raises `UserError` for bad input."""
     if not sample.references:
         raise UserError(f"{sample.video}: found no reference image, expected one beside it or in its info.json; add it")
@@ -137,7 +137,7 @@ def read_thumbnails(result: dict[str, Any]) -> dict[str, list[str]]:
     return known["thumbnails"] if known is not None and known.get("key") == result["key"] else {"references": [], "frames": []}
 
 
-def measure(sample: Sample, instruments: Instruments) -> dict[str, Any]:
+def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     """Compute all scores of a sample of R references from F sampled frames. Raises `UserError` for a video or reference of no use.
 
     Of the result, which is kept as JSON, these are not plain: `scores` by column (None: cannot be said), `curves` and `copies` (R, F),

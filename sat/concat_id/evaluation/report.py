@@ -9,8 +9,8 @@ from concat_id.errors import one_line
 from concat_id.evaluation.metrics import CSV_HEAD, CSV_TAIL, METRICS
 from concat_id.evaluation.page import render_page
 from concat_id.evaluation.summary import Summary
-from concat_id.files import write_text
-from concat_id.json_files import write_json
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import write_text
 from concat_id.versions import versions
 
 PACKAGES = ("numpy", "onnxruntime", "insightface", "opencv-python-headless", "torch", "transformers")

@@ -14,7 +14,7 @@ from concat_id.errors import UserError, one_line
 from concat_id.evaluation.calibration import Calibration, trained_on
 from concat_id.evaluation.face_vectors import face_vectors, images_in
 from concat_id.evaluation.identity import is_rank1
-from concat_id.evaluation.layouts import Sample, find_samples
+from concat_id.evaluation.layouts import GeneratedVideo, find_samples
 from concat_id.evaluation.measuring import Instruments, measure_or_recall, result_file
 
 
@@ -24,7 +24,7 @@ class Run:
 
     name: str
     folder: Path
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[GeneratedVideo] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

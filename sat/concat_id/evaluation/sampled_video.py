@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from concat_id.errors import UserError
-from concat_id.formats import is_picture
-from concat_id.transforms import load_image
-from concat_id.video import STREAM, decode_frames, describe_video
+from concat_id.files.formats import is_image
+from concat_id.video.transforms import load_image
+from concat_id.video.writing import STREAM, decode_frames, describe_video
 
 SMALL_SIDE = 160  # pixels of the longer side of the frames for motion
 MOTION_FRAMES = 256  # the middle of longer videos stands for all of it
@@ -34,7 +34,7 @@ def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Sam
 
     Raises `UserError` for a file that is missing, damaged or takes too long.
     """
-    if is_picture(path):
+    if is_image(path):
         frame = np.asarray(load_image(path))
         return SampledVideo(frame[None], (0,), _small(frame)[None], 1.0, 1)
     announced, fps = _probe(path, timeout_s)

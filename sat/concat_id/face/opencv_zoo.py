@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from concat_id.errors import UserError
-from concat_id.files import file_digest, kind_of, read_text, remove_partial_files, write_text, written_whole
+from concat_id.files.paths import file_digest, kind_of, read_text, remove_partial_files, write_text, written_whole
 
 CONVERSION = 1  # raise it when a change of the conversion must reach folders that exist already
 NOTE = """# Face models

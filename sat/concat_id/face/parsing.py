@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from concat_id.errors import UserError
-from concat_id.model_folders import built_from, load_pretrained, read_settings
+from concat_id.weights.model_folders import built_from, load_pretrained, read_settings
 
 CLASSES = (
     *("background", "skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear", "right ear"),

@@ -13,7 +13,7 @@ from PIL import Image
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, warp
 from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_files
-from concat_id.files import resolve_path
+from concat_id.files.paths import resolve_path
 
 PREFERRED, FALLBACK = "models/antelopev2", "models/face_recognizer"
 BATCH_SIZE = 16

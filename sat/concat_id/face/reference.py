@@ -10,7 +10,7 @@ from PIL import Image
 
 from concat_id.face.detection import FaceDetector
 from concat_id.face.parsing import CLASSES
-from concat_id.transforms import fit_and_pad, load_image
+from concat_id.video.transforms import fit_and_pad, load_image
 
 REMOVED_CLASSES = tuple(CLASSES.index(name) for name in ("background", "hat", "earring", "necklace", "cloth"))
 MIN_REMAINING = 0.4  # of the crop; where masking would leave less, the crop stays whole
@@ -40,12 +40,12 @@ class PreparedReference:
 def prepare_reference(path: str | Path, size: Sequence[int], detector: FaceDetector, parser: FaceParser) -> PreparedReference:
     """Prepare the photograph of one person for videos of `size` (height, width).
 
-    Without a face the whole picture is used. Raises `UserError` if the photograph cannot be read.
+    Without a face the whole image is used. Raises `UserError` if the photograph cannot be read.
     """
     height, width = size
     image, faces, turned = detector.search(load_image(path))
     if not faces:
-        notes = ["found no face; the whole picture is used"]
+        notes = ["found no face; the whole image is used"]
         return PreparedReference(fit_and_pad(image, (height, width)), image, detector.name, parser.name, notes)
     face = max(faces, key=lambda face: face.area)
     notes = [turned] if turned else []

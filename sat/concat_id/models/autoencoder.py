@@ -17,11 +17,11 @@ from torch import Tensor
 
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.errors import UserError
-from concat_id.files import resolve_path
-from concat_id.model_folders import built_from
+from concat_id.files.paths import resolve_path
 from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, folder_settings
-from concat_id.weight_folders import weight_files
-from concat_id.weights import check_named, load_files, load_strictly, load_tensors
+from concat_id.weights.folders import weight_files
+from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors
+from concat_id.weights.model_folders import built_from
 
 NORM_GROUPS = 32  # fixed inside diffusers' blocks
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
@@ -30,7 +30,7 @@ TILE_OVERLAP = 8  # latents; features see about this far
 
 
 class CausalConv3d(CogVideoXCausalConv3d):
-    """diffusers' causal convolution, which sees a lone frame as the picture it is.
+    """diffusers' causal convolution, which sees a lone frame as the image it is.
 
     In front of its first frame a clip is continued by copies of it, so a lone frame meets the kernel's sum over time: the same numbers
     from a third of the work.
@@ -99,7 +99,7 @@ class VideoAutoencoder(FrozenAutoencoder):
     ) -> Tensor:
         """Decode latents (B, T, C, H, W) into a float32 video (B, 3, 4T-3, 8H, 8W), about [-1, 1] and not clamped.
 
-        With `tiled`, pictures of more latents than `tile_size` are decoded in overlapping tiles: less memory, slightly other
+        With `tiled`, images of more latents than `tile_size` are decoded in overlapping tiles: less memory, slightly other
         colours per tile (GroupNorm's statistics), blended where tiles overlap.
         """
         if latents.dim() != 5 or latents.shape[2] != self.autoencoder.config.latent_channels:

@@ -9,14 +9,14 @@ from torch import nn
 
 from concat_id.config.schema import Config
 from concat_id.errors import UserError
-from concat_id.files import resolve_path
-from concat_id.weight_folders import find_sat_checkpoint, some, what_to_do_with
-from concat_id.weights import content_digest, load_sat_checkpoint, load_strictly
+from concat_id.files.paths import resolve_path
+from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
+from concat_id.weights.loading import content_digest, load_sat_checkpoint, load_strictly
 
 if TYPE_CHECKING:
     from concat_id.models.autoencoder import VideoAutoencoder
     from concat_id.models.text_encoder import PromptEncoder
-    from concat_id.models.wan_autoencoder import WanAutoencoder
+    from concat_id.models.wan.autoencoder import WanAutoencoder
 
 MISSING = "missing, expected the weights of the transformer; set it to where they are"
 
@@ -24,7 +24,7 @@ MISSING = "missing, expected the weights of the transformer; set it to where the
 def new_transformer(config: Config, device: torch.device | str | None = None) -> nn.Module:
     """Build the transformer with uninitialised weights."""
     if config.model.kind == "wan":
-        from concat_id.models.wan import WanDiffusionTransformer
+        from concat_id.models.wan.transformer import WanDiffusionTransformer
 
         return WanDiffusionTransformer(config.model.transformer, device)
     from concat_id.models.transformer import DiffusionTransformer
@@ -40,7 +40,7 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     path, trust = resolve_path(source), config.args.trust_checkpoint
     if config.model.kind == "wan":
-        from concat_id.models.wan_weights import load_wan_transformer
+        from concat_id.models.wan.weights import load_wan_transformer
 
         network = load_wan_transformer(path, config.model.transformer, dtype, trust, start=train)
     else:
@@ -83,7 +83,7 @@ def load_autoencoder(config: Config, device: torch.device | str = "cpu") -> "Vid
     section, trust = config.model.autoencoder, config.args.trust_checkpoint
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     if getattr(section, "kind", "cogvideox") == "wan":
-        from concat_id.models.wan_autoencoder import WanAutoencoder
+        from concat_id.models.wan.autoencoder import WanAutoencoder
 
         base = section.block_out_channels[0]
         sizes = {"base_dim": base, "dim_mult": [channels // base for channels in section.block_out_channels]}
@@ -99,7 +99,7 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
     section, trust = config.model.text_encoder, config.args.trust_checkpoint
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     if getattr(section, "kind", "t5") == "umt5":
-        from concat_id.models.wan_text_encoder import WanTextEncoder
+        from concat_id.models.wan.text_encoder import WanTextEncoder
 
         return WanTextEncoder.from_path(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
     from concat_id.models.text_encoder import TextEncoder
@@ -113,7 +113,7 @@ def weight_digests(config: Config) -> dict[str, str]:
     if not source:
         raise UserError(f"args.load: {MISSING}")
     if model.kind == "wan":
-        from concat_id.models.wan_weights import wan_files
+        from concat_id.models.wan.weights import wan_files
 
         transformer = "+".join(content_digest(file) for file in wan_files(resolve_path(source)))
     else:

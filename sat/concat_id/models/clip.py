@@ -1,4 +1,4 @@
-"""CLIP over pictures and prompts, from a folder of local weights."""
+"""CLIP over images and prompts, from a folder of local weights."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from concat_id.errors import UserError
-from concat_id.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
+from concat_id.weights.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
 
 BATCH_SIZE = 32
 FILES = (("config.json",), ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "vocab.json"))
 
 
 class ClipEncoder:
-    """Turn pictures and prompts into vectors (B, D) of length 1 that can be compared.
+    """Turn images and prompts into vectors (B, D) of length 1 that can be compared.
 
     `folder` has the Hugging Face layout, such as openai/clip-vit-base-patch32. Raises `UserError` if a file is missing or unfit.
     """
@@ -49,7 +49,7 @@ class ClipEncoder:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Compute vectors (B, D) of RGB pictures; as released, what a centred square leaves out is not seen."""
+        """Compute vectors (B, D) of RGB images; as released, what a centred square leaves out is not seen."""
         vectors = []
         for start in range(0, len(images), BATCH_SIZE):
             pixels = self.processor([image.convert("RGB") for image in images[start : start + BATCH_SIZE]], return_tensors="pt")

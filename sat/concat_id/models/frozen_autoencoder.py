@@ -9,8 +9,8 @@ from diffusers import ConfigMixin
 from torch import Tensor, nn
 
 from concat_id.errors import UserError, one_line
-from concat_id.files import kind_of
-from concat_id.model_folders import read_settings
+from concat_id.files.paths import kind_of
+from concat_id.weights.model_folders import read_settings
 
 TEMPORAL = 4  # frames per latent after the first
 PIXELS = 2**20  # of single frames encoded at once

@@ -12,11 +12,11 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from concat_id.config.cogvideox import TextEncoderConfig
 from concat_id.errors import UserError
-from concat_id.files import resolve_path
-from concat_id.model_folders import built_from, check_tokenizer, read_settings
-from concat_id.tensor_cache import TensorCache
-from concat_id.weight_folders import weight_files
-from concat_id.weights import load_files, load_strictly, weights_digest
+from concat_id.files.paths import resolve_path
+from concat_id.weights.folders import weight_files
+from concat_id.weights.loading import load_files, load_strictly, weights_digest
+from concat_id.weights.model_folders import built_from, check_tokenizer, read_settings
+from concat_id.weights.tensor_cache import TensorCache
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
 DECODER_WEIGHTS = ("decoder.*", "lm_head.*")  # of whole T5 models, which prompts do not need

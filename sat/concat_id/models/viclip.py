@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from concat_id.errors import UserError, reason_of
-from concat_id.files import visible_files
-from concat_id.model_folders import built_from, check_tokenizer
+from concat_id.files.paths import visible_files
 from concat_id.models.clip import average_chunks
-from concat_id.weights import check_floats, check_named, load_strictly, load_tensors
+from concat_id.weights.loading import check_floats, check_named, load_strictly, load_tensors
+from concat_id.weights.model_folders import built_from, check_tokenizer
 
 HEAD_SIZE = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # As released: ImageNet's, not CLIP's.
@@ -34,7 +34,7 @@ class Mlp(nn.Sequential):
         return self.c_proj(inner * torch.sigmoid(1.702 * inner))
 
 
-class Block(nn.Module):
+class ViClipBlock(nn.Module):
     """A layer of CLIP: attention and feed-forward, each on its normalised input and added."""
 
     def __init__(self, width: int):
@@ -55,7 +55,7 @@ class Blocks(nn.Module):
 
     def __init__(self, width: int, layers: int):
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.resblocks = nn.ModuleList(ViClipBlock(width) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
@@ -87,7 +87,7 @@ class VideoEncoder(nn.Module):
         return self.ln_post(tokens[:, 0]) @ self.proj
 
 
-class PromptEncoder(nn.Module):
+class ViClipTextEncoder(nn.Module):
     """CLIP's text encoder, read at the token that ends the text."""
 
     def __init__(self, shapes: dict[str, torch.Size]):
@@ -113,7 +113,7 @@ class ViClip(nn.Module):
     def __init__(self, state_dict: dict[str, Tensor]):
         super().__init__()
         self.vision_encoder = VideoEncoder(_shapes(state_dict, "vision_encoder."))
-        self.text_encoder = PromptEncoder(_shapes(state_dict, "text_encoder."))
+        self.text_encoder = ViClipTextEncoder(_shapes(state_dict, "text_encoder."))
 
 
 class ViClipEncoder:

@@ -1,4 +1,4 @@
-"""Curves and pictures of a run for TensorBoard, written at once and not, as tensorboardX does, by a thread that a full disk stops."""
+"""Curves and images of a run for TensorBoard, written at once and not, as tensorboardX does, by a thread that a full disk stops."""
 
 import sys
 import time
@@ -38,10 +38,10 @@ class Curves:
         for name, value in values.items():
             self._add(step, summary=self._summary.scalar(name, value) if self._writer else None)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """Add a picture."""
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Add an image."""
         if self._writer:
-            self._add(step, summary=self._summary.image(name, np.asarray(picture.convert("RGB")), dataformats="HWC"))
+            self._add(step, summary=self._summary.image(name, np.asarray(image.convert("RGB")), dataformats="HWC"))
 
     def close(self) -> None:
         """Finish the file."""

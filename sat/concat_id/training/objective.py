@@ -17,7 +17,7 @@ from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
 from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_timesteps, drop_conditions
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.tensor_cache import TensorCache
+from concat_id.weights.tensor_cache import TensorCache
 
 EmbedPrompts = Callable[[list[str]], Tensor]
 """Captions -> embeddings (B, L, D)."""

@@ -20,16 +20,16 @@ from concat_id.data.records import Record, read_records
 from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
-from concat_id.files import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
-from concat_id.locks import locked
+from concat_id.files.locks import locked
+from concat_id.files.paths import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
 from concat_id.models import backbones
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.tensor_cache import TensorCache
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
 from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions
+from concat_id.weights.tensor_cache import TensorCache
 
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
 UNTRAINED = ("transformer.position_embeddings.weight",)  # in the file format, but nothing uses them

@@ -9,7 +9,7 @@ from PIL import Image
 
 from concat_id.config.args import TrainingArgs
 from concat_id.errors import UserError, warn
-from concat_id.files import written_whole
+from concat_id.files.paths import written_whole
 from concat_id.training.checkpoint import metric_lines_until
 from concat_id.training.curves import Curves
 
@@ -54,14 +54,14 @@ class Progress:
         self._show(step, {"validation/loss": loss})
         print(f"step {step}/{self.args.train_iters}  validation loss {loss:.4f}", flush=True)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+    def image(self, step: int, name: str, image: Image.Image) -> None:
         """Show a contact sheet of a sampled video."""
         if self.curves:
-            self.curves.picture(step, name, picture)
+            self.curves.image(step, name, image)
         if self.wandb:
             import wandb
 
-            self.wandb.log({name: wandb.Image(picture)}, step=step)
+            self.wandb.log({name: wandb.Image(image)}, step=step)
 
     def close(self) -> None:
         """Finish the files."""

@@ -122,7 +122,7 @@ class Trainer:
                 self.progress.validation(self.done, loss)
         if self.args.eval_samples:
             for name, sheet in self.validation.write_samples(self.engine, self.done).items():
-                self.progress.picture(self.done, name, sheet)
+                self.progress.image(self.done, name, sheet)
 
     def _save(self, last: bool) -> None:
         """Save; one that fails on the way is worth a warning, the last one the run."""

@@ -12,11 +12,11 @@ from concat_id.config.schema import Config
 from concat_id.data.dataset import Batch, ClipDataset, collate
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
-from concat_id.files import safe_name, written_whole
+from concat_id.files.paths import safe_name, written_whole
 from concat_id.training.engine import Engine, all_reduce
 from concat_id.training.objective import Objective
-from concat_id.transforms import to_pil
-from concat_id.video import contact_sheet, to_frames, write_picture, write_video
+from concat_id.video.transforms import to_pil
+from concat_id.video.writing import contact_sheet, to_frames, write_image, write_video
 
 PARTS = 4  # validation timesteps: the middles of so many equal parts of the range
 
@@ -82,9 +82,9 @@ class Validation:
             return None
         autoencoder = self.objective.autoencoder
         frames = to_frames(autoencoder.decode(latents.to(autoencoder.dtype))[0].cpu())
-        sheet = contact_sheet([to_pil(picture) for picture in batch.refs[0]], frames, caption)
+        sheet = contact_sheet([to_pil(image) for image in batch.refs[0]], frames, caption)
         write_video(name.with_suffix(".mp4"), frames, self.fps)
-        write_picture(name.with_suffix(".png"), sheet)
+        write_image(name.with_suffix(".png"), sheet)
         return sheet
 
     def _batch(self, index: int) -> Batch:

@@ -41,7 +41,7 @@ def people(head):
 
 @pytest.fixture(scope="session")
 def drawn(head, people):
-    """Draw frames of a shot: `drawn(people, seed, frames, **changes of the performances)` gives [(picture, classes)], facts."""
+    """Draw frames of a shot: `drawn(people, seed, frames, **changes of the performances)` gives [(image, classes)], facts."""
     from world.render import ShotRenderer
     from world.shots import sample_shot
 

@@ -64,7 +64,7 @@ def test_articles_fit():
     assert article("orange hat") == "an orange hat" and article("red hat") == "a red hat"
 
 
-def test_captions_without_pictures_are_the_same_for_the_same_seed():
+def test_captions_without_images_are_the_same_for_the_same_seed():
     from world.unseen import draw_captions
 
     captions = draw_captions(60, seed=3)

@@ -12,8 +12,8 @@ def share(classes, *names):
 
 def test_a_shot_is_drawn_alike_twice(drawn, people):
     first, second = (drawn(people[:1], seed=3, frames=(0, 5)) for _ in range(2))
-    for (picture, classes), (again, classes_again) in zip(first[0], second[0], strict=True):
-        np.testing.assert_array_equal(picture, again)
+    for (image, classes), (again, classes_again) in zip(first[0], second[0], strict=True):
+        np.testing.assert_array_equal(image, again)
         np.testing.assert_array_equal(classes, classes_again)
 
 
@@ -32,7 +32,7 @@ def test_every_part_has_its_class(drawn, people):
             assert share(classes, name) > 0, name
         assert share(classes, "hat", "glasses") == 0
         left, right = (np.argwhere(classes == CLASSES.index(name))[:, 1].mean() for name in ("left eye", "right eye"))
-        assert left < right  # as the picture has them
+        assert left < right  # as the image has them
         brow, eye, lip, cloth = (np.argwhere(classes == CLASSES.index(name))[:, 0].mean() for name in
                                  ("left brow", "left eye", "lower lip", "cloth"))  # fmt: skip
         assert brow < eye < lip < cloth
@@ -43,7 +43,7 @@ def test_hats_and_glasses_are_where_they_belong(drawn, people):
 
     bare = drawn(people[:1], seed=1, neutral=True)[0][0][1]
     for hat in ("cap", "beanie", "hat"):
-        picture, classes = drawn(people[:1], seed=1, neutral=True, hat=hat, glasses=(0.1, 0.07, 3.0), dark_lenses=True)[0][0]
+        image, classes = drawn(people[:1], seed=1, neutral=True, hat=hat, glasses=(0.1, 0.07, 3.0), dark_lenses=True)[0][0]
         assert share(classes, "hat") > 0.02 and share(classes, "glasses") > 0.005
         assert share(classes, "left eye", "right eye") < share(bare, "left eye", "right eye") / 2  # behind the lenses
         hat_rows, lens_rows = (np.argwhere(classes == CLASSES.index(name))[:, 0] for name in ("hat", "glasses"))
@@ -70,7 +70,7 @@ def test_the_jaw_leaves_the_skull_alone(head):
 
 
 @pytest.mark.parametrize(("turn", "side"), [("left", -1), ("right", 1)])
-def test_left_is_the_pictures_left(turn, side):
+def test_left_is_the_images_left(turn, side):
     from world.shots import TURN, head_curves
 
     for seed in range(20):
@@ -98,7 +98,7 @@ def test_a_head_that_turns_right_shows_its_nose_there(drawn, people):
 
 
 def test_two_people_stand_side_by_side_in_clothes_of_their_own(drawn, people):
-    ((picture, classes),), facts = drawn(people[:2], seed=5)
+    ((image, classes),), facts = drawn(people[:2], seed=5)
     assert len(facts["people"]) == 2
     names = {facts["background"]["color"], *(person["clothes"]["color"] for person in facts["people"])}
     assert len(names) == 3
@@ -113,8 +113,8 @@ def test_the_detector_finds_everybody(drawn, people, face_folder):
 
     detector = FaceDetector(face_folder, "cpu")
     for index, person in enumerate(people):
-        for picture, classes in drawn([person], seed=index, frames=(0, 24))[0]:
-            (face,) = detector.detect(Image.fromarray(picture))
+        for image, classes in drawn([person], seed=index, frames=(0, 24))[0]:
+            (face,) = detector.detect(Image.fromarray(image))
             parts = [CLASSES.index(name) for name in ("left eye", "right eye", "glasses", "skin", "nose")]
             middle = np.argwhere(np.isin(classes, parts))[:, ::-1].mean(axis=0)
             assert (face.box[:2] < middle).all() and (middle < face.box[2:]).all()

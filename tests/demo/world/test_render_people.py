@@ -96,16 +96,16 @@ def test_splits_do_not_depend_on_how_many_there_are():
 
 
 def test_single_frames_in_place_of_clips(tmp_path):
-    assert render("--output", tmp_path, *SMALL[:-1], "--pictures", "--stills", "0").returncode == 0
+    assert render("--output", tmp_path, *SMALL[:-1], "--images", "--stills", "0").returncode == 0
     listed = json.loads((tmp_path / "clips.json").read_text())
     assert len(listed) == 3 and len({entry["caption"] for entry in listed}) == 3, "a frame of each of three shots"
     for entry in listed:
-        with Image.open(tmp_path / entry["video_path"]) as picture:
-            assert picture.size == (72, 48)
+        with Image.open(tmp_path / entry["video_path"]) as image:
+            assert image.size == (72, 48)
 
 
 def test_portraits_show_the_people_of_a_shot_in_its_light(tmp_path):
-    options = [*SMALL, "--pictures", "--portraits", "--stills", "0"]
+    options = [*SMALL, "--images", "--portraits", "--stills", "0"]
     assert render("--output", tmp_path, *options).returncode == 0
     shots = {entry["recording"]: entry for entry in json.loads((tmp_path / "clips.json").read_text())}
     portraits = json.loads((tmp_path / "stills.json").read_text())

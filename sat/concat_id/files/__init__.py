@@ -1,0 +1,1 @@
+"""Files and folders that users name: paths, formats, JSON, locks, and writing that leaves nothing half done."""

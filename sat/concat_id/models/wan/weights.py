@@ -1,0 +1,158 @@
+"""Wan's transformer on disk: Wan's own names, diffusers' folders and this project's training checkpoints."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from concat_id.config.wan import WanTransformerConfig
+from concat_id.errors import UserError, warn
+from concat_id.files.paths import kind_of
+from concat_id.models.wan.transformer import WanDiffusionTransformer
+from concat_id.weights.folders import COGVIDEOX, MODEL_STATES, OF_COGVIDEOX, find_sat_checkpoint, some, weight_files, what_to_do_with
+from concat_id.weights.loading import SAT_PREFIX, check_floats, check_named, load_files, load_strictly
+
+PREFIX = "network."  # of names inside WanDiffusionTransformer
+STEM = "diffusion_pytorch_model"
+INDEX = ".index.json"
+Value = TypeVar("Value")
+ATTENTIONS = (("self_attn", "attn1"), ("cross_attn", "attn2"))
+
+# Modules and parameters: Wan's name, diffusers'.
+RENAMED = {
+    "patch_embedding": "patch_embedding",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.head": "proj_out",
+}
+RENAMED_IN_BLOCK = {
+    **{f"{wan}.{x}": f"{diffusers}.to_{x}" for wan, diffusers in ATTENTIONS for x in "qkv"},
+    **{f"{wan}.o": f"{diffusers}.to_out.0" for wan, diffusers in ATTENTIONS},
+    "norm3": "norm2",  # before cross-attention; the other two have no weights
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
+NORMS_IN_BLOCK = {f"{wan}.norm_{x}": f"{diffusers}.norm_{x}" for wan, diffusers in ATTENTIONS for x in "qk"}
+REFERENCE = {"time_projection_ref.1": "condition_embedder.time_proj_ref"}  # of the AdaLN variant
+REFERENCE_IN_BLOCK = {"modulation_ref": "scale_shift_table_ref"}
+# What references start from where weights of their own are missing: what they shared with the video.
+STARTS = {"time_projection_ref.1.weight": "time_projection.1.weight", "time_projection_ref.1.bias": "time_projection.1.bias"}
+START_IN_BLOCK = {"modulation_ref": "modulation"}
+
+
+def native_names(num_layers: int, ref_modulation: bool) -> dict[str, str]:
+    """Every tensor of the transformer: Wan's name -> diffusers'."""
+    modules = RENAMED | (REFERENCE if ref_modulation else {})
+    names = {f"{wan}.{kind}": f"{diffusers}.{kind}" for wan, diffusers in modules.items() for kind in ("weight", "bias")}
+    names["head.modulation"] = "scale_shift_table"
+    inside = {f"{wan}.{kind}": f"{diffusers}.{kind}" for wan, diffusers in RENAMED_IN_BLOCK.items() for kind in ("weight", "bias")}
+    inside |= {f"{wan}.weight": f"{diffusers}.weight" for wan, diffusers in NORMS_IN_BLOCK.items()}
+    inside |= {"modulation": "scale_shift_table"} | (REFERENCE_IN_BLOCK if ref_modulation else {})
+    for index in range(num_layers):
+        names |= {f"blocks.{index}.{wan}": f"blocks.{index}.{diffusers}" for wan, diffusers in inside.items()}
+    return names
+
+
+def to_native_names(tensors: Mapping[str, Value], num_layers: int) -> dict[str, Value]:
+    """Give tensors under diffusers' names Wan's own; unknown names stay as they are."""
+    back = {diffusers: wan for wan, diffusers in native_names(num_layers, ref_modulation=True).items()}
+    return {back.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def is_native(names: Iterable[str]) -> bool:
+    """Tell whether these are Wan's own names."""
+    return "head.modulation" in names
+
+
+def has_ref_modulation(names: Iterable[str]) -> bool:
+    """Tell whether these are names (Wan's) of the AdaLN variant."""
+    return any(name.startswith("time_projection_ref.") or name.endswith(".modulation_ref") for name in names)
+
+
+def start_references(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Add weights for references (Wan's names) that are copies of the video's."""
+    starts = STARTS | {f"blocks.{i}.{new}": f"blocks.{i}.{old}" for i in range(num_layers) for new, old in START_IN_BLOCK.items()}
+    return tensors | {new: tensors[old].clone() for new, old in starts.items() if old in tensors}
+
+
+def load_wan_transformer(
+    path: str | Path, config: WanTransformerConfig, dtype: torch.dtype = torch.bfloat16, trust: bool = False, start: bool = True
+) -> WanDiffusionTransformer:
+    """Read the transformer from a file in Wan's or diffusers' names, a diffusers folder or one with a training checkpoint.
+
+    Weights stay mapped to the file where `dtype` is the file's. Where a file for one modulation (the base Wan2.1, the first stage) meets
+    `config.ref_modulation`, references start from copies of the video's weights, and a warning says so; without `start` it is refused.
+    Raises `UserError` for weights that do not fit.
+    """
+    path = Path(path)
+    tensors = read_wan_tensors(path, trust)
+    given = has_ref_modulation(tensors)
+    if given and not config.ref_modulation:
+        expected = "expected one modulation for all (first stage); set ref_modulation (--use_adaln), or name first_stage.pt"
+        raise UserError(f"{path}: found the AdaLN variant, which has modulations of its own for references, {expected}")
+    if config.ref_modulation and not given:
+        if not start:
+            missing = "modulations of its own for references (second_stage_adaln.pt)"
+            raise UserError(f"{path}: found no weights of the AdaLN variant, expected {missing}; leave ref_modulation (--use_adaln) out")
+        tensors = start_references(tensors, config.num_layers)
+        warn(f"{path}: has no modulations for references; they start as copies of the video's")
+
+    network = WanDiffusionTransformer(config, device="meta")
+    names = native_names(config.num_layers, config.ref_modulation)
+    check_names(tensors, config, path)
+    load_strictly(network, {PREFIX + names[name]: tensor for name, tensor in tensors.items()}, str(path), dtype=dtype)
+    return network
+
+
+def wan_files(path: str | Path) -> list[Path]:
+    """List the files of a transformer's weights: one, an index's shards, those of a diffusers folder or of a training checkpoint."""
+    path = Path(path)
+    is_folder = kind_of(path) == "a folder"
+    if is_folder and (kind_of(path / "latest") == "a file" or any(path.glob(MODEL_STATES))):
+        return [find_sat_checkpoint(path)]
+    if is_folder:
+        return weight_files(path / "transformer" if os.path.isdir(path / "transformer") else path, (STEM,))
+    if path.name.endswith(INDEX):
+        return weight_files(path.parent, (path.name.removesuffix(INDEX).removesuffix(".safetensors"),))
+    return [path]
+
+
+def read_wan_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
+    """Read a transformer's tensors under Wan's own names, from any of the formats."""
+    tensors = load_files(wan_files(path), trust)
+    if isinstance(module := tensors.get("module"), dict):
+        check_named(module, str(path))
+        tensors = {name.removeprefix(SAT_PREFIX): tensor for name, tensor in module.items() if name.startswith(SAT_PREFIX)}
+    names = given_names(tensors)
+    if not is_native(names):
+        advice = COGVIDEOX if any(name.startswith(OF_COGVIDEOX) for name in names) else what_to_do_with(names, Path(path))
+        expected = advice or "expected the weights of Wan's transformer; name another file"
+        raise UserError(f"{path}: found {some(names)}, {expected}")
+    check_floats(tensors, str(path))
+    return {name: tensors[given] for name, given in names.items()}
+
+
+def given_names(names: Iterable[str]) -> dict[str, str]:
+    """Say which of the names in any of the formats each of Wan's own is; unknown names stand for themselves."""
+    names = list(names)
+    if is_native(names):
+        return dict(zip(names, names, strict=True))
+    num_layers = len({name.removeprefix(PREFIX).split(".")[1] for name in names if name.removeprefix(PREFIX).startswith("blocks.")})
+    return to_native_names({name.removeprefix(PREFIX): name for name in names}, num_layers)
+
+
+def check_names(given: Iterable[str], config: WanTransformerConfig, path: str | Path) -> None:
+    """Raise `UserError` unless these names (Wan's own) are the transformer's."""
+    given = set(given)
+    names = native_names(config.num_layers, config.ref_modulation)
+    faults = [("missing", [name for name in names if name not in given]), ("unexpected", sorted(given - names.keys()))]
+    found = [f"{len(some)} of {len(names)} {kind}: {', '.join(some[:3])}{', ...' * (len(some) > 3)}" for kind, some in faults if some]
+    if found:
+        found = "; ".join(found)
+        raise UserError(f"{path}: does not fit Wan's transformer ({found}); check that the configuration belongs to these weights")

@@ -1,1 +1,0 @@
-"""Assemblies of models, diffusion and faces into something that makes videos."""

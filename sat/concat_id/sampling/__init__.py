@@ -1,0 +1,1 @@
+"""From prompts and photos to finished folders."""

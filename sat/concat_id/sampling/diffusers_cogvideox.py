@@ -1,0 +1,150 @@
+"""Concat-ID as a diffusers pipeline: CogVideoXPipeline that also takes reference images.
+
+This file is copied into converted folders as pipeline.py and must not import anything of the project:
+
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    video = pipe(prompt, reference_images=[Image.open("reference_1.png")]).frames[0]
+"""
+
+import inspect
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from PIL import Image
+from torch import Tensor
+
+LAST_EPS = 1e-6  # of the transformer's last norm; config.json has one norm_eps, the 1e-5 of all the others
+OLDEST = (0, 31)  # of diffusers; 0.30 cannot decode a single frame
+
+
+def require_diffusers(version: str) -> None:
+    """Raise ImportError for a diffusers that computes something else."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        expected = ".".join(map(str, OLDEST))
+        raise ImportError(f"diffusers: found {version}, expected {expected} or newer; run pip install --upgrade diffusers")
+
+
+require_diffusers(diffusers.__version__)
+
+
+class ConcatIDPipeline(diffusers.CogVideoXPipeline):
+    """Generate videos of the people on `reference_images`, which are appended to the video's latents as further frames.
+
+    References should show one head each, upright and cut out, as sat/sample_video.py writes them (reference_1.png); other
+    images work, but the model has seen none.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _num_refs = 0
+
+    def __init__(self, tokenizer, text_encoder, vae, transformer, scheduler):
+        """Take what CogVideoXPipeline takes, which asks for the names."""
+        super().__init__(tokenizer, text_encoder, vae, transformer, scheduler)
+        if transformer is not None:
+            transformer.norm_out.norm.eps = LAST_EPS
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (), **options):
+        """Call CogVideoXPipeline with references; `options` are all of its options.
+
+        `reference_images` lists the people of all prompts, left to right; or, with several prompts, one such list for each.
+        The unconditional branch has zero text embeddings, as Concat-ID was trained with, unless `negative_prompt` or
+        `negative_prompt_embeds` is given; it sees the same references.
+        Raises ValueError for lists of different lengths.
+        """
+        embeds = options.get("prompt_embeds")
+        if embeds is None:
+            device, length = self._execution_device, options.setdefault("max_sequence_length", self.transformer.config.max_text_seq_length)
+            embeds, _ = self.encode_prompt(prompt, do_classifier_free_guidance=False, device=device, max_sequence_length=length)
+        elif prompt is not None:
+            raise ValueError("give prompt or prompt_embeds, not both")
+        if not options.get("negative_prompt") and options.get("negative_prompt_embeds") is None:
+            options["negative_prompt_embeds"] = torch.zeros_like(embeds)
+        options["prompt_embeds"] = embeds
+
+        config, factor = self.transformer.config, self.vae_scale_factor_spatial
+        own = {"height": config.sample_height * factor, "width": config.sample_width * factor, "num_frames": config.sample_frames}
+        options |= {name: options.get(name) or value for name, value in own.items()}  # which earlier versions ask for
+        ref_latents = self.encode_references(reference_images, embeds.shape[0], (options["height"], options["width"]))
+        guidance = options.get("guidance_scale", inspect.signature(super().__call__).parameters["guidance_scale"].default)
+        if ref_latents is not None and guidance > 1:
+            ref_latents = torch.cat([ref_latents, ref_latents])
+        with self._references(ref_latents):
+            return super().__call__(**options)
+
+    def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
+        """Encode images, each alone as one frame: (B, R, C, H, W), scaled; None without images. `size` is (height, width)."""
+        if len(images) == 0:
+            return None
+        rows = [list(row) for row in images] if isinstance(images[0], Sequence) else [list(images)] * batch_size
+        if len(rows) != batch_size or len({len(row) for row in rows}) != 1:
+            found = f"{len(rows)} lists of {[len(row) for row in rows]} images for {batch_size} prompts"
+            raise ValueError(f"reference_images: found {found}, expected one list a prompt, all equally long")
+        encoded = {}
+        for image in (image for row in rows for image in row):
+            if id(image) not in encoded:
+                pixels = self._pixels(image, size).to(self._execution_device, self.vae.dtype)
+                moments = self.vae.encode(pixels).latent_dist
+                encoded[id(image)] = moments.mode().transpose(1, 2) * self.vae.config.scaling_factor  # (1, 1, C, H, W)
+        return torch.cat([torch.cat([encoded[id(image)] for image in row], dim=1) for row in rows])
+
+    @staticmethod
+    def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """Fit an image into `size` (height, width) on black; (1, 3, 1, H, W) in [-1, 1]."""
+        height, width = size
+        scale = min(width / image.width, height / image.height)
+        fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        canvas = Image.new("RGB", (width, height))
+        canvas.paste(image.convert("RGB").resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+        return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+
+    @contextmanager
+    def _references(self, ref_latents: Tensor | None) -> Iterator[None]:
+        """Inside the block, every call of the transformer has the references appended (B, T+R, ...) and their outputs dropped."""
+        if ref_latents is None:
+            yield
+            return
+
+        def append(module, args, options):
+            latents = options["hidden_states"]
+            options["hidden_states"] = torch.cat([latents, ref_latents.to(latents)], dim=1)
+            return args, options
+
+        def drop(module, args, options, output):
+            return (output[0][:, : -ref_latents.shape[1]],)
+
+        self._num_refs = ref_latents.shape[1]
+        hooks = [
+            self.transformer.register_forward_pre_hook(append, with_kwargs=True),
+            self.transformer.register_forward_hook(drop, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            self._num_refs = 0
+            for hook in hooks:
+                hook.remove()
+
+    def _prepare_rotary_positional_embeddings(self, height: int, width: int, num_frames: int, device: torch.device):
+        """Cosines and sines (S, head size): whole numbers along the grid at every size, reference i of T latent frames at frame T+i.
+
+        CogVideoXPipeline stretches the grid of smaller videos to that of the largest; the model was trained and is sampled without.
+        """
+        config = self.transformer.config
+        side = self.vae_scale_factor_spatial * config.patch_size
+        grid = height // side, width // side
+        table = get_3d_rotary_pos_embed(config.attention_head_dim, ((0, 0), grid), grid, num_frames + self._num_refs)
+        return tuple(part.to(device) for part in table)
+
+    def save_pretrained(self, save_directory, **options) -> None:
+        """Save as diffusers does, with this file beside it as pipeline.py, so that the folder can be loaded without the project."""
+        super().save_pretrained(save_directory, **options)
+        source, target = Path(inspect.getsourcefile(type(self))), Path(save_directory) / "pipeline.py"
+        if source.resolve() != target.resolve():
+            shutil.copyfile(source, target)

@@ -1,0 +1,136 @@
+"""Concat-ID on Wan2.1 as a diffusers pipeline: WanPipeline that also takes reference images.
+
+This file is copied into converted folders as pipeline.py and must not import anything of the project:
+
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    video = pipe(prompt, reference_images=[Image.open("reference_1.png")]).frames[0]
+"""
+
+import inspect
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+OLDEST = (0, 35)  # of diffusers; earlier ones have other rotary tables
+NETWORK_FILE = "wan_network.py"  # beside the transformer's weights
+SCHEDULER = diffusers.FlowMatchEulerDiscreteScheduler
+NEGATIVE_PROMPT = "..."  # As released.
+
+
+def require_diffusers(version: str) -> None:
+    """Raise ImportError for a diffusers that computes something else."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        expected = ".".join(map(str, OLDEST))
+        raise ImportError(f"diffusers: found {version}, expected {expected} or newer; run pip install --upgrade diffusers")
+
+
+require_diffusers(diffusers.__version__)
+
+
+class EvenFlowScheduler(SCHEDULER):
+    """Euler's method over noise levels that are evenly spaced from 1 to 0 before the shift, as Concat-ID was sampled."""
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, **options: Any) -> None:
+        """Choose the noise levels; diffusers' own end at another and are shifted twice."""
+        if sigmas is None:
+            sigmas = np.linspace(1, 0, num_inference_steps + 1)[:-1]
+        super().set_timesteps(device=device, sigmas=sigmas, **options)
+
+
+class ConcatIDWanPipeline(diffusers.WanPipeline):
+    """Generate videos of the people on `reference_images`, which are appended to the video's latents as further frames.
+
+    References should show one head each, upright and cut out, as the project's scripts write them (reference_1.png); other images
+    work, but the model has seen none. The released weights were trained with one.
+    """
+
+    def __init__(
+        self, tokenizer, text_encoder, vae, scheduler, transformer=None, transformer_2=None, boundary_ratio=None, expand_timesteps=False
+    ):
+        """Take what WanPipeline takes, which asks for the names; Wan2.2's second transformer and its options stay as they are."""
+        if type(scheduler) is SCHEDULER:
+            scheduler = EvenFlowScheduler.from_config(scheduler.config)
+        super().__init__(tokenizer, text_encoder, vae, scheduler, transformer, transformer_2, boundary_ratio, expand_timesteps)
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (), **options):
+        """Call WanPipeline with references; `options` are all of its options.
+
+        `reference_images` lists the people of all prompts; or, with several prompts, one such list for each. The unconditional branch
+        sees the same references and "..." for a text, unless `negative_prompt` or `negative_prompt_embeds` is given.
+        Raises ValueError for lists of different lengths.
+        """
+        if options.get("negative_prompt") is None and options.get("negative_prompt_embeds") is None:
+            options["negative_prompt"] = NEGATIVE_PROMPT if prompt is None or isinstance(prompt, str) else [NEGATIVE_PROMPT] * len(prompt)
+        defaults = inspect.signature(diffusers.WanPipeline.__call__).parameters
+        size = tuple(options.get(side) or defaults[side].default for side in ("height", "width"))
+        count = len(options["prompt_embeds"]) if prompt is None else 1 if isinstance(prompt, str) else len(prompt)
+        ref_latents = self.encode_references(reference_images, count, size)
+        if ref_latents is not None:
+            ref_latents = ref_latents.repeat_interleave(options.get("num_videos_per_prompt") or 1, dim=0)
+        with self._references(ref_latents):
+            return super().__call__(prompt, **options)
+
+    def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
+        """Encode images, each alone as one frame: (B, C, R, H, W), normalised; None without images. `size` is (height, width)."""
+        if len(images) == 0:
+            return None
+        rows = [list(row) for row in images] if isinstance(images[0], Sequence) else [list(images)] * batch_size
+        if len(rows) != batch_size or len({len(row) for row in rows}) != 1:
+            found = f"{len(rows)} lists of {[len(row) for row in rows]} images for {batch_size} prompts"
+            raise ValueError(f"reference_images: found {found}, expected one list a prompt, all equally long")
+        config, device = self.vae.config, self._execution_device
+        mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
+        encoded = {}
+        for image in (image for row in rows for image in row):
+            if id(image) not in encoded:
+                pixels = self._pixels(image, size).to(device, self.vae.dtype)
+                encoded[id(image)] = (self.vae.encode(pixels).latent_dist.mode().float() - mean) / std  # (1, C, 1, H, W)
+        return torch.cat([torch.cat([encoded[id(image)] for image in row], dim=2) for row in rows])
+
+    @staticmethod
+    def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """Fit an image into `size` (height, width) on black; (1, 3, 1, H, W) in [-1, 1]."""
+        height, width = size
+        scale = min(width / image.width, height / image.height)
+        fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        canvas = Image.new("RGB", (width, height))
+        canvas.paste(image.convert("RGB").resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+        return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+
+    @contextmanager
+    def _references(self, ref_latents: Tensor | None) -> Iterator[None]:
+        """Inside the block, every call of the transformer is given the references."""
+        if ref_latents is None:
+            yield
+            return
+
+        def give(module: Any, args: tuple, options: dict) -> tuple[tuple, dict]:
+            return args, options | {"ref_latents": ref_latents.to(options["hidden_states"])}
+
+        with self.transformer.register_forward_pre_hook(give, with_kwargs=True):
+            yield
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Save as diffusers does, with this file and the network's, so that the folder can be loaded without the project."""
+        super().save_pretrained(save_directory, **options)
+        folder = Path(save_directory)
+        network = getattr(self.transformer, "_orig_mod", self.transformer)  # of a compiled one
+        for kind, target in ((type(self), folder / "pipeline.py"), (type(network), folder / "transformer" / NETWORK_FILE)):
+            source = Path(inspect.getsourcefile(kind))
+            if source.resolve() != target.resolve():
+                shutil.copyfile(source, target)
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index["transformer"] = [Path(NETWORK_FILE).stem, type(network).__name__]
+        if isinstance(self.scheduler, EvenFlowScheduler):
+            index["scheduler"] = ["diffusers", SCHEDULER.__name__]
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

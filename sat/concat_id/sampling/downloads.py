@@ -1,0 +1,61 @@
+"""Where the files of Concat-ID on Wan are fetched from when a user asks for it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from concat_id.config.presets import TOKENIZER, WAN
+from concat_id.errors import UserError
+from concat_id.files.paths import PROJECT_ROOT
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A public collection of weights, and what of it goes into which folder."""
+
+    name: str
+    folder: str
+    patterns: tuple[str, ...]
+    on_modelscope: bool = False
+
+
+REPOSITORIES = (
+    Repository(
+        "Wan-AI/Wan2.1-T2V-1.3B",
+        WAN,
+        ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", f"{TOKENIZER}/*"),
+        on_modelscope=True,
+    ),
+    Repository("yongzhong/Concat-ID-Wan", "models/Concat-ID-Wan", ("*.pt", "antelopev2/*")),
+    Repository("jonathandinu/face-parsing", "models/jonathandinu/face-parsing", ("*.json", "model.safetensors")),
+)
+
+
+def download(source: str) -> None:
+    """Fetch what is missing from Hugging Face, or Wan's own files from ModelScope; what is there already stays."""
+    for repository in REPOSITORIES:
+        fetch = _modelscope() if source == "modelscope" and repository.on_modelscope else _huggingface()
+        print(f"fetching {', '.join(repository.patterns)} of {repository.name} into {repository.folder}", flush=True)
+        try:
+            fetch(repository)
+        except Exception as error:  # whatever the library's network layer raises
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            remedy = f"check the network and run it again, or put the files into {repository.folder} yourself"
+            raise UserError(f"{repository.name}: cannot be fetched ({reason}); {remedy}") from error
+
+
+def _huggingface() -> Callable[[Repository], object]:
+    os.environ["HF_HUB_OFFLINE"] = "0"  # runs are offline, and the library reads this when it is imported
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UserError("--download: huggingface_hub is not installed; pip install huggingface_hub") from error
+    return lambda of: snapshot_download(of.name, local_dir=PROJECT_ROOT / of.folder, allow_patterns=list(of.patterns))
+
+
+def _modelscope() -> Callable[[Repository], object]:
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise UserError("--download modelscope: modelscope is not installed; pip install modelscope, or leave the word out") from error
+    return lambda of: snapshot_download(of.name, local_dir=str(PROJECT_ROOT / of.folder), allow_patterns=list(of.patterns))

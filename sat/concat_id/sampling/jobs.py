@@ -1,0 +1,144 @@
+"""What to generate: lines of a prompt file, which of them are finished already, and the folders that take the results."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from concat_id.errors import UserError, is_text
+from concat_id.files.json_files import recall_json
+from concat_id.files.locks import InUseError, locked
+from concat_id.files.paths import file_digest, kind_of, read_text, resolve_path, safe_name, visible_files
+
+SEPARATOR = "@@"
+INFO = "info.json"  # written last: a folder that has it is finished
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make: `source` says where it was asked for, for messages."""
+
+    index: int
+    prompt: str
+    images: tuple[Path, ...]
+    source: str
+
+    @property
+    def name(self) -> str:
+        """What its folder is called where no other result is called so."""
+        return f"{self.index:04d}_{safe_name(self.prompt)}"
+
+    def fingerprint(self, settings: dict[str, Any]) -> str:
+        """Hash of everything the result depends on: prompt, images, and `settings` (model, seed, sizes, steps).
+
+        Raises `UserError` for an image that cannot be read.
+        """
+        content = {"prompt": self.prompt, "images": [self._digest(image) for image in self.images], **settings}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _digest(self, image: Path) -> str:
+        try:
+            return file_digest(image)
+        except OSError as error:
+            raise UserError(f"{self.source}: {image}: the image cannot be read ({error.strerror}); check its permissions") from error
+
+
+def finished_folders(output_dir: Path) -> dict[str, Path]:
+    """Find the finished results of an output folder by their fingerprints, whatever their folders are called."""
+    found = {_finished(info.parent): info.parent for info in visible_files(output_dir, f"*/{INFO}")}
+    found.pop(None, None)
+    return found
+
+
+def _finished(folder: Path) -> str | None:
+    """The fingerprint of the result in a folder, None if it is not all there."""
+    info = recall_json(folder / INFO)
+    files = info.get("files") if info else None
+    whole = isinstance(files, list) and all(isinstance(name, str) and os.path.isfile(folder / name) for name in files)
+    return info.get("fingerprint") if whole and isinstance(info.get("fingerprint"), str) else None
+
+
+@contextmanager
+def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = None) -> Iterator[Path | None]:
+    """Yield the folder to make a job in, which no other process uses meanwhile; None if one has just finished the job.
+
+    That is `again`, a finished one to be made again, or the first of `name`, `name_2`, ... without another job's result. Raises
+    `InUseError` if another process is making the job.
+    """
+    with locked(output_dir / f".{fingerprint[:16]}{LOCK}", job.source), ExitStack() as held:
+        for number in count(1):
+            folder = again or output_dir / (job.name if number == 1 else f"{job.name}_{number}")
+            if os.path.lexists(folder) and not folder.is_dir():
+                continue
+            if again is None and (there := _finished(folder)):
+                if there == fingerprint:
+                    yield None
+                    return
+                continue
+            try:
+                held.enter_context(locked(folder / LOCK, str(folder)))
+            except InUseError:
+                if again is None:
+                    continue
+                raise
+            if again is not None or _finished(folder) is None:
+                break
+            held.close()
+        try:
+            yield folder
+        finally:
+            held.close()
+            with suppress(OSError):  # as it should be: something is in it
+                folder.rmdir()
+
+
+def make_job(index: int, prompt: str, images: Sequence[str], source: str, max_refs: int, beside: Path | None = None) -> Job:
+    """Check one request; images are looked for in the folder `beside` first. Raises `UserError` naming `source`."""
+    if not prompt:
+        raise UserError(f"{source}: the prompt is empty; write `prompt@@image`")
+    if not is_text(prompt):
+        raise UserError(f"{source}: the prompt {prompt[:60]!r} has bytes that are no UTF-8 text; save it as UTF-8")
+    if not any(images):
+        raise UserError(f"{source}: no reference image; write `prompt@@image` or `prompt@@image1@@image2`")
+    if len(images) > max_refs:
+        raise UserError(f"{source}: {len(images)} reference images, the model takes at most {max_refs}; remove some")
+    paths = tuple(resolve_path(image, beside, source) for image in images)
+    for image, path in zip(images, paths, strict=True):
+        if not image:
+            raise UserError(f"{source}: found a reference image without a name, expected an image file; remove the last {SEPARATOR!r}")
+        if (found := kind_of(path)) != "a file":
+            remedy = "download it first" if found == "a web address" else "check the path"
+            raise UserError(f"{source}: reference image {image[:200]!r}: found {found}, expected an image file; {remedy}")
+    return Job(index, prompt, paths, source)
+
+
+def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
+    """Read `prompt@@image[@@image]` lines; blank ones are skipped. Returns the good jobs and what is wrong with the others.
+
+    Images are looked for beside the file, then in the working folder. Raises `UserError` when the file is missing, not text, or has
+    no line at all.
+    """
+    found = resolve_path(path, place="args.input_file")
+    text = read_text(found, "a prompt file", "set args.input_file or give --prompt and --image", errors="surrogateescape")
+    jobs, problems = [], []
+    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not numbered:
+        raise UserError(f"{path}: the prompt file is empty; write one `prompt@@image` per line")
+    for index, (number, line) in enumerate(numbered):
+        source = f"{path}:{number}"
+        try:
+            if not is_text(line.partition(SEPARATOR)[0]):
+                raise UserError(f"{source}: {line[:60]!r} has bytes that are no UTF-8 text; save the file as UTF-8")
+            if SEPARATOR not in line:
+                raise UserError(f"{source}: no {SEPARATOR!r} in {line[:60]!r}; write `prompt@@image` or `prompt@@image1@@image2`")
+            prompt, *images = (part.strip() for part in line.split(SEPARATOR))
+            jobs.append(make_job(index, prompt, images, source, max_refs, found.parent))
+        except UserError as error:
+            problems.append(str(error))
+    return jobs, problems

@@ -1,0 +1,62 @@
+"""What is on the device, and when: visible as `with` blocks, decided by --memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from concat_id.distributed import is_out_of_memory
+from concat_id.errors import UserError
+
+
+@contextmanager
+def memory_checked() -> Iterator[None]:
+    """Turn the end of the memory into a `UserError` that says what needs less of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            needs_less = "--memory low, a smaller image or fewer frames"
+            raise UserError(f"found too little memory ({str(error)[:120]}); try {needs_less}") from error
+        raise
+
+
+class Placement:
+    """Moves modules as the memory mode says.
+
+    high      text encoder, transformer and autoencoder stay on the device
+    balanced  the text encoder is let go after the prompts; transformer and autoencoder stay, so that no video moves 11 GB twice
+    low       the text encoder runs on the CPU, the transformer is streamed through the device layer by layer, the guidance
+              branches run one after the other, and the autoencoder is on the device only inside its `with` block and decodes tiles
+    """
+
+    def __init__(self, device: torch.device, memory: str):
+        self.device = device
+        self.memory = memory
+
+    @property
+    def frugal(self) -> bool:
+        """Whether to trade time for memory wherever possible."""
+        return self.memory == "low"
+
+    def streamed(self, module: nn.Module) -> nn.Module:
+        """Prepare a large module: with `low`, each of its layers comes to the device only while it computes."""
+        if self.frugal:
+            from accelerate import cpu_offload
+
+            cpu_offload(module, execution_device=self.device)
+        return module
+
+    @contextmanager
+    def on_device(self, module: nn.Module) -> Iterator[nn.Module]:
+        """Have `module` on the device inside the block, and with `low` nowhere else; streamed modules look after themselves."""
+        if any(hasattr(part, "_hf_hook") for part in module.modules()):
+            yield module
+            return
+        module.to(self.device)
+        try:
+            yield module
+        finally:
+            if self.frugal:
+                module.to("cpu")

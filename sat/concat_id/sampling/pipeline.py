@@ -1,0 +1,169 @@
+"""A prompt and prepared references in, pixels out: what all backbones share, and how each of them denoises."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from concat_id.config.schema import Config
+from concat_id.diffusion.denoiser import Condition, guided_denoiser
+from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule
+from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
+from concat_id.diffusion.samplers import SAMPLERS
+from concat_id.diffusion.schedule import zero_snr_schedule
+from concat_id.errors import UserError
+from concat_id.models import backbones
+from concat_id.sampling.memory import Placement
+from concat_id.video.transforms import to_tensor
+
+if TYPE_CHECKING:
+    from concat_id.models.autoencoder import VideoAutoencoder
+    from concat_id.models.text_encoder import PromptEncoder
+    from concat_id.models.wan.autoencoder import WanAutoencoder
+
+
+class VideoPipeline:
+    """Text encoder, transformer and autoencoder of one configuration; each is loaded when first needed.
+
+    A backbone says by which `schedule` and `samplers` it denoises.
+    """
+
+    samplers: Mapping[str, Callable[..., Tensor]]
+    schedule: Any
+
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
+        self.config = config
+        self.placement = Placement(device, config.args.memory)
+        self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
+        self.cache_dir = cache_dir
+        self.negative_embeds: Tensor | None = None  # (1, L, D) of guidance's other branch; zeros if none
+
+    def guidance(self) -> GuidanceScale:
+        """The guidance scale of every step."""
+        sampler = self.config.model.sampler
+        return guidance_scale(sampler.guidance, sampler.guidance_scale, sampler.num_inference_steps)
+
+    @cached_property
+    def text_encoder(self) -> "PromptEncoder":
+        """Reads its weights only for prompts that are not cached. Frugal placement leaves it on the CPU: it runs once a prompt."""
+        device = torch.device("cpu") if self.placement.frugal else self.placement.device
+        return backbones.make_text_encoder(self.config, device, self.cache_dir)
+
+    @cached_property
+    def transformer(self) -> nn.Module:
+        """The diffusion transformer with the weights of `args.load`."""
+        transformer = backbones.load_transformer(self.config, self.config.args.load)
+        backbones.check_kernel(self.config, self.placement.device)
+        backbones.adjust_transformer(self.config, transformer)
+        return self.placement.streamed(transformer.requires_grad_(False).eval())
+
+    @cached_property
+    def autoencoder(self) -> "VideoAutoencoder | WanAutoencoder":
+        """The video VAE."""
+        return backbones.load_autoencoder(self.config)
+
+    def load(self) -> None:
+        """Load transformer and autoencoder now, so that what is wrong with their files is told once and early."""
+        _ = self.transformer, self.autoencoder
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Embed prompts, (1, L, D) each on the CPU, then let go of the text encoder unless everything may stay resident."""
+        embeddings = [self.text_encoder.encode([prompt]).cpu() for prompt in prompts]
+        self.embed_negative_prompt(self.text_encoder.encode)
+        if self.placement.memory != "high":
+            self.text_encoder.unload()
+        return embeddings
+
+    def embed_negative_prompt(self, embed: Callable[[list[str]], Tensor]) -> None:
+        """Make ready what guidance leads away from."""
+        if self.config.model.negative_prompt is not None:
+            self.negative_embeds = embed([self.config.model.negative_prompt]).cpu()
+
+    @torch.inference_mode()
+    def encode_references(self, images: Sequence[Image.Image]) -> Tensor:
+        """Encode prepared images, each alone as a single frame: (1, R, C, H, W)."""
+        pixels = torch.stack([to_tensor(image) for image in images])[:, :, None]  # (R, 3, 1, H, W)
+        with self.placement.on_device(self.autoencoder) as autoencoder:
+            latents = [autoencoder.encode(pixel[None].to(self.placement.device, self.dtype)) for pixel in pixels]
+        return torch.cat(latents, dim=1).float()
+
+    @torch.inference_mode()
+    def sample(self, prompt_embeds: Tensor, ref_latents: Tensor, seed: int, on_step: Callable[[int], None] = lambda step: None) -> Tensor:
+        """Denoise from seeded noise to latents (1, T, C, H, W), float32. The noise is drawn on the CPU and equal on every device."""
+        args, sampler = self.config.args, self.config.model.sampler
+        device = self.placement.device
+        sides = [side // self.config.model.autoencoder.spatial_factor for side in args.sampling_image_size]
+        shape = 1, args.sampling_num_frames, self.config.model.transformer.in_channels, *sides
+        generator = torch.Generator().manual_seed(seed)
+
+        def noise_like(x: Tensor) -> Tensor:
+            return torch.randn(x.shape, generator=generator).to(x.device)
+
+        def network(latents: Tensor, timestep: Tensor, text: Tensor, refs: Tensor | None) -> Tensor:
+            return transformer(latents.to(self.dtype), timestep, text.to(self.dtype), None if refs is None else refs.to(self.dtype))
+
+        steps = self.schedule.sampling_steps(sampler.num_inference_steps)
+        condition = Condition(prompt_embeds.to(device), ref_latents.to(device))
+        negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device), condition.ref_latents)
+        start = noise_like(torch.empty(shape, device=device))
+        with self.placement.on_device(self.transformer) as transformer:
+            denoise = guided_denoiser(
+                network, steps, condition, self.guidance(), negative, not self.placement.frugal, sampler.ref_guidance_scale
+            )
+            latents = self.samplers[sampler.name](denoise, start, steps, noise_like, lambda step, x: on_step(step))
+        if not torch.isfinite(latents).all():
+            raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn latents (1, T, C, H, W) into one video (3, F, H, W) in [-1, 1] on the CPU, F = 4 (T - 1) + 1."""
+        tiled = self.placement.frugal or self.config.args.tiled_decoding
+        with self.placement.on_device(self.autoencoder) as autoencoder:
+            video = autoencoder.decode(latents.to(self.placement.device), tiled=tiled)
+        if not torch.isfinite(video).all():
+            raise UserError(f"the autoencoder gave NaN or infinite pixels; check its weights, {self._finer()}")
+        return video[0].float().cpu()
+
+    def _finer(self) -> str:
+        """What to try against overflow, as the end of a message."""
+        return {"bfloat16": "or try --bf16 false", "float16": "or try --bf16"}.get(self.config.args.dtype_name, "or download them again")
+
+
+class CogVideoXPipeline(VideoPipeline):
+    """T5, CogVideoX's transformer and its VAE: v-prediction with zero terminal SNR, guidance away from zero text."""
+
+    samplers = SAMPLERS
+
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
+        super().__init__(config, device, cache_dir)
+        self.schedule = zero_snr_schedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+
+    def guidance(self) -> GuidanceScale:
+        """Constant, or by one of the dynamic schedules, of which the released one may have an n of its own."""
+        sampler = self.config.model.sampler
+        guided_steps = sampler.guidance_steps if sampler.guidance == "dynamic" else None
+        steps = guided_steps or sampler.num_inference_steps
+        return guidance_scale(sampler.guidance, sampler.guidance_scale, steps, sampler.guidance_exponent)
+
+
+class WanPipeline(VideoPipeline):
+    """UMT5, Wan's transformer and its VAE: flow matching, guidance away from a negative prompt that keeps the references."""
+
+    samplers = FLOW_SAMPLERS
+
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
+        super().__init__(config, device, cache_dir)
+        self.schedule = FlowSchedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+
+
+PIPELINES = {"cogvideox": CogVideoXPipeline, "wan": WanPipeline}
+
+
+def make_pipeline(config: Config, device: torch.device, cache_dir: Path | None = None) -> VideoPipeline:
+    """Make the pipeline of the configuration's backbone."""
+    return PIPELINES[config.model.kind](config, device, cache_dir)

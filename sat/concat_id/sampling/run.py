@@ -1,0 +1,232 @@
+"""From a configuration to finished folders: find the jobs, prepare them, and make one video after the other."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from concat_id.config.schema import Config, sampling_part
+from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
+from concat_id.errors import UserError, printable, report, shortened, warn
+from concat_id.face.loading import choose_folders, load_face_models
+from concat_id.face.reference import PreparedReference, prepare_reference
+from concat_id.files.locks import InUseError
+from concat_id.files.paths import check_writable
+from concat_id.models.backbones import weight_digests
+from concat_id.sampling.jobs import Job, claimed, finished_folders, make_job, read_prompt_file
+from concat_id.sampling.memory import memory_checked
+from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
+from concat_id.sampling.results import begin, save_info, save_references, save_sample
+
+
+@dataclass
+class Prepared:
+    """A job with everything the model needs."""
+
+    job: Job
+    fingerprint: str
+    references: list[PreparedReference]
+    again: Path | None = None  # the finished folder that is to be made again
+    prompt_embeds: Tensor | None = None  # (1, L, D)
+
+
+def generate(config: Config) -> int:
+    """Make the videos of a configuration; returns the exit code, 1 if any line failed."""
+    device = choose_device(config.args.device)
+    jobs, problems = find_jobs(config)
+    settings = result_settings(config)
+    prepared, unprepared = prepare_jobs(jobs, config, settings, device)
+    pipeline = make_pipeline(config, device, cache_dir=Path(config.args.output_dir) / ".prompt_embeddings")
+    embed_prompts(prepared, pipeline)
+    made, failures = make_videos(prepared, pipeline, settings)
+    code = conclude(made, [*problems, *unprepared, *failures])
+    wait_if_failed(code != 0)
+    return code
+
+
+def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
+    """The job of the command line's --prompt, or else those of `args.input_file`, and what is wrong with the other lines.
+
+    Of several processes the first alone is told what is wrong.
+    """
+    args, max_refs = config.args, config.model.transformer.max_refs
+    if args.prompt:
+        jobs, problems = [make_job(0, args.prompt, args.image, "--prompt", max_refs)], []
+    elif args.input_file:
+        jobs, problems = read_prompt_file(Path(args.input_file), max_refs)
+    else:
+        raise UserError("args.input_file: missing, expected a prompt file; set it, or give --prompt and --image")
+    if rank():
+        return jobs, []
+    _warn_of_the_unknown(jobs, config)
+    return jobs, problems
+
+
+def _warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> None:
+    """Say what the model has not been trained for, though it can be tried."""
+    model, (height, width) = config.model, config.args.sampling_image_size
+    crowded = [job for job in jobs if len(job.images) > model.trained_refs]
+    if crowded:
+        known = "one person" if model.trained_refs == 1 else f"{model.trained_refs} people"
+        warn(f"{crowded[0].source}: {len(crowded[0].images)} photos, but the weights were trained with {known}; likeness will suffer")
+    factor = model.autoencoder.spatial_factor
+    most = model.transformer.latent_height * factor, model.transformer.latent_width * factor
+    if height * width > most[0] * most[1]:
+        warn(f"{height}x{width} pixels are more than the {most[0]}x{most[1]} that the model is made for; it costs more and may look worse")
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """Everything but prompt and images that a result depends on: weights by content, face models by folder, not --memory or --device.
+
+    Raises `UserError` for weights that are not there, before anything takes long.
+    """
+    digests = weight_digests(config)
+    args, model, faces = config.args, sampling_part(config.model), choose_folders(config.model.faces)
+    model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
+    return {
+        "weights": digests,
+        "seed": args.seed,
+        "samples": args.batch_size,
+        "size": list(args.sampling_image_size),
+        "latent_frames": args.sampling_num_frames,
+        "fps": args.sampling_fps,
+        "dtype": args.dtype_name,
+        "model": model,
+    }
+
+
+def unfinished_jobs(
+    share: Sequence[Job], settings: dict[str, Any], output_dir: Path, overwrite: bool
+) -> tuple[list[tuple[Job, str, Path | None]], list[str]]:
+    """The jobs to be made, each with its fingerprint and its finished folder to be made again, and what is wrong with the others.
+
+    `share` is this process's own: what is finished may change while others start, so it has no say in who makes what.
+    """
+    pending, problems, finished = [], [], finished_folders(output_dir)
+    for job in share:
+        try:
+            fingerprint = job.fingerprint(settings)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if overwrite or fingerprint not in finished:
+            pending.append((job, fingerprint, finished.get(fingerprint)))
+    skipped = len(share) - len(pending) - len(problems)
+    if skipped:
+        print(f"{skipped} of {len(share)} are finished already; --overwrite makes them again")
+    return pending, problems
+
+
+def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device) -> tuple[list[Prepared], list[str]]:
+    """Take this process's share, leave out finished jobs, and prepare the others' references; returns what failed as messages."""
+    output_dir = Path(config.args.output_dir)
+    pending, problems = unfinished_jobs(own_share(jobs), settings, output_dir, config.args.overwrite)
+    if not pending:
+        return [], problems
+    check_writable(output_dir)
+    detector, parser, notices = load_face_models(config.model.faces, device)
+    for notice in notices:
+        warn(notice)
+    prepared = []
+    for job, fingerprint, again in pending:
+        try:
+            references = [prepare_reference(image, config.args.sampling_image_size, detector, parser) for image in job.images]
+        except UserError as error:
+            problems.append(f"{job.source}: {error}")
+            continue
+        for image, reference in zip(job.images, references, strict=True):
+            for note in reference.notes:
+                warn(f"{job.source}: {image}: {note}")
+        prepared.append(Prepared(job, fingerprint, references, again))
+    return prepared, problems
+
+
+def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None:
+    """Embed all prompts at once, so that the text encoder is gone before sampling starts."""
+    if not prepared:
+        return
+    for item in prepared:
+        cut = pipeline.text_encoder.truncated_part(item.job.prompt)
+        if cut:
+            limit = pipeline.config.model.text_encoder.max_length
+            warn(f"{item.job.source}: the prompt is longer than {limit} tokens; this end of it is cut off: {shortened(cut)!r}")
+        unknown = pipeline.text_encoder.unknown_part(item.job.prompt)
+        if unknown:
+            warn(f"{item.job.source}: the text encoder has no tokens for this part of the prompt, which the video will not show: "
+                 f"{shortened(unknown)!r}")  # fmt: skip
+    with memory_checked():
+        embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
+    for item, embedding in zip(prepared, embeddings, strict=True):
+        item.prompt_embeds = embedding
+
+
+def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings: dict[str, Any]) -> tuple[list[Path], list[str]]:
+    """Make one video after the other under one progress bar; a failing job does not stop the others.
+
+    Returns the folders made, and what failed as messages.
+    """
+    if not prepared:
+        return [], []
+    with memory_checked():
+        pipeline.load()
+    made, problems, samples = [], [], pipeline.config.args.batch_size
+    steps = samples * pipeline.config.model.sampler.num_inference_steps
+    with tqdm(total=len(prepared) * steps, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
+        for number, item in enumerate(prepared, 1):
+            bar.set_description(f"video {number}/{len(prepared)}")
+            try:
+                with memory_checked():
+                    folder = _make(item, pipeline, settings, samples, bar)
+                made += [folder] if folder else []
+            except InUseError as error:
+                bar.clear()
+                warn(f"{item.job.source}: {error.owner} is making this video; it is left to that")
+            except UserError as error:
+                problems.append(f"{item.job.source}: {error}")
+            bar.update(number * steps - bar.n)  # whatever was left out
+    return made, problems
+
+
+def conclude(made: Sequence[Path], problems: Sequence[str]) -> int:
+    """Print the folders made, then what is wrong with the other lines; returns the exit code, 1 if any line failed."""
+    for folder in made:
+        print(printable(folder), flush=True)
+    for problem in problems:
+        report(problem)
+    return 1 if problems else 0
+
+
+def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> Path | None:
+    """Make one job's folder; None if another process has just done so. Raises `InUseError` while one does."""
+    args = pipeline.config.args
+    with claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
+        if folder is not None:
+            begin(folder)
+            _fill(folder, item, pipeline, settings, samples, bar)
+        return folder
+
+
+def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
+    job, args = item.job, pipeline.config.args
+    files, made = save_references(folder, item.references), []
+    images = [reference.image for reference in item.references]
+    ref_latents = pipeline.encode_references(images)
+    for index in range(samples):
+        begun, seed = time.perf_counter(), args.seed + index
+        latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update())
+        sampled = time.perf_counter()
+        bar.set_postfix_str("decoding")
+        video, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""
+        files += save_sample(folder, job.prompt, video, images, args.sampling_fps, suffix)
+        bar.set_postfix_str("")
+        made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
+    references = [
+        {"image": str(image), "detector": reference.detector, "parser": reference.parser, "notes": reference.notes}
+        for image, reference in zip(job.images, item.references, strict=True)
+    ]
+    save_info(folder, item.fingerprint, files, prompt=job.prompt, load=args.load, references=references, settings=settings, samples=made)

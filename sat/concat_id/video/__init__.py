@@ -1,0 +1,1 @@
+"""Images and videos as pixels: loading, colour, resizing, writing."""

@@ -1,0 +1,149 @@
+"""Images: reading them, fitting them into a frame, and the way to tensors and back."""
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from concat_id.errors import UserError, reason_of
+from concat_id.files.formats import PHOTO_FORMATS, is_heif
+from concat_id.files.paths import require_file
+from concat_id.video.colours import BLACK, to_8_bits, to_srgb
+
+LARGEST = 250_000_000  # pixels of an image; telephones reach 200 million
+LARGEST_SIDE = 65_535  # JPEG's own limit
+AMPLE = 64_000_000  # pixels beyond which an image is halved until it has no more
+STRIP = 256  # rows
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_one_at_a_time = threading.Lock()
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read a photograph as 8-bit sRGB of at most `AMPLE` pixels, upright as its EXIF orientation says, transparent parts black.
+
+    Raises `UserError` if the file is missing, unreadable, damaged, too large or no image.
+    """
+    path = Path(path)
+    require_file(path, "an image")
+    try:
+        with _open(path) as image:
+            return _read(image)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not an image that can be read; expected JPEG, PNG, WebP or the like, convert it") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: the image takes more memory than there is; make it smaller") from error
+    except Exception as error:  # decoders raise whatever they like
+        raise UserError(f"{path}: the image cannot be read ({reason_of(error)}); check its permissions or save it anew") from error
+
+
+def _open(path: Path) -> Image.Image:
+    """Read the header of an image in one of the formats of photographs."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if is_heif(head):
+        try:
+            from pillow_heif import register_heif_opener  # a package of its own
+        except ImportError as error:
+            raise UserError("found a HEIC image, which needs another package; run `pip install pillow-heif`, or save as JPEG") from error
+        register_heif_opener()
+    if not (log := logging.getLogger("PIL")).handlers:
+        log.addHandler(logging.NullHandler())  # what it finds wrong is told in our own words
+    Image.init()
+    formats = [name for name in PHOTO_FORMATS if name in Image.OPEN]
+    with _quiet():
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `_read` has one of its own
+        try:
+            return Image.open(path, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _quiet(with_libraries: bool = False) -> Iterator[None]:
+    """Keep warnings from the screen, and what libraries print there themselves; in one thread at a time."""
+    with _one_at_a_time, warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+        warnings.simplefilter("ignore")
+        kept = os.dup(2) if with_libraries else None
+        try:
+            if kept is not None:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            if kept is not None:
+                os.dup2(kept, 2)
+                os.close(kept)
+
+
+def _read(image: Image.Image) -> Image.Image:
+    """Decode an image. Raises `UserError` without a path."""
+    width, height = size = image.size
+    if width * height > LARGEST or max(size) > LARGEST_SIDE:
+        raise UserError(f"found {width}x{height} pixels, expected at most {LARGEST:,} and {LARGEST_SIDE:,} a side; make it smaller")
+    factor = 1
+    while width * height > AMPLE * factor**2:
+        factor *= 2
+    if factor > 1:
+        image.draft(None, (width // factor, height // factor))  # JPEG is made smaller while it is decoded
+    layout, is_whole = str(getattr(image, "tile", "")), image.size == size
+    with _quiet(with_libraries=True) if image.format == "TIFF" else nullcontext():  # libtiff prints what it finds wrong
+        image.load()
+    turn, profile = _turn(image), image.info.get("icc_profile")
+    image = to_8_bits(image, layout)
+    if factor > 1 and is_whole:
+        image = _shrink(image, factor)
+    image = to_srgb(image, profile)
+    return image if turn is None else image.transpose(turn)
+
+
+def _shrink(image: Image.Image, factor: int) -> Image.Image:
+    """Average blocks of pixels, in strips: transparency needs copies."""
+    shrunk = Image.new(image.mode, (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, STRIP * factor):
+        strip = image.crop((0, top, image.width, min(top + STRIP * factor, image.height)))
+        shrunk.paste(strip.reduce(factor), (0, top // factor))
+    return shrunk
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Look up how a loaded image is set upright; damaged EXIF says nothing."""
+    try:
+        with _quiet():
+            return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # decoders raise whatever they like
+        return None
+
+
+def fit_and_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale an image to fit into `size` (height, width), keeping its aspect ratio, and centre it on black."""
+    height, width = size
+    scale = min(width / image.width, height / image.height)
+    fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = Image.new("RGB", (width, height), BLACK)
+    # Pillow's bicubic filter widens with the scale when it makes images smaller, so it does not alias.
+    canvas.paste(image.resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+    return canvas
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Turn an RGB image into float32 (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous().float() / 127.5 - 1
+
+
+def to_pil(tensor: Tensor) -> Image.Image:
+    """Turn (3, H, W) in [-1, 1] into an image; values outside are clipped."""
+    pixels = ((tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

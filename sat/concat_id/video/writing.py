@@ -1,0 +1,140 @@
+"""Videos and images as files to look at."""
+
+import os
+import re
+import subprocess
+import textwrap
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from concat_id.errors import UserError, warn
+from concat_id.files.formats import container_of
+from concat_id.files.paths import written_whole
+
+QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
+MARGIN, SHEET_LINES = 8, 8  # pixels; lines of the prompt on a contact sheet, at most
+LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
+LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
+FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
+STREAM = r"^ *Stream #\d.*? Video: .*?"  # how ffmpeg's line about a video begins; titles and comments say whatever they like
+HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """Turn one video (3, F, H, W) in [-1, 1] into uint8 frames (F, H, W, 3); values outside are clipped."""
+    return video.permute(1, 2, 3, 0).float().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+
+
+def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write uint8 frames (F, H, W, 3) as H.264 that every player reads (yuv420p); H and W even.
+
+    Raises `UserError` where the encoder fails, as it does on a full disk.
+    """
+    pixels = np.ascontiguousarray(frames, dtype=np.uint8)
+    height, width = pixels.shape[1:3]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY]
+    with written_whole(path) as temporary:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, *target, str(temporary)]
+        encoder = subprocess.run(command, input=pixels.data.cast("B"), capture_output=True)
+        if encoder.returncode:
+            told = encoder.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {encoder.returncode}"]
+            reason = re.sub(r"^(\[[^]]*\] *)+", "", told[-1])
+            raise UserError(f"{path}: the video could not be written ({reason}); free some space or choose another folder")
+
+
+def write_image(path: Path, image: Image.Image) -> None:
+    """Write a PNG."""
+    with written_whole(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt: str, num_frames: int = 6) -> Image.Image:
+    """Draw references, then evenly spaced frames (F, H, W, 3), in one row under the prompt; at least 160 pixels high."""
+    chosen = frames[np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)]
+    height, width = frames.shape[1:3]
+    scale = max(1, -(-160 // height))
+    size = width * scale, height * scale
+    tiles = [tile.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC)
+             for tile in [*references, *map(Image.fromarray, chosen)]]  # fmt: skip
+
+    font = ImageFont.load_default(size=max(14, size[1] // 12))
+    columns = len(tiles) * (size[0] + MARGIN) + MARGIN + (MARGIN if references else 0)
+    letters = max(20, int(columns / (font.size * 0.55)))
+    lines = textwrap.wrap(prompt[: SHEET_LINES * letters], letters, max_lines=SHEET_LINES, placeholder=" ...") or [""]
+    top = MARGIN * 2 + len(lines) * int(font.size * 1.3)
+    sheet = Image.new("RGB", (columns, top + size[1] + MARGIN), "white")
+    ImageDraw.Draw(sheet).multiline_text((MARGIN, MARGIN), "\n".join(lines), fill="black", font=font)
+    for index, tile in enumerate(tiles):
+        gap = MARGIN if index >= len(references) > 0 else 0  # sets the references apart
+        sheet.paste(tile, (MARGIN + index * (size[0] + MARGIN) + gap, top))
+    return sheet
+
+
+def video_input(path: Path) -> list[str]:
+    """Return ffmpeg's options for a video as input: read as what its first bytes say, from this file alone, whatever its name means.
+
+    Raises `UserError` for what is no video.
+    """
+    limits = ["-threads", "4", "-max_pixels", str(LARGEST_DECODED)]
+    return [*limits, "-protocol_whitelist", "file", "-f", container_of(path), "-i", f"file:{os.path.abspath(path)}"]
+
+
+def describe_video(path: Path, timeout_s: float, *output: str) -> str:
+    """Return what ffmpeg says of a video, with options for an `output` of what it says while it reads all of it; warn of HDR.
+
+    Raises `UserError` for what is no video, and when the time is over.
+    """
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *video_input(path), *output]
+    try:
+        told = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{path}: not read within {timeout_s:g} s; the file or its disk hangs") from error
+    if found := re.search(rf"{STREAM}({'|'.join(HDR)})", told, re.MULTILINE):
+        kind = HDR[found[1]]
+        warn(f"{path}: found {kind} colours, expected the usual range; they are used as they are and look pale, convert the video to SDR")
+    return told
+
+
+def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), filters: str | None = None) -> Iterator[np.ndarray]:
+    """Yield frames (H, W, 3), uint8 RGB, from an ffmpeg that is killed after `timeout_s` seconds: decoders can hang.
+
+    Frames of more than `LARGEST_FRAME` pixels are scaled to it while they are decoded. `before` are ffmpeg's options in front of the
+    input. Raises `UserError` for what is no video, when the time is over, and when the output ends inside a frame.
+    """
+    chain = ",".join(filter(None, [filters, FITTING]))
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *before, *video_input(path), "-map", "0:V:0", "-vf", chain]
+    command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
+    late = threading.Event()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
+        timer = threading.Timer(timeout_s, lambda: (late.set(), process.kill()))
+        timer.start()
+        try:
+            while (frame := _read_ppm(process.stdout)) is not None:
+                yield frame
+        except ValueError as error:
+            if not late.is_set():
+                raise UserError(f"{path}: decoding ended inside a frame; the file is damaged, make it again") from error
+        finally:
+            timer.cancel()
+            process.kill()
+    if late.is_set():
+        raise UserError(f"{path}: not decoded within {timeout_s:g} s; allow it more time, or leave the video out")
+
+
+def _read_ppm(stream: BinaryIO) -> np.ndarray | None:
+    """Read one image in ffmpeg's binary PPM with 8 bits, None at the end of the stream. Raises `ValueError` for anything else."""
+    if not (magic := stream.readline()):
+        return None
+    width, height = map(int, stream.readline().split())
+    if magic != b"P6\n" or stream.readline() != b"255\n":
+        raise ValueError("not a PPM of 8 bits")
+    return np.frombuffer(stream.read(width * height * 3), np.uint8).reshape(height, width, 3)

@@ -1,0 +1,125 @@
+"""Where weights lie on disk: SAT's checkpoints, Hugging Face's files and their shards, and what a user named in place of one."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from concat_id.errors import UserError, one_line
+from concat_id.files.json_files import read_json
+from concat_id.files.paths import kind_of
+from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
+
+MODEL_STATES = "mp_rank_*_model_states.pt"
+LONGEST_TAG = 200  # characters
+DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pytorch_model*")
+
+# What to do with weights of another kind, told by a part of their names.
+MERGE = "expected whole weights: these are low-rank ones; merge them: python sat/convert_weights.py merge-lora {} FOLDER"
+CONVERT = "expected a SAT checkpoint: this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {} FOLDER"
+WAN = "expected CogVideoX's weights: these are Wan's; use them with python inference_wan.py, or a model such as configs/wan_1_3b.yaml"
+COGVIDEOX = "expected Wan's weights: these are CogVideoX's; use them with a model such as configs/cogvideox_5b.yaml"
+KINDS = (
+    ((".lora_A.", ".lora_B.", ".down.weight", ".up.weight"), MERGE),
+    (("head.modulation", "condition_embedder.", "time_projection.", "text_embedding."), WAN),
+    (("transformer_blocks.", "time_embedding.linear_"), CONVERT),
+)
+OF_COGVIDEOX = ("transformer_blocks.", "transformer.layers.", "mixins.")
+
+
+def find_sat_checkpoint(path: Path) -> Path:
+    """Find the one file of tensors in a SAT checkpoint: in a folder with `latest`, in the tag's folder, or the file itself."""
+    if (found := kind_of(path)) == "a file":
+        return path
+    if found != "a folder":
+        found = "no such folder" if found == "no such file" else f"found {found}"
+        raise UserError(f"{path}: {found}, expected a SAT checkpoint; download the weights or correct args.load")
+    if not any(path.glob(MODEL_STATES)):
+        path = _tag_folder(path)
+    ranks = sorted(path.glob(MODEL_STATES))
+    if len(ranks) > 1:
+        raise UserError(f"{path}: found {len(ranks)} model-parallel parts, expected mp_rank_00_model_states.pt alone; merge them first")
+    if not ranks:
+        _require_whole(path)
+        kind = "ZeRO-3 parts" if any(path.glob("z3_rank_*")) else "no mp_rank_00_model_states.pt"
+        raise UserError(f"{path}: found {kind}, expected mp_rank_00_model_states.pt; download or gather the weights again")
+    return ranks[0]
+
+
+def read_tag(folder: Path) -> str | None:
+    """Return what `latest` says, None if there is none. Raises `UserError` for what is no name of a folder in `folder`."""
+    latest = folder / "latest"
+    if kind_of(latest) != "a file":
+        return None
+    try:
+        with latest.open("rb") as file:
+            tag = file.read(LONGEST_TAG + 1).decode(errors="replace").strip()
+    except OSError as error:
+        raise UserError(f"{latest}: cannot be read ({error.strerror}); check its permissions") from error
+    is_name = tag not in ("", ".", "..") and "/" not in tag and len(tag) < LONGEST_TAG
+    if not is_name or kind_of(folder / tag) != "a folder":
+        raise UserError(f"{latest}: names the tag {one_line(tag)[:80]!r}, but {folder} has no such folder; correct it or download the"
+                        " weights again")  # fmt: skip
+    return tag
+
+
+def _tag_folder(folder: Path) -> Path:
+    tag = read_tag(folder)
+    if tag is None:
+        _require_whole(folder)
+        found = some(sorted(entry.name for entry in folder.iterdir()))
+        raise UserError(f"{folder}: found {found}, expected a file 'latest' with the tag; download the weights or correct args.load")
+    return folder / tag
+
+
+def _require_whole(folder: Path) -> None:
+    """Raise `UserError` with what to type for a folder of low-rank weights, or of diffusers' kind."""
+    if os.path.isfile(folder / LOW_RANK_FILE):
+        raise UserError(f"{folder}: found {LOW_RANK_FILE}, {MERGE.format(folder)}")
+    if any(any(folder.glob(pattern)) for pattern in DIFFUSERS_FILES):
+        raise UserError(f"{folder}: found {some(sorted(entry.name for entry in folder.iterdir()))}, {CONVERT.format(folder)}")
+
+
+def what_to_do_with(names: Any, path: Path) -> str | None:
+    """Say which kind of weights has these names, and what to type; None for those that nothing is known of."""
+    names = [name for name in names if isinstance(name, str)] if isinstance(names, Iterable) else []
+    advice = next((advice for marks, advice in KINDS if any(mark in name for name in names for mark in marks)), None)
+    return advice and advice.format(path.parent)
+
+
+def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model")) -> list[Path]:
+    """List the files of a Hugging Face folder's weights, one or the shards of an index, safetensors before pickles."""
+    folder = Path(folder)
+    stems = tuple(stems)
+    for suffix in (".safetensors", ".bin"):
+        for single in (folder / f"{stem}{suffix}" for stem in stems):
+            if kind_of(single) != "no such file":
+                return [single]
+            index = single.with_name(f"{single.name}.index.json")
+            if kind_of(index) != "no such file":
+                return _shards(index)
+    if os.path.isfile(folder / LOW_RANK_FILE):
+        raise UserError(f"{folder}: found {LOW_RANK_FILE}, {MERGE.format(folder)}")
+    expected = " or ".join(f"{stem}.safetensors" for stem in stems)
+    raise UserError(f"{folder}: found no weights, expected {expected} (or .bin); download it again")
+
+
+def _shards(index: Path) -> list[Path]:
+    content = read_json(index, "an index of shards", "download it again")
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"{index}: weight_map: found {type(names).__name__}, expected names of tensors with their files; download it again")
+    names = sorted(set(names.values()))
+    if outside := [name for name in names if "/" in name or name in ("", ".", "..")]:
+        raise UserError(f"{index}: weight_map: found the file {one_line(outside[0])[:80]!r}, expected names of files beside it; download it"
+                        " again")  # fmt: skip
+    missing = [name for name in names if kind_of(index.parent / name) != "a file"]
+    if missing:
+        raise UserError(f"{index}: names {len(names)} files, of which {some(missing)} are missing; download them")
+    return [index.parent / name for name in names]
+
+
+def some(names: Iterable[Any], limit: int = 3) -> str:
+    """Name the first few."""
+    names = [one_line(f"{name!s:.80}") for name in names]
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "") or "nothing"

@@ -1,0 +1,265 @@
+"""sat/sample_video.py through its own main: what it leaves behind, what it skips, and how it fails."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio.v3 as iio
+import insightface
+import pytest
+import torch
+from conftest import ROOT
+from entry import PROMPT, SCRIPT, only_error, prompt_file, results
+from PIL import Image
+
+from concat_id.weights.loading import load_tensors
+
+
+def test_one_line_leaves_video_references_sheet_and_info(sample, tmp_path, photo):
+    code, text = sample("--prompt", PROMPT, "--image", photo)
+    assert code == 0, text
+    (folder,) = results(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"video.mp4", "reference_1.png", "reference_1_crop.png", "sheet.png", "info.json"}
+    meta = iio.immeta(folder / "video.mp4", plugin="FFMPEG")
+    assert (meta["codec"], meta["fps"], tuple(meta["size"])) == ("h264", 8.0, (96, 64))
+    assert len(iio.imread(folder / "video.mp4", plugin="FFMPEG")) == 9
+    assert Image.open(folder / "reference_1.png").size == (96, 64) and Image.open(folder / "reference_1_crop.png").size == (448, 448)
+    info = json.loads((folder / "info.json").read_text())
+    assert info["prompt"] == PROMPT and info["settings"]["seed"] == 42 and info["references"][0]["parser"] == "ellipse"
+    assert all(digest.startswith("sha256:") for digest in info["settings"]["weights"].values())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_people_and_a_portrait(sample, tmp_path, photo, count):
+    code, text = sample("--prompt", PROMPT, "--image", *[photo] * count, "--sampling-num-frames", 1)
+    assert code == 0, text
+    (folder,) = results(tmp_path)
+    assert Image.open(folder / "portrait.png").size == (96, 64)
+    assert (folder / f"reference_{count}.png").is_file() and not list(folder.glob("*.mp4"))
+
+
+def test_the_same_seed_gives_the_same_file_and_samples_have_seeds_of_their_own(sample, tmp_path, photo):
+    def made(*options) -> dict[str, bytes]:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        code, text = sample("--prompt", PROMPT, "--image", photo, *options)
+        assert code == 0, text
+        return {path.name: path.read_bytes() for path in results(tmp_path)[0].glob("*.mp4")}
+
+    first, two, second = made("--seed", 5), made("--seed", 5, "--batch_size", 2), made("--seed", 6)
+    assert two.keys() == {"video.mp4", "video_2.mp4"}
+    assert first["video.mp4"] == two["video.mp4"]
+    assert second["video.mp4"] == two["video_2.mp4"] != first["video.mp4"]
+
+
+def test_finished_lines_are_skipped_and_changed_ones_made_anew(sample, tmp_path, photo):
+    own = tmp_path / "own.png"
+    shutil.copyfile(photo, own)
+    file = prompt_file(tmp_path, f"a man@@{own}", f"a woman@@{photo}")
+    options = "--input_file", file, "--sampling_num_frames", 1
+
+    def names() -> list[str]:
+        return [path.name for path in results(tmp_path)]
+
+    def changed(*more) -> list[int]:
+        def times() -> dict[Path, int]:
+            return {path: (path / "info.json").stat().st_mtime_ns for path in results(tmp_path)}
+
+        before = times()
+        code, text = sample(*options, *more)
+        assert code == 0, text
+        return [index for index, (path, made) in enumerate(times().items()) if before.get(path) != made]
+
+    assert changed() == [0, 1]
+    assert changed() == []
+    assert changed("--memory", "high") == [], "where it is computed is no part of the result"
+    Image.open(own).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(own)
+    assert names() == ["0000_a_man", "0001_a_woman"]
+    assert changed() == [1] and names() == ["0000_a_man", "0000_a_man_2", "0001_a_woman"], "what is made stays"
+    assert changed("--seed", 1) == [2, 4]
+    assert changed("--seed", 1, "--overwrite") == [2, 4]
+    (results(tmp_path)[4] / "sheet.png").unlink()
+    assert changed("--seed", 1) == [4]
+    file.write_text(f"first of all@@{photo}\n\n{file.read_text()}")
+    assert [names()[index] for index in changed()] == ["0000_first_of_all"] and len(names()) == 6
+
+
+def test_processes_share_the_lines(sample, tmp_path, photo, monkeypatch):
+    file = prompt_file(tmp_path, *[f"{PROMPT} {index}@@{photo}" for index in range(3)])
+    made = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert sample("--input_file", file, "--sampling_num_frames", 1, "--overwrite")[0] == 0
+        made.append(results(tmp_path))
+        shutil.rmtree(tmp_path / "out")
+    assert [[int(path.name[:4]) for path in paths] for paths in made] == [[0, 2], [1]]
+
+
+def test_bad_lines_are_reported_at_the_end_and_the_others_made(sample, tmp_path, photo):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(photo.read_bytes()[:1000])
+    text_file = tmp_path / "words.jpg"
+    text_file.write_text("no image")
+    four = "@@".join([str(photo)] * 4)
+    lines = ["no separator", f"good@@{photo}", f"cut@@{broken}", f"words@@{text_file}", "gone@@nowhere.png", f"four@@{four}"]
+    code, text = sample("--input_file", prompt_file(tmp_path, *lines), "--sampling_num_frames", 1)
+    assert code == 1 and "Traceback" not in text
+    assert [path.name for path in results(tmp_path) if (path / "info.json").exists()] == ["0001_good"]
+    told = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(told) == 5
+    for number, words in {1: "no '@@'", 3: "cannot be read", 4: "not an image", 5: "no such file", 6: "at most 3"}.items():
+        assert any(f"prompts.txt:{number}: " in line and words in line for line in told), (words, told)
+
+
+def test_faces_that_need_a_word(sample, tmp_path, photo):
+    blank = tmp_path / "blank.png"
+    Image.new("RGB", (200, 100), "green").save(blank)
+    group = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+    code, text = sample("--prompt", PROMPT, "--image", blank, group, "--sampling_num_frames", 1)
+    assert code == 0
+    assert "blank.png: found no face; the whole image is used" in text
+    assert "t1.jpg: found 6 faces; the largest is used" in text
+    assert "cut out with an oval" in text and "nowhere: not there" in text
+
+
+def test_what_the_text_encoder_does_not_see_is_told(sample, photo):
+    code, text = sample("--prompt", "a man smiles and " * 8 + "THE END", "--image", photo, "--sampling_num_frames", 1)
+    assert code == 0
+    assert "longer than 16 tokens" in text and "THE END" in text
+
+
+def test_what_the_text_encoder_has_no_tokens_for_is_told(sample, tmp_path, photo):
+    code, text = sample("--prompt", "a man 一个男人在雨中笑", "--image", photo, "--sampling_num_frames", 1)
+    assert code == 0 and "--prompt: the text encoder has no tokens for this part of the prompt" in text and "'一个男人在雨中笑'" in text
+    assert [path.name for path in results(tmp_path)] == ["0000_a_man_一个男人在雨中笑"]
+
+
+@pytest.mark.parametrize("prompt", ["../../x", "/etc/passwd", "a" * 5000])
+def test_a_prompt_stays_inside_the_output_folder(sample, tmp_path, photo, prompt):
+    assert sample("--prompt", prompt, "--image", photo, "--sampling_num_frames", 1)[0] == 0
+    assert len(results(tmp_path)) == 1 and (results(tmp_path)[0] / "portrait.png").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "faces.yaml"}
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--sampling_num_frames", "4"], "sampling_num_frames: found 4, expected 1 to 3"),
+    (["--sampling_image_size", "60", "96"], "divisible by 16"),
+    (["--sampling_image_size", "640", "960"], "at most"),
+    (["--num_inference_steps", "many"], "expected an integer"),
+    (["--gidance_scale", "3"], "--guidance_scale"),
+    (["--memory", "lots"], "one of low, balanced, high"),
+    (["--device", "abacus"], "cannot be used"),
+    (["--load", "nowhere"], "nowhere: no such folder"),
+])  # fmt: skip
+def test_settings_that_cannot_be(sample, tmp_path, photo, options, words):
+    assert words in only_error(*sample("--prompt", PROMPT, "--image", photo, *options))
+    assert results(tmp_path) == []
+
+
+def checkpoint_like(tiny_model: Path, folder: Path, change) -> Path:
+    """A copy of the tiny transformer's checkpoint after `change` of its content."""
+    content = load_tensors(tiny_model.parent / "transformer" / "release" / "mp_rank_00_model_states.pt", mmap=False)
+    content = change(content) or content
+    (folder / "t").mkdir(parents=True)
+    (folder / "latest").write_text("t")
+    torch.save(content, folder / "t" / "mp_rank_00_model_states.pt")
+    return folder
+
+
+def test_weights_that_do_not_fit(sample, tiny_model, tmp_path, photo):
+    def run(name: str, change) -> str:
+        folder = checkpoint_like(tiny_model, tmp_path / name, change)
+        return only_error(*sample("--prompt", PROMPT, "--image", photo, "--load", folder))
+
+    bias = "model.diffusion_model.time_embed.0.bias"
+    assert "time_embed.0.bias" in run("missing", lambda content: content["module"].pop(bias) is None or None)
+    assert "1" in run("wrong", lambda content: content["module"].update({bias: torch.zeros(3)}))
+    assert "model.diffusion_model." in run("foreign", lambda content: {"module": {"encoder.weight": torch.zeros(1)}})
+    folder = checkpoint_like(tiny_model, tmp_path / "cut", lambda content: None)
+    file = folder / "t" / "mp_rank_00_model_states.pt"
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert "truncated or damaged" in only_error(*sample("--prompt", PROMPT, "--image", photo, "--load", folder))
+    assert results(tmp_path) == []
+
+
+class Unsafe:
+    """What a pickle must not be allowed to do."""
+
+    def __reduce__(self):
+        return os.mkdir, ("was-here",)
+
+
+def test_pickles_that_run_code_are_refused_unless_trusted(sample, tiny_model, tmp_path, photo, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = checkpoint_like(tiny_model, tmp_path / "unsafe", lambda content: content.update(extra=Unsafe()))
+    options = "--prompt", PROMPT, "--image", photo, "--load", folder, "--sampling_num_frames", 1
+    line = only_error(*sample(*options))
+    assert "mkdir" in line and "--trust-checkpoint" in line and not (tmp_path / "was-here").exists()
+    assert sample(*options, "--trust-checkpoint")[0] == 0
+    assert (tmp_path / "was-here").exists()
+
+
+def test_latents_that_are_no_numbers(sample, tiny_model, tmp_path, photo):
+    def poison(content):
+        content["module"]["model.diffusion_model.mixins.final_layer.linear.bias"].fill_(float("nan"))
+
+    folder = checkpoint_like(tiny_model, tmp_path / "nan", poison)
+    assert "NaN" in only_error(*sample("--prompt", PROMPT, "--image", photo, "--load", folder))
+    assert sample.printed == "", "a folder without a video is not told as made"
+    assert not list((tmp_path / "out").rglob("info.json"))
+
+
+def test_folders_and_disks_that_take_nothing(sample, tmp_path, photo, monkeypatch):
+    (tmp_path / "file").write_text("")
+    line = only_error(*sample("--prompt", PROMPT, "--image", photo, "--output", tmp_path / "file" / "out", "--sampling_num_frames", 1))
+    assert "file/out: cannot write here (Not a directory); choose another folder" in line
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    line = only_error(*sample("--prompt", PROMPT, "--image", photo, "--sampling_num_frames", 1))
+    assert "No space left on device" in line and "free some space" in line
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert left == [], "nothing half-written stays"
+
+
+def start(tiny_model, faces: Path, out: Path, *options) -> subprocess.Popen:
+    base = [ROOT / "configs" / "debug.yaml", tiny_model, faces]
+    command = [sys.executable, SCRIPT, "--base", *base, "--output", out, *options]
+    return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_run_loses_only_the_video_in_progress(sample, tiny_model, tmp_path, photo):
+    """SIGKILL after the first line; the next run makes the rest. Ctrl-C ends with 130 and no traceback."""
+    file = prompt_file(tmp_path, *[f"{PROMPT} {index}@@{photo}" for index in range(2)])
+    options = "--input_file", file, "--num_inference_steps", 60
+    process = start(tiny_model, tmp_path / "faces.yaml", tmp_path / "out", *options)
+    deadline = time.monotonic() + 240
+    while not (list((tmp_path / "out").glob("0000_*/info.json")) and len(results(tmp_path)) == 2):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = (results(tmp_path)[0] / "info.json").stat().st_mtime_ns
+    assert not list((tmp_path / "out").glob("0001_*/info.json"))
+    (results(tmp_path)[1] / ".x.partial.mp4").write_bytes(b"what a killed encoder leaves")
+    assert sample(*options)[0] == 0
+    assert not list((tmp_path / "out").rglob("*.partial*"))
+    assert (results(tmp_path)[0] / "info.json").stat().st_mtime_ns == first
+    assert (results(tmp_path)[1] / "video.mp4").is_file()
+
+    slow = "--input_file", file, "--num_inference_steps", 999
+    process = start(tiny_model, tmp_path / "faces.yaml", tmp_path / "out2", *slow)
+    while not list((tmp_path / "out2").rglob("reference_1.png")):
+        assert process.poll() is None and time.monotonic() < deadline + 240
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=600)
+    assert process.returncode == 130 and "Traceback" not in text

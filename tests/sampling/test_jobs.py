@@ -1,0 +1,139 @@
+"""Prompt files, output folders and what counts as finished."""
+
+import json
+
+import pytest
+from in_process import another_process
+
+from concat_id.errors import UserError
+from concat_id.files.locks import InUseError
+from concat_id.sampling.jobs import INFO, claimed, finished_folders, make_job, read_prompt_file
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"an image")
+    return path
+
+
+def test_lines_become_jobs_in_order(tmp_path, photo):
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"A man walks.@@{photo}\n\n Two people  talk @@ {photo} @@{photo}\n")
+    jobs, problems = read_prompt_file(file, max_refs=3)
+    assert problems == []
+    assert [(job.prompt, len(job.images), job.name) for job in jobs] == [
+        ("A man walks.", 1, "0000_A_man_walks"),
+        ("Two people  talk", 2, "0001_Two_people_talk"),
+    ]
+    assert jobs[1].source == f"{file}:3"
+
+
+def test_bad_lines_are_reported_and_do_not_stop_the_others(tmp_path, photo):
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"no separator\n@@{photo}\nok@@{photo}\nmissing@@{tmp_path}/none.png\nfour@@{'@@'.join([str(photo)] * 4)}\nempty@@\n")
+    jobs, problems = read_prompt_file(file, max_refs=3)
+    assert [job.prompt for job in jobs] == ["ok"]
+    assert [job.index for job in jobs] == [2], "the index is that of the line, whatever happens to the others"
+    for number, words in {1: "no '@@'", 2: "prompt is empty", 4: "no such file", 5: "at most 3", 6: "no reference image"}.items():
+        assert any(problem.startswith(f"{file}:{number}: ") and words in problem for problem in problems), (words, problems)
+
+
+@pytest.mark.parametrize("content, words", [(None, "no such file, expected a prompt"), (b"\n  \n", "is empty"), (b"\xff\xfe\xff", "UTF-8")])
+def test_unusable_prompt_files(tmp_path, content, words):
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_prompt_file(file, 3)
+
+
+@pytest.mark.parametrize("prompt", ["../../x", "/etc/passwd", "..", "a" * 5000, "日本語", "a/b\\c", "con\n..\n"])
+def test_a_prompt_cannot_choose_a_path_outside(tmp_path, photo, prompt):
+    name = make_job(7, prompt, [str(photo)], "--prompt", 3).name
+    assert (tmp_path / "out" / name).resolve().parent == (tmp_path / "out").resolve()
+    assert name.startswith("0007_") and len(name) <= 65
+
+
+@pytest.mark.parametrize("prompt, name", [
+    ("一个男人在雨中笑", "一个男人在雨中笑"), ("رجل يضحك", "رجل_يضحك"), ("हिन्दी में", "हिन्दी_में"), ("cafe\u0301", "caf\u00e9"),
+    ("🙂?", "untitled"),
+])  # fmt: skip
+def test_names_keep_the_letters_of_any_script(photo, prompt, name):
+    assert make_job(0, prompt, [str(photo)], "--prompt", 3).name == f"0000_{name}"
+    assert len(make_job(0, prompt * 100, [str(photo)], "--prompt", 3).name.encode()) < 200
+
+
+def test_images_are_found_beside_the_prompt_file_first(tmp_path, photo, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.png").write_bytes(b"another")
+    (tmp_path / "here" / "b.png").write_bytes(b"only here")
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "prompts.txt").write_text("one@@a.png@@b.png\n")
+    ((job,), problems) = read_prompt_file(tmp_path / "prompts.txt", 3)
+    assert problems == [] and [path.resolve() for path in job.images] == [photo, tmp_path / "here" / "b.png"]
+
+
+def finish(folder, fingerprint, files=("video.mp4",)):
+    for name in files:
+        (folder / name).write_bytes(b"v")
+    (folder / INFO).write_text(json.dumps({"fingerprint": fingerprint, "files": list(files)}))
+
+
+def test_finished_means_same_content_and_all_files_there(tmp_path, photo):
+    job = make_job(0, "p", [str(photo)], "--prompt", 3)
+    fingerprint = job.fingerprint({"seed": 1})
+    with claimed(job, fingerprint, tmp_path) as folder:
+        assert folder == tmp_path / "0000_p" and finished_folders(tmp_path) == {}
+        finish(folder, fingerprint)
+    assert finished_folders(tmp_path) == {fingerprint: folder}
+    assert job.fingerprint({"seed": 2}) != fingerprint
+    photo.write_bytes(b"another image")
+    assert job.fingerprint({"seed": 1}) != fingerprint, "a changed photo means other content"
+    (folder / "video.mp4").unlink()
+    assert finished_folders(tmp_path) == {}
+
+
+DAMAGED = ["", "[]", "[" * 5000, '{"fingerprint": 3, "files": []}', '{"fingerprint": "x"}', '{"files": {"a": 1}}', "\udcff"]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_info_counts_as_absent(tmp_path, photo, content):
+    (tmp_path / "0000_p").mkdir()
+    (tmp_path / "0000_p" / INFO).write_bytes(content.encode(errors="surrogateescape"))
+    assert finished_folders(tmp_path) == {}
+    with claimed(make_job(0, "p", [str(photo)], "--prompt", 3), "f" * 64, tmp_path) as folder:
+        assert folder == tmp_path / "0000_p"
+
+
+def test_results_of_others_stay_and_moved_lines_are_known_again(tmp_path, photo):
+    """A finished folder is never another job's; one made again stays where it is; a failed job leaves no empty folder."""
+    job, moved = (make_job(index, "p", [str(photo)], "--prompt", 3) for index in (0, 1))
+    (tmp_path / "0001_p_2").write_text("a file of the user's")
+    for fingerprint, expected in (("a" * 64, "0001_p"), ("b" * 64, "0001_p_3"), ("c" * 64, "0001_p_4")):
+        with claimed(moved, fingerprint, tmp_path) as folder:
+            assert folder.name == expected
+            finish(folder, fingerprint)
+    assert finished_folders(tmp_path)["b" * 64].name == "0001_p_3"
+    with claimed(job, "b" * 64, tmp_path, again=tmp_path / "0001_p_3") as folder:
+        assert folder.name == "0001_p_3"
+    with claimed(moved, "a" * 64, tmp_path) as folder:
+        assert folder is None, "finished meanwhile"
+    with pytest.raises(RuntimeError), claimed(job, "d" * 64, tmp_path) as folder:
+        raise RuntimeError
+    assert not folder.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_one_process_makes_a_job_and_another_takes_the_next_folder(tmp_path, photo):
+    job = make_job(0, "p", [str(photo)], "--prompt", 3)
+    code = "import sys; from pathlib import Path; from concat_id.sampling.jobs import claimed, make_job\n"
+    code += "with claimed(make_job(0, 'p', [sys.argv[1]], '--prompt', 3), 'a' * 64, Path(sys.argv[2])) as folder:\n"
+    code += "    print(folder.name, flush=True); sys.stdin.read()"
+    with another_process(code, photo, tmp_path) as other:
+        assert other.line == "0000_p\n"
+        with pytest.raises(InUseError, match=rf"--prompt: process {other.pid} on .* is writing it"), claimed(job, "a" * 64, tmp_path):
+            pass
+        with claimed(job, "b" * 64, tmp_path) as folder:
+            assert folder.name == "0000_p_2"
+    with claimed(job, "a" * 64, tmp_path) as folder:
+        assert folder.name == "0000_p", "a killed process holds nothing"

@@ -1,0 +1,164 @@
+"""Videos and contact sheets, read back."""
+
+import io
+import os
+import resource
+import subprocess
+
+import imageio.v3 as iio
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from concat_id.errors import UserError
+from concat_id.evaluation.sampled_video import read_video
+from concat_id.video.writing import _read_ppm, contact_sheet, decode_frames, describe_video, to_frames, write_video
+
+
+def moving_square(frames: int, size: tuple[int, int]) -> torch.Tensor:
+    video = torch.full((3, frames, *size), -1.0)
+    for index in range(frames):
+        video[index % 3, index, 10:30, 4 * index : 4 * index + 16] = 1.0
+    return video
+
+
+def test_pixels_map_to_bytes_and_are_clipped():
+    frames = to_frames(torch.tensor([-1.0, -0.5, 0.0, 1.0, 7.0, -7.0]).view(1, 1, 1, 6).expand(3, 1, 1, 6))
+    assert frames.shape == (1, 1, 6, 3) and frames.dtype == np.uint8
+    assert frames[0, 0, :, 0].tolist() == [0, 64, 128, 255, 255, 0]
+
+
+def test_video_is_h264_with_the_right_rate_and_frames(tmp_path):
+    path = tmp_path / "v.mp4"
+    frames = to_frames(moving_square(17, (96, 144)))
+    write_video(path, frames, fps=8)
+    meta = iio.immeta(path, plugin="FFMPEG")
+    assert (meta["codec"], meta["fps"], tuple(meta["size"])) == ("h264", 8.0, (144, 96))
+    assert meta["pix_fmt"].startswith("yuv420p")
+    read = iio.imread(path, plugin="FFMPEG")
+    assert read.shape == frames.shape
+    assert np.abs(read.astype(int) - frames).mean() < 3
+
+
+def test_failed_writing_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"made before")
+    try:
+        write_video(path, [np.zeros((96, 144, 3), np.uint8), "no frame"], fps=8)
+    except Exception:  # whatever the encoder makes of it
+        pass
+    else:
+        raise AssertionError("a frame that is none was written")
+    assert path.read_bytes() == b"made before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_encoder_that_runs_out_of_space_is_an_error(tmp_path):
+    """The encoder itself fails here, as on a full disk, with the video half written."""
+    frames = np.random.default_rng(0).integers(0, 255, (20, 96, 144, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"v\.mp4: the video could not be written \(.+\); free some space"):
+            write_video(tmp_path / "v.mp4", frames, fps=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_contact_sheet_shows_references_then_frames():
+    frames = to_frames(moving_square(13, (96, 144)))
+    sheet = contact_sheet([Image.new("RGB", (144, 96), "red")], frames, "A very long prompt " * 20)
+    assert sheet.width > 7 * 144 and sheet.height > 96
+    pixels = np.asarray(sheet)
+    assert (pixels[-20, 20] == [255, 0, 0]).all()
+
+
+def make(path, *options, source="testsrc2=s=64x48:r=8:d=1"):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *options, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+TEN_BITS = ["-c:v", "libx265", "-pix_fmt", "yuv420p10le", "-x265-params"]
+ODD = {
+    "usual.mp4": ["-pix_fmt", "yuv420p"],
+    "ten.mp4": [*TEN_BITS, "log-level=none"],
+    "prores.mov": ["-c:v", "prores_ks"],
+    "twelve.mkv": ["-c:v", "ffv1", "-pix_fmt", "gbrp12le"],
+    "grey.mkv": ["-c:v", "ffv1", "-pix_fmt", "gray16le", "-vf", "format=gray16le"],
+    "palette.gif": [],
+    "-y.mp4": ["-pix_fmt", "yuv420p"],
+    "concat:a.mp4|b.mp4": ["-pix_fmt", "yuv420p"],
+    "%03d.mp4": ["-pix_fmt", "yuv420p"],
+}
+MUXERS = {".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_video_gives_frames_of_8_bits_whatever_its_pixels_and_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.rename(make(tmp_path / "made", *ODD[name], "-f", MUXERS.get(name[-4:], "mp4")), name)
+    frames = np.stack(list(decode_frames(name, 20)))
+    assert frames.shape == (8, 48, 64, 3) and frames.dtype == np.uint8
+    expected = np.stack(list(decode_frames(make(tmp_path / "usual.mkv", "-c:v", "ffv1", "-pix_fmt", "gbrp"), 20))).astype(int)
+    grey = expected @ [0.299, 0.587, 0.114]
+    assert np.abs(frames.mean(-1) - grey if name == "grey.mkv" else frames - expected).mean() < 12
+
+
+def test_playlists_do_not_lead_to_their_neighbours(tmp_path):
+    make(tmp_path / "a.ts", "-c:v", "mpeg2video")
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/a.ts\n")
+    (tmp_path / "live.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n")
+    for name in ("list.mp4", "live.mp4"):
+        with pytest.raises(UserError, match=f"{name}: not a video that can be read: found text"):
+            list(decode_frames(tmp_path / name, 20))
+
+
+def test_what_is_no_file_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, found in ((tmp_path / "pipe.mp4", "a named pipe"), ("/dev/zero", "a device"), (tmp_path, "a folder")):
+        with pytest.raises(UserError, match=f"found {found}, expected a video"):
+            list(decode_frames(path, 20))
+
+
+def test_frames_beyond_4k_are_scaled_while_they_are_decoded(tmp_path):
+    large = make(tmp_path / "large.mp4", "-pix_fmt", "yuv420p", "-preset", "ultrafast", source="testsrc2=s=5120x2880:r=1:d=1")
+    (frame,) = decode_frames(large, 20)
+    assert frame.shape == (2160, 3840, 3)
+
+
+def test_an_output_that_ends_inside_a_frame_is_an_error(tmp_path, monkeypatch):
+    """As of an encoder of 16 bits, whose image is twice as large as expected, or of one that was killed."""
+    clip = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p")
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nprintf 'P6\\n2 1\\n255\\nabcdefP6\\n2 1\\n255\\nabc'\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
+    with pytest.raises(UserError, match=r"a.mp4: decoding ended inside a frame; the file is damaged"):
+        list(decode_frames(clip, 20))
+    with pytest.raises(ValueError, match="8 bits"):
+        _read_ppm(io.BytesIO(b"P6\n2 1\n65535\n" + bytes(12)))
+
+
+def test_a_title_is_no_stream(tmp_path, capsys):
+    write_video(tmp_path / "a.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8)
+    title = ["-c", "copy", "-metadata", "title=My Video: 1.2.3 fps\nStream #0:0: Video: smpte2084, 60 fps"]
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-i", tmp_path / "a.mp4", *title, tmp_path / "b.mp4"], check=True)
+    assert read_video(tmp_path / "b.mp4", 4, 60).fps == 8 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("transfer", "told"), [("arib-std-b67", "HDR (HLG)"), ("smpte2084", "HDR (PQ)"), ("bt709", None)])
+def test_hdr_is_told(tmp_path, capsys, transfer, told):
+    colours = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+    describe_video(make(tmp_path / "a.mp4", *TEN_BITS, colours), 20)
+    warnings = capsys.readouterr().err.splitlines()
+    assert (len(warnings) == 1 and f"a.mp4: found {told} colours" in warnings[0]) if told else warnings == []
+
+
+@pytest.mark.parametrize("prompt", ["x" * 800_000, "a man " * 130_000])
+def test_a_prompt_of_any_length_leaves_a_sheet_to_look_at(prompt):
+    sheet = contact_sheet([], np.zeros((3, 96, 144, 3), np.uint8), prompt)
+    assert sheet.height < 2 * 160 + 200

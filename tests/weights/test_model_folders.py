@@ -1,0 +1,118 @@
+"""Folders of weights with settings and entries that are not what they should be: one line each, at once."""
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT
+from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from concat_id.config.loading import load_config
+from concat_id.errors import UserError
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.models.text_encoder import TextEncoder
+from concat_id.models.wan.autoencoder import WanAutoencoder
+from concat_id.weights.model_folders import built_from, check_tokenizer, read_settings
+
+T5 = ROOT / "models" / "mini" / "t5"
+
+
+def refusal(call, *arguments, **options) -> str:
+    """The one line with which a call refuses, within seconds."""
+    start = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    assert time.monotonic() - start < 10 and "\n" not in str(caught.value) and len(str(caught.value)) < 700
+    return str(caught.value)
+
+
+def copied(folder: Path, target: Path, **changes) -> Path:
+    shutil.copytree(folder, target)
+    values = json.loads((target / "config.json").read_text()) | changes
+    (target / "config.json").write_text(json.dumps(values))
+    return target
+
+
+ODD = [None, "abc", -1, 10**12, 10**400, 0, True, 1.5, float("nan"), float("inf"), [], [1] * 1000, {}, {"a": [1]}, "\x00", [[[[1]]]]]
+
+
+@pytest.mark.parametrize("content", ["[" * 10_000, '{"a":' * 10_000, "", "{", "[]", "3", '{"a": 1, "a": 2}', '{"n": ' + "9" * 5000 + "}"])
+def test_settings_that_cannot_be_read(tmp_path, content):
+    copy = copied(T5, tmp_path / "t5")
+    (copy / "config.json").write_text(content)
+    assert refusal(lambda: TextEncoder(copy).encode(["a man"])).startswith(f"{copy / 'config.json'}: ")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(key=st.sampled_from(["num_layers", "d_model", "d_kv", "d_ff", "num_heads", "vocab_size", "feed_forward_proj", "layer_norm_epsilon",
+                            "relative_attention_num_buckets", "dropout_rate", "dtype", "quantization_config", "id2label", "model_type",
+                            "auto_map"]), value=st.sampled_from(ODD))  # fmt: skip
+def test_t5_with_one_odd_setting_works_or_is_refused(tmp_path_factory, key, value):
+    folder = tmp_path_factory.mktemp("odd")
+    copy = copied(T5, folder / "t5", **{key: value})
+    start = time.monotonic()
+    try:
+        TextEncoder(copy).encode(["a man"])
+    except UserError as error:
+        assert str(copy) in str(error) and "\n" not in str(error)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("key, value, told", [
+    ("num_layers", "abc", "num_layers: found 'abc', expected the like of 2"),
+    ("num_layers", 10**12, "num_layers: found 1000000000000"),
+    ("patch_size", [1], "patch_size: found [1]"), ("dim_mult", "x", "dim_mult: found 'x'"),
+    ("block_out_channels", [True], "found [True]"),
+    ("out_channels", False, "out_channels: found False"), ("norm_eps", "1", "norm_eps: found '1'"),
+    ("norm_eps", 1e400, "norm_eps: found inf"),
+])  # fmt: skip
+def test_settings_have_the_types_of_the_defaults(tmp_path, key, value, told):
+    def like(num_layers: int = 2, patch_size: int = 1, dim_mult=(1, 2), block_out_channels=(1,), out_channels=3, norm_eps=1e-6):
+        """A network's parameters."""
+
+    (tmp_path / "config.json").write_text(json.dumps({key: value}))
+    assert told in refusal(read_settings, tmp_path / "config.json", "settings", like=like)
+    fits = {"num_layers": 3, "dim_mult": [4], "norm_eps": 1, "other": "x"}
+    (tmp_path / "config.json").write_text(json.dumps(fits))
+    assert read_settings(tmp_path / "config.json", "settings", like=like) == fits
+
+
+def test_a_network_is_no_larger_than_its_weights(tmp_path):
+    with built_from(tmp_path, "network", dict.fromkeys("abc")):
+        torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(20)))
+    endless = (torch.nn.Linear(1, 1) for _ in range(10**9))
+    told = "describes no network .*more layers than the weights have, whose 3 tensors"
+    with pytest.raises(UserError, match=told), built_from(tmp_path, "network", dict.fromkeys("abc")):
+        torch.nn.Sequential(*endless)
+    torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(100)))
+
+
+@pytest.mark.parametrize("kind", [AutoencoderKLCogVideoX, AutoencoderKLWan])
+@pytest.mark.parametrize("changes", [{"layers_per_block": 10**5, "num_res_blocks": 10**5}, {"block_out_channels": [32] * 90, "z_dim": -1},
+                                     {"down_block_types": ["nosuch"] * 4, "base_dim": 0}])  # fmt: skip
+def test_autoencoders_with_odd_settings(tmp_path, kind, changes):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": kind.__name__} | changes))
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
+    if kind is AutoencoderKLWan:
+        assert str(tmp_path) in refusal(WanAutoencoder.from_path, tmp_path)
+    else:
+        section = load_config([str(ROOT / "configs" / "debug.yaml")]).model.autoencoder
+        assert str(tmp_path) in refusal(VideoAutoencoder.from_config, dataclasses.replace(section, path=str(tmp_path)), 1.0)
+
+
+@pytest.mark.parametrize("name, content", [("tokenizer_config.json", {"extra_ids": 10**5}), ("tokenizer_config.json", {"extra_ids": "x"}),
+                                           ("special_tokens_map.json", {"pad_token": 10**9}), ("added_tokens.json", [])])  # fmt: skip
+def test_tokenizers_of_no_reasonable_size(tmp_path, name, content):
+    copy = copied(T5, tmp_path / "t5")
+    check_tokenizer(copy)
+    (copy / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    check_tokenizer(copy)
+    (copy / name).write_text(json.dumps(content))
+    assert name in refusal(TextEncoder, copy)

@@ -1,0 +1,427 @@
+"""Reading checkpoints as data, refusing what is more or less than that, and fitting tensors to networks."""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import pickle
+import random
+import re
+import zipfile
+
+import numpy as np
+import omegaconf
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT
+from in_process import call_main, load_script
+from torch import nn
+
+from concat_id.errors import UserError
+from concat_id.weights import loading as weights
+from concat_id.weights.folders import weight_files
+from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest
+from concat_id.weights.low_rank import load_low_rank
+from concat_id.weights.pickle_calls import RecordedCall
+
+PREFIX = "model.diffusion_model."
+FORMATS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}}
+
+
+class CodeInside:
+    """A pickle that leaves a folder behind when it is loaded as code."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def training_state() -> dict:
+    """What DeepSpeed and SAT save beside the tensors."""
+    return {
+        "module": {f"{PREFIX}{name}": tensor for name, tensor in network().state_dict().items()} | {"other.weight": torch.ones(2)},
+        "args": argparse.Namespace(lr=1e-5, save=pathlib.Path("ckpts"), dtype=torch.bfloat16, sizes=[1, 2], bf16=True),
+        "random_rng_state": random.getstate(),
+        "np_rng_state": np.random.get_state(),
+        "torch_rng_state": torch.get_rng_state(),
+        "param_shapes": [collections.OrderedDict(weight=torch.Size([3]))],
+        "loss": np.float64(0.25), "step": np.int64(7), "array": np.arange(3, dtype=np.float32), "names": np.array(["a", "b"]),
+        "counts": collections.defaultdict(int, {"a": 1}), "buffer_names": {"b"}, "ds_version": "0.19", "blob": b"xyz", "empty": b"",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A SAT checkpoint folder with its tag."""
+    (tmp_path / "1000").mkdir()
+    (tmp_path / "latest").write_text("1000\n")
+    torch.save(training_state(), tmp_path / "1000" / "mp_rank_00_model_states.pt")
+    return tmp_path
+
+
+def refusal(call, *arguments, **options) -> str:
+    """The one line with which a call refuses."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500
+    return message
+
+
+@pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
+def test_reads_inert_training_state(tmp_path, options):
+    torch.save(training_state(), tmp_path / "state.pt", **options)
+    state = load_tensors(tmp_path / "state.pt")
+    assert state["args"].lr == 1e-5 and str(state["args"].save) == "ckpts" and state["args"].dtype == torch.bfloat16
+    assert state["loss"] == 0.25 and state["step"] == 7 and state["array"].tolist() == [0, 1, 2] and state["names"].tolist() == ["a", "b"]
+    assert dict(state["counts"]) == {"a": 1} and state["blob"] == b"xyz" and state["empty"] == b""
+    assert state["random_rng_state"] == random.getstate()
+
+
+def test_configuration_objects_are_read_without_their_library(tmp_path):
+    config = omegaconf.OmegaConf.create({"model": {"sizes": [1, 2]}})
+    torch.save({"weight": torch.ones(2), "args": argparse.Namespace(config=config)}, tmp_path / "state.pt")
+    state = load_tensors(tmp_path / "state.pt")
+    assert state["weight"].sum() == 2
+    assert isinstance(state["args"].config, RecordedCall)
+
+
+@pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
+def test_code_is_named_refused_and_runs_only_if_trusted(tmp_path, options):
+    path, trace = tmp_path / "evil.pt", tmp_path / "trace"
+    torch.save({"module": {}, "extra": CodeInside(trace)}, path, **options)
+    message = refusal(load_tensors, path)
+    assert "evil.pt: found posix.mkdir, which may run code" in message and "--trust-checkpoint" in message and not trace.exists()
+    load_tensors(path, trust=True)
+    assert trace.exists()
+
+
+def test_an_older_torch_reads_tensors_and_says_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
+    monkeypatch.setattr(torch.serialization, "safe_globals", None)
+    torch.save({"module": {"a": torch.ones(2)}, "step": 3}, tmp_path / "plain.pt")
+    assert torch.equal(load_tensors(tmp_path / "plain.pt")["module"]["a"], torch.ones(2))
+    torch.save({"module": {"a": torch.ones(2)}, "counts": collections.defaultdict(int, {"a": 1})}, tmp_path / "more.pt")
+    with pytest.raises(UserError, match="collections.defaultdict.*install torch 2.6 or newer"):
+        load_tensors(tmp_path / "more.pt")
+
+
+def test_loading_leaves_no_permission_behind(tmp_path):
+    torch.save(training_state(), tmp_path / "state.pt")
+    before = set(torch.serialization.get_safe_globals())
+    load_tensors(tmp_path / "state.pt")
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "state.pt", weights_only=True)
+
+
+def test_tensors_stay_on_disk_until_used(tmp_path):
+    path = tmp_path / "w.pt"
+    before, after = torch.full((64,), 1.25), torch.full((64,), 2.5)
+    torch.save({"w": before}, path)
+    mapped, copied = load_tensors(path)["w"], load_tensors(path, mmap=False)["w"]
+    start = path.read_bytes().index(before.numpy().tobytes())
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(after.numpy().tobytes())
+    assert torch.equal(mapped, after) and torch.equal(copied, before)
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.98])
+def test_truncated_file(tmp_path, kind, part):
+    path = tmp_path / ("cut.safetensors" if kind == "safetensors" else "cut.pt")
+    tensors = {"w": torch.randn(1000)}
+    if kind == "safetensors":
+        safetensors.torch.save_file(tensors, path)
+    else:
+        torch.save(tensors, path, **FORMATS[kind])
+    os.truncate(path, int(path.stat().st_size * part))
+    assert re.search(r"cut\.\w+: found a truncated or damaged file of [\d,]+ bytes .*download it again", refusal(load_tensors, path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "found an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "found a git-lfs pointer"),
+        (b"<!DOCTYPE html><html>", "found a web page"),
+        (b"just some text, nothing else", "found no checkpoint \\(it starts with b'just som'\\)"),
+        (pickle.dumps({"a": 1}), "found a pickle that is no checkpoint"),
+        (b"\x80\x02garbage", "found a (pickle that is no checkpoint|truncated or damaged file)"),
+    ],
+)
+def test_no_checkpoint_at_all(tmp_path, content, message):
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    assert re.search(f"w.pt: {message}", refusal(load_tensors, path))
+
+
+def test_missing_file_folder_and_foreign_zip(tmp_path):
+    assert "nothing.pt: found no such file" in refusal(load_tensors, tmp_path / "nothing.pt")
+    assert "found a folder" in refusal(load_tensors, tmp_path)
+    with zipfile.ZipFile(tmp_path / "photos.pt", "w") as archive:
+        archive.writestr("photos/a.txt", "a")
+    assert "found a zip archive that is no checkpoint" in refusal(load_tensors, tmp_path / "photos.pt")
+
+
+def test_sat_checkpoint_by_folder_tag_or_file(checkpoint):
+    names = network().state_dict().keys()
+    for path in [checkpoint, checkpoint / "1000", checkpoint / "1000" / "mp_rank_00_model_states.pt"]:
+        state_dict, source, digest = load_sat_checkpoint(path)
+        assert state_dict.keys() == names
+        assert source.endswith("mp_rank_00_model_states.pt") and digest.startswith("sha256:")
+    assert load_sat_checkpoint(checkpoint, prefix="other.").state_dict.keys() == {"weight"}
+
+
+def test_sat_checkpoint_says_what_is_wrong(checkpoint):
+    assert "nowhere: no such folder" in refusal(load_sat_checkpoint, checkpoint / "nowhere")
+    message = refusal(load_sat_checkpoint, checkpoint, prefix="diffusion.")
+    assert f"{PREFIX}0.weight" in message and "expected names starting with 'diffusion.'" in message and "(8 in all)" in message
+
+    states = checkpoint / "1000" / "mp_rank_00_model_states.pt"
+    (checkpoint / "1000" / "mp_rank_01_model_states.pt").write_bytes(states.read_bytes())
+    assert "found 2 model-parallel parts" in refusal(load_sat_checkpoint, checkpoint)
+    (checkpoint / "1000" / "mp_rank_01_model_states.pt").unlink()
+
+    torch.save({"state_dict": {}}, states)
+    assert "found entries state_dict, expected a SAT checkpoint with an entry 'module'" in refusal(load_sat_checkpoint, checkpoint)
+    states.unlink()
+    assert "found no mp_rank_00_model_states.pt" in refusal(load_sat_checkpoint, checkpoint)
+    (checkpoint / "latest").write_text("2000")
+    assert "names the tag '2000'" in refusal(load_sat_checkpoint, checkpoint)
+    (checkpoint / "latest").unlink()
+    assert "expected a file 'latest'" in refusal(load_sat_checkpoint, checkpoint)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("dtype", [None, torch.float64])
+def test_load_strictly(device, dtype):
+    state_dict = network().state_dict()
+    with torch.device(device):
+        module = network()
+    module[0].weight.requires_grad_(False)
+    load_strictly(module, {**state_dict, "unused.table": torch.ones(1)}, "w.pt", ignore=["unused.*"], dtype=dtype)
+    loaded = module.state_dict()
+    assert all(torch.equal(loaded[name], tensor.to(loaded[name].dtype)) for name, tensor in state_dict.items())
+    assert loaded["0.weight"].dtype == (torch.float64 if (device, dtype) == ("meta", torch.float64) else torch.float32)
+    assert loaded["1.num_batches_tracked"].dtype == torch.int64
+    assert not module[0].weight.requires_grad and module[0].bias.requires_grad
+
+
+def test_load_strictly_lists_all_that_does_not_fit():
+    state_dict = network().state_dict()
+    del state_dict["0.bias"]
+    state_dict |= {"0.weight": torch.ones(4, 5), "1.bias": "text", **{f"new{index}": torch.ones(1) for index in range(5)}}
+    message = refusal(load_strictly, network(), state_dict, "w.pt", ignore=["0.*"])
+    assert "w.pt: does not fit Sequential (1 of 7 missing: 0.bias; 5 of 7 unexpected: new0, new1, new2, ... (5 in all)" in message
+    assert "2 of 7 of another shape: 0.weight (4, 5) for (4, 3), 1.bias str for (4,)" in message
+
+
+ODD = {
+    "int64": torch.ones(4, 3, dtype=torch.int64),
+    "bool": torch.ones(4, 3, dtype=torch.bool),
+    "uint8": torch.ones(4, 3, dtype=torch.uint8),
+    "complex64": torch.ones(4, 3, dtype=torch.complex64),
+    "sparse": torch.eye(4, 3).to_sparse(),
+    "quantised": torch.quantize_per_tensor(torch.ones(4, 3), 0.1, 0, torch.qint8),
+    "str": "text",
+    "list": [1.0] * 12,
+}
+
+
+@pytest.mark.parametrize("name", [*ODD, "meta"])
+def test_entries_that_are_no_weights_are_named(tmp_path, name):
+    """By a network that takes them, and by scripts that take any."""
+    value = torch.ones(4, 3, device="meta") if name == "meta" else ODD[name]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "latest").write_text("1")
+    module = {f"{PREFIX}{key}": tensor for key, tensor in network().state_dict().items()} | {f"{PREFIX}0.weight": value}
+    torch.save({"module": module}, tmp_path / "1" / "mp_rank_00_model_states.pt")
+
+    def load():
+        checkpoint = load_sat_checkpoint(tmp_path)
+        load_strictly(network(), checkpoint.state_dict, checkpoint.source)
+
+    def averaged():
+        checkpoint = load_sat_checkpoint(tmp_path)
+        del checkpoint.state_dict["1.num_batches_tracked"]
+        weights.average([checkpoint, checkpoint], [0.5, 0.5])
+
+    for call in (load, averaged):
+        message = refusal(call)
+        assert name in message and ("0.weight" in message or name == "meta") and "states.pt: " in message
+
+
+@pytest.mark.parametrize("key", [1, b"w", ("w",), None, 2.5])
+def test_names_that_are_no_text(tmp_path, key):
+    (tmp_path / "w.pt").write_bytes(b"")
+    torch.save({"module": {key: torch.ones(1), f"{PREFIX}w": torch.ones(1)}}, tmp_path / "w.pt")
+    assert re.search("w.pt: found 1 names that are no text", refusal(load_sat_checkpoint, tmp_path / "w.pt"))
+    torch.save({key: torch.ones(1)}, tmp_path / "w.pt")
+    assert "w.pt: found 1 names that are no text" in refusal(load_files, [tmp_path / "w.pt"])
+
+
+@pytest.mark.parametrize("header, told", [
+    (b"\xff" * 8 + b"{}", "damaged"), (b"\x02" + bytes(7) + b"{", "damaged"), (b"\x04" + bytes(7) + b'{"a"', "damaged"),
+    (b"\x00\x20" + bytes(6) + b"[" * 8192, "no checkpoint"), (b"\x02" + bytes(7) + b"[]", "no checkpoint"),
+    ((88).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,9000000000000000]}}', "damaged"),
+])  # fmt: skip
+def test_safetensors_with_broken_headers(tmp_path, header, told):
+    (tmp_path / "w.safetensors").write_bytes(header)
+    assert told in refusal(load_tensors, tmp_path / "w.safetensors")
+
+
+def test_load_strictly_leaves_nothing_on_meta():
+    with torch.device("meta"):
+        module = network()
+        module.register_buffer("table", torch.ones(2), persistent=False)
+    with pytest.raises(RuntimeError, match="table are no part of its state dict"):
+        load_strictly(module, network().state_dict(), "w.pt")
+
+
+def test_weight_files_and_shards(tmp_path):
+    assert "found no weights, expected model.safetensors or pytorch_model.safetensors (or .bin)" in refusal(weight_files, tmp_path)
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "1.safetensors")
+    assert "names 2 files, of which 2.safetensors are missing" in refusal(weight_files, tmp_path)
+    safetensors.torch.save_file({"b": torch.ones(1), "c": torch.ones(2)}, tmp_path / "2.safetensors")
+    assert load_files(weight_files(tmp_path)).keys() == {"a", "b", "c"}
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    assert "index.json: line 1, column 2: not valid JSON" in refusal(weight_files, tmp_path)
+
+
+NAMES_OF = {
+    "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/convert_weights.py merge-lora {folder}"),
+    "diffusers' low-rank": ("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight", "python sat/convert_weights.py merge-lora"),
+    "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
+    "Wan": ("blocks.0.self_attn.q.weight", "these are Wan's; use them with python inference_wan.py"),
+    "Wan as diffusers has it": ("condition_embedder.time_proj.weight", "these are Wan's; use them with python inference_wan.py"),
+    "anything": ("weight", "expected a SAT checkpoint with an entry 'module'; check args.load"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES_OF)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, suffix):
+    name, told = NAMES_OF[kind]
+    tensors = {name: torch.ones(2), "head.modulation" if kind == "Wan" else "other": torch.ones(2)}
+    (torch.save if suffix == "pt" else safetensors.torch.save_file)(tensors, tmp_path / f"w.{suffix}")
+    assert told.format(folder=tmp_path) in refusal(load_sat_checkpoint, tmp_path / f"w.{suffix}")
+
+
+@pytest.mark.parametrize("files, told", [
+    (["lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {folder} FOLDER"),
+    (["latest", "5/lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {folder}/5 FOLDER"),
+    (["model_index.json", "transformer/config.json"], "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
+    (["config.json", "diffusion_pytorch_model-00001-of-00002.safetensors"], "to-sat {folder} FOLDER"),
+    (["latest", "5/z3_rank_0_model_states.pt"], "found ZeRO-3 parts"),
+    (["photo.png"], "expected a file 'latest' with the tag"),
+])  # fmt: skip
+def test_a_folder_of_another_kind_is_told_with_what_to_type(tmp_path, files, told):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("5")
+    assert told.format(folder=tmp_path) in refusal(load_sat_checkpoint, tmp_path)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def circle(path):
+    path.symlink_to(path.name)
+
+
+def nowhere(path):
+    path.symlink_to("/nowhere/at/all")
+
+
+UNREADABLE_PLACES = {"pipe": pipe, "circle": circle, "folder": lambda path: path.mkdir(), "link to nowhere": nowhere,
+                     "device": lambda path: path.symlink_to("/dev/zero")}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", UNREADABLE_PLACES)
+def test_what_is_no_file_is_told(tmp_path, place):
+    def spoiled(name):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        UNREADABLE_PLACES[place](path)
+        return path
+
+    for suffix in ("pt", "safetensors"):
+        assert "expected a checkpoint" in refusal(load_tensors, spoiled(f"w.{suffix}"))
+    spoiled("run/latest")
+    assert "expected a file 'latest'" in refusal(load_sat_checkpoint, tmp_path / "run")
+    assert "expected" in refusal(load_files, [spoiled("hf/model.safetensors")])
+    spoiled("index/model.safetensors.index.json")
+    assert "index.json: found " in refusal(weight_files, tmp_path / "index")
+    index = {"weight_map": {"a": spoiled("shards/1.safetensors").name}}
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "1.safetensors are missing" in refusal(weight_files, tmp_path / "shards")
+    spoiled("lora/lora.safetensors")
+    assert "lora.safetensors: found " in refusal(load_low_rank, tmp_path / "lora")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", ".", "..", "a\0b", "a" * 300, "x/y", "", "\u202ename", "~nobody"])
+def test_tags_and_shards_stay_in_their_folder(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "run" / "latest").write_text(name)
+    assert "latest: names the tag" in refusal(load_sat_checkpoint, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert "index.json: " in refusal(weight_files, tmp_path / "run")
+    for broken in ({"weight_map": [name]}, {"weight_map": {"a": 1}}, {"weight_map": None}, [name], "x"):
+        (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps(broken))
+        assert "weight_map: found" in refusal(weight_files, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("limit", "kinds"), [(2**30, ("sha256", "sha256")), (100, ("zip-crc32", "sampled"))])
+def test_digest_names_the_content(tmp_path, monkeypatch, limit, kinds):
+    monkeypatch.setattr(weights, "FULL_DIGEST_LIMIT", limit)
+    monkeypatch.setattr(weights, "SAMPLED_BLOCK_SIZE", 64)
+    tensor = torch.zeros(2000)
+    for save, suffix, kind in [(torch.save, "pt", kinds[0]), (safetensors.torch.save_file, "safetensors", kinds[1])]:
+        first, again, other = (tmp_path / f"{name}.{suffix}" for name in ("first", "again", "other"))
+        save({"w": tensor}, first)
+        again.write_bytes(first.read_bytes())
+        save({"w": tensor + (torch.arange(2000) == 1999)}, other)
+        assert weights_digest(first) == weights_digest(again) != weights_digest(other)
+        assert re.fullmatch(kind + ":[0-9a-f]{64}", weights_digest(first))
+
+
+def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
+    script = load_script(ROOT / "sat" / "convert_weights.py")
+    tensors = {"a.weight": torch.randn(3, 4), "b": torch.randn(5)}
+    other = {name: torch.randn_like(tensor) for name, tensor in tensors.items()}
+    coarse = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    for name, content in (("first", coarse), ("second", other), ("less", {"b": other["b"]})):
+        (tmp_path / name).mkdir()
+        weights.write_sat_checkpoint(tmp_path / name, "4", content)
+
+    def call(*options):
+        return call_main(script, ["average", tmp_path / "first", tmp_path / "out", *options], monkeypatch, capsys)
+
+    code, _, errors = call("--with", tmp_path / "second", "--shares", 0.25, 0.75)
+    made = load_sat_checkpoint(tmp_path / "out").state_dict
+    assert code == 0 and errors == "" and made.keys() == tensors.keys()
+    for name in tensors:
+        assert torch.equal(made[name], (0.25 * coarse[name].float() + 0.75 * other[name]).bfloat16())
+    for options, text in (
+        ([], "expected at least two"),
+        (["--with", tmp_path / "second", "--shares", 0.5, 0.6], "expected 2 numbers that add up to 1"),
+        (["--with", tmp_path / "second", "--shares", "nan", 0.5], "--shares: found 'nan', expected a number"),
+        (["--with", tmp_path / "less"], "1 of 2 missing: a.weight"),
+        (["--with", tmp_path / "second"], f"{tmp_path / 'out'}"),
+    ):
+        code, _, errors = call(*options)
+        assert code == 2 and text in errors and len(errors.splitlines()) == 1
