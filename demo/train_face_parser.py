@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, check_least, run
+from concat_id.errors import UserError, check_minimum, run
 from concat_id.startup import prepare_process
 
 
@@ -26,7 +26,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--learning-rate", type=float, default=3e-3, metavar="X", help="its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
-    check_least(arguments, {"size": 32, "steps": 1, "batch_size": 1, "seed": 0})
+    check_minimum(arguments, {"size": 32, "steps": 1, "batch_size": 1, "seed": 0})
     if arguments.size % 32 or arguments.learning_rate <= 0:
         found = f"--size {arguments.size} and --learning-rate {arguments.learning_rate}"
         raise UserError(f"command line: found {found}, expected a multiple of 32 and a positive number; correct them")

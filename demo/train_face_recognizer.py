@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, check_least, run
+from concat_id.errors import UserError, check_minimum, run
 from concat_id.startup import prepare_process
 
 
@@ -25,7 +25,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
-    check_least(arguments, {"steps": 1, "batch_size": 4, "seed": 0})
+    check_minimum(arguments, {"steps": 1, "batch_size": 4, "seed": 0})
     if arguments.learning_rate <= 0:
         raise UserError(f"command line: --learning-rate: found {arguments.learning_rate}, expected a positive number")
     return arguments

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, check_least, run
+from concat_id.errors import UserError, check_minimum, run
 from concat_id.startup import prepare_process
 
 
@@ -35,7 +35,7 @@ def read_arguments() -> Namespace:
     if not arguments.lists and not arguments.world:
         raise UserError("command line: found neither --lists nor --world, expected captions; name a list or a number of synthetic shots")
     least = {"world": 0, "width": 64, "layers": 1, "max_length": 4, "pieces": 320, "steps": 1, "batch_size": 8, "seed": 0}
-    check_least(arguments, least)
+    check_minimum(arguments, least)
     if arguments.width % 64 or arguments.learning_rate <= 0:
         found = f"--width {arguments.width} and --learning-rate {arguments.learning_rate}"
         raise UserError(f"command line: found {found}, expected a multiple of 64 and a positive number; correct them")

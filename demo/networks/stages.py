@@ -8,7 +8,7 @@ from torch import Tensor
 
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record
-from concat_id.data.sampling import EpochSampler
+from concat_id.data.sampler import EpochSampler
 from concat_id.training.objective import Objective
 
 IMAGE_BATCH = 12  # images of 140 tokens each, text and reference included; 4 clips of 17 frames have 356 each

@@ -72,8 +72,8 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def check_least(arguments: Any, least: Mapping[str, int]) -> None:
-    """Raise `UserError` for the first option of a parsed command line that is less than `least` says."""
-    for name, smallest in least.items():
+def check_minimum(arguments: Any, minimum: Mapping[str, int]) -> None:
+    """Raise `UserError` for the first option of a parsed command line that is less than `minimum` says."""
+    for name, smallest in minimum.items():
         if getattr(arguments, name) < smallest:
             raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {smallest}")

@@ -10,7 +10,7 @@ import torch
 from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
-from concat_id.data.sampling import EpochSampler, build_loader
+from concat_id.data.sampler import EpochSampler, build_loader
 from concat_id.errors import UserError
 
 from .conftest import HEIGHT, WIDTH

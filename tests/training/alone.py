@@ -45,7 +45,7 @@ def embed(prompts: list[str]) -> torch.Tensor:
 
 def make_trainer(config, folder: Path, saved=None, validation=None):
     """A trainer of the small random model that `config` names; the autoencoder, which is not trained, computes in float32 always."""
-    from concat_id.data.sampling import EpochSampler
+    from concat_id.data.sampler import EpochSampler
     from concat_id.training.engine import Engine, start_processes
     from concat_id.training.objective import Objective
     from concat_id.training.preparation import load_autoencoder, load_network

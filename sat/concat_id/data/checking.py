@@ -98,8 +98,8 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
         if facts["fps"] < 0.99 * window.fps:
             report.notes.append(f"{source}: {clip} has {facts['fps']:.3g} frames a second, fewer than {window.fps:g}: some would repeat")
         if facts["height"] < window.size[0] or facts["width"] < window.size[1]:
-            size, least = f"{facts['width']}x{facts['height']}", f"{window.size[1]}x{window.size[0]}"
-            report.notes.append(f"{source}: {clip} is {size}, smaller than {least}: it would be enlarged")
+            size, wanted_size = f"{facts['width']}x{facts['height']}", f"{window.size[1]}x{window.size[0]}"
+            report.notes.append(f"{source}: {clip} is {size}, smaller than {wanted_size}: it would be enlarged")
 
 
 def _check_images(report: Report, workers: int) -> None:

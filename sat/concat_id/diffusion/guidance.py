@@ -9,7 +9,7 @@ GuidanceScale = Callable[[int, int], float]
 
 
 def guidance_scale(kind: str, scale: float, num_steps: int, exponent: float = 5.0) -> GuidanceScale:
-    """Choose the scale's course: "constant", "dynamic" (as released) or "dynamic_intended".
+    """Choose the scale's schedule: "constant", "dynamic" (as released) or "dynamic_intended".
 
     Dynamic: 1 + scale * (1 - cos(pi * (i / n)^exponent)) / 2 at i of n steps, which rises from 1 to 1 + scale.
     """

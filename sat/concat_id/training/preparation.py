@@ -17,7 +17,7 @@ from torch import nn
 from concat_id.config.schema import Config, to_dict
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records
-from concat_id.data.sampling import ClipLoader, EpochSampler, build_loader
+from concat_id.data.sampler import ClipLoader, EpochSampler, build_loader
 from concat_id.distributed import own_share, rank, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
 from concat_id.files.locks import locked

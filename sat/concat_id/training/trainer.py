@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from concat_id.config.schema import Config
 from concat_id.data.dataset import Batch
-from concat_id.data.sampling import EpochSampler
+from concat_id.data.sampler import EpochSampler
 from concat_id.distributed import is_out_of_memory, rank, world_size
 from concat_id.errors import UserError, printable, reason_of, warn
 from concat_id.training.checkpoint import CheckpointError, SavedState, save_checkpoint

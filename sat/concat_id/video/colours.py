@@ -55,7 +55,7 @@ def _convert(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _scale(image: Image.Image) -> Image.Image:
-    """Turn whole numbers of more than 8 bits, or fractions, into 8 bits of grey by the least range that holds them."""
+    """Turn whole numbers of more than 8 bits, or fractions, into 8 bits of grey by the smallest range that holds them."""
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     ranges = FLOAT_RANGES if image.mode == "F" else RANGES
