@@ -83,10 +83,10 @@ def read_command_line(description: str, training: bool = False, argv: Sequence[s
     return files, given
 
 
-def resolve_files(given: dict[str, Any], training: bool = False) -> list[str]:
+def resolve_files(given: dict[str, Any], training: bool = False, to_run: bool = True) -> list[str]:
     """Take --model, --task and --base out of what was parsed, and return the YAML files that they mean."""
     names = {name: given.pop(name, None) for name in ("model", "task", "base")}
-    return choose(**names, training=training, own_weights="load" in given)
+    return choose(**names, training=training, own_weights="load" in given, to_run=to_run)
 
 
 def _help(item: dataclasses.Field, memory: dict[str, str]) -> str:

@@ -59,12 +59,17 @@ UNTRAINED = "wan_mini", "wan_mini_adaln"
 
 
 def choose(
-    model: str | None, task: str | None = None, base: list[str] | None = None, training: bool = False, own_weights: bool = False
+    model: str | None,
+    task: str | None = None,
+    base: list[str] | None = None,
+    training: bool = False,
+    own_weights: bool = False,
+    to_run: bool = True,
 ) -> list[str]:
     """Return the YAML files to read: `base`, or those of a model for a task. `own_weights` stand in for the model's transformer.
 
     Without a name: for sampling CogVideoX-5B where any of its weights are there, else the demonstration model. Raises `UserError`
-    for a name that is not known, a task that the model has no files for, and weights that are not there, all in one line.
+    for a name that is not known, a task that the model has no files for, and, if it is `to_run`, weights that are not there.
     """
     if base:
         if model or task:
@@ -75,7 +80,7 @@ def choose(
     if model not in PRESETS:
         raise UserError(f"--model: found {model!r}, expected one of {', '.join(PRESETS)}; the nearest is {nearest(model, PRESETS)}")
     files, preset = files_of(model, task, training), PRESETS[model]
-    if not preset.shipped:
+    if to_run and not preset.shipped:
         if not own_weights and preset.transformers is None:
             raise UserError(f"--model {model}: no weights of this size are released, expected --load FOLDER with your own")
         require(preset, None if own_weights else preset.transformers[task], preset.others)
