@@ -8,9 +8,8 @@ from PIL import Image
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
 from concat_id.face.detection import Face
-from concat_id.face.loading import load_face_models
 from concat_id.face.parsing import CLASSES, EllipseParser
-from concat_id.face.reference import kept_pixels, mask_surroundings, prepare_reference
+from concat_id.face.reference import kept_pixels, load_face_models, mask_surroundings, prepare_reference
 from concat_id.video.transforms import load_image
 
 SIZE = (96, 144)

@@ -24,9 +24,8 @@ from concat_id.data.manifest import VECTORS, read_clips
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import CROP_SIZE, FaceDetector
-from concat_id.face.loading import load_face_models
 from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_recognizer
-from concat_id.face.reference import FaceParser
+from concat_id.face.reference import FaceParser, load_face_models
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
 from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
 from concat_id.files.paths import file_digest, folder_written_whole, kind_of, text_digest, written_whole

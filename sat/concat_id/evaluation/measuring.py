@@ -24,8 +24,8 @@ from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.evaluation.sampled_video import read_video
 from concat_id.evaluation.user_metrics import MetricInput, UserMetric
 from concat_id.face.detection import FaceDetector
-from concat_id.face.loading import choose_folders
 from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
+from concat_id.face.reference import choose_folders
 from concat_id.face.tracking import FoundFace, Track, build_tracks, find_faces
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import file_digest, resolve_path, safe_name, text_digest

@@ -1,8 +1,9 @@
-"""What to generate: lines of a prompt file, which of them are finished already, and the folders that take the results."""
+"""What to generate: lines of a prompt file, which of them are finished already, and what a finished one leaves in its folder."""
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -10,14 +11,22 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from torch import Tensor
+
 from concat_id.errors import UserError, is_text
-from concat_id.files.json_files import recall_json
+from concat_id.face.reference import PreparedReference
+from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.locks import InUseError, locked
-from concat_id.files.paths import file_digest, kind_of, read_text, resolve_path, safe_name, visible_files
+from concat_id.files.paths import file_digest, kind_of, read_text, remove_partial_files, resolve_path, safe_name, visible_files
+from concat_id.versions import versions
+from concat_id.video.writing import contact_sheet, to_frames, write_image, write_video
 
 SEPARATOR = "@@"
 INFO = "info.json"  # written last: a folder that has it is finished
 LOCK = ".lock"
+RESULTS = re.compile(r"(video(_\d+)?\.mp4|(portrait|sheet)(_\d+)?\.png|reference_\d+(_crop)?\.png)")
+PACKAGES = ("torch", "SwissArmyTransformer", "diffusers", "transformers", "insightface")
 
 
 @dataclass(frozen=True)
@@ -142,3 +151,42 @@ def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
         except UserError as error:
             problems.append(str(error))
     return jobs, problems
+
+
+def begin(folder: Path) -> None:
+    """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left."""
+    (folder / INFO).unlink(missing_ok=True)
+    remove_partial_files(folder)
+
+
+def save_references(folder: Path, references: Sequence[PreparedReference]) -> list[str]:
+    """Write each person's prepared image and unmasked crop; returns the file names."""
+    names = []
+    for number, reference in enumerate(references, 1):
+        for name, image in ((f"reference_{number}.png", reference.image), (f"reference_{number}_crop.png", reference.crop)):
+            write_image(folder / name, image)
+            names.append(name)
+    return names
+
+
+def save_sample(folder: Path, prompt: str, video: Tensor, references: Sequence[Image.Image], fps: float, suffix: str = "") -> list[str]:
+    """Write one video (3, F, H, W) as mp4, or as PNG if it is a single frame, and its contact sheet; returns the file names."""
+    frames = to_frames(video)
+    if len(frames) == 1:
+        names = [f"portrait{suffix}.png"]
+        write_image(folder / names[0], Image.fromarray(frames[0]))
+    else:
+        names = [f"video{suffix}.mp4"]
+        write_video(folder / names[0], frames, fps)
+    names.append(f"sheet{suffix}.png")
+    write_image(folder / names[1], contact_sheet(references, frames, prompt))
+    return names
+
+
+def save_info(folder: Path, fingerprint: str, files: list[str], **details: Any) -> None:
+    """Remove earlier results that are none of `files`, then write info.json: its presence says that the folder is complete."""
+    for path in folder.iterdir():
+        if RESULTS.fullmatch(path.name) and path.name not in files:
+            path.unlink()
+    info = {**details, "versions": versions(PACKAGES), "files": files, "fingerprint": fingerprint}
+    write_json(folder / INFO, info)

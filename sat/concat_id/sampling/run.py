@@ -13,15 +13,23 @@ from tqdm import tqdm
 from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
 from concat_id.errors import UserError, printable, report, shortened, warn
-from concat_id.face.loading import choose_folders, load_face_models
-from concat_id.face.reference import PreparedReference, prepare_reference
+from concat_id.face.reference import PreparedReference, choose_folders, load_face_models, prepare_reference
 from concat_id.files.locks import InUseError
 from concat_id.files.paths import check_writable
 from concat_id.models.backbones import weight_digests
-from concat_id.sampling.jobs import Job, claimed, finished_folders, make_job, read_prompt_file
+from concat_id.sampling.jobs import (
+    Job,
+    begin,
+    claimed,
+    finished_folders,
+    make_job,
+    read_prompt_file,
+    save_info,
+    save_references,
+    save_sample,
+)
 from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
-from concat_id.sampling.results import begin, save_info, save_references, save_sample
 
 
 @dataclass
