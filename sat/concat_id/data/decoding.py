@@ -123,11 +123,11 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     try:
         header, pixels = {"window": read_window, "probe": probe}[request["task"]](request)
     except Exception as error:  # decoders raise whatever they like
-        return {"error": reason_of(error).removeprefix(f"{request['path']}: ")}, np.empty(0, np.uint8)
+        return {"error": complaint_of(error).removeprefix(f"{request['path']}: ")}, np.empty(0, np.uint8)
     return header | {"shape": pixels.shape}, np.ascontiguousarray(pixels)
 
 
-def reason_of(error: Exception) -> str:
+def complaint_of(error: Exception) -> str:
     """The first line of a decoder's complaint, without the time, the places in its source and the file's name."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = re.sub(r"^\[[\d:]+\] *|\S+\.(cc|cpp|c|h):\d+: *|\[/proc/[^]]*\] *", "", line)
@@ -151,7 +151,7 @@ def serve() -> None:
     try:
         import decord  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        return send(stream, {"error": f"decord cannot be imported ({reason_of(error)})"})
+        return send(stream, {"error": f"decord cannot be imported ({complaint_of(error)})"})
     send(stream, {"ready": True})
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, even inside a decoder, and even after the parent is gone
     for line in sys.stdin.buffer:

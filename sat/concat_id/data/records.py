@@ -23,7 +23,7 @@ from concat_id.config.typed import nearest
 from concat_id.distributed import rank
 from concat_id.errors import UserError, is_text, warn
 from concat_id.files.formats import beside, by_stem, is_image, is_video, media_in
-from concat_id.files.json_files import parse_list, shown
+from concat_id.files.json_files import as_json, parse_list
 from concat_id.files.paths import expand_path, kind_of, read_text, resolve_path
 
 SEPARATOR = "@@"
@@ -149,16 +149,16 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
     if isinstance(entry, UserError):
         raise entry
     if not isinstance(entry, dict):
-        raise UserError(f"{source}: found {shown(entry)}, expected an entry {{{', '.join(REQUIRED)}}}")
+        raise UserError(f"{source}: found {as_json(entry)}, expected an entry {{{', '.join(REQUIRED)}}}")
     problems = [f"{key}: missing, expected text" for key in REQUIRED if key not in entry]
     for key in REQUIRED + OPTIONAL:
         if key in entry and not (isinstance(entry[key], str) and (key in MAY_BE_EMPTY or entry[key].strip())):
             join = f'; write several people as "a.png{SEPARATOR}b.png"' if isinstance(entry[key], list) else ""
-            problems.append(f"{key}: found {shown(entry[key])}, expected text{'' if key in MAY_BE_EMPTY else ' that is not empty'}{join}")
+            problems.append(f"{key}: found {as_json(entry[key])}, expected text{'' if key in MAY_BE_EMPTY else ' that is not empty'}{join}")
     texts = {key: value for key, value in entry.items() if isinstance(value, str)}
     caption = texts.get("caption", "")
     if not is_text(caption):
-        problems.append(f"caption: found {shown(caption)}, which has half of a character; mend its escapes")
+        problems.append(f"caption: found {as_json(caption)}, which has half of a character; mend its escapes")
     video = Path()
     if texts.get("video_path", "").strip():
         ((video,),) = _files(texts["video_path"], "video_path", base, problems, "a video", several=False)

@@ -162,7 +162,7 @@ def one_of(*names: str) -> Kind:
 def require(value: Any, kind: Kind, place: str, remedy: str = "correct it") -> Any:
     """Return a value of JSON if it is of a kind. Raises `UserError` that begins with `place`."""
     if not kind.fits(value):
-        raise UserError(f"{place}: found {shown(value)}, expected {kind.name}; {remedy}")
+        raise UserError(f"{place}: found {as_json(value)}, expected {kind.name}; {remedy}")
     return value
 
 
@@ -175,7 +175,7 @@ def take(entry: Any, key: str, kind: Kind, place: str, remedy: str = "correct it
     return require(entry[key], kind, f"{place}: {key}", remedy)
 
 
-def shown(value: Any, longest: int = 60) -> str:
+def as_json(value: Any, longest: int = 60) -> str:
     """Write a value of JSON for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= longest else text[: longest - 3] + "..."
