@@ -9,11 +9,10 @@ usage() {
 usage: bash demo/make.sh [options]
 
 Renders people, prepares pairs, trains a text encoder and stages I, II and III (demo/configs/stage*.yaml), samples videos of
-test people and measures them, by SFace and by a recogniser trained on the people of training. Every step goes on where it was stopped:
-give the same command again. Nothing under models/ is changed.
+test people and measures them. Every step goes on where it was stopped: give the same command again. Nothing under models/ is changed.
 FOLDER and MODEL are seen from the project's folder.
 
-  --data FOLDER   where everything goes (default: data/mini); reports are FOLDER/report/<people>[-own]/report.html
+  --data FOLDER   where everything goes (default: data/mini); reports are FOLDER/report/<people>/report.html
   --people N      people with single images (default: 1300)
   --clips N       of these, people with a clip of 17 frames (default: 600)
   --test N        test people, with two prompts each, and as many pairs of them (default: 32)
@@ -107,7 +106,7 @@ printf '%s\n' "$options" >"$begun"
 T5="${FROM:-$DATA}/t5"
 if [ ! -d "$T5" ]; then
     step "text encoder"
-    "$PYTHON" demo/train_text_encoder.py --output "$T5" --world 8000
+    "$PYTHON" demo/train_text_encoder.py --output "$T5"
 fi
 autoencoder=models/mini/vae/3d-vae.pt
 if [ -n "$AUTOENCODER" ]; then
@@ -166,20 +165,11 @@ for ((stage = measured; stage <= 3; stage++)); do
 done
 stop_after sample
 
-recognizer="$DATA/recognizer"
-if [ ! -d "$recognizer" ]; then
-    step "a recogniser of these people, for a second opinion"
-    first="${STEPS%%,*}" # a trial run has few steps of everything
-    "$PYTHON" demo/train_face_recognizer.py "$DATA/prepared/manifest.json" --output "$recognizer" \
-        --steps "$((${first:-1500} < 1500 ? ${first:-1500} : 1500))"
-fi
-
 step "report"
 for people in 1 2; do
     [ -d "$DATA/samples/$people" ] || continue
     real=("$DATA/lists/test_clips_$people") # the clips that prompts describe: what a perfect model would score
     [ -d "${real[0]}" ] || real=()
-    asked=(--videos "$DATA/samples/$people"/stage* ${real[@]+"${real[@]}"} --calibration "$DATA/lists/test_people" --metric demo/adherence.py)
-    "$PYTHON" sat/evaluate_identity.py "${asked[@]}" --output "$DATA/report/$people"
-    "$PYTHON" sat/evaluate_identity.py "${asked[@]}" --output "$DATA/report/$people-own" --recognizer "$recognizer"
+    "$PYTHON" sat/evaluate_identity.py --videos "$DATA/samples/$people"/stage* ${real[@]+"${real[@]}"} \
+        --calibration "$DATA/lists/test_people" --metric demo/adherence.py --output "$DATA/report/$people"
 done

@@ -2,8 +2,8 @@
 
 Writes clips/*.mp4 and clips.json, the list of them with captions, identities, exact attributes and the split by person; with --stills
 further images of each person and stills.json; with --images one late frame of each shot in place of its clip, and with --portraits
-calm images of its people in the same light; with --masks the parts of every frame in the 19 classes of CelebAMask. A run that was
-stopped is continued by the same command, and more people may be asked for later. With --sheet it draws one image of them instead.
+calm images of its people in the same light. A run that was stopped is continued by the same command, and more people may be asked for
+later. With --sheet it draws one image of them instead.
 """
 
 import sys
@@ -29,7 +29,6 @@ def read_arguments() -> Namespace:
     parser.add_argument("--stills", type=int, default=0, metavar="N", help="calm images of each person, for references (default: none)")
     parser.add_argument("--images", action="store_true", help="write a late frame of each shot in place of its clip")
     parser.add_argument("--portraits", action="store_true", help="with --images: calm images of its people in the light of each shot")
-    parser.add_argument("--masks", action="store_true", help="write masks/*.npz: `classes` (frames, height, width)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes another world (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="frames of a clip (default: %(default)s)")
@@ -71,8 +70,8 @@ def main() -> int:
         return 0
     check_writable(arguments.output)
     settings = WorldSettings(seed=arguments.seed, shots=arguments.shots, stills=arguments.stills, pairs=arguments.pairs,
-                             frames=arguments.frames, fps=arguments.fps, size=tuple(arguments.size), masks=arguments.masks,
-                             samples=arguments.samples, images=arguments.images, portraits=arguments.portraits)  # fmt: skip
+                             frames=arguments.frames, fps=arguments.fps, size=tuple(arguments.size), samples=arguments.samples,
+                             images=arguments.images, portraits=arguments.portraits)  # fmt: skip
     check_settings(arguments.output, settings)
     total = sum(len(list(jobs_of(settings, index))) for index in range(arguments.people))
     with tqdm(total=total, unit="shot", desc="rendering") as progress:

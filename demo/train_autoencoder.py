@@ -11,10 +11,12 @@ from pathlib import Path
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError, check_minimum, run
 from concat_id.startup import prepare_process
 
-TRAINING = "images", "key_frames", "clips", "batch_size", "learning_rate", "latent_noise", "equivariance", "seed"
+TRAINING = "images", "key_frames", "clips", "learning_rate", "latent_noise", "seed"
+SIZE, FPS = (96, 144), 8.0  # of the frames
+
 
 def read_arguments() -> Namespace:
     """Parse the command line."""
@@ -22,32 +24,22 @@ def read_arguments() -> Namespace:
     parser.add_argument("--lists", type=Path, nargs="+", required=True, metavar="FILE", help="lists in JSON, of clips or images")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write, 3d-vae.pt")
     parser.add_argument("--load", type=Path, metavar="FILE", help="weights to start from")
-    parser.add_argument("--base", type=Path, nargs="+", default=[Path("configs/mini.yaml")], metavar="FILE",
-                        help="whose model.autoencoder holds the sizes (default: configs/mini.yaml)")  # fmt: skip
     parser.add_argument("--images", type=int, default=2500, metavar="N", help="steps with single frames (default: %(default)s)")
     parser.add_argument("--key-frames", type=int, default=1000, metavar="N", help="for its encoder, with clips (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=900, metavar="N", help="for its decoder, with clips (default: %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, default=(96, 144), metavar=("H", "W"), help="of the frames (default: 96 144)")
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="of a clip, 8k+1 (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=8, metavar="N", help="frames a second (default: %(default)s)")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="entries to read, 2 MB each (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images of a step (default: %(default)s)")
     parser.add_argument("--latent-noise", type=float, default=0.6, metavar="X", help="largest noise on latents (default: %(default)s)")
-    parser.add_argument("--equivariance", type=float, default=0, metavar="X", help="share moved once encoded, before decoding (default: 0)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="of single frames' steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw clips above what decoding makes of them")
     arguments = parser.parse_args()
     if arguments.output is None and arguments.load is None:
         raise UserError("command line: found neither --output nor --load, expected a file to write or one to measure; name it")
-    least = dict.fromkeys(TRAINING, 0) | {"frames": 1, "fps": 0.01, "most": 2, "batch_size": 1}
-    for name, low in least.items():
-        if not (found := getattr(arguments, name)) >= low or (name == "equivariance" and found > 1):
-            expected = "a share of 0 to 1" if name == "equivariance" else f"at least {low}"
-            raise UserError(f"command line: --{name.replace('_', '-')}: found {found}, expected {expected}")
-    if any(side < 32 or side % 8 for side in arguments.size) or arguments.frames % 8 != 1:
-        found = f"--size {arguments.size[0]} {arguments.size[1]} --frames {arguments.frames}"
-        raise UserError(f"command line: found {found}, expected multiples of 8 from 32, and 8k+1 frames; correct them")
+    check_minimum(arguments, dict.fromkeys(TRAINING, 0) | {"frames": 1, "most": 2})
+    if arguments.frames % 8 != 1:
+        raise UserError(f"command line: --frames: found {arguments.frames}, expected 8k+1")
+    if arguments.output is not None and arguments.output.exists():
+        raise UserError(f"{arguments.output}: exists already; choose another --output or remove it first")
     return arguments
 
 
@@ -60,22 +52,19 @@ def main() -> int:
     """Read the clips, measure, train, measure again, write."""
     prepare_process()
     arguments = read_arguments()
-    if arguments.output is not None and arguments.output.exists():
-        raise UserError(f"{arguments.output}: exists already; choose another --output or remove it first")
 
     import dataclasses
 
     from concat_id.config.loading import load_config
     from concat_id.data.clips import Window
     from concat_id.models.autoencoder import VideoAutoencoder
-    from concat_id.video.writing import write_image
     from networks.autoencoder import AutoencoderTrainer, AutoencoderTraining
     from networks.footage import read_footage
 
-    config, loaded = load_config([str(path) for path in arguments.base]).model.autoencoder, None
+    config, loaded = load_config([str(Path(__file__).resolve().parents[1] / "configs" / "mini.yaml")]).model.autoencoder, None
     if arguments.load is not None:
         loaded = VideoAutoencoder.from_config(dataclasses.replace(config, path=str(arguments.load)), scale_factor=1.0)
-    footage = read_footage(arguments.lists, Window(arguments.fps, arguments.frames, 0, tuple(arguments.size)), arguments.most)
+    footage = read_footage(arguments.lists, Window(FPS, arguments.frames, 0, SIZE), arguments.most)
     training = AutoencoderTraining(**{name: getattr(arguments, name) for name in TRAINING})
     trainer = AutoencoderTrainer(config, footage, training, arguments.output, loaded)
     if loaded is not None:
@@ -84,8 +73,6 @@ def main() -> int:
         trainer.train()
         show(str(arguments.output), trainer.measure())
         trainer.finish()
-    if arguments.sheet is not None:
-        write_image(arguments.sheet, trainer.draw())
     return 0
 
 

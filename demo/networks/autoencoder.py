@@ -4,14 +4,11 @@ An encoder that knows single frames alone takes the mean of the four frames of a
 `key_frames` it learns to give a clip the latents that its first frame and every fourth after it have alone: a row of sharp images in
 the code that a diffusion model knows from single ones. The last part teaches the decoder what lies between them; the encoder stays as
 it is, so latents keep their meaning. What is decoded has noise of up to `latent_noise` on it, so that what matters in an image is
-coded above the errors that a small diffusion model makes, instead of below them. A share `equivariance` of the images is moved, turned
-and scaled, latents as well as pixels, before the decoder compares them: then a face has much the same latents wherever and however large
-it is, and a diffusion model has less to learn (EQ-VAE, Kouzelis et al. 2025).
+coded above the errors that a small diffusion model makes, instead of below them.
 """
 
 import copy
 import dataclasses
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.distributed import has_bfloat16
 from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.video.writing import to_frames
 from networks.building import build_autoencoder, fold_statistics, matrices, write_autoencoder
 from networks.footage import Footage, to_video
 from networks.learner import Learner, tensors_digest
@@ -42,7 +37,6 @@ FIRST = 3  # latents that are decoded at once; then two at a time, as in samplin
 INTERVAL = 4  # frames of a latent but the first
 IMAGE_EVERY = 4  # every so many steps with clips, one has images instead, lest the decoder forget them
 LOG_VARIANCE = (-12.0, 4.0)
-LARGEST_ANGLE, EXTENTS, LARGEST_SHIFT = 20.0, (0.75, 1.4), 0.15  # degrees; how much is seen; as a share of the image
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,6 @@ class AutoencoderTraining:
     key_frame_learning_rate: float = 1e-3
     clip_learning_rate: float = 4e-4
     latent_noise: float = 0.0  # largest deviation of the noise on what is decoded; each image and clip draws its own below it
-    equivariance: float = 0.0  # share of the images whose latents are moved, turned and scaled before they are decoded
     seed: int = 0
 
 
@@ -124,9 +117,6 @@ class AutoencoderTrainer:
         mean, log_variance = moments.chunk(2, dim=1)
         log_variance = log_variance.clamp(*LOG_VARIANCE)
         latents = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-        if self.training.equivariance:
-            maps = draw_motions(len(video), video.shape[-1] / video.shape[-2], self.training.equivariance, generator)
-            latents, video = moved(latents, maps), moved(video, maps)
         (decoded,) = self._decode(self._disturbed(latents, generator))
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = difference(decoded, video, SCALES) + NEARNESS * divergence
@@ -161,18 +151,6 @@ class AutoencoderTrainer:
             by_frame = [level for levels in moving for level in levels]
             result |= {"clips": float(np.mean(by_frame)), "a tenth of the clips' frames below": float(np.percentile(by_frame, 10))}
         return result
-
-    def draw(self, rows: int = 4, columns: int = 8) -> Image.Image:
-        """Draw held-out clips, or images, above what decoding makes of them."""
-        clips = [frames for frames in self.footage.held_out if len(frames) > 1] or self.footage.held_out
-        lines = []
-        for frames in _spread(clips, rows):
-            video = to_video(_whole(frames))[None]
-            decoded = to_frames(self.autoencoder.decode(self.autoencoder.encode(video))[0])
-            shown = np.linspace(0, len(decoded) - 1, min(columns, len(decoded))).round().astype(int)
-            lines += [np.concatenate(list(_whole(frames).numpy()[shown]), axis=1), np.concatenate(list(decoded[shown]), axis=1)]
-        width = max(line.shape[1] for line in lines)
-        return Image.fromarray(np.concatenate([np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0))) for line in lines]))
 
     def finish(self) -> None:
         """Write the weights and forget the progress."""
@@ -236,28 +214,6 @@ class AutoencoderTrainer:
 def _autocast() -> torch.autocast:
     """bfloat16 where the processor has it."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16(torch.device("cpu")))
-
-
-def draw_motions(count: int, aspect: float, share: float, generator: torch.Generator) -> Tensor:
-    """Draw affine maps (count, 2, 3) from places of the result to places of the image, both in [-1, 1]; a `share` moves anything.
-
-    `aspect` is width / height, so that what is turned keeps its shape.
-    """
-    angle, extent, *shift = torch.rand(4, count, generator=generator)
-    angle, extent = math.radians(LARGEST_ANGLE) * (2 * angle - 1), EXTENTS[0] * (EXTENTS[1] / EXTENTS[0]) ** extent
-    turned = [angle.cos(), -angle.sin() / aspect, angle.sin() * aspect, angle.cos()]
-    matrix = extent[:, None, None] * torch.stack(turned, dim=1).view(count, 2, 2)
-    maps = torch.cat([matrix, LARGEST_SHIFT * 2 * (2 * torch.stack(shift, dim=1)[:, :, None] - 1)], dim=2)
-    still = torch.rand(count, generator=generator) >= share
-    return torch.where(still[:, None, None], torch.eye(2, 3), maps)
-
-
-def moved(videos: Tensor, maps: Tensor) -> Tensor:
-    """Move videos or latents (B, C, F, H, W) by affine maps (B, 2, 3); what comes in from outside repeats the edge."""
-    frames = videos.float().transpose(1, 2).flatten(0, 1)
-    grid = F.affine_grid(maps.repeat_interleave(videos.shape[2], 0), list(frames.shape), align_corners=False)
-    found = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
-    return found.unflatten(0, (-1, videos.shape[2])).transpose(1, 2)
 
 
 def difference(decoded: Tensor, video: Tensor, scales: tuple[int, ...]) -> Tensor:

@@ -1,8 +1,10 @@
 """Clips and images of lists, small enough to be kept in memory."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, read_image
 from concat_id.errors import UserError
 from concat_id.files.formats import is_image
-from networks.captions import is_held_out, read_entries
+from networks.captions import is_held_out
 from networks.learner import tensors_digest
 
 
@@ -57,6 +59,18 @@ def read_footage(lists: Sequence[Path], window: Window, most: int) -> Footage:
         counts = f"{len(footage.learned)} clips to learn from and {len(footage.held_out)} to measure on"
         raise UserError(f"{', '.join(map(str, lists))}: found {counts}, expected some of both; add entries or correct their splits")
     return footage
+
+
+def read_entries(path: Path) -> list[Any]:
+    """Read a list in JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {str(error)[:80]}"
+        raise UserError(f"{path}: cannot be read ({reason}), expected a list in JSON; correct the path or the file") from error
+    if not isinstance(content, list):
+        raise UserError(f"{path}: found a {type(content).__name__}, expected a list of entries in JSON; correct the file")
+    return content
 
 
 def _read(reader: ClipReader, path: Path, window: Window) -> Tensor:

@@ -2,7 +2,7 @@
 
 A transformer that joins text and images reads whichever tokens it likes, and the released text encoder gives it the same chance:
 its padding is not masked. Beside that, a word that is an attribute's value is to know of which attribute (whose shirt is red), and words
-that were left out of the input are guessed, which makes use of captions without attributes.
+that were left out of the input are guessed, those of sentences about other things too.
 """
 
 import dataclasses
@@ -50,25 +50,25 @@ class TextTraining:
 class TextEncoderTrainer:
     """Trains on captions, keeping its progress beside `output`, where the finished encoder goes."""
 
-    def __init__(self, captions: Sequence[Caption], sentences: Sequence[str], training: TextTraining, output: Path):
+    def __init__(self, captions: Sequence[Caption], training: TextTraining, output: Path):
         self.training, self.output, self.folder = training, output, output.with_name(f"{output.name}.training")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.learned = [caption for caption in captions if not caption.held_out]
         self.held_out = [caption for caption in captions if caption.held_out]
         words = random.Random(training.seed + SEED_OF_WORDS)
-        other = [*sentences, *(sentence(words) for _ in range(training.sentences))]
+        other = [sentence(words) for _ in range(training.sentences)]
         texts = [[caption.text, *(vary(caption.text, words) for _ in range(training.variants))] for caption in self.learned]
         corpus = [*(text for variants in texts for text in variants), *other]
         self.tokenizer = write_tokenizer(self.folder, train_vocabulary(corpus, training.pieces), training.max_length)
         self.tokens = self._tokens_of_variants(texts)  # (N, 1 + variants, L)
-        self.other = self.tokenize(other or [""])
+        self.other = self.tokenize(other)
         self.table = AttributeTable(self.learned)
         self.labels = self.table.labels(self.learned)
         self.roles = self._roles_of_words()  # (N, 1 + variants, L)
 
         torch.manual_seed(training.seed)
         encoder = build_text_encoder(training.size, len(self.tokenizer))
-        outputs = {"attributes": sum(self.table.sizes), "roles": max(len(self.table.values), 1), "words": len(self.tokenizer)}
+        outputs = {"attributes": sum(self.table.sizes), "roles": len(self.table.values), "words": len(self.tokenizer)}
         heads = {name: nn.Linear(training.size.width, number) for name, number in outputs.items()}
         self.network = nn.ModuleDict({"encoder": encoder, **heads})
         settings = [dataclasses.asdict(training), corpus, self.table.values]
@@ -162,17 +162,12 @@ class TextEncoderTrainer:
             return self.network["encoder"](input_ids=tokens).last_hidden_state.float()
 
     def _attribute_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-        """Mean over attributes of the cross entropy of hidden (N, L, D), and the share told rightly; 0 without attributes."""
-        if not self.table.values or not (labels != IGNORED).any():
-            return hidden.new_zeros(()), 0.0
+        """Sum over attributes of the cross entropy of hidden (N, L, D), and the share told rightly."""
         answers = self.network["attributes"](hidden).split(self.table.sizes, dim=-1)
         losses, right = [], []
         for answer, truth in zip(answers, labels.T, strict=True):
-            known = truth != IGNORED
-            if known.any():
-                spread = truth[known, None].expand(-1, answer.shape[1])
-                losses.append(F.cross_entropy(answer[known].flatten(0, 1), spread.flatten()))
-                right.append(_share_right(answer[known].detach(), truth[known]).mean())
+            losses.append(F.cross_entropy(answer.flatten(0, 1), truth[:, None].expand(-1, answer.shape[1]).flatten()))
+            right.append(_share_right(answer.detach(), truth).mean())
         return torch.stack(losses).sum(), float(torch.stack(right).mean())
 
 

@@ -29,7 +29,7 @@ def train_vocabulary(sentences: Iterable[str], num_pieces: int) -> bytes:
         )  # fmt: skip
     except RuntimeError as error:
         reason = str(error).split("] ")[-1].strip()[:120]
-        raise UserError(f"--pieces: found {num_pieces}, which sentencepiece refuses ({reason}); choose another number") from error
+        raise UserError(f"found {num_pieces} pieces, which sentencepiece refuses ({reason}); choose another number") from error
     return _with_whole_words(written.getvalue(), sentences, num_pieces)
 
 

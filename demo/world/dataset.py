@@ -1,4 +1,4 @@
-"""Write a world to a folder: clips, stills, masks and the list of them, in parallel and resumable."""
+"""Write a world to a folder: clips, stills and the list of them, in parallel and resumable."""
 
 import json
 import os
@@ -41,7 +41,6 @@ class WorldSettings:
     frames: int
     fps: float
     size: tuple[int, int]
-    masks: bool
     samples: int
     images: bool = False  # a late frame of each shot in place of the clip
     portraits: bool = False  # with it, calm images of its people in the same light
@@ -105,31 +104,28 @@ class WorldWriter:
         single = settings.images and kind != STILL
         indices = [int(rng.integers(int(LATE * count), count))] if single else range(count)
         path = f"images/{name}_{indices[0]:02d}.png" if single else f"stills/{name}.png" if kind == STILL else f"clips/{name}.mp4"
-        self._draw(path, name, shot, people, indices)
+        self._draw(path, shot, people, indices)
         facts = {"shot": number, "recording": name, "split": split_of(settings.seed, index)}
         records = [{"image_path" if kind == STILL else "video_path": path, "caption": caption} | self._told(shot, people) | facts]
         for place, person in enumerate(people if single and settings.portraits else ()):
             portrait = sample_shot([person], rng, 1, neutral=True)
             portrait.lamp, portrait.facts["light"] = shot.lamp, shot.facts["light"]
             path = f"stills/{name}_{place}.png"
-            self._draw(path, Path(path).stem, portrait, [person], [0])
+            self._draw(path, portrait, [person], [0])
             records.append({"image_path": path, "caption": describe(portrait.facts, rng)} | self._told(portrait, [person]) | facts)
         write_json(self._record_file(kind, index, number), records)  # last: it says that the others are there
 
     def _told(self, shot: Shot, people: list[Person]) -> dict:
         return {"identities": [person.name for person in people], "attributes": shot.facts}
 
-    def _draw(self, path: str, masks_name: str, shot: Shot, people: list[Person], indices: Iterable[int]) -> None:
-        """Write frames of a shot as a clip, or one as an image, and their masks if they are wanted."""
+    def _draw(self, path: str, shot: Shot, people: list[Person], indices: Iterable[int]) -> None:
+        """Write frames of a shot as a clip, or one as an image."""
         renderer = ShotRenderer(self.head, people, shot, self.settings.size, self.settings.samples)
-        frames, masks = zip(*(renderer.frame(index) for index in indices), strict=True)
+        frames = [renderer.frame(index)[0] for index in indices]
         if path.endswith(".png"):
             write_image(self.folder / path, Image.fromarray(frames[0]))
         else:
             write_clip(self.folder / path, np.stack(frames), self.settings.fps)
-        if self.settings.masks:
-            with written_whole(self.folder / "masks" / f"{masks_name}.npz") as temporary:
-                np.savez_compressed(temporary, classes=np.stack(masks))
 
     def _record_file(self, kind: int, index: int, number: int) -> Path:
         return self.folder / "records" / f"{shot_name(kind, index, number)}.json"
@@ -171,7 +167,7 @@ def check_settings(folder: Path, settings: WorldSettings) -> None:
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(f"{folder}: was begun with {name} {before.get(name)}, found {now[name]}; choose the same or another folder")
-    for part in ("clips", "images", "stills", "masks", "records"):
+    for part in ("clips", "images", "stills", "records"):
         remove_partial_files(folder / part)
 
 

@@ -1,4 +1,4 @@
-"""Draw people's shots as frames and masks."""
+"""Draw people's shots as frames, with the part of a face that each pixel shows."""
 
 import numpy as np
 
