@@ -31,15 +31,6 @@ def test_the_finer_quads_of_a_quad_follow_one_another_and_turn_the_same_way():
             assert np.dot(np.cross(b - a, c - a), outward) > 0
 
 
-def test_an_open_border_keeps_to_itself():
-    from world.meshes import subdivision
-
-    sheet = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 5], [1, 1, 5], [2, 1, 5], [0, 2, 0], [1, 2, 0], [2, 2, 0]], float)
-    quads = np.array([[0, 1, 4, 3], [1, 2, 5, 4], [3, 4, 7, 6], [4, 5, 8, 7]])
-    finer = subdivision(quads, len(sheet))[0] @ sheet
-    np.testing.assert_allclose(finer[1], [1, 0, 0], atol=1e-6)  # the middle of a straight border, whatever rises behind it
-
-
 def test_joined_meshes_keep_their_triangles():
     from world.meshes import ellipsoid, join, tube
 
