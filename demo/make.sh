@@ -48,6 +48,7 @@ done
 for name in PEOPLE CLIPS TEST PROCESSES; do
     [[ -z "${!name}" || "${!name}" =~ ^[1-9][0-9]*$ ]] || fail "--${name,,}: found ${!name}, expected a number"
 done
+[ "$TEST" -gt 1 ] || fail "--test: found 1, expected at least 2, as likeness is measured against other people"
 [[ -z "$STEPS" || "$STEPS" =~ ^[1-9][0-9]*(,[1-9][0-9]*,[1-9][0-9]*)?$ ]] ||
     fail "--steps: found $STEPS, expected a number, or three like 900,300,200"
 [[ " ${PARTS[*]} " == *" $UNTIL "* ]] || fail "--until: found $UNTIL, expected one of ${PARTS[*]}"

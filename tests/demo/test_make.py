@@ -104,6 +104,7 @@ def test_mistakes_are_told_in_a_line(train):
     for options, text in (
         (["--until", "lunch"], "expected one of render"),
         (["--people", "0"], "--people: found 0"),
+        (["--test", "1"], "--test: found 1, expected at least 2"),
         (["--processes", "two"], "--processes: found two"),
         (["--steps"], "--steps: found nothing"),
         (["--steps", "9,8"], "--steps: found 9,8"),
