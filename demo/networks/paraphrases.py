@@ -30,7 +30,7 @@ SYNONYMS = {
     "video": ("clip", "film", "movie"),
 }
 OPENINGS = (
-    "a photo of", "footage of", "a cinematic shot of", "a realistic video of", "a detailed image of", "a short film of", "a scene with",
+    "a photo of", "footage of", "a cinematic shot of", "a realistic video of", "a detailed picture of", "a short film of", "a scene with",
     "high quality video of", "a studio recording of", "a clip showing", "an image of",
 )  # fmt: skip
 ADVERBS = _words("slowly quickly gently carefully softly suddenly happily sadly quietly loudly briefly often really very almost then now")
