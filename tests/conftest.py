@@ -63,6 +63,14 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_wan(tmp_path_factory) -> Path:
+    """The same of a Wan; goes after configs/wan_mini.yaml."""
+    from tiny_wan import write_tiny_wan
+
+    return write_tiny_wan(tmp_path_factory.mktemp("tiny wan"))
+
+
+@pytest.fixture(scope="session")
 def face_folder(tmp_path_factory) -> Path:
     """The converted face detector that set-up makes."""
     made = ROOT / "models" / "face_detector"

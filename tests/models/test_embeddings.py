@@ -16,11 +16,6 @@ def test_rotary_table_equals_released(sat_golden):
     assert_close(sin[index].repeat_interleave(2, -1), sat_golden["rotary/sin"], 1e-5)
 
 
-def test_a_smaller_grid_is_a_cut_of_the_larger():
-    large = rotary_table((6, 8, 10), 64)[0].view(6, 8, 10, 32)
-    assert torch.equal(large[:4, :3, :5].flatten(0, 2), rotary_table((4, 3, 5), 64)[0])
-
-
 def test_rotation_leaves_text_alone_and_keeps_lengths():
     table = with_unrotated_text(rotary_table((2, 3, 4), 64), 5)
     x = torch.randn(2, 3, 5 + 24, 64, generator=torch.Generator().manual_seed(0))

@@ -66,23 +66,12 @@ def test_names_cover_wan_once_there_and_back_as_diffusers_converter_has_them():
     assert len(native) == len(real) == 194 and to_diffusers_names(native).keys() == real.keys()
     theirs = convert_wan_vae_to_diffusers(dict(native))
     assert all(theirs[name] is tensor for name, tensor in real.items()) and theirs.keys() == real.keys()
-    shapes = {name: tuple(tensor.shape) for name, tensor in native.items()}
-    assert shapes["encoder.conv1.weight"] == (96, 3, 3, 3, 3) and shapes["conv1.weight"] == (32, 32, 1, 1, 1)
-    assert shapes["encoder.downsamples.3.shortcut.weight"] == (192, 96, 1, 1, 1)
-    assert shapes["encoder.downsamples.5.time_conv.weight"] == (192, 192, 3, 1, 1)
-    assert shapes["decoder.upsamples.3.resample.1.weight"] == (192, 384, 3, 3)
-    assert shapes["decoder.upsamples.4.shortcut.weight"] == (384, 192, 1, 1, 1)
-    assert shapes["decoder.middle.1.to_qkv.weight"] == (1152, 384, 1, 1)
-    assert shapes["decoder.upsamples.14.residual.6.weight"] == (96, 96, 3, 3, 3) and shapes["decoder.head.0.gamma"] == (96, 1, 1, 1)
     assert sum(tensor.numel() for tensor in native.values()) == 126_892_531
 
 
 def test_sizes_are_read_off_the_tensors(library):
-    with torch.device("meta"):
-        real = AutoencoderKLWan()
-    for network, blocks in ((real, 2), (library, BLOCKS)):
-        found = native_settings(to_native_names(network.state_dict(), 4, blocks))
-        assert found == {name: network.config[name] for name in found} and len(found) == 5
+    found = native_settings(to_native_names(library.state_dict(), 4, BLOCKS))
+    assert found == {name: library.config[name] for name in found} and len(found) == 5
 
 
 def test_latents_are_normalised_by_channel(autoencoder, library):
@@ -106,24 +95,8 @@ def test_decode_is_the_librarys(autoencoder, library, latent_frames):
     assert video.shape == (2, 3, 4 * latent_frames - 3, 16, 24) and video.std() > 0.01
     assert calls == [(index + 1, 2 * latent_frames) for index in range(2 * latent_frames)]
     assert not autoencoder.autoencoder.decoder._forward_hooks
-
-
-def test_single_frames_are_encoded_each_alone(autoencoder):
-    """References travel as a batch of one-frame clips, of which none may see another."""
-    frame = clip(1)
-    alone = autoencoder.encode(frame)
-    assert alone.shape == (1, 1, 16, 4, 6)
-    assert_close(autoencoder.encode(torch.cat([frame, frame.flip(-1)]))[:1], alone, 1e-5)
-    assert_close(autoencoder.encode(torch.cat([frame, clip(4)], dim=2))[:, :1], alone, 1e-5)  # as a clip's first frame
-
-
-def test_samples_follow_the_generator_and_the_moments(autoencoder):
-    video = clip(1, batch=2)
-    mean, std = autoencoder.encode_moments(video)
-    first, second = (autoencoder.encode(video, sample=True, generator=torch.Generator().manual_seed(4)) for _ in range(2))
-    assert torch.equal(first, second) and torch.equal(autoencoder.encode(video), mean)
-    noise = (first - mean) / std
-    assert 0.9 < noise.std() < 1.1 and abs(noise.mean()) < 0.1
+    with pytest.raises(UserError, match="expected \\(batch, frames, 16, height, width\\)"):
+        autoencoder.decode(latents.transpose(1, 2))
 
 
 def test_tiles_are_the_librarys_and_small_images_need_none(autoencoder, library):
@@ -146,39 +119,19 @@ def test_casts_do_not_round_the_normalisation(native_file):
     assert (half.encode(clip(5)) - exact).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((1, 3, 8, 32, 48), "found 8 frames, expected 4k\\+1; use 9"),
-        ((1, 3, 5, 30, 48), "found 30x48 pixels, expected multiples of 8"),
-        ((1, 4, 5, 32, 48), "expected \\(batch, 3, frames"),
-    ],
-)
-def test_unfit_videos_are_refused(autoencoder, shape, message):
-    with pytest.raises(UserError, match=message):
-        autoencoder.encode(torch.zeros(shape))
+def test_unfit_files_are_refused_in_one_line(tmp_path, native_file):
+    def refused(path, message):
+        with pytest.raises(UserError, match=message) as refusal:
+            WanAutoencoder.from_path(path)
+        assert "\n" not in str(refusal.value)
 
-
-def test_unfit_latents_are_refused(autoencoder):
-    with pytest.raises(UserError, match="expected \\(batch, frames, 16, height, width\\)"):
-        autoencoder.decode(torch.zeros(1, 16, 1, 4, 6))
-
-
-def test_unfit_files_are_refused_in_one_line(tmp_path, native_file, folder):
     tensors = torch.load(native_file, weights_only=True)
     for removed, message in (
         ("decoder.head.2.bias", "does not fit AutoencoderKLWan .*missing: decoder.conv_out.bias"),
         ("encoder.conv1.weight", "found no encoder.conv1.weight"),
-        ("encoder.downsamples.0.residual.2.weight", "found no encoder.downsamples.0.residual.2.weight"),
     ):
         torch.save({name: tensor for name, tensor in tensors.items() if name != removed}, tmp_path / "vae.pth")
-        with pytest.raises(UserError, match=message) as refusal:
-            WanAutoencoder.from_path(tmp_path / "vae.pth")
-        assert "\n" not in str(refusal.value)
-    with pytest.raises(UserError, match="no config.json"):
-        WanAutoencoder.from_path(tmp_path)
+        refused(tmp_path / "vae.pth", message)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    with pytest.raises(UserError, match="describes AutoencoderKL, expected AutoencoderKLWan"):
-        WanAutoencoder.from_path(tmp_path)
-    with pytest.raises(UserError, match="no such file"):
-        WanAutoencoder.from_path(tmp_path / "nowhere.pth")
+    refused(tmp_path, "describes AutoencoderKL, expected AutoencoderKLWan")
+    refused(tmp_path / "nowhere.pth", "no such file")

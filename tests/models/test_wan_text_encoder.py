@@ -53,19 +53,10 @@ def test_both_formats_give_what_transformers_gives(wan, folder, library):
     assert found.shape == (1, LENGTH, WIDTH) and found.dtype == torch.float32
     assert torch.equal(found[:, :count], expected[:, :count])
     assert 2 < count < LENGTH and not found[:, count:].any() and expected[:, count:].any()
+    empty = encoder.encode([""])[0]
+    assert empty[0].any() and not empty[1:].any(), "the end of text alone"
     for other in (folder, folder / "text_encoder"):
         assert torch.equal(encoder_of(other).encode([PROMPT]), found)
-
-
-def test_padding_changes_nothing(wan):
-    """The mask hides it, unlike with T5 in CogVideoX."""
-    short, long = (WanTextEncoder(wan / FILE, length, torch.float32).encode([PROMPT]) for length in (LENGTH, 2 * LENGTH))
-    assert torch.allclose(short, long[:, :LENGTH], atol=1e-6) and not long[:, LENGTH:].any()
-
-
-def test_the_empty_prompt_is_the_end_of_text_alone(wan):
-    found = encoder_of(wan / FILE).encode([""])[0]
-    assert found[0].any() and not found[1:].any()
 
 
 def test_names_cover_umt5_xxl_once():
@@ -83,20 +74,20 @@ def test_names_cover_umt5_xxl_once():
     assert native_settings(native) == sizes | {"relative_attention_num_buckets": 32, "feed_forward_proj": "gated-gelu"}
 
 
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("  a man\n\tin  a hat ", "a man in a hat"),
-        ("Tom &amp;amp; Ann &lt;3", "Tom & Ann <3"),
-        ("caf\u00c3\u00a9", "caf\u00e9"),  # UTF-8 read as Latin-1
-        ("\u201cquoted\u201d", '"quoted"'),
-        ("\u8272\u8c03\uff0c\u8fc7\u66dd", "\u8272\u8c03,\u8fc7\u66dd"),  # as in Wan's negative prompt
-    ],
-)
-def test_text_is_cleaned_as_wan_does(wan, text, cleaned):
-    assert clean(text) == cleaned
+CLEANED = {
+    "  a man\n\tin  a hat ": "a man in a hat",
+    "Tom &amp;amp; Ann &lt;3": "Tom & Ann <3",
+    "caf\u00c3\u00a9": "caf\u00e9",  # UTF-8 read as Latin-1
+    "\u201cquoted\u201d": '"quoted"',
+    "\u8272\u8c03\uff0c\u8fc7\u66dd": "\u8272\u8c03,\u8fc7\u66dd",  # as in Wan's negative prompt
+}
+
+
+def test_text_is_cleaned_as_wan_does(wan):
     encoder = encoder_of(wan / FILE)
-    assert torch.equal(encoder.tokenize(text), encoder.tokenize(cleaned))
+    for text, cleaned in CLEANED.items():
+        assert clean(text) == cleaned
+        assert torch.equal(encoder.tokenize(text), encoder.tokenize(cleaned))
 
 
 def test_says_what_is_cut_off(wan):
@@ -106,16 +97,6 @@ def test_says_what_is_cut_off(wan):
     cut = encoder.truncated_part(words.replace(" ", "  "))
     assert cut and words.endswith(cut)
     assert torch.equal(encoder.tokenize(words), encoder.tokenize(words.removesuffix(cut)))
-
-
-def test_network_is_loaded_late_freed_and_not_needed_for_cached_prompts(wan, tmp_path, monkeypatch):
-    with encoder_of(wan / FILE, cache=tmp_path) as encoder:
-        assert not encoder.is_loaded
-        embeds = encoder.encode([PROMPT, "red hat"])
-        assert encoder.is_loaded
-    assert not encoder.is_loaded
-    monkeypatch.setattr(WanTextEncoder, "load", lambda _: pytest.fail("loaded the network"))
-    assert torch.equal(encoder_of(wan / FILE, cache=tmp_path).encode(["red hat", PROMPT]).flip(0), embeds)
 
 
 def test_cache_knows_what_embeddings_depend_on(wan, tmp_path):
@@ -129,12 +110,6 @@ def test_cache_knows_what_embeddings_depend_on(wan, tmp_path):
     assert len(list(cache.rglob("*.safetensors"))) == 3
 
 
-def test_half_precision_is_near(wan):
-    exact = encoder_of(wan / FILE).encode([PROMPT])
-    for dtype in (torch.bfloat16, torch.float16):
-        assert (WanTextEncoder(wan / FILE, LENGTH, dtype).encode([PROMPT]).float() - exact).abs().max() < 0.1
-
-
 def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     copy = shutil.copytree(wan, tmp_path / "wan")
     tensors = torch.load(copy / FILE, weights_only=True)
@@ -146,7 +121,6 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
 
     for removed, message in (
         ("blocks.1.ffn.fc2.weight", "does not fit UMT5EncoderModel .*missing: encoder.block.1.layer.1.DenseReluDense.wo.weight"),
-        ("blocks.0.ffn.fc1.weight", "found no blocks.0.ffn.fc1.weight"),
         ("token_embedding.weight", "found no token_embedding.weight"),
     ):
         torch.save({name: tensor for name, tensor in tensors.items() if name != removed}, copy / FILE)

@@ -11,7 +11,7 @@ from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
 
 from concat_id.errors import UserError
 from concat_id.models.wan.weights import PREFIX, load_wan_transformer, native_names, read_wan_tensors, to_native_names
-from concat_id.weights.loading import SAT_PREFIX
+from concat_id.weights.loading import write_sat_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,6 @@ def adaln():
     return random_transformer(TINY_ADALN)
 
 
-def assert_equal(network, expected) -> None:
-    found, wanted = network.state_dict(), expected.state_dict()
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-
-
 def load(path, config=TINY, **options):
     return load_wan_transformer(path, config, torch.float32, **options)
 
@@ -36,40 +31,30 @@ def load(path, config=TINY, **options):
 def write(folder, network, layout):
     """Write a transformer in one of the layouts; returns what a user would name."""
     native, inside = native_tensors(network), {name.removeprefix(PREFIX): tensor for name, tensor in network.state_dict().items()}
+    file = folder / "diffusion_pytorch_model.safetensors"
     if layout == "native pickle":
         torch.save(native, folder / "first_stage.pt")
         return folder / "first_stage.pt"
-    if layout == "native safetensors":
-        save_file(native, folder / "model.safetensors")
-        return folder / "model.safetensors"
     if layout == "native folder":
-        save_file(native, folder / "diffusion_pytorch_model.safetensors")
         (folder / "config.json").write_text('{"_class_name": "WanModel"}')
-        return folder
-    if layout.startswith("shards"):
+    if layout in ("native safetensors", "native folder", "diffusers file"):
+        save_file(inside if layout == "diffusers file" else native, file)
+        return folder if layout == "native folder" else file
+    if layout == "shards":
         files = {name: f"weights-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(native)}
-        for file in set(files.values()):
-            save_file({name: native[name] for name in native if files[name] == file}, folder / file)
+        for shard in set(files.values()):
+            save_file({name: native[name] for name in native if files[name] == shard}, folder / shard)
         (folder / "weights.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
         return folder / "weights.safetensors.index.json"
     if layout == "diffusers folder":
         network.network.save_pretrained(folder / "transformer", max_shard_size="100KB")
         return folder
-    if layout == "diffusers transformer":
-        network.network.save_pretrained(folder)
-        return folder
-    if layout == "diffusers file":
-        save_file(inside, folder / "diffusion_pytorch_model.safetensors")
-        return folder / "diffusion_pytorch_model.safetensors"
-    (folder / "7").mkdir()
-    (folder / "latest").write_text("7")
-    module = {SAT_PREFIX + name: tensor for name, tensor in network.state_dict().items()}
-    torch.save({"module": module, "iteration": 7}, folder / "7" / "mp_rank_00_model_states.pt")
+    write_sat_checkpoint(folder, "7", network.state_dict())
     return folder if layout == "training folder" else folder / "7" / "mp_rank_00_model_states.pt"
 
 
 LAYOUTS = [
-    "native pickle", "native safetensors", "native folder", "shards", "diffusers folder", "diffusers transformer", "diffusers file",
+    "native pickle", "native safetensors", "native folder", "shards", "diffusers folder", "diffusers file",
     "training folder", "training file",
 ]  # fmt: skip
 
@@ -77,8 +62,9 @@ LAYOUTS = [
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same(tmp_path, first_stage, adaln, layout):
     (tmp_path / "ref").mkdir()
-    assert_equal(load(write(tmp_path, first_stage, layout)), first_stage)
-    assert_equal(load(write(tmp_path / "ref", adaln, layout), TINY_ADALN, start=False), adaln)
+    for folder, expected in ((tmp_path, first_stage), (tmp_path / "ref", adaln)):
+        found, wanted = load(write(folder, expected, layout), expected.config, start=False).state_dict(), expected.state_dict()
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_names_are_those_of_diffusers_converter(first_stage):
@@ -127,40 +113,42 @@ def test_an_adaln_file_is_not_taken_for_a_first_stage(tmp_path, adaln):
         load(write(tmp_path, adaln, "native pickle"))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda tensors: tensors.pop("blocks.1.norm3.bias"), "1 of 69 missing: blocks.1.norm3.bias"),
-        (lambda tensors: tensors.update(stray=torch.ones(1)), "1 of 69 unexpected: stray"),
-        (lambda tensors: tensors.update({"img_emb.proj.0.weight": torch.ones(1)}), "unexpected: img_emb.proj.0.weight"),
-        (lambda tensors: tensors.update({"head.head.bias": torch.ones(3)}), "network.proj_out.bias \\(3,\\) for \\(64,\\)"),
-        (lambda tensors: [tensors.clear(), tensors.update({"transformer_blocks.0.x": torch.ones(1)})], "these are CogVideoX's"),
-        (lambda tensors: [tensors.clear(), tensors.update({"blocks.0.attn1.to_q.lora_A.weight": torch.ones(1)})], "merge-lora"),
-        (lambda tensors: tensors.update({"head.head.bias": torch.ones(64, dtype=torch.int32)}), "found head.head.bias \\(int32\\)"),
-        (lambda tensors: tensors.clear(), "found nothing, expected the weights of Wan's transformer"),
-        (lambda tensors: tensors.update(iteration=3), "found iteration \\(int\\), expected tensors of floating-point numbers"),
-    ],
-)
-def test_unfit_files_are_refused_in_one_line(tmp_path, first_stage, spoil, message):
-    tensors = native_tensors(first_stage)
-    spoil(tensors)
-    torch.save(tensors, tmp_path / "spoiled.pt")
-    with pytest.raises(UserError, match=message) as refusal:
-        load(tmp_path / "spoiled.pt")
-    assert "\n" not in str(refusal.value) and "spoiled.pt" in str(refusal.value)
+ODD = {  # name: what stands there, and what is said
+    "stray": (torch.ones(1), "1 of 69 unexpected: stray"),
+    "head.head.bias": (torch.ones(3), "network.proj_out.bias \\(3,\\) for \\(64,\\)"),
+    "blocks.1.norm3.bias": (None, "1 of 69 missing: blocks.1.norm3.bias"),
+    "blocks.0.norm3.bias": (torch.ones(64, dtype=torch.int32), "found blocks.0.norm3.bias \\(int32\\)"),
+    "iteration": (3, "found iteration \\(int\\), expected tensors of floating-point numbers"),
+}
+FOREIGN = {
+    "transformer_blocks.0.x": "these are CogVideoX's",
+    "blocks.0.attn1.to_q.lora_A.weight": "merge-lora",
+    "": "found nothing, expected the weights of Wan's transformer",
+}
+
+
+def test_unfit_files_are_refused_in_one_line(tmp_path, first_stage):
+    path, tensors = tmp_path / "unfit.pt", native_tensors(first_stage)
+    files = [({**tensors, name: value}, message) for name, (value, message) in ODD.items()]
+    files += [({name: torch.ones(1)} if name else {}, message) for name, message in FOREIGN.items()]
+    for content, message in files:
+        torch.save({name: value for name, value in content.items() if value is not None}, path)
+        with pytest.raises(UserError, match=message) as refusal:
+            load(path)
+        assert "\n" not in str(refusal.value) and "unfit.pt" in str(refusal.value)
 
 
 def test_other_sizes_and_absent_files_are_refused(tmp_path, first_stage):
     path = write(tmp_path, first_stage, "native pickle")
-    with pytest.raises(UserError, match="does not fit Wan's transformer .*missing: blocks.2"):
-        load(path, dataclasses.replace(TINY, num_layers=3))
-    with pytest.raises(UserError, match="does not fit WanDiffusionTransformer .*of another shape"):
-        load(path, dataclasses.replace(TINY, ffn_dim=96))
-    with pytest.raises(UserError, match="no such file"):
-        load(tmp_path / "nowhere.pt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="found no weights, expected diffusion_pytorch_model.safetensors"):
-        load(tmp_path / "empty")
+    for other, config, message in (
+        (path, dataclasses.replace(TINY, num_layers=3), "does not fit Wan's transformer .*missing: blocks.2"),
+        (path, dataclasses.replace(TINY, ffn_dim=96), "does not fit WanDiffusionTransformer .*of another shape"),
+        (tmp_path / "nowhere.pt", TINY, "no such file"),
+        (tmp_path / "empty", TINY, "found no weights, expected diffusion_pytorch_model.safetensors"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(other, config)
 
 
 def test_reading_gives_wans_own_names(tmp_path, adaln):

@@ -1,0 +1,175 @@
+"""The pipelines of both backbones with small random weights in the released formats: shapes, seeds, memory modes, refusals."""
+
+import pytest
+import torch
+from conftest import ROOT, assert_close
+from PIL import Image
+
+from concat_id.config.loading import load_config
+from concat_id.errors import UserError
+from concat_id.models.backbones import weight_digests
+from concat_id.sampling.pipeline import CogVideoXPipeline, VideoPipeline, WanPipeline, make_pipeline
+
+CPU = torch.device("cpu")
+PIPELINES = {"debug": CogVideoXPipeline, "wan_mini": WanPipeline}
+
+
+@pytest.fixture(scope="module")
+def pipeline_of(tiny_model, tiny_wan):
+    own = {"debug": tiny_model, "wan_mini": tiny_wan}
+
+    def make(name: str, cache_dir=None, **overrides) -> VideoPipeline:
+        return make_pipeline(load_config([ROOT / "configs" / f"{name}.yaml", own[name]], overrides), CPU, cache_dir)
+
+    return make
+
+
+@pytest.fixture
+def cogvideox(pipeline_of):
+    return lambda **overrides: pipeline_of("debug", **overrides)
+
+
+@pytest.fixture
+def wan(pipeline_of):
+    return lambda **overrides: pipeline_of("wan_mini", **overrides)
+
+
+@pytest.fixture(params=PIPELINES)
+def either(request, pipeline_of):
+    return lambda **overrides: pipeline_of(request.param, **overrides)
+
+
+def image(shade: int, size: tuple[int, int]) -> Image.Image:
+    return Image.linear_gradient("L").convert("RGB").resize(size[::-1]).point(lambda value: (value + shade) % 256)
+
+
+def latents_of(pipeline: VideoPipeline, prompt: str = "a man in a red hat", shades=(0,), seed: int = 0) -> torch.Tensor:
+    (prompt_embeds,) = pipeline.encode_prompts([prompt])
+    images = [image(shade, pipeline.config.args.sampling_image_size) for shade in shades]
+    return pipeline.sample(prompt_embeds, pipeline.encode_references(images), seed)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("num_refs, frames, size", [(1, 3, (64, 96)), (2, 1, (32, 48)), (3, 2, (48, 32))])
+def test_prompt_and_references_become_a_video(pipeline_of, name, num_refs, frames, size):
+    pipeline = pipeline_of(name, sampling_num_frames=frames, sampling_image_size=size)
+    assert isinstance(pipeline, PIPELINES[name])
+    video = pipeline.decode(latents_of(pipeline, shades=range(0, 60 * num_refs, 60)))
+    assert video.shape == (3, 4 * frames - 3, *size) and torch.isfinite(video).all()
+
+
+@pytest.mark.parametrize("name, sampler", [("debug", "ddim"), ("wan_mini", "unipc")])
+def test_everything_is_heard_and_a_seed_reproduces(pipeline_of, name, sampler):
+    pipeline = pipeline_of(name)
+    base = latents_of(pipeline)
+    assert torch.equal(base, latents_of(pipeline_of(name)))
+    others = {
+        "seed": latents_of(pipeline, seed=1),
+        "prompt": latents_of(pipeline, prompt="two people in rain"),
+        "reference": latents_of(pipeline, shades=(90,)),
+        "another reference": latents_of(pipeline, shades=(0, 90)),
+        "their order": latents_of(pipeline, shades=(90, 0)),
+        "negative prompt": latents_of(pipeline_of(name, negative_prompt="a blue wall")),
+        "guidance": latents_of(pipeline_of(name, guidance_scale=1)),
+        "guidance by references": latents_of(pipeline_of(name, ref_guidance_scale=2)),
+        "sampler": latents_of(pipeline_of(name, sampler=sampler, num_inference_steps=4)),
+    }
+    for what, latents in others.items():
+        assert (base - latents).abs().max() > 1e-4, what
+    assert (others["another reference"] - others["their order"]).abs().max() > 3e-5
+    assert torch.equal(base, latents_of(pipeline_of(name, ref_guidance_scale=1)))
+
+
+def test_guidance_goes_from_the_negative_prompt_through_the_prompt(wan):
+    estimates = []
+    for scale, negative in ((0, "a wall"), (1, "a wall"), (3, "a wall"), (0, "a man in a red hat")):
+        pipeline = wan(guidance_scale=scale, negative_prompt=negative)
+        pipeline.samplers = {"euler": lambda denoise, start, *_: estimates.append(denoise(start, 0)) or start}
+        latents_of(pipeline)
+    none, full, strong, same = estimates
+    assert (full - none).abs().max() > 1e-3
+    torch.testing.assert_close(strong, none + 3 * (full - none), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(same, full, atol=1e-4, rtol=1e-4)  # both branches are the same
+
+
+def test_references_are_encoded_one_by_one(cogvideox):
+    pipeline = cogvideox()
+    both = pipeline.encode_references([image(shade, (64, 96)) for shade in (0, 90)])
+    assert both.shape == (1, 2, 16, 8, 12)
+    assert_close(both[:, 1:], pipeline.encode_references([image(90, (64, 96))]), 1e-5)
+
+
+def test_memory_modes_give_equal_results(either):
+    expected = latents_of(either(memory="balanced"), shades=(0, 60))
+    for memory in ("low", "high"):
+        assert_close(latents_of(either(memory=memory), shades=(0, 60)), expected, 1e-4)
+
+
+def test_tiles_are_asked_for_by_either_option(wan):
+    asked = []
+
+    class Autoencoder(torch.nn.Module):
+        def decode(self, latents, tiled):
+            asked.append(tiled)
+            return torch.zeros(1, 3, 1, 8, 8)
+
+    for overrides in ({}, {"tiled_decoding": True}, {"memory": "low"}):
+        pipeline = wan(**overrides)
+        pipeline.autoencoder = Autoencoder()
+        pipeline.decode(torch.zeros(1, 1, 16, 1, 1))
+    assert asked == [False, True, True]
+
+
+def test_kernels_agree_and_one_that_cannot_run_is_named(cogvideox):
+    expected = latents_of(cogvideox())
+    for kernel in ("math", "flash"):
+        assert_close(latents_of(cogvideox(attention_kernel=kernel)), expected, 1e-4)
+    with pytest.raises(UserError, match="attention_kernel: cudnn cannot run on cpu"):
+        cogvideox(attention_kernel="cudnn").load()
+
+
+def test_dynamic_guidance_reaches_the_sampler(cogvideox):
+    found = [latents_of(cogvideox(guidance=guidance, sampling_num_frames=1)) for guidance in ("constant", "dynamic", "dynamic_intended")]
+    assert all(torch.isfinite(latents).all() for latents in found)
+    assert all((one - other).abs().max() > 1e-4 for one, other in zip(found, found[1:], strict=False))
+
+
+def test_sixteen_bits_stay_near_float32(either):
+    small = {"sampling_num_frames": 1, "sampling_image_size": (16, 16)}  # bfloat16 is emulated on many processors
+    exact, rounded = (latents_of(either(**small, bf16=bf16)) for bf16 in (False, True))
+    assert 0 < (exact - rounded).abs().mean() < 0.1 * exact.abs().mean()
+
+
+def test_prompts_are_embedded_once_and_kept_on_disk(cogvideox, tmp_path):
+    first = cogvideox(cache_dir=tmp_path).encode_prompts(["a man"])[0]
+    second = cogvideox(cache_dir=tmp_path)
+    assert torch.equal(second.encode_prompts(["a man"])[0], first)
+    assert not second.text_encoder.is_loaded
+
+
+def test_weights_are_named_by_content(wan, tiny_wan):
+    def digests(**overrides):
+        return weight_digests(wan(**overrides).config)
+
+    first = digests()
+    second = digests(load=str(tiny_wan.parent / "Concat-ID-Wan" / "second_stage_adaln.pt"))
+    assert [name for name in first if first[name] != second[name]] == ["transformer"]
+    for load, message in (("nowhere.pt", "nowhere.pt"), (None, "args.load: missing")):
+        with pytest.raises(UserError, match=message):
+            digests(load=load)
+
+
+def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
+    for make, overrides, message in (
+        (wan, {"sampler": "ddim"}, "command line: --sampler: found 'ddim', expected euler or unipc"),
+        (wan, {"guidance": "dynamic"}, "--guidance: found 'dynamic', expected constant"),
+        (wan, {"attention_kernel": "flash"}, "--attention_kernel: found 'flash', expected auto"),
+        (wan, {"sampling_image_size": [60, 96]}, "divisible by 16"),
+        (cogvideox, {"sampler": "unipc"}, "sampler: found 'unipc', expected sde_dpmpp_2m or ddim"),
+    ):
+        with pytest.raises(UserError) as caught:
+            make(**overrides)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "own.yaml").write_text("model: {kind: wam}\n")
+    with pytest.raises(UserError, match="model.kind: found 'wam', expected one of cogvideox, wan; the nearest is wan"):
+        load_config([ROOT / "configs" / "wan_mini.yaml", tmp_path / "own.yaml"])
