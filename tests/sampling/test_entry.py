@@ -12,12 +12,12 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import insightface
-import pytest
 import torch
 from conftest import ROOT
 from entry import PROMPT, SCRIPT, only_error, prompt_file, results
 from PIL import Image
 
+from concat_id.sampling.pipeline import CogVideoXPipeline
 from concat_id.weights.loading import load_tensors
 
 
@@ -35,19 +35,18 @@ def test_one_line_leaves_video_references_sheet_and_info(sample, tmp_path, photo
     assert all(digest.startswith("sha256:") for digest in info["settings"]["weights"].values())
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_several_people_and_a_portrait(sample, tmp_path, photo, count):
-    code, text = sample("--prompt", PROMPT, "--image", *[photo] * count, "--sampling-num-frames", 1)
+def test_several_people_and_a_portrait(sample, tmp_path, photo):
+    code, text = sample("--prompt", PROMPT, "--image", *[photo] * 3, "--sampling-num-frames", 1)
     assert code == 0, text
     (folder,) = results(tmp_path)
     assert Image.open(folder / "portrait.png").size == (96, 64)
-    assert (folder / f"reference_{count}.png").is_file() and not list(folder.glob("*.mp4"))
+    assert (folder / "reference_3.png").is_file() and not list(folder.glob("*.mp4"))
 
 
 def test_the_same_seed_gives_the_same_file_and_samples_have_seeds_of_their_own(sample, tmp_path, photo):
     def made(*options) -> dict[str, bytes]:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        code, text = sample("--prompt", PROMPT, "--image", photo, *options)
+        code, text = sample("--prompt", PROMPT, "--image", photo, "--sampling_num_frames", 2, *options)
         assert code == 0, text
         return {path.name: path.read_bytes() for path in results(tmp_path)[0].glob("*.mp4")}
 
@@ -89,76 +88,52 @@ def test_finished_lines_are_skipped_and_changed_ones_made_anew(sample, tmp_path,
     assert [names()[index] for index in changed()] == ["0000_first_of_all"] and len(names()) == 6
 
 
-def test_processes_share_the_lines(sample, tmp_path, photo, monkeypatch):
-    file = prompt_file(tmp_path, *[f"{PROMPT} {index}@@{photo}" for index in range(3)])
-    made = []
-    for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        assert sample("--input_file", file, "--sampling_num_frames", 1, "--overwrite")[0] == 0
-        made.append(results(tmp_path))
-        shutil.rmtree(tmp_path / "out")
-    assert [[int(path.name[:4]) for path in paths] for paths in made] == [[0, 2], [1]]
-
-
-def test_bad_lines_are_reported_at_the_end_and_the_others_made(sample, tmp_path, photo):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(photo.read_bytes()[:1000])
-    text_file = tmp_path / "words.jpg"
-    text_file.write_text("no image")
-    four = "@@".join([str(photo)] * 4)
-    lines = ["no separator", f"good@@{photo}", f"cut@@{broken}", f"words@@{text_file}", "gone@@nowhere.png", f"four@@{four}"]
-    code, text = sample("--input_file", prompt_file(tmp_path, *lines), "--sampling_num_frames", 1)
-    assert code == 1 and "Traceback" not in text
-    assert [path.name for path in results(tmp_path) if (path / "info.json").exists()] == ["0001_good"]
-    told = [line for line in text.splitlines() if line.startswith("error: ")]
-    assert len(told) == 5
-    for number, words in {1: "no '@@'", 3: "cannot be read", 4: "not an image", 5: "no such file", 6: "at most 3"}.items():
-        assert any(f"prompts.txt:{number}: " in line and words in line for line in told), (words, told)
-
-
 def test_faces_that_need_a_word(sample, tmp_path, photo):
-    blank = tmp_path / "blank.png"
-    Image.new("RGB", (200, 100), "green").save(blank)
+    images = {"blank.png": Image.new("RGB", (200, 100), "green"), "clear.png": Image.new("RGBA", (50, 50))}
+    images |= {"point.png": Image.new("L", (1, 1))}
+    for name, image in images.items():
+        image.save(tmp_path / name)
     group = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
-    code, text = sample("--prompt", PROMPT, "--image", blank, group, "--sampling_num_frames", 1)
+    file = prompt_file(tmp_path, *(f"{name}@@{tmp_path / name}@@{group}" for name in images))
+    code, text = sample("--input_file", file, "--sampling_num_frames", 1)
     assert code == 0
-    assert "blank.png: found no face; the whole image is used" in text
+    for name in images:
+        assert f"{name}: found no face; the whole image is used" in text
     assert "t1.jpg: found 6 faces; the largest is used" in text
     assert "cut out with an oval" in text and "nowhere: not there" in text
 
 
-def test_what_the_text_encoder_does_not_see_is_told(sample, photo):
-    code, text = sample("--prompt", "a man smiles and " * 8 + "THE END", "--image", photo, "--sampling_num_frames", 1)
-    assert code == 0
-    assert "longer than 16 tokens" in text and "THE END" in text
+def test_what_the_text_encoder_does_not_see_is_told(sample, tmp_path, photo):
+    lines = "a man smiles and " * 8 + "THE END", "a man 一个男人在雨中笑"
+    code, text = sample("--input_file", prompt_file(tmp_path, *(f"{line}@@{photo}" for line in lines)), "--sampling_num_frames", 1)
+    assert code == 0 and "longer than 16 tokens" in text and "THE END" in text
+    assert "prompts.txt:2: the text encoder has no tokens for this part of the prompt" in text and "'一个男人在雨中笑'" in text
+    assert results(tmp_path)[1].name == "0001_a_man_一个男人在雨中笑"
 
 
-def test_what_the_text_encoder_has_no_tokens_for_is_told(sample, tmp_path, photo):
-    code, text = sample("--prompt", "a man 一个男人在雨中笑", "--image", photo, "--sampling_num_frames", 1)
-    assert code == 0 and "--prompt: the text encoder has no tokens for this part of the prompt" in text and "'一个男人在雨中笑'" in text
-    assert [path.name for path in results(tmp_path)] == ["0000_a_man_一个男人在雨中笑"]
-
-
-@pytest.mark.parametrize("prompt", ["../../x", "/etc/passwd", "a" * 5000])
-def test_a_prompt_stays_inside_the_output_folder(sample, tmp_path, photo, prompt):
-    assert sample("--prompt", prompt, "--image", photo, "--sampling_num_frames", 1)[0] == 0
+def test_a_prompt_stays_inside_the_output_folder(sample, tmp_path, photo):
+    assert sample("--prompt", "../../x", "--image", photo, "--sampling_num_frames", 1)[0] == 0
     assert len(results(tmp_path)) == 1 and (results(tmp_path)[0] / "portrait.png").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "faces.yaml"}
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--sampling_num_frames", "4"], "sampling_num_frames: found 4, expected 1 to 3"),
-    (["--sampling_image_size", "60", "96"], "divisible by 16"),
-    (["--sampling_image_size", "640", "960"], "at most"),
-    (["--num_inference_steps", "many"], "expected an integer"),
-    (["--gidance_scale", "3"], "--guidance_scale"),
-    (["--memory", "lots"], "one of low, balanced, high"),
-    (["--device", "abacus"], "cannot be used"),
-    (["--load", "nowhere"], "nowhere: no such folder"),
-])  # fmt: skip
-def test_settings_that_cannot_be(sample, tmp_path, photo, options, words):
-    assert words in only_error(*sample("--prompt", PROMPT, "--image", photo, *options))
+MISTAKES = [
+    ((), "args.input_file: missing"),
+    (("--prompt", "words"), "with --image"),
+    (("--prompt", " ", "--image", "a.png"), "--prompt: found ' ', expected a text"),
+    (("--prompt", "two\nlines", "--image", "no\nwhere.png"), "no such file"),
+    (("--prompt", "words", "--image", *["a.png"] * 4), "at most 3"),
+    (("--input_file", "nowhere.txt"), "no such file, expected a prompt file"),
+    (("--sampling_image_size", "640", "960"), "at most"),
+    (("--gidance_scale", "3"), "--guidance_scale"),
+    (("--prompt", PROMPT, "--image", "{photo}", "--device", "abacus"), "cannot be used"),
+    (("--prompt", PROMPT, "--image", "{photo}", "--load", "nowhere"), "nowhere: no such folder"),
+]
+
+
+def test_mistakes_are_told_in_one_line(sample, tmp_path, photo):
+    for options, words in MISTAKES:
+        assert words in only_error(*sample(*(option.format(photo=photo) for option in options)))
     assert results(tmp_path) == []
 
 
@@ -179,8 +154,6 @@ def test_weights_that_do_not_fit(sample, tiny_model, tmp_path, photo):
 
     bias = "model.diffusion_model.time_embed.0.bias"
     assert "time_embed.0.bias" in run("missing", lambda content: content["module"].pop(bias) is None or None)
-    assert "1" in run("wrong", lambda content: content["module"].update({bias: torch.zeros(3)}))
-    assert "model.diffusion_model." in run("foreign", lambda content: {"module": {"encoder.weight": torch.zeros(1)}})
     folder = checkpoint_like(tiny_model, tmp_path / "cut", lambda content: None)
     file = folder / "t" / "mp_rank_00_model_states.pt"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -230,23 +203,18 @@ def test_folders_and_disks_that_take_nothing(sample, tmp_path, photo, monkeypatc
     assert left == [], "nothing half-written stays"
 
 
-def start(tiny_model, faces: Path, out: Path, *options) -> subprocess.Popen:
-    base = [ROOT / "configs" / "debug.yaml", tiny_model, faces]
-    command = [sys.executable, SCRIPT, "--base", *base, "--output", out, *options]
-    return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_a_killed_run_loses_only_the_video_in_progress(sample, tiny_model, tmp_path, photo):
-    """SIGKILL after the first line; the next run makes the rest. Ctrl-C ends with 130 and no traceback."""
+    """SIGKILL after the first line; the next run makes the rest."""
     file = prompt_file(tmp_path, *[f"{PROMPT} {index}@@{photo}" for index in range(2)])
-    options = "--input_file", file, "--num_inference_steps", 60
-    process = start(tiny_model, tmp_path / "faces.yaml", tmp_path / "out", *options)
-    deadline = time.monotonic() + 240
-    while not (list((tmp_path / "out").glob("0000_*/info.json")) and len(results(tmp_path)) == 2):
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    options = "--input_file", file, "--num_inference_steps", 40
+    base = ROOT / "configs" / "debug.yaml", tiny_model, tmp_path / "faces.yaml"
+    command = [sys.executable, SCRIPT, "--base", *base, "--output", tmp_path / "out", *options]
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 240
+        while not (list((tmp_path / "out").glob("0000_*/info.json")) and len(results(tmp_path)) == 2):
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.02)
+        process.kill()
     first = (results(tmp_path)[0] / "info.json").stat().st_mtime_ns
     assert not list((tmp_path / "out").glob("0001_*/info.json"))
     (results(tmp_path)[1] / ".x.partial.mp4").write_bytes(b"what a killed encoder leaves")
@@ -255,11 +223,9 @@ def test_a_killed_run_loses_only_the_video_in_progress(sample, tiny_model, tmp_p
     assert (results(tmp_path)[0] / "info.json").stat().st_mtime_ns == first
     assert (results(tmp_path)[1] / "video.mp4").is_file()
 
-    slow = "--input_file", file, "--num_inference_steps", 999
-    process = start(tiny_model, tmp_path / "faces.yaml", tmp_path / "out2", *slow)
-    while not list((tmp_path / "out2").rglob("reference_1.png")):
-        assert process.poll() is None and time.monotonic() < deadline + 240
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=600)
-    assert process.returncode == 130 and "Traceback" not in text
+
+def test_ctrl_c_ends_without_a_traceback(sample, tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(CogVideoXPipeline, "decode", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, text = sample("--prompt", PROMPT, "--image", photo, "--sampling_num_frames", 1)
+    assert code == 130 and text.endswith("\ninterrupted\n") and "Traceback" not in text
+    assert not list((tmp_path / "out").rglob("info.json"))

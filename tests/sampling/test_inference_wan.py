@@ -11,7 +11,6 @@ import yaml
 from conftest import ROOT
 from entry import only_error, prompt_file, results
 from in_process import call_main, load_script
-from tiny_wan import write_tiny_wan
 
 from concat_id import bootstrap
 from concat_id.config import presets
@@ -22,11 +21,6 @@ from concat_id.sampling import downloads
 
 SCRIPT = ROOT / "inference_wan.py"
 PROMPT = "a man in a red hat smiles"
-
-
-@pytest.fixture(scope="module")
-def tiny_wan(tmp_path_factory):
-    return write_tiny_wan(tmp_path_factory.mktemp("tiny wan"))
 
 
 @pytest.fixture
@@ -174,15 +168,15 @@ def test_a_negative_seed_is_drawn_and_told(capsys):
 STAND_IN = '#!/bin/bash\nprintf \'%s\\n\' "$CONCAT_ID_ENTERED" "$@" >"$CALLS"\n'
 
 
-def start(*arguments, **variables):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CONCAT_ID")} | variables
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=600)
+def start(*command, **variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CONCAT_ID", "PYTHON"))} | variables
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
-def test_help_reads_well_and_names_the_originals_options():
-    done = start("--help", CONCAT_ID_PYTHON=sys.executable)
-    told = " ".join(done.stdout.split())
-    assert (done.returncode, done.stderr) == (0, "")
+def test_help_reads_well_and_names_the_originals_options(infer):
+    assert infer("--help", config=()) == (0, "")
+    told = " ".join(infer.printed.split())
     names = "image_path prompt output_dir height width num_frames negative_prompt seed num_inference_steps cfg_scale use_tiled use_adaln"
     for words in (*(f"--{name}" for name in names.split()), "--input_file", "--memory", "14.5 GB", "nothing is fetched without it"):
         assert words in told, words
@@ -192,10 +186,10 @@ def test_another_interpreter_takes_over(tmp_path):
     python, calls = tmp_path / "my python", tmp_path / "calls"
     python.write_text(STAND_IN)
     python.chmod(0o755)
-    done = start("--prompt", "two words", CONCAT_ID_PYTHON=str(python), CALLS=str(calls))
+    done = start(SCRIPT, "--prompt", "two words", CONCAT_ID_PYTHON=str(python), CALLS=str(calls))
     assert done.returncode == 0, done.stderr
     assert calls.read_text().splitlines() == ["1", str(SCRIPT), "--prompt", "two words"]
-    done = start(CONCAT_ID_PYTHON=str(tmp_path / "nowhere"))
+    done = start(SCRIPT, CONCAT_ID_PYTHON=str(tmp_path / "nowhere"))
     assert done.returncode == 2 and "no such program" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -237,18 +231,13 @@ def bare_project(tmp_path):
 
 
 def test_a_bare_python_goes_on_in_the_projects_environment(bare_project, tmp_path):
-    environment = {"PATH": os.environ["PATH"], "CALLS": str(tmp_path / "calls")}
-    command = [sys.executable, "-S", str(bare_project / "inference_wan.py"), "--seed", "3"]  # -S: no installed libraries
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    script, calls = bare_project / "inference_wan.py", tmp_path / "calls"
+    done = start("-S", script, "--seed", "3", CALLS=str(calls))  # -S: no installed libraries
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "calls").read_text().splitlines() == ["1", str(bare_project / "inference_wan.py"), "--seed", "3"]
-
-
-def test_a_set_up_that_fails_is_told_once(bare_project, tmp_path):
+    assert calls.read_text().splitlines() == ["1", str(script), "--seed", "3"]
+    calls.unlink()
     (bare_project / ".venv" / ".installed-base").unlink()
     (bare_project / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 7\n")
-    environment = {"PATH": os.environ["PATH"], "CALLS": str(tmp_path / "calls")}
-    command = [sys.executable, "-S", str(bare_project / "inference_wan.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = start("-S", script, CALLS=str(calls))
     assert done.returncode == 2 and "installing" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "calls").exists()
+    assert not calls.exists()
