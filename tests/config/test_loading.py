@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.loading import load_config
@@ -12,7 +13,6 @@ from concat_id.config.released_args import ACCEPTED_ARGS
 from concat_id.config.schema import fields_of_args, sampling_part, to_dict
 from concat_id.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 DEBUG = CONFIGS / "debug.yaml"
 RUN_FILES = sorted([*(CONFIGS / "inference").glob("*.yaml"), *(CONFIGS / "training").glob("*.yaml")])

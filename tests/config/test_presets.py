@@ -12,32 +12,21 @@ from concat_id.errors import UserError
 TEXT_ENCODER = ["config.json", "spiece.model", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
-class Weights:
-    """A project's folder whose weights are empty files."""
-
-    def __init__(self, root: Path):
-        """Begin without any."""
-        self.root = root
-
-    def add(self, *names: str, content: str = "") -> None:
-        """Make files, with the folders they are in."""
-        for name in names:
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / name).write_text(content)
-
-    def add_5b(self, kind: str = "single-identity") -> None:
-        """Make everything CogVideoX-5B needs."""
-        self.add("models/vae/3d-vae.pt", f"models/{kind}/1000/mp_rank_00_model_states.pt")
-        self.add(f"models/{kind}/latest", content="1000\n")
-        self.add(*(f"models/t5-v1_1-xxl/{name}" for name in TEXT_ENCODER))
-
-
 @pytest.fixture
-def weights(tmp_path, monkeypatch) -> Weights:
+def root(tmp_path, monkeypatch) -> Path:
+    """The folder of a project without weights."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(presets, "PROJECT_ROOT", tmp_path)
     monkeypatch.setattr(presets, "resolve_path", lambda path: tmp_path / path)
-    return Weights(tmp_path)
+    return tmp_path
+
+
+def add_5b(root: Path, kind: str = "single-identity") -> None:
+    """Make everything CogVideoX-5B needs, as files without weights."""
+    transformer = f"{kind}/latest", f"{kind}/1000/mp_rank_00_model_states.pt"
+    for name in ("vae/3d-vae.pt", *transformer, *(f"t5-v1_1-xxl/{name}" for name in TEXT_ENCODER)):
+        (root / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "models" / name).write_text("1000\n" if name.endswith("latest") else "")
 
 
 def names(paths: list[str]) -> list[str]:
@@ -52,9 +41,9 @@ def refusal(*arguments, **options) -> str:
 
 
 @pytest.mark.parametrize("task", presets.TASKS)
-def test_what_is_there_decides_where_no_model_is_named(weights, task):
+def test_what_is_there_decides_where_no_model_is_named(root, task):
     assert names(choose(None, task)) == ["mini.yaml", f"mini_{task}.yaml"]
-    weights.add_5b(task.replace("_", "-"))
+    add_5b(root, task.replace("_", "-"))
     assert names(choose(None, task)) == ["cogvideox_5b.yaml", f"inference_{task}.yaml"]
     assert names(choose(None, task, training=True)) == ["mini.yaml", f"mini_{task}.yaml"]
     assert choose(None, base=["a.yaml", "b.yaml"]) == ["a.yaml", "b.yaml"]
@@ -63,14 +52,14 @@ def test_what_is_there_decides_where_no_model_is_named(weights, task):
 @pytest.mark.parametrize("absent", ["vae/3d-vae.pt", "single-identity/latest", "single-identity/1000/mp_rank_00_model_states.pt",
                                     *(f"t5-v1_1-xxl/{name}" for name in TEXT_ENCODER)])  # fmt: skip
 @pytest.mark.parametrize("model", [None, "cogvideox_5b"])
-def test_half_present_weights_are_an_error_that_names_what_is_missing(weights, absent, model):
-    weights.add_5b()
-    (weights.root / "models" / absent).unlink()
+def test_half_present_weights_are_an_error_that_names_what_is_missing(root, absent, model):
+    add_5b(root)
+    (root / "models" / absent).unlink()
     message = refusal(model)
     assert f"lacks models/{absent} in" in message and presets.FETCH in message
 
 
-def test_absent_weights_are_one_line_for_every_model(weights):
+def test_absent_weights_are_one_line_for_every_model(root):
     message = refusal("cogvideox_5b")
     for name in ("single-identity/latest", "vae/3d-vae.pt", "t5-v1_1-xxl/config.json", "t5-v1_1-xxl/*.safetensors"):
         assert f"models/{name}" in message
@@ -83,14 +72,14 @@ def test_absent_weights_are_one_line_for_every_model(weights):
     assert names(choose("wan_mini", training=True)) == ["wan_mini.yaml", "wan_mini.yaml"]
 
 
-def test_own_checkpoint_stands_in_for_the_released_one(weights):
-    weights.add_5b()
-    (weights.root / "models/single-identity/latest").unlink()
+def test_own_checkpoint_stands_in_for_the_released_one(root):
+    add_5b(root)
+    (root / "models/single-identity/latest").unlink()
     assert names(choose(None, own_weights=True)) == ["cogvideox_5b.yaml", "inference_single_identity.yaml"]
     assert names(choose("cogvideox_2b", training=True, own_weights=True)) == ["cogvideox_2b.yaml", "sft_single_identity.yaml"]
 
 
-def test_names_and_tasks_that_are_not_there(weights):
+def test_names_and_tasks_that_are_not_there(root):
     assert "found 'cogvideox_7b', expected one of mini" in refusal("cogvideox_7b")
     assert "no inference files for two_identities" in refusal("wan_1_3b", "two_identities")
     assert "no training files for single_identity" in refusal("wan_mini_adaln", training=True)

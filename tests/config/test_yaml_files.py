@@ -50,25 +50,16 @@ def test_anchors_and_merge_keys(tmp_path):
     ("a: " + "[" * 150 + "]" * 150, "line 1, column 43: not valid YAML (found more than 40 lists and mappings within one another)"),
     ("".join(" " * depth + "a:\n" for depth in range(150)), "line 41, column 41"),
     (LAUGHS, "line 5, column 12: not valid YAML (found more than 20,000 keys and values)"),
-    ("a: [" + "x, " * 30_000 + "]", "found more than 20,000 keys and values"),
     ("a: &x [*x]", "line 1, column 8: not valid YAML (found the alias 'x' of nothing"),
     ("a: !!int abc", "line 1, column 4: not valid YAML (found 'abc', which is no int)"),
-    ("a: !!float abc", "found 'abc', which is no float"),
-    ("a: !!bool x", "found 'x', which is no bool"),
-    ("a: !!int ''", "found '', which is no int"),
-    ("a: !!timestamp 2001-99-99", "the tag !!timestamp"),
     ("a: !!python/object/apply:os.system [id]", "the tag !!python/object/apply:os.system"),
     ("a: !!binary aGk=", "the tag !!binary"),
-    ("a: !!set {b}", "the tag !!set"),
-    ("a: !mine b", "the tag !mine"),
     ("a:\n  b: " + "9" * 5000, "line 2, column 6: not valid YAML (found a number of 5,000 characters)"),
     ("a: 0x" + "f" * 5000, "a number of 5,002 characters"),
-    ("a: 1:" + "59:" * 200 + "0.0", "found a number of 605 characters"),
     ("a: 1\na: 2", "line 2, column 1: not valid YAML (found the duplicate key 'a')"),
     ("1: a", "line 1, column 1: not valid YAML (found the key '1', expected text"),
     ("a: {on: 1}", "the key 'on', expected text"),
     ("? [a]\n: b", "the key that is a list or a mapping"),
-    ("? !!str [a]\n: b", "the key that is a list or a mapping"),
     ("a: '\x1b[2J'", "line 1: not valid YAML (the character U+001B)"),
     ('a: "\\UFFFFFFFF"', "line 1, column"),
     ("a: 1\n---\nb: 2", "line 2, column 1"),
@@ -120,11 +111,6 @@ def test_many_references_to_single_values_are_fine():
 def test_lists_and_mappings_do_not_replace_one_another(first, second, expected):
     with pytest.raises(UserError, match=rf"a\.b: found .*, expected a {expected} as before"):
         merge(first, second, Origins())
-
-
-def test_later_files_go_before_earlier_ones():
-    first, second = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}, {"a": {"b": None, "c": [3]}, "d": 5}
-    assert merge(first, second, Origins()) == {"a": {"b": None, "c": [3]}, "d": 5}
 
 
 HOSTILE = [

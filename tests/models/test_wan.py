@@ -149,7 +149,7 @@ def test_references_have_modulations_of_their_own():
     assert torch.equal(one[:, 48:], changed[:, 48:]) and not torch.equal(one[:, :48], changed[:, :48])
 
 
-def test_the_released_slip_in_numbers():
+def test_the_released_slip():
     """Without attention's output, a reference token x becomes x + gate * mlp(norm(x) * (1 + scale of attention) + shift of attention)."""
     block = random_transformer(TINY_ADALN).network.blocks[0]
     tokens, text, temb, rotary = block_inputs(TINY_ADALN)
