@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,17 @@ def another_process(code: str, *arguments: object) -> Iterator[subprocess.Popen]
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def no_file_larger_than(limit: int) -> Iterator[None]:
+    """Let the system cut off what is written, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 LOCKING = """import sys; from pathlib import Path; from concat_id.files.locks import locked

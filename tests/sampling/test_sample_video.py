@@ -1,11 +1,11 @@
 """sat/sample_video.py where things go wrong half-way: what counts as finished, who makes which line, and odd input."""
 
 import json
-import resource
 
 import torch
 import yaml
 from entry import PROMPT, only_error, prompt_file, results
+from in_process import no_file_larger_than
 
 from concat_id.models.text_encoder import TextEncoder
 from concat_id.sampling.pipeline import CogVideoXPipeline
@@ -98,11 +98,7 @@ def test_an_autoencoder_that_gives_no_numbers(sample, tiny_model, tmp_path, phot
 
 def test_files_that_the_system_cuts_off(sample, tmp_path, photo):
     """A real limit of the system, met while the images are written."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, limits[1]))
-    try:
+    with no_file_larger_than(16 * 1024):
         line = only_error(*sample("--prompt", PROMPT, "--image", photo))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "could not be written (File too large)" in line
     assert not [path for path in results(tmp_path)[0].iterdir() if path.name.startswith(".") or path.name == "info.json"]

