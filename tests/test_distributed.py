@@ -9,9 +9,8 @@ from concat_id.errors import UserError
 DEVICES = ["meta", "hpu", "mps", "cuda:99", "vulkan", "xla", "privateuseone", "fpga", "lazy", "cpu:5", "cuda:", "0", "CPU", "", "x" * 9999]
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
-def test_the_cpu_computes(name):
-    assert choose_device(name).type == "cpu"
+def test_the_cpu_computes():
+    assert choose_device("cpu").type == choose_device("cpu:0").type == "cpu"
 
 
 @pytest.mark.parametrize("name", DEVICES)

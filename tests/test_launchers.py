@@ -63,7 +63,6 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    """A project with launchers and without weights."""
     return Project(tmp_path)
 
 
@@ -79,8 +78,6 @@ def test_options_are_passed_on(project, launcher):
 def test_mistakes_are_told_before_anything_is_set_up(project):
     for arguments, part in (
         (["--model", "cogvideox_5b"], "lacks models/single-identity/latest"),
-        (["--model", "wan_1_3b"], "models/Concat-ID-Wan/first_stage.pt"),
-        (["--model"], "expected one argument"),
         (["--seeed", "3"], "the nearest is --seed"),
         (["--base", "a", "--model", "mini"], "found both"),
     ):  # fmt: skip
@@ -126,7 +123,6 @@ def test_processes_follow_the_visible_gpus(project):
     project.program("nvidia-smi", "#!/bin/sh\necho 'GPU 0: a'; echo 'GPU 1: b'; echo 'GPU 2: c'\n")
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,2")[2][:5] == [*TORCHRUN, "2", "--standalone"]
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="1")[2][0] == project.script()
-    assert project.run("--model", "mini", NPROC_PER_NODE="4")[2][:5] == [*TORCHRUN, "4", "--standalone"]
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,1", NPROC_PER_NODE="1")[2][0] == project.script()
     assert project.run("--model", "mini", NPROC_PER_NODE="two")[0] == 2
 
@@ -135,9 +131,8 @@ def test_several_machines_meet_at_the_first(project):
     several = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "NPROC_PER_NODE": "8", "launcher": "finetune_single_identity"}
     place = ["--nnodes", "2", "--node_rank", "1", "--master_addr", "10.0.0.1", "--master_port", "29500"]
     assert project.run(**several)[2][:14] == [*TORCHRUN, "8", "--shutdown-timeout", "600", *place]
-    for name, found in (("MASTER_ADDR", ""), ("NODE_RANK", ""), ("NNODES", "two")):
-        code, said, called = project.run(**several | {name: found})
-        assert (code, called) == (2, None) and said.startswith(f"error: {name}: ") and len(said.splitlines()) == 1
+    code, said, called = project.run(**several | {"MASTER_ADDR": ""})
+    assert (code, called) == (2, None) and said.startswith("error: MASTER_ADDR: ") and len(said.splitlines()) == 1
 
 
 def test_missing_training_libraries_are_named(project):

@@ -71,7 +71,10 @@ def test_installs_once_then_is_quiet(tree):
     assert tree.run() == (0, "", "")
 
 
-@pytest.mark.parametrize("part, line, other", [("training", "wandb==3", "anny==5"), ("people", "anny==5", "wandb==3")])
+PARTS = [("training", "wandb==3", "anny==5"), ("people", "anny==5", "wandb==3"), ("tests", "pytest==4", "wandb==3")]
+
+
+@pytest.mark.parametrize("part, line, other", PARTS)
 def test_a_part_brings_its_own_lines_and_nothing_twice(tree, part, line, other):
     assert line not in tree.run()[2]
     code, _, calls = tree.run(part)
@@ -92,12 +95,6 @@ def test_changed_requirements_are_installed_into_the_same_venv(tree):
     code, _, calls = tree.run()
     assert code == 0 and "torch==2" in calls and "-m venv" not in calls and "--no-deps" not in calls
     assert tree.run() == (0, "", "")
-
-
-def test_test_tools_are_a_part_of_their_own(tree):
-    tree.run()
-    assert "pytest==4" in (calls := tree.run("tests")[2]) and "torch" not in calls
-    assert tree.run("tests") == (0, "", "")
 
 
 def test_failed_install_shows_the_log_and_is_tried_again(tree):
