@@ -1,6 +1,6 @@
 """Model sections in the released form: what they say arrives, and what they cannot say here is refused."""
 
-import copy
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -17,79 +17,16 @@ def target(name: str, **params) -> dict:
     return {"target": name, "params": params} if params else {"target": name}
 
 
-def released_network(rotary: bool) -> dict:
-    own = {"hidden_size_head": 32} if rotary else {"height_interpolation": 1.5, "width_interpolation": 1.25}
-    positions = {"text_length": 20, **own}
-    network = {"time_embed_dim": 64, "elementwise_affine": True, "num_frames": 17, "time_compressed_rate": 4, "latent_width": 12}
-    network |= {"latent_height": 8, "num_layers": 3, "patch_size": 2, "in_channels": 16, "out_channels": 16, "hidden_size": 96}
-    network |= {"adm_in_channels": 256, "num_attention_heads": 3}
-    network["transformer_args"] = {"checkpoint_activations": True, "vocab_size": 1, "max_sequence_length": 48, "layernorm_order": "pre"}
-    network["transformer_args"] |= {"skip_init": False, "model_parallel_size": 1, "is_decoder": False}
-    network["modules"] = {
-        "pos_embed_config": target(f"dit_video_concat.{'Rotary3D' if rotary else 'Basic3D'}PositionEmbeddingMixin", **positions),
-        "patch_embed_config": target("dit_video_concat.ImagePatchEmbeddingMixin", text_hidden_size=40),
-        "adaln_layer_config": target("dit_video_concat.AdaLNMixin", qk_ln=True),
-        "final_layer_config": target("dit_video_concat.FinalLayerMixin"),
-    }
-    return target("dit_video_concat.DiffusionTransformer", **network)
-
-
-def released_model(rotary: bool = True) -> dict:
-    """A small model in the released form: its keys and class names, sizes of our own."""
-    schedule = target("sgm.modules.diffusionmodules.discretizer.ZeroSNRDDPMDiscretization", shift_scale=2.0)
-    coder = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32}
-    coder |= {"ch_mult": [1, 2, 2, 4], "attn_resolutions": [], "num_res_blocks": 2, "dropout": 0.0}
-    embedder = target("sgm.modules.encoders.modules.FrozenT5Embedder", model_dir="./some/t5", max_length=20)
-    sampling = "sgm.modules.diffusionmodules."
-    return {
-        "scale_factor": 0.9,
-        "disable_first_stage_autocast": True,
-        "ref_image_dropout": 0.2,
-        "log_keys": ["txt"],
-        "denoiser_config": target(
-            f"{sampling}denoiser.DiscreteDenoiser",
-            num_idx=500,
-            quantize_c_noise=False,
-            weighting_config=target(f"{sampling}denoiser_weighting.EpsWeighting"),
-            scaling_config=target(f"{sampling}denoiser_scaling.VideoScaling"),
-            discretization_config=schedule,
-        ),
-        "network_config": released_network(rotary),
-        "conditioner_config": target(
-            "sgm.modules.GeneralConditioner", emb_models=[{"is_trainable": False, "input_key": "txt", "ucg_rate": 0.3, **embedder}]
-        ),
-        "first_stage_config": target(
-            "vae_modules.autoencoder.VideoAutoencoderInferenceWrapper",
-            cp_size=1,
-            ckpt_path="./some/3d-vae.pt",
-            ignore_keys=["loss"],
-            loss_config=target("torch.nn.Identity"),
-            regularizer_config=target("vae_modules.regularizers.DiagonalGaussianRegularizer"),
-            encoder_config=target("vae_modules.cp_enc_dec.ContextParallelEncoder3D", **coder, gather_norm=True),
-            decoder_config=target("vae_modules.cp_enc_dec.ContextParallelDecoder3D", **coder, gather_norm=False),
-        ),
-        "loss_fn_config": target(
-            f"{sampling}loss.VideoDiffusionLoss",
-            offset_noise_level=0,
-            sigma_sampler_config=target(
-                f"{sampling}sigma_sampling.DiscreteSampling", uniform_sampling=True, num_idx=500, discretization_config=schedule
-            ),
-        ),
-        "sampler_config": target(
-            f"{sampling}sampling.VPSDEDPMPP2MSampler_cfg",
-            num_steps=40,
-            verbose=True,
-            discretization_config=schedule,
-            guider_config=target(f"{sampling}guiders.VanillaCFG", scale=5),
-        ),
-    }
+def released_model() -> dict:
+    """A small model in the released form."""
+    return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("released_model.yaml")).model)
 
 
 @pytest.fixture
 def load(tmp_path):
     def load(model: dict, changes: dict | None = None, *more: dict):
         """Load `model` with the values of `changes` (dotted key -> value), and further files."""
-        config = OmegaConf.create({"model": copy.deepcopy(model)})
+        config = OmegaConf.create({"model": model})
         for key, value in (changes or {}).items():
             OmegaConf.update(config, f"model.{key}", value, force_add=True)
         paths = []
@@ -118,11 +55,15 @@ def test_every_value_arrives(load):
 
 
 def test_sincos_positions_and_lora(load):
-    lora = {"network_config.params.modules.lora_config": target("sat.model.finetune.lora2.LoraMixin", r=16)}
-    model = load(released_model(rotary=False), lora).model
-    assert model.transformer.position_embedding == "sincos"
-    assert (model.transformer.height_interpolation, model.transformer.width_interpolation) == (1.5, 1.25)
-    assert (model.lora.rank, model.lora.alpha) == (16, 1.0)
+    model = released_model()
+    modules = model["network_config"]["params"]["modules"]
+    positions = {"text_length": 20, "height_interpolation": 1.5, "width_interpolation": 1.25}
+    modules["pos_embed_config"] = target("dit_video_concat.Basic3DPositionEmbeddingMixin", **positions)
+    modules["lora_config"] = target("sat.model.finetune.lora2.LoraMixin", r=16)
+    found = load(model).model
+    assert found.transformer.position_embedding == "sincos"
+    assert (found.transformer.height_interpolation, found.transformer.width_interpolation) == (1.5, 1.25)
+    assert (found.lora.rank, found.lora.alpha) == (16, 1.0)
 
 
 def test_samplers_by_their_class_names(load, capsys):
