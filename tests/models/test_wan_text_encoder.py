@@ -99,17 +99,6 @@ def test_says_what_is_cut_off(wan):
     assert torch.equal(encoder.tokenize(words), encoder.tokenize(words.removesuffix(cut)))
 
 
-def test_cache_knows_what_embeddings_depend_on(wan, tmp_path):
-    other = shutil.copytree(wan, tmp_path / "other")
-    tensors = torch.load(other / FILE, weights_only=True)
-    torch.save({name: tensor * 1.5 for name, tensor in tensors.items()}, other / FILE)
-    cache = tmp_path / "cache"
-    for path, dtype in ((wan, torch.float32), (other, torch.float32), (wan, torch.bfloat16)):
-        encode = [WanTextEncoder(path / FILE, LENGTH, dtype, cache_folder=folder).encode([PROMPT]) for folder in (cache, None)]
-        assert torch.equal(*encode) and encode[0].dtype == dtype
-    assert len(list(cache.rglob("*.safetensors"))) == 3
-
-
 def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     copy = shutil.copytree(wan, tmp_path / "wan")
     tensors = torch.load(copy / FILE, weights_only=True)

@@ -67,7 +67,6 @@ def test_t5_with_one_odd_setting_works_or_is_refused(tmp_path_factory, key, valu
 
 @pytest.mark.parametrize("key, value, told", [
     ("num_layers", "abc", "num_layers: found 'abc', expected the like of 2"),
-    ("num_layers", 10**12, "num_layers: found 1000000000000"),
     ("patch_size", [1], "patch_size: found [1]"), ("dim_mult", "x", "dim_mult: found 'x'"),
     ("block_out_channels", [True], "found [True]"),
     ("out_channels", False, "out_channels: found False"), ("norm_eps", "1", "norm_eps: found '1'"),
