@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, refusal
 
 from concat_id.config.args import SamplingArgs, TrainingArgs
 from concat_id.config.command_line import MEMORY_HELP, build_parser, read_command_line
 from concat_id.config.loading import load_config
-from concat_id.errors import UserError
 
 DEBUG = str(ROOT / "configs" / "debug.yaml")
 SHARED = [item.name for item in dataclasses.fields(SamplingArgs) if item.metadata.get("shared")]
@@ -50,16 +49,12 @@ def test_options_reach_the_typed_config():
     (["--sampling_image_size", "3"], "expected 2 arguments"),
 ])  # fmt: skip
 def test_usage_errors_are_one_line(words, part):
-    with pytest.raises(UserError) as caught:
-        read(*words)
-    assert part in str(caught.value) and "\n" not in str(caught.value)
+    assert part in refusal(read, *words)
 
 
 def test_sampling_and_training_have_options_of_their_own():
-    with pytest.raises(UserError, match="--train_iters: unknown option"):
-        read("--train_iters", "3")
-    with pytest.raises(UserError, match="--image: unknown option"):
-        read("--image", "a.png", training=True)
+    assert "--train_iters: unknown option" in refusal(read, "--train_iters", "3")
+    assert "--image: unknown option" in refusal(read, "--image", "a.png", training=True)
 
 
 def test_a_model_stands_for_its_files(capsys):

@@ -4,6 +4,7 @@ import json
 import textwrap
 from pathlib import Path
 
+import conftest
 import pytest
 from conftest import ROOT
 
@@ -11,7 +12,6 @@ from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.loading import load_config
 from concat_id.config.released_args import ACCEPTED_ARGS
 from concat_id.config.schema import fields_of_args, sampling_part, to_dict
-from concat_id.errors import UserError
 
 CONFIGS = ROOT / "configs"
 DEBUG = CONFIGS / "debug.yaml"
@@ -29,10 +29,7 @@ def write(tmp_path):
 
 
 def refusal(*paths, overrides=None) -> str:
-    with pytest.raises(UserError) as caught:
-        load_config(paths, overrides)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return conftest.refusal(load_config, paths, overrides)
 
 
 def model_of(path: Path) -> Path:

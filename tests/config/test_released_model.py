@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, refusal
 from omegaconf import OmegaConf
 
 from concat_id.config.loading import load_config
@@ -111,19 +111,14 @@ NETWORK = "network_config.params"
     ({f"{NETWORK}.modules.lora_config": {"target": "x.LoraMixin"}}, ["lora_config.params.r: found null, expected an integer"]),
 ])  # fmt: skip
 def test_what_the_project_cannot_do_is_refused_under_its_released_name(load, tmp_path, changes, parts):
-    with pytest.raises(UserError) as caught:
-        load(released_model(), changes)
-    message = str(caught.value)
-    assert message.startswith(str(tmp_path / "0.yaml")) and "\n" not in message
-    for part in parts:
-        assert part in message
+    message = refusal(load, released_model(), changes)
+    assert message.startswith(str(tmp_path / "0.yaml")) and all(part in message for part in parts)
 
 
 def test_a_missing_size_is_named_as_the_file_would_call_it(load, tmp_path):
     model = released_model()
     del model["network_config"]["params"]["num_layers"]
-    with pytest.raises(UserError, match=r"0\.yaml: model\.network_config\.params\.num_layers: missing, expected an integer"):
-        load(model)
+    assert "0.yaml: model.network_config.params.num_layers: missing, expected an integer" in refusal(load, model)
 
 
 def test_two_forms_do_not_mix(load, tmp_path):

@@ -1,11 +1,12 @@
 """YAML of any content: values as OmegaConf reads them, or one line with file, line and column, soon and in little memory."""
 
 import random
+import re
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -68,9 +69,8 @@ def test_anchors_and_merge_keys(tmp_path):
 ])  # fmt: skip
 def test_what_no_file_needs_is_refused_at_its_place(tmp_path, text, message):
     began = time.monotonic()
-    with pytest.raises(UserError) as error:
-        read(tmp_path, text)
-    assert str(error.value).startswith("own.yaml: ") and message in str(error.value) and len(str(error.value)) < 300
+    told = refusal(read, tmp_path, text)
+    assert told.startswith("own.yaml: ") and message in told and len(told) < 300
     assert time.monotonic() - began < 10
 
 
@@ -96,8 +96,7 @@ def test_references_mean_what_they_say(monkeypatch):
     {str(n): f"${{{n + 1}}}" for n in range(500)} | {"500": "x"}, {"x": 1} | {str(n): "${x}" for n in range(201)},
 ])  # fmt: skip
 def test_references_that_lead_nowhere_or_everywhere_are_refused(tree):
-    with pytest.raises(UserError, match="found .*, expected"):
-        resolve_references(tree, Origins())
+    assert re.search("found .*, expected", refusal(resolve_references, tree, Origins()))
 
 
 def test_many_references_to_single_values_are_fine():
@@ -109,8 +108,7 @@ def test_many_references_to_single_values_are_fine():
     ({"a": {"b": {"c": 1}}}, {"a": {"b": [1]}}, "mapping"), ({"a": {"b": [1]}}, {"a": {"b": {}}}, "list"),
 ])  # fmt: skip
 def test_lists_and_mappings_do_not_replace_one_another(first, second, expected):
-    with pytest.raises(UserError, match=rf"a\.b: found .*, expected a {expected} as before"):
-        merge(first, second, Origins())
+    assert re.search(rf"a\.b: found .*, expected a {expected} as before", refusal(merge, first, second, Origins()))
 
 
 HOSTILE = [

@@ -1,18 +1,19 @@
 """What counts as an image and as a video, and what a video is whatever it is called."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from conftest import refusal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.data.records import inspect_records
-from concat_id.errors import UserError
 from concat_id.evaluation.face_vectors import images_in
 from concat_id.evaluation.layouts import find_samples
 from concat_id.files.formats import CONTAINERS, beside, container_of, is_image, is_video, media_in
@@ -42,8 +43,8 @@ PLAYLISTS = [b"ffconcat version 1.0\nfile a.mp4\n", b"#EXTM3U\n#EXTINF:2,\na.ts\
 def test_other_files_are_no_videos(tmp_path_factory, text, prefix):
     path = tmp_path_factory.getbasetemp() / "text.mp4"
     path.write_bytes(prefix + text.encode(errors="replace"))
-    with pytest.raises(UserError, match=r"text.mp4: not a video that can be read: found (text|other data|an empty file), expected MP4"):
-        container_of(path)
+    told = refusal(container_of, path)
+    assert re.search(r"text.mp4: not a video that can be read: found (text|other data|an empty file), expected MP4", told)
 
 
 def test_every_format_that_pillow_writes_counts_by_its_suffix(tmp_path):
@@ -91,5 +92,4 @@ def test_pipes_and_devices_have_no_digest_and_are_no_videos(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     for path in (tmp_path / "pipe.mp4", Path("/dev/zero"), tmp_path, tmp_path / "none"):
         for read in (file_digest, container_of):
-            with pytest.raises(UserError, match="expected a (file|video)"):
-                read(path)
+            assert re.search("expected a (file|video)", refusal(read, path))

@@ -5,10 +5,9 @@ import json
 
 import pytest
 import torch
-from conftest import assert_close, golden_arrays, golden_meta, seeded
+from conftest import assert_close, golden_arrays, golden_meta, refusal, seeded
 
 from concat_id.config.cogvideox import AutoencoderConfig
-from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder, to_diffusers_names, to_sat_names
 
 CASE = golden_meta("vae_shared")
@@ -150,26 +149,23 @@ def test_bfloat16_is_near_float32(released_file, autoencoder, golden):
 
 
 UNFIT = {
-    (1, 3, 8, 32, 48): "found 8 frames, expected 4k\\+1; use 9",
+    (1, 3, 8, 32, 48): "found 8 frames, expected 4k+1; use 9",
     (1, 3, 5, 30, 48): "found 30x48 pixels, expected multiples of 8",
-    (1, 4, 5, 32, 48): "expected \\(batch, 3, frames",
+    (1, 4, 5, 32, 48): "expected (batch, 3, frames",
 }
 
 
 def test_unfit_shapes_are_refused(autoencoder):
     for shape, message in UNFIT.items():
-        with pytest.raises(UserError, match=message):
-            autoencoder.encode(torch.zeros(shape))
-    with pytest.raises(UserError, match="expected \\(batch, frames, 16, height, width\\)"):
-        autoencoder.decode(torch.zeros(1, 16, 1, 4, 6))
+        assert message in refusal(autoencoder.encode, torch.zeros(shape))
+    assert "expected (batch, frames, 16, height, width)" in refusal(autoencoder.decode, torch.zeros(1, 16, 1, 4, 6))
 
 
 def test_foreign_weights_are_refused(tmp_path, released_file, diffusers_folder):
     def refused(path, message, **sizes):
-        with pytest.raises(UserError, match=message):
-            VideoAutoencoder.from_config(dataclasses.replace(config_of(path), **sizes), SCALE)
+        assert message in refusal(VideoAutoencoder.from_config, dataclasses.replace(config_of(path), **sizes), SCALE)
 
-    fit = "3d-vae.pt: does not fit AutoencoderKLCogVideoX .*of another shape"
+    fit = "3d-vae.pt: does not fit AutoencoderKLCogVideoX "
     refused(released_file, fit, block_out_channels=(64, 64, 64, 128))
     refused(released_file, "multiples of 32", block_out_channels=(32, 48, 64, 128))
     refused(tmp_path, "no config.json")

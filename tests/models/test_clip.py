@@ -1,15 +1,16 @@
 """CLIP with small random weights in the real files."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from conftest import refusal
 from models.tiny_clip import tiny_clip, write_tokenizer
 from PIL import Image
 from transformers import CLIPModel
 
-from concat_id.errors import UserError
 from concat_id.models.clip import ClipEncoder
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -85,6 +86,4 @@ def test_incomplete_folders(folder, tmp_path, name, kept, message):
     for file in folder.iterdir():
         if file.name != name or kept:
             (tmp_path / file.name).write_bytes(file.read_bytes()[: kept if file.name == name else None])
-    with pytest.raises(UserError, match=message) as caught:
-        ClipEncoder(tmp_path, "cpu")
-    assert "\n" not in str(caught.value)
+    assert re.search(message, refusal(ClipEncoder, tmp_path, "cpu"))

@@ -1,16 +1,17 @@
 """The text encoder with a tiny random T5 and a tiny sentencepiece model, in every layout that a folder may have."""
 
 import json
+import re
 import shutil
 
 import pytest
 import sentencepiece
 import torch
+from conftest import refusal
 from tiny_model import write_text_encoder
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from concat_id.config.cogvideox import TextEncoderConfig
-from concat_id.errors import UserError
 from concat_id.models import text_encoder
 from concat_id.models.text_encoder import TextEncoder
 
@@ -139,9 +140,7 @@ MISSING = {
 
 def test_unfit_folders_are_refused(folder, tmp_path):
     def refused(path, message):
-        with pytest.raises(UserError, match=message) as refusal:
-            embed(path)
-        assert "\n" not in str(refusal.value)
+        assert re.search(message, refusal(embed, path))
 
     refused(tmp_path / "nowhere", "no such folder")
     copy = shutil.copytree(folder, tmp_path / "t5")

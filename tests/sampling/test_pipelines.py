@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from conftest import ROOT, assert_close
+from conftest import ROOT, assert_close, refusal
 from PIL import Image
 
 from concat_id.config.loading import load_config
-from concat_id.errors import UserError
 from concat_id.models.backbones import weight_digests
 from concat_id.sampling.pipeline import CogVideoXPipeline, VideoPipeline, WanPipeline, make_pipeline
 
@@ -124,8 +123,7 @@ def test_kernels_agree_and_one_that_cannot_run_is_named(cogvideox):
     expected = latents_of(cogvideox())
     for kernel in ("math", "flash"):
         assert_close(latents_of(cogvideox(attention_kernel=kernel)), expected, 1e-4)
-    with pytest.raises(UserError, match="attention_kernel: cudnn cannot run on cpu"):
-        cogvideox(attention_kernel="cudnn").load()
+    assert "attention_kernel: cudnn cannot run on cpu" in refusal(lambda: cogvideox(attention_kernel="cudnn").load())
 
 
 def test_dynamic_guidance_reaches_the_sampler(cogvideox):
@@ -155,8 +153,7 @@ def test_weights_are_named_by_content(wan, tiny_wan):
     second = digests(load=str(tiny_wan.parent / "Concat-ID-Wan" / "second_stage_adaln.pt"))
     assert [name for name in first if first[name] != second[name]] == ["transformer"]
     for load, message in (("nowhere.pt", "nowhere.pt"), (None, "args.load: missing")):
-        with pytest.raises(UserError, match=message):
-            digests(load=load)
+        assert message in refusal(digests, load=load)
 
 
 def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
@@ -167,9 +164,7 @@ def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
         (wan, {"sampling_image_size": [60, 96]}, "divisible by 16"),
         (cogvideox, {"sampler": "unipc"}, "sampler: found 'unipc', expected sde_dpmpp_2m or ddim"),
     ):
-        with pytest.raises(UserError) as caught:
-            make(**overrides)
-        assert message in str(caught.value) and "\n" not in str(caught.value)
+        assert message in refusal(make, **overrides)
     (tmp_path / "own.yaml").write_text("model: {kind: wam}\n")
-    with pytest.raises(UserError, match="model.kind: found 'wam', expected one of cogvideox, wan; the nearest is wan"):
-        load_config([ROOT / "configs" / "wan_mini.yaml", tmp_path / "own.yaml"])
+    told = refusal(load_config, [ROOT / "configs" / "wan_mini.yaml", tmp_path / "own.yaml"])
+    assert "model.kind: found 'wam', expected one of cogvideox, wan; the nearest is wan" in told

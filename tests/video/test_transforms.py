@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import sys
 import zlib
@@ -9,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from conftest import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -122,15 +124,12 @@ def test_bad_images_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for name, (write, message) in BAD.items():
         write(tmp_path / name)
-        with pytest.raises(UserError, match=message) as caught:
-            load_image(tmp_path / name)
-        assert name in str(caught.value) and "\n" not in str(caught.value)
+        assert re.search(f"{name}.*{message}", refusal(load_image, tmp_path / name))
 
 
 def test_web_addresses_are_told():
-    for address in ("https://example.org/me.jpg", "s3://bucket/me.png", "data:image/png;base64," + "A" * 5000):
-        with pytest.raises(UserError, match="found a web address, expected an image; download it first"):
-            load_image(address)
+    for address in ("https://example.org/me.jpg", "s3://bucket/me.png", "data:image/png;base64," + "A" * 300):
+        assert "found a web address, expected an image; download it first" in refusal(load_image, address)
 
 
 def test_only_photographs_are_opened(tmp_path):
@@ -143,8 +142,7 @@ def test_only_photographs_are_opened(tmp_path):
         except Exception:  # formats of other modes, or without an encoder
             continue
         tried += 1
-        with pytest.raises(UserError, match="not an image that can be read"):
-            load_image(tmp_path / "photo.png")
+        assert "not an image that can be read" in refusal(load_image, tmp_path / "photo.png")
     assert tried >= 8
 
 
@@ -200,8 +198,8 @@ def test_embedded_profiles_become_srgb(tmp_path, mode):
 def test_numbers_of_other_ranges_are_scaled_or_refused(tmp_path, values, dtype, expected):
     Image.fromarray(np.tile(np.array(values, dtype), (4, 1))).save(tmp_path / "a.tif")
     if expected is None:
-        with pytest.raises(UserError, match=r"a.tif: found values from .* expected 0 to one of .*; save it with 8 bits"):
-            load_image(tmp_path / "a.tif")
+        told = refusal(load_image, tmp_path / "a.tif")
+        assert re.search("a.tif: found values from .* expected 0 to one of .*; save it with 8 bits", told)
     else:
         assert np.asarray(load_image(tmp_path / "a.tif"))[0, :, 0].tolist() == pytest.approx(expected, abs=1)
 
@@ -214,8 +212,7 @@ def test_ten_of_sixteen_bits_of_colour_are_refused(tmp_path):
         cv2.imwrite(str(tmp_path / name), full)
         assert np.abs(np.asarray(load_image(tmp_path / name))[..., ::-1] - full / 257.0).max() <= 1
         cv2.imwrite(str(tmp_path / name), full >> 6)
-        with pytest.raises(UserError, match="10 or 12 bits in 16"):
-            load_image(tmp_path / name)
+        assert "10 or 12 bits in 16" in refusal(load_image, tmp_path / name)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT
+from conftest import ROOT, refusal
 from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,15 +22,6 @@ from concat_id.models.wan.autoencoder import WanAutoencoder
 from concat_id.weights.model_folders import built_from, check_tokenizer, read_settings
 
 T5 = ROOT / "models" / "mini" / "t5"
-
-
-def refusal(call, *arguments, **options) -> str:
-    """The one line with which a call refuses, within seconds."""
-    start = time.monotonic()
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    assert time.monotonic() - start < 10 and "\n" not in str(caught.value) and len(str(caught.value)) < 700
-    return str(caught.value)
 
 
 def copied(folder: Path, target: Path, **changes) -> Path:

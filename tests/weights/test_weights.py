@@ -15,7 +15,7 @@ import omegaconf
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT
+from conftest import ROOT, refusal
 from in_process import call_main, load_script
 from torch import nn
 
@@ -63,15 +63,6 @@ def checkpoint(tmp_path):
     """A SAT checkpoint folder with its tag."""
     write_sat_checkpoint(tmp_path, "1000", network().state_dict())
     return tmp_path
-
-
-def refusal(call, *arguments, **options) -> str:
-    """The one line with which a call refuses."""
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 500
-    return message
 
 
 @pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
