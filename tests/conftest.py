@@ -124,11 +124,17 @@ def weights_leave(monkeypatch):
 
 
 @pytest.fixture
-def sample(tiny_model, face_folder, tmp_path, monkeypatch, capsys):
+def faces(face_folder, tmp_path) -> Path:
+    """A YAML file without a better detector than the converted one."""
+    path = tmp_path / "faces.yaml"
+    path.write_text(yaml.safe_dump({"model": {"faces": {"detector": "nowhere", "fallback_detector": str(face_folder)}}}))
+    return path
+
+
+@pytest.fixture
+def sample(tiny_model, faces, tmp_path, monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
     script = load_script(ROOT / "sat" / "sample_video.py")
-    faces = tmp_path / "faces.yaml"
-    faces.write_text(yaml.safe_dump({"model": {"faces": {"detector": "nowhere", "fallback_detector": str(face_folder)}}}))
 
     def call(*options) -> tuple[int, str]:
         base = ["--base", str(ROOT / "configs" / "debug.yaml"), str(tiny_model), str(faces)]

@@ -4,7 +4,7 @@ import torch
 from conftest import assert_close
 from diffusers.models.embeddings import get_3d_sincos_pos_embed, get_timestep_embedding
 
-from concat_id.models.embeddings import apply_rotary, rotary_table, sincos_table, timestep_embedding, with_unrotated_text
+from concat_id.models.embeddings import rotary_table, sincos_table, timestep_embedding
 
 
 def test_rotary_table_equals_released(sat_golden):
@@ -14,15 +14,6 @@ def test_rotary_table_equals_released(sat_golden):
     index = sat_golden["rotary/idx"]
     assert_close(cos[index].repeat_interleave(2, -1), sat_golden["rotary/cos"], 1e-5)
     assert_close(sin[index].repeat_interleave(2, -1), sat_golden["rotary/sin"], 1e-5)
-
-
-def test_rotation_leaves_text_alone_and_keeps_lengths():
-    table = with_unrotated_text(rotary_table((2, 3, 4), 64), 5)
-    x = torch.randn(2, 3, 5 + 24, 64, generator=torch.Generator().manual_seed(0))
-    rotated = apply_rotary(x, table)
-    assert torch.equal(rotated[:, :, :5], x[:, :, :5])
-    assert_close(rotated.norm(dim=-1), x.norm(dim=-1), 1e-6)
-    assert not torch.allclose(rotated[:, :, 6:], x[:, :, 6:])
 
 
 def test_sincos_table_equals_diffusers():

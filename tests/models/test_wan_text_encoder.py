@@ -109,7 +109,6 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
 
     for removed, message in (
         ("blocks.1.ffn.fc2.weight", "does not fit UMT5EncoderModel .*missing: encoder.block.1.layer.1.DenseReluDense.wo.weight"),
-        ("token_embedding.weight", "found no token_embedding.weight"),
     ):
         torch.save({name: tensor for name, tensor in tensors.items() if name != removed}, copy / FILE)
         refused(copy / FILE, message)
@@ -117,7 +116,6 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     refused(copy / FILE, "tokenizer cannot be read")
     shutil.rmtree(copy / "google")
     refused(copy / FILE, "found no tokenizer, expected google/umt5-xxl/ or tokenizer/")
-    refused(copy / "nowhere.pth", "no such file or folder")
     refused(copy, "found no config.json")
     shutil.copytree(folder, tmp_path / "hf")
     (tmp_path / "hf" / "text_encoder" / "config.json").write_text("{")

@@ -36,9 +36,7 @@ def write(folder, network, layout):
     if layout == "native pickle":
         torch.save(native, folder / "first_stage.pt")
         return folder / "first_stage.pt"
-    if layout == "native folder":
-        (folder / "config.json").write_text('{"_class_name": "WanModel"}')
-    if layout in ("native safetensors", "native folder", "diffusers file"):
+    if layout in ("native folder", "diffusers file"):
         save_file(inside if layout == "diffusers file" else native, file)
         return folder if layout == "native folder" else file
     if layout == "shards":
@@ -54,10 +52,7 @@ def write(folder, network, layout):
     return folder if layout == "training folder" else folder / "7" / "mp_rank_00_model_states.pt"
 
 
-LAYOUTS = [
-    "native pickle", "native safetensors", "native folder", "shards", "diffusers folder", "diffusers file",
-    "training folder", "training file",
-]  # fmt: skip
+LAYOUTS = ["native pickle", "native folder", "shards", "diffusers folder", "diffusers file", "training folder", "training file"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from conftest import ROOT
 from entry import only_error, prompt_file, results
 from in_process import call_main, load_script
@@ -24,11 +23,9 @@ PROMPT = "a man in a red hat smiles"
 
 
 @pytest.fixture
-def infer(tiny_wan, face_folder, tmp_path, monkeypatch, capsys):
+def infer(tiny_wan, faces, tmp_path, monkeypatch, capsys):
     """Call the script's main on the tiny weights; returns (exit code, standard error)."""
     script = load_script(SCRIPT)
-    faces = tmp_path / "faces.yaml"
-    faces.write_text(yaml.safe_dump({"model": {"faces": {"detector": "nowhere", "fallback_detector": str(face_folder)}}}))
 
     def call(*options, config=(tiny_wan, faces)) -> tuple[int, str]:
         monkeypatch.setenv(bootstrap.ENTERED, "1")
