@@ -53,6 +53,14 @@ with locked(Path(sys.argv[1]), "a test"): print("locked", flush=True); sys.stdin
 """
 
 
+def write_program(path: Path, text: str) -> Path:
+    """Write a program that a shell can start, with the folder it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
 def load_script(file: Path) -> ModuleType:
     """Import a script that is not on the path."""
     spec = importlib.util.spec_from_file_location(file.stem, file)

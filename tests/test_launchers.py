@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from in_process import write_program
 
 STAND_IN = f"""#!/bin/bash
 case "$1" in */launch.py) exec {sys.executable} "$@";; esac
@@ -33,14 +34,7 @@ class Project:
         for name in ("face_detector", "face_recognizer"):
             (self.root / "models" / name).mkdir(parents=True)
             (self.root / "models" / name / "README.md").touch()
-        self.program("python", STAND_IN)
-
-    def program(self, name, text):
-        """Put a program on the PATH."""
-        path = self.folder / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
+        write_program(folder / "bin" / "python", STAND_IN)
 
     def run(self, *arguments, launcher="inference_single_identity", start=None, **variables):
         """Start a launcher from another folder; returns (exit code, stderr, arguments of the stand-in or None)."""
@@ -120,7 +114,7 @@ def test_help_needs_no_set_up(project):
 
 
 def test_processes_follow_the_visible_gpus(project):
-    project.program("nvidia-smi", "#!/bin/sh\necho 'GPU 0: a'; echo 'GPU 1: b'; echo 'GPU 2: c'\n")
+    write_program(project.folder / "bin" / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: a'; echo 'GPU 1: b'; echo 'GPU 2: c'\n")
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,2")[2][:5] == [*TORCHRUN, "2", "--standalone"]
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="1")[2][0] == project.script()
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,1", NPROC_PER_NODE="1")[2][0] == project.script()

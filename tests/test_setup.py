@@ -8,6 +8,7 @@ import time
 
 import pytest
 from conftest import ROOT
+from in_process import write_program
 
 STAND_IN = """#!/bin/bash
 echo "$*" >>"$CALLS"
@@ -33,10 +34,7 @@ class Tree:
         shutil.copy(ROOT / "scripts" / "setup.sh", self.root / "scripts")
         (self.root / "requirements.txt").write_text(REQUIREMENTS)
         (self.root / "tests" / "requirements.txt").write_text("pytest==4\n")
-        self.python = folder / "bin" / "python3.11"
-        self.python.parent.mkdir()
-        self.python.write_text(STAND_IN)
-        self.python.chmod(0o755)
+        self.python = write_program(folder / "bin" / "python3.11", STAND_IN)
         self.elsewhere = folder
 
     def start(self, *parts, **variables):
@@ -137,8 +135,7 @@ def test_unfit_machines_are_told_what_to_install(tree):
     code, said, _ = tree.run(NO_VENV="1")
     assert code == 2 and "apt install python3.11-venv" in said
     for name in ("python3.11", "python3.12", "python3.13", "python3"):
-        (tree.python.parent / name).write_text("#!/bin/sh\nexit 1\n")
-        (tree.python.parent / name).chmod(0o755)
+        write_program(tree.python.with_name(name), "#!/bin/sh\nexit 1\n")
     code, said, _ = tree.run()
     assert code == 2 and "no Python 3.11" in said and "CONCAT_ID_PYTHON" in said
 

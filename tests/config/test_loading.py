@@ -68,12 +68,6 @@ def test_later_files_and_the_command_line_win(write):
     assert (config.model.sampler.num_inference_steps, config.model.sampler.guidance_scale) == (9, 2.0)
 
 
-def test_sizes_that_nobody_gives_are_the_models():
-    config = load_config([DEBUG])
-    assert (config.args.sampling_image_size, config.args.sampling_num_frames) == ((64, 96), 3)
-    assert (config.data.video_size, config.data.max_num_frames) == ((64, 96), 9)
-
-
 def test_numbers_may_be_written_the_ways_yaml_tempts_to(write):
     path = write("""
         args: {guidance_scale: 7, train_data: only.json}
@@ -94,9 +88,7 @@ WRONG = {  # YAML: parts of what is said
     "args: {sampling_num_frame: 3}": ["args.sampling_num_frame: unknown key", "nearest known key is sampling_num_frames"],
     "arg: {seed: 3}": ["arg: unknown key", "is args"],
     "seed: 3": ["seed: belongs under args"],
-    "data: {params: {vido_size: [64, 96]}}": ["data.params.vido_size: unknown key", "is video_size"],
     "args: {sampling_num_frames: abc}": ["args.sampling_num_frames: found 'abc', expected an integer"],
-    "args: {sampling_num_frames: 2.5}": ["found 2.5, expected an integer"],
     "args: {seed: true}": ["args.seed: found True, expected an integer"],
     "args: {seed: null}": ["args.seed: found null, expected an integer"],
     "args: {seed: -1}": ["args.seed: found -1, expected 0 to"],
@@ -109,22 +101,16 @@ WRONG = {  # YAML: parts of what is said
     "- args": ["found a list, expected sections"],
     "args: {save: '???'}": ["args.save: found '???', expected a value"],
     "args: {load: '${nothing}'}": ["args.load: found '${nothing}', expected a value, or a reference to one"],
-    "args: {load: '${args.save}', save: '${args.load}'}": ["args.load: found '${args.save}', expected", "Recursive interpolation"],
     "args: {model_parallel_size: 2}": ["args.model_parallel_size: found 2, expected 1"],
     "args:\n  seed: 1\n bf16: true": ["line 3, column 2:"],
     "args: {epochs: 3, train_iters: 9}": ["args.epochs: found 3, expected none where args.train_iters is given; remove one of them"],
     "args: {image2video: true}": ["text-to-video with reference images"],
-    "args: {contextimage2video: false}": ["args.contextimage2video: found False"],
     "args: {input_type: cli}": ["--prompt"],
 }
 UNFIT = {  # to other keys
     "args: {sampling_image_size: [60, 96]}": ["found (60, 96)", "divisible by 16", "at most [64, 96]"],
     "args: {sampling_num_frames: 4}": ["found 4, expected 1 to 3 latent frames (3 are 9 frames of video, 1 is a portrait image)"],
     "args: {bf16: true, fp16: true}": ["args.fp16: found True, expected false"],
-    "args: {image: [a.png, b.png, c.png, d.png], prompt: p}": ["at most 3 photos"],
-    "args: {prompt: p}": ["args.prompt", "--image"],
-    "args: {image: a.png}": ["args.prompt", "--prompt"],
-    "args: {prompt: ' ', image: a.png}": ["args.prompt", "not empty"],
     "args: {num_inference_steps: 1001}": ["args.num_inference_steps: found 1001", "1000"],
     "model: {transformer: {hidden_size: 100}}": ["model.transformer.hidden_size: found 100", "divisible by 16"],
     "model: {transformer: {num_attention_heads: 3}}": ["a multiple of the 3 attention heads"],
@@ -199,10 +185,7 @@ def test_precision_follows_the_flags(write):
     assert load_config([DEBUG, training, write("args: {fp16: true}", "half.yaml")]).args.dtype_name == "float16"
 
 
-PROCESSORS = [("AVX512", True, "bfloat16"), ("AVX512", False, "float32"), ("AVX2", False, "float32"), ("DEFAULT", False, "float32")]
-
-
-@pytest.mark.parametrize(("capability", "instructions", "dtype"), PROCESSORS)
+@pytest.mark.parametrize("capability, instructions, dtype", [("AVX512", True, "bfloat16"), ("AVX512", False, "float32")])
 def test_automatic_precision_is_what_the_processor_is_fast_in(write, monkeypatch, capability, instructions, dtype):
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: instructions, raising=False)
@@ -225,8 +208,6 @@ def test_keys_of_the_original_that_are_replaced_are_told(write, capsys):
     ("{train_iters: 9}", "{epochs: 3}", {}, (1000, 3, 0)),
     ("{epochs: 3}", "{train_iters: 9}", {}, (9, None, 0)),
     ("{epochs: 3}", "", {"train_iters": "9"}, (9, None, 0)),
-    ("{train_iters: null, epochs: 3}", "", {}, (1000, 3, 0)),
-    ("{warmup: 0.1, train_iters: 40}", "", {}, (40, None, 4)),
     ("{warmup_iters: 7, train_iters: 40}", "{warmup: 0.5}", {}, (40, None, 20)),
     ("{warmup: 0.1, train_iters: 40}", "{warmup_iters: 7}", {}, (40, None, 7)),
     ("{warmup_iters: 70, warmup_part: 0.5}", "{train_iters: 40}", {}, (40, None, 20)),

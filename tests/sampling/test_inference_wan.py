@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 from entry import only_error, prompt_file, results
-from in_process import call_main, load_script
+from in_process import call_main, load_script, write_program
 
 from concat_id import bootstrap
 from concat_id.config import presets
@@ -164,9 +164,7 @@ def test_help_reads_well_and_names_the_originals_options(infer):
 
 
 def test_another_interpreter_takes_over(tmp_path):
-    python, calls = tmp_path / "my python", tmp_path / "calls"
-    python.write_text(STAND_IN)
-    python.chmod(0o755)
+    python, calls = write_program(tmp_path / "my python", STAND_IN), tmp_path / "calls"
     done = start(SCRIPT, "--prompt", "two words", CONCAT_ID_PYTHON=str(python), CALLS=str(calls))
     assert done.returncode == 0, done.stderr
     assert calls.read_text().splitlines() == ["1", str(SCRIPT), "--prompt", "two words"]
@@ -202,10 +200,7 @@ def bare_project(tmp_path):
     for name in ("face_detector", "face_recognizer"):
         (root / "models" / name).mkdir(parents=True)
         (root / "models" / name / "README.md").touch()
-    python = root / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(STAND_IN)
-    python.chmod(0o755)
+    write_program(root / ".venv" / "bin" / "python", STAND_IN)
     checksum = subprocess.run(["cksum"], input=(root / "requirements.txt").read_bytes(), capture_output=True, check=True).stdout
     (root / ".venv" / ".installed-base").write_bytes(checksum)
     return root

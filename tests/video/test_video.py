@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refusal
-from in_process import no_file_larger_than
+from in_process import no_file_larger_than, write_program
 from PIL import Image
 
 from concat_id.errors import UserError
@@ -109,8 +109,7 @@ def test_frames_beyond_4k_are_scaled_while_they_are_decoded(tmp_path):
 def test_an_output_that_ends_inside_a_frame_is_an_error(tmp_path, monkeypatch):
     """As of an encoder of 16 bits, whose image is twice as large as expected, or of one that was killed."""
     clip = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p")
-    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nprintf 'P6\\n2 1\\n255\\nabcdefP6\\n2 1\\n255\\nabc'\n")
-    (tmp_path / "ffmpeg").chmod(0o755)
+    write_program(tmp_path / "ffmpeg", "#!/bin/sh\nprintf 'P6\\n2 1\\n255\\nabcdefP6\\n2 1\\n255\\nabc'\n")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
     assert "a.mp4: decoding ended inside a frame; the file is damaged" in refusal(list, decode_frames(clip, 20))
     with pytest.raises(ValueError, match="8 bits"):

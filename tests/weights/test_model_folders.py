@@ -1,6 +1,5 @@
 """Folders of weights with settings and entries that are not what they should be: one line each, at once."""
 
-import dataclasses
 import json
 import shutil
 import time
@@ -10,13 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT, refusal
-from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concat_id.config.loading import load_config
 from concat_id.errors import UserError
-from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import TextEncoder
 from concat_id.models.wan.autoencoder import WanAutoencoder
 from concat_id.weights.model_folders import built_from, check_tokenizer, read_settings
@@ -41,7 +37,7 @@ def test_settings_that_cannot_be_read(tmp_path):
         assert refusal(lambda: TextEncoder(copy).encode(["a man"])).startswith(f"{copy / 'config.json'}: ")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(key=st.sampled_from(["num_layers", "d_model", "d_kv", "d_ff", "num_heads", "vocab_size", "feed_forward_proj", "layer_norm_epsilon",
                             "relative_attention_num_buckets", "dropout_rate", "dtype", "quantization_config", "id2label", "model_type",
                             "auto_map"]), value=st.sampled_from(ODD))  # fmt: skip
@@ -84,17 +80,11 @@ def test_a_network_is_no_larger_than_its_weights(tmp_path):
     torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(100)))
 
 
-@pytest.mark.parametrize("kind", [AutoencoderKLCogVideoX, AutoencoderKLWan])
-@pytest.mark.parametrize("changes", [{"layers_per_block": 10**5, "num_res_blocks": 10**5}, {"block_out_channels": [32] * 90, "z_dim": -1},
-                                     {"down_block_types": ["nosuch"] * 4, "base_dim": 0}])  # fmt: skip
-def test_autoencoders_with_odd_settings(tmp_path, kind, changes):
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": kind.__name__} | changes))
+@pytest.mark.parametrize("changes", [{"num_res_blocks": 10**5}, {"z_dim": -1}, {"base_dim": 0}])
+def test_autoencoders_with_odd_settings(tmp_path, changes):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan"} | changes))
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
-    if kind is AutoencoderKLWan:
-        assert str(tmp_path) in refusal(WanAutoencoder.from_path, tmp_path)
-    else:
-        section = load_config([str(ROOT / "configs" / "debug.yaml")]).model.autoencoder
-        assert str(tmp_path) in refusal(VideoAutoencoder.from_config, dataclasses.replace(section, path=str(tmp_path)), 1.0)
+    assert str(tmp_path) in refusal(WanAutoencoder.from_path, tmp_path)
 
 
 @pytest.mark.parametrize("name, content", [("tokenizer_config.json", {"extra_ids": 10**5}), ("tokenizer_config.json", {"extra_ids": "x"}),
