@@ -109,18 +109,14 @@ def test_casts_do_not_round_positions():
     assert torch.equal(cos, FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 5, 8, 12))[0])
 
 
-def block_inputs(config, seed: int = 0):
-    """tokens of 2 video frames and 1 reference, text, modulations of the time and rotary table."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens, text = torch.randn(1, 72, 48, generator=generator), torch.randn(1, 7, 48, generator=generator)
-    temb = torch.randn(1, 6, 96 if config.ref_modulation else 48, generator=generator)
-    return tokens, text, temb, FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 3, 8, 12), num_refs=1)
-
-
 def test_the_released_slip():
-    """Without attention's output, a reference token x becomes x + gate * mlp(norm(x) * (1 + scale of attention) + shift of attention)."""
-    block = random_transformer(TINY_ADALN).network.blocks[0]
-    tokens, text, temb, rotary = block_inputs(TINY_ADALN)
+    """Without attention's output, a reference token x becomes x + gate * mlp(norm(x) * (1 + scale of attention) + shift of attention).
+
+    The modulations are its own, and the text has no part in it.
+    """
+    block, generator = random_transformer(TINY_ADALN).network.blocks[0], torch.Generator().manual_seed(0)
+    tokens, text, temb = (torch.randn(1, *shape, generator=generator) for shape in ((72, 48), (7, 48), (6, 96)))
+    rotary = FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 3, 8, 12), num_refs=1)
     block.attn1.to_out[0].weight.zero_()
     block.attn1.to_out[0].bias.zero_()
     shift, scale, _, _, _, gate = (block.scale_shift_table_ref + temb[..., 48:]).unbind(1)

@@ -34,14 +34,6 @@ def test_one_line_leaves_video_references_sheet_and_info(sample, tmp_path, photo
     assert all(digest.startswith("sha256:") for digest in info["settings"]["weights"].values())
 
 
-def test_several_people_and_a_portrait(sample, tmp_path, photo):
-    code, text = sample("--prompt", PROMPT, "--image", *[photo] * 3, "--sampling-num-frames", 1)
-    assert code == 0, text
-    (folder,) = results(tmp_path)
-    assert Image.open(folder / "portrait.png").size == (96, 64)
-    assert (folder / "reference_3.png").is_file() and not list(folder.glob("*.mp4"))
-
-
 def test_the_same_seed_gives_the_same_file_and_samples_have_seeds_of_their_own(sample, tmp_path, photo):
     def made(*options) -> dict[str, bytes]:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -111,8 +103,9 @@ def test_what_the_text_encoder_does_not_see_is_told(sample, tmp_path, photo):
 
 
 def test_a_prompt_stays_inside_the_output_folder(sample, tmp_path, photo):
-    assert sample("--prompt", "../../x", "--image", photo, "--sampling_num_frames", 1)[0] == 0
-    assert len(results(tmp_path)) == 1 and (results(tmp_path)[0] / "portrait.png").is_file()
+    assert sample("--prompt", "../../x", "--image", *[photo] * 3, "--sampling-num-frames", 1)[0] == 0
+    (folder,) = results(tmp_path)
+    assert Image.open(folder / "portrait.png").size == (96, 64) and (folder / "reference_3.png").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "faces.yaml"}
 
 
@@ -139,7 +132,7 @@ def test_mistakes_are_told_in_one_line(sample, tmp_path, photo):
 def checkpoint_like(tiny_model: Path, folder: Path, change) -> Path:
     """A copy of the tiny transformer's checkpoint after `change` of its content."""
     content = load_tensors(tiny_model.parent / "transformer" / "release" / "mp_rank_00_model_states.pt", mmap=False)
-    content = change(content) or content
+    change(content)
     (folder / "t").mkdir(parents=True)
     (folder / "latest").write_text("t")
     torch.save(content, folder / "t" / "mp_rank_00_model_states.pt")

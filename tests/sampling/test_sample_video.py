@@ -11,6 +11,8 @@ from concat_id.models.text_encoder import TextEncoder
 from concat_id.sampling.pipeline import CogVideoXPipeline
 
 PORTRAIT = "--sampling_num_frames", 1
+
+
 def test_a_folder_half_made_anew_is_not_taken_for_the_earlier_result(sample, tmp_path, photo, monkeypatch):
     """The second run writes its references over the first result, then fails: what is left is neither."""
     first = "--prompt", PROMPT, "--image", photo, *PORTRAIT

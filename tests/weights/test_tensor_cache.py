@@ -1,6 +1,5 @@
 """Tensors on disk: found again, told apart, and never believed when damaged."""
 
-
 import pytest
 import torch
 
