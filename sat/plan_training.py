@@ -33,6 +33,8 @@ def main() -> None:
     own.add_argument("--json", action="store_true", default=False, help="print JSON, in bytes")
     options = vars(parser.parse_args())
     own = {name: options.pop(name) for name in ("gpus", "zero", "offload", "people", "tflops", "json")}
+    if "base" not in options:
+        options.setdefault("model", "cogvideox_5b")
     config = load_config(resolve_files(options, training=True, to_run=False), options)
     limits = {"gpus": (1, 10**6), "zero": (0, 3)}
     gpus, stages = ([read_number(name, text, *limits[name]) for text in own[name]] for name in limits)

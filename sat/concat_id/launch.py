@@ -1,4 +1,4 @@
-"""What the launchers do: `python sat/concat_id/launch.py sample_video single_identity [options]`.
+"""What the launchers (`bash inference_single_identity.sh [options]` and the others) do; scripts/setup.sh starts it.
 
 Checks the options, sets .venv up, and starts the script on what the machine has; needs the standard library alone.
 """
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from concat_id.bootstrap import set_up
+from concat_id.bootstrap import LIBRARIES, set_up
 from concat_id.config.command_line import build_parser, resolve_files
 from concat_id.config.parser import read_whole
 from concat_id.config.typed import shown
@@ -32,7 +32,7 @@ def main() -> None:
     """Start a script in place of this process."""
     script, task, *words = sys.argv[1:]
     training = script == "train_video"
-    parser = build_parser(DESCRIPTIONS[script], training)
+    parser = build_parser(DESCRIPTIONS[script], training, task)
     parser.prog = f"bash {'finetune' if training else 'inference'}_{task}.sh"
     parser.epilog += "\n" + ENVIRONMENT + (MACHINES if training else "")
     given = vars(parser.parse_args(words))
@@ -42,8 +42,7 @@ def main() -> None:
     resolve_files(given, training)
     machines = read_machines() if training else []
     python = set_up("training") if training else set_up()
-    if training:
-        check_training_libraries(python)
+    check_libraries(python, (*LIBRARIES, *TRAINING_LIBRARIES) if training else LIBRARIES)
     processes = count_processes()
     command = [python, *torchrun(processes, training, machines), str(PROJECT_ROOT / "sat" / f"{script}.py"), *words]
     sys.stdout.flush()
@@ -58,7 +57,9 @@ def read_machines() -> list[str]:
     address = os.environ.get("MASTER_ADDR")
     if not address:
         raise UserError(f"MASTER_ADDR: missing, expected the address of the first of {nodes} machines")
-    rank = _number("NODE_RANK", os.environ.get("NODE_RANK") or "nothing", 0, nodes - 1)
+    if not os.environ.get("NODE_RANK"):
+        raise UserError(f"NODE_RANK: missing, expected a number from 0 to {nodes - 1}")
+    rank = _number("NODE_RANK", os.environ["NODE_RANK"], 0, nodes - 1)
     port = os.environ.get("MASTER_PORT") or "29500"
     return ["--nnodes", str(nodes), "--node_rank", str(rank), "--master_addr", address, "--master_port", port]
 
@@ -93,19 +94,19 @@ def threads(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(own)} if own else {}
 
 
-def check_training_libraries(python: str) -> None:
-    """Check that the user's own interpreter has what only training needs."""
+def check_libraries(python: str, libraries: tuple[str, ...]) -> None:
+    """Check that the user's own interpreter has what is needed."""
     if not os.environ.get("CONCAT_ID_PYTHON"):
         return
-    find = f"import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, {TRAINING_LIBRARIES!r})))"
+    find = f"import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, {libraries!r})))"
     if subprocess.run([python, "-c", find], check=False).returncode:
-        raise UserError(f"{python}: found no {', '.join(TRAINING_LIBRARIES)}, which training needs; install requirements.txt")
+        raise UserError(f"{python}: lacks one of {', '.join(libraries)}; install requirements.txt, or leave CONCAT_ID_PYTHON out")
 
 
 def _number(name: str, text: str, low: int, high: int = 10**6) -> int:
     number = read_whole(text)
     if number is None or not low <= number <= high:
-        raise UserError(f"{name}: found {shown(text)}, expected a number from {low}" + (f" to {high}" if high < 10**6 else ""))
+        raise UserError(f"{name}: found {shown(text)}, expected a number from {low} to {high}")
     return number
 
 

@@ -1,6 +1,6 @@
 """The `args:` section, what sampling reads of it and what training reads of it, and the `data:` section, as typed data.
 
-Each key of `args:` is a command-line option too. Of `path` "read" is looked for beside the file that names it, then in the working folder;
+Each key of `args:` is a command-line option too. Of `path` "read" is looked for beside the file that names it, in the working folder and in the project's;
 "write" is as seen from there. `shared` keys are read by both.
 """
 
@@ -24,7 +24,7 @@ class SamplingArgs:
     input_file: str | None = setting(None, "prompt file, one 'prompt@@photo[@@photo]' a line", group="input", metavar="FILE", path="read")
     output_dir: str = setting("outputs", "folder for the results", group="input", metavar="FOLDER", path="write")
     overwrite: bool = setting(False, "make finished videos again", group="input")
-    seed: int = setting(42, "seed of the noise", low=0, high=2**63 - 1, group="input", shared=True)
+    seed: int = setting(42, "seed of the noise, in training of all that is random", low=0, high=2**63 - 1, group="input", shared=True)
 
     load: str | None = setting(None, "checkpoint of the transformer", group="model", metavar="FOLDER", path="read", shared=True)
     trust_checkpoint: bool = setting(
@@ -47,7 +47,7 @@ class SamplingArgs:
     negative_prompt: str | None = setting(
         None, "text to stay away from (default: the model's)", group="model", metavar="TEXT", shared=True
     )
-    batch_size: int = setting(1, "videos per line, with seeds one after the other", low=1, high=10**4, group="model", shared=True)
+    batch_size: int = setting(1, "videos per line, with seeds one after the other; in training clips of a process at once", low=1, high=10**4, group="model", shared=True)
 
     memory: Literal["low", "balanced", "high"] = setting("balanced", "what stays on the device", group="placement")
     tiled_decoding: bool = setting(False, "decode in overlapping tiles: less memory, as low does by itself", group="placement")
@@ -73,7 +73,7 @@ class SamplingArgs:
 class TrainingArgs:
     """What training reads besides the shared keys of `SamplingArgs`."""
 
-    mode: Literal["inference", "finetune", "pretrain"] = setting("inference", "finetune weights, or pretrain from random ones")
+    mode: Literal["inference", "finetune", "pretrain"] = setting("inference", "finetune weights, or pretrain from random ones (default: as the files say)")
     train_data: tuple[str, ...] = setting((), "training lists (JSON)", metavar="FILE", path="read")
     valid_data: tuple[str, ...] = setting((), "validation lists (JSON)", metavar="FILE", path="read")
     save: str | None = setting(None, "folder for checkpoints", metavar="FOLDER", path="write")

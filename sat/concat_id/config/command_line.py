@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from concat_id.config.args import SamplingArgs, TrainingArgs
 from concat_id.config.parser import Parser
 from concat_id.config.presets import FETCH, PRESETS, TASKS, UNTRAINED, choose, files_of
+from concat_id.config.schema import fields_of_args
 from concat_id.errors import warn
 
 MEMORY_HELP = {  # CogVideoX-5B
@@ -19,23 +20,26 @@ MEMORY_HELP = {  # CogVideoX-5B
     "low": "the text encoder runs on the CPU, the transformer passes through layer by layer (0.3 GB each), slowest",
 }
 SAMPLING_GROUPS = {"input": "what to make, and where to put it", "model": "model and sampling", "placement": "memory, device and precision"}
+EPILOG = """\
+Options from the second group on are keys of the args: section of the YAML files and go before what
+they say; a default given here holds where no file says another. All keys: docs/configuration.md"""
 BANNER = "This is the 96x144 demonstration model: it shows how Concat-ID works, not how good it looks. The 480x720 one:\n    " + FETCH
 SHORTER = {"output_dir": "--output"}
 WITHOUT_VALUE = {"resume": "latest"}  # what an option that is not a switch means when it stands alone
 
 
-def build_parser(description: str, training: bool = False) -> Parser:
-    """Make the parser of sampling or of training; only what is given ends up in its result."""
+def build_parser(description: str, training: bool = False, task: str = TASKS[0]) -> Parser:
+    """Make the parser of sampling or of training, for `task` where none is given; only what is given ends up in its result."""
     parser = Parser(description=description, argument_default=argparse.SUPPRESS)
     parser.usage = "%(prog)s [--model NAME | --base FILE [FILE ...]] [--<key> VALUE ...]"
-    parser.epilog = (
-        "Options from the second group on are keys of the args: section of the YAML files and go before what they say."
-        " docs/configuration.md lists all keys."
-    )
+    parser.epilog = EPILOG
+    other = "sat/sample_video.py" if training else "sat/train_video.py"
+    parser.elsewhere = dict.fromkeys(fields_of_args(), other)
     files = parser.add_argument_group("configuration")
     default = "mini" if training else "cogvideox_5b where its weights are in models/, else mini"
-    files.add_argument("--model", metavar="NAME", help=f"{', '.join(PRESETS)} (default: {default})")
-    files.add_argument("--task", choices=TASKS, help=f"which of the model's files to take (default: {TASKS[0]})")
+    names = [name for name, preset in PRESETS.items() if preset.training or not training]
+    files.add_argument("--model", metavar="NAME", help=f"{', '.join(names)} (default: {default})")
+    files.add_argument("--task", choices=TASKS, help=f"which of the model's files to take (default: {task})")
     text = "YAML files in place of the model's, merged left to right"
     files.add_argument("--base", nargs="+", action="extend", metavar="FILE", help=text)
     if training:
@@ -73,12 +77,12 @@ def read_command_line(description: str, training: bool = False, argv: Sequence[s
     Raises `UserError` for a model whose weights are not there.
     """
     given = vars(build_parser(description, training).parse_args(argv))
-    own, model = "load" in given or "base" in given, given.get("model")
+    named, model = "base" in given, given.get("model")
     files = resolve_files(given, training)
-    if not own and not training and os.environ.get("RANK", "0") == "0":
+    if not named and not training and os.environ.get("RANK", "0") == "0":
         if model is None and files[0] == files_of("mini")[0]:
             print(BANNER, file=sys.stderr, flush=True)
-        elif model in UNTRAINED:
+        elif model in UNTRAINED and "load" not in given:
             warn(f"--model {model}: its weights are random and untrained; it shows that everything runs, its videos are noise")
     return files, given
 
@@ -94,7 +98,7 @@ def _help(item: dataclasses.Field, memory: dict[str, str]) -> str:
     if item.name == "memory":
         text += ": " + "; ".join(f"{mode} = {cost}" for mode, cost in memory.items())
         text += ". Sizes are those of weights in bf16, computed, not measured; activations come on top"
-    if item.default not in (None, (), False):
+    if item.default not in (None, (), False) and item.name != "mode":
         text += f" (default: {item.default})"
     return text.replace("%", "%%")
 

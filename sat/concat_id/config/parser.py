@@ -26,6 +26,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **settings: Any):
+        self.elsewhere: dict[str, str] = {}  # options of another script, by name
         super().__init__(*args, formatter_class=formatter_class, **{"allow_abbrev": False} | settings)
         for kind, read in ((int, whole_number), (float, finite_number), (Path, path_argument)):
             self.register("type", kind, read)
@@ -61,6 +62,8 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         for name in (word.partition("=")[0] for word in words):
             if name not in known:
+                if script := self.elsewhere.get(name.replace("-", "_").removeprefix("__")):
+                    raise UserError(f"command line: {name}: is an option of {script}, not of this script; see --help")
                 options = [option for option in known if option.startswith("--")]
                 raise UserError(f"command line: {name}: unknown option; the nearest is {nearest(name, options)}; see --help")
 

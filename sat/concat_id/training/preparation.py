@@ -172,7 +172,7 @@ def embed_captions(config: Config, records: Sequence[Record], device: torch.devi
     lost = [caption for caption in captions if encoder.unknown_part(caption)]
     if lost and rank() == 0:
         part = shortened(encoder.unknown_part(lost[0]), 60)
-        warn(f"{len(lost)} of {len(captions)} captions have parts that the text encoder has no tokens for, the first is {part!r}")
+        warn(f"{len(lost)} of {len(captions)} captions are in part out of the text encoder's vocabulary, the first is {part!r}")
     for caption in own_share(captions):
         encoder.encode([caption])
     encoder.unload()
