@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from in_process import call_main, load_script
 from PIL import Image
 
 from concat_id.errors import UserError
+from concat_id.face.detection import FaceDetector
 from concat_id.face.opencv_zoo import make_face_models
+from concat_id.face.recognition import FaceRecognizer
 from concat_id.startup import prepare_process
 
 prepare_process()
@@ -99,9 +102,28 @@ def photo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def photographs(photo) -> dict[str, Path]:
+    """Photographs of installed packages: of one person, of six, of an actor, and of coffee."""
+    images = Path(find_spec("insightface").submodule_search_locations[0]) / "data" / "images"
+    coffee = photo.with_name("coffee.png")
+    Image.fromarray(skimage.data.coffee()).save(coffee)
+    return {"astronaut": photo, "six": images / "t1.jpg", "actor": images / "Tom_Hanks_54745.png", "coffee": coffee}
+
+
+@pytest.fixture(scope="session")
 def recognizer_folder(face_folder) -> Path:
     """The recogniser beside it."""
     return face_folder.parent / "face_recognizer"
+
+
+@pytest.fixture(scope="session")
+def detector(face_folder) -> FaceDetector:
+    return FaceDetector(face_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def recognizer(recognizer_folder) -> FaceRecognizer:
+    return FaceRecognizer.from_folder(recognizer_folder, "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from concat_id.errors import run
+from concat_id.errors import UserError, run
 
 
 class Ended(NamedTuple):
@@ -22,6 +22,14 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def refused(message: str, call, *arguments, **options) -> str:
+    """Check that a call ends in one line for the user that has `message`, a regular expression; returns the line."""
+    with pytest.raises(UserError, match=message) as refusal:
+        call(*arguments, **options)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -66,6 +65,13 @@ class Folder:
     def entry(self, clip: str = "good.mp4", image: str = "a.png", **more) -> dict:
         return {"video_path": clip, "caption": "A person talks.", "image_path": image, **more}
 
+    def copies(self, count: int) -> list[str]:
+        """Clips of equal content under different names."""
+        names = [f"clip{number}.mp4" for number in range(count)]
+        for name in names:
+            (self.path / name).write_bytes((self.path / "good.mp4").read_bytes())
+        return names
+
     def list(self, *entries: dict, name: str = "list.json") -> Path:
         file = self.path / name
         file.write_text(json.dumps(entries, indent=1))
@@ -99,16 +105,3 @@ def folder(tmp_path, good_clip, monkeypatch) -> Folder:
     for name, colour in {"a": "red", "b": "lime", "c": "blue"}.items():
         made.image(f"{name}.png", colour)
     return made
-
-
-@pytest.fixture
-def copies(folder) -> Callable[[int], list[str]]:
-    """Make clips of equal content under different names."""
-
-    def make(count: int) -> list[str]:
-        names = [f"clip{number}.mp4" for number in range(count)]
-        for name in names:
-            (folder.path / name).write_bytes((folder.path / "good.mp4").read_bytes())
-        return names
-
-    return make

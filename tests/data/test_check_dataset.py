@@ -1,25 +1,17 @@
 """The command that checks a list: every problem named, the rest summed up."""
 
-import subprocess
-import sys
-
-import pytest
 from conftest import ROOT
+from in_process import call_main
+from odd_input import is_told
 from PIL import Image
 
 import check_dataset
 from concat_id.data.checking import check_lists, summary
 from concat_id.data.clips import Window
-from concat_id.errors import UserError
 
 from .conftest import HEIGHT, WIDTH, write_clip
 
 WINDOW = Window(8, 9, 3, (HEIGHT, WIDTH))
-
-
-def check(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "sat" / "check_dataset.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def test_all_kinds_of_problems_are_found_at_once(folder):
@@ -70,19 +62,16 @@ def test_the_command(folder, monkeypatch, capsys):
     bad = folder.list(folder.entry(), folder.entry(clip="broken.mp4"), name="bad.json")
     base = folder.path / "run.yaml"
     base.write_text(f"args: {{train_data: [{good}]}}\ndata: {{max_num_frames: 9}}\n")
-    found = check("--base", ROOT / "configs" / "debug.yaml", base)
-    assert found.returncode == 0 and found.stdout.endswith("0 problems, 0 notes\n"), found.stdout + found.stderr
-    monkeypatch.setattr(sys, "argv", ["check_dataset.py", str(bad), "--quiet"])
-    assert check_dataset.main() == 1
-    assert "problem: " in (text := capsys.readouterr().out) and "bad.json:7" in text
 
+    def check(*options):
+        return call_main(check_dataset, options, monkeypatch, capsys)
 
-WRONG = [(["none.json"], "no such file, expected a"), ([], "neither a list nor --base"), (["x", "--workers", "0"], "--workers: found 0")]
-
-
-@pytest.mark.parametrize("arguments, words", WRONG)
-def test_mistakes_are_told_in_one_line(arguments, words, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["check_dataset.py", *arguments])
-    with pytest.raises(UserError, match=words) as error:
-        check_dataset.main()
-    assert "\n" not in str(error.value)
+    ended = check("--base", ROOT / "configs" / "debug.yaml", base)
+    assert ended.code == 0 and ended.out.endswith("0 problems, 0 notes\n"), ended
+    ended = check(bad, "--quiet")
+    assert ended.code == 1 and "problem: " in ended.out and "bad.json:7" in ended.out
+    for options, words in (
+        (["none.json"], "no such file, expected a"), ([], "neither a list nor --base"), ([bad, "--workers", 0], "found 0"),
+    ):  # fmt: skip
+        ended = check(*options)
+        assert is_told(ended, 2) and words in ended.err

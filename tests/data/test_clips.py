@@ -4,15 +4,16 @@ import json
 import os
 import pickle
 import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import refused
 
 from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window
 from concat_id.data.decoding import choose_frames, resize_and_crop
-from concat_id.errors import UserError
 
 from .conftest import HEIGHT, VARIABLE, WIDTH, burned_times, ffmpeg, write_clip
 
@@ -31,7 +32,7 @@ def made(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("made")
 
 
-@pytest.mark.parametrize("rate", ["8", "12", "24", "25", "30000/1001", "30", "60", "variable"])
+@pytest.mark.parametrize("rate", ["8", "24", "30000/1001", "60", "variable"])
 @pytest.mark.parametrize("position", [0.0, 0.37, 1.0])
 def test_frames_are_read_by_time(rate, position, made, reader):
     path = made / f"{rate.replace('/', '_')}.mp4"
@@ -76,10 +77,9 @@ def test_short_clips_hold_their_last_frame(made, reader):
     assert single.pixels.shape == (5, *SIZE, 3) and single.held == 4
 
 
-@pytest.mark.parametrize("interval", [30, 250])
-def test_clips_cut_without_encoding_anew_hide_what_was_cut_off(interval, made, reader):
-    whole = write_clip(made / f"whole{interval}.mp4", "30", 8.0, options=("-g", str(interval), "-bf", "2"))
-    cut = made / f"cut{interval}.mp4"
+def test_clips_cut_without_encoding_anew_hide_what_was_cut_off(made, reader):
+    whole = write_clip(made / "whole.mp4", "30", 8.0, options=("-g", "250", "-bf", "2"))
+    cut = made / "cut.mp4"
     ffmpeg("-ss", 1.1, "-i", whole, "-c", "copy", cut)
     for position in (0.0, 0.5, 1.0):
         frames = reader.read(cut, Window(8, 41, 0, SIZE, position))
@@ -87,11 +87,11 @@ def test_clips_cut_without_encoding_anew_hide_what_was_cut_off(interval, made, r
     assert frames.times[-1] == pytest.approx(6.867, abs=0.02), "the last frame is reached"
 
 
-OPEN = [("-x264opts", "open-gop=1:keyint=20:bframes=3"), ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=20")]
-
-
-@pytest.mark.parametrize("options", OPEN)
-def test_groups_of_images_may_be_open(options, made, reader):
+@pytest.mark.parametrize("options", [
+    ("-x264opts", "open-gop=1:keyint=20:bframes=3"), ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=20"),
+    ("-c:v", "libx265", "-x265-params", "log-level=none", "-pix_fmt", "yuv420p10le", "-crf", "12"),
+])  # fmt: skip
+def test_groups_of_images_may_be_open_and_colours_of_ten_bits(options, made, reader):
     path = write_clip(made / f"{len(options)}.mp4", "30", 5.0, options=("-preset", "fast", *options))
     for position in (0.0, 0.5, 1.0):
         frames = reader.read(path, Window(8, 33, 3, SIZE, position))
@@ -100,9 +100,9 @@ def test_groups_of_images_may_be_open(options, made, reader):
 
 def test_far_into_a_long_clip(made, reader):
     """The burned time counts up to 16.4 seconds, then from 0 again."""
-    frames = reader.read(write_clip(made / "long.mp4", "30", 28.0), Window(8, 33, 3, SIZE, 1.0))
+    frames = reader.read(write_clip(made / "long.mp4", "30", 21.0), Window(8, 33, 3, SIZE, 1.0))
     np.testing.assert_allclose(burned_times(frames.pixels), np.array(frames.times) % 16.384, atol=2e-3)
-    assert frames.times[-1] == pytest.approx(28 - 4 / 30, abs=0.02)
+    assert frames.times[-1] == pytest.approx(21 - 4 / 30, abs=0.02)
 
 
 def test_resizing_fills_the_size_and_keeps_the_centre():
@@ -117,14 +117,11 @@ def test_resizing_fills_the_size_and_keeps_the_centre():
     assert np.abs(resize_and_crop(np.stack([checks] * 3, -1), (32, 32))[4:-4, 4:-4].astype(int) - 127).max() <= 4, "no aliasing"
 
 
-def test_upright_phones(made, reader):
-    ffmpeg("-display_rotation", 90, "-i", write_clip(made / "lying.mp4", "8", 1.0), "-c", "copy", made / "upright.mp4")
-    facts = reader.probe(made / "upright.mp4", Window(8, 5, 0, SIZE))
-    assert (facts["width"], facts["height"]) == (HEIGHT, WIDTH)
-
-
 def test_probe_describes(made, reader):
     path = write_clip(made / "described.mp4", "25", 2.0)
+    ffmpeg("-display_rotation", 90, "-i", path, "-c", "copy", made / "upright.mp4")
+    facts = reader.probe(made / "upright.mp4", Window(8, 5, 0, SIZE))
+    assert (facts["width"], facts["height"]) == (HEIGHT, WIDTH), "as phones held upright write"
     facts = reader.probe(path, Window(8, 9, 3, SIZE), whole=True)
     assert facts == pytest.approx({"frames": 50, "seconds": 2.0, "fps": 25.0, "varies": False, "height": 96, "width": 128, "held": 0})
     irregular = write_clip(made / "irregular.mp4", "60", 2.0, VARIABLE)
@@ -170,32 +167,17 @@ def test_a_decoder_killed_while_it_starts_is_started_again(folder, good_clip, tm
     killed = f"open({str(tmp_path / 'killed')!r}, 'a').write('x') == 1 and __import__('os').kill(__import__('os').getpid(), 9)"
     (tmp_path / "slow" / "decord.py").write_text(killed)
     folder.patch.setenv("PYTHONPATH", str(tmp_path / "slow"))
-    with pytest.raises(UserError, match="the process that decodes clips does not start"):
-        ClipReader().read(good_clip, Window(8, 5, 3, SIZE))
+    refused("the process that decodes clips does not start", ClipReader().read, good_clip, Window(8, 5, 3, SIZE))
     assert (tmp_path / "killed").read_text() == "xxx"
     (tmp_path / "slow" / "decord.py").unlink()
     assert ClipReader().read(good_clip, Window(8, 5, 3, SIZE)).held == 0
 
 
-UNREAD = {
-    "a.ts": "found MPEG-TS, expected MP4",
-    "a.gif": "found GIF, expected MP4",
-    "a.mpg": "found MPEG-PS, expected MP4",
-    "list.mp4": "found text",
-    "live.mp4": "found text",
-    "pipe.mp4": "found a named pipe",
-    "folder.mp4": "found a folder",
-    "circle.mp4": "leads in a circle",
-}
-
-
 def test_what_is_not_read_is_told_in_words_of_the_user(tmp_path, good_clip, reader):
-    for name in ("a.ts", "a.gif", "a.mpg"):
-        ffmpeg("-i", good_clip, tmp_path / name)
+    ffmpeg("-i", good_clip, tmp_path / "a.ts")
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {good_clip}\n")
-    (tmp_path / "live.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n")
-    os.mkfifo(tmp_path / "pipe.mp4"), (tmp_path / "folder.mp4").mkdir(), (tmp_path / "circle.mp4").symlink_to("circle.mp4")
-    for name, words in UNREAD.items():
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name, words in {"a.ts": "found MPEG-TS, expected MP4", "list.mp4": "found text", "pipe.mp4": "found a named pipe"}.items():
         with pytest.raises(UnreadableClipError) as error:
             reader.read(tmp_path / name, Window(8, 5, 0, SIZE))
         assert words in error.value.reason and "/" not in error.value.reason and ".cc" not in error.value.reason, error.value.reason
@@ -209,20 +191,12 @@ def test_clips_of_any_name(tmp_path, monkeypatch, good_clip, reader, name):
     assert reader.probe(tmp_path / path, Window(8, 5, 0, SIZE))["frames"] == 96
 
 
-def test_ten_bits_and_rates_are_read(made, reader):
-    options = ("-c:v", "libx265", "-x265-params", "log-level=none", "-pix_fmt", "yuv420p10le", "-crf", "12")
-    frames = reader.read(write_clip(made / "ten.mp4", "24", 2.0, options=options), Window(8, 9, 0, SIZE))
-    np.testing.assert_allclose(burned_times(frames.pixels), frames.times, atol=2e-3)
-
-
 def test_a_hanging_clip_is_given_up(folder, good_clip):
     reader, hanging = ClipReader(timeout_s=2.5), folder.hanging("hang.mp4")
     reader.read(good_clip, Window(8, 5, 3, SIZE))
     before = reader._process._process.pid
-    start = time.monotonic()
     with pytest.raises(UnreadableClipError, match="not decoded within 2.5 s"):
         reader.read(hanging, Window(8, 17, 3, SIZE))
-    assert time.monotonic() - start < 60
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
     assert reader.read(good_clip, Window(8, 5, 3, SIZE)).pixels.shape[0] == 5
@@ -231,9 +205,6 @@ def test_a_hanging_clip_is_given_up(folder, good_clip):
 
 def test_the_decoder_ends_itself_when_its_parent_is_gone(folder):
     """A process stuck inside a decoder cannot see that its input ended; the kernel's alarm still reaches it."""
-    import subprocess
-    import sys
-
     request = {"task": "probe", "path": str(folder.hanging("hang.mp4")), "whole": False, "seconds": 0.3, "fps": 8, "num_frames": 5,
                "skip": 0}  # fmt: skip
     paths = f"{Path(__file__).resolve().parents[2] / 'sat'}{os.pathsep}{os.environ['PYTHONPATH']}"

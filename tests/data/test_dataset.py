@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from in_process import refused
 from PIL import Image
 
 from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset, apply_mask, collate
 from concat_id.data.records import read_records
-from concat_id.errors import UserError
 from concat_id.video.writing import to_frames
 from concat_id.weights.tensor_cache import TensorCache
 
@@ -52,11 +52,9 @@ def test_a_sample_has_clip_caption_and_people_in_order(make, folder):
 
 
 def test_the_first_frame_stands_for_a_missing_image(make, folder):
-    dataset = make(folder.entry(image=""))
-    for epoch in range(3):
-        sample = dataset[epoch, 0]
-        assert sample.refs.shape == (1, 3, HEIGHT, WIDTH)
-        assert burned_times(to_frames(sample.refs[0][:, None])) == pytest.approx([3 / 24], abs=2e-3), "after the frames that are skipped"
+    sample = make(folder.entry(image=""))[1, 0]
+    assert sample.refs.shape == (1, 3, HEIGHT, WIDTH)
+    assert burned_times(to_frames(sample.refs[0][:, None])) == pytest.approx([3 / 24], abs=2e-3), "after the frames that are skipped"
 
 
 def test_images_are_fitted_and_never_mirrored(make, folder):
@@ -64,7 +62,7 @@ def test_images_are_fitted_and_never_mirrored(make, folder):
     image.paste("blue", (32, 0, 64, 64))
     image.save(folder.path / "halves.png")
     dataset = make(folder.entry(image="halves.png"))
-    for epoch in range(12):
+    for epoch in range(8):
         ref = dataset[epoch, 0].refs[0]
         assert ref[:, 48, 30].tolist() == RED and ref[:, 48, 98].tolist() == BLUE
         assert (ref[:, :, :16] == -1).all() and (ref[:, :, -16:] == -1).all(), "black beside a square image"
@@ -89,24 +87,16 @@ def test_everything_random_depends_on_seed_epoch_and_index_alone(make, folder):
 
 
 def test_validation_takes_the_middle_and_the_first_image(make, folder):
-    for name in ("many/1.png", "many/2.png"):
-        folder.image(name, "red" if name == "many/1.png" else "blue")
-    dataset = make(folder.entry(image="many"), training=False)
-    for epoch in range(3):
-        sample = dataset[epoch, 0]
-        assert colour(sample.refs[0]) == RED
-        assert times(sample)[0] == pytest.approx((4.0 - 1 / 24 - 1.0) / 2, abs=0.025), "the window lies in the centre of 4 seconds"
+    folder.image("many/1.png", "red"), folder.image("many/2.png", "blue")
+    sample = make(folder.entry(image="many"), training=False)[1, 0]
+    assert colour(sample.refs[0]) == RED
+    assert times(sample)[0] == pytest.approx((4.0 - 1 / 24 - 1.0) / 2, abs=0.025), "the window lies in the centre of 4 seconds"
 
 
 def test_masks_blacken_nine_times_in_ten(make, folder):
     folder.image("mask.png", "black")
     dataset = make(folder.entry(mask_path="mask.png"))
-    records = dataset.records[0]
-    masked = []
-    for epoch in range(80):
-        random = np.random.default_rng([42, epoch, 0, 0])
-        random.random()
-        masked.append(colour(dataset._references(records, random)[0]) == [-1, -1, -1])
+    masked = [colour(dataset._references(dataset.records[0], np.random.default_rng(seed))[0]) == [-1, -1, -1] for seed in range(80)]
     assert 0.8 < np.mean(masked) < 0.98
     assert colour(make(folder.entry(mask_path="mask.png"), training=False)[0, 0].refs[0]) == [-1, -1, -1]
 
@@ -119,8 +109,8 @@ def test_masks_keep_what_is_white_or_one(white):
     assert masked[10, 30].tolist() == [200, 100, 50] and masked[10, 5].tolist() == [0, 0, 0]
 
 
-def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folder, copies):
-    good = [folder.entry(clip=name, caption=name) for name in copies(4)]
+def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folder):
+    good = [folder.entry(clip=name, caption=name) for name in folder.copies(4)]
     two = folder.entry(clip="good.mp4", image="a.png@@b.png")
     listed = folder.path / "run" / "bad_clips.jsonl"
     entries = [folder.entry(clip="broken.mp4"), *good, two]
@@ -135,9 +125,9 @@ def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folde
     assert torch.equal(later[3, 0].video, first[3].video)
 
 
-def test_files_that_vanish_during_the_run_are_replaced(make, folder, copies):
+def test_files_that_vanish_during_the_run_are_replaced(make, folder):
     folder.image("gone.png")
-    dataset = make(*(folder.entry(clip=name) for name in copies(2)), folder.entry(image="gone.png"))
+    dataset = make(*(folder.entry(clip=name) for name in folder.copies(2)), folder.entry(image="gone.png"))
     (folder.path / "clip0.mp4").unlink(), (folder.path / "gone.png").unlink()
     assert [(dataset[0, index].index, dataset[0, index].replaced) for index in range(3)] == [(1, True), (1, False), (1, True)]
 
@@ -147,9 +137,7 @@ def test_when_nothing_can_be_read_the_run_ends(make, folder):
     for name in names:
         (folder.path / name).write_bytes(b"noise")
     dataset = make(*(folder.entry(clip=name) for name in names))
-    with pytest.raises(UserError, match=r"21 clips in a row cannot be read, the first is .*list.json:7.*check_dataset.py") as error:
-        dataset[0, 1]
-    assert "\n" not in str(error.value)
+    refused(r"21 clips in a row cannot be read, the first is .*list.json:7.*check_dataset.py", dataset.__getitem__, (0, 1))
 
 
 def test_collate_stacks(make, folder):

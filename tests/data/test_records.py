@@ -3,9 +3,9 @@
 import os
 
 import pytest
+from in_process import refused
 
 from concat_id.data.records import inspect_records, read_records
-from concat_id.errors import UserError
 from concat_id.files.json_files import parse_list
 
 
@@ -39,80 +39,47 @@ def test_several_lists_follow_one_another(folder):
     assert [record.caption for record in read_records(lists)] == ["2", "1"]
 
 
-@pytest.mark.parametrize(
-    "text, where",
-    [('[{"a": 1},]', "line 1, column 10"), ('[{"a": 1,\n }]', "line 1, column 9"), ('[{"a": [1, 2,\n ]}]', "line 1, column 13")],
-)
-def test_a_comma_too_many_is_accepted_with_a_warning(text, where, capsys):
-    assert len(parse_list(text, "l.json")) == 1
-    assert f"l.json: {where}: a comma" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ('[{"a": 1}\n {"b": 2}]', "line 2, column 2: not valid JSON: expected \",\" or \"]\" after an entry, found '{\"b\": 2}]'"),
-        ('[\n {"a" 1}\n]', "line 2, column 7"),
-        ('[{"a": "b}]', "line 1, column 8"),
-        ('[{"a": 1}', "found 'the end of the file'"),
-        ("[,]", "line 1, column 2"),
-        ("", "line 1, column 1"),
-        ('{"a": 1}', "the start of a list"),
-        ("[] []", "nothing after the list"),
-        ('[{"a": 1, "a": 2}]', "'a' is given twice"),
-    ],
-)
-def test_broken_json_names_line_column_and_text(text, words, tmp_path):
-    path = tmp_path / "l.json"
-    path.write_text(text)
-    with pytest.raises(UserError) as error:
-        read_records([path])
-    assert words in str(error.value) and str(error.value).startswith(f"{path}: line ") and "\n" not in str(error.value)
+def test_a_comma_too_many_is_accepted_with_a_warning(capsys):
+    for text, where in {'[{"a": 1},]': 10, '[{"a": 1,\n }]': 9, '[{"a": [1, 2,\n ]}]': 13}.items():
+        assert len(parse_list(text, "l.json")) == 1
+        assert f"l.json: line 1, column {where}: a comma" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text, words", [
-    ('{"a": 1}\n\n{"a": 2}\n', "one object a line (JSON Lines), expected a JSON list"),
+    ('[{"a": 1}\n {"b": 2}]', "line 2, column 2: not valid JSON: expected \",\" or \"]\" after an entry, found '{\"b\": 2}]'"),
+    ('[\n {"a" 1}\n]', "line 2, column 7"),
+    ('[{"a": 1}', "line 1, column 10.*found 'the end of the file'"),
+    ('{"a": 1}', "line 1, column 1.*the start of a list"),
+    ("[] []", "line 1, column 4.*nothing after the list"),
+    ('[{"a": 1, "a": 2}]', "line 1.*'a' is given twice"),
+    ('{"a": 1}\n\n{"a": 2}\n', r"found one object a line \(JSON Lines\), expected a JSON list"),
     ('video_path,caption,image_path\na.mp4,"x",a.png\n', "found a table, expected a JSON list of objects; convert it"),
-    ("video_path\tcaption\na.mp4\tx\n", "found a table"),
 ])  # fmt: skip
-def test_other_kinds_of_lists_are_named(text, words, tmp_path):
+def test_broken_json_names_line_column_and_text(text, words, tmp_path):
     (tmp_path / "l.json").write_text(text)
-    with pytest.raises(UserError) as error:
-        read_records([tmp_path / "l.json"])
-    assert words in str(error.value)
+    refused(f"^{tmp_path / 'l.json'}: {words}", read_records, [tmp_path / "l.json"])
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"caption": None}, "caption: found null, expected text"),
-        ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text; image_path: found no file"),
-        ({"caption": "half \ud83d"}, "caption: found \"half \ud83d\", which has half of a character"),
-        ({"video_path": ""}, 'video_path: found "", expected text that is not empty'),
-        ({"video_path": "a\0b.mp4"}, "video_path: found a zero byte"),
-        ({"video_path": "~nobody-of-this-name/a.mp4"}, "no user is called 'nobody-of-this-name'"),
-        ({"video_path": "x" * 300 + ".mp4"}, "video_path: found a name that is too long"),
-        ({"video_path": "pipe"}, "video_path: found a named pipe 'pipe', expected a video"),
-        ({"image_path": "circle"}, "image_path: found a symbolic link that leads in a circle 'circle', expected an image"),
-        ({"image_path": "/dev/zero"}, "image_path: found a device '/dev/zero'"),
-        ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
-        ({"image_path": "a.png@@none.png"}, "image_path: found no file 'none.png'"),
-        ({"image_path": "a.png@@"}, "image_path: found nothing ''"),
-        ({"image_path": "empty"}, "no images in the folder 'empty'"),
-        ({"video_path": "none.mp4"}, "video_path: found no file 'none.mp4'"),
-        ({"video_path": "empty"}, "video_path: found a folder"),
-        ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
-        ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),
-    ],
-)
+@pytest.mark.parametrize("change, words", [
+    ({"caption": None}, "caption: found null, expected text"),
+    ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text; image_path: found no file"),
+    ({"caption": "half \ud83d"}, "caption: found \"half \ud83d\", which has half of a character"),
+    ({"video_path": ""}, 'video_path: found "", expected text that is not empty'),
+    ({"video_path": "~nobody-of-this-name/a.mp4"}, "no user is called 'nobody-of-this-name'"),
+    ({"video_path": "pipe"}, "video_path: found a named pipe 'pipe', expected a video"),
+    ({"image_path": "/dev/zero"}, "image_path: found a device '/dev/zero', expected an image"),
+    ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
+    ({"image_path": "a.png@@none.png"}, "image_path: found no file 'none.png'"),
+    ({"image_path": "a.png@@"}, "image_path: found nothing ''"),
+    ({"image_path": "empty"}, "no images in the folder 'empty'"),
+    ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
+    ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),
+])  # fmt: skip
 def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
     (folder.path / "empty").mkdir()
     os.mkfifo(folder.path / "pipe")
-    (folder.path / "circle").symlink_to("circle")
     folder.image("many/1.png"), folder.image("many/2.png")
-    path = folder.list(folder.entry(), folder.entry(**change) if "video_path" not in change else folder.entry() | change)
-    if "image_path" in change:
-        path = folder.list(folder.entry(), folder.entry() | change)
+    path = folder.list(folder.entry(), folder.entry() | change)
     records, problems, _ = inspect_records([path])
     assert len(records) == 1 and len(problems) == 1
     assert problems[0].startswith(f"{path}:7: ") and words in problems[0] and "\n" not in problems[0]
@@ -120,17 +87,16 @@ def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
 
 def test_problems_are_collected_and_the_first_shown(folder):
     entries = [{"video_path": "good.mp4"}, 3, *[folder.entry(clip=f"{number}.mp4") for number in range(4)]]
-    with pytest.raises(UserError, match=r"caption: missing.*image_path: missing.*found 3, expected an entry.*and 3 more; see all of them"):
-        read_records([folder.list(*entries)])
+    told = "caption: missing.*image_path: missing.*found 3, expected an entry.*and 3 more; see all of them"
+    refused(told, read_records, [folder.list(*entries)])
 
 
-def test_lists_that_are_not_there_or_empty(tmp_path, folder):
-    for path, words in {tmp_path / "none.json": "no such file", folder.list(): "no clips found"}.items():
-        with pytest.raises(UserError, match=words):
-            read_records([path])
-    (tmp_path / "l.json").write_bytes(b"\xff\xfe[")
-    with pytest.raises(UserError, match="UTF-8"):
-        read_records([tmp_path / "l.json"])
+def test_what_is_no_list_is_told(tmp_path, folder):
+    for path, words in {
+        tmp_path / "none.json": "no such file", folder.list(): "no clips found",
+        folder.path / "good.mp4": "found a video, expected a JSON list or a folder", folder.path / "a.png": "found a image",
+    }.items():  # fmt: skip
+        refused(words, read_records, [path])
 
 
 def test_a_folder_is_a_list(folder):
@@ -174,9 +140,3 @@ def test_entries_of_the_original_are_taken_with_a_note(folder, capsys):
         "id: in 1 entries and not read", "fps: in 2 entries and not read", "captoin: in 1 entries and not read",
         "1 entries have an empty caption, so that they are trained without words",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("name, kind", [("good.mp4", "video"), ("a.png", "image")])
-def test_a_clip_is_no_list(folder, name, kind):
-    with pytest.raises(UserError, match=f"found a {kind}, expected a JSON list or a folder"):
-        read_records([folder.path / name])

@@ -1,17 +1,15 @@
 """The order of clips: complete, reproducible, the same for any number of processes, and taken up where it was left."""
 
 import itertools
-import os
-import signal
 
 import pytest
 import torch
+from in_process import refused
 
 from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
 from concat_id.data.sampler import EpochSampler, build_loader
-from concat_id.errors import UserError
 
 from .conftest import HEIGHT, WIDTH
 
@@ -58,22 +56,10 @@ def test_order_depends_on_the_seed_and_can_be_plain():
     assert take(EpochSampler([1] * 3, shuffle=False), 4) == [[(0, 0)], [(0, 1)], [(0, 2)], [(1, 0)]]
 
 
-def test_state_goes_on_where_it_was():
-    sampler = EpochSampler([1, 2, 1, 2, 1], 2, rank=1, world_size=2)
-    expected = take(sampler, 9)
-    for _ in range(5):
-        sampler.advance()
-    assert sampler.state_dict() == {"samples": 20}
-    other = EpochSampler([1, 2, 1, 2, 1], 2, rank=1, world_size=2)
-    other.load_state_dict(sampler.state_dict())
-    assert take(other, 4) == expected[5:]
-
-
 @pytest.fixture
-def dataset(folder, copies):
-    entries = [folder.entry(clip=name, caption=name, image=image) for name, image in zip(copies(5), "aabab", strict=True)]
-    for entry, image in zip(entries, ("a.png", "a.png@@b.png", "b.png", "a.png", "c.png@@a.png"), strict=True):
-        entry["image_path"] = image
+def dataset(folder):
+    images = "a.png", "a.png@@b.png", "b.png", "a.png", "c.png@@a.png"
+    entries = [folder.entry(clip=name, caption=name, image=image) for name, image in zip(folder.copies(5), images, strict=True)]
     made = ClipDataset(read_records([folder.list(*entries)]), DATA)
     yield made
     made.reader.close()
@@ -99,36 +85,10 @@ def test_batches_do_not_depend_on_the_workers_and_can_be_resumed(dataset):
         assert torch.equal(found.video, expected.video) and torch.equal(found.refs, expected.refs)
 
 
-def test_a_killed_worker_costs_nothing(dataset, capfd):
-    sampler = EpochSampler(dataset.kinds, 1)
-    expected = [batch[0][1] for batch in take(sampler, 8)]
-    found, children = [], set()
-    for batch in build_loader(dataset, sampler, 1):
-        found.append(batch.indices[0])
-        if len(found) == 2:
-            with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
-                children = {int(pid) for pid in file.read().split()}
-            for pid in children:
-                with open(f"/proc/{pid}/cmdline") as file:
-                    if "resource_tracker" not in file.read() and pid != decoder_pid(dataset):
-                        os.kill(pid, signal.SIGKILL)
-        if len(found) == 8:
-            break
-    assert found == expected
-    assert "starting it again" in capfd.readouterr().err
-
-
-def decoder_pid(dataset) -> int | None:
-    process = dataset.reader._process
-    return None if process is None else process._process.pid
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_hopeless_list_ends_in_one_line(workers, folder):
     dataset = ClipDataset(read_records([folder.list(folder.entry(clip="broken.mp4"))]), DATA)
-    with pytest.raises(UserError, match="1 clips in a row cannot be read") as error:
-        next(iter(build_loader(dataset, EpochSampler(dataset.kinds), workers)))
-    assert "\n" not in str(error.value)
+    refused("1 clips in a row cannot be read", next, iter(build_loader(dataset, EpochSampler(dataset.kinds), workers)))
     dataset.reader.close()
 
 
@@ -139,8 +99,8 @@ def test_a_full_shared_memory_is_told(dataset, monkeypatch):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(UserError, match=r"/dev/shm: has no room for a batch of .* MiB \(unable.*--shm-size.*--num_workers 0"):
-        next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 1)))
+    told = r"/dev/shm: has no room for a batch of .* MiB \(unable.*--shm-size.*--num_workers 0"
+    refused(told, next, iter(build_loader(dataset, EpochSampler(dataset.kinds), 1)))
     assert next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 0))).captions
 
 

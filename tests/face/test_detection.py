@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+from in_process import refused
 from insightface.utils import face_align
 from PIL import Image
 
-from concat_id.errors import UserError
 from concat_id.face.detection import CROP_SIZE, TEMPLATE, Face, FaceDetector, alignment, moved, warp
 from concat_id.video.transforms import load_image
 
@@ -26,8 +26,7 @@ def test_faces_of_real_photographs(detector, photographs, name, count):
         assert left_eye[0] < right_eye[0] and left_mouth[0] < right_mouth[0] and left_eye[1] < nose[1] < left_mouth[1]
 
 
-@pytest.mark.parametrize("degrees", [0, 20, -35])
-@pytest.mark.parametrize("scale", [0.2, 1, 5])
+@pytest.mark.parametrize(("degrees", "scale"), [(0, 0.2), (20, 1), (-35, 5)])
 def test_alignment_puts_eyes_where_the_template_says(degrees, scale):
     angle = np.radians(degrees)
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -41,21 +40,12 @@ def test_crop_is_insightfaces(detector, astronaut):
     face = detector.detect(astronaut)[0]
     np.testing.assert_allclose(alignment(face.keypoints, CROP_SIZE), face_align.estimate_norm(face.keypoints, CROP_SIZE), atol=1e-3)
     expected = face_align.norm_crop(np.asarray(astronaut), face.keypoints, CROP_SIZE)
-    crop = warp(astronaut, alignment(face.keypoints, CROP_SIZE), CROP_SIZE)
-    assert np.abs(np.asarray(crop).astype(int) - expected).mean() < 0.6
-
-
-def test_key_points_follow_into_the_crop(detector, astronaut):
-    face = detector.detect(astronaut)[0]
     crop, keypoints = detector.align(astronaut, face)
-    assert crop.size == (448, 448) and crop.mode == "RGB"
-    assert np.abs(keypoints - TEMPLATE * 4).max() < 30
-    eyes = [np.asarray(crop.convert("L"), int)[int(y) - 9 : int(y) + 9, int(x) - 9 : int(x) + 9] for x, y in keypoints[:2]]
-    cheek = np.asarray(crop.convert("L"), int)[260:290, 130:160].mean()
-    assert all(eye.mean() < cheek - 60 for eye in eyes), "pupils are dark, cheeks are bright"
+    assert crop.size == (448, 448) and crop.mode == "RGB" and np.abs(np.asarray(crop).astype(int) - expected).mean() < 0.6
+    assert np.abs(keypoints - TEMPLATE * 4).max() < 30, "key points follow into the crop"
 
 
-@pytest.mark.parametrize("degrees", [-40, -20, 20, 40])
+@pytest.mark.parametrize("degrees", [-40, 20])
 def test_tilted_heads_are_set_upright(detector, astronaut, degrees):
     upright = np.asarray(detector.align(astronaut, detector.detect(astronaut)[0])[0], float)
     tilted = astronaut.rotate(degrees, resample=Image.Resampling.BICUBIC)
@@ -93,12 +83,8 @@ def test_odd_images_have_no_faces(detector):
 
 
 def test_missing_and_empty_folders(tmp_path, detector_folder):
-    with pytest.raises(UserError, match="no such folder.*face-models"):
-        FaceDetector(tmp_path / "antelopev2", "cpu")
-    with pytest.raises(UserError, match=r"no \.onnx file"):
-        FaceDetector(tmp_path, "cpu")
+    refused("no such folder.*face-models", FaceDetector, tmp_path / "antelopev2", "cpu")
+    refused(r"no \.onnx file", FaceDetector, tmp_path, "cpu")
     (tmp_path / "det.onnx").write_bytes(b"version https://git-lfs")
     shutil.copy(detector_folder / "sface.onnx", tmp_path)
-    with pytest.raises(UserError, match="found det.onnx, sface.onnx, expected among them a face detector.*unreadable: det.onnx") as caught:
-        FaceDetector(tmp_path, "cpu")
-    assert "\n" not in str(caught.value)
+    refused("found det.onnx, sface.onnx, expected among them a face detector.*unreadable: det.onnx", FaceDetector, tmp_path, "cpu")

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from in_process import refused
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from concat_id.errors import UserError
 from concat_id.face.onnx_conversion import dequantise, fold_quantised_weights, wrap_yunet_as_scrfd
 from concat_id.face.opencv_zoo import convert, make_face_models
 from concat_id.video.transforms import load_image
@@ -33,32 +33,21 @@ def test_folded_weights_equal_the_reference_operator(source):
         name = reader.output[0] if reader else node.output[0]
         if folded[name].size > 200_000:
             continue  # the reference operator is slow
-        graph = helper.make_graph(
-            [node],
-            "one",
-            [],
-            [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(constants[key], key) for key in node.input],
-        )
+        output = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+        graph = helper.make_graph([node], "one", [], [output], [numpy_helper.from_array(constants[key], key) for key in node.input])
         expected = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})[0]
         np.testing.assert_array_equal(folded[name].ravel(), expected.ravel())
         checked += 1
     assert checked > 20
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((), 0), ((4,), 0), ((6,), 1)])
-def test_dequantise_per_tensor_and_per_channel(shape, axis):
-    quantised = np.arange(-12, 12, dtype=np.int8).reshape(4, 6)
-    scale = np.linspace(0.5, 2, int(np.prod(shape, dtype=int)), dtype=np.float32).reshape(shape)
-    zero_point = np.ones(shape, np.int8)
-    factors = scale if axis == 1 or not shape else scale[:, None]
-    np.testing.assert_allclose(dequantise(quantised, scale, zero_point, axis=axis), (quantised.astype(np.float32) - 1) * factors)
-
-
-def test_dequantise_blocks_that_do_not_divide_the_axis():
-    quantised = np.ones((2, 5), np.int8)
-    scale = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
-    assert dequantise(quantised, scale, axis=1, block_size=2).tolist() == [[1, 1, 2, 2, 3], [4, 4, 5, 5, 6]]
+@pytest.mark.parametrize(("scale", "settings", "expected"), [
+    (3, {}, [[3, 3, 3], [3, 3, 3]]), ([1, 2], {"axis": 0}, [[1, 1, 1], [2, 2, 2]]), ([1, 2, 3], {"axis": 1}, [[1, 2, 3], [1, 2, 3]]),
+    ([[1, 2], [3, 4]], {"axis": 1, "block_size": 2}, [[1, 1, 2], [3, 3, 4]]),
+])  # fmt: skip
+def test_dequantise_per_tensor_channel_and_block(scale, settings, expected):
+    scale = np.array(scale, np.float32)
+    assert dequantise(np.full((2, 3), 2, np.int8), scale, np.ones_like(scale, np.int8), **settings).tolist() == expected
 
 
 def test_detector_agrees_with_opencv_on_the_quantised_original(detector, photographs):
@@ -72,11 +61,6 @@ def test_detector_agrees_with_opencv_on_the_quantised_original(detector, photogr
         np.testing.assert_allclose(face.box, [row[0], row[1], row[0] + row[2], row[1] + row[3]], atol=0.1)
         np.testing.assert_allclose(face.keypoints.ravel(), row[4:14], atol=0.1)
         assert abs(face.score - row[14]) < 1e-3
-
-
-def test_another_model_is_refused():
-    with pytest.raises(ValueError, match="not a YuNet"):
-        wrap_yunet_as_scrfd(onnx.load(SFACE))
 
 
 def test_both_are_made_once_and_mended(tmp_path):
@@ -95,11 +79,10 @@ def test_both_are_made_once_and_mended(tmp_path):
 
 
 def test_missing_and_damaged_sources_are_one_line(tmp_path):
-    with pytest.raises(UserError, match="no_package: found no such folder and no such installed package.*pip install"):
-        list(make_face_models(Path("no_package"), tmp_path))
-    with pytest.raises(UserError, match="found no face_recognition_sface"):
-        list(make_face_models(tmp_path, tmp_path))
+    for source, told in (("no_package", "found no such folder and no such.*pip install"), (tmp_path, "found no face_recognition_sface")):
+        refused(told, lambda source=source: list(make_face_models(Path(source), tmp_path)))
     (tmp_path / "yunet.onnx").write_bytes(b"no model")
-    with pytest.raises(UserError, match="cannot be converted") as caught:
-        convert(tmp_path / "yunet.onnx", tmp_path / "out" / "det.onnx")
-    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+    refused("cannot be converted", convert, tmp_path / "yunet.onnx", tmp_path / "out" / "det.onnx")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="not a YuNet"):
+        wrap_yunet_as_scrfd(onnx.load(SFACE))

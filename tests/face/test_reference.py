@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import skimage.data
+from in_process import refused
 from PIL import Image
 
 from concat_id.config.cogvideox import FaceConfig
-from concat_id.errors import UserError
 from concat_id.face.detection import Face
 from concat_id.face.parsing import CLASSES, EllipseParser
 from concat_id.face.reference import kept_pixels, load_face_models, mask_surroundings, prepare_reference
@@ -55,8 +55,7 @@ def test_rule_in_the_whole_path(detector, photographs):
     assert len(whole.notes) == 1 and "40%" in whole.notes[0] and "background is kept" in whole.notes[0]
 
 
-@pytest.mark.parametrize("name", ["astronaut", "six", "actor"])
-@pytest.mark.parametrize("size", [SIZE, [720, 480]])
+@pytest.mark.parametrize(("name", "size"), [("astronaut", SIZE), ("six", SIZE), ("actor", [720, 480])])
 def test_real_photographs(detector, photographs, name, size):
     prepared = prepare_reference(photographs[name], size, detector, EllipseParser())
     assert prepared.image.size == (size[1], size[0]) and prepared.crop.size == (448, 448)
@@ -71,15 +70,12 @@ def test_real_photographs(detector, photographs, name, size):
     assert corner.mean() < 4, "background is black"
 
 
-def test_largest_of_several_faces(detector, photographs):
+def test_the_largest_of_several_faces_is_used_and_without_one_the_whole_image(detector, photographs):
     prepared = prepare_reference(photographs["six"], SIZE, detector, EllipseParser())
     assert prepared.notes == ["found 6 faces; the largest is used"]
     image = load_image(photographs["six"])
     crop, _ = detector.align(image, max(detector.detect(image), key=lambda face: face.area))
     assert np.array_equal(np.asarray(crop), np.asarray(prepared.crop))
-
-
-def test_no_face_uses_the_whole_image(detector, photographs):
     prepared = prepare_reference(photographs["coffee"], SIZE, detector, EllipseParser())
     assert prepared.notes == ["found no face; the whole image is used"]
     assert prepared.image.size == (144, 96) and prepared.crop.size == load_image(photographs["coffee"]).size
@@ -121,9 +117,9 @@ def test_other_detectors_turn_only_where_they_find_no_face(detector, photographs
     assert detector.search(lying).faces == doubtful and detector.search(lying).note is None
 
 
-@pytest.mark.parametrize("place", [(2300, 1270), (3850, 40)])
-def test_small_faces_of_large_photos_are_found(detector, astronaut, place):
+def test_small_faces_of_large_photos_are_found(detector, astronaut):
     """A face 60 pixels wide among 12 million."""
+    place = (3850, 40)
     photo = Image.fromarray(np.random.default_rng(0).integers(100, 156, (3000, 4000, 3), dtype=np.uint8))
     face = detector.detect(astronaut)[0]
     head = astronaut.resize((340, 340)).crop((110, 0, 240, 140))  # 60 of 91 pixels
@@ -147,10 +143,8 @@ def test_what_stands_in_is_told(tmp_path, detector_folder):
 
 
 def test_nothing_there_or_half_there(tmp_path, detector_folder):
-    with pytest.raises(UserError, match="face-models"):
-        load_face_models(config_of(tmp_path), "cpu")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no \.onnx"):
-        load_face_models(config_of(tmp_path, detector=tmp_path / "empty", fallback_detector=detector_folder), "cpu")
-    with pytest.raises(UserError, match="Segformer"):
-        load_face_models(config_of(tmp_path, detector=detector_folder, parser=tmp_path / "empty"), "cpu")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused("face-models", load_face_models, config_of(tmp_path), "cpu")
+    refused(r"no \.onnx", load_face_models, config_of(tmp_path, detector=empty, fallback_detector=detector_folder), "cpu")
+    refused("Segformer", load_face_models, config_of(tmp_path, detector=detector_folder, parser=empty), "cpu")
