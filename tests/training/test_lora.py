@@ -1,16 +1,13 @@
 """Low-rank products: nothing at first, equal to the merged weights later, small on disk, and continued exactly."""
 
 import shutil
-import subprocess
-import sys
 
-import pytest
 import torch
 from conftest import ROOT
+from in_process import call_main, load_script, refused
 from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
-from concat_id.errors import UserError
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training.checkpoint import open_checkpoint
 from concat_id.training.lora import add_low_rank, low_rank_scale
@@ -49,7 +46,7 @@ def test_products_change_nothing_before_training_and_equal_merged_weights_after(
     assert (velocity(network_of(config)) - velocity(plain)).abs().max() > 1e-2
 
 
-def test_a_run_saves_little_continues_exactly_and_merges(setup, tmp_path):
+def test_a_run_saves_little_continues_exactly_and_merges(setup, tmp_path, monkeypatch, capsys):
     config = setup.config(tmp_path, train_iters=4, save_interval=2)
     config.model.lora = LoraConfig(rank=4, alpha=4.0)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -62,16 +59,14 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, tmp_path):
         (mine, scale), (theirs, _) = load_low_rank(parts / tag), load_low_rank(whole / tag)
         assert scale == 1.0 and all(torch.equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
     assert sum(file.stat().st_size for file in (whole / "4").rglob("*") if file.is_file()) < 500_000
-    command = [sys.executable, str(ROOT / "sat" / "convert_weights.py"), "merge-lora", str(whole / "4"), str(tmp_path / "merged")]
-    done = subprocess.run([*command, "--load", config.args.load], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    options = "merge-lora", whole / "4", tmp_path / "merged", "--load", config.args.load
+    assert call_main(load_script(ROOT / "sat" / "convert_weights.py"), options, monkeypatch, capsys).code == 0
     before, after = load_sat_checkpoint(config.args.load).state_dict, load_sat_checkpoint(tmp_path / "merged").state_dict
     different = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
 
 
 def test_mistakes(setup, tmp_path):
-    with pytest.raises(UserError, match="model.lora.targets: found nothing.here, which match no linear layer"):
-        add_low_rank(network_of(setup.config(tmp_path)), LoraConfig(rank=2, targets=("nothing.here",)), torch.Generator())
-    with pytest.raises(UserError, match="lora.safetensors: found no such file"):
-        load_low_rank(tmp_path)
+    network, nothing = network_of(setup.config(tmp_path)), LoraConfig(rank=2, targets=("nothing.here",))
+    refused("model.lora.targets: found nothing.here, which match no linear layer", add_low_rank, network, nothing, torch.Generator())
+    refused("lora.safetensors: found no such file", load_low_rank, tmp_path)

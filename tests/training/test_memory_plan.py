@@ -1,32 +1,22 @@
 """The memory plan against what real processes of a small training keep and allocate, and its command."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from in_process import call_main, load_script
+from odd_input import is_told
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.config.loading import load_config
-from concat_id.errors import UserError, run
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training import memory_trace
 from concat_id.training.memory_plan import measure_sizes, plan
 
-
-def from_file(name: str, path: Path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-measured = from_file("measured", Path(__file__).with_name("measured.py"))
-script = from_file("plan_training", ROOT / "sat" / "plan_training.py")
+measured, script = (load_script(file) for file in (Path(__file__).with_name("measured.py"), ROOT / "sat" / "plan_training.py"))
 BASES = [str(ROOT / "configs" / "cogvideox_5b.yaml"), str(ROOT / "configs" / "training" / "sft_single_identity.yaml")]
 SHAPES = [1, 3, 16, 8, 12], [1, 16, 32], [1, 1, 16, 8, 12]  # latents, text, references of 9 frames of 64x96
 
@@ -53,9 +43,7 @@ def measure(setup, tmp_path_factory):
     return measure
 
 
-@pytest.mark.parametrize("processes, stage, offload, bf16", [
-    (1, 1, False, True), (2, 2, False, False), (2, 3, False, True), (2, 2, True, True),
-])  # fmt: skip
+@pytest.mark.parametrize("processes, stage, offload, bf16", [(1, 1, False, True), (2, 3, False, False), (2, 2, True, True)])
 def test_what_real_processes_keep_and_allocate(measure, processes, stage, offload, bf16):
     found, planned = measure(processes, stage, offload, bf16)
     assert found["all"] == pytest.approx(planned.states - planned.autoencoder + planned.host, rel=0.01)
@@ -111,46 +99,16 @@ def test_more_processes_and_higher_stages_need_less():
     assert few.trained < 0.01 * sizes.trained and plan(low_rank, few, 1).average == 0
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Call sat/plan_training.py; returns (exit code, output, errors)."""
+def test_the_command(setup, monkeypatch, capsys):
+    def command(*options):
+        return call_main(script, ["--base", *setup.bases, *options], monkeypatch, capsys)
 
-    def call(*options):
-        monkeypatch.setattr(sys, "argv", ["plan_training.py", *options])
-        with pytest.raises(SystemExit) as stopped:
-            run(script.main)
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return call
-
-
-def test_the_command(command, setup):
-    code, out, err = command("--base", *setup.bases, "--gpus", "1", "2", "--zero", "0", "3", "--tflops", "2")
+    code, out, err = command("--gpus", 1, 2, "--zero", 0, 3, "--tflops", 2)
     rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0].isdigit()]
     assert (code, err) == (0, "") and [row[:2] for row in rows] == [["1", "1"], ["2", "1"], ["1", "3"], ["2", "3"]]
     assert "s at 2 TFLOP/s" in out
-    code, out, err = command("--base", *setup.bases, "--gpus", "2", "--json", "--offload")
-    (only,) = json.loads(out)["plans"]
-    assert code == 0 and only["offload"] and only["peak"] == only["states"] + max(only[name] for name in ("encoding", "network", "update"))
-
-
-@pytest.mark.parametrize("options, words", [
-    (["--gpus", "0"], "--gpus: found '0', expected a whole number from 1"),
-    (["--zero", "4"], "--zero: found '4', expected a whole number from 0 to 3"),
-    (["--gups", "1"], "nearest is --gpus"),
-])  # fmt: skip
-def test_mistakes_are_told_in_one_line(command, setup, options, words):
-    code, _, err = command("--base", *setup.bases, *options)
-    assert code == 2 and words in err and len(err.splitlines()) == 1
-
-
-def test_shared_settings_are_not_changed(setup):
-    config = load_config(setup.bases)
-    before = json.dumps(config.deepspeed)
-    sizes = measure_sizes(config)
-    plan(config, sizes, 2, 3, offload=True)
-    assert json.dumps(config.deepspeed) == before
-    with pytest.raises(UserError, match="train_batch_size: found 3"):
-        config.deepspeed["train_batch_size"] = 3
-        plan(config, sizes, 2)
+    (only,) = json.loads(command("--gpus", 2, "--json", "--offload").out)["plans"]
+    assert only["offload"] and only["peak"] == only["states"] + max(only[name] for name in ("encoding", "network", "update"))
+    for options, words in {("--gpus", 0): "--gpus: found '0', expected a whole number from 1", ("--gups", 1): "nearest is --gpus"}.items():
+        ended = command(*options)
+        assert is_told(ended, 2) and words in ended.err

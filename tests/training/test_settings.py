@@ -2,9 +2,9 @@
 
 import pytest
 from conftest import ROOT
+from in_process import refused
 
 from concat_id.config.loading import load_config
-from concat_id.errors import UserError
 from concat_id.training.settings import engine_settings
 
 RELEASED = """
@@ -81,13 +81,10 @@ def test_the_command_line_goes_first(read):
 
 def test_what_deepspeed_knows_passes(read):
     known = {
-        "flops_profiler": {"enabled": False, "profile_step": 1, "output_file": None}, "comms_logger": {"enabled": False, "prof_ops": []},
-        "tensorboard": {"enabled": False, "output_path": "x"}, "csv_monitor": {"enabled": False},
-        "aio": {"block_size": 2**20, "thread_count": 1},
-        "activation_checkpointing": {"partition_activations": False, "cpu_checkpointing": False, "number_checkpoints": 2},
-        "data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32", "compile": {"deepcompile": False},
-        "checkpoint": {"load_universal": False}, "data_efficiency": {"enabled": False}, "dump_state": False, "steps_per_print": 7,
-        "gradient_clipping": 1, "timers": {"throughput": {"enabled": False}}, "torch_autocast": {"enabled": False, "dtype": "bfloat16"},
+        "flops_profiler": {"enabled": False, "profile_step": 1, "output_file": None}, "tensorboard": {"enabled": False, "output_path": "x"},
+        "activation_checkpointing": {"partition_activations": False, "number_checkpoints": 2}, "compile": {"deepcompile": False},
+        "data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32", "dump_state": False, "gradient_clipping": 1,
+        "timers": {"throughput": {"enabled": False}}, "torch_autocast": {"enabled": False, "dtype": "bfloat16"},
         "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "sub_group_size": 10**9},
     }  # fmt: skip
     settings = read(**known)
@@ -96,24 +93,23 @@ def test_what_deepspeed_knows_passes(read):
 
 @pytest.mark.parametrize("given, message", [
     ({"zero_optimization": {"stge": 2}}, "zero_optimization.stge: unknown key; the nearest known key is stage"),
-    ({"gradient_cliping": 1}, "gradient_cliping: unknown key; the nearest known key is gradient_clipping"),
-    ({"flops_profiler": {"detail": True}}, "flops_profiler.detail: unknown key; the nearest known key is detailed"),
     ({"bf16": {"enable": True}}, "bf16.enable: unknown key; the nearest known key is enabled"),
     ({"optimizer": {"params": {"amsgrad": True}}}, "optimizer.params.amsgrad: unknown key"),
-    ({"optimizer": {"params": {"beta": 1}}}, "optimizer.params.beta: unknown key; the nearest known key is betas"),
     ({"optimizer": {"params": {"betas": 3}}}, "optimizer.params.betas: found 3, expected a list of 2 numbers"),
+    ({"optimizer": {"type": "Lion"}}, "optimizer.type: found 'Lion', expected AdamW or sat"),
     ({"zero_optimization": 7}, "zero_optimization: found 7, expected a mapping"),
+    ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage: found 4, expected 0, 1, 2 or 3"),
+    ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "zero_optimization.round_robin_gradients: found true"),
     ({"zero_optimization": {"offload_optimizer": {"device": "x"}}}, "zero_optimization.offload_optimizer.device: found 'x'"),
     ({"gradient_clipping": "abc"}, "gradient_clipping: found 'abc', expected a number"),
-    ({"wall_clock_breakdown": "maybe"}, "wall_clock_breakdown: found 'maybe', expected"),
     ({"train_micro_batch_size_per_gpu": 10**400}, "train_micro_batch_size_per_gpu: found 1000"),
+    ({"train_batch_size": 9}, "train_batch_size: found 9, expected 1 a process x 1 accumulated x 8 processes"),
+    ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: found 0"),
+    ({"scheduler": {"type": "WarmupLR"}}, "scheduler: found one, expected none; set args.lr_decay_style"),
     ({"sparse_attention": {"mode": "fixed"}}, "sparse_attention: DeepSpeed Sparse Attention has been removed"),
 ])  # fmt: skip
-def test_what_deepspeed_does_not_know_is_named_with_file_and_key(read, tmp_path, given, message):
-    with pytest.raises(UserError) as error:
-        read(**given)
-    assert str(error.value).startswith(f"{tmp_path / 'training.yaml'}: deepspeed.{message}")
-    assert "\n" not in str(error.value)
+def test_what_cannot_be_is_named_with_file_and_key(read, tmp_path, given, message):
+    refused(f"^{tmp_path / 'training.yaml'}: deepspeed.{message}", read, **given)
 
 
 @pytest.mark.parametrize("given, expected", [
@@ -131,7 +127,6 @@ def test_batch_sizes(read, given, expected):
 @pytest.mark.parametrize("given, stage, said", [
     ({"zero_optimization": None}, 1, "1 in place of 0"),
     ({"zero_optimization": {"stage": 3}}, 3, None), ({"zero_optimization": {"stage": "2"}}, 2, None),
-    ({"zero_optimization": {"stage": 2.0}}, 2, None),
     ({"activation_checkpointing": {"number_checkpoints": None}}, 2, None), ({"optimizer": {"params": {"amsgrad": False}}}, 2, None),
 ])  # fmt: skip
 def test_stages(read, given, stage, said):
@@ -144,18 +139,3 @@ def test_offload_by_its_older_name(read):
     settings = read(zero_optimization={"stage": 2, "cpu_offload": True})
     assert settings.deepspeed["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
     assert settings.deepspeed["zero_force_ds_cpu_optimizer"] is False
-
-
-@pytest.mark.parametrize("given, message", [
-    ({"optimizer": {"type": "Lion"}}, "deepspeed.optimizer.type: found 'Lion', expected AdamW or sat"),
-    ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients: found true"),
-    ({"optimizer": {"type": "AdamW", "params": {"lr": "fast"}}}, "deepspeed.optimizer.params.lr: found 'fast', expected a number"),
-    ({"scheduler": {"type": "WarmupLR"}}, "args.lr_decay_style"),
-    ({"zero_optimization": {"stage": 4}}, "found 4, expected 0, 1, 2 or 3"),
-    ({"train_batch_size": 9}, "deepspeed.train_batch_size: found 9, expected 1 a process x 1 accumulated x 8 processes"),
-    ({"gradient_accumulation_steps": 0}, "deepspeed.gradient_accumulation_steps: found 0"),
-])  # fmt: skip
-def test_what_cannot_be_is_named(read, given, message):
-    with pytest.raises(UserError) as error:
-        read(**given)
-    assert message in str(error.value) and "\n" not in str(error.value)

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
+from in_process import refused
 from PIL import Image
 from training import alone
 from training.alone import same, weights
 
-from concat_id.errors import UserError
 from concat_id.sampling.pipeline import CogVideoXPipeline
 from concat_id.training import checkpoint
 from concat_id.training.checkpoint import find_run, open_checkpoint, random_state
@@ -79,12 +79,9 @@ def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     (run / "5" / "training" / "state.json").unlink()
     assert open_checkpoint(run).step == 4
     (run / "latest").write_text("3")
-    with pytest.raises(UserError, match="found no finished checkpoint"):
-        open_checkpoint(run)
-    with pytest.raises(UserError, match="holds weights only.*--load"):
-        open_checkpoint(run / "5")
-    with pytest.raises(UserError, match="found no run of 'other'"):
-        find_run(tmp_path, "other")
+    refused("found no finished checkpoint", open_checkpoint, run)
+    refused("holds weights only.*--load", open_checkpoint, run / "5")
+    refused("found no run of 'other'", find_run, tmp_path, "other")
 
 
 def test_global_generators_come_back(tmp_path):
@@ -97,6 +94,5 @@ def test_global_generators_come_back(tmp_path):
 def test_not_a_number_is_told(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
     poisoned = (dataclasses.replace(batch, video=batch.video * float("nan")) for batch in alone.batches())
-    with pytest.raises(UserError, match="step 1: the loss is nan"):
-        alone.make_trainer(config, tmp_path).train(poisoned)
+    refused("step 1: the loss is nan", alone.make_trainer(config, tmp_path).train, poisoned)
     assert not (tmp_path / "latest").exists()
