@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 import torch
 import yaml
-from in_process import call_main, load_script
+from in_process import Ended, call_main, load_script
 from PIL import Image
 
 from concat_id.errors import UserError
@@ -155,6 +155,17 @@ def faces(face_folder, tmp_path) -> Path:
 
 @pytest.fixture
 def sample(tiny_model, faces, tmp_path, monkeypatch, capsys):
+def call(monkeypatch, capfd):
+    """Call a script of sat/ by its name with options, as a user starts it; returns how it ended."""
+
+    def start(name: str, *options) -> Ended:
+        return call_main(load_script(ROOT / "sat" / f"{name}.py"), options, monkeypatch, capfd)
+
+    return start
+
+
+@pytest.fixture
+def sample(tiny_model, face_folder, tmp_path, monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
     script = load_script(ROOT / "sat" / "sample_video.py")
 

@@ -9,10 +9,11 @@ import yaml
 from conftest import ROOT
 
 from concat_id.config.loading import load_config
-from concat_id.config.schema import Config
+from concat_id.config.schema import Config, to_dict
 from concat_id.conversion.folders import to_hf
 from concat_id.conversion.weight_sources import open_source
 from concat_id.sampling.diffusers_cogvideox import ConcatIDPipeline
+from concat_id.weights.loading import load_tensors
 
 PROMPT = "a man in a red hat"
 
@@ -59,6 +60,20 @@ def sincos(tiny_model, tmp_path_factory) -> Converted:
         torch.manual_seed(1)
         write_transformer(folder / "checkpoint", load_config(bases).model.transformer)
     return convert(bases, folder / "sincos")
+
+
+@pytest.fixture(scope="session")
+def run(rotary, tmp_path_factory) -> Path:
+    """A training run's folder: 5 with its averages beside it, and the configuration."""
+    folder = tmp_path_factory.mktemp("run")
+    weights = load_tensors(next(rotary.checkpoint.rglob("*.pt")))["module"]
+    for name, factor in (("5", 1), ("5-ema", 2)):
+        (folder / name).mkdir()
+        module = {key: tensor * factor for key, tensor in weights.items()}
+        torch.save({"module": module, "iteration": 5}, folder / name / "mp_rank_00_model_states.pt")
+    (folder / "latest").write_text("5")
+    (folder / "training_config.yaml").write_text(yaml.safe_dump(to_dict(rotary.config)))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,86 +1,66 @@
 """The entry script, as users call it."""
 
+from functools import partial
+
 import pytest
 import torch
-import yaml
-from conftest import ROOT
 from entry import only_error
-from in_process import call_main, load_script
 
-from concat_id.config.schema import to_dict
 from concat_id.conversion import wan_folders
 from concat_id.weights.loading import load_sat_checkpoint, load_tensors
 
 
 @pytest.fixture
-def call(monkeypatch, capfd):
-    """Run the script; returns (exit code, standard output, standard error)."""
-    script = load_script(ROOT / "sat" / "convert_weights.py")
-
-    def convert(*options):
-        return call_main(script, options, monkeypatch, capfd)
-
-    return convert
+def convert(call):
+    return partial(call, "convert_weights")
 
 
-def test_there_checked_and_back(call, rotary, tmp_path):
-    code, out, err = call("to-hf", rotary.checkpoint, tmp_path / "hf", "--base", *rotary.bases, "--check")
+def test_there_checked_and_back(convert, rotary, tmp_path):
+    code, out, err = convert("to-hf", rotary.checkpoint, tmp_path / "hf", "--base", *rotary.bases, "--check")
     assert code == 0, err
     assert "weights: " in out and "sha256:" in out and float(out.split("outputs: ")[1].split()[0]) < 2e-5
-    code, out, err = call("to-sat", tmp_path / "hf", tmp_path / "back", "--dtype", "bfloat16")
+    code, out, err = convert("to-sat", tmp_path / "hf", tmp_path / "back", "--dtype", "bfloat16")
     assert code == 0, err
     before, after = (load_sat_checkpoint(path).state_dict["time_embed.0.weight"] for path in (rotary.checkpoint, tmp_path / "back"))
     assert torch.equal(before.bfloat16(), after)
 
 
-def test_a_runs_own_configuration_is_taken(call, rotary, tmp_path):
-    run_folder = tmp_path / "run"
-    (run_folder / "5-ema").mkdir(parents=True)
-    (run_folder / "5").mkdir()
-    module = load_tensors(next(rotary.checkpoint.rglob("*.pt")))["module"]
-    torch.save({"module": module}, run_folder / "5-ema" / "mp_rank_00_model_states.pt")
-    (run_folder / "latest").write_text("5")
-    (run_folder / "training_config.yaml").write_text(yaml.safe_dump(to_dict(rotary.config)))
-    code, out, err = call("to-hf", run_folder, tmp_path / "hf", "--weights", "ema")
+def test_a_runs_own_configuration_is_taken(convert, run, tmp_path):
+    code, out, err = convert("to-hf", run, tmp_path / "hf", "--weights", "ema")
     assert code == 0, err
     assert "training_config.yaml" in out and "5-ema" in out
     written = load_tensors(tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert torch.equal(written["time_embedding.linear_1.weight"], module["model.diffusion_model.time_embed.0.weight"])
+    averages = load_sat_checkpoint(run / "5-ema").state_dict
+    assert torch.equal(written["time_embedding.linear_1.weight"], averages["time_embed.0.weight"])
 
 
 @pytest.mark.parametrize("direction, function", [("to-hf", "to_diffusers"), ("to-sat", "to_native")])
-def test_wan_checkpoints_go_to_the_module_that_knows_them(call, monkeypatch, tmp_path, direction, function):
+def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, monkeypatch, tmp_path, direction, function):
     called, source = [], tmp_path / "first_stage.pt"
     monkeypatch.setattr(wan_folders, "is_wan", lambda path, trust: path == source and not trust)
     monkeypatch.setattr(wan_folders, function, lambda *arguments, **options: called.append((*arguments, options)))
-    code, _, err = call(direction, source, tmp_path / "x", "--dtype", "float16")
+    code, _, err = convert(direction, source, tmp_path / "x", "--dtype", "float16")
     assert code == 0, err
     assert called[0][:2] == (source, tmp_path / "x") and called[0][-1] == {"dtype": torch.float16, "trust": False}
-    code, _, err = call(direction, tmp_path / "other", tmp_path / "x")
+    code, _, err = convert(direction, tmp_path / "other", tmp_path / "x")
     assert code and len(called) == 1 and "other" in only_error(code, err)
-    code, _, err = call(direction, source, tmp_path / "x", "--weights", "ema")
+    code, _, err = convert(direction, source, tmp_path / "x", "--weights", "ema")
     assert "weights: is for CogVideoX alone" in only_error(code, err) and len(called) == 1
 
 
-@pytest.mark.parametrize(
-    "options, told",
-    [
-        (("to-hf", "{nowhere}", "{x}"), "nowhere: no such folder, expected a SAT checkpoint"),
-        (("to-hf", "{checkpoint}", "{x}", "--weights", "ema"), "found no averaged weights"),
-        (("to-hf", "{checkpoint}", "{x}", "--lora", "keep"), "found whole weights, no low-rank ones to keep; leave --lora keep out"),
-        (("to-hf", "{checkpoint}", "{x}", "--load", "y"), "--load y: found whole weights"),
-        (("to-hf", "{folder}", "{x}"), "this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
-        (("to-hf", "{checkpoint}", "{x}"), "t5: has no config.json, expected a T5 folder"),  # that of configs/debug.yaml, which fits
-        (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
-        (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
-        (("to-sat", "{nowhere}", "{x}"), "config.json: found no such file"),
-        (("merge-lora", "{checkpoint}", "{x}"), "found whole weights, no low-rank ones to merge"),
-        (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: found no such file"),
-    ],
-)
-def test_mistakes_take_one_line(call, rotary, tmp_path, options, told):
+@pytest.mark.parametrize("options, told", [
+    (("to-hf", "{nowhere}", "{x}"), "nowhere: no such folder, expected a SAT checkpoint"),
+    (("to-hf", "{checkpoint}", "{x}", "--lora", "keep"), "found whole weights, no low-rank ones to keep; leave --lora keep out"),
+    (("to-hf", "{folder}", "{x}"), "this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
+    (("to-hf", "{checkpoint}", "{x}"), "t5: has no config.json, expected a T5 folder"),  # that of configs/debug.yaml, which fits
+    (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
+    (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
+    (("merge-lora", "{checkpoint}", "{x}"), "found whole weights, no low-rank ones to merge"),
+    (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: found no such file"),
+])  # fmt: skip
+def test_mistakes_take_one_line(convert, rotary, tmp_path, options, told):
     places = {"{checkpoint}": [rotary.checkpoint], "{folder}": [rotary.folder], "{nowhere}": [tmp_path / "nowhere"],
               "{x}": [tmp_path / "x"], "{bases}": rotary.bases}  # fmt: skip
-    code, _, err = call(*(value for option in options for value in places.get(option, [option])))
+    code, _, err = convert(*(value for option in options for value in places.get(option, [option])))
     assert told.replace("{folder}", str(rotary.folder)) in only_error(code, err)
     assert not (tmp_path / "x").exists()

@@ -1,17 +1,20 @@
 """Low-rank weights: the same outputs merged and kept, in diffusers' own loader too, and the way back."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import safetensors.torch
 import torch
 from conftest import assert_close
 from diffusers import CogVideoXTransformer3DModel
+from in_process import refused
 
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import to_hf, to_sat
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
 from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
-from concat_id.errors import UserError
 from concat_id.weights.loading import load_sat_checkpoint, load_tensors
 from concat_id.weights.low_rank import save_low_rank
 
@@ -93,48 +96,29 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
 def test_separate_products_of_a_fused_layer_become_one():
     """As other trainings make them: an A for each of to_q and to_v, none for to_k."""
     generator = torch.Generator().manual_seed(0)
-    separate = {
-        f"transformer_blocks.0.attn1.to_{letter}": Product(
-            torch.randn(rank, 6, generator=generator), torch.randn(6, rank, generator=generator)
-        )
-        for letter, rank in (("q", 2), ("v", 4))
-    }
+    products = {letter: Product(torch.randn(rank, 6, generator=generator), torch.randn(6, rank, generator=generator))
+                for letter, rank in (("q", 2), ("v", 4))}  # fmt: skip
+    separate = {f"transformer_blocks.0.attn1.to_{letter}": product for letter, product in products.items()}
     fused = products_to_sat(separate, 1)["transformer.layers.0.attention.query_key_value"]
     assert fused.down.shape == (6, 6) and fused.up.shape == (18, 6)
     query, key, value = (fused.up @ fused.down).chunk(3)
     for found, letter in ((query, "q"), (value, "v")):
-        product = separate[f"transformer_blocks.0.attn1.to_{letter}"]
-        assert_close(found, product.up @ product.down, 1e-6)
+        assert_close(found, products[letter].up @ products[letter].down, 1e-6)
     assert not key.any()
 
 
 def test_what_does_not_fit_is_told(rotary, products, tmp_path):
-    with pytest.raises(UserError, match="100: holds low-rank products alone; name the checkpoint they were trained on with --load"):
-        open_source(products)
-    with pytest.raises(UserError, match=r"--load x: found whole weights in .*, expected lora.safetensors"):
-        open_source(rotary.checkpoint, load="x")
-    with pytest.raises(UserError, match="found low-rank products, expected the whole weights"):
-        open_source(products, load=str(copy_with_config(products, rotary.checkpoint, tmp_path)))
-    with pytest.raises(UserError, match="strange: diffusers has no such layer; use --lora merge"):
-        to_diffusers({"strange": read_sat_products(products)[LAYERS[0]]}, 2)
-    with pytest.raises(UserError, match="strange: this transformer has no such layer"):
-        products_to_sat({"strange": read_sat_products(products)[LAYERS[0]]}, 2)
-    other = open_source(rotary.checkpoint)
-    alien = {"time_embed.0": Product(torch.zeros(1, 3), torch.zeros(64, 1))}
-    with pytest.raises(UserError, match=r"time_embed.0: found a product for \(64, 3\), expected \(64, 128\)"):
-        dict(type(other)(other.path, other.digest, other.open, alien).merged())
+    refused("100: holds low-rank products alone; name the checkpoint they were trained on with --load", open_source, products)
+    refused(r"--load x: found whole weights in .*, expected lora.safetensors", open_source, rotary.checkpoint, load="x")
+    run = shutil.copytree(products, tmp_path / "run" / "100")  # whose recorded configuration names what it started from
+    (run.parent / "training_config.yaml").write_text(f"args:\n  load: {str(rotary.checkpoint)!r}\n")
+    assert open_source(run).base.path.parent.parent == rotary.checkpoint
+    refused("found low-rank products, expected the whole weights", open_source, products, load=str(run))
+    strange = {"strange": read_sat_products(products)[LAYERS[0]]}
+    refused("strange: diffusers has no such layer; use --lora merge", to_diffusers, strange, 2)
+    refused("strange: this transformer has no such layer", products_to_sat, strange, 2)
+    alien = replace(open_source(rotary.checkpoint), products={"time_embed.0": Product(torch.zeros(1, 3), torch.zeros(64, 1))})
+    refused(r"time_embed.0: found a product for \(64, 3\), expected \(64, 128\)", lambda: dict(alien.merged()))
     safetensors.torch.save_file({"transformer.a.lora_A.weight": torch.zeros(2, 3)}, tmp_path / DIFFUSERS_FILE)
-    with pytest.raises(UserError, match=r"found a, expected pairs of <layer>.lora_A.weight and <layer>.lora_B.weight"):
-        read_diffusers_products(tmp_path)
-    with pytest.raises(UserError, match="found no pytorch_lora_weights.safetensors to keep"):
-        to_sat(rotary.folder, tmp_path / "back", low_rank="keep")
-
-
-def copy_with_config(products, checkpoint, folder):
-    """A run whose recorded configuration names the checkpoint that it started from."""
-    run = folder / "run" / "100"
-    run.mkdir(parents=True)
-    (run / "lora.safetensors").write_bytes((products / "lora.safetensors").read_bytes())
-    (run.parent / "training_config.yaml").write_text(f"args:\n  load: {str(checkpoint)!r}\n")
-    assert open_source(run).base.path.parent.parent == checkpoint
-    return run
+    refused(r"found a, expected pairs of <layer>.lora_A.weight and <layer>.lora_B.weight", read_diffusers_products, tmp_path)
+    refused("found no pytorch_lora_weights.safetensors to keep", to_sat, rotary.folder, tmp_path / "back", low_rank="keep")

@@ -1,42 +1,17 @@
 """What diffusers' pipelines can do works with references, too, and gives the same."""
 
 import importlib.util
-import subprocess
-import sys
 
 import diffusers
 import pytest
 import torch
 from conftest import ROOT, assert_close
 from diffusers import CogVideoXDDIMScheduler
-
-SCRIPT = """
-import sys, torch
-from diffusers import DiffusionPipeline
-from PIL import Image
-image = Image.linear_gradient("L").convert("RGB")
-found = []
-for folder in sys.argv[1:]:
-    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-    pipe.set_progress_bar_config(disable=True)
-    for references in ([image], []):
-        options = {"num_frames": 5, "num_inference_steps": 1, "generator": torch.Generator().manual_seed(1), "output_type": "latent"}
-        found.append(pipe("a man", reference_images=references, **options).frames)
-    pipe.save_pretrained(sys.argv[2])
-assert "concat_id" not in sys.modules
-first, without, again, _ = found
-assert first.shape == (1, 2, 16, 8, 12), first.shape
-assert torch.equal(first, again)
-assert (first - without).abs().max() > 1e-3
-"""
+from diffusers_pipelines import check_batches, check_needs_no_checkout
 
 
 def test_a_folder_needs_no_checkout(rotary, tmp_path):
-    """A fresh process elsewhere, without this package on its path, loads the folder, generates, saves and loads again."""
-    command = [sys.executable, "-c", SCRIPT, str(rotary.folder), str(tmp_path / "saved")]
-    environment = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": ""}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
+    check_needs_no_checkout(rotary.folder, tmp_path, num_frames=5, num_inference_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +105,8 @@ def test_callbacks_see_and_change_latents(rotary, latents_of, plain):
 def test_batches_and_hooks_left_clean(rotary, image):
     pipe = rotary.pipeline()
     pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
-    options = {"num_inference_steps": 2, "output_type": "latent"}
-    latents = torch.randn(2, 3, 16, 8, 12, generator=torch.Generator().manual_seed(0))
-    rows = [[image(0)], [image(99)]]
-    both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
-    second = pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames
-    assert_close(both[1:], second, 1e-5)
-    with pytest.raises(ValueError, match="one list a prompt"):
-        pipe(["a man", "a woman"], reference_images=[[image(0)]], **options)
-    with pytest.raises(ZeroDivisionError):
-        pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
-    assert not pipe.transformer._forward_hooks and not pipe.transformer._forward_pre_hooks and pipe._num_refs == 0
+    check_batches(pipe, image, torch.randn(2, 3, 16, 8, 12, generator=torch.Generator().manual_seed(0)))
+    assert pipe._num_refs == 0
 
 
 def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):

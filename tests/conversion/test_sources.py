@@ -8,25 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import refused
 
 from concat_id.conversion import zero
 from concat_id.conversion.weight_sources import open_source, run_configuration
-from concat_id.errors import UserError
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, load_tensors
-
-
-@pytest.fixture(scope="module")
-def run(rotary, tmp_path_factory):
-    """A training run's folder: 5 with its averages beside it, and the configuration."""
-    folder = tmp_path_factory.mktemp("run")
-    weights = load_tensors(next(rotary.checkpoint.rglob("*.pt")))["module"]
-    for name, factor in (("5", 1), ("5-ema", 2)):
-        (folder / name).mkdir()
-        module = {key: tensor * factor for key, tensor in weights.items()}
-        torch.save({"module": module, "iteration": 5}, folder / name / "mp_rank_00_model_states.pt")
-    (folder / "latest").write_text("5")
-    (folder / "training_config.yaml").write_text("args: {}\n")
-    return folder
 
 
 def test_last_and_averaged_weights_of_a_run(run):
@@ -43,16 +29,13 @@ def test_last_and_averaged_weights_of_a_run(run):
 
 
 def test_averages_that_are_not_there(rotary, run, tmp_path):
-    with pytest.raises(UserError, match=r"release: found no averaged weights \(no folder release-ema\); leave --weights ema out"):
-        open_source(rotary.checkpoint, "ema")
+    told = r"release: found no averaged weights \(no folder release-ema\); leave --weights ema out"
+    refused(told, open_source, rotary.checkpoint, "ema")
     shutil.copytree(run / "5-ema", tmp_path / "5-ema")
-    with pytest.raises(UserError, match="5: no such folder, expected the last weights beside 5-ema; leave --weights plain out"):
-        open_source(tmp_path / "5-ema", "plain")
-    with pytest.raises(UserError, match="nowhere: no such folder"):
-        open_source(tmp_path / "nowhere")
+    told = "5: no such folder, expected the last weights beside 5-ema; leave --weights plain out"
+    refused(told, open_source, tmp_path / "5-ema", "plain")
     (tmp_path / "latest").write_text("7")
-    with pytest.raises(UserError, match="names the tag '7', but"):
-        open_source(tmp_path)
+    refused("names the tag '7', but", open_source, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +80,12 @@ def test_incomplete_shards(shards, tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(shards / kind / "5", folder)
         next(folder.glob(missing)).unlink()
-        with pytest.raises(UserError, match=f"the files of processes {'1' if '1' in missing else '0'} are missing; copy"):
-            zero.gathered(folder)
-    with pytest.raises(UserError, match="sat3: holds no averaged weights"):
-        zero.gathered(shutil.copytree(shards / "sat3" / "5", tmp_path / "sat3", dirs_exist_ok=True), averaged=True)
+        refused(f"the files of processes {'1' if '1' in missing else '0'} are missing; copy", zero.gathered, folder)
+    whole = shutil.copytree(shards / "sat3" / "5", tmp_path / "sat3", dirs_exist_ok=True)
+    refused("sat3: holds no averaged weights", zero.gathered, whole, averaged=True)
     mixed = shutil.copytree(shards / "zero2" / "5", tmp_path / "mixed")
     path = next(mixed.glob("*rank_1*optim*"))
     content = load_tensors(path, trust=True, mmap=False)
     content["optimizer_state_dict"]["single_partition_of_fp32_groups"] = [torch.zeros(5)]
     torch.save(content, path)
-    with pytest.raises(UserError, match=r"mixed: the shards hold [\d,]+ numbers, expected [\d,]+; copy all files of one checkpoint"):
-        zero.gathered(mixed)
+    refused(r"mixed: the shards hold [\d,]+ numbers, expected [\d,]+; copy all files of one checkpoint", zero.gathered, mixed)

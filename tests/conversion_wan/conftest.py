@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from wan_native import TINY, write_native_wan
 
 from concat_id.config.wan import WanAutoencoderConfig, WanModelConfig, WanTextEncoderConfig
@@ -25,16 +26,11 @@ class Converted:
     folders: dict[str, Path]
 
     def pipeline(self, variant: str = "adaln") -> ConcatIDWanPipeline:
-        pipe = load(self.folders[variant])
+        """Load it as a user does."""
+        folder = str(self.folders[variant])
+        pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
         pipe.set_progress_bar_config(disable=True)
         return pipe
-
-
-def load(folder: Path) -> ConcatIDWanPipeline:
-    """As a user loads it."""
-    from diffusers import DiffusionPipeline
-
-    return DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
 
 
 @pytest.fixture(scope="session")

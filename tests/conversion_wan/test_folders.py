@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 from conversion_wan.conftest import FILES
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan
+from in_process import refused
 from safetensors.torch import load_file
 from transformers import T5Tokenizer, UMT5EncoderModel
 from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
@@ -18,7 +19,6 @@ from concat_id.config.loading import load_config
 from concat_id.conversion import wan_folders as conversion
 from concat_id.conversion.folders import write_shards
 from concat_id.conversion.wan_folders import find_model, is_wan, to_diffusers, to_native
-from concat_id.errors import UserError
 from concat_id.models.wan.text_encoder import WanTextEncoder
 from concat_id.models.wan.weights import load_wan_transformer, read_wan_tensors
 from concat_id.weights.loading import SAT_PREFIX
@@ -40,12 +40,6 @@ def test_there_and_back_is_the_same(wan, tmp_path, variant, suffix):
     to_native(wan.folders[variant], target)
     found = load_file(target) if suffix == ".safetensors" else torch.load(target, weights_only=True)
     assert_same(found, native(wan, variant))
-
-
-def test_the_first_stage_is_also_a_plain_wan_transformer(wan):
-    """Without tensors of its own, diffusers' class reads it."""
-    plain = WanTransformer3DModel.from_pretrained(wan.folders["first_stage"] / "transformer")
-    assert_same(dict(plain.state_dict()), load_file(wan.folders["first_stage"] / "transformer" / "diffusion_pytorch_model.safetensors"))
 
 
 @pytest.mark.parametrize("variant", list(FILES))
@@ -106,8 +100,7 @@ def test_what_is_wan_and_what_is_not(wan, tmp_path, tiny_model):
     (tmp_path / "text.pt").write_text("no weights")
     for path in (wan.native / "Wan2.1_VAE.pth", tiny_model.parent / "transformer", tmp_path, tmp_path / "nowhere"):
         assert not is_wan(path), path
-    with pytest.raises(UserError, match="text.pt: found no checkpoint"):
-        is_wan(tmp_path / "text.pt")
+    refused("text.pt: found no checkpoint", is_wan, tmp_path / "text.pt")
 
 
 def test_the_configuration_is_found_by_the_sizes(wan, tmp_path):
@@ -121,12 +114,6 @@ def test_the_configuration_is_found_by_the_sizes(wan, tmp_path):
     training(tmp_path / "run", TINY)
     shutil.copyfile(ROOT / "configs" / "wan_mini.yaml", tmp_path / "run" / "training_config.yaml")
     assert find_model(tmp_path / "run").transformer == mini.transformer
-
-
-def refused(message: str, call, *args):
-    with pytest.raises(UserError, match=message) as refusal:
-        call(*args)
-    assert "\n" not in str(refusal.value)
 
 
 def test_refusals_leave_nothing_behind(wan, tmp_path, tiny_model):

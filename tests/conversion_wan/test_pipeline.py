@@ -1,15 +1,14 @@
 """The diffusers pipeline gives what this project's sampler gives, needs no checkout, and leaves WanPipeline's features whole."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import diffusers
 import pytest
 import torch
 from conftest import assert_close
-from conversion_wan.conftest import FILES, SETTINGS, START, load
+from conversion_wan.conftest import FILES, SETTINGS, START
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers_pipelines import check_batches, check_needs_no_checkout
 from wan_native import TINY
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
@@ -21,26 +20,6 @@ from concat_id.sampling import diffusers_wan as wan_diffusers
 from concat_id.sampling.diffusers_wan import ConcatIDWanPipeline, EvenFlowScheduler
 
 PROMPT = "a man in a red hat"
-SCRIPT = """
-import sys, numpy as np, torch
-from diffusers import DiffusionPipeline
-from PIL import Image
-def frames(folder, **options):
-    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-    pipe.set_progress_bar_config(disable=True)
-    settings = dict(height=32, width=48, num_frames=5, num_inference_steps=2, max_sequence_length=24)
-    return pipe, pipe("a man", generator=torch.Generator().manual_seed(1), **settings, **options).frames
-image = Image.linear_gradient("L").convert("RGB")
-pipe, first = frames(sys.argv[1], reference_images=[image])
-pipe.save_pretrained(sys.argv[2])
-_, again = frames(sys.argv[2], reference_images=[image])
-assert "concat_id" not in sys.modules
-assert first.shape == (1, 5, 32, 48, 3), first.shape
-assert np.array_equal(first, again)
-assert first.std() > 0.01
-"""
-
-
 def latents_of(pipe, images, **options):
     return pipe(PROMPT, reference_images=images, latents=START.clone(), output_type="latent", **SETTINGS | options).frames
 
@@ -52,11 +31,7 @@ def plain(wan, image):
 
 
 def test_a_folder_needs_no_checkout(wan, tmp_path):
-    """A fresh process elsewhere, without this package on its path, loads the folder, generates, saves and loads again."""
-    command = [sys.executable, "-c", SCRIPT, str(wan.folders["adaln"]), str(tmp_path / "saved")]
-    environment = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": ""}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
+    check_needs_no_checkout(wan.folders["adaln"], tmp_path, **SETTINGS | {"num_frames": 5, "num_inference_steps": 1})
 
 
 @pytest.mark.parametrize(("variant", "num_refs"), [("first_stage", 1), ("adaln", 2)])
@@ -125,27 +100,10 @@ def test_half_precision_loads_and_keeps_the_modulations_exact(wan, image, plain)
 
 def test_batches_and_hooks_left_clean(wan, image):
     pipe = wan.pipeline()
-    rows = [[image(0)], [image(99)]]
-    latents = torch.cat([START, START.flip(-1)])
-    options = SETTINGS | {"output_type": "latent", "num_inference_steps": 2}
-    both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
-    assert_close(both[1:], pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames, 1e-4)
-    twice = pipe("a woman", reference_images=rows[1], latents=latents[1:].repeat(2, 1, 1, 1, 1), num_videos_per_prompt=2, **options).frames
-    assert_close(twice[1:], both[1:], 1e-4)
-    with pytest.raises(ValueError, match="one list a prompt"):
-        pipe(["a man", "a woman"], reference_images=[[image(0)]], **options)
-    with pytest.raises(ZeroDivisionError):
-        pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
-    assert not pipe.transformer._forward_pre_hooks and not pipe.transformer.rope._forward_pre_hooks
-
-
-def test_saved_and_loaded_again(wan, image, plain, tmp_path):
-    wan.pipeline().save_pretrained(tmp_path / "saved")
-    for file in ("pipeline.py", "transformer/wan_network.py"):
-        assert (tmp_path / "saved" / file).read_text() == (wan.folders["adaln"] / file).read_text()
-    again = load(tmp_path / "saved")
-    again.set_progress_bar_config(disable=True)
-    assert torch.equal(latents_of(again, [image()]), plain)
+    check_batches(pipe, image, torch.cat([START, START.flip(-1)]), **SETTINGS | {"num_inference_steps": 2})
+    settings = SETTINGS | {"output_type": "latent", "num_videos_per_prompt": 2}
+    twice = pipe("a man", reference_images=[image()], latents=START.repeat(2, 1, 1, 1, 1), **settings).frames
+    assert_close(twice[1:], twice[:1], 1e-4)
 
 
 def test_an_old_diffusers_is_refused_in_one_line():

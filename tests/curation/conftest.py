@@ -1,17 +1,13 @@
 """Clips made of real faces from an installed package, which move over a background, and the scripts as a user starts them."""
 
 import json
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from in_process import call_main, load_script
 from PIL import Image
 
-from concat_id.face.detection import FaceDetector
-from concat_id.face.recognition import FaceRecognizer
 from concat_id.video.writing import write_video
 
 FPS = 10
@@ -19,20 +15,9 @@ HEIGHT, WIDTH = 192, 288
 
 
 @pytest.fixture(scope="session")
-def detector(face_folder) -> FaceDetector:
-    return FaceDetector(face_folder, "cpu")
-
-
-@pytest.fixture(scope="session")
-def recognizer(recognizer_folder) -> FaceRecognizer:
-    return FaceRecognizer.from_folder(recognizer_folder, "cpu")
-
-
-@pytest.fixture(scope="session")
-def portraits(detector) -> dict[str, Image.Image]:
+def portraits(detector, photographs) -> dict[str, Image.Image]:
     """Three people of one photograph, from left to right in it."""
-    images = Path(find_spec("insightface").submodule_search_locations[0]) / "data" / "images"
-    six = Image.open(images / "t1.jpg").convert("RGB")
+    six = Image.open(photographs["six"]).convert("RGB")
     cut = []
     for face in sorted(detector.detect(six), key=lambda face: face.box[0])[::2]:
         (x, y), side = (face.box[:2] + face.box[2:]) / 2, 0.8 * max(face.box[2:] - face.box[:2])
@@ -64,29 +49,11 @@ def videos(tmp_path_factory, portraits) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Call a script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
-
-    def start(name: str, *options) -> tuple[int, str]:
-        ended = call_main(load_script(ROOT / "sat" / f"{name}.py"), options, monkeypatch, capsys)
-        start.printed = ended.out
-        return ended.code, ended.err
-
-    return start
-
-
-@pytest.fixture
 def prepare(call, face_folder, recognizer_folder):
     """Start sat/prepare_clips.py for windows of half a second."""
-
-    def start(*options) -> tuple[int, str]:
-        models = ["--detector", face_folder, "--recognizer", recognizer_folder, "--device", "cpu"]
-        window = ["--size", HEIGHT, WIDTH, "--frames", 9, "--skip", 0, "--rate", 5, "--references", 2]
-        code, told = call("prepare_clips", *models, *window, *options)
-        start.printed = call.printed
-        return code, told
-
-    return start
+    models = "--detector", face_folder, "--recognizer", recognizer_folder, "--device", "cpu"
+    window = "--size", HEIGHT, WIDTH, "--frames", 9, "--skip", 0, "--rate", 5, "--references", 2
+    return partial(call, "prepare_clips", *models, *window)
 
 
 def read(file: Path):

@@ -7,7 +7,7 @@ import pytest
 from face.test_tracking import sight
 from PIL import Image
 
-from concat_id.curation.clip_people import Demands, DiscardError, choose_people, in_order
+from concat_id.curation.clip_people import Demands, DiscardError, choose_people
 from concat_id.curation.reference_crops import choose_references, frontality, spread_out, write_reference
 from concat_id.curation.shots import find_cuts, plan_clips
 from concat_id.face.detection import TEMPLATE
@@ -65,14 +65,6 @@ def test_reasons_to_discard():
     small = {number: sight(90, 1, 15) for number in range(10)}
     (kept,) = choose_people(persons(steady, passing_by, small), 10, DEMANDS, 0.3)
     assert kept.faces is steady
-
-
-def test_people_are_ordered_by_their_mean_place_and_frames_that_contradict_it_are_told():
-    one = {number: sight(60 if number else 10, 0) for number in range(10)}
-    two = {number: sight(30, 1) for number in range(10)}
-    people = choose_people(persons(one, two), 10, DEMANDS, 0.3)
-    assert [person.faces for person in people] == [two, one]
-    assert [in_order(people, number) for number in range(10)] == [False] + [True] * 9
 
 
 def test_images_are_good_and_different():

@@ -7,6 +7,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
+from odd_input import is_told
 from PIL import Image
 
 from concat_id.curation.source_videos import Captions, read_sources
@@ -17,7 +18,7 @@ from .conftest import read
 
 def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognizer, portraits):
     output = tmp_path / "out"
-    code, told = prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", " two  words ", "--output", output)
+    code, out, told = prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", " two  words ", "--output", output)
     assert code == 0, told
     manifest = read(output / "manifest.json")
     whole, two = manifest["clips"]
@@ -48,7 +49,7 @@ def test_ten_bits_hdr_and_suffixes_in_upper_case_make_the_same_clips(videos, pre
     subprocess.run([*command, tmp_path / "ten.MOV"], check=True)
     (tmp_path / "ten.TXT").write_text("two people")
     (tmp_path / "._ten.mov").write_bytes(b"what macOS writes beside files")
-    code, told = prepare("--videos", tmp_path, "--output", tmp_path / "out")
+    code, out, told = prepare("--videos", tmp_path, "--output", tmp_path / "out")
     assert code == 0 and "ten.MOV: found HDR (HLG) colours" in told and "._ten" not in told
     (clip,) = read(tmp_path / "out" / "manifest.json")["clips"]
     assert (clip["start"], clip["end"], len(clip["people"]), clip["caption"]) == (0.0, 1.2, 2, "two people")
@@ -81,7 +82,7 @@ def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
     ]
     file = videos / "list.json"
     file.write_text(json.dumps(entries, indent=0))
-    code, told = prepare("--videos", file, "--output", tmp_path)
+    code, out, told = prepare("--videos", file, "--output", tmp_path)
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
     for text in ("broken.mp4: cannot be read", "'nowhere.mp4'", "cuts.mp4: found no caption", "named twice", 'found "p1"', "\"held out\""):
         assert sum(text in line for line in errors) == 1, text
@@ -98,19 +99,21 @@ def test_nothing_half_written_after_a_failure(videos, prepare, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("concat_id.curation.reference_crops.write_image", fail)
-    code, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
+    code, out, told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
     assert code == 1 and "No space left" in told and not list(tmp_path.iterdir())
 
 
 def test_wrong_options(call, videos, tmp_path):
+    (tmp_path / "captions.json").write_text('{"a.mp4": " "}')
     for options, text in (
         (["--frames", "0"], "--frames: found 0"),
         (["--presence", "2"], "--presence"),
         (["--max_clips", "0"], "--max_clips: found 0"),
         (["--captions", tmp_path / "none.json"], "none.json"),
+        (["--captions", tmp_path / "captions.json"], "captions.json"),
     ):
-        code, told = call("prepare_clips", "--videos", videos / "whole.mp4", "--output", tmp_path, *options)
-        assert code == 2 and text in told and len(told.splitlines()) == 1
+        ended = call("prepare_clips", "--videos", videos / "whole.mp4", "--output", tmp_path / "out", *options)
+        assert is_told(ended, 2) and text in ended.err
 
 
 def test_captions_beside_a_video_and_in_a_file(tmp_path):
@@ -133,7 +136,8 @@ def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(pre
     (tmp_path / "list.json").write_text(json.dumps(entries, default=str))
     manifests = []
     for workers in (1, 2):
-        code, told = prepare("--videos", tmp_path / "list.json", "--output", tmp_path / str(workers), "--crop", 96, "--workers", workers)
+        options = "--videos", tmp_path / "list.json", "--output", tmp_path / str(workers), "--crop", 96, "--workers", workers
+        code, _, told = prepare(*options)
         assert code == 1 and told.count("error: ") == 1 and "damaged.png" in told and "Traceback" not in told
         manifests.append(read(tmp_path / str(workers) / "manifest.json"))
     assert manifests[0] == manifests[1], "paths are from the manifest's folder"
@@ -150,8 +154,9 @@ def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(pre
 def test_a_photograph_that_lies_becomes_an_upright_clip(prepare, tmp_path, portraits):
     portraits["left"].rotate(90).save(tmp_path / "lying.png")
     options = "--videos", tmp_path / "lying.png", "--caption", "c", "--output", tmp_path / "out", "--same_person", 0.5
-    assert prepare(*options)[0] == 0 and "the photo lies on its left side; it is turned upright" in prepare.printed
-    assert "two faces are one person's from a cosine of 0.5 (as asked for)" in prepare.printed
+    code, out, _ = prepare(*options)
+    assert code == 0 and "the photo lies on its left side; it is turned upright" in out
+    assert "two faces are one person's from a cosine of 0.5 (as asked for)" in out
     _, (clip,) = read_manifest(tmp_path / "out" / "manifest.json")
     assert clip.video.parent.parent == tmp_path / "out" and clip.video.name == "clip_000.png"
     assert np.array_equal(np.asarray(Image.open(clip.video)), np.asarray(portraits["left"])) and clip.origin == str(clip.video)

@@ -1,11 +1,11 @@
 """The command that checks a list: every problem named, the rest summed up."""
 
+from functools import partial
+
 from conftest import ROOT
-from in_process import call_main
 from odd_input import is_told
 from PIL import Image
 
-import check_dataset
 from concat_id.data.checking import check_lists, summary
 from concat_id.data.clips import Window
 
@@ -57,15 +57,12 @@ def test_a_sound_list_is_summed_up(folder):
         assert words in text, text
 
 
-def test_the_command(folder, monkeypatch, capsys):
+def test_the_command(folder, call):
     good = folder.list(folder.entry(), name="good.json")
     bad = folder.list(folder.entry(), folder.entry(clip="broken.mp4"), name="bad.json")
     base = folder.path / "run.yaml"
     base.write_text(f"args: {{train_data: [{good}]}}\ndata: {{max_num_frames: 9}}\n")
-
-    def check(*options):
-        return call_main(check_dataset, options, monkeypatch, capsys)
-
+    check = partial(call, "check_dataset")
     ended = check("--base", ROOT / "configs" / "debug.yaml", base)
     assert ended.code == 0 and ended.out.endswith("0 problems, 0 notes\n"), ended
     ended = check(bad, "--quiet")

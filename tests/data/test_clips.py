@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -96,13 +95,6 @@ def test_groups_of_images_may_be_open_and_colours_of_ten_bits(options, made, rea
     for position in (0.0, 0.5, 1.0):
         frames = reader.read(path, Window(8, 33, 3, SIZE, position))
         np.testing.assert_allclose(burned_times(frames.pixels), frames.times, atol=2e-3)
-
-
-def test_far_into_a_long_clip(made, reader):
-    """The burned time counts up to 16.4 seconds, then from 0 again."""
-    frames = reader.read(write_clip(made / "long.mp4", "30", 21.0), Window(8, 33, 3, SIZE, 1.0))
-    np.testing.assert_allclose(burned_times(frames.pixels), np.array(frames.times) % 16.384, atol=2e-3)
-    assert frames.times[-1] == pytest.approx(21 - 4 / 30, abs=0.02)
 
 
 def test_resizing_fills_the_size_and_keeps_the_centre():
@@ -219,21 +211,6 @@ def test_a_killed_decoder_is_started_again(good_clip, reader):
     expected = reader.read(good_clip, Window(8, 5, 3, SIZE))
     os.kill(reader._process._process.pid, signal.SIGKILL)
     assert (reader.read(good_clip, Window(8, 5, 3, SIZE)).pixels == expected.pixels).all()
-
-
-def test_every_process_has_its_own_decoder(good_clip, reader):
-    reader.read(good_clip, Window(8, 5, 3, SIZE))
-    assert pickle.loads(pickle.dumps(reader))._process is None
-    pid = reader._process._process.pid
-    if (child := os.fork()) == 0:
-        try:
-            reader.read(good_clip, Window(8, 5, 3, SIZE))
-            os._exit(0 if reader._process._process.pid != pid else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    reader.read(good_clip, Window(8, 5, 3, SIZE))
-    assert reader._process._process.pid == pid, "the child left the parent's alone"
 
 
 def test_bad_files_are_shared_and_forgotten_when_mended(tmp_path):

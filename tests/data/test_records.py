@@ -25,15 +25,6 @@ def test_entries_become_records(folder, monkeypatch):
     assert [record.source for record in (first, second)] == [f"{path}:2", f"{path}:7"]
 
 
-def test_relative_paths_start_at_the_list_then_here(folder, monkeypatch, tmp_path_factory):
-    here = tmp_path_factory.mktemp("here")
-    (here / "elsewhere.mp4").write_bytes(b"x")
-    (here / "good.mp4").write_bytes(b"x")
-    monkeypatch.chdir(here)
-    records = read_records([folder.list(folder.entry(), folder.entry(clip="elsewhere.mp4"))])
-    assert [record.video.resolve() for record in records] == [folder.path / "good.mp4", here / "elsewhere.mp4"]
-
-
 def test_several_lists_follow_one_another(folder):
     lists = [folder.list(folder.entry(caption=str(number)), name=f"{number}.json") for number in (2, 1)]
     assert [record.caption for record in read_records(lists)] == ["2", "1"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from evaluation.clips import add, report_of, scene
+from in_process import refused
 
-from concat_id.errors import UserError
 from concat_id.evaluation.user_metrics import UserMetric
 
 METRIC = '''
@@ -29,18 +29,18 @@ def measured(evaluate, tmp_path, portraits):
     for name in ("one", "two"):
         add(tmp_path / "videos", name, [scene(portraits["astronaut"])] * 2, portraits["astronaut"])
 
-    def call(*texts: str) -> tuple[int, str]:
+    def measure(*texts: str):
         options = []
         for number, text in enumerate(texts):
             (tmp_path / f"metric{number}.py").write_text(text)
             options += ["--metric", tmp_path / f"metric{number}.py"]
         return evaluate("--videos", tmp_path / "videos", *options)
 
-    return call
+    return measure
 
 
 def test_its_scores_stand_beside_the_built_in_ones(measured, evaluate, tmp_path):
-    code, told = measured(METRIC, "def measure(video): return {'constant': True}")
+    code, out, told = measured(METRIC, "def measure(video): return {'constant': True}")
     report = report_of(tmp_path)
     means = report["runs"][0]["summary"]
     assert code == 0, told
@@ -50,53 +50,43 @@ def test_its_scores_stand_beside_the_built_in_ones(measured, evaluate, tmp_path)
         rows = list(csv.DictReader(file))
     assert [row["words"] for row in rows] == ["3", "3"] and float(rows[0]["redness"]) == pytest.approx(means["redness"]["mean"], rel=1e-4)
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "Share of red in the frames." in page and "redness" in evaluate.printed and "constant" in evaluate.printed
-    measured(METRIC, "def measure(video): return {'constant': True}")
-    assert "2 videos were measured already" in evaluate.printed
-    measured(METRIC, "def measure(video): return {'constant': False}")
-    assert "measured already" not in evaluate.printed and report_of(tmp_path)["runs"][0]["summary"]["constant"]["mean"] == 0
+    assert "Share of red in the frames." in page and "redness" in out and "constant" in out
+    assert "2 videos were measured already" in measured(METRIC, "def measure(video): return {'constant': True}").out
+    assert "measured already" not in measured(METRIC, "def measure(video): return {'constant': False}").out
+    assert report_of(tmp_path)["runs"][0]["summary"]["constant"]["mean"] == 0
 
 
 @pytest.mark.parametrize(("text", "message"), [
     ("def measure(video:", "line 1: found SyntaxError"),
-    ("\n1 / 0\n", "line 2: found ZeroDivisionError (division by zero)"),
-    ("raise SystemExit(3)", "line 1: found SystemExit (3)"),
+    ("\nraise SystemExit(3)", "line 2: found SystemExit (3)"),
     ("a = 1", "found no function measure"),
     ("measure, DESCRIPTIONS = print, ['a']", "DESCRIPTIONS: found ['a'], expected a dict of texts by column"),
     ("measure, DESCRIPTIONS = print, {'similarity': 'mine'}", "found the column similarity, expected a name that is not built in"),
 ])  # fmt: skip
 def test_a_file_of_no_use_ends_the_command_before_anything_is_measured(measured, tmp_path, text, message):
-    code, told = measured(text)
+    code, out, told = measured(text)
     assert code == 2 and told.count("\n") == 1 and f"error: {tmp_path / 'metric0.py'}: {message}" in told
     assert not (tmp_path / "report").exists()
-
-
-def test_a_file_that_is_not_there(evaluate, tmp_path):
-    code, told = evaluate("--videos", tmp_path, "--metric", tmp_path / "gone.py")
-    assert code == 2 and told == f"error: {tmp_path / 'gone.py'}: found no such file, expected a Python file; check the path of --metric\n"
 
 
 @pytest.mark.parametrize(("result", "message"), [
     ("[][video]", "line 1: found TypeError"),
     ("[1]", "measure returned list, expected a dict"),
-    ("{'a': 'high'}", "a: found 'high', expected a finite number or None"),
     ("{'a': float('nan')}", "a: found nan, expected a finite number or None"),
     ("{'a': video}", "a: found array("),
     ("{'a': 10**400}", "a: found 1000"),
     ("{'=1+1': 1}", "found a column called '=1+1'"),
-    ("{'swap_rate': 1}", "found the column swap_rate, expected a name that is not built in"),
     ("{'problem': 1}", "found the column problem, expected a name that is not built in"),
     ("{'words': 1}", "found the column words, which another --metric has as well"),
 ])  # fmt: skip
 def test_what_is_no_score_is_told(tmp_path, result, message):
     (tmp_path / "metric.py").write_text(f"def measure(video): return {result}")
-    with pytest.raises(UserError) as caught:
-        UserMetric(tmp_path / "metric.py").scores(np.zeros((2, 2)), ["words"])
-    assert str(caught.value).startswith(f"{tmp_path / 'metric.py'}: {message}")
+    told = refused("metric.py: ", UserMetric(tmp_path / "metric.py").scores, np.zeros(2), ["words"])
+    assert told.startswith(f"{tmp_path / 'metric.py'}: {message}")
 
 
 def test_a_measurement_that_fails_is_one_line_and_loses_no_other_score(measured, tmp_path):
-    code, told = measured(METRIC, "\ndef measure(video): video.frames[:] = 0")
+    code, out, told = measured(METRIC, "\ndef measure(video): video.frames[:] = 0")
     problem = f"{tmp_path / 'metric1.py'}: line 2: found ValueError (assignment destination is read-only), expected a metric that runs"
     assert code == 1 and told.count("error: ") == 1 and f"error: {problem}" in told and "one.mp4 and 1 more)" in told
     (run,) = report_of(tmp_path)["runs"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from entry import only_error
 from PIL import Image
 
 from concat_id.config.loading import load_config
@@ -20,7 +21,7 @@ TRAINING = {
         "mode": "finetune", "experiment_name": "run", "train_iters": 10, "save_interval": 5, "log_interval": 1, "eval_interval": 1000,
         "eval_iters": 0, "eval_samples": 0, "num_workers": 0, "bf16": False, "ema_decay": 0.9, "tensorboard": False,
     },
-    "data": {"video_size": [64, 96], "fps": 8, "max_num_frames": 5, "skip_frms_num": 0},
+    "data": {"video_size": [32, 48], "fps": 8, "max_num_frames": 5, "skip_frms_num": 0},
     "deepspeed": {
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
         "zero_optimization": {"stage": 2},
@@ -71,17 +72,23 @@ class Setup:
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
-    def train(self, save: Path, *arguments: str, processes: int = 1, base: dict | None = None, **request):
-        """Train through the entry script; returns (exit codes, what was said, folder of the newest run or None)."""
+    def train(self, save: Path, *arguments: str, codes: tuple[int, ...] = (0,), base: dict | None = None, **request):
+        """Train through the entry script with one process for each expected exit code; returns (what was said, newest run or None)."""
         bases = list(self.bases)
         if base is not None:
             save.mkdir(parents=True, exist_ok=True)
             (save / "own.yaml").write_text(yaml.safe_dump(base))
             bases.append(str(save / "own.yaml"))
-        asked = {"arguments": ["--base", *bases, "--save", str(save), *arguments], "processes": processes, "folder": str(save), **request}
-        answer = self.ask(asked)
+        arguments = ["--base", *bases, "--save", str(save), *map(str, arguments)]
+        answer = self.ask({"arguments": arguments, "processes": len(codes), "folder": str(save), **request})
+        assert answer["codes"] == list(codes), answer["output"]
         runs = sorted((path.parent for path in save.glob("run-*/metrics.jsonl")), key=lambda run: run.stat().st_mtime_ns)
-        return answer["codes"], answer["output"], runs[-1] if runs else None
+        return answer["output"], runs[-1] if runs else None
+
+    def refused(self, message: str, save: Path, *arguments: str, **request) -> None:
+        """Check that training ends in one line for the user that has `message`."""
+        said, _ = self.train(save, *arguments, codes=(2,), **request)
+        assert message in only_error(2, said)
 
 
 @pytest.fixture(scope="session")

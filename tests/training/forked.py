@@ -6,6 +6,7 @@ disk; `signal` is sent after `at_step` to all processes, to the first `targets`,
 Reads requests as lines of JSON from stdin and answers each with a line: {"codes": [...], "output": text of all processes}.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -102,9 +103,11 @@ if __name__ == "__main__":
     from concat_id.startup import prepare_process
 
     prepare_process()
-    import concat_id.sampling.pipeline
-    import concat_id.training.preparation
-    import concat_id.training.trainer  # noqa: F401
+    for library in ("models.transformer", "models.wan.transformer", "sampling.pipeline", "training.preparation", "training.trainer"):
+        importlib.import_module(f"concat_id.{library}")
+    for library in ("deepspeed.runtime.zero.muon.muon_optimizer", "wandb"):  # half of the time of a start
+        importlib.import_module(library)
+    gc.freeze()
 
     for line in sys.stdin:
         answer = json.dumps(serve(json.loads(line)))

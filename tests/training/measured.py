@@ -68,7 +68,7 @@ def main() -> int:
     config = load_config(asked["bases"], asked["args"])
     config.deepspeed = asked["deepspeed"]
     start_processes(torch.device("cpu"))
-    before = alive()
+    gc.freeze()  # what is there already is not counted
     network = DiffusionTransformer(config.model.transformer).to(getattr(torch, config.args.dtype_name))
     network.initialize_weights(torch.Generator().manual_seed(0))
     for name, parameter in network.named_parameters():
@@ -79,12 +79,11 @@ def main() -> int:
     engine.accumulate(forward_loss(engine, asked["shapes"]))
     with Allocations() as forward:
         engine.deepspeed.backward(forward_loss(engine, asked["shapes"]))
-    with_gradients = alive()
+    with_gradients = sum(alive().values())
     with Allocations() as update:
         engine.deepspeed.step()
-    after = alive()
-    kept = sum(size for key, size in after.items() if key not in before)
-    gradients = sum(size for key, size in with_gradients.items() if key not in before) - kept
+    kept = sum(alive().values())
+    gradients = with_gradients - kept
     measured = parts(engine) | {"all": kept, "gradients": gradients, "forward": forward.peak, "update": gradients + update.peak}
     if rank() == 0:
         request.with_suffix(".answer").write_text(json.dumps(measured))

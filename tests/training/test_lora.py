@@ -3,8 +3,7 @@
 import shutil
 
 import torch
-from conftest import ROOT
-from in_process import call_main, load_script, refused
+from in_process import refused
 from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
@@ -46,7 +45,7 @@ def test_products_change_nothing_before_training_and_equal_merged_weights_after(
     assert (velocity(network_of(config)) - velocity(plain)).abs().max() > 1e-2
 
 
-def test_a_run_saves_little_continues_exactly_and_merges(setup, tmp_path, monkeypatch, capsys):
+def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     config = setup.config(tmp_path, train_iters=4, save_interval=2)
     config.model.lora = LoraConfig(rank=4, alpha=4.0)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -59,8 +58,7 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, tmp_path, monkey
         (mine, scale), (theirs, _) = load_low_rank(parts / tag), load_low_rank(whole / tag)
         assert scale == 1.0 and all(torch.equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
     assert sum(file.stat().st_size for file in (whole / "4").rglob("*") if file.is_file()) < 500_000
-    options = "merge-lora", whole / "4", tmp_path / "merged", "--load", config.args.load
-    assert call_main(load_script(ROOT / "sat" / "convert_weights.py"), options, monkeypatch, capsys).code == 0
+    assert call("convert_weights", "merge-lora", whole / "4", tmp_path / "merged", "--load", config.args.load).code == 0
     before, after = load_sat_checkpoint(config.args.load).state_dict, load_sat_checkpoint(tmp_path / "merged").state_dict
     different = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)

@@ -1,23 +1,21 @@
 """The memory plan against what real processes of a small training keep and allocate, and its command."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from in_process import call_main, load_script
+from in_process import load_script
 from odd_input import is_told
 
-from concat_id.config.cogvideox import LoraConfig
 from concat_id.config.loading import load_config
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training import memory_trace
 from concat_id.training.memory_plan import measure_sizes, plan
 
-measured, script = (load_script(file) for file in (Path(__file__).with_name("measured.py"), ROOT / "sat" / "plan_training.py"))
-BASES = [str(ROOT / "configs" / "cogvideox_5b.yaml"), str(ROOT / "configs" / "training" / "sft_single_identity.yaml")]
+measured = load_script(Path(__file__).with_name("measured.py"))
 SHAPES = [1, 3, 16, 8, 12], [1, 16, 32], [1, 1, 16, 8, 12]  # latents, text, references of 9 frames of 64x96
 
 
@@ -84,25 +82,8 @@ def test_encoding_is_traced_as_it_is_allocated(setup):
     assert 0.75 * found.peak < traced.peak - video.nbytes <= found.peak  # convolutions on a CPU take one more tensor for themselves
 
 
-def test_more_processes_and_higher_stages_need_less():
-    config = load_config(BASES)
-    config.model.transformer.num_layers = 2
-    sizes = measure_sizes(config)
-    one, four, eight = (plan(config, sizes, processes) for processes in (1, 4, 8))
-    assert one.states > four.states > eight.states and one.weights == eight.weights > plan(config, sizes, 8, 3).weights
-    away = plan(config, sizes, 8, offload=True)
-    assert away.states + away.host > eight.states > away.states
-    low_rank = load_config(BASES, {"ema_decay": 0})
-    low_rank.model.transformer.num_layers = 2
-    low_rank.model.lora = LoraConfig(rank=4)
-    few = measure_sizes(low_rank)
-    assert few.trained < 0.01 * sizes.trained and plan(low_rank, few, 1).average == 0
-
-
-def test_the_command(setup, monkeypatch, capsys):
-    def command(*options):
-        return call_main(script, ["--base", *setup.bases, *options], monkeypatch, capsys)
-
+def test_the_command(setup, call):
+    command = partial(call, "plan_training", "--base", *setup.bases)
     code, out, err = command("--gpus", 1, 2, "--zero", 0, 3, "--tflops", 2)
     rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0].isdigit()]
     assert (code, err) == (0, "") and [row[:2] for row in rows] == [["1", "1"], ["2", "1"], ["1", "3"], ["2", "3"]]

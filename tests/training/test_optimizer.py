@@ -22,17 +22,6 @@ def test_updates_are_those_of_adamw_and_averages_follow():
     torch.testing.assert_close(own.state[mine]["ema"], average)
 
 
-def test_states_can_be_made_before_the_first_step():
-    parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = EmaAdamW([parameter], ema_decay=0.9)
-    optimizer.prepare([parameter])
-    assert set(optimizer.state[parameter]) == {"step", "exp_avg", "exp_avg_sq", "ema"}
-    assert torch.equal(optimizer.state[parameter]["ema"], torch.ones(3))
-    without = EmaAdamW([parameter])
-    without.prepare([parameter])
-    assert "ema" not in without.state[parameter]
-
-
 @pytest.mark.parametrize("style, warmup, last, expected", [
     (None, 0, 0.5, [1, 1, 1, 1, 1]),
     ("constant", 2, 0, [0.5, 1, 1, 1, 1]),

@@ -1,10 +1,10 @@
 """What a run tells: numbers, curves and lines, and what becomes of them when the disk is full."""
 
 import json
-import resource
 from types import SimpleNamespace
 
 import pytest
+from in_process import full_disk
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
@@ -27,18 +27,6 @@ def events(run) -> list:
     return found
 
 
-@pytest.fixture
-def full_disk():
-    """Let files of this process grow to so many bytes and no more; None takes it back."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int | None) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
-
-    yield limit
-    limit(None)
-
-
 def test_curves_and_images_reach_tensorboard_and_continue(tmp_path, capsys):
     first = Progress(tmp_path, ARGS)
     for step in (1, 2, 3):
@@ -55,13 +43,12 @@ def test_curves_and_images_reach_tensorboard_and_continue(tmp_path, capsys):
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_a_disk_that_is_full_for_a_while_ends_nothing(tmp_path, full_disk, capsys):
+def test_a_disk_that_is_full_for_a_while_ends_nothing(tmp_path, capsys):
     progress, values = Progress(tmp_path, ARGS), {"loss": 1.0, "lr": 0.1, "gradient_norm": 1.0}
     progress.step(1, values, 1, 1.0)
-    full_disk(1000)
-    for step in range(2, 40):
-        progress.step(step, values, 1, 1.0)
-    full_disk(None)
+    with full_disk(1000):
+        for step in range(2, 40):
+            progress.step(step, values, 1, 1.0)
     for step in range(40, 43):
         progress.step(step, values, 1, 1.0)
     progress.close()

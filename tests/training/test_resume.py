@@ -17,20 +17,16 @@ from concat_id.training.engine import start_processes
 @pytest.fixture(scope="module")
 def whole(setup, tmp_path_factory):
     """Ten steps of two processes at a stretch."""
-    codes, said, run = setup.train(tmp_path_factory.mktemp("whole"), processes=2)
-    assert codes == [0, 0], said
-    return run
+    return setup.train(tmp_path_factory.mktemp("whole"), codes=(0, 0))[1]
 
 
 def test_killed_and_continued_equals_uninterrupted(setup, whole, tmp_path):
-    codes, said, run = setup.train(tmp_path, "--train_iters", "1000", processes=2, signal=signal.SIGKILL, at_step=6)
-    assert codes == [-9, -9], said
+    _, run = setup.train(tmp_path, "--train_iters", 1000, codes=(-9, -9), signal=signal.SIGKILL, at_step=6)
     assert (run / "latest").read_text() == "5" and len(metrics(run)) >= 6
     shutil.copytree(run / "5", run / ".10.partial")  # killed while writing
     (run / "7").mkdir()
-    codes, said, again = setup.train(tmp_path, "--resume", processes=2)
-    assert codes == [0, 0] and again == run, said
-    assert f"continuing {run} after step 5" in said
+    said, again = setup.train(tmp_path, "--resume", codes=(0, 0))
+    assert again == run and f"continuing {run} after step 5" in said
     assert metrics(run) == metrics(whole)
     assert [line["step"] for line in metrics(run)] == list(range(1, 11))
     assert states(run, 5) and same(states(run, 10), states(whole, 10))
@@ -38,13 +34,13 @@ def test_killed_and_continued_equals_uninterrupted(setup, whole, tmp_path):
 
 
 def test_a_run_is_one_process_s_at_a_time_and_its_end_is_told(setup, whole, tmp_path):
-    shutil.copytree(whole, tmp_path / whole.name)
-    with another_process(LOCKING, tmp_path / whole.name / ".lock") as other:
-        codes, said, _ = setup.train(tmp_path, "--resume", str(tmp_path / whole.name / "10"))
-        assert codes == [2] and f"{tmp_path / whole.name}: process {other.pid} on " in said and "is writing it" in said
-    codes, said, _ = setup.train(tmp_path, "--resume", str(tmp_path / whole.name / "10"), processes=2)
-    assert codes == [0, 0] and "note: all 10 steps are taken already; go on with a larger --train_iters" in said
-    assert not (tmp_path / whole.name / ".lock").exists() and metrics(tmp_path / whole.name) == metrics(whole)
+    run = shutil.copytree(whole, tmp_path / whole.name)
+    with another_process(LOCKING, run / ".lock") as other:
+        said, _ = setup.train(tmp_path, "--resume", run / "10", codes=(2,))
+        assert f"{run}: process {other.pid} on " in said and "is writing it" in said
+    said, _ = setup.train(tmp_path, "--resume", run / "10", codes=(0, 0))
+    assert "note: all 10 steps are taken already; go on with a larger --train_iters" in said
+    assert not (run / ".lock").exists() and metrics(run) == metrics(whole)
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(setup, tmp_path, monkeypatch):
@@ -60,8 +56,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(setup, tmp
 
 def test_accumulating_equals_more_processes(setup, whole, tmp_path):
     base = {"deepspeed": {"gradient_accumulation_steps": 2}}
-    codes, said, run = setup.train(tmp_path, processes=1, base=base)
-    assert codes == [0], said
+    _, run = setup.train(tmp_path, base=base)
     for mine, theirs in zip(metrics(run), metrics(whole), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
@@ -71,28 +66,25 @@ def test_accumulating_equals_more_processes(setup, whole, tmp_path):
 
 def test_another_number_of_processes_goes_on_and_says_what_is_kept(setup, whole, tmp_path):
     shutil.copytree(whole, tmp_path / whole.name)
-    codes, said, run = setup.train(tmp_path, "--resume", str(tmp_path / whole.name), "--train_iters", "11", processes=1)
-    assert codes == [0], said
+    said, run = setup.train(tmp_path, "--resume", tmp_path / whole.name, "--train_iters", 11)
     assert "2 processes before, 1 now: weights, optimizer, average and the order of the data are kept" in said
     state = json.loads((run / "11" / "training" / "state.json").read_text())
     assert (state["step"], state["updates"], state["sampler"], state["processes"]) == (11, 11, {"samples": 21}, 1)
     assert len(metrics(run)) == 11
 
 
-@pytest.mark.parametrize("number, code, processes", [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 1)])
-def test_a_signal_to_one_process_saves_in_all(setup, tmp_path, number, code, processes):
-    endless = "--train_iters", "1000", "--save_interval", "900"
-    codes, said, run = setup.train(tmp_path, *endless, processes=processes, signal=number, at_step=2, targets=1)
-    assert codes == [code] * processes, said
+@pytest.mark.parametrize("number, codes", [(signal.SIGTERM, (143, 143)), (signal.SIGINT, (130,))])
+def test_a_signal_to_one_process_saves_in_all(setup, tmp_path, number, codes):
+    endless = "--train_iters", 1000, "--save_interval", 900
+    said, run = setup.train(tmp_path, *endless, codes=codes, signal=number, at_step=2, targets=1)
     step = int((run / "latest").read_text())
     assert step == metrics(run)[-1]["step"] and states(run, step)
     assert "finishing this step, then saving" in said
 
 
 def test_a_lost_process_is_told_and_loses_nothing(setup, whole, tmp_path):
-    endless = "--train_iters", "1000", "--save_interval", "5"
-    codes, said, run = setup.train(tmp_path, *endless, processes=2, signal=signal.SIGKILL, at_step=6, targets=1)
+    said, run = setup.train(tmp_path, "--train_iters", 1000, codes=(-9, 2), signal=signal.SIGKILL, at_step=6, targets=1)
     errors = re.findall("error: step .*", said)  # anywhere: the killed process may have left half a line, which ends in any letter
-    assert codes == [-9, 2] and len(errors) == 1, said
+    assert len(errors) == 1, said
     assert "lost another process" in errors[0] and "continue with --resume from step 5" in errors[0] and "Traceback" not in said
     assert states(run, 5) and same(states(run, 5), states(whole, 5))

@@ -1,0 +1,49 @@
+"""What holds for the converted pipelines of both models."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import assert_close
+
+SCRIPT = """
+import json, sys, torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+image, found = Image.linear_gradient("L").convert("RGB"), []
+for folder in sys.argv[1:3]:
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    for references in ([image], []):
+        options = {"generator": torch.Generator().manual_seed(1), "output_type": "latent"} | json.loads(sys.argv[3])
+        found.append(pipe("a man", reference_images=references, **options).frames)
+    if folder == sys.argv[1]:
+        pipe.save_pretrained(sys.argv[2])
+assert "concat_id" not in sys.modules
+first, without, again, _ = found
+assert torch.equal(first, again)
+assert (first - without).abs().max() > 1e-3
+"""
+
+
+def check_needs_no_checkout(folder: Path, tmp_path: Path, **options) -> None:
+    """Let a fresh process elsewhere, without this package on its path, load the folder, generate, save and load again."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "saved"), json.dumps(options)]
+    environment = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def check_batches(pipe, image, latents: torch.Tensor, **options) -> None:
+    """A batch is its prompts one by one, with one list of references each, and an error leaves no hook behind."""
+    rows, options = [[image(0)], [image(99)]], {"output_type": "latent", "num_inference_steps": 2} | options
+    both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
+    assert_close(both[1:], pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames, 1e-4)
+    with pytest.raises(ValueError, match="one list a prompt"):
+        pipe(["a man", "a woman"], reference_images=rows[:1], **options)
+    with pytest.raises(ZeroDivisionError):
+        pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in pipe.transformer.modules())
