@@ -1,13 +1,14 @@
 """What can be converted: last and averaged weights of runs, and checkpoints that DeepSpeed and SAT wrote in parts."""
 
+import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from in_process import refused
 
 from concat_id.conversion import zero
@@ -42,13 +43,9 @@ def test_averages_that_are_not_there(rotary, run, tmp_path):
 def shards(rotary, tmp_path_factory) -> Path:
     """Checkpoints of the tiny model that two processes wrote."""
     pytest.importorskip("deepspeed")
-    output = tmp_path_factory.mktemp("shards")
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    script = Path(__file__).with_name("write_zero_checkpoints.py")
-    command = [sys.executable, str(script), str(next(rotary.checkpoint.rglob("*.pt"))), str(output), str(port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    output, script = tmp_path_factory.mktemp("shards"), Path(__file__).with_name("write_zero_checkpoints.py")
+    command = [sys.executable, str(script), str(next(rotary.checkpoint.rglob("*.pt"))), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(ROOT / "sat")})
     assert done.returncode == 0, done.stderr[-2000:]
     return output
 

@@ -1,4 +1,4 @@
-"""Writes checkpoints as DeepSpeed and SAT do, of two processes: `python write_zero_checkpoints.py MODEL_STATES OUTPUT PORT`.
+"""Writes checkpoints as DeepSpeed and SAT do, of two processes: `python write_zero_checkpoints.py MODEL_STATES OUTPUT`.
 
 OUTPUT/<kind>/5 for zero2, zero3 (DeepSpeed's save_checkpoint) and sat3 (SAT's), each a step away from the weights of MODEL_STATES;
 OUTPUT/<kind>.safetensors is what they hold, gathered by DeepSpeed. Averages in the optimizer's states are half the masters.
@@ -11,46 +11,36 @@ from pathlib import Path
 import torch
 from torch import nn
 
-source, output, port = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+source, output = sys.argv[1], Path(sys.argv[2])
+os.environ |= {"DS_ACCELERATOR": "cpu", "WORLD_SIZE": "2"}
 
-import deepspeed  # noqa: E402
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402 - slow, and wanted by both processes
 import safetensors.torch  # noqa: E402
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402
 from sat.training.model_io import zero3_state_dict  # noqa: E402
 
-FROZEN = "model.diffusion_model.transformer.position_embeddings"
+from concat_id.config.loading import load_config  # noqa: E402
+from concat_id.models.transformer import DiffusionTransformer  # noqa: E402
+
+FROZEN = "model.diffusion_model.transformer.position_embeddings.weight"
 SETTINGS = {
     "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
 }  # fmt: skip
 
 
-class Leaf(nn.Module):
-    """Holds parameters, as every layer does for ZeRO."""
-
-    def forward(self, factor):
-        return sum((parameter * factor).float().square().sum() for parameter in self.parameters(recurse=False))
-
-
 class Network(nn.Module):
-    """Parameters with the names of a checkpoint's."""
+    """The transformer of configs/debug.yaml where SAT has it."""
 
     def __init__(self, tensors):
         super().__init__()
-        self.leaves = []
-        for name, tensor in tensors.items():
-            *path, last = name.split(".")
-            module = self
-            for part in path:
-                if part not in module._modules:
-                    module.add_module(part, Leaf())
-                module = module._modules[part]
-            module.register_parameter(last, nn.Parameter(tensor.float(), requires_grad=not name.startswith(FROZEN)))
-        self.owners = [module for module in self.modules() if isinstance(module, Leaf) and module._parameters]
+        self.model = nn.Module()
+        self.model.diffusion_model = DiffusionTransformer(load_config(["configs/debug.yaml"]).model.transformer)
+        self.load_state_dict(tensors)
+        self.get_parameter(FROZEN).requires_grad_(False)
 
-    def forward(self, factor):
-        return sum(owner(factor) for owner in self.owners)
+    def forward(self, *inputs):
+        return self.model.diffusion_model(*inputs).float().square().sum()
 
 
 def make_engine(tensors, stage):
@@ -58,7 +48,8 @@ def make_engine(tensors, stage):
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-3)
     settings = SETTINGS | {"zero_optimization": {"stage": stage, "sub_group_size": 50_000}}
     engine, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings)
-    engine.backward(engine(torch.ones(1, dtype=torch.bfloat16)))
+    latents, text = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((1, 1, 16, 4, 4), (1, 16, 32)))
+    engine.backward(engine(latents, torch.tensor([500]), text, latents))
     engine.step()
     for parameter, state in optimizer.state.items():
         state["shadow"] = parameter.detach() / 2
@@ -80,7 +71,7 @@ def save_whole(engine, path):
 def work(rank):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo", f"file://{output}/rendezvous", rank=rank, world_size=2)
     tensors = torch.load(source, weights_only=True)["module"]
     for stage in (2, 3):
         engine = make_engine(tensors, stage)

@@ -1,6 +1,7 @@
 """A tiny Wan in both variants, converted once."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,17 +26,16 @@ class Converted:
     model: WanModelConfig
     folders: dict[str, Path]
 
-    def pipeline(self, variant: str = "adaln") -> ConcatIDWanPipeline:
+    def pipeline(self, variant: str = "adaln", **options) -> ConcatIDWanPipeline:
         """Load it as a user does."""
         folder = str(self.folders[variant])
-        pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+        pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, **options)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
 
 @pytest.fixture(scope="session")
-def wan(tmp_path_factory, monkeypatch_session) -> Converted:
-    monkeypatch_session.setenv("HF_HUB_OFFLINE", "1")
+def wan(tmp_path_factory) -> Iterator[Converted]:
     native = write_native_wan(tmp_path_factory.mktemp("native"))
     model = WanModelConfig(
         transformer=TINY,
@@ -44,11 +44,7 @@ def wan(tmp_path_factory, monkeypatch_session) -> Converted:
     )
     folders = {variant: tmp_path_factory.mktemp("hf") / variant for variant in FILES}
     for variant, folder in folders.items():
-        to_diffusers(native / FILES[variant], folder, replace(model, transformer=TINY))
-    return Converted(native, model, folders)
-
-
-@pytest.fixture(scope="session")
-def monkeypatch_session():
+        to_diffusers(native / FILES[variant], folder, model)
     with pytest.MonkeyPatch.context() as patch:
-        yield patch
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield Converted(native, model, folders)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from diffusers_pipelines import check_batches, check_needs_no_checkout
 from wan_native import TINY
 
@@ -20,6 +20,8 @@ from concat_id.sampling import diffusers_wan as wan_diffusers
 from concat_id.sampling.diffusers_wan import ConcatIDWanPipeline, EvenFlowScheduler
 
 PROMPT = "a man in a red hat"
+
+
 def latents_of(pipe, images, **options):
     return pipe(PROMPT, reference_images=images, latents=START.clone(), output_type="latent", **SETTINGS | options).frames
 
@@ -77,8 +79,7 @@ def test_unipc_and_other_schedulers_take_its_place(wan, image, plain):
     pipe = wan.pipeline()
     pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
     assert not torch.equal(latents_of(pipe, [image()]), plain)
-    stock = DiffusionPipeline.from_pretrained(wan.folders["adaln"], custom_pipeline=str(wan.folders["adaln"]), trust_remote_code=True)
-    assert type(stock.scheduler).__name__ == "EvenFlowScheduler"
+    assert type(wan.pipeline().scheduler).__name__ == "EvenFlowScheduler"
 
 
 def test_sequential_offload_gives_the_same(wan, image, plain, weights_leave):
@@ -90,9 +91,7 @@ def test_sequential_offload_gives_the_same(wan, image, plain, weights_leave):
 
 @pytest.mark.filterwarnings("ignore:.torch_dtype. is deprecated:FutureWarning")  # which older releases ask for
 def test_half_precision_loads_and_keeps_the_modulations_exact(wan, image, plain):
-    folder = str(wan.folders["adaln"])
-    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = wan.pipeline(torch_dtype=torch.bfloat16)
     block = pipe.transformer.blocks[0]
     assert block.scale_shift_table_ref.dtype == torch.float32 and block.ffn.net[2].weight.dtype == torch.bfloat16
     assert (latents_of(pipe, [image()]).float() - plain).abs().mean() < 0.1 * plain.std()

@@ -120,7 +120,8 @@ def test_probe_describes(made, reader):
     assert reader.probe(irregular, Window(8, 49, 3, SIZE))["varies"]
 
 
-def broken_clips(folder: Path, good: Path) -> list[Path]:
+def broken_clips(folder: Path, good: Path) -> dict[str, str]:
+    """Write clips that cannot be read; returns what is told of each."""
     data = bytearray(good.read_bytes())
     random = np.random.default_rng(0)
     start = data.find(b"mdat") + 100
@@ -131,14 +132,18 @@ def broken_clips(folder: Path, good: Path) -> list[Path]:
     (folder / "noise.mp4").write_bytes(random.bytes(5000))
     (folder / "empty.mp4").write_bytes(b"")
     ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", "-c:a", "aac", folder / "sound.mp4")
-    return [folder / name for name in ("bits.mp4", "half.mp4", "noise.mp4", "empty.mp4", "sound.mp4", "missing.mp4")]
+    ffmpeg("-i", good, folder / "a.ts")
+    (folder / "list.mp4").write_text(f"ffconcat version 1.0\nfile {good}\n")
+    os.mkfifo(folder / "pipe.mp4")
+    found = {"a.ts": "found MPEG-TS, expected MP4", "list.mp4": "found text", "pipe.mp4": "found a named pipe"}
+    return found | dict.fromkeys(("bits.mp4", "half.mp4", "noise.mp4", "empty.mp4", "sound.mp4", "missing.mp4"), "")
 
 
-def test_broken_clips_are_told_and_the_reader_goes_on(made, good_clip, reader):
-    for path in broken_clips(made, good_clip):
+def test_broken_clips_are_told_in_words_of_the_user_and_the_reader_goes_on(made, good_clip, reader):
+    for name, words in broken_clips(made, good_clip).items():
         with pytest.raises(UnreadableClipError) as error:
-            reader.read(path, Window(8, 17, 3, SIZE))
-        assert error.value.path == path and "\n" not in error.value.reason and "/github/" not in error.value.reason, error.value.reason
+            reader.read(made / name, Window(8, 17, 3, SIZE))
+        assert words in error.value.reason and not {"\n", "/"} & set(error.value.reason), error.value.reason
     assert reader.read(good_clip, Window(8, 17, 3, SIZE)).pixels.shape == (17, *SIZE, 3)
 
 
@@ -163,16 +168,6 @@ def test_a_decoder_killed_while_it_starts_is_started_again(folder, good_clip, tm
     assert (tmp_path / "killed").read_text() == "xxx"
     (tmp_path / "slow" / "decord.py").unlink()
     assert ClipReader().read(good_clip, Window(8, 5, 3, SIZE)).held == 0
-
-
-def test_what_is_not_read_is_told_in_words_of_the_user(tmp_path, good_clip, reader):
-    ffmpeg("-i", good_clip, tmp_path / "a.ts")
-    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {good_clip}\n")
-    os.mkfifo(tmp_path / "pipe.mp4")
-    for name, words in {"a.ts": "found MPEG-TS, expected MP4", "list.mp4": "found text", "pipe.mp4": "found a named pipe"}.items():
-        with pytest.raises(UnreadableClipError) as error:
-            reader.read(tmp_path / name, Window(8, 5, 0, SIZE))
-        assert words in error.value.reason and "/" not in error.value.reason and ".cc" not in error.value.reason, error.value.reason
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"-y.mp4", b"concat:a|b.mp4", b"%03d.mp4", "ü\n[x].mp4".encode()])

@@ -72,18 +72,12 @@ def test_flicker_is_what_goes_up_and_down(texture):
     assert motion_scores(base[None], 8) == {"temporal_consistency": None, "motion_amplitude": None, "flicker": None}
 
 
-def test_intervals_cover_and_pairs_help():
+def test_intervals_cover_the_mean():
     generator = np.random.default_rng(3)
     samples = generator.normal(0.5, 0.1, (200, 30))
     covered = [low <= 0.5 <= high for low, high in map(mean_interval, samples)]
     assert 0.88 <= np.mean(covered) <= 0.99
-    assert mean_interval([0.5]) is None
-    hard = generator.normal(0.5, 0.3, 40)  # some requests are harder than others, for both runs
-    first, second = hard + generator.normal(0, 0.01, 40), hard + 0.02 + generator.normal(0, 0.01, 40)
-    compared = mean_with_interval(second - first)
-    assert compared["low"] > 0 and compared["n"] == 40
-    assert np.subtract(*reversed(mean_interval(first))) > 5 * (compared["high"] - compared["low"])
-    assert mean_with_interval([0.2]) == {"mean": 0.2, "low": None, "high": None, "n": 1}
+    assert mean_interval([0.5]) is None and mean_with_interval([0.2]) == {"mean": 0.2, "low": None, "high": None, "n": 1}
 
 
 def test_calibration_by_person_and_by_all():

@@ -13,16 +13,11 @@ import torch
 from torch.autograd.profiler import profile
 
 
-def storages(tensors) -> dict[int, int]:
-    """Bytes of the storages of tensors, by address."""
-    found = (tensor.untyped_storage() for tensor in tensors if tensor is not None)
-    return {storage.data_ptr(): storage.nbytes() for storage in found}
-
-
-def alive() -> dict[int, int]:
-    """All storages that Python's tensors reach."""
+def alive() -> int:
+    """Bytes of all storages that Python's tensors reach, but for frozen ones."""
     gc.collect()
-    return storages(item for item in gc.get_objects() if issubclass(type(item), torch.Tensor) and item.device.type == "cpu")
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor) and item.device.type == "cpu"]
+    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
 class Allocations:
@@ -40,18 +35,6 @@ class Allocations:
         for _, size in events:
             live += size
             self.peak = max(self.peak, live)
-
-
-def parts(engine) -> dict[str, int]:
-    """Bytes of weights, masters, moments and averages."""
-    zero, network = engine.deepspeed.optimizer, engine.network
-    sharded = hasattr(zero, "fp32_partitioned_groups_flat")
-    weights = storages(tensor for parameter in network.parameters() for tensor in (parameter, getattr(parameter, "ds_tensor", None)))
-    master = storages(zero.fp32_partitioned_groups_flat if sharded else zero.single_partition_of_fp32_groups)
-    states = {key: storages(state[key] for state in engine.optimizer.state.values()) for key in engine.state_names}
-    sizes = {key: sum(found.values()) for key, found in states.items()}
-    moments, average = sizes["exp_avg"] + sizes["exp_avg_sq"], sizes.get("ema", 0)
-    return {"weights": sum(weights.values()), "master": sum(master.values()), "moments": moments, "average": average}
 
 
 def main() -> int:
@@ -79,12 +62,11 @@ def main() -> int:
     engine.accumulate(forward_loss(engine, asked["shapes"]))
     with Allocations() as forward:
         engine.deepspeed.backward(forward_loss(engine, asked["shapes"]))
-    with_gradients = sum(alive().values())
+    with_gradients = alive()
     with Allocations() as update:
         engine.deepspeed.step()
-    kept = sum(alive().values())
-    gradients = with_gradients - kept
-    measured = parts(engine) | {"all": kept, "gradients": gradients, "forward": forward.peak, "update": gradients + update.peak}
+    kept = alive()
+    measured = {"all": kept, "forward": forward.peak, "update": with_gradients - kept + update.peak}
     if rank() == 0:
         request.with_suffix(".answer").write_text(json.dumps(measured))
     torch.distributed.barrier()
