@@ -104,32 +104,29 @@ def reference_of(vector: np.ndarray) -> Reference:
 
 
 ANNA, BEN = unit(1, 0.2, 0), unit(0.2, 1, 0)
+BOTH = [reference_of(ANNA), reference_of(BEN)]
 
 
 def test_one_face_for_two_people_is_a_merge():
-    references = [reference_of(ANNA), reference_of(BEN)]
-
     def merge_rate(vector):
         track = Track({0: face_at(0, vector)})
-        return multi_person_scores(references, [track, Track()], [track], 1, 0.363)["merge_rate"]
+        return multi_person_scores(BOTH, [track, Track()], [track], 1, 0.363)["merge_rate"]
 
     assert merge_rate(unit(*(ANNA + BEN))) == 1
     assert merge_rate(ANNA) == merge_rate(BEN) == merge_rate(unit(0, 0, 1)) == 0
 
 
 def test_rates_of_places_add_up():
-    references = [reference_of(ANNA), reference_of(BEN)]
     tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, BEN)}), Track({0: face_at(200, BEN), 2: face_at(200, unit(0, 0, 1))})]
-    scores = multi_person_scores(references, tracks, tracks, 4, 0.363)
+    scores = multi_person_scores(BOTH, tracks, tracks, 4, 0.363)
     assert scores["match_rate"] == 2 / 8 and scores["swap_rate"] == scores["stranger_rate"] == 1 / 8 and scores["missing_rate"] == 4 / 8
     assert scores["order_accuracy"] == 1
 
 
 def test_a_third_face_takes_no_place():
-    references = [reference_of(ANNA), reference_of(BEN)]
     passer_by = Track({0: face_at(-200, unit(0, 0, 1))})
     tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, ANNA)}), Track({0: face_at(200, BEN), 1: face_at(200, BEN)}), passer_by]
-    assert multi_person_scores(references, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1
+    assert multi_person_scores(BOTH, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1
 
 
 class LightOrDark:
