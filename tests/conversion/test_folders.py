@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: types, shards, provenance, the way back, disks that are full."""
+"""Folders that appear whole or not at all: types, provenance, the way back, disks that are full, a place for every tensor."""
 
 import json
 import shutil
@@ -8,13 +8,16 @@ from functools import partial
 import pytest
 import torch
 from conftest import ROOT
+from diffusers import CogVideoXTransformer3DModel
 from in_process import full_disk, refused
 
+from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
 from concat_id.conversion import names
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import detect_model, to_hf, to_sat
 from concat_id.conversion.weight_sources import open_source
+from concat_id.models.transformer import DiffusionTransformer
 from concat_id.weights.loading import content_digest, load_sat_checkpoint, load_tensors
 
 
@@ -79,3 +82,22 @@ def test_a_full_disk_leaves_nothing(rotary, tmp_path, direction):
     with full_disk():
         refused(r"out: could not be written .*; free some space", call, output=tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sizes", [{}, {"num_layers": 30, "hidden_size": 1920, "num_attention_heads": 30, "position_embedding": "sincos"}])
+def test_every_tensor_of_5b_and_2b_has_its_place(sizes):
+    config = TransformerConfig(**{"num_layers": 42, "hidden_size": 3072, "num_attention_heads": 48} | sizes)
+    with torch.device("meta"):
+        converted = CogVideoXTransformer3DModel.from_config(names.diffusers_transformer_settings(config))
+    targets = names.diffusers_targets(config.num_layers)
+    made = dict(names.made_from(targets, DiffusionTransformer(config, device="meta").state_dict(), "test"))
+    expected = {name: tensor.shape for name, tensor in converted.state_dict().items() if name not in names.IGNORED}
+    assert {name: tensor.shape for name, tensor in made.items()} == expected
+
+
+def test_surplus_tensors_and_uneven_positions_are_told(sincos):
+    uneven = replace(sincos.config.model.transformer, width_interpolation=1.5)
+    told = r"found height_interpolation 1.875 and width_interpolation 1.5; .*cannot be converted"
+    refused(told, names.diffusers_transformer_settings, uneven)
+    tensors = load_sat_checkpoint(sincos.checkpoint).state_dict | {"surplus": torch.zeros(3)}
+    refused("1 tensors are unknown: surplus", list, names.made_from(names.diffusers_targets(uneven.num_layers), tensors, "w.pt"))

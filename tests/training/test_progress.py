@@ -14,14 +14,12 @@ ARGS = SimpleNamespace(train_iters=100, log_interval=1, tensorboard=True, wandb=
 
 
 def events(run) -> list:
-    """All events of a run's TensorBoard files, in order; stops at one that was cut short."""
+    """All events of a run's TensorBoard files, in order."""
     found = []
     for file in sorted((run / "tensorboard").iterdir()):
         content, at = file.read_bytes(), 0
         while at + 12 <= len(content):
             length = int.from_bytes(content[at : at + 8], "little")
-            if at + 16 + length > len(content):
-                break
             found.append(event_pb2.Event.FromString(content[at + 12 : at + 12 + length]))
             at += 16 + length
     return found
