@@ -13,6 +13,7 @@ import torch  # noqa: E402
 
 GOLDEN = TESTS / "golden" / "training_losses.json"
 CPU = torch.device("cpu")
+SMALL = {"frames": 1, "size": (16, 32)}  # bfloat16 is emulated on many processors, at a hundredth of the speed
 
 
 def noise(*key, shape) -> torch.Tensor:

@@ -49,10 +49,10 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     config = setup.config(tmp_path, train_iters=4, save_interval=2)
     config.model.lora = LoraConfig(rank=4, alpha=4.0)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    alone.make_trainer(config, whole).train(alone.batches())
+    alone.make_trainer(config, whole).train(alone.batches(**alone.SMALL))
     shutil.copytree(whole / "2", parts / "2")
     shutil.copy(whole / "metrics.jsonl", parts)
-    alone.make_trainer(config, parts, open_checkpoint(parts)).train(alone.batches(start=2))
+    alone.make_trainer(config, parts, open_checkpoint(parts)).train(alone.batches(start=2, **alone.SMALL))
     assert alone.losses(parts) == alone.losses(whole)
     for tag in ("4", "4-ema"):
         (mine, scale), (theirs, _) = load_low_rank(parts / tag), load_low_rank(whole / tag)

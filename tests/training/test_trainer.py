@@ -26,12 +26,11 @@ def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16):
     deepspeed = {"zero_optimization": {"stage": stage}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}
     config = setup.config(tmp_path, deepspeed, train_iters=4, save_interval=2, bf16=bf16, lr_decay_style="cosine", warmup_iters=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    small = {"frames": 1, "size": (16, 32)}  # bfloat16 is emulated on many processors, at a hundredth of the speed
-    alone.make_trainer(config, whole).train(alone.batches(**small))
+    alone.make_trainer(config, whole).train(alone.batches(**alone.SMALL))
     shutil.copytree(whole / "2", parts / "2")
     (parts / "latest").write_text("2\n")
     shutil.copy(whole / "metrics.jsonl", parts)
-    alone.make_trainer(config, parts, open_checkpoint(parts)).train(alone.batches(start=2, **small))
+    alone.make_trainer(config, parts, open_checkpoint(parts)).train(alone.batches(start=2, **alone.SMALL))
     assert alone.losses(parts) == alone.losses(whole) and len(alone.losses(whole)) == 4
     assert same(weights(parts, "4"), weights(whole, "4")) and same(weights(parts, "4-ema"), weights(whole, "4-ema"))
     assert not same(weights(whole, "4"), weights(whole, "2"))
@@ -40,7 +39,7 @@ def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16):
 
 def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
-    alone.make_trainer(config, tmp_path).train(alone.batches())
+    alone.make_trainer(config, tmp_path).train(alone.batches(**alone.SMALL))
     other = setup.config(tmp_path, {"zero_optimization": {"stage": 3}}, train_iters=2)
     engine = alone.make_trainer(other, tmp_path, open_checkpoint(tmp_path)).engine
     saved = open_checkpoint(tmp_path)
@@ -53,23 +52,23 @@ def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
 
 def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):
     def sample(load):
-        pipeline = CogVideoXPipeline(setup.config(tmp_path, load=str(load), num_inference_steps=2), alone.CPU)
+        pipeline = CogVideoXPipeline(setup.config(tmp_path, load=str(load), num_inference_steps=2, sampling_num_frames=1), alone.CPU)
         refs = pipeline.encode_references([Image.linear_gradient("L").convert("RGB").resize((96, 64))])
         return pipeline.decode(pipeline.sample(alone.embed(["a man"]), refs, seed=3))
 
     config = setup.config(tmp_path, train_iters=2, lr=0, eval_interval=1)
-    alone.make_trainer(config, tmp_path / "run").train(alone.batches())
+    alone.make_trainer(config, tmp_path / "run").train(alone.batches(**alone.SMALL))
     before = sample(config.args.load)
     assert torch.equal(before, sample(tmp_path / "run")) and torch.equal(before, sample(tmp_path / "run" / "2-ema"))
     changed = setup.config(tmp_path, train_iters=2, lr=1e-2)
-    alone.make_trainer(changed, tmp_path / "changed").train(alone.batches())
+    alone.make_trainer(changed, tmp_path / "changed").train(alone.batches(**alone.SMALL))
     assert not torch.equal(before, sample(tmp_path / "changed"))
 
 
 def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     config = setup.config(tmp_path, train_iters=6, save_interval=1, keep_checkpoints=3)
     run = tmp_path / "run-1"
-    alone.make_trainer(config, run).train(alone.batches())
+    alone.make_trainer(config, run).train(alone.batches(**alone.SMALL))
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["4", "4-ema", "5", "5-ema", "6", "6-ema"]
     assert find_run(tmp_path, "run") == run and open_checkpoint(run).step == 6
     states = run / "6" / "training" / "states-0000.safetensors"
