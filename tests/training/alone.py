@@ -97,9 +97,8 @@ if __name__ == "__main__":
     from concat_id.startup import prepare_process
 
     prepare_process()
-    sys.path.insert(0, str(TESTS / "training"))
-    from conftest import Setup
     from tiny_model import write_tiny_model
+    from training.conftest import Setup
 
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "data").mkdir()
