@@ -154,7 +154,6 @@ def faces(face_folder, tmp_path) -> Path:
 
 
 @pytest.fixture
-def sample(tiny_model, faces, tmp_path, monkeypatch, capsys):
 def call(monkeypatch, capfd):
     """Call a script of sat/ by its name with options, as a user starts it; returns how it ended."""
 
@@ -165,7 +164,7 @@ def call(monkeypatch, capfd):
 
 
 @pytest.fixture
-def sample(tiny_model, face_folder, tmp_path, monkeypatch, capsys):
+def sample(tiny_model, faces, tmp_path, monkeypatch, capsys):
     """Call the script's main with options; returns (exit code, standard error) and keeps standard output as `printed`."""
     script = load_script(ROOT / "sat" / "sample_video.py")
 

@@ -46,7 +46,7 @@ def another_process(code: str, *arguments: object) -> Iterator[subprocess.Popen]
 
 
 @contextmanager
-def no_file_larger_than(limit: int) -> Iterator[None]:
+def no_file_larger_than(limit: int = 64 * 1024) -> Iterator[None]:
     """Let the system cut off what is written, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
@@ -54,14 +54,6 @@ def no_file_larger_than(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-def full_disk(size: int = 64 * 1024) -> Iterator[None]:
-    """Let no file of this process grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 LOCKING = """import sys; from pathlib import Path; from concat_id.files.locks import locked

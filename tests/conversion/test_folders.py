@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from diffusers import CogVideoXTransformer3DModel
-from in_process import full_disk, refused
+from in_process import no_file_larger_than, refused
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
@@ -79,7 +79,7 @@ def test_folders_that_cannot_go_back(rotary, tmp_path):
 def test_a_full_disk_leaves_nothing(rotary, tmp_path, direction):
     source = open_source(rotary.checkpoint)
     call = partial(to_hf, source, model=rotary.config.model) if direction == "to-hf" else partial(to_sat, rotary.folder)
-    with full_disk():
+    with no_file_larger_than():
         refused(r"out: could not be written .*; free some space", call, output=tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
-from in_process import full_disk
+from in_process import no_file_larger_than
 from odd_input import is_told
 from PIL import Image
 
@@ -96,7 +96,7 @@ def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
 
 
 def test_nothing_half_written_on_a_full_disk(videos, prepare, tmp_path):
-    with full_disk():
+    with no_file_larger_than():
         ended = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)
     assert is_told(ended, 1) and not list(tmp_path.iterdir())
 

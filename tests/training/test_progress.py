@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from in_process import full_disk
+from in_process import no_file_larger_than
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
@@ -44,7 +44,7 @@ def test_curves_and_images_reach_tensorboard_and_continue(tmp_path, capsys):
 def test_a_disk_that_is_full_for_a_while_ends_nothing(tmp_path, capsys):
     progress, values = Progress(tmp_path, ARGS), {"loss": 1.0, "lr": 0.1, "gradient_norm": 1.0}
     progress.step(1, values, 1, 1.0)
-    with full_disk(1000):
+    with no_file_larger_than(1000):
         for step in range(2, 40):
             progress.step(step, values, 1, 1.0)
     for step in range(40, 43):
