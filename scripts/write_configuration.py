@@ -28,7 +28,8 @@ the keys of `args:`, with underscores or dashes. Paths are looked for beside the
 the project's. `${section.key}` refers to another key.
 
 Files written for the original load unchanged: their `model:` section in `target:`/`params:` form is read into the keys below, and
-`data: {target, params}` into `data:`. Keys that the original has and nothing here reads are listed [at the end](#keys-without-effect).
+`data: {target, params}` into `data:`. Keys that the original has and nothing here reads are listed [at the end](#keys-without-effect);
+some of them may only say what happens anyway.
 
 This page is written by `python scripts/write_configuration.py`.
 """
@@ -54,7 +55,7 @@ def page() -> str:
     parts = [OPENING]
     parts += [f"## {title}\n\n{text}\n\n{table(section)}" for title, (section, text) in SECTIONS.items()]
     parts += [f"## `model:` of kind {name}\n\n{tables(section)}" for name, section in (("cogvideox", ModelConfig), ("wan", WanModelConfig))]
-    parts.append(f"### `lora:` of both\n\n{sentence(LoraConfig)}\n\n{table(LoraConfig)}")
+    parts.append(f"### `lora:` of both\n\n{sentence(LoraConfig)} Of Wan, `targets` are such as `network.blocks.*.attn1.to_q`.\n\n{table(LoraConfig)}")
     accepted = [f"| `{name}` | {entry.reason} |" for name, entry in ACCEPTED_ARGS.items()]
     parts += [DEEPSPEED, "\n".join(["## Keys without effect\n", "| key of `args:` | why |", "|---|---|", *accepted]) + "\n"]
     return "\n".join(parts)
@@ -96,6 +97,8 @@ def kind(hint: Any, metadata: Any) -> str:
         return f"list of {kind(inner[0], metadata)}" if inner[-1] is Ellipsis else f"{len(inner)} x {kind(inner[0], metadata)}"
     if dataclasses.is_dataclass(hint):
         return "[keys below](#lora-of-both)"
+    if "auto" in str(metadata.get("metavar")):
+        return metadata["metavar"].strip("{}").replace(",", ", ")
     named = {int: "integer", float: "number", bool: "true, false", str: "path" if metadata.get("path") else "text"}[hint]
     low, high = metadata.get("low"), metadata.get("high")
     bounds = "" if low is None else f" from {low}" if high is None or high > 10**4 else f" {low}" if low == high else f" {low} to {high}"

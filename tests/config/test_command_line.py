@@ -53,8 +53,8 @@ def test_usage_errors_are_one_line(words, part):
 
 
 def test_sampling_and_training_have_options_of_their_own():
-    assert "--train_iters: unknown option" in refusal(read, "--train_iters", "3")
-    assert "--image: unknown option" in refusal(read, "--image", "a.png", training=True)
+    assert "--train_iters: is an option of sat/train_video.py" in refusal(read, "--train_iters", "3")
+    assert "--image: is an option of sat/sample_video.py" in refusal(read, "--image", "a.png", training=True)
 
 
 def test_a_model_stands_for_its_files(capsys):

