@@ -19,51 +19,36 @@ from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import printable, run
 from concat_id.startup import prepare_process
 
+OPTIONS = {  # of each direction
+    "to-hf": "base dtype weights lora load check trust_checkpoint",
+    "to-sat": "dtype lora trust_checkpoint",
+    "check": "base dtype weights load trust_checkpoint",
+    "merge-lora": "weights load trust_checkpoint",
+    "average": "with shares trust_checkpoint",
+    "face-models": "",
+}
+
 
 def options() -> Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("direction", choices=("to-hf", "to-sat", "check", "merge-lora", "average", "face-models"))
+    parser.add_argument("direction", choices=OPTIONS)
     parser.add_argument("source", type=Path, help="SAT checkpoint or training run; diffusers folder; for face-models a package")
     parser.add_argument("target", type=Path, help="folder to write; for check the diffusers folder to compare with")
     parser.add_argument("--base", nargs="+", default=[], metavar="FILE", help="the model's YAML files")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="type of all tensors (default: as they are)")
     parser.add_argument("--weights", choices=("plain", "ema"), help="a training's last or averaged weights (default: what is named)")
-    parser.add_argument("--lora", choices=("merge", "keep"), default="merge", help="add low-rank weights, or write them beside the rest")
+    parser.add_argument("--lora", choices=("merge", "keep"), help="add low-rank weights, or write them beside the rest")
     parser.add_argument("--load", metavar="FOLDER", help="weights that low-rank ones were trained on (default: as the run recorded)")
-    parser.add_argument("--with", nargs="+", type=Path, default=[], metavar="FOLDER", dest="others", help="other checkpoints to average")
+    parser.add_argument("--with", nargs="+", type=Path, default=[], metavar="FOLDER", help="other checkpoints to average")
     parser.add_argument("--shares", type=float, nargs="+", metavar="X", help="of each in the average, together 1 (default: equal ones)")
     parser.add_argument("--check", action="store_true", help="after to-hf, run the same seeded input through both, 4 bytes a parameter")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="load pickles that can run code; only for files you made yourself")
-    return parser.parse_args()
-
-
-def convert(args: Namespace) -> None:
-    """Convert between SAT, diffusers and Wan, or compare."""
-    import torch
-
-    from concat_id.conversion import wan_folders
-    from concat_id.conversion.check import largest_difference
-    from concat_id.conversion.folders import choose_model, to_hf, to_sat
-    from concat_id.conversion.weight_sources import open_source
-
-    dtype, trust = getattr(torch, args.dtype) if args.dtype else None, args.trust_checkpoint
-    if wan_folders.is_wan(args.source, trust):
-        others = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
-        wan_folders.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)
-        return print(f"{printable(args.target)}: written")
-    if args.direction == "to-sat":
-        to_sat(args.source, args.target, dtype, args.lora, trust)
-        return print(f"{printable(args.target)}: SAT checkpoint written")
-    source = open_source(args.source, args.weights, args.load, args.dtype == "float32", trust)
-    name, model = choose_model(source, args.source, args.base)
-    print(f"model: {name}; weights: {printable(source.path)}, {source.digest}")
-    if args.direction == "to-hf":
-        to_hf(source, args.target, model, dtype, args.lora, trust)
-        print(f"{printable(args.target)}: diffusers folder written")
-    if args.check or args.direction == "check":
-        difference = largest_difference(source, args.target, model.transformer)
-        print(f"largest difference of the transformers' outputs: {difference:.1e} of the largest value")
+    parser.add_argument("--trust_checkpoint", action="store_true", help="load pickles that can run code; only for files you made yourself")
+    args = parser.parse_args()
+    given = [name for name, value in vars(args).items() if value and name not in ("direction", "source", "target")]
+    if foreign := next((name for name in given if name not in OPTIONS[args.direction].split()), None):
+        parser.error(f"--{foreign}: is no option of {args.direction}; it takes {OPTIONS[args.direction] or 'none'}")
+    return args
 
 
 def main() -> None:
@@ -71,6 +56,8 @@ def main() -> None:
     args = options()
     prepare_process()
     if args.direction not in ("merge-lora", "average", "face-models"):
+        from concat_id.conversion.directions import convert
+
         return convert(args)
 
     from concat_id.conversion.combining import average_checkpoints, merge_low_rank
@@ -79,7 +66,8 @@ def main() -> None:
     if args.direction == "face-models":
         told = [f"{file} is ready" for file in make_face_models(args.source, args.target)]
     elif args.direction == "average":
-        told = [f"{args.target}: {average_checkpoints([args.source, *args.others], args.shares, args.target)} tensors averaged"]
+        count = average_checkpoints([args.source, *vars(args)["with"]], args.shares, args.target, args.trust_checkpoint)
+        told = [f"{args.target}: {count} tensors averaged"]
     else:
         count = merge_low_rank(args.source, args.target, args.weights, args.load, args.trust_checkpoint)
         told = [f"{args.target}: {count} layers merged"]

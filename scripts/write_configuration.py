@@ -55,7 +55,8 @@ def page() -> str:
     parts = [OPENING]
     parts += [f"## {title}\n\n{text}\n\n{table(section)}" for title, (section, text) in SECTIONS.items()]
     parts += [f"## `model:` of kind {name}\n\n{tables(section)}" for name, section in (("cogvideox", ModelConfig), ("wan", WanModelConfig))]
-    parts.append(f"### `lora:` of both\n\n{sentence(LoraConfig)} Of Wan, `targets` are such as `network.blocks.*.attn1.to_q`.\n\n{table(LoraConfig)}")
+    lora = f"{sentence(LoraConfig)} Of Wan, `targets` are such as `network.blocks.*.attn1.to_q`."
+    parts.append(f"### `lora:` of both\n\n{lora}\n\n{table(LoraConfig)}")
     accepted = [f"| `{name}` | {entry.reason} |" for name, entry in ACCEPTED_ARGS.items()]
     parts += [DEEPSPEED, "\n".join(["## Keys without effect\n", "| key of `args:` | why |", "|---|---|", *accepted]) + "\n"]
     return "\n".join(parts)

@@ -17,8 +17,8 @@ BASE = {"config", "files", "video", "weights", "bootstrap", "distributed", "erro
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"sampling", "training", "conversion", "evaluation", "curation"}
 BUDGETS = {  # lines of code, without blank ones, comments and docstrings
-    "config": 1460, "weights": 820, "files": 480, "video": 260, ".": 280, "models": 1450, "diffusion": 300, "face": 700, "data": 1000,
-    "sampling": 730, "training": 1430, "conversion": 980, "evaluation": 1330, "curation": 1000,
+    "config": 1490, "weights": 820, "files": 480, "video": 260, ".": 280, "models": 1450, "diffusion": 300, "face": 700, "data": 1000,
+    "sampling": 730, "training": 1430, "conversion": 1000, "evaluation": 1330, "curation": 1000,
 }  # fmt: skip
 LIBRARIES = {  # a library is known in these rooms alone
     "sat": {"models", "training"},

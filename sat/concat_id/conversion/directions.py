@@ -1,0 +1,31 @@
+"""What sat/convert_weights.py does for to-hf, to-sat and check."""
+
+import torch
+
+from concat_id.config.parser import Namespace
+from concat_id.conversion import wan_folders
+from concat_id.conversion.check import largest_difference
+from concat_id.conversion.folders import choose_model, to_hf, to_sat
+from concat_id.conversion.weight_sources import open_source
+from concat_id.errors import printable
+
+
+def convert(args: Namespace) -> None:
+    """Convert between SAT, diffusers and Wan, or compare; `args` is the command line of sat/convert_weights.py."""
+    dtype, trust = getattr(torch, args.dtype) if args.dtype else None, args.trust_checkpoint
+    if wan_folders.is_wan(args.source, trust):
+        others = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
+        wan_folders.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)
+        return print(f"{printable(args.target)}: written")
+    if args.direction == "to-sat":
+        to_sat(args.source, args.target, dtype, args.lora or "merge", trust)
+        return print(f"{printable(args.target)}: SAT checkpoint written")
+    source = open_source(args.source, args.weights, args.load, args.dtype == "float32", trust)
+    name, model = choose_model(source, args.source, args.base)
+    print(f"model: {name}; weights: {printable(source.path)}, {source.digest}")
+    if args.direction == "to-hf":
+        to_hf(source, args.target, model, dtype, args.lora or "merge", trust)
+        print(f"{printable(args.target)}: diffusers folder written")
+    if args.check or args.direction == "check":
+        difference = largest_difference(source, args.target, model.transformer)
+        print(f"largest difference of the transformers' outputs: {difference:.1e} of the largest value")
