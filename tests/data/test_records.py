@@ -83,7 +83,7 @@ def test_problems_are_collected_and_the_first_shown(folder):
 def test_what_is_no_list_is_told(tmp_path, folder):
     for path, words in {
         tmp_path / "none.json": "no such file", folder.list(): "no clips found",
-        folder.path / "good.mp4": "found a video, expected a JSON list or a folder", folder.path / "a.png": "found a image",
+        folder.path / "good.mp4": "found a video, expected a JSON list or a folder", folder.path / "a.png": "found an image",
     }.items():  # fmt: skip
         refused(words, read_records, [path])
 

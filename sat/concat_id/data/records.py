@@ -105,8 +105,8 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
 def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file:line, entry) of a JSON list."""
     if is_video(path) or is_image(path):
-        kind = "video" if is_video(path) else "image"
-        raise UserError(f"{path}: found a {kind}, expected a JSON list or a folder; name one")
+        kind = "a video" if is_video(path) else "an image"
+        raise UserError(f"{path}: found {kind}, expected a JSON list or a folder; name one")
     text = read_text(path, "a JSON list of clips or a folder", "check args.train_data and args.valid_data")
     return ((f"{path}:{line}", entry) for line, entry in parse_list(text, str(path)))
 

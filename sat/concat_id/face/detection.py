@@ -18,7 +18,7 @@ from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_
 CROP_SIZE = 448
 DETECTION_SIZE = 640
 SCORE_THRESHOLD = 0.5
-MAX_ASPECT_RATIO = 64  # beyond it no face is left of a image scaled to 640 pixels
+MAX_ASPECT_RATIO = 64  # beyond it no face is left of an image scaled to 640 pixels
 
 # YuNet's key points miss half of a head's tilt: 20 degrees of 45. Where its graph is found, a face is therefore looked at again, set
 # upright by what is known so far and larger; then the crop of one face, turned by -45..45, varies by 1 degree.
@@ -84,7 +84,7 @@ class FaceDetector:
         self.looks_again = self.model.session.get_modelmeta().graph_name == IMPRECISE_GRAPH
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """Find the faces of a image, most certain first."""
+        """Find the faces of an image, most certain first."""
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             return []
         bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
