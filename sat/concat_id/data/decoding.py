@@ -80,7 +80,10 @@ class OpenClip:
                     at += 1
             except StopIteration:
                 raise ValueError(f"ends after {at} of {len(self.times)} frames") from None
-            yield frame.asnumpy()
+            pixels = frame.asnumpy()
+            if pixels.shape[2] != 3:  # decord takes the padding of some narrow frames, such as 48 pixels, for a channel
+                raise ValueError(f"cannot be decoded at its width of {pixels.shape[1]} pixels; scale it to a multiple of 64")
+            yield pixels
 
 
 def resize_and_crop(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
