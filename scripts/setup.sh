@@ -161,6 +161,7 @@ set_up() {
 
 # Start concat_id/launch.py, which checks the options before anything is set up, by whatever Python there is.
 launch() {
+    set -euo pipefail
     local python="$VENV/bin/python"
     [ -z "${CONCAT_ID_PYTHON:-}" ] || python="$(command -v "$CONCAT_ID_PYTHON")" ||
         fail "CONCAT_ID_PYTHON=$CONCAT_ID_PYTHON: no such program; name a Python interpreter"
