@@ -14,7 +14,6 @@ import yaml
 from in_process import Ended, call_main, load_script
 from PIL import Image
 
-from concat_id.errors import UserError
 from concat_id.face.detection import FaceDetector
 from concat_id.face.opencv_zoo import make_face_models
 from concat_id.face.recognition import FaceRecognizer
@@ -50,14 +49,6 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
     assert actual.shape == expected.shape
     error = (actual.double() - expected.double()).abs().max() / expected.double().abs().max()
     assert error <= tolerance, f"largest error {error:.2e} of the largest value, allowed {tolerance:.0e}"
-
-
-def refusal(call, *arguments, **options) -> str:
-    """The one line with which a call refuses what a user gave it."""
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
-    return str(caught.value)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import refusal
+from in_process import refused
 
 from concat_id.distributed import choose_device
 
@@ -17,6 +17,5 @@ def test_the_cpu_computes():
 def test_a_device_that_does_not_compute_is_refused_in_one_line(name):
     if name == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has one")
-    message = refusal(choose_device, name)
-    assert message.startswith(f"device: {name[:60]!r} cannot be used (") and message.endswith("; choose auto, cpu or one that torch sees")
-    assert len(message) < 400
+    message = refused(f"device: {name[:60]!r} cannot be used (", choose_device, name)
+    assert message.endswith("; choose auto, cpu or one that torch sees") and len(message) < 400

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import refusal
+from in_process import refused
 
 from concat_id.workers import in_processes
 
@@ -14,4 +14,4 @@ def test_results_come_in_the_order_of_the_items():
 
 @pytest.mark.parametrize("function, start, arguments", [(os._exit, os.getpid, ()), (abs, os._exit, (1,)), (abs, int, ("no number",))])
 def test_a_process_that_ends_is_told(function, start, arguments):
-    assert "a worker process ended" in refusal(list, in_processes(function, [1, 2, 3], 2, start, arguments))
+    refused("a worker process ended", list, in_processes(function, [1, 2, 3], 2, start, arguments))

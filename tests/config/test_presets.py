@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import refusal
+from in_process import refused
 
 from concat_id.config import presets
 from concat_id.config.loading import load_config
@@ -48,20 +48,18 @@ def test_what_is_there_decides_where_no_model_is_named(root, task):
 def test_half_present_weights_are_an_error_that_names_what_is_missing(root, absent, model):
     add_5b(root)
     (root / "models" / absent).unlink()
-    message = refusal(choose, model)
-    assert f"lacks models/{absent} in" in message and presets.FETCH in message
+    assert presets.FETCH in refused(f"lacks models/{absent} in", choose, model)
 
 
 def test_absent_weights_are_one_line_for_every_model(root):
-    message = refusal(choose, "cogvideox_5b")
     for name in ("single-identity/latest", "vae/3d-vae.pt", "t5-v1_1-xxl/config.json", "t5-v1_1-xxl/*.safetensors"):
-        assert f"models/{name}" in message
+        refused(f"models/{name}", choose, "cogvideox_5b")
     for training in (False, True):
-        assert "expected --load FOLDER" in refusal(choose, "cogvideox_2b", training=training)
+        refused("expected --load FOLDER", choose, "cogvideox_2b", training=training)
         for model, file in (("wan_1_3b", "first_stage.pt"), ("wan_adaln", "second_stage_adaln.pt")):
-            message = refusal(choose, model, training=training)
-            assert f"models/Concat-ID-Wan/{file}" in message and "google/umt5-xxl" in message and presets.FETCH_WAN in message
-    assert "lacks models/vae/3d-vae.pt" in refusal(choose, "cogvideox_2b", own_weights=True)
+            message = refused(f"models/Concat-ID-Wan/{file}", choose, model, training=training)
+            assert "google/umt5-xxl" in message and presets.FETCH_WAN in message
+    refused("lacks models/vae/3d-vae.pt", choose, "cogvideox_2b", own_weights=True)
     assert names(choose("wan_mini", training=True)) == ["wan_mini.yaml", "wan_mini.yaml"]
 
 
@@ -73,10 +71,10 @@ def test_own_checkpoint_stands_in_for_the_released_one(root):
 
 
 def test_names_and_tasks_that_are_not_there(root):
-    assert "found 'cogvideox_7b', expected one of mini" in refusal(choose, "cogvideox_7b")
-    assert "no inference files for two_identities" in refusal(choose, "wan_1_3b", "two_identities")
-    assert "no training files for single_identity" in refusal(choose, "wan_mini_adaln", training=True)
-    assert "found both" in refusal(choose, "mini", base=["a.yaml"])
+    refused("found 'cogvideox_7b', expected one of mini", choose, "cogvideox_7b")
+    refused("no inference files for two_identities", choose, "wan_1_3b", "two_identities")
+    refused("no training files for single_identity", choose, "wan_mini_adaln", training=True)
+    refused("found both", choose, "mini", base=["a.yaml"])
 
 
 def test_paths_of_released_weights_are_those_of_the_files():

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, refusal
+from conftest import ROOT
+from in_process import refused
 from omegaconf import OmegaConf
 
 from concat_id.config.loading import load_config
@@ -98,27 +99,24 @@ NETWORK = "network_config.params"
 
 @pytest.mark.parametrize("changes, parts", [
     ({"sampler_config.target": "x.EulerEDMSampler"}, ["model.sampler_config.target: found 'x.EulerEDMSampler'", "VideoDDIMSampler"]),
-    ({"network_config.target": "x.Diffusion"}, ["expected a known target (DiffusionTransformer)"]),
     ({f"{NETWORK}.num_layer": 3}, [f"model.{NETWORK}.num_layer: unknown key", "is num_layers"]),
-    ({f"{NETWORK}.num_layers": "many"}, [f"model.{NETWORK}.num_layers: found 'many', expected an integer"]),
     ({f"{NETWORK}.transformer_args.layernorm_order": "post"}, ["found 'post', expected 'pre', the only value"]),
     ({f"{NETWORK}.modules.pos_embed_config.params.hidden_size_head": 16}, ["hidden_size_head: found 16", "96 / num_attention_heads 3"]),
     ({f"{NETWORK}.modules.pos_embed_config.params.text_length": 21}, ["emb_models.0.params.max_length: found 20", "21"]),
     ({"first_stage_config.params.decoder_config.params.ch": 64}, ["decoder_config.params.ch: found 64, expected 32", "encoder_config"]),
-    ({"first_stage_config.params.encoder_config.params.ch_mult": "wide"}, ["ch_mult: found"]),
     ({"sampler_config.params.discretization_config.params.shift_scale": 3.0}, ["shift_scale: found 3.0, expected 2.0 as denoiser_"]),
     ({"conditioner_config.params.emb_models": [{"ucg_rate": 0.1}, {"ucg_rate": 0.1}]}, ["emb_models.1: found a further entry"]),
     ({f"{NETWORK}.modules.lora_config": {"target": "x.LoraMixin"}}, ["lora_config.params.r: found null, expected an integer"]),
 ])  # fmt: skip
 def test_what_the_project_cannot_do_is_refused_under_its_released_name(load, tmp_path, changes, parts):
-    message = refusal(load, released_model(), changes)
+    message = refused(parts[0], load, released_model(), changes)
     assert message.startswith(str(tmp_path / "0.yaml")) and all(part in message for part in parts)
 
 
 def test_a_missing_size_is_named_as_the_file_would_call_it(load, tmp_path):
     model = released_model()
     del model["network_config"]["params"]["num_layers"]
-    assert "0.yaml: model.network_config.params.num_layers: missing, expected an integer" in refusal(load, model)
+    refused("0.yaml: model.network_config.params.num_layers: missing, expected an integer", load, model)
 
 
 def test_two_forms_do_not_mix(load, tmp_path):

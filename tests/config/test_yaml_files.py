@@ -1,14 +1,14 @@
 """YAML of any content: values as OmegaConf reads them, or one line with file, line and column, soon and in little memory."""
 
 import random
-import re
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, refusal
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import refused
 from omegaconf import OmegaConf
 
 from concat_id.config.loading import load_config
@@ -49,17 +49,12 @@ def test_anchors_and_merge_keys(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("a: " + "[" * 150 + "]" * 150, "line 1, column 43: not valid YAML (found more than 40 lists and mappings within one another)"),
-    ("".join(" " * depth + "a:\n" for depth in range(150)), "line 41, column 41"),
     (LAUGHS, "line 5, column 12: not valid YAML (found more than 20,000 keys and values)"),
     ("a: &x [*x]", "line 1, column 8: not valid YAML (found the alias 'x' of nothing"),
     ("a: !!int abc", "line 1, column 4: not valid YAML (found 'abc', which is no int)"),
     ("a: !!python/object/apply:os.system [id]", "the tag !!python/object/apply:os.system"),
-    ("a: !!binary aGk=", "the tag !!binary"),
     ("a:\n  b: " + "9" * 5000, "line 2, column 6: not valid YAML (found a number of 5,000 characters)"),
-    ("a: 0x" + "f" * 5000, "a number of 5,002 characters"),
     ("a: 1\na: 2", "line 2, column 1: not valid YAML (found the duplicate key 'a')"),
-    ("1: a", "line 1, column 1: not valid YAML (found the key '1', expected text"),
-    ("a: {on: 1}", "the key 'on', expected text"),
     ("? [a]\n: b", "the key that is a list or a mapping"),
     ("a: '\x1b[2J'", "line 1: not valid YAML (the character U+001B)"),
     ('a: "\\UFFFFFFFF"', "line 1, column"),
@@ -69,8 +64,8 @@ def test_anchors_and_merge_keys(tmp_path):
 ])  # fmt: skip
 def test_what_no_file_needs_is_refused_at_its_place(tmp_path, text, message):
     began = time.monotonic()
-    told = refusal(read, tmp_path, text)
-    assert told.startswith("own.yaml: ") and message in told and len(told) < 300
+    told = refused(message, read, tmp_path, text)
+    assert told.startswith("own.yaml: ") and len(told) < 300
     assert time.monotonic() - began < 10
 
 
@@ -96,7 +91,7 @@ def test_references_mean_what_they_say(monkeypatch):
     {str(n): f"${{{n + 1}}}" for n in range(500)} | {"500": "x"}, {"x": 1} | {str(n): "${x}" for n in range(201)},
 ])  # fmt: skip
 def test_references_that_lead_nowhere_or_everywhere_are_refused(tree):
-    assert re.search("found .*, expected", refusal(resolve_references, tree, Origins()))
+    refused("found .*, expected", resolve_references, tree, Origins())
 
 
 def test_many_references_to_single_values_are_fine():
@@ -108,7 +103,7 @@ def test_many_references_to_single_values_are_fine():
     ({"a": {"b": {"c": 1}}}, {"a": {"b": [1]}}, "mapping"), ({"a": {"b": [1]}}, {"a": {"b": {}}}, "list"),
 ])  # fmt: skip
 def test_lists_and_mappings_do_not_replace_one_another(first, second, expected):
-    assert re.search(rf"a\.b: found .*, expected a {expected} as before", refusal(merge, first, second, Origins()))
+    refused(rf"a\.b: found .*, expected a {expected} as before", merge, first, second, Origins())
 
 
 HOSTILE = [

@@ -1,15 +1,14 @@
 """What counts as an image and as a video, and what a video is whatever it is called."""
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
-from conftest import refusal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from in_process import refused
 from PIL import Image
 
 from concat_id.curation.source_videos import Captions, read_sources
@@ -43,8 +42,7 @@ PLAYLISTS = [b"ffconcat version 1.0\nfile a.mp4\n", b"#EXTM3U\n#EXTINF:2,\na.ts\
 def test_other_files_are_no_videos(tmp_path_factory, text, prefix):
     path = tmp_path_factory.getbasetemp() / "text.mp4"
     path.write_bytes(prefix + text.encode(errors="replace"))
-    told = refusal(container_of, path)
-    assert re.search(r"text.mp4: not a video that can be read: found (text|other data|an empty file), expected MP4", told)
+    refused("text.mp4: not a video that can be read: found (text|other data|an empty file), expected MP4", container_of, path)
 
 
 def test_every_format_that_pillow_writes_counts_by_its_suffix(tmp_path):
@@ -92,4 +90,4 @@ def test_pipes_and_devices_have_no_digest_and_are_no_videos(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     for path in (tmp_path / "pipe.mp4", Path("/dev/zero"), tmp_path, tmp_path / "none"):
         for read in (file_digest, container_of):
-            assert re.search("expected a (file|video)", refusal(read, path))
+            refused("expected a (file|video)", read, path)

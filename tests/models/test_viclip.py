@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
+from in_process import refused
 from models.tiny_clip import tiny_clip, write_tokenizer
 
 from concat_id.models.viclip import MEAN, STD, ViClipEncoder
@@ -105,15 +105,12 @@ def test_prompt_equals_clips(clip, viclip):
 
 
 def test_incomplete_and_foreign_folders(folder, tmp_path):
-    def refused(message):
-        assert message in refusal(ViClipEncoder, tmp_path, "cpu")
-
-    refused("found none, expected one ViCLIP")
+    refused("found none, expected one ViCLIP", ViClipEncoder, tmp_path, "cpu")
     torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "ViCLIP.pth")
-    refused("no CLIP tokenizer")
+    refused("no CLIP tokenizer", ViClipEncoder, tmp_path, "cpu")
     write_tokenizer(tmp_path)
-    refused("describes no ViCLIP")
+    refused("describes no ViCLIP", ViClipEncoder, tmp_path, "cpu")
     content = torch.load(folder / "ViCLIP-L_tiny.pth")
     del content["model"]["vision_encoder.ln_pre.bias"]
     torch.save(content, tmp_path / "ViCLIP.pth")
-    refused("ln_pre.bias")
+    refused("ln_pre.bias", ViClipEncoder, tmp_path, "cpu")

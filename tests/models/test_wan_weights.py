@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import re
 
 import pytest
 import torch
-from conftest import refusal
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from in_process import refused
 from safetensors.torch import save_file
 from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
 
@@ -100,13 +99,11 @@ def test_a_base_file_starts_references_as_copies_and_says_so(tmp_path, first_sta
     with torch.no_grad():  # copies, not the same tensor under two names
         network.blocks[0].scale_shift_table_ref += 1
     assert not torch.equal(network.blocks[0].scale_shift_table_ref, network.blocks[0].scale_shift_table)
-    told = refusal(load, path, TINY_ADALN, start=False)
-    assert re.search("found no weights of the AdaLN variant, expected .*second_stage_adaln.pt", told)
+    refused("found no weights of the AdaLN variant, expected .*second_stage_adaln.pt", load, path, TINY_ADALN, start=False)
 
 
 def test_an_adaln_file_is_not_taken_for_a_first_stage(tmp_path, adaln):
-    told = refusal(load, write(tmp_path, adaln, "native pickle"))
-    assert re.search("found the AdaLN variant, .* set ref_modulation \\(--use_adaln\\)", told)
+    refused("found the AdaLN variant, .* set ref_modulation \\(--use_adaln\\)", load, write(tmp_path, adaln, "native pickle"))
 
 
 ODD = {  # name: what stands there, and what is said
@@ -129,7 +126,7 @@ def test_unfit_files_are_refused_in_one_line(tmp_path, first_stage):
     files += [({name: torch.ones(1)} if name else {}, message) for name, message in FOREIGN.items()]
     for content, message in files:
         torch.save({name: value for name, value in content.items() if value is not None}, path)
-        assert re.search(f"unfit.pt.*{message}", refusal(load, path))
+        refused(f"unfit.pt.*{message}", load, path)
 
 
 def test_other_sizes_and_absent_files_are_refused(tmp_path, first_stage):
@@ -141,7 +138,7 @@ def test_other_sizes_and_absent_files_are_refused(tmp_path, first_stage):
         (tmp_path / "nowhere.pt", TINY, "no such file"),
         (tmp_path / "empty", TINY, "found no weights, expected diffusion_pytorch_model.safetensors"),
     ):
-        assert re.search(message, refusal(load, other, config))
+        refused(message, load, other, config)
 
 
 def test_reading_gives_wans_own_names(tmp_path, adaln):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conftest import ROOT, assert_close, refusal
+from conftest import ROOT, assert_close
+from in_process import refused
 from PIL import Image
 
 from concat_id.config.loading import load_config
@@ -117,7 +118,7 @@ def test_kernels_agree_and_one_that_cannot_run_is_named(cogvideox):
     expected = latents_of(cogvideox())
     for kernel in ("math", "flash"):
         assert_close(latents_of(cogvideox(attention_kernel=kernel)), expected, 1e-4)
-    assert "attention_kernel: cudnn cannot run on cpu" in refusal(lambda: cogvideox(attention_kernel="cudnn").load())
+    refused("attention_kernel: cudnn cannot run on cpu", lambda: cogvideox(attention_kernel="cudnn").load())
 
 
 def test_dynamic_guidance_reaches_the_sampler(cogvideox):
@@ -147,7 +148,7 @@ def test_weights_are_named_by_content(wan, tiny_wan):
     second = digests(load=str(tiny_wan.parent / "Concat-ID-Wan" / "second_stage_adaln.pt"))
     assert [name for name in first if first[name] != second[name]] == ["transformer"]
     for load, message in (("nowhere.pt", "nowhere.pt"), (None, "args.load: missing")):
-        assert message in refusal(digests, load=load)
+        refused(message, digests, load=load)
 
 
 def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
@@ -158,7 +159,7 @@ def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
         (wan, {"sampling_image_size": [60, 96]}, "divisible by 16"),
         (cogvideox, {"sampler": "unipc"}, "sampler: found 'unipc', expected sde_dpmpp_2m or ddim"),
     ):
-        assert message in refusal(make, **overrides)
+        refused(message, make, **overrides)
     (tmp_path / "own.yaml").write_text("model: {kind: wam}\n")
-    told = refusal(load_config, [ROOT / "configs" / "wan_mini.yaml", tmp_path / "own.yaml"])
-    assert "model.kind: found 'wam', expected one of cogvideox, wan; the nearest is wan" in told
+    files = [ROOT / "configs" / "wan_mini.yaml", tmp_path / "own.yaml"]
+    refused("model.kind: found 'wam', expected one of cogvideox, wan; the nearest is wan", load_config, files)

@@ -9,8 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
-from in_process import no_file_larger_than, write_program
+from in_process import no_file_larger_than, refused, write_program
 from PIL import Image
 
 from concat_id.errors import UserError
@@ -97,7 +96,7 @@ def test_playlists_do_not_lead_to_their_neighbours(tmp_path):
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/a.ts\n")
     (tmp_path / "live.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n")
     for name in ("list.mp4", "live.mp4"):
-        assert f"{name}: not a video that can be read: found text" in refusal(list, decode_frames(tmp_path / name, 20))
+        refused(f"{name}: not a video that can be read: found text", list, decode_frames(tmp_path / name, 20))
 
 
 def test_frames_beyond_4k_are_scaled_while_they_are_decoded(tmp_path):
@@ -111,7 +110,7 @@ def test_an_output_that_ends_inside_a_frame_is_an_error(tmp_path, monkeypatch):
     clip = make(tmp_path / "a.mp4", "-pix_fmt", "yuv420p")
     write_program(tmp_path / "ffmpeg", "#!/bin/sh\nprintf 'P6\\n2 1\\n255\\nabcdefP6\\n2 1\\n255\\nabc'\n")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
-    assert "a.mp4: decoding ended inside a frame; the file is damaged" in refusal(list, decode_frames(clip, 20))
+    refused("a.mp4: decoding ended inside a frame; the file is damaged", list, decode_frames(clip, 20))
     with pytest.raises(ValueError, match="8 bits"):
         _read_ppm(io.BytesIO(b"P6\n2 1\n65535\n" + bytes(12)))
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT, refusal
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import refused
 
 from concat_id.errors import UserError
 from concat_id.models.text_encoder import TextEncoder
@@ -34,7 +35,7 @@ def test_settings_that_cannot_be_read(tmp_path):
     copy = copied(T5, tmp_path / "t5")
     for content in ("[" * 10_000, "", "[]", '{"a": 1, "a": 2}', '{"n": ' + "9" * 5000 + "}"):
         (copy / "config.json").write_text(content)
-        assert refusal(lambda: TextEncoder(copy).encode(["a man"])).startswith(f"{copy / 'config.json'}: ")
+        refused(f"^{copy / 'config.json'}: ", lambda: TextEncoder(copy).encode(["a man"]))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -55,16 +56,14 @@ def test_t5_with_one_odd_setting_works_or_is_refused(tmp_path_factory, key, valu
 @pytest.mark.parametrize("key, value, told", [
     ("num_layers", "abc", "num_layers: found 'abc', expected the like of 2"),
     ("patch_size", [1], "patch_size: found [1]"), ("dim_mult", "x", "dim_mult: found 'x'"),
-    ("block_out_channels", [True], "found [True]"),
     ("out_channels", False, "out_channels: found False"), ("norm_eps", "1", "norm_eps: found '1'"),
-    ("norm_eps", 1e400, "norm_eps: found inf"),
 ])  # fmt: skip
 def test_settings_have_the_types_of_the_defaults(tmp_path, key, value, told):
     def like(num_layers: int = 2, patch_size: int = 1, dim_mult=(1, 2), block_out_channels=(1,), out_channels=3, norm_eps=1e-6):
         """A network's parameters."""
 
     (tmp_path / "config.json").write_text(json.dumps({key: value}))
-    assert told in refusal(read_settings, tmp_path / "config.json", "settings", like=like)
+    refused(told, read_settings, tmp_path / "config.json", "settings", like=like)
     fits = {"num_layers": 3, "dim_mult": [4], "norm_eps": 1, "other": "x"}
     (tmp_path / "config.json").write_text(json.dumps(fits))
     assert read_settings(tmp_path / "config.json", "settings", like=like) == fits
@@ -84,7 +83,7 @@ def test_a_network_is_no_larger_than_its_weights(tmp_path):
 def test_autoencoders_with_odd_settings(tmp_path, changes):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan"} | changes))
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
-    assert str(tmp_path) in refusal(WanAutoencoder.from_path, tmp_path)
+    refused(str(tmp_path), WanAutoencoder.from_path, tmp_path)
 
 
 @pytest.mark.parametrize("name, content", [("tokenizer_config.json", {"extra_ids": 10**5}), ("tokenizer_config.json", {"extra_ids": "x"}),
@@ -95,4 +94,4 @@ def test_tokenizers_of_no_reasonable_size(tmp_path, name, content):
     (copy / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
     check_tokenizer(copy)
     (copy / name).write_text(json.dumps(content))
-    assert name in refusal(TextEncoder, copy)
+    refused(name, TextEncoder, copy)

@@ -11,9 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import refused
 
 from concat_id.errors import UserError
 from concat_id.weights.loading import load_tensors
@@ -65,13 +65,10 @@ def tensor(size: bytes, stride: bytes = b"K\x01\x85", numbers: int = 16) -> byte
 
 HOSTILE = {
     "bytearray": pickle.dumps(Call(bytearray, GIANT), 2),
-    "list of a range": pickle.dumps(Call(list, "a" * 1000), 2),
     "text of tuples": steps(b"c__builtin__\nstr\n", tuples(60), b"\x85R"),
     "a hash for ever": steps(b"}", tuples(60), b"K\x01s"),
     "numpy's empty": steps(b"cnumpy\nndarray\n", GIANT_BYTES, b"\x85R"),
-    "numpy's scalar": steps(b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x0cV12884901888\x85R\x85R"),
     "objects": pickle.dumps(Call(np.empty(0).__reduce__()[0], np.ndarray, (0,), b"b", state=(1, (GIANT,), np.dtype("O"), False, [])), 2),
-    "tensor": steps(b"ctorch\nFloatTensor\n", GIANT_BYTES, b"\x85R"),
     "tensor beyond its storage": steps(tensor(b"M\xff\xff\x85")),
     "tensor of one number": steps(tensor(b"\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85", b"K\x00\x85")),
     "storage beyond its record": steps(tensor(b"K\x01\x85", numbers=2**40)),
@@ -84,8 +81,6 @@ HOSTILE = {
     "numbers of one hash": steps(b"}(" + b"".join(pickle.dumps(k * (2**61 - 1), 2)[2:-1] + b"N" for k in range(5, 20_000)) + b"u"),
     "five million steps": steps(b"N" * 5_000_000),
     "a long text that is not there": steps(b"X\xff\xff\xff\xff"),
-    "a long number": steps(b"\x8b\xff\xff\xff\x7f"),
-    "long bytes": steps(b"\x8e" + struct.pack("<Q", 2**62)),
     "no stack": steps(b"a"),
 }  # fmt: skip
 
@@ -96,9 +91,8 @@ def test_hostile_pickles_are_refused_before_anything_is_made(tmp_path, name, kin
     path = tmp_path / "w.pt"
     write(path, HOSTILE[name], kind)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    told = refusal(load_tensors, path)
+    assert len(refused(f"^{path}: found ", load_tensors, path)) < 400
     after = resource.getrusage(resource.RUSAGE_SELF)
-    assert told.startswith(f"{path}: found ") and len(told) < 400
     assert after.ru_utime - before.ru_utime < 10 and after.ru_maxrss - before.ru_maxrss < 300_000  # kilobytes
 
 
@@ -139,7 +133,7 @@ def tarred(path) -> None:
                                          (tarred, "tar archive")])  # fmt: skip
 def test_archives_that_torch_does_not_write(tmp_path, spoil, told):
     spoil(tmp_path / "w.pt")
-    assert told in refusal(load_tensors, tmp_path / "w.pt")
+    refused(told, load_tensors, tmp_path / "w.pt")
 
 
 VALUES = st.recursive(

@@ -15,8 +15,8 @@ import omegaconf
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT, refusal
-from in_process import call_main, load_script
+from conftest import ROOT
+from in_process import call_main, load_script, refused
 from torch import nn
 
 from concat_id.errors import UserError
@@ -87,8 +87,8 @@ def test_configuration_objects_are_read_without_their_library(tmp_path):
 def test_code_is_named_refused_and_runs_only_if_trusted(tmp_path, options):
     path, trace = tmp_path / "evil.pt", tmp_path / "trace"
     torch.save({"module": {}, "extra": CodeInside(trace)}, path, **options)
-    message = refusal(load_tensors, path)
-    assert "evil.pt: found posix.mkdir, which may run code" in message and "--trust-checkpoint" in message and not trace.exists()
+    message = refused("evil.pt: found posix.mkdir, which may run code", load_tensors, path)
+    assert "--trust-checkpoint" in message and not trace.exists()
     load_tensors(path, trust=True)
     assert trace.exists()
 
@@ -134,7 +134,7 @@ def test_truncated_file(tmp_path, kind, part):
     else:
         torch.save(tensors, path, **FORMATS[kind])
     os.truncate(path, int(path.stat().st_size * part))
-    assert re.search(r"cut\.\w+: found a truncated or damaged file of [\d,]+ bytes .*download it again", refusal(load_tensors, path))
+    refused(r"cut\.\w+: found a truncated or damaged file of [\d,]+ bytes .*download it again", load_tensors, path)
 
 
 NO_CHECKPOINTS = {
@@ -149,13 +149,13 @@ NO_CHECKPOINTS = {
 
 def test_no_checkpoint_at_all(tmp_path):
     path = tmp_path / "w.pt"
-    assert "w.pt: found no such file" in refusal(load_tensors, path)
+    refused("w.pt: found no such file", load_tensors, path)
     for content, message in NO_CHECKPOINTS.items():
         path.write_bytes(content)
-        assert re.search(f"w.pt: {message}", refusal(load_tensors, path))
+        refused(f"w.pt: {message}", load_tensors, path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("photos/a.txt", "a")
-    assert "found a zip archive that is no checkpoint" in refusal(load_tensors, path)
+    refused("found a zip archive that is no checkpoint", load_tensors, path)
 
 
 def test_sat_checkpoint_by_folder_tag_or_file(checkpoint):
@@ -168,23 +168,23 @@ def test_sat_checkpoint_by_folder_tag_or_file(checkpoint):
 
 
 def test_sat_checkpoint_says_what_is_wrong(checkpoint):
-    assert "nowhere: no such folder" in refusal(load_sat_checkpoint, checkpoint / "nowhere")
-    message = refusal(load_sat_checkpoint, checkpoint, prefix="diffusion.")
-    assert f"{PREFIX}0.weight" in message and "expected names starting with 'diffusion.'" in message and "(7 in all)" in message
+    refused("nowhere: no such folder", load_sat_checkpoint, checkpoint / "nowhere")
+    message = refused(f"{PREFIX}0.weight", load_sat_checkpoint, checkpoint, prefix="diffusion.")
+    assert "expected names starting with 'diffusion.'" in message and "(7 in all)" in message
 
     states = checkpoint / "1000" / "mp_rank_00_model_states.pt"
     (checkpoint / "1000" / "mp_rank_01_model_states.pt").write_bytes(states.read_bytes())
-    assert "found 2 model-parallel parts" in refusal(load_sat_checkpoint, checkpoint)
+    refused("found 2 model-parallel parts", load_sat_checkpoint, checkpoint)
     (checkpoint / "1000" / "mp_rank_01_model_states.pt").unlink()
 
     torch.save({"state_dict": {}}, states)
-    assert "found entries state_dict, expected a SAT checkpoint with an entry 'module'" in refusal(load_sat_checkpoint, checkpoint)
+    refused("found entries state_dict, expected a SAT checkpoint with an entry 'module'", load_sat_checkpoint, checkpoint)
     states.unlink()
-    assert "found no mp_rank_00_model_states.pt" in refusal(load_sat_checkpoint, checkpoint)
+    refused("found no mp_rank_00_model_states.pt", load_sat_checkpoint, checkpoint)
     (checkpoint / "latest").write_text("2000")
-    assert "names the tag '2000'" in refusal(load_sat_checkpoint, checkpoint)
+    refused("names the tag '2000'", load_sat_checkpoint, checkpoint)
     (checkpoint / "latest").unlink()
-    assert "expected a file 'latest'" in refusal(load_sat_checkpoint, checkpoint)
+    refused("expected a file 'latest'", load_sat_checkpoint, checkpoint)
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
@@ -206,15 +206,13 @@ def test_load_strictly_lists_all_that_does_not_fit():
     state_dict = network().state_dict()
     del state_dict["0.bias"]
     state_dict |= {"0.weight": torch.ones(4, 5), "1.bias": "text", **{f"new{index}": torch.ones(1) for index in range(5)}}
-    message = refusal(load_strictly, network(), state_dict, "w.pt", ignore=["0.*"])
-    assert "w.pt: does not fit Sequential (1 of 7 missing: 0.bias; 5 of 7 unexpected: new0, new1, new2, ... (5 in all)" in message
+    told = "w.pt: does not fit Sequential (1 of 7 missing: 0.bias; 5 of 7 unexpected: new0, new1, new2, ... (5 in all)"
+    message = refused(told, load_strictly, network(), state_dict, "w.pt", ignore=["0.*"])
     assert "2 of 7 of another shape: 0.weight (4, 5) for (4, 3), 1.bias str for (4,)" in message
 
 
 ODD = {
     "int64": torch.ones(4, 3, dtype=torch.int64),
-    "bool": torch.ones(4, 3, dtype=torch.bool),
-    "complex64": torch.ones(4, 3, dtype=torch.complex64),
     "sparse": torch.eye(4, 3).to_sparse(),
     "quantised": torch.quantize_per_tensor(torch.ones(4, 3), 0.1, 0, torch.qint8),
     "str": "text",
@@ -237,16 +235,16 @@ def test_entries_that_are_no_weights_are_named(tmp_path, name):
         weights.average([checkpoint, checkpoint], [0.5, 0.5])
 
     for call in (load, averaged):
-        message = refusal(call)
-        assert name in message and ("0.weight" in message or name == "meta") and "states.pt: " in message
+        message = refused(name, call)
+        assert ("0.weight" in message or name == "meta") and "states.pt: " in message
 
 
 @pytest.mark.parametrize("key", [1, ("w",)])
 def test_names_that_are_no_text(tmp_path, key):
     torch.save({"module": {key: torch.ones(1), f"{PREFIX}w": torch.ones(1)}}, tmp_path / "w.pt")
-    assert "w.pt: found 1 names that are no text" in refusal(load_sat_checkpoint, tmp_path / "w.pt")
+    refused("w.pt: found 1 names that are no text", load_sat_checkpoint, tmp_path / "w.pt")
     torch.save({key: torch.ones(1)}, tmp_path / "w.pt")
-    assert "w.pt: found 1 names that are no text" in refusal(load_files, [tmp_path / "w.pt"])
+    refused("w.pt: found 1 names that are no text", load_files, [tmp_path / "w.pt"])
 
 
 @pytest.mark.parametrize("header, told", [
@@ -256,7 +254,7 @@ def test_names_that_are_no_text(tmp_path, key):
 ])  # fmt: skip
 def test_safetensors_with_broken_headers(tmp_path, header, told):
     (tmp_path / "w.safetensors").write_bytes(header)
-    assert told in refusal(load_tensors, tmp_path / "w.safetensors")
+    refused(told, load_tensors, tmp_path / "w.safetensors")
 
 
 def test_load_strictly_leaves_nothing_on_meta():
@@ -268,15 +266,15 @@ def test_load_strictly_leaves_nothing_on_meta():
 
 
 def test_weight_files_and_shards(tmp_path):
-    assert "found no weights, expected model.safetensors or pytorch_model.safetensors (or .bin)" in refusal(weight_files, tmp_path)
+    refused("found no weights, expected model.safetensors or pytorch_model.safetensors (or .bin)", weight_files, tmp_path)
     index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "1.safetensors")
-    assert "names 2 files, of which 2.safetensors are missing" in refusal(weight_files, tmp_path)
+    refused("names 2 files, of which 2.safetensors are missing", weight_files, tmp_path)
     safetensors.torch.save_file({"b": torch.ones(1), "c": torch.ones(2)}, tmp_path / "2.safetensors")
     assert load_files(weight_files(tmp_path)).keys() == {"a", "b", "c"}
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    assert "index.json: line 1, column 2: not valid JSON" in refusal(weight_files, tmp_path)
+    refused("index.json: line 1, column 2: not valid JSON", weight_files, tmp_path)
 
 
 NAMES_OF = {
@@ -294,7 +292,7 @@ def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, s
     name, told = NAMES_OF[kind]
     tensors = {name: torch.ones(2), "head.modulation" if kind == "Wan" else "other": torch.ones(2)}
     (torch.save if suffix == "pt" else safetensors.torch.save_file)(tensors, tmp_path / f"w.{suffix}")
-    assert told.format(folder=tmp_path) in refusal(load_sat_checkpoint, tmp_path / f"w.{suffix}")
+    refused(told.format(folder=tmp_path), load_sat_checkpoint, tmp_path / f"w.{suffix}")
 
 
 @pytest.mark.parametrize("files, told", [
@@ -308,7 +306,7 @@ def test_a_folder_of_another_kind_is_told_with_what_to_type(tmp_path, files, tol
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("5")
-    assert told.format(folder=tmp_path) in refusal(load_sat_checkpoint, tmp_path)
+    refused(told.format(folder=tmp_path), load_sat_checkpoint, tmp_path)
 
 
 def test_what_is_no_file_is_told(tmp_path):
@@ -318,13 +316,13 @@ def test_what_is_no_file_is_told(tmp_path):
         return tmp_path / name
 
     for suffix in ("pt", "safetensors"):
-        assert "expected a checkpoint" in refusal(load_tensors, pipe(f"w.{suffix}"))
-    assert "expected a file 'latest'" in refusal(load_sat_checkpoint, pipe("run/latest").parent)
-    assert "index.json: found " in refusal(weight_files, pipe("index/model.safetensors.index.json").parent)
-    assert "lora.safetensors: found " in refusal(load_low_rank, pipe("lora/lora.safetensors").parent)
+        refused("expected a checkpoint", load_tensors, pipe(f"w.{suffix}"))
+    refused("expected a file 'latest'", load_sat_checkpoint, pipe("run/latest").parent)
+    refused("index.json: found ", weight_files, pipe("index/model.safetensors.index.json").parent)
+    refused("lora.safetensors: found ", load_low_rank, pipe("lora/lora.safetensors").parent)
     index = {"weight_map": {"a": pipe("shards/1.safetensors").name}}
     (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "1.safetensors are missing" in refusal(weight_files, tmp_path / "shards")
+    refused("1.safetensors are missing", weight_files, tmp_path / "shards")
 
 
 def test_tags_and_shards_stay_in_their_folder(tmp_path):
@@ -333,12 +331,12 @@ def test_tags_and_shards_stay_in_their_folder(tmp_path):
     index = tmp_path / "run" / "model.safetensors.index.json"
     for name in ("../x", "/etc", ".", "..", "a\0b", "a" * 300, "x/y", "", "\u202ename", "~nobody"):
         (tmp_path / "run" / "latest").write_text(name)
-        assert "latest: names the tag" in refusal(load_sat_checkpoint, tmp_path / "run")
+        refused("latest: names the tag", load_sat_checkpoint, tmp_path / "run")
         index.write_text(json.dumps({"weight_map": {"a": name}}))
-        assert "index.json: " in refusal(weight_files, tmp_path / "run")
+        refused("index.json: ", weight_files, tmp_path / "run")
     for broken in ({"weight_map": ["a"]}, {"weight_map": {"a": 1}}, {"weight_map": None}, ["a"], "x"):
         index.write_text(json.dumps(broken))
-        assert "weight_map: found" in refusal(weight_files, tmp_path / "run")
+        refused("weight_map: found", weight_files, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("limit", "kinds"), [(2**30, ("sha256", "sha256")), (100, ("zip-crc32", "sampled"))])
