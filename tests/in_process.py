@@ -25,6 +25,16 @@ class Ended(NamedTuple):
     err: str
 
 
+class Call:
+    """A pickle that calls a function with arguments, and sets a state, when it is loaded."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.value = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.value
+
+
 def refused(message: str, call, *arguments, **options) -> str:
     """Check that a call ends in one line for the user that has `message`, as it stands or as a regular expression; returns the line."""
     with pytest.raises(UserError) as refusal:

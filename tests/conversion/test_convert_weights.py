@@ -51,13 +51,11 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, monkeypatch, 
 
 
 @pytest.mark.parametrize("options, told", [
-    (("to-hf", "{nowhere}", "{x}"), "nowhere: no such folder, expected a SAT checkpoint"),
     (("to-hf", "{checkpoint}", "{x}", "--lora", "keep"), "found whole weights, no low-rank ones to keep; leave --lora keep out"),
     (("to-hf", "{folder}", "{x}"), "this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     (("to-hf", "{checkpoint}", "{x}"), "t5: has no config.json, expected a T5 folder"),  # that of configs/debug.yaml, which fits
     (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
     (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
-    (("merge-lora", "{checkpoint}", "{x}"), "found whole weights, no low-rank ones to merge"),
     (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: found no such file"),
 ])  # fmt: skip
 def test_mistakes_take_one_line(convert, rotary, tmp_path, options, told):

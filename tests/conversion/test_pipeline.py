@@ -1,6 +1,5 @@
 """What diffusers' pipelines can do works with references, too, and gives the same."""
 
-import importlib.util
 
 import diffusers
 import pytest
@@ -8,6 +7,7 @@ import torch
 from conftest import ROOT, assert_close
 from diffusers import CogVideoXDDIMScheduler
 from diffusers_pipelines import check_batches, check_needs_no_checkout
+from in_process import load_script
 
 
 def test_a_folder_needs_no_checkout(rotary, tmp_path):
@@ -108,8 +108,7 @@ def test_batches_and_hooks_left_clean(rotary, image):
 def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(diffusers, "__version__", "0.30.3")
     path = ROOT / "sat" / "concat_id" / "sampling" / "diffusers_cogvideox.py"
-    spec = importlib.util.spec_from_file_location("pipeline", path)
     with pytest.raises(ImportError, match=r"^diffusers: found 0.30.3, expected 0.31 or newer; run pip install --upgrade diffusers$"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        load_script(path)
     monkeypatch.setattr(diffusers, "__version__", "0.100.0.dev0")
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    load_script(path)

@@ -82,11 +82,9 @@ DAMAGE = {
     "absent": lambda file: file.unlink(),
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-40]),
     "pipe": lambda file: (file.unlink(), os.mkfifo(file)),
-    "objects": lambda file: write_vectors(file, vectors=np.array([{}, None], dtype=object)),
     "bomb": lambda file: write_vectors(file, vectors=np.zeros((10**6, 2)), save=np.savez_compressed),
     "lying": lying,
     "not a number": lambda file: write_vectors(file, vectors=[(np.nan, 0)]),
-    "too long": lambda file: write_vectors(file, vectors=[(1e300, 0)]),
     "others": lambda file: write_vectors(file, files=["b/0.png"]),
 }  # fmt: skip
 

@@ -38,7 +38,6 @@ def test_a_comma_too_many_is_accepted_with_a_warning(capsys):
 
 @pytest.mark.parametrize("text, words", [
     ('[{"a": 1}\n {"b": 2}]', "line 2, column 2: not valid JSON: expected \",\" or \"]\" after an entry, found '{\"b\": 2}]'"),
-    ('[\n {"a" 1}\n]', "line 2, column 7"),
     ('[{"a": 1}', "line 1, column 10.*found 'the end of the file'"),
     ('{"a": 1}', "line 1, column 1.*the start of a list"),
     ("[] []", "line 1, column 4.*nothing after the list"),
@@ -54,12 +53,8 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
 @pytest.mark.parametrize("change, words", [
     ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text; image_path: found no file"),
     ({"caption": "half \ud83d"}, "caption: found \"half \ud83d\", which has half of a character"),
-    ({"video_path": ""}, 'video_path: found "", expected text that is not empty'),
-    ({"video_path": "~nobody-of-this-name/a.mp4"}, "no user is called 'nobody-of-this-name'"),
     ({"video_path": "pipe"}, "video_path: found a named pipe 'pipe', expected a video"),
-    ({"image_path": "/dev/zero"}, "image_path: found a device '/dev/zero', expected an image"),
     ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
-    ({"image_path": "a.png@@"}, "image_path: found nothing ''"),
     ({"image_path": "empty"}, "no images in the folder 'empty'"),
     ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
     ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),

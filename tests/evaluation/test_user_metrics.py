@@ -74,9 +74,7 @@ def test_a_file_of_no_use_ends_the_command_before_anything_is_measured(measured,
     ("[1]", "measure returned list, expected a dict"),
     ("{'a': float('nan')}", "a: found nan, expected a finite number or None"),
     ("{'a': video}", "a: found array("),
-    ("{'a': 10**400}", "a: found 1000"),
     ("{'=1+1': 1}", "found a column called '=1+1'"),
-    ("{'problem': 1}", "found the column problem, expected a name that is not built in"),
     ("{'words': 1}", "found the column words, which another --metric has as well"),
 ])  # fmt: skip
 def test_what_is_no_score_is_told(tmp_path, result, message):

@@ -14,8 +14,10 @@ import insightface
 import torch
 from conftest import ROOT
 from entry import PROMPT, SCRIPT, only_error, prompt_file, results
+from in_process import Call
 from PIL import Image
 
+from concat_id.models.transformer import DiffusionTransformer
 from concat_id.sampling.pipeline import CogVideoXPipeline
 from concat_id.weights.loading import load_tensors
 
@@ -113,11 +115,8 @@ MISTAKES = [
     ((), "args.input_file: missing"),
     (("--prompt", "words"), "with --image"),
     (("--prompt", " ", "--image", "a.png"), "--prompt: found ' ', expected a text"),
-    (("--prompt", "two\nlines", "--image", "no\nwhere.png"), "no such file"),
     (("--prompt", "words", "--image", *["a.png"] * 4), "at most 3"),
     (("--input_file", "nowhere.txt"), "no such file, expected a prompt file"),
-    (("--sampling_image_size", "640", "960"), "at most"),
-    (("--gidance_scale", "3"), "--guidance_scale"),
     (("--prompt", PROMPT, "--image", "{photo}", "--device", "abacus"), "cannot be used"),
     (("--prompt", PROMPT, "--image", "{photo}", "--load", "nowhere"), "nowhere: no such folder"),
 ]
@@ -129,26 +128,12 @@ def test_mistakes_are_told_in_one_line(sample, tmp_path, photo):
     assert results(tmp_path) == []
 
 
-def checkpoint_like(tiny_model: Path, folder: Path, change) -> Path:
-    """A copy of the tiny transformer's checkpoint after `change` of its content."""
-    content = load_tensors(tiny_model.parent / "transformer" / "release" / "mp_rank_00_model_states.pt", mmap=False)
-    change(content)
-    (folder / "t").mkdir(parents=True)
-    (folder / "latest").write_text("t")
-    torch.save(content, folder / "t" / "mp_rank_00_model_states.pt")
-    return folder
-
-
-class Unsafe:
-    """What a pickle must not be allowed to do."""
-
-    def __reduce__(self):
-        return os.mkdir, ("was-here",)
-
-
 def test_pickles_that_run_code_are_refused_unless_trusted(sample, tiny_model, tmp_path, photo, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = checkpoint_like(tiny_model, tmp_path / "unsafe", lambda content: content.update(extra=Unsafe()))
+    content = load_tensors(tiny_model.parent / "transformer" / "release" / "mp_rank_00_model_states.pt", mmap=False)
+    folder = tmp_path / "unsafe"
+    folder.mkdir()
+    torch.save(content | {"extra": Call(os.mkdir, "was-here")}, folder / "mp_rank_00_model_states.pt")
     options = "--prompt", PROMPT, "--image", photo, "--load", folder, "--sampling_num_frames", 1
     line = only_error(*sample(*options))
     assert "mkdir" in line and "--trust-checkpoint" in line and not (tmp_path / "was-here").exists()
@@ -156,20 +141,11 @@ def test_pickles_that_run_code_are_refused_unless_trusted(sample, tiny_model, tm
     assert (tmp_path / "was-here").exists()
 
 
-def test_latents_that_are_no_numbers(sample, tiny_model, tmp_path, photo):
-    def poison(content):
-        content["module"]["model.diffusion_model.mixins.final_layer.linear.bias"].fill_(float("nan"))
-
-    folder = checkpoint_like(tiny_model, tmp_path / "nan", poison)
-    assert "NaN" in only_error(*sample("--prompt", PROMPT, "--image", photo, "--load", folder))
+def test_latents_that_are_no_numbers(sample, tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(DiffusionTransformer, "forward", lambda network, latents, *_: latents * float("nan"))
+    assert "NaN" in only_error(*sample("--prompt", PROMPT, "--image", photo))
     assert sample.printed == "", "a folder without a video is not told as made"
     assert not list((tmp_path / "out").rglob("info.json"))
-
-
-def test_a_folder_that_takes_nothing(sample, tmp_path, photo):
-    (tmp_path / "file").write_text("")
-    line = only_error(*sample("--prompt", PROMPT, "--image", photo, "--output", tmp_path / "file" / "out", "--sampling_num_frames", 1))
-    assert "file/out: cannot write here (Not a directory); choose another folder" in line
 
 
 def test_a_killed_run_loses_only_the_video_in_progress(sample, tiny_model, tmp_path, photo):

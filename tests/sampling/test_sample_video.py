@@ -67,9 +67,6 @@ def test_processes_that_start_late_still_make_their_own_lines(sample, tmp_path, 
 
 BAD_IMAGES = {
     "/proc/self/mem": "cannot be read",
-    "x" * 300 + ".png": "a name that is too long",
-    "~nobody-of-this-name/a.png": "no user is called 'nobody-of-this-name'",
-    "/tmp": "found a folder",
     "a\0b.png": "a zero byte",
     "": "no reference image",
     "words.jpg": "not an image",
@@ -86,7 +83,7 @@ def test_paths_of_every_kind_are_told_and_stop_no_other_line(sample, tmp_path, p
     for number, words in enumerate([*BAD_IMAGES.values(), "no '@@'", "prompt is empty", "without a name"], 1):
         assert sum(f"prompts.txt:{number}: " in line and words in line for line in told) == 1, (number, words, told)
     assert len(told) == len(lines) - 1
-    assert [path.name for path in results(tmp_path)] == ["0011_good_one"]
+    assert [path.name for path in results(tmp_path)] == ["0008_good_one"]
 
 
 def test_an_autoencoder_that_gives_no_numbers(sample, tmp_path, photo, monkeypatch):

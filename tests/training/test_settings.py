@@ -93,18 +93,13 @@ def test_what_deepspeed_knows_passes(read):
 
 @pytest.mark.parametrize("given, message", [
     ({"zero_optimization": {"stge": 2}}, "zero_optimization.stge: unknown key; the nearest known key is stage"),
-    ({"bf16": {"enable": True}}, "bf16.enable: unknown key; the nearest known key is enabled"),
-    ({"optimizer": {"params": {"amsgrad": True}}}, "optimizer.params.amsgrad: unknown key"),
     ({"optimizer": {"params": {"betas": 3}}}, "optimizer.params.betas: found 3, expected a list of 2 numbers"),
     ({"optimizer": {"type": "Lion"}}, "optimizer.type: found 'Lion', expected AdamW or sat"),
-    ({"zero_optimization": 7}, "zero_optimization: found 7, expected a mapping"),
     ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage: found 4, expected 0, 1, 2 or 3"),
     ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "zero_optimization.round_robin_gradients: found true"),
     ({"zero_optimization": {"offload_optimizer": {"device": "x"}}}, "zero_optimization.offload_optimizer.device: found 'x'"),
-    ({"gradient_clipping": "abc"}, "gradient_clipping: found 'abc', expected a number"),
     ({"train_micro_batch_size_per_gpu": 10**400}, "train_micro_batch_size_per_gpu: found 1000"),
     ({"train_batch_size": 9}, "train_batch_size: found 9, expected 1 a process x 1 accumulated x 8 processes"),
-    ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: found 0"),
     ({"scheduler": {"type": "WarmupLR"}}, "scheduler: found one, expected none; set args.lr_decay_style"),
     ({"sparse_attention": {"mode": "fixed"}}, "sparse_attention: DeepSpeed Sparse Attention has been removed"),
 ])  # fmt: skip
@@ -115,7 +110,6 @@ def test_what_cannot_be_is_named_with_file_and_key(read, tmp_path, given, messag
 @pytest.mark.parametrize("given, expected", [
     ({"train_batch_size": 32, "gradient_accumulation_steps": None}, (1, 4)),
     ({"train_batch_size": 32, "train_micro_batch_size_per_gpu": None, "gradient_accumulation_steps": 2}, (2, 2)),
-    ({"train_micro_batch_size_per_gpu": 3, "gradient_accumulation_steps": 5}, (3, 5)),
     ({"train_micro_batch_size_per_gpu": None, "gradient_accumulation_steps": None}, (1, 1)),
 ])  # fmt: skip
 def test_batch_sizes(read, given, expected):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_process import refused
+from in_process import Call, refused
 
 from concat_id.errors import UserError
 from concat_id.weights.loading import load_tensors
@@ -21,16 +21,6 @@ from concat_id.weights.pickles import MAGIC
 
 GIANT = 12 * 2**30
 GIANT_BYTES = b"\x8a\x05" + GIANT.to_bytes(5, "little")  # the number in a pickle
-
-
-class Call:
-    """A pickle that calls a function with arguments, and sets a state, when it is loaded."""
-
-    def __init__(self, function, *arguments, state=None):
-        self.value = (function, arguments) if state is None else (function, arguments, state)
-
-    def __reduce__(self):
-        return self.value
 
 
 def steps(*parts: bytes) -> bytes:

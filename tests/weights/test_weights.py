@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT
-from in_process import call_main, load_script, refused
+from in_process import Call, call_main, load_script, refused
 from torch import nn
 
 from concat_id.errors import UserError
@@ -28,16 +28,6 @@ from concat_id.weights.pickle_calls import RecordedCall
 
 PREFIX = "model.diffusion_model."
 FORMATS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}}
-
-
-class CodeInside:
-    """A pickle that leaves a folder behind when it is loaded as code."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
 
 
 def network() -> nn.Module:
@@ -86,7 +76,7 @@ def test_configuration_objects_are_read_without_their_library(tmp_path):
 @pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
 def test_code_is_named_refused_and_runs_only_if_trusted(tmp_path, options):
     path, trace = tmp_path / "evil.pt", tmp_path / "trace"
-    torch.save({"module": {}, "extra": CodeInside(trace)}, path, **options)
+    torch.save({"module": {}, "extra": Call(os.mkdir, str(trace))}, path, **options)
     message = refused("evil.pt: found posix.mkdir, which may run code", load_tensors, path)
     assert "--trust-checkpoint" in message and not trace.exists()
     load_tensors(path, trust=True)
@@ -279,7 +269,6 @@ def test_weight_files_and_shards(tmp_path):
 
 NAMES_OF = {
     "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/convert_weights.py merge-lora {folder}"),
-    "diffusers' low-rank": ("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight", "python sat/convert_weights.py merge-lora"),
     "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     "Wan": ("blocks.0.self_attn.q.weight", "these are Wan's; use them with python inference_wan.py"),
     "anything": ("weight", "expected a SAT checkpoint with an entry 'module'; check args.load"),
