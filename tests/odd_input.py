@@ -1,6 +1,7 @@
 """What users' files hold that nobody expects: any JSON in any place, and paths that name no file."""
 
 import os
+import re
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from in_process import Ended
 
-from concat_id.errors import run
+from concat_id.errors import UserError, one_line, run
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 ODD = ["", " ", "../../x", "/dev/zero", "~nosuchuser", "a\0b", "x" * 5000, "\udce9", "\ud800", "\x1b[31m", "²", "=1+1", "a\nb", "@@"]
@@ -49,6 +50,14 @@ def odd_paths(folder: Path) -> dict[str, str]:
     here = {kind: str(folder / f"{kind}.json") for kind in ("pipe", "loop", "nowhere")}
     return here | {"long": "x" * 300, "deep": "/".join(["x" * 200] * 30), "zero": "a\0b", "user": "~nosuchuser/a", "device": "/dev/zero",
                    "bytes": "\udce9.json", "surrogate": "\ud800", "none": "none.json"}  # fmt: skip
+
+
+def result_or_line(place: str, call, *arguments):
+    """What a call gives, or None where it ends in one line for the user that begins with `place`, a regular expression."""
+    try:
+        return call(*arguments)
+    except UserError as error:
+        assert re.match(place, str(error)) and len(one_line(error)) < 2100, error
 
 
 def start(script, *options) -> Ended:

@@ -11,6 +11,7 @@ from transformers import T5Config, T5EncoderModel
 from concat_id.config.loading import load_config
 from concat_id.models.autoencoder import to_sat_names
 from concat_id.models.transformer import DiffusionTransformer
+from concat_id.weights.loading import write_sat_checkpoint
 
 SENTENCE = "a man and the woman in red blue green jackets laugh in front of two people with hats who turn left right smiles rain wall"
 WORDS = SENTENCE.split()
@@ -55,7 +56,5 @@ def write_transformer(folder: Path, config) -> None:
     transformer = DiffusionTransformer(config)
     for name, parameter in transformer.named_parameters():
         torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.05)
-    (folder / "release").mkdir(parents=True)
-    (folder / "latest").write_text("release")
-    module = {f"model.diffusion_model.{name}": tensor for name, tensor in transformer.state_dict().items()}
-    torch.save({"module": module, "iteration": 1}, folder / "release" / "mp_rank_00_model_states.pt")
+    folder.mkdir(parents=True)
+    write_sat_checkpoint(folder, "release", transformer.state_dict())

@@ -9,23 +9,77 @@ sys.path[:0] = [str(ROOT / "sat"), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
-from wan_native import TINY_VAE, WIDTH, native_tensors, random_transformer, write_parts  # noqa: E402
+from diffusers import AutoencoderKLWan  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from tiny_model import write_text_encoder  # noqa: E402
+from transformers import UMT5Config, UMT5EncoderModel  # noqa: E402
 
 from concat_id.config.loading import load_config  # noqa: E402
+from concat_id.config.wan import WanTransformerConfig  # noqa: E402
+from concat_id.models.wan.autoencoder import to_native_names as native_autoencoder  # noqa: E402
+from concat_id.models.wan.text_encoder import native_names as native_text_encoder  # noqa: E402
+from concat_id.models.wan.transformer import WanDiffusionTransformer  # noqa: E402
+from concat_id.models.wan.weights import PREFIX, to_native_names  # noqa: E402
 
-STAGES = {"first_stage.pt": False, "second_stage_adaln.pt": True}
+WIDTH = 32  # of the text embeddings
+TINY = WanTransformerConfig(
+    num_layers=2, hidden_size=48, num_attention_heads=2, ffn_dim=64, time_embed_dim=32, text_hidden_size=WIDTH, text_length=24,
+    latent_height=8, latent_width=12, num_frames=9,
+)  # fmt: skip
+TINY_ADALN = dataclasses.replace(TINY, ref_modulation=True)
+TINY_VAE = {"base_dim": 8, "num_res_blocks": 1, "dim_mult": [1, 1, 2, 2]}
 
 
-def write_wan_transformers(folder: Path, transformer, dtype: torch.dtype = torch.float32) -> None:
+def random_transformer(config: WanTransformerConfig, seed: int = 0, std: float = 0.1, modulation: float = 0.3) -> WanDiffusionTransformer:
+    """A transformer whose modulations and output are large enough to show."""
+    network = WanDiffusionTransformer(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        torch.nn.init.normal_(parameter, mean, modulation if "scale_shift" in name else std, generator)
+    return network.requires_grad_(False)
+
+
+def native_tensors(network: WanDiffusionTransformer) -> dict[str, torch.Tensor]:
+    """Its tensors under Wan's own names."""
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in network.state_dict().items()}
+    return to_native_names(tensors, network.config.num_layers)
+
+
+def write_transformers(folder: Path, config: WanTransformerConfig, dtype: torch.dtype = torch.float32, seed: int = 0, **spread) -> None:
     """Write both variants of a transformer of these sizes, in Wan's names."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, ref_modulation in STAGES.items():
-        network = random_transformer(dataclasses.replace(transformer, ref_modulation=ref_modulation), std=0.05, modulation=0.05)
+    for name, ref_modulation in {"first_stage.pt": False, "second_stage_adaln.pt": True}.items():
+        network = random_transformer(dataclasses.replace(config, ref_modulation=ref_modulation), seed, **spread)
         torch.save(native_tensors(network.to(dtype)), folder / name)
 
 
+def write_parts(folder: Path) -> None:
+    """Write Wan2.1_VAE.pth, UMT5 of two layers and its tokenizer."""
+    torch.manual_seed(0)
+    autoencoder = AutoencoderKLWan(**TINY_VAE)
+    tokenizer = folder / "google" / "umt5-xxl"
+    write_text_encoder(tokenizer, WIDTH)
+    torch.save(native_autoencoder(autoencoder.state_dict(), 4, TINY_VAE["num_res_blocks"]), folder / "Wan2.1_VAE.pth")
+    for file in (tokenizer / "model.safetensors", tokenizer / "config.json"):
+        file.unlink()
+    sizes = {"vocab_size": 256, "d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4}
+    tensors = UMT5EncoderModel(UMT5Config(feed_forward_proj="gated-gelu", **sizes)).state_dict()
+    native = {wan: tensors[theirs] for wan, theirs in native_text_encoder(2).items()}
+    torch.save(native, folder / "models_t5_umt5-xxl-enc-bf16.pth")
+
+
+def write_native_wan(folder: Path) -> Path:
+    """Write first_stage.pt, second_stage_adaln.pt, diffusion_pytorch_model.safetensors and the other parts in one folder."""
+    with torch.random.fork_rng():
+        write_parts(folder)
+        write_transformers(folder, TINY, seed=1)
+        save_file(native_tensors(random_transformer(TINY, 3)), folder / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
 def write_tiny_wan(folder: Path) -> Path:
-    """Write a whole Wan in Wan's names, UMT5 and its VAE included; returns a YAML file that goes after configs/wan_mini.yaml."""
+    """Write a whole Wan in the folders of the released one; returns a YAML file that goes after configs/wan_mini.yaml."""
     wan, concat_id = folder / "Wan-AI" / "Wan2.1-T2V-1.3B", folder / "Concat-ID-Wan"
     channels = [TINY_VAE["base_dim"] * factor for factor in TINY_VAE["dim_mult"]]
     own = {
@@ -36,11 +90,12 @@ def write_tiny_wan(folder: Path) -> Path:
     }
     (folder / "wan.yaml").write_text(yaml.safe_dump({"model": own, "args": {"load": str(concat_id / "first_stage.pt")}}))
     with torch.random.fork_rng():
-        write_parts(wan, num_layers=1)
-        write_wan_transformers(concat_id, load_config([ROOT / "configs" / "wan_mini.yaml", folder / "wan.yaml"]).model.transformer)
+        write_parts(wan)
+        config = load_config([ROOT / "configs" / "wan_mini.yaml", folder / "wan.yaml"]).model.transformer
+        write_transformers(concat_id, config, std=0.05, modulation=0.05)
     return folder / "wan.yaml"
 
 
 if __name__ == "__main__":
     mini = load_config([ROOT / "configs" / "wan_mini.yaml"]).model.transformer
-    write_wan_transformers(ROOT / "models" / "mini" / "wan", mini, torch.bfloat16)
+    write_transformers(ROOT / "models" / "mini" / "wan", mini, torch.bfloat16, std=0.05, modulation=0.05)

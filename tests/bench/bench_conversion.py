@@ -41,15 +41,14 @@ def write_checkpoint(folder: Path, layers: int) -> None:
 
     from concat_id.config.cogvideox import TransformerConfig
     from concat_id.models.transformer import DiffusionTransformer
-    from concat_id.weights.loading import SAT_PREFIX
+    from concat_id.weights.loading import write_sat_checkpoint
 
     config = TransformerConfig(num_layers=layers, hidden_size=3072, num_attention_heads=48)
     shapes = {name: tensor.shape for name, tensor in DiffusionTransformer(config, device="meta").state_dict().items()}
     generator = torch.Generator().manual_seed(0)
-    module = {SAT_PREFIX + name: torch.empty(shape, dtype=torch.bfloat16).normal_(generator=generator) for name, shape in shapes.items()}
-    (folder / "release").mkdir(parents=True)
-    (folder / "latest").write_text("release")
-    torch.save({"module": module}, folder / "release" / "mp_rank_00_model_states.pt")
+    tensors = {name: torch.empty(shape, dtype=torch.bfloat16).normal_(generator=generator) for name, shape in shapes.items()}
+    folder.mkdir()
+    write_sat_checkpoint(folder, "release", tensors)
 
 
 def convert(direction: str, source: Path, target: Path, layers: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from wan_native import TINY, write_native_wan
+from tiny_wan import TINY, write_native_wan
 
 from concat_id.config.wan import WanAutoencoderConfig, WanModelConfig, WanTextEncoderConfig
 from concat_id.conversion.wan_folders import to_diffusers

@@ -12,8 +12,8 @@ from conversion_wan.conftest import FILES
 from diffusers import AutoencoderKLWan
 from in_process import refused
 from safetensors.torch import load_file
+from tiny_wan import TINY, TINY_ADALN, native_tensors, random_transformer
 from transformers import T5Tokenizer, UMT5EncoderModel
-from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
 
 from concat_id.config.loading import load_config
 from concat_id.conversion import wan_folders as conversion
@@ -21,7 +21,7 @@ from concat_id.conversion.folders import write_shards
 from concat_id.conversion.wan_folders import find_model, is_wan, to_diffusers, to_native
 from concat_id.models.wan.text_encoder import WanTextEncoder
 from concat_id.models.wan.weights import load_wan_transformer, read_wan_tensors
-from concat_id.weights.loading import SAT_PREFIX
+from concat_id.weights.loading import write_sat_checkpoint
 
 
 def assert_same(found, expected, dtype=None) -> None:
@@ -78,10 +78,8 @@ def test_dtype_and_shards(wan, tmp_path, monkeypatch):
 def training(folder, config):
     """A run of ours with one checkpoint."""
     network = random_transformer(config, 7)
-    (folder / "20").mkdir(parents=True)
-    (folder / "latest").write_text("20")
-    module = {SAT_PREFIX + name: tensor for name, tensor in network.state_dict().items()}
-    torch.save({"module": module}, folder / "20" / "mp_rank_00_model_states.pt")
+    folder.mkdir()
+    write_sat_checkpoint(folder, "20", network.state_dict())
     return network
 
 

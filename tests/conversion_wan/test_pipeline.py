@@ -9,7 +9,7 @@ from conftest import assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from diffusers_pipelines import check_batches, check_needs_no_checkout
-from wan_native import TINY
+from tiny_wan import TINY
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.flow import FlowSchedule, sample_euler

@@ -1,10 +1,8 @@
 """Prompt adherence: what a prompt says is read, and judged rightly where the truth is known."""
 
-import importlib.util
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image, ImageDraw
 
 from adherence import COLOURS, Attributes, Wish, colour_of, judge, read_prompt
@@ -92,17 +90,3 @@ def test_movement_is_not_judged_in_a_image(recwarn):
     assert not recwarn.list
 
 
-PEOPLE = all(map(importlib.util.find_spec, ("anny", "numba")))
-
-
-@pytest.mark.skipif(not PEOPLE, reason="anny or numba is not installed: `bash scripts/setup.sh people`")
-def test_rendered_people_are_mostly_judged_rightly(monkeypatch, face_folder):
-    """A few clips only: demo/bench/bench_adherence.py measures in earnest."""
-    monkeypatch.syspath_prepend(ROOT / "demo" / "bench")
-    from bench_adherence import rates, rendered_clips
-
-    found = rates(rendered_clips(people=5, seed=13, frames=7, detector=face_folder))
-    sides = [side for name in ("background", "clothes", "turn") for side in found[name]]
-    right = [verdict == met for name in ("background", "clothes", "turn") for met, side in zip((False, True), found[name], strict=True)
-             for verdict in side]  # fmt: skip
-    assert all(sides) and len(right) > 40 and np.mean(right) > 0.9

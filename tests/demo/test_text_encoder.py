@@ -52,20 +52,11 @@ def test_it_learns_what_captions_say_and_loads_as_the_released_one(tmp_path):
     assert (embeddings[0] - embeddings[2])[-1].norm() > 0.3 * embeddings[0][-1].norm(), "padding tells the colours apart too"
 
 
-def test_the_same_training_makes_the_same_file_even_after_a_stop(tmp_path, monkeypatch):
+def test_the_same_training_makes_the_same_file_even_after_a_stop(tmp_path, stopped_after):
     whole = trainer(tmp_path / "whole", 6)
     whole.train()
     whole.finish({})
-    descend = Learner._descend
-
-    def stop_after_three(learner, loss):
-        descend(learner, loss)
-        if learner.done == 3:
-            learner.save()
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Learner, "_descend", stop_after_three)
+    with stopped_after(3):
         trainer(tmp_path / "parts", 6).train()
     with pytest.raises(UserError, match="other settings or data"):
         trainer(tmp_path / "parts", 6, seed=1)

@@ -7,7 +7,7 @@ import torch
 from conftest import assert_close, golden_arrays, golden_meta, seeded
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
-from wan_native import TINY, TINY_ADALN, WIDTH, random_transformer
+from tiny_wan import TINY, TINY_ADALN, WIDTH, random_transformer
 
 from concat_id.config.wan import WanTransformerConfig
 from concat_id.models.wan.network import FramePositions

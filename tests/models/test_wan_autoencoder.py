@@ -7,7 +7,7 @@ from conftest import assert_close
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from in_process import refused
-from wan_native import TINY_VAE
+from tiny_wan import TINY_VAE
 
 from concat_id.models.wan.autoencoder import WanAutoencoder, native_settings, to_diffusers_names, to_native_names
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 from in_process import refused
+from tiny_wan import WIDTH, write_native_wan
 from transformers import UMT5Config, UMT5EncoderModel
-from wan_native import WIDTH, write_native_wan
 
 from concat_id.models.wan.text_encoder import WanTextEncoder, clean, native_names, native_settings, to_transformers_names
 

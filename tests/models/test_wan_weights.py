@@ -8,7 +8,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from in_process import refused
 from safetensors.torch import save_file
-from wan_native import TINY, TINY_ADALN, native_tensors, random_transformer
+from tiny_wan import TINY, TINY_ADALN, native_tensors, random_transformer
 
 from concat_id.models.wan.weights import PREFIX, load_wan_transformer, native_names, read_wan_tensors, to_native_names
 from concat_id.weights.loading import write_sat_checkpoint

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -59,6 +60,19 @@ def make_trainer(config, folder: Path, saved=None, validation=None):
     objective = Objective(config, load_autoencoder(exact, CPU), embed, CPU)
     engine = Engine(load_network(config, saved), engine_settings(config, 1), CPU)
     return Trainer(config, folder, engine, objective, EpochSampler([1] * 4), validation and validation(objective), saved)
+
+
+def train_in_parts(config, folder: Path) -> tuple[Path, Path]:
+    """Train four steps at a stretch, and again from the checkpoint of two; returns the folders of both runs, whose losses are equal."""
+    from concat_id.training.checkpoint import open_checkpoint
+
+    whole, parts = folder / "whole", folder / "parts"
+    make_trainer(config, whole).train(batches(**SMALL))
+    shutil.copytree(whole / "2", parts / "2")
+    shutil.copy(whole / "metrics.jsonl", parts)
+    make_trainer(config, parts, open_checkpoint(parts)).train(batches(start=2, **SMALL))
+    assert losses(parts) == losses(whole) and len(losses(whole)) == 4
+    return whole, parts
 
 
 def metrics(run: Path) -> list[dict]:

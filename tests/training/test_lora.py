@@ -1,6 +1,5 @@
 """Low-rank products: nothing at first, equal to the merged weights later, small on disk, and continued exactly."""
 
-import shutil
 
 import torch
 from in_process import refused
@@ -8,7 +7,6 @@ from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.models.transformer import DiffusionTransformer
-from concat_id.training.checkpoint import open_checkpoint
 from concat_id.training.lora import add_low_rank, low_rank_scale
 from concat_id.weights.loading import load_sat_checkpoint, load_strictly
 from concat_id.weights.low_rank import DOWN, UP, load_low_rank, with_product
@@ -48,12 +46,7 @@ def test_products_change_nothing_before_training_and_equal_merged_weights_after(
 def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     config = setup.config(tmp_path, train_iters=4, save_interval=2)
     config.model.lora = LoraConfig(rank=4, alpha=4.0)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    alone.make_trainer(config, whole).train(alone.batches(**alone.SMALL))
-    shutil.copytree(whole / "2", parts / "2")
-    shutil.copy(whole / "metrics.jsonl", parts)
-    alone.make_trainer(config, parts, open_checkpoint(parts)).train(alone.batches(start=2, **alone.SMALL))
-    assert alone.losses(parts) == alone.losses(whole)
+    whole, parts = alone.train_in_parts(config, tmp_path)
     for tag in ("4", "4-ema"):
         (mine, scale), (theirs, _) = load_low_rank(parts / tag), load_low_rank(whole / tag)
         assert scale == 1.0 and all(torch.equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()

@@ -1,5 +1,7 @@
 """DeepSpeed's configuration from released and own files, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 from conftest import ROOT
 from in_process import refused
@@ -7,27 +9,7 @@ from in_process import refused
 from concat_id.config.loading import load_config
 from concat_id.training.settings import engine_settings
 
-RELEASED = """
-args: {mode: finetune, train_data: [list.json], split: "1,0,0", no_load_rng: True, force_train: True}
-data: {target: data_video.FaceJsonMultiPerSFTDataset, params: {video_size: [480, 720], fps: 8, max_num_frames: 49, skip_frms_num: 3.}}
-deepspeed:
-  train_micro_batch_size_per_gpu: 1
-  gradient_accumulation_steps: 1
-  steps_per_print: 50
-  gradient_clipping: 0.1
-  zero_optimization: {stage: 2, cpu_offload: false, contiguous_gradients: false, overlap_comm: true, reduce_scatter: true,
-    reduce_bucket_size: 1000000000, allgather_bucket_size: 1000000000, load_from_fp32_weights: false}
-  zero_allow_untested_optimizer: true
-  bf16: {enabled: True}
-  fp16: {enabled: False}
-  loss_scale: 0
-  loss_scale_window: 400
-  hysteresis: 2
-  min_loss_scale: 1
-  optimizer: {type: sat.ops.FusedEmaAdam, params: {lr: 0.00001, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 1e-4}}
-  activation_checkpointing: {partition_activations: false, contiguous_memory_optimization: false}
-  wall_clock_breakdown: false
-"""
+RELEASED = Path(__file__).with_name("released_training.yaml").read_text()
 
 
 @pytest.fixture

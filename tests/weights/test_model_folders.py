@@ -12,6 +12,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import refused
+from odd_input import result_or_line
 
 from concat_id.errors import UserError
 from concat_id.models.text_encoder import TextEncoder
@@ -46,10 +47,7 @@ def test_t5_with_one_odd_setting_works_or_is_refused(tmp_path_factory, key, valu
     folder = tmp_path_factory.mktemp("odd")
     copy = copied(T5, folder / "t5", **{key: value})
     start = time.monotonic()
-    try:
-        TextEncoder(copy).encode(["a man"])
-    except UserError as error:
-        assert str(copy) in str(error) and "\n" not in str(error)
+    result_or_line(f".*{copy}", lambda: TextEncoder(copy).encode(["a man"]))
     assert time.monotonic() - start < 10
 
 

@@ -29,12 +29,3 @@ def test_the_finer_quads_of_a_quad_follow_one_another_and_turn_the_same_way():
         assert set(parts[:, 0]) == set(coarse)
         for a, b, c, _ in finer[parts]:
             assert np.dot(np.cross(b - a, c - a), outward) > 0
-
-
-def test_joined_meshes_keep_their_triangles():
-    from world.meshes import ellipsoid, join, tube
-
-    ball, ring = ellipsoid((0, 0, 0), (1, 2, 3)), tube(np.array([[1, 0, 0], [0, 0, 1], [-1, 0, 0], [0, 0, -1]], float), 0.1, closed=True)
-    whole = join([ball, ring])
-    np.testing.assert_array_equal(whole.vertices[whole.triangles[len(ball.triangles) :]], ring.vertices[ring.triangles])
-    np.testing.assert_allclose(np.abs(ball.vertices).max(axis=0), [1, 2, 3], rtol=0.01)
