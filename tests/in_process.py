@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import imageio_ffmpeg
 import pytest
 
 from concat_id.errors import UserError, run
@@ -23,6 +24,12 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def done(self) -> str:
+        """What a script that ended well printed."""
+        assert self.code == 0, self.err
+        return self.out
 
 
 class Call:
@@ -79,6 +86,11 @@ def write_program(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+def ffmpeg(*arguments: object, data: bytes | None = None) -> None:
+    """Run ffmpeg, which overwrites what is there."""
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], input=data, check=True)
 
 
 def load_script(file: Path) -> ModuleType:

@@ -16,18 +16,15 @@ def convert(call):
 
 
 def test_there_checked_and_back(convert, rotary, tmp_path):
-    code, out, err = convert("to-hf", rotary.checkpoint, tmp_path / "hf", "--base", *rotary.bases, "--check")
-    assert code == 0, err
+    out = convert("to-hf", rotary.checkpoint, tmp_path / "hf", "--base", *rotary.bases, "--check").done
     assert "weights: " in out and "sha256:" in out and float(out.split("outputs: ")[1].split()[0]) < 2e-5
-    code, out, err = convert("to-sat", tmp_path / "hf", tmp_path / "back", "--dtype", "bfloat16")
-    assert code == 0, err
+    assert convert("to-sat", tmp_path / "hf", tmp_path / "back", "--dtype", "bfloat16").done
     before, after = (load_sat_checkpoint(path).state_dict["time_embed.0.weight"] for path in (rotary.checkpoint, tmp_path / "back"))
     assert torch.equal(before.bfloat16(), after)
 
 
 def test_a_runs_own_configuration_is_taken(convert, run, tmp_path):
-    code, out, err = convert("to-hf", run, tmp_path / "hf", "--weights", "ema")
-    assert code == 0, err
+    out = convert("to-hf", run, tmp_path / "hf", "--weights", "ema").done
     assert "training_config.yaml" in out and "5-ema" in out
     written = load_tensors(tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors")
     averages = load_sat_checkpoint(run / "5-ema").state_dict
@@ -39,8 +36,7 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, monkeypatch, 
     called, source = [], tmp_path / "first_stage.pt"
     monkeypatch.setattr(wan_folders, "is_wan", lambda path, trust: path == source and not trust)
     monkeypatch.setattr(wan_folders, function, lambda *arguments, **options: called.append((*arguments, options)))
-    code, _, err = convert(direction, source, tmp_path / "x", "--dtype", "float16")
-    assert code == 0, err
+    assert convert(direction, source, tmp_path / "x", "--dtype", "float16").code == 0
     assert called[0][:2] == (source, tmp_path / "x") and called[0][-1] == {"dtype": torch.float16, "trust": False}
     code, _, err = convert(direction, tmp_path / "other", tmp_path / "x")
     assert code and len(called) == 1 and "other" in only_error(code, err)

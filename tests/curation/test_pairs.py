@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import refused
 
 from concat_id.curation.identities import NamedClip, Others, assign_splits, name_people, too_close
 from concat_id.curation.pairs import choose, cross_video_pairs, pretraining_pairs, trade_off_pairs
@@ -12,7 +13,6 @@ from concat_id.curation.test_set import photos_of
 from concat_id.curation.thresholds import ANCHORS, QUANTILES, Distribution, Thresholds, calibrate, measure
 from concat_id.curation.training_lists import path_from, place_clips, without_trained_on
 from concat_id.data.manifest import Appearance, Clip
-from concat_id.errors import UserError
 
 SEEDS = range(8)
 
@@ -183,8 +183,7 @@ def test_measured_distributions_are_those_of_all_pairs():
     vectors = [(name, vector) for name, person in people for vector in person.vectors]
     nearest = {name: max(float(a @ b) for who, a in vectors if who == name for other, b in vectors if other != name) for name, _ in vectors}
     np.testing.assert_allclose(sorted(found.nearest), sorted(nearest.values()), atol=1e-5)
-    with pytest.raises(UserError, match="--calibrate: found"):
-        measure(clips[:2], 0)
+    refused("--calibrate: found", measure, clips[:2], 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -204,8 +203,8 @@ def test_splits_that_are_given_are_kept_and_contradictions_told():
     splits = assign_splits(clips, names, 0.0, 0.0, 0)
     assert {split for split, people in zip(splits, names, strict=True) if "p3" in people} == {"test"} and "train" in splits
     clips[0] = Clip(clips[0].video, "c", clips[3].people, "train")
-    with pytest.raises(UserError, match="'train' here and in 'test'|'test' here and in 'train'"):
-        assign_splits(clips, name_people(clips, 0.5), 0.0, 0.0, 0)
+    told = "'train' here and in 'test'|'test' here and in 'train'"
+    refused(told, assign_splits, clips, name_people(clips, 0.5), 0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -1,13 +1,11 @@
 """From videos to clips through the command: what is found, what is discarded and why, and what a second run does."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import imageio.v3 as iio
-import imageio_ffmpeg
 import numpy as np
-from in_process import no_file_larger_than
+from in_process import ffmpeg, no_file_larger_than
 from odd_input import is_told
 from PIL import Image
 
@@ -19,8 +17,7 @@ from .conftest import read
 
 def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognizer, portraits):
     output = tmp_path / "out"
-    code, out, told = prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", " two  words ", "--output", output)
-    assert code == 0, told
+    assert prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", " two  words ", "--output", output).done
     manifest = read(output / "manifest.json")
     whole, two = manifest["clips"]
     assert whole["video_path"] == str(videos / "whole.mp4") and len(whole["people"]) == 1 and whole["caption"] == "two words"
@@ -45,9 +42,9 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
 
 def test_ten_bits_hdr_and_suffixes_in_upper_case_make_the_same_clips(videos, prepare, tmp_path):
     """As cameras write; the part of a longer video is written with 8 bits."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", videos / "cuts.mp4", "-c:v", "libx265", "-x265-params",
-               "log-level=none:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc", "-pix_fmt", "yuv420p10le"]  # fmt: skip
-    subprocess.run([*command, tmp_path / "ten.MOV"], check=True)
+    colours = "log-level=none:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"
+    hdr = "-c:v", "libx265", "-x265-params", colours, "-pix_fmt", "yuv420p10le"
+    ffmpeg("-i", videos / "cuts.mp4", *hdr, tmp_path / "ten.MOV")
     (tmp_path / "ten.TXT").write_text("two people")
     (tmp_path / "._ten.mov").write_bytes(b"what macOS writes beside files")
     code, out, told = prepare("--videos", tmp_path, "--output", tmp_path / "out")

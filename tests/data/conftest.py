@@ -2,18 +2,16 @@
 
 import json
 import os
-import subprocess
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
+from in_process import ffmpeg
 from PIL import Image
 
 HEIGHT, WIDTH = 96, 128
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 VARIABLE = "select='not(mod(n*n\\,7)-1)+lt(mod(n\\,60)\\,10)'"  # 60 fps with irregular gaps of up to 0.08 s
 
 
@@ -31,10 +29,6 @@ def burned_times(video) -> np.ndarray:
     squares = [(22 + 32 * (bit // 7), 12 + 16 * (bit % 7)) for bit in range(14)]
     bits = [video[:, top : top + 12, left : left + 6].mean((1, 2, 3)) > 128 for top, left in squares]
     return sum(bit.astype(int) << number for number, bit in enumerate(bits)) / 1000
-
-
-def ffmpeg(*arguments, data: bytes | None = None) -> None:
-    subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, arguments)], input=data, check=True)
 
 
 def write_clip(path: Path, rate: str = "30", seconds: float = 8.0, filters: str | None = None, options: tuple[str, ...] = ()) -> Path:

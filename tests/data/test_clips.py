@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_process import refused
+from in_process import ffmpeg, refused
 
 from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window
 from concat_id.data.decoding import choose_frames, resize_and_crop
 
-from .conftest import HEIGHT, VARIABLE, WIDTH, burned_times, ffmpeg, write_clip
+from .conftest import HEIGHT, VARIABLE, WIDTH, burned_times, write_clip
 
 SIZE = (HEIGHT, WIDTH)
 

@@ -78,15 +78,7 @@ def test_loss_is_the_distance_to_noise_minus_latents():
     torch.testing.assert_close(noised.float(), theirs.scale_noise(latents.float(), theirs.timesteps[[989, 0]], noise.float()))
 
 
-def test_references_and_texts_are_dropped_sample_by_sample():
+def test_texts_may_be_dropped_and_references_may_be_absent():
     condition = Condition(torch.ones(4, 2, 3), torch.ones(4, 1, 2, 2, 2))
-    refs, texts = [], []
-    for number in range(500):
-        dropped = drop_each(condition, 0.1, 0.0, torch.Generator().manual_seed(number))
-        refs.append(dropped.ref_latents.flatten(1).mean(dim=1))
-        texts.append(dropped.prompt_embeds)
-    refs, texts = torch.stack(refs), torch.stack(texts)
-    assert set(refs.unique().tolist()) == {0.0, 1.0} and abs(refs.mean() - 0.9) < 0.04 and (texts == 1).all()
-    assert (refs.min(dim=1).values != refs.max(dim=1).values).any()
     assert (drop_each(condition, 0.0, 1.0, torch.Generator()).prompt_embeds == 0).all()
     assert drop_each(Condition(condition.prompt_embeds, None), 1.0, 0.0, torch.Generator()).ref_latents is None

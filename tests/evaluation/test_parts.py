@@ -10,7 +10,7 @@ from evaluation.clips import write_clip
 from in_process import refused
 from PIL import Image
 
-from concat_id.evaluation.calibration import Calibration, Range, trained_on
+from concat_id.evaluation.calibration import Calibration, Range
 from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
@@ -97,14 +97,6 @@ def test_impostor_similarity_from_references_alone():
     limits = Calibration.from_references([*people, people[0]]).whole
     assert limits.impostor == pytest.approx(0.36) and limits.genuine is None, "one person twice does not move it"
     assert Calibration.from_references(people[:1]).whole == (None, None)
-
-
-def test_training_images_by_their_distance():
-    references = {"near": np.array([1.0, 0.0]), "far": np.array([0.0, 1.0])}
-    assert trained_on(references, {"a": np.array([0.46, np.sqrt(1 - 0.46**2)]) * [1, -1]}) == {
-        "near": {"image": "a", "similarity": pytest.approx(0.46)}
-    }
-    assert trained_on(references, {}) == {}
 
 
 def image(path):

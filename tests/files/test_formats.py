@@ -1,14 +1,12 @@
 """What counts as an image and as a video, and what a video is whatever it is called."""
 
 import os
-import subprocess
 from pathlib import Path
 
-import imageio_ffmpeg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from in_process import refused
+from in_process import ffmpeg, refused
 from PIL import Image
 
 from concat_id.curation.source_videos import Captions, read_sources
@@ -19,7 +17,6 @@ from concat_id.files.formats import CONTAINERS, beside, container_of, is_image, 
 from concat_id.files.paths import file_digest
 from concat_id.video.transforms import load_image
 
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 ENCODERS = {".ogv": "libtheora", ".gif": "gif", ".webm": "libvpx", ".wmv": "wmv2", ".asf": "wmv2", ".flv": "flv1"}
 ENCODERS |= dict.fromkeys((".mpg", ".mpeg", ".vob"), "mpeg2video")
 
@@ -28,7 +25,7 @@ ENCODERS |= dict.fromkeys((".mpg", ".mpeg", ".vob"), "mpeg2video")
 def test_containers_are_told_by_their_first_bytes(tmp_path, container, suffix):
     clip = tmp_path / f"clip{suffix}"
     codec = ENCODERS.get(suffix, "mpeg4")
-    subprocess.run([FFMPEG, "-v", "error", "-f", "lavfi", "-i", "color=s=64x64:r=25:d=0.4", "-c:v", codec, clip], check=True)
+    ffmpeg("-f", "lavfi", "-i", "color=s=64x64:r=25:d=0.4", "-c:v", codec, clip)
     renamed = clip.rename(tmp_path / "photo.png")
     assert container_of(renamed) == container and is_video(clip) and not is_image(clip)
 

@@ -9,13 +9,12 @@ import sys
 import pytest
 from conftest import ROOT
 from entry import only_error, prompt_file, results
-from in_process import call_main, load_script, write_program
+from in_process import call_main, load_script, refused, write_program
 
 from concat_id import bootstrap
 from concat_id.config import presets
 from concat_id.config.loading import load_config
 from concat_id.config.wan_command_line import read_wan_command_line
-from concat_id.errors import UserError
 from concat_id.sampling import downloads
 
 SCRIPT = ROOT / "inference_wan.py"
@@ -120,9 +119,8 @@ def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch
     monkeypatch.setattr(downloads, "_huggingface", lambda: refuse)
     line = only_error(*infer("--download", config=()))
     assert "Wan-AI/Wan2.1-T2V-1.3B: cannot be fetched (no network); check the network" in line
-    with pytest.raises(UserError, match="modelscope is not installed"):
-        monkeypatch.setitem(sys.modules, "modelscope", None)
-        downloads.download("modelscope")
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    refused("modelscope is not installed", downloads.download, "modelscope")
 
 
 def test_options_mean_keys_of_the_configuration():

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from in_process import another_process
+from in_process import another_process, refused
 
-from concat_id.errors import UserError
 from concat_id.files.locks import InUseError
 from concat_id.sampling.jobs import INFO, claimed, finished_folders, make_job, read_prompt_file
 
@@ -32,8 +31,7 @@ def test_lines_become_jobs_in_order(tmp_path, photo):
 @pytest.mark.parametrize("content, words", [(b"\n  \n", "is empty"), (b"\xff\xfe\xff", "UTF-8")])
 def test_unusable_prompt_files(tmp_path, content, words):
     (tmp_path / "prompts.txt").write_bytes(content)
-    with pytest.raises(UserError, match=words):
-        read_prompt_file(tmp_path / "prompts.txt", 3)
+    refused(words, read_prompt_file, tmp_path / "prompts.txt", 3)
 
 
 @pytest.mark.parametrize("prompt", ["../../x", "/etc/passwd", "..", "a" * 5000, "日本語", "a/b\\c", "con\n..\n"])

@@ -2,14 +2,12 @@
 
 import io
 import os
-import subprocess
 
 import imageio.v3 as iio
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from in_process import no_file_larger_than, refused, write_program
+from in_process import ffmpeg, no_file_larger_than, refused, write_program
 from PIL import Image
 
 from concat_id.errors import UserError
@@ -60,8 +58,7 @@ def test_contact_sheet_shows_references_then_frames():
 
 
 def make(path, *options, source="testsrc2=s=64x48:r=8:d=1"):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source, *options, str(path)]
-    subprocess.run(command, check=True)
+    ffmpeg("-f", "lavfi", "-i", source, *options, path)
     return path
 
 

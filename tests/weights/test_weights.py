@@ -19,7 +19,6 @@ from conftest import ROOT
 from in_process import Call, call_main, load_script, refused
 from torch import nn
 
-from concat_id.errors import UserError
 from concat_id.weights import loading as weights
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest, write_sat_checkpoint
@@ -88,8 +87,7 @@ def test_an_older_torch_reads_tensors_and_says_what_it_lacks(tmp_path, monkeypat
     torch.save({"module": {"a": torch.ones(2)}, "step": 3}, tmp_path / "plain.pt")
     assert torch.equal(load_tensors(tmp_path / "plain.pt")["module"]["a"], torch.ones(2))
     torch.save({"module": {"a": torch.ones(2)}, "counts": collections.defaultdict(int, {"a": 1})}, tmp_path / "more.pt")
-    with pytest.raises(UserError, match="collections.defaultdict.*install torch 2.6 or newer"):
-        load_tensors(tmp_path / "more.pt")
+    refused("collections.defaultdict.*install torch 2.6 or newer", load_tensors, tmp_path / "more.pt")
 
 
 def test_loading_leaves_no_permission_behind(tmp_path):

@@ -17,15 +17,3 @@ def test_a_finer_cube_has_the_counts_and_places_of_the_rule():
     np.testing.assert_allclose(np.abs(finer[:8]), (1 / 3 + 2 * 2 / 3) / 3, atol=1e-6)
     np.testing.assert_allclose(np.sort(np.abs(finer[8:20]), axis=1)[:, 1:], 0.75, atol=1e-6)
     np.testing.assert_allclose(np.abs(finer[20:]).sum(axis=1), 1, atol=1e-6)
-
-
-def test_the_finer_quads_of_a_quad_follow_one_another_and_turn_the_same_way():
-    from world.meshes import subdivision
-
-    matrix, quads = subdivision(CUBE, len(CORNERS))
-    finer = matrix @ CORNERS
-    for coarse, parts in zip(CUBE, quads.reshape(6, 4, 4), strict=True):
-        outward = CORNERS[coarse].mean(axis=0)
-        assert set(parts[:, 0]) == set(coarse)
-        for a, b, c, _ in finer[parts]:
-            assert np.dot(np.cross(b - a, c - a), outward) > 0
