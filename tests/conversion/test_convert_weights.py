@@ -52,7 +52,6 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, monkeypatch, 
     (("to-hf", "{checkpoint}", "{x}"), "t5: has no config.json, expected a T5 folder"),  # that of configs/debug.yaml, which fits
     (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
     (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
-    (("check", "{checkpoint}", "{nowhere}", "--base", "{bases}"), "config.json: found no such file"),
 ])  # fmt: skip
 def test_mistakes_take_one_line(convert, rotary, tmp_path, options, told):
     places = {"{checkpoint}": [rotary.checkpoint], "{folder}": [rotary.folder], "{nowhere}": [tmp_path / "nowhere"],

@@ -14,7 +14,6 @@ from concat_id.models.text_encoder import TextEncoder
 from networks.building import TextEncoderSize, write_tokenizer
 from networks.captions import AttributeTable, Caption, flat
 from networks.learner import Learner
-from networks.muon import orthogonalised
 from networks.paraphrases import sentence, vary
 from networks.text_encoder import TextEncoderTrainer, TextTraining
 from networks.vocabulary import letters, train_vocabulary
@@ -104,13 +103,6 @@ def test_shots_drawn_by_lot_are_learned_from(tmp_path, monkeypatch, capsys):
     options = "--output", tmp_path / "t5", "--world", 200, "--steps", 1
     ended = call_main(load_script(ROOT / "demo" / "train_text_encoder.py"), options, monkeypatch, capsys)
     assert ended.code == 0 and "200 captions" in ended.out and "people.0.clothes.color" in ended.out, ended.err
-
-
-def test_muon_moves_along_orthogonal_matrices():
-    matrix = torch.randn(24, 60, generator=torch.Generator().manual_seed(0)) * 100
-    for sides in (matrix, matrix.T):
-        strengths = torch.linalg.svdvals(orthogonalised(sides).float())
-        assert strengths.min() > 0.6 and strengths.max() < 1.3
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run():

@@ -21,14 +21,6 @@ def test_the_nearer_triangle_is_seen_whatever_the_order():
         assert (nearest[inside] == 2).all()
 
 
-def test_barycentric_coordinates_point_back_at_the_pixel():
-    points = np.array([(0.5, 1.0), (7.0, 2.0), (3.0, 7.5)])
-    _, seen, where = draw(points, [0, 0, 0], [[0, 1, 2]])
-    for row, column in np.argwhere(seen == 0):
-        u, v = where[row, column]
-        np.testing.assert_allclose((1 - u - v) * points[0] + u * points[1] + v * points[2], (column, row), atol=1e-4)
-
-
 def test_a_ball_points_outward_everywhere_and_shades_its_far_side():
     from world.meshes import ellipsoid
     from world.raster import Shadow, ambient_occlusion, vertex_normals
