@@ -1,6 +1,6 @@
 """Time and peak memory of a whole demonstration video, from command to file.
 
-    python tests/bench/bench_video.py [--runs 2] [options of sat/sample_video.py]
+    python demo/bench/bench_video.py [--runs 2] [options of sat/sample_video.py]
 
 Runs sat/sample_video.py anew each time on the shipped model: 17 frames of 96x144 in 25 steps of the first example.
 """
@@ -20,6 +20,7 @@ CONFIGS = [str(ROOT / "configs" / "mini.yaml"), str(ROOT / "configs" / "inferenc
 
 
 def main() -> None:
+    """Generate as often as asked for and print what each run took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2)
     args, passed_on = parser.parse_known_args()

@@ -1,6 +1,6 @@
 """How far fine-tuning on two clips brings down the demonstration model's validation loss on these clips, and how fast.
 
-    python tests/bench/bench_overfit.py [--steps 200] [--goal 5] [options of sat/train_video.py]
+    python demo/bench/bench_overfit.py [--steps 200] [--goal 5] [options of sat/train_video.py]
 
 Runs sat/train_video.py from the shipped weights on the middle nine frames of the first two clips of examples/training; the measure is
 the loss at fixed timesteps and noise. The exit code is 1 if it is not at least `goal` times smaller after the last step than before
@@ -57,6 +57,7 @@ def train(folder: Path, steps: int, interval: int, options: list[str]) -> list[t
 
 
 def main() -> int:
+    """Train and print the curve; returns 1 where the loss falls short of the goal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--goal", type=float, default=5.0)
