@@ -10,7 +10,7 @@ from in_process import refused
 from safetensors.torch import save_file
 from tiny_wan import TINY, TINY_ADALN, native_tensors, random_transformer
 
-from concat_id.models.wan.weights import PREFIX, load_wan_transformer, native_names, read_wan_tensors, to_native_names
+from concat_id.models.wan.weights import PREFIX, load_wan_transformer, native_names, to_native_names
 from concat_id.weights.loading import write_sat_checkpoint
 
 
@@ -139,9 +139,3 @@ def test_other_sizes_and_absent_files_are_refused(tmp_path, first_stage):
         (tmp_path / "empty", TINY, "found no weights, expected diffusion_pytorch_model.safetensors"),
     ):
         refused(message, load, other, config)
-
-
-def test_reading_gives_wans_own_names(tmp_path, adaln):
-    tensors = read_wan_tensors(write(tmp_path, adaln, "training folder"))
-    native = native_tensors(adaln)
-    assert tensors.keys() == native.keys() and all(torch.equal(tensors[name], native[name]) for name in native)

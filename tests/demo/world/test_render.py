@@ -10,13 +10,6 @@ def share(classes, *names):
     return float(np.isin(classes, [CLASSES.index(name) for name in names]).mean())
 
 
-def test_a_shot_is_drawn_alike_twice(drawn, people):
-    first, second = (drawn(people[:1], seed=3, frames=(0, 5)) for _ in range(2))
-    for (image, classes), (again, classes_again) in zip(first[0], second[0], strict=True):
-        np.testing.assert_array_equal(image, again)
-        np.testing.assert_array_equal(classes, classes_again)
-
-
 def test_people_differ_and_stay_themselves(head):
     from world.dataset import make_person
 
