@@ -125,12 +125,14 @@ def test_no_list_is_left_from_before(manifest, call, tmp_path):
 def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text('{"recognizer": "SFace", "clips": [{"video_path": "a.mp4"}]}')
+    outside = manifest.with_name("outside.json")
+    outside.write_text(manifest.read_text().replace("v0/clip_000_person_1", "../clip_000_person_1"))
     for arguments, text in (
+        ([outside], "folder: found '../clip_000_person_1', expected one inside"),
         ([tmp_path / "none.json"], "no such manifest"),
         ([broken], "clips[0]: caption: missing, expected text"),
         ([manifest, "--cross", 0.9, 0.7], "--cross: found 0.9 0.7"),
         ([manifest, "--valid", 0.6, "--test", 0.5], "--valid and --test"),
-        ([manifest, "--people", 2], "--people"),
     ):
         ended = call("make_pairs", *arguments, "--output", tmp_path / "lists")
         assert is_told(ended, 2) and text in ended.err, ended.err

@@ -82,6 +82,7 @@ DAMAGE = {
     "bomb": lambda file: write_vectors(file, vectors=np.zeros((10**6, 2)), save=np.savez_compressed),
     "lying": lying,
     "not a number": lambda file: write_vectors(file, vectors=[(np.nan, 0)]),
+    "objects": lambda file: write_vectors(file, vectors=np.array([{}, None], dtype=object)),
     "others": lambda file: write_vectors(file, files=["b/0.png"]),
 }  # fmt: skip
 
