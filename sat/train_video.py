@@ -13,40 +13,39 @@ from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
 
 
-def train() -> int:
-    """Read the clips, load the networks, take the steps."""
+def train(load_parts: Callable | None = None, description: str = __doc__) -> int:
+    """Read the clips, load the networks, take the steps; `load_parts` returns the `Parts` of a training of one's own."""
     prepare_process()
     from concat_id.config.command_line import read_command_line
     from concat_id.config.loading import load_config
 
-    bases, overrides = read_command_line(__doc__, training=True)
+    bases, overrides = read_command_line(description, training=True)
     config = load_config(bases, overrides)
 
-    from concat_id.data.dataset import ClipDataset
     from concat_id.distributed import choose_device, world_size
     from concat_id.training import preparation as prepare
     from concat_id.training.engine import Engine, start_processes
-    from concat_id.training.objective import Objective
     from concat_id.training.settings import engine_settings
     from concat_id.training.trainer import Trainer, memory_told
     from concat_id.training.validation import Validation
 
+    parts = load_parts() if load_parts else prepare.Parts()
     settings = engine_settings(config, world_size())
     records, valid_records = prepare.read_lists(config)
     device = choose_device(config.args.device)
     start_processes(device)
     with prepare.opened_run(config) as (folder, saved):
         latents = prepare.open_latent_cache(config)
-        sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents)
+        sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents, parts)
         config.training.count_steps(sampler.batches_per_epoch / (settings.accumulation * world_size()))
         prepare.record_configuration(folder, config, settings.notes)
 
         embed = prepare.embed_captions(config, [*records, *valid_records], device)
         autoencoder = prepare.load_autoencoder(config, device)
-        objective = Objective(config, autoencoder, embed, device, latents)
+        objective = parts.objective(config, autoencoder, embed, device, latents)
         validation = None
         if valid_records:
-            clips = ClipDataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
+            clips = parts.dataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
             validation = Validation(config, clips, objective, make_sampler(config, device, embed), folder / "samples")
 
         with memory_told(lambda: "the engine"):
@@ -72,10 +71,10 @@ def make_sampler(config, device, embed):
     return sample
 
 
-def main(recipe: Callable[[], int] = train) -> int:
+def main(load_parts: Callable | None = None, description: str = __doc__) -> int:
     """Train; what all processes find wrong, the first one tells, after which torchrun ends the others."""
     try:
-        return recipe()
+        return train(load_parts, description)
     except UserError:
         time.sleep(3 if os.environ.get("RANK", "0") != "0" else 0)
         raise

@@ -4,8 +4,9 @@ import functools
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
-from concat_id.training.objective import EmbedPrompts, generator_of
+from concat_id.training.objective import EmbedPrompts, Objective, generator_of
 from concat_id.versions import versions
 from concat_id.weights.tensor_cache import TensorCache
 
@@ -145,18 +146,23 @@ def open_latent_cache(config: Config) -> TensorCache | None:
     return TensorCache(Path(config.training.latent_cache), identity)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The classes that training is made of, which a script of one's own may replace; `repeated` may show records several times."""
+
+    dataset: type[ClipDataset] = ClipDataset
+    sampler: type[EpochSampler] = EpochSampler
+    objective: type[Objective] = Objective
+    repeated: Callable[[list[Record]], list[Record]] = list
+
+
 def build_data(
-    config: Config,
-    records: list[Record],
-    run: Path,
-    micro_batch_size: int,
-    latents: TensorCache | None = None,
-    dataset_type: type[ClipDataset] = ClipDataset,
-    sampler_type: type[EpochSampler] = EpochSampler,
+    config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: TensorCache | None, parts: Parts
 ) -> tuple[EpochSampler, ClipLoader]:
     """The order of the clips for this process, and the loader that follows it."""
-    dataset = dataset_type(records, config.data, True, config.args.seed, run / "bad_clips.jsonl", latents=latents)
-    sampler = sampler_type(dataset.kinds, micro_batch_size, rank(), world_size(), config.args.seed)
+    records, seed = parts.repeated(records), config.args.seed
+    dataset = parts.dataset(records, config.data, True, seed, run / "bad_clips.jsonl", latents=latents)
+    sampler = parts.sampler(dataset.kinds, micro_batch_size, rank(), world_size(), seed)
     return sampler, build_loader(dataset, sampler, config.training.num_workers, prefetch_factor=config.training.prefetch_factor)
 
 
