@@ -10,7 +10,6 @@ from in_process import refused
 from tiny_model import write_text_encoder
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from concat_id.config.cogvideox import TextEncoderConfig
 from concat_id.models import text_encoder
 from concat_id.models.text_encoder import TextEncoder
 
@@ -31,7 +30,7 @@ def embed(folder, prompts=(PROMPT,), **options) -> torch.Tensor:
 
 
 def test_equals_transformers_without_a_mask(folder):
-    encoder = TextEncoder.from_config(TextEncoderConfig(path=str(folder), max_length=LENGTH), dtype=torch.float32)
+    encoder = TextEncoder(folder, LENGTH, torch.float32)
     embeds = encoder.encode([PROMPT, "", "red hat"])
     assert embeds.shape == (3, LENGTH, 16) and not embeds.requires_grad
 

@@ -40,7 +40,7 @@ def folder(wan, library, tmp_path_factory):
 
 
 def encoder_of(path, **options) -> WanTextEncoder:
-    return WanTextEncoder.from_path(path, LENGTH, torch.float32, **options)
+    return WanTextEncoder(path, LENGTH, torch.float32, **options)
 
 
 def test_both_formats_give_what_transformers_gives(wan, folder, library):

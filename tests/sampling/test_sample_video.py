@@ -46,7 +46,7 @@ def test_what_a_killed_run_left_does_not_stay_beside_the_new_results(sample, tmp
 def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     line = "--prompt", PROMPT, "--image", photo, *PORTRAIT
     assert sample(*line)[0] == 0
-    monkeypatch.setattr(TextEncoder, "from_config", None)
+    monkeypatch.setattr(TextEncoder, "__init__", None)
     monkeypatch.setattr(CogVideoXPipeline, "load", None)
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
 

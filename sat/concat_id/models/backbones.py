@@ -101,10 +101,10 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
     if getattr(section, "kind", "t5") == "umt5":
         from concat_id.models.wan.text_encoder import WanTextEncoder
 
-        return WanTextEncoder.from_path(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
+        return WanTextEncoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
     from concat_id.models.text_encoder import TextEncoder
 
-    return TextEncoder.from_config(section, dtype, device, cache, trust=trust)
+    return TextEncoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
 
 
 def weight_digests(config: Config) -> dict[str, str]:

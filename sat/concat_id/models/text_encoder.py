@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from concat_id.config.cogvideox import TextEncoderConfig
 from concat_id.errors import UserError
-from concat_id.files.paths import resolve_path
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_files, load_strictly, weights_digest
 from concat_id.weights.model_folders import built_from, check_tokenizer, read_settings
@@ -127,18 +125,6 @@ class TextEncoder(PromptEncoder):
         settings = [self.folder / "config.json", *(self.folder / name for name in TOKENIZER_FILES)]
         identity = identity_of([*self.files, *settings], max_length, dtype)
         super().__init__(load_tokenizer(self.folder), identity, max_length, dtype, device, cache_folder)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: TextEncoderConfig,
-        dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str = "cpu",
-        cache_folder: str | Path | None = None,
-        trust: bool = False,
-    ) -> "TextEncoder":
-        """Make the encoder that a configuration names."""
-        return cls(resolve_path(config.path), config.max_length, dtype, device, cache_folder, trust)
 
     def load(self) -> T5EncoderModel:
         """Read T5's encoder."""

@@ -47,25 +47,12 @@ class WanTextEncoder(PromptEncoder):
         cache_folder: str | Path | None = None,
         trust: bool = False,
     ):
-        """Name Wan's models_t5_umt5-xxl-enc-bf16.pth with its tokenizer's folder beside it, or a diffusers folder; see `from_path`."""
+        """Name Wan's models_t5_umt5-xxl-enc-bf16.pth with its tokenizer's folder beside it, or a diffusers folder."""
         self.path, self.trust = Path(path), trust
         self.folder, self.files, self.tokenizer_folder = _find_parts(self.path)
         settings = [self.tokenizer_folder / name for name in TOKENIZER_FILES] + ([self.folder / "config.json"] if self.folder else [])
         identity = identity_of([*self.files, *settings], max_length, dtype, KIND)
         super().__init__(load_tokenizer(self.tokenizer_folder), identity, max_length, dtype, device, cache_folder)
-
-    @classmethod
-    def from_path(
-        cls,
-        path: str | Path,
-        max_length: int = 512,
-        dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str = "cpu",
-        cache: str | Path | None = None,
-        trust: bool = False,
-    ) -> "WanTextEncoder":
-        """Make the encoder of a file in Wan's names (tokenizer in google/umt5-xxl beside it) or of a diffusers folder."""
-        return cls(path, max_length, dtype, device, cache, trust)
 
     def load(self) -> UMT5EncoderModel:
         """Read UMT5's encoder."""
