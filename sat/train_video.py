@@ -49,7 +49,7 @@ def train(load_parts: Callable | None = None, description: str = __doc__) -> int
             validation = Validation(config, clips, objective, make_sampler(config, device, embed), folder / "samples")
 
         with memory_told(lambda: "the engine"):
-            engine = Engine(prepare.load_network(config, saved), settings, device)
+            engine = Engine(prepare.load_network(config, saved, device), settings, device)
         trainer = Trainer(config, folder, engine, objective, sampler, validation, saved)
         return trainer.train(loader)
 

@@ -58,7 +58,7 @@ def make_trainer(config, folder: Path, saved=None, validation=None):
     folder.mkdir(parents=True, exist_ok=True)
     exact = dataclasses.replace(config, args=dataclasses.replace(config.args, bf16=False))
     objective = Objective(config, load_autoencoder(exact, CPU), embed, CPU)
-    engine = Engine(load_network(config, saved), engine_settings(config, 1), CPU)
+    engine = Engine(load_network(config, saved, CPU), engine_settings(config, 1), CPU)
     return Trainer(config, folder, engine, objective, EpochSampler([1] * 4), validation and validation(objective), saved)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from in_process import refused
@@ -52,10 +53,10 @@ def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_p
     config = setup.config(tmp_path, train_iters=2, lr=0, eval_interval=1)
     alone.make_trainer(config, tmp_path / "run").train(alone.batches(**alone.SMALL))
     before = sample(config.args.load)
-    assert torch.equal(before, sample(tmp_path / "run")) and torch.equal(before, sample(tmp_path / "run" / "2-ema"))
+    assert np.array_equal(before, sample(tmp_path / "run")) and np.array_equal(before, sample(tmp_path / "run" / "2-ema"))
     changed = setup.config(tmp_path, train_iters=2, lr=1e-2)
     alone.make_trainer(changed, tmp_path / "changed").train(alone.batches(**alone.SMALL))
-    assert not torch.equal(before, sample(tmp_path / "changed"))
+    assert not np.array_equal(before, sample(tmp_path / "changed"))
 
 
 def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):

@@ -54,12 +54,13 @@ class SamplingArgs:
     memory: Literal["low", "balanced", "high"] = setting("balanced", "what stays on the device", group="placement")
     tiled_decoding: bool = setting(False, "decode in overlapping tiles: less memory, as low does by itself", group="placement")
     device: str = setting("auto", "device to compute on; auto takes an accelerator where there is one", group="placement", shared=True)
-    attention_kernel: Literal["auto", "cudnn", "flash", "efficient", "math"] = setting(
-        "auto", "kernel; auto: PyTorch's choice", group="placement", shared=True
+    attention_kernel: Literal["auto", "cudnn", "flash", "flash3", "efficient", "math"] = setting(
+        "auto", "kernel; auto: the fastest of cudnn, flash and flash3 on CUDA, else PyTorch's choice", group="placement", shared=True
     )
-    compile: bool = setting(
-        False, "fuse the transformer's blocks by torch.compile: slow first step, rounding differs", group="placement", shared=True
-    )
+    compile: bool | None = setting(
+        None, "fuse the transformer's blocks by torch.compile; auto: large models on CUDA, from 10 steps", group="placement",
+        metavar="{true,false,auto}", shared=True,
+    )  # fmt: skip
     bf16: bool = setting(
         False, "compute in bfloat16; auto: where the device has it", group="placement", metavar="{true,false,auto}", shared=True
     )

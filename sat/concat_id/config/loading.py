@@ -43,6 +43,7 @@ def load_config(
     drop_accepted(raw["args"], origins)
     drop_withdrawn(raw, origins)
     _choose_rivals(raw["args"], origins)
+    _take_auto(raw)
     _take_precision(raw, origins)
     if "model" not in raw:
         raise UserError(f"{files[-1][0]}: no model section in the files given; add one, e.g. --base configs/mini.yaml {files[-1][0]}")
@@ -147,6 +148,12 @@ def _read_overrides(overrides: dict[str, Any], origins: Origins, options: dict[s
         if other not in given and str(given.get(name)).lower() in ("true", "yes", "on", "1"):
             given[other] = False  # asking for one precision takes back the files' other one
     return given
+
+
+def _take_auto(raw: dict[str, Any]) -> None:
+    """Leave out what is "auto" and has no other word for it."""
+    if raw["args"].get("compile") == "auto":
+        del raw["args"]["compile"]
 
 
 def _take_precision(raw: dict[str, Any], origins: Origins) -> None:

@@ -66,16 +66,14 @@ def guided_denoiser(
     neither text nor references (Brooks et al. 2023, eq. 3).
     """
     unconditional = unconditional or condition.without_text()
-    neither = unconditional.without_refs()
+    branches = (unconditional, condition) if ref_scale == 1 else (unconditional.without_refs(), unconditional, condition)
+    together = [_join(branches)] if batched else list(branches)
 
     def denoise(noised: Tensor, step: int) -> Tensor:
         timestep = steps.timesteps[step]
         strength = scale(step, timestep)
-        needed = (condition,) if strength == ref_scale == 1 else (unconditional, condition)
-        needed = needed if ref_scale == 1 else (neither, *needed)
-        groups = [_join(needed)] if batched else list(needed)
         velocities = []
-        for group in groups:
+        for group in [condition] if strength == ref_scale == 1 else together:
             repeats = group.prompt_embeds.shape[0] // noised.shape[0]
             inputs = noised.repeat(repeats, 1, 1, 1, 1)
             at = torch.full((inputs.shape[0],), timestep, device=noised.device)

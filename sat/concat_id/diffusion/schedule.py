@@ -31,7 +31,7 @@ class SamplingSteps:
 
     def clean(self, step: int, noised: Tensor, velocity: Tensor) -> Tensor:
         """Estimate the clean latents from the network's velocity at a step."""
-        signal = self.network_signal[step].to(noised)
+        signal = self.network_signal[step].to(noised.dtype)  # a number on the CPU: no device waits for it
         return clean_from_velocity(noised, velocity, signal, noise_level(signal))
 
 

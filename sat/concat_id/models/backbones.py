@@ -1,6 +1,8 @@
 """Which classes make up the model of a configuration: the one place that knows the kinds. Each imports its libraries when it is asked."""
 
+import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,26 +58,44 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
     return network
 
 
-def adjust_transformer(config: Config, network: nn.Module) -> None:
-    """Set the attention kernel, and let torch.compile fuse the blocks if that is wanted."""
-    if config.model.kind == "wan":
-        if config.args.compile:
-            network.network.compile_repeated_blocks()
+def compile_blocks(config: Config, network: nn.Module, device: torch.device, steps: int) -> None:
+    """Let torch.compile fuse the blocks, if that is wanted or, with auto, worth its while for so many steps."""
+    from concat_id.models.compilation import compiled, worth_compiling
+
+    wanted = config.args.compile
+    if not (worth_compiling(network, device, steps) if wanted is None else wanted):
         return
-    mixin = network.get_mixin("adaln_layer")
-    mixin.attention_kernel = config.args.attention_kernel
-    if config.args.compile:
-        mixin.compile_block()
+    if config.model.kind == "wan":
+        blocks = network.network.blocks
+        fused = compiled(type(blocks[0]).forward)
+        for block in blocks:
+            block.forward = partial(fused, block)
+    else:
+        mixin = network.get_mixin("adaln_layer")
+        mixin.block = compiled(mixin.block)
 
 
-def check_kernel(config: Config, device: torch.device) -> None:
-    """Raise `UserError` unless the attention kernel runs on the device."""
-    from concat_id.models.attention import can_run
+def choose_kernel(config: Config, network: nn.Module, device: torch.device, measure: bool = True) -> str | None:
+    """Set the attention kernel: the one that is asked for or, with auto on CUDA, the fastest for the configuration's video.
 
-    kernel, dtype_name, transformer = config.args.attention_kernel, config.args.dtype_name, config.model.transformer
-    head_size = transformer.hidden_size // transformer.num_attention_heads
-    if not can_run(kernel, device, getattr(torch, dtype_name), head_size):
-        raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {dtype_name}; choose another or auto")
+    Returns what to say of the choice. Raises `UserError` for one that does not run on the device.
+    """
+    from concat_id.models.attention import activate, can_run, fastest
+
+    args, transformer = config.args, config.model.transformer
+    dtype, heads = getattr(torch, args.dtype_name), transformer.num_attention_heads
+    kernel, head_size, told = args.attention_kernel, transformer.hidden_size // heads, None
+    if not can_run(kernel, device, dtype, head_size):
+        raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
+    if measure and kernel == "auto" and device.type == "cuda" and config.model.kind != "wan":
+        side = config.model.autoencoder.spatial_factor * transformer.patch_size
+        frame = math.prod(length // side for length in args.sampling_image_size)
+        tokens = config.model.text_encoder.max_length + (args.sampling_num_frames + 1) * frame
+        kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
+    activate(kernel)
+    if config.model.kind != "wan":
+        network.get_mixin("adaln_layer").attention_kernel = kernel
+    return told
 
 
 def load_autoencoder(config: Config, device: torch.device | str = "cpu") -> "VideoAutoencoder | WanAutoencoder":

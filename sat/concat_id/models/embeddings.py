@@ -33,17 +33,23 @@ def rotary_table(grid: tuple[int, int, int], head_size: int, theta: float = 1000
     return table.cos(), table.sin()
 
 
-def with_unrotated_text(table: tuple[Tensor, Tensor], text_length: int) -> tuple[Tensor, Tensor]:
-    """Prepend `text_length` rows of angle zero, so that one multiplication serves the whole sequence."""
+def with_unrotated_text(table: tuple[Tensor, Tensor], text_length: int) -> Tensor:
+    """Prepend `text_length` rows of angle zero, so that one multiplication serves the whole sequence: (L + S, 1, head_size / 2, 2)."""
     cos, sin = table
-    return torch.cat([cos.new_ones(text_length, cos.shape[1]), cos]), torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])
+    cos, sin = torch.cat([cos.new_ones(text_length, cos.shape[1]), cos]), torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])
+    return torch.stack([cos, sin], dim=-1)[:, None]
 
 
-def apply_rotary(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate neighbouring channel pairs of x (B, N, S, head size) by the table (S, head size / 2), in float32."""
-    cos, sin = table
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).type_as(x)
+def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate neighbouring channel pairs of x (B, S, N, head size) by cosines and sines (S, 1, head size / 2, 2), in float32."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the same sums: inductor knows no complex numbers, and makes one pass of norm and flip
+        cos, sin = table.unsqueeze(-2).unbind(-1)  # (S, 1, head size / 2, 1)
+        sign = 2 * torch.arange(2, device=x.device) - 1
+        rotated = pairs * cos + pairs.flip(-1) * (sign * sin)
+    else:
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
+    return rotated.flatten(-2).type_as(x)
 
 
 def _sincos(positions: Tensor, width: int) -> Tensor:

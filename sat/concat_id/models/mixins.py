@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from concat_id.models.attention import attention
+from concat_id.models.compilation import product_with_gelu
 from concat_id.models.embeddings import apply_rotary, rotary_table, sincos_table, with_unrotated_text
 
 LAYER_EPS = 1e-5  # of the LayerNorms that SAT makes: two in each layer, and the last one
@@ -39,15 +40,14 @@ class Rotary3DPositionEmbeddingMixin(BaseMixin):
     def __init__(self, head_size: int):
         super().__init__()
         self.head_size = head_size
-        self._cached: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._cached: dict[tuple, Tensor] = {}
 
-    def rotary(self, grid: tuple[int, int, int], text_length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (S, head size / 2) for text and frames, made once per shape."""
+    def rotary(self, grid: tuple[int, int, int], text_length: int, device: torch.device) -> Tensor:
+        """Cosines and sines (S, 1, head size / 2, 2) for text and frames, made once per shape."""
         key = (grid, text_length, device)
         if key not in self._cached:
             with torch.inference_mode(False):  # a table made while sampling serves training too
-                cos, sin = with_unrotated_text(rotary_table(grid, self.head_size), text_length)
-                _remember(self._cached, key, (cos.to(device), sin.to(device)))
+                _remember(self._cached, key, with_unrotated_text(rotary_table(grid, self.head_size), text_length).to(device))
         return self._cached[key]
 
     def position_embedding_forward(self, position_ids: None, **_) -> None:
@@ -108,10 +108,6 @@ class AdaLNMixin(BaseMixin):
             return checkpoint(self.block, *arguments, use_reentrant=False)
         return self.block(*arguments)
 
-    def compile_block(self) -> None:
-        """Let torch.compile fuse what the block does between its matrix products: once for all layers, at the first step."""
-        self.block = torch.compile(self.block, dynamic=False)
-
     def block(
         self,
         layer: nn.Module,
@@ -120,7 +116,7 @@ class AdaLNMixin(BaseMixin):
         modulation: Tensor,
         hidden_states: Tensor,
         text_length: int,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary: Tensor | None,
     ) -> Tensor:
         """x + gate * attention(norm(x)), then x + gate * mlp(norm(x)), where norm is LayerNorm(x) * (1 + scale) + shift.
 
@@ -132,27 +128,31 @@ class AdaLNMixin(BaseMixin):
         attended = self.attend(layer.attention, query_norm, key_norm, normed, rotary)
         hidden_states = affine(attended, gate_attn, hidden_states, text_length)
         normed = affine(layer.post_attention_layernorm(hidden_states), 1 + scale_mlp, shift_mlp, text_length)
-        mlp = layer.mlp.dense_4h_to_h(layer.mlp.activation_func(layer.mlp.dense_h_to_4h(normed)))
+        mlp = layer.mlp.dense_4h_to_h(product_with_gelu(layer.mlp.dense_h_to_4h, normed, layer.mlp.activation_func))
         return affine(mlp, gate_mlp, hidden_states, text_length)
 
     def attend(self, layer: nn.Module, query_norm: nn.Module, key_norm: nn.Module, hidden_states: Tensor, rotary) -> Tensor:
         """Self-attention over text, video and references together, with normed and rotated queries and keys."""
         heads = layer.query_key_value(hidden_states).unflatten(-1, (3, -1, self.head_size))  # (B, S, 3, N, head size)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, N, S, head size)
+        query, key, value = heads.unbind(2)  # each (B, S, N, head size), and so in memory: attention then writes tokens in order
         query, key = query_norm(query), key_norm(key)
         if rotary is not None:
             query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
-        return layer.dense(attention(query, key, value, self.attention_kernel).transpose(1, 2).flatten(2))
+        attended = attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), self.attention_kernel)
+        return layer.dense(attended.transpose(1, 2).flatten(2))
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, text_length: int) -> Tensor:
     """x * scale + shift, in which text tokens and frame tokens have scales of their own.
 
     x is (B, S, D); `scale` (B, 2, 1, D) holds the frames' at 0 and the text's at 1; `shift` likewise, or (B, S, D).
-    One pass without joining the parts again when no gradient is wanted.
     """
+    if torch.compiler.is_compiling():  # one expression for all tokens, which becomes part of the pass before it
+        is_text = torch.arange(x.shape[1], device=x.device).unsqueeze(1) < text_length
+        scale, shift = (part if part.dim() == 3 else torch.where(is_text, *part.unbind(1)[::-1]) for part in (scale, shift))
+        return torch.addcmul(shift, x, scale)
     parts = []
-    output = None if torch.is_grad_enabled() else torch.empty_like(x)
+    output = None if torch.is_grad_enabled() else torch.empty_like(x)  # one pass without joining when no gradient is wanted
     for kind, tokens in ((1, slice(text_length)), (0, slice(text_length, None))):
         added = shift[:, tokens] if shift.dim() == 3 else shift[:, kind]
         out = None if output is None else output[:, tokens]

@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from concat_id.errors import UserError, is_text
 from concat_id.face.reference import PreparedReference
@@ -20,7 +20,7 @@ from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.locks import InUseError, locked
 from concat_id.files.paths import file_digest, kind_of, read_text, remove_partial_files, resolve_path, safe_name, visible_files
 from concat_id.versions import versions
-from concat_id.video.writing import contact_sheet, to_frames, write_image, write_video
+from concat_id.video.writing import contact_sheet, write_image, write_video
 
 SEPARATOR = "@@"
 INFO = "info.json"  # written last: a folder that has it is finished
@@ -169,9 +169,10 @@ def save_references(folder: Path, references: Sequence[PreparedReference]) -> li
     return names
 
 
-def save_sample(folder: Path, prompt: str, video: Tensor, references: Sequence[Image.Image], fps: float, suffix: str = "") -> list[str]:
-    """Write one video (3, F, H, W) as mp4, or as PNG if it is a single frame, and its contact sheet; returns the file names."""
-    frames = to_frames(video)
+def save_sample(
+    folder: Path, prompt: str, frames: np.ndarray, references: Sequence[Image.Image], fps: float, suffix: str = ""
+) -> list[str]:
+    """Write uint8 frames (F, H, W, 3) as mp4, or as PNG if there is but one, and a contact sheet; returns the file names."""
     if len(frames) == 1:
         names = [f"portrait{suffix}.png"]
         write_image(folder / names[0], Image.fromarray(frames[0]))

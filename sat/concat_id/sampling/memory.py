@@ -1,6 +1,6 @@
 """What is on the device, and when: visible as `with` blocks, decided by --memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -47,6 +47,14 @@ class Placement:
 
             cpu_offload(module, execution_device=self.device)
         return module
+
+    def mark(self) -> Callable[[], None]:
+        """Note what the device has been given to do; calling what is returned waits until that is done."""
+        if self.device.type == "cpu":
+            return lambda: None
+        event = torch.Event(self.device.type)
+        event.record()
+        return event.synchronize
 
     @contextmanager
     def on_device(self, module: nn.Module) -> Iterator[nn.Module]:

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from concat_id.errors import UserError
 from concat_id.models import backbones
 from concat_id.sampling.memory import Placement
 from concat_id.video.transforms import to_tensor
+from concat_id.video.writing import to_frames
 
 if TYPE_CHECKING:
     from concat_id.models.autoencoder import VideoAutoencoder
@@ -56,10 +58,13 @@ class VideoPipeline:
     @cached_property
     def transformer(self) -> nn.Module:
         """The diffusion transformer with the weights of `args.load`."""
-        transformer = backbones.load_transformer(self.config, self.config.args.load)
-        backbones.check_kernel(self.config, self.placement.device)
-        backbones.adjust_transformer(self.config, transformer)
-        return self.placement.streamed(transformer.requires_grad_(False).eval())
+        config, device = self.config, self.placement.device
+        transformer = backbones.load_transformer(config, config.args.load).requires_grad_(False).eval()
+        if told := backbones.choose_kernel(config, transformer, device):
+            print(told, flush=True)
+        if not self.placement.frugal:
+            backbones.compile_blocks(config, transformer, device, config.model.sampler.num_inference_steps * config.args.batch_size)
+        return self.placement.streamed(transformer)
 
     @cached_property
     def autoencoder(self) -> "VideoAutoencoder | WanAutoencoder":
@@ -93,7 +98,10 @@ class VideoPipeline:
 
     @torch.inference_mode()
     def sample(self, prompt_embeds: Tensor, ref_latents: Tensor, seed: int, on_step: Callable[[int], None] = lambda step: None) -> Tensor:
-        """Denoise from seeded noise to latents (1, T, C, H, W), float32. The noise is drawn on the CPU and equal on every device."""
+        """Denoise from seeded noise to latents (1, T, C, H, W), float32. The noise is drawn on the CPU and equal on every device.
+
+        The device is given a step's work while it does that of the step before; `on_step` is told of steps that it has done.
+        """
         args, sampler = self.config.args, self.config.model.sampler
         device = self.placement.device
         sides = [side // self.config.model.autoencoder.spatial_factor for side in args.sampling_image_size]
@@ -101,33 +109,42 @@ class VideoPipeline:
         generator = torch.Generator().manual_seed(seed)
 
         def noise_like(x: Tensor) -> Tensor:
-            return torch.randn(x.shape, generator=generator).to(x.device)
+            return torch.randn(x.shape, generator=generator, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
         def network(latents: Tensor, timestep: Tensor, text: Tensor, refs: Tensor | None) -> Tensor:
-            return transformer(latents.to(self.dtype), timestep, text.to(self.dtype), None if refs is None else refs.to(self.dtype))
+            return transformer(latents.to(self.dtype), timestep, text, refs)
+
+        reached: list[Callable[[], None]] = []
+
+        def follow(step: int, x: Tensor) -> None:
+            reached.append(self.placement.mark())
+            if step:
+                reached[step - 1]()
+                on_step(step - 1)
 
         steps = self.schedule.sampling_steps(sampler.num_inference_steps)
-        condition = Condition(prompt_embeds.to(device), ref_latents.to(device))
-        negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device), condition.ref_latents)
+        condition = Condition(prompt_embeds.to(device, self.dtype), ref_latents.to(device, self.dtype))
+        negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device, self.dtype), condition.ref_latents)
         start = noise_like(torch.empty(shape, device=device))
         with self.placement.on_device(self.transformer) as transformer:
             denoise = guided_denoiser(
                 network, steps, condition, self.guidance(), negative, not self.placement.frugal, sampler.ref_guidance_scale
             )
-            latents = self.samplers[sampler.name](denoise, start, steps, noise_like, lambda step, x: on_step(step))
+            latents = self.samplers[sampler.name](denoise, start, steps, noise_like, follow)
         if not torch.isfinite(latents).all():
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
+        on_step(len(reached) - 1)
         return latents
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Turn latents (1, T, C, H, W) into one video (3, F, H, W) in [-1, 1] on the CPU, F = 4 (T - 1) + 1."""
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Turn latents (1, T, C, H, W) into the uint8 frames (F, H, W, 3) of one video, F = 4 (T - 1) + 1; so they leave the device."""
         tiled = self.placement.frugal or self.config.args.tiled_decoding
         with self.placement.on_device(self.autoencoder) as autoencoder:
             video = autoencoder.decode(latents.to(self.placement.device), tiled=tiled)
         if not torch.isfinite(video).all():
             raise UserError(f"the autoencoder gave NaN or infinite pixels; check its weights, {self._finer()}")
-        return video[0].float().cpu()
+        return to_frames(video[0])
 
     def _finer(self) -> str:
         """What to try against overflow, as the end of a message."""

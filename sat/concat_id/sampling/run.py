@@ -229,8 +229,8 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
         latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update())
         sampled = time.perf_counter()
         bar.set_postfix_str("decoding")
-        video, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""
-        files += save_sample(folder, job.prompt, video, images, args.sampling_fps, suffix)
+        frames, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""
+        files += save_sample(folder, job.prompt, frames, images, args.sampling_fps, suffix)
         bar.set_postfix_str("")
         made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
     references = [

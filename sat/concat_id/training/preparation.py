@@ -92,7 +92,7 @@ def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -
         temporary.write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
-def load_network(config: Config, saved: SavedState | None) -> nn.Module:
+def load_network(config: Config, saved: SavedState | None, device: torch.device) -> nn.Module:
     """The transformer on the CPU in the type of the run: of the checkpoint, of `args.load`, or new to pretrain."""
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     lora = config.model.lora
@@ -113,7 +113,8 @@ def load_network(config: Config, saved: SavedState | None) -> nn.Module:
                 parameter.data.copy_(saved.states(name)["fp32"])
         if rank() == 0:
             print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
-    backbones.adjust_transformer(config, network)
+    backbones.choose_kernel(config, network, device, measure=False)
+    backbones.compile_blocks(config, network, device, config.training.train_iters)
     return network.train()
 
 

@@ -1,0 +1,50 @@
+"""Transformer blocks fused by torch.compile: between matrix products and attention, one pass over the tokens each."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from concat_id.errors import reason_of, warn
+
+FEWEST_STEPS, FEWEST_PARAMETERS = 10, 10**9  # from here on compiling, some 15 s the first time, is won back
+# Lets the norm of queries and keys be computed again where the rotation reads it: one pass in place of three, and no float32 in memory.
+OPTIONS = {"realize_reads_threshold": 16}
+
+
+def worth_compiling(network: nn.Module, device: torch.device, steps: int) -> bool:
+    """Tell whether so many steps of a network win back what compiling takes: large ones on CUDA."""
+    large = sum(parameter.numel() for parameter in network.parameters()) >= FEWEST_PARAMETERS
+    return device.type == "cuda" and steps >= FEWEST_STEPS and large
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compile a block's function: one graph for all layers and all numbers of tokens, one more for a batch of one.
+
+    Where compiling fails, one line says so, and the function runs as it is written from then on. Compiled code is kept on disk.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    fused = torch.compile(function, fullgraph=True, dynamic=True, options=OPTIONS)
+
+    def call(*arguments: object, **named: object) -> Tensor:
+        nonlocal fused
+        if fused is None:
+            return function(*arguments, **named)
+        try:
+            return fused(*arguments, **named)
+        except TorchDynamoException as error:
+            fused = None
+            warn(f"the transformer runs uncompiled, as compiling it failed: {reason_of(error)}")
+        return function(*arguments, **named)
+
+    return call
+
+
+def product_with_gelu(linear: nn.Module, x: Tensor, gelu: Callable[[Tensor], Tensor]) -> Tensor:
+    """gelu(linear(x)), of the tanh form; compiled, cuBLAS computes both at once for frozen weights, on CUDA alone."""
+    weight = getattr(linear, "weight", None)  # none where low-rank products are beside it
+    frozen = weight is not None and not weight.requires_grad and not torch.is_grad_enabled()
+    if torch.compiler.is_compiling() and x.is_cuda and frozen:
+        return torch._addmm_activation(linear.bias, x.flatten(0, 1), weight.t(), use_gelu=True).unflatten(0, x.shape[:2])
+    return gelu(linear(x))
