@@ -60,6 +60,8 @@ def choose_device(name: str) -> torch.device:
     except Exception as error:  # whatever the part of torch that is for this device raises
         reason = reason_of(error)
         raise UserError(f"device: {name[:60]!r} cannot be used ({reason}); choose auto, cpu or one that torch sees") from error
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32 in convolutions too, as in products
     return device
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset, apply_mask, collate
 from concat_id.data.records import read_records
-from concat_id.video.writing import to_frames
+from concat_id.video.transforms import to_frames
 from concat_id.weights.tensor_cache import TensorCache
 
 from .conftest import HEIGHT, WIDTH, burned_times

@@ -45,7 +45,7 @@ def embed(prompts: list[str]) -> torch.Tensor:
     return torch.stack([noise("text", prompt, shape=(16, 32)) for prompt in prompts])
 
 
-def make_trainer(config, folder: Path, saved=None, validation=None):
+def make_trainer(config, folder: Path, saved=None, validation=None, device=CPU):
     """A trainer of the small random model that `config` names; the autoencoder, which is not trained, computes in float32 always."""
     from concat_id.data.sampler import EpochSampler
     from concat_id.training.engine import Engine, start_processes
@@ -54,23 +54,23 @@ def make_trainer(config, folder: Path, saved=None, validation=None):
     from concat_id.training.settings import engine_settings
     from concat_id.training.trainer import Trainer
 
-    start_processes(CPU)
+    start_processes(device)
     folder.mkdir(parents=True, exist_ok=True)
     exact = dataclasses.replace(config, args=dataclasses.replace(config.args, bf16=False))
-    objective = Objective(config, load_autoencoder(exact, CPU), embed, CPU)
-    engine = Engine(load_network(config, saved, CPU), engine_settings(config, 1), CPU)
+    objective = Objective(config, load_autoencoder(exact, device), embed, device)
+    engine = Engine(load_network(config, saved, device), engine_settings(config, 1), device)
     return Trainer(config, folder, engine, objective, EpochSampler([1] * 4), validation and validation(objective), saved)
 
 
-def train_in_parts(config, folder: Path) -> tuple[Path, Path]:
+def train_in_parts(config, folder: Path, device=CPU) -> tuple[Path, Path]:
     """Train four steps at a stretch, and again from the checkpoint of two; returns the folders of both runs, whose losses are equal."""
     from concat_id.training.checkpoint import open_checkpoint
 
     whole, parts = folder / "whole", folder / "parts"
-    make_trainer(config, whole).train(batches(**SMALL))
+    make_trainer(config, whole, device=device).train(batches(**SMALL))
     shutil.copytree(whole / "2", parts / "2")
     shutil.copy(whole / "metrics.jsonl", parts)
-    make_trainer(config, parts, open_checkpoint(parts)).train(batches(start=2, **SMALL))
+    make_trainer(config, parts, open_checkpoint(parts), device=device).train(batches(start=2, **SMALL))
     assert losses(parts) == losses(whole) and len(losses(whole)) == 4
     return whole, parts
 

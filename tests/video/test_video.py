@@ -12,7 +12,8 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.evaluation.sampled_video import read_video
-from concat_id.video.writing import _read_ppm, contact_sheet, decode_frames, describe_video, to_frames, write_video
+from concat_id.video.transforms import to_frames
+from concat_id.video.writing import _read_ppm, contact_sheet, decode_frames, describe_video, write_video
 
 
 def moving_square(frames: int, size: tuple[int, int]) -> torch.Tensor:

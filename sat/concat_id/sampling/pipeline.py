@@ -19,8 +19,7 @@ from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.errors import UserError
 from concat_id.models import backbones
 from concat_id.sampling.memory import Placement
-from concat_id.video.transforms import to_tensor
-from concat_id.video.writing import to_frames
+from concat_id.video.transforms import to_frames, to_tensor
 
 if TYPE_CHECKING:
     from concat_id.models.autoencoder import VideoAutoencoder

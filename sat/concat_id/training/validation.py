@@ -15,8 +15,8 @@ from concat_id.errors import UserError, warn
 from concat_id.files.paths import safe_name, written_whole
 from concat_id.training.engine import Engine, all_reduce
 from concat_id.training.objective import Objective
-from concat_id.video.transforms import to_pil
-from concat_id.video.writing import contact_sheet, to_frames, write_image, write_video
+from concat_id.video.transforms import to_frames, to_pil
+from concat_id.video.writing import contact_sheet, write_image, write_video
 
 PARTS = 4  # validation timesteps: the middles of so many equal parts of the range
 

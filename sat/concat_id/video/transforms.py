@@ -145,5 +145,9 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def to_pil(tensor: Tensor) -> Image.Image:
     """Turn (3, H, W) in [-1, 1] into an image; values outside are clipped."""
-    pixels = ((tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(to_frames(tensor.detach()[:, None])[0])
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """Turn one video (3, F, H, W) in [-1, 1] into uint8 frames (F, H, W, 3); values outside are clipped."""
+    return video.permute(1, 2, 3, 0).float().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8).cpu().numpy()

@@ -11,9 +11,7 @@ from typing import BinaryIO
 
 import imageio_ffmpeg
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from concat_id.errors import UserError, warn
 from concat_id.files.formats import container_of
@@ -26,11 +24,6 @@ LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264'
 FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
 STREAM = r"^ *Stream #\d.*? Video: .*?"  # how ffmpeg's line about a video begins; titles and comments say whatever they like
 HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
-
-
-def to_frames(video: Tensor) -> np.ndarray:
-    """Turn one video (3, F, H, W) in [-1, 1] into uint8 frames (F, H, W, 3); values outside are clipped."""
-    return video.permute(1, 2, 3, 0).float().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
