@@ -107,7 +107,7 @@ def small_model(folder: Path) -> Found:
     for kind, refs, frames, precision, memory, limit in (
         ("float32", 1, 3, {"bf16": "false"}, "balanced", 2e-4), ("float32", 3, 1, {"bf16": "false"}, "high", 2e-4),
         ("float32", 2, 2, {"bf16": "false"}, "low", 2e-4), ("bfloat16", 2, 3, {"bf16": str(CUDA).lower()}, "balanced", 0.05),
-        ("float16", 1, 3, {"fp16": str(CUDA).lower()}, "balanced", 0.05),
+        ("float16", 1, 3, {"bf16": "false", "fp16": str(CUDA).lower()}, "balanced", 0.05),
     ):  # fmt: skip
         latents, pixels = {}, {}
         for device in dict.fromkeys(("cpu", DEVICE.type)):
@@ -150,6 +150,7 @@ def step_5b(folder: Path) -> Found:
 
     yield "compiled against eager", difference(step(fused), eager)
     yield "eager (first), compiled (second)", paired(lambda: step(plain), lambda: step(fused))
+    mixin.block = fused
     for refs in (0, 2, 3):
         others = inputs(config, refs)
         yield f"compiled, {refs} references", {"first": once(lambda: network(*others)), **seconds(lambda: network(*others), 2, warm=0)}  # noqa: B023

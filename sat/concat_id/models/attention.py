@@ -1,6 +1,7 @@
 """Full attention through one door, which chooses the kernel."""
 
 import statistics
+import warnings
 from contextlib import nullcontext
 
 import torch
@@ -34,16 +35,17 @@ def can_run(kernel: str, device: torch.device, dtype: torch.dtype, head_size: in
     probe = torch.zeros(1, 1, 64, head_size, device=device, dtype=dtype)
     try:
         activate(kernel)
-        attention(probe, probe, probe, kernel)
+        with warnings.catch_warnings(action="ignore"):  # PyTorch's reasons why one cannot
+            attention(probe, probe, probe, kernel)
     except (RuntimeError, ImportError, AttributeError, ValueError):
         return False
     return True
 
 
-def fastest(probe: Tensor) -> tuple[str, str]:
+def fastest(probe: Tensor) -> tuple[str, str | None]:
     """Time the fast kernels on queries (B, N, S, head size) of a CUDA device; returns the fastest one and a line that says so.
 
-    "auto" where none of them runs, as in float32.
+    "auto" and nothing to say where none of them runs, as in float32.
     """
     times = {}
     for kernel in FAST:
@@ -51,7 +53,7 @@ def fastest(probe: Tensor) -> tuple[str, str]:
             times[kernel] = statistics.median(_milliseconds(probe, kernel) for _ in range(PROBES + 1))
     best = min(times, key=times.__getitem__, default="auto")
     shares = ", ".join(f"{kernel} {time:.1f} ms" for kernel, time in times.items())
-    return best, f"attention kernel: {best} ({shares} a layer)" if times else "attention kernel: PyTorch's choice"
+    return best, f"attention kernel: {best} ({shares} a layer)" if times else None
 
 
 def _milliseconds(probe: Tensor, kernel: str) -> float:
