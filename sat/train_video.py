@@ -22,7 +22,7 @@ def train(load_parts: Callable | None = None, description: str = __doc__) -> int
     bases, overrides = read_command_line(description, training=True)
     config = load_config(bases, overrides)
 
-    from concat_id.distributed import choose_device, world_size
+    from concat_id.distributed import choose_device, warn_of_emulation, world_size
     from concat_id.training import preparation as prepare
     from concat_id.training.engine import Engine, start_processes
     from concat_id.training.settings import engine_settings
@@ -33,6 +33,7 @@ def train(load_parts: Callable | None = None, description: str = __doc__) -> int
     settings = engine_settings(config, world_size())
     records, valid_records = prepare.read_lists(config)
     device = choose_device(config.args.device)
+    warn_of_emulation(device, config.args.dtype_name)
     start_processes(device)
     with prepare.opened_run(config) as (folder, saved):
         latents = prepare.open_latent_cache(config)

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch.distributed.rendezvous import rendezvous
 
-from concat_id.errors import UserError, reason_of
+from concat_id.errors import UserError, reason_of, warn
 
 Item = TypeVar("Item")
+CPU_INFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
 
 
 def rank() -> int:
@@ -73,10 +76,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 at speed; a CPU without instructions for it is a hundred times slower than in float32."""
     if device.type == "cpu":
-        has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # torch >= 2.6 knows
-        return torch.backends.cpu.get_cpu_capability() == "AVX512" and has_instructions()
+        lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+        return any(BFLOAT16_FLAGS & set(line.split()) for line in lines if line.startswith(("flags", "Features")))
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     return supported is None or bool(supported())
+
+
+def warn_of_emulation(device: torch.device, dtype_name: str) -> None:
+    """Say, in the first process, that a device has to emulate the type of the run."""
+    if dtype_name == "bfloat16" and rank() == 0 and not has_bfloat16(device):
+        slow = "this processor has no instructions for it, which takes up to a hundred times as long as float32"
+        warn(f"args.bf16: found true, but {slow}; add --bf16 auto")
 
 
 def _accelerator() -> str | None:

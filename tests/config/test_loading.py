@@ -172,10 +172,12 @@ def test_precision_follows_the_flags(write):
     assert load_config([DEBUG, training, write("args: {fp16: true}", "half.yaml")]).args.dtype_name == "float16"
 
 
-@pytest.mark.parametrize("capability, instructions, dtype", [("AVX512", True, "bfloat16"), ("AVX512", False, "float32")])
-def test_automatic_precision_is_what_the_processor_is_fast_in(write, monkeypatch, capability, instructions, dtype):
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: instructions, raising=False)
+PROCESSORS = {"flags\t: fpu avx512f avx512_bf16": "bfloat16", "Features\t: asimd bf16": "bfloat16", "flags\t: fpu avx2": "float32"}
+
+
+@pytest.mark.parametrize("flags, dtype", PROCESSORS.items())
+def test_automatic_precision_is_what_the_processor_is_fast_in(write, monkeypatch, flags, dtype):
+    monkeypatch.setattr("concat_id.distributed.CPU_INFO", write(f"processor\t: 0\n{flags}\n", "cpuinfo"))
     config = load_config([DEBUG, write("args: {bf16: auto, device: cpu}")])
     assert config.args.dtype_name == dtype
     assert load_config([DEBUG, write("args: {bf16: auto, fp16: false}")], {"bf16": "false"}).args.dtype_name == "float32"

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config.schema import Config, sampling_part
-from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed
+from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed, warn_of_emulation
 from concat_id.errors import UserError, printable, report, shortened, warn
 from concat_id.face.reference import PreparedReference, choose_folders, load_face_models, prepare_reference
 from concat_id.files.locks import InUseError
@@ -137,6 +137,7 @@ def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], 
     if not pending:
         return [], problems
     check_writable(output_dir)
+    warn_of_emulation(device, config.args.dtype_name)
     detector, parser, notices = load_face_models(config.model.faces, device)
     for notice in notices:
         warn(notice)
