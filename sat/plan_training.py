@@ -21,7 +21,6 @@ def main() -> None:
     """Print a table, or JSON."""
     prepare_process()
     from concat_id.config.command_line import build_parser, resolve_files
-    from concat_id.config.loading import load_config
 
     parser = build_parser(__doc__, training=True)
     own = parser.add_argument_group("plan")
@@ -35,6 +34,9 @@ def main() -> None:
     own = {name: options.pop(name) for name in ("gpus", "zero", "offload", "people", "tflops", "json")}
     if "base" not in options:
         options.setdefault("model", "cogvideox_5b")
+
+    from concat_id.config.loading import load_config
+
     config = load_config(resolve_files(options, training=True, to_run=False), options)
     limits = {"gpus": (1, 10**6), "zero": (0, 3)}
     gpus, stages = ([read_number(name, text, *limits[name]) for text in own[name]] for name in limits)

@@ -12,9 +12,11 @@ def main() -> int:
     """Parse, load, prepare, sample, save; 1 if any line failed."""
     prepare_process()
     from concat_id.config.command_line import read_command_line
-    from concat_id.config.loading import load_config
 
     bases, overrides = read_command_line(__doc__)
+
+    from concat_id.config.loading import load_config
+
     config = load_config(bases, overrides)
 
     from concat_id.sampling.run import generate

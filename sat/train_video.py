@@ -17,9 +17,11 @@ def train(load_parts: Callable | None = None, description: str = __doc__) -> int
     """Read the clips, load the networks, take the steps; `load_parts` returns the `Parts` of a training of one's own."""
     prepare_process()
     from concat_id.config.command_line import read_command_line
-    from concat_id.config.loading import load_config
 
     bases, overrides = read_command_line(description, training=True)
+
+    from concat_id.config.loading import load_config
+
     config = load_config(bases, overrides)
 
     from concat_id.distributed import choose_device, warn_of_emulation, world_size

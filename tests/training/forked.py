@@ -105,8 +105,7 @@ if __name__ == "__main__":
     prepare_process()
     for library in ("models.transformer", "models.wan.transformer", "sampling.pipeline", "training.preparation", "training.trainer"):
         importlib.import_module(f"concat_id.{library}")
-    for library in ("deepspeed.runtime.zero.muon.muon_optimizer", "wandb"):  # half of the time of a start
-        importlib.import_module(library)
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # half of the time of a start
     gc.freeze()
 
     for line in sys.stdin:

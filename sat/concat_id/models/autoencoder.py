@@ -11,17 +11,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLCogVideoX
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 from torch import Tensor
 
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
+from concat_id.models.diffusers_library import AutoencoderKLCogVideoX, CogVideoXCausalConv3d
 from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, folder_settings
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors
-from concat_id.weights.model_folders import built_from
+from concat_id.weights.model_folders import built_from, made_on
 
 NORM_GROUPS = 32  # fixed inside diffusers' blocks
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
@@ -74,7 +73,7 @@ class VideoAutoencoder(FrozenAutoencoder):
         else:
             settings = released_settings(config)
             state_dict = to_diffusers_names(_released_state_dict(path, trust))
-        with built_from(path / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), torch.device("meta"):
+        with built_from(path / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), made_on("meta"):
             autoencoder = AutoencoderKLCogVideoX.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder, scale_factor).to(device)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin
 from torch import Tensor, nn
 
 from concat_id.errors import UserError, one_line
@@ -29,12 +28,12 @@ class FrozenAutoencoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights, in which the network computes."""
-        return self.autoencoder.dtype
+        return next(self.autoencoder.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.autoencoder.device
+        return next(self.autoencoder.parameters()).device  # without diffusers' hooks, which import peft
 
     def encode(self, video: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Encode (B, 3, 4k+1, H, W) into float32 latents (B, k+1, C, H/8, W/8): the posterior's mean, or a `sample` of it."""
@@ -68,7 +67,7 @@ def _check_video(video: Tensor, spatial: int) -> None:
         raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")
 
 
-def folder_settings(folder: Path, kind: type[ConfigMixin], released: str, remedy: str) -> dict[str, Any]:
+def folder_settings(folder: Path, kind: type, released: str, remedy: str) -> dict[str, Any]:
     """Read the settings of a diffusers folder that holds a VAE of the class `kind`; `released` is the file that would do as well.
 
     Raises `UserError`, which ends with `remedy`.

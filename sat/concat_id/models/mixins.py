@@ -5,13 +5,13 @@ Sequences are text tokens first (L), then the tokens of every frame, video frame
 """
 
 import torch
-from sat.model.base_model import BaseMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from concat_id.models.attention import attention
 from concat_id.models.compilation import product_with_gelu
 from concat_id.models.embeddings import apply_rotary, rotary_table, sincos_table, with_unrotated_text
+from concat_id.models.sat_library import BaseMixin
 
 LAYER_EPS = 1e-5  # of the LayerNorms that SAT makes: two in each layer, and the last one
 EPS = 1e-6  # of the released mixins' own: those of queries and keys, and `norm_final`

@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from transformers.models.t5.configuration_t5 import T5Config
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from concat_id.errors import UserError
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_files, load_strictly, weights_digest
-from concat_id.weights.model_folders import built_from, check_tokenizer, read_settings
+from concat_id.weights.model_folders import built_from, check_tokenizer, made_on, read_settings
 from concat_id.weights.tensor_cache import TensorCache
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
@@ -126,7 +127,7 @@ class TextEncoder(PromptEncoder):
         identity = identity_of([*self.files, *settings], max_length, dtype)
         super().__init__(load_tokenizer(self.folder), identity, max_length, dtype, device, cache_folder)
 
-    def load(self) -> T5EncoderModel:
+    def load(self) -> nn.Module:
         """Read T5's encoder."""
         return _load_network(self.folder, self.files, self.dtype, self.device, self.trust)
 
@@ -163,10 +164,12 @@ def load_tokenizer(folder: Path) -> T5Tokenizer:
         raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); download {' or '.join(TOKENIZER_FILES)} again") from error
 
 
-def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: torch.device, trust: bool) -> T5EncoderModel:
+def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: torch.device, trust: bool) -> nn.Module:
+    from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes seconds
+
     file = folder / "config.json"
     settings, state_dict = read_settings(file, "settings of T5's encoder"), load_files(files, trust)
-    with built_from(file, "T5 encoder", state_dict), torch.device("meta"):
+    with built_from(file, "T5 encoder", state_dict), made_on("meta"):
         model = T5EncoderModel(T5Config.from_dict(settings))
     if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
         state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]

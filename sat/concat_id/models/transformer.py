@@ -5,14 +5,13 @@ import functools
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from sat.model.base_model import BaseModel
-from sat.model.transformer import BaseTransformer
-from sat.mpu import initialize_model_parallel, model_parallel_is_initialized
 from torch import Tensor, nn
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.models import mixins
 from concat_id.models.embeddings import timestep_embedding
+from concat_id.models.sat_library import BaseModel, BaseTransformer, initialize_model_parallel, model_parallel_is_initialized
+from concat_id.weights.model_folders import made_on
 
 # Carried by released checkpoints without a use: SAT's learned positions are kept for the file format's sake (and loaded),
 # CogVideoX-2B's sin-cos table is recomputed.
@@ -29,7 +28,7 @@ class DiffusionTransformer(BaseModel):
         """Build with uninitialised weights on `device`; "meta" costs nothing and waits for `weights.load_strictly`."""
         _ensure_model_parallel()
         head_size = config.hidden_size // config.num_attention_heads
-        with torch.device(device or "cpu"):
+        with made_on(device or "cpu"):
             super().__init__(args=None, transformer=_sat_transformer(config))
             width, time_width = config.hidden_size, config.time_embed_dim
             self.time_embed = nn.Sequential(nn.Linear(width, time_width), nn.SiLU(), nn.Linear(time_width, time_width))

@@ -13,7 +13,7 @@ from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import visible_files
 from concat_id.models.clip import average_chunks
 from concat_id.weights.loading import check_floats, check_named, load_strictly, load_tensors
-from concat_id.weights.model_folders import built_from, check_tokenizer
+from concat_id.weights.model_folders import built_from, check_tokenizer, made_on
 
 HEAD_SIZE = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # As released: ImageNet's, not CLIP's.
@@ -137,7 +137,7 @@ class ViClipEncoder:
         check_named(state_dict, str(self.file))
         check_floats(state_dict, str(self.file))
         check_tokenizer(self.folder)
-        with built_from(self.file, "ViCLIP", state_dict), torch.device("meta"):
+        with built_from(self.file, "ViCLIP", state_dict), made_on("meta"):
             self.model = ViClip(state_dict)
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)

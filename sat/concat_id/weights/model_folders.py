@@ -4,12 +4,14 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files.json_files import read_json
@@ -89,6 +91,21 @@ def built_from(file: Path, what: str, tensors: Mapping[str, Any]) -> Iterator[No
         raise UserError(f"{file}: describes no {what} ({one_line(reason_of(error, 150))}); download it again") from error
     finally:
         hook.remove()
+
+
+@contextmanager
+def made_on(device: torch.device | str) -> Iterator[None]:
+    """Inside the block networks are made on a device, without drawing numbers on the meta device, which has none."""
+    with torch.device(device), _NoDraws() if torch.device(device).type == "meta" else nullcontext():
+        yield
+
+
+class _NoDraws(TorchFunctionMode):
+    """Turn `torch.nn.init` off. On the meta device its random numbers would import half of PyTorch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **kwargs)
 
 
 def _numbers(value: Any, key: str) -> Iterator[float]:

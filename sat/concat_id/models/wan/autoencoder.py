@@ -16,7 +16,7 @@ from concat_id.errors import UserError
 from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, folder_settings
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors, shape_of
-from concat_id.weights.model_folders import built_from
+from concat_id.weights.model_folders import built_from, made_on
 
 TILE_SIZE, TILE_STRIDE = (30, 52), (15, 26)  # latents of a tile and between two, as in the released sampling
 STEM = "diffusion_pytorch_model"
@@ -73,7 +73,7 @@ class WanAutoencoder(FrozenAutoencoder):
             check_named(native, str(path))
             settings = native_settings(native, str(path)) | settings
             state_dict = to_diffusers_names(native, len(settings["dim_mult"]), settings["num_res_blocks"])
-        with built_from(folder / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), torch.device("meta"):
+        with built_from(folder / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), made_on("meta"):
             autoencoder = AutoencoderKLWan.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
         return cls(autoencoder).to(device)

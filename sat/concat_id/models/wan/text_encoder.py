@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers.models.umt5.configuration_umt5 import UMT5Config
 
 from concat_id.errors import UserError
 from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, identity_of, keep_range, load_tokenizer
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors, shape_of
-from concat_id.weights.model_folders import built_from, read_settings
+from concat_id.weights.model_folders import built_from, made_on, read_settings
 
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", "umt5-xxl", ".")  # beside a file of Wan's
 KIND = "umt5, cleaned, masked, zeroed"  # of embeddings, in their identity
@@ -54,8 +54,10 @@ class WanTextEncoder(PromptEncoder):
         identity = identity_of([*self.files, *settings], max_length, dtype, KIND)
         super().__init__(load_tokenizer(self.tokenizer_folder), identity, max_length, dtype, device, cache_folder)
 
-    def load(self) -> UMT5EncoderModel:
+    def load(self) -> nn.Module:
         """Read UMT5's encoder."""
+        from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel  # takes seconds
+
         if self.folder is None:
             native = load_tensors(self.files[0], self.trust)
             if not isinstance(native, dict) or EMBEDDING not in native:
@@ -67,7 +69,7 @@ class WanTextEncoder(PromptEncoder):
             state_dict = load_files(self.files, self.trust)
         if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
             state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
-        with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", state_dict), torch.device("meta"):
+        with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", state_dict), made_on("meta"):
             network = UMT5EncoderModel(UMT5Config.from_dict(settings))
         load_strictly(network, state_dict, str(self.path), dtype=self.dtype)
         if self.dtype == torch.float16:
@@ -138,7 +140,7 @@ def native_settings(tensors: Mapping[str, Tensor], source: str = "text encoder")
 
 def transformers_config(tensors: Mapping[str, Tensor]) -> dict:
     """What transformers' config.json says of an encoder with these tensors (Wan's names)."""
-    return UMT5Config(**native_settings(tensors), architectures=[UMT5EncoderModel.__name__]).to_dict()
+    return UMT5Config(**native_settings(tensors), architectures=["UMT5EncoderModel"]).to_dict()
 
 
 def _find_parts(path: Path) -> tuple[Path | None, list[Path], Path]:

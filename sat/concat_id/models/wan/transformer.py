@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from concat_id.config.wan import WanTransformerConfig
 from concat_id.models.wan.network import ConcatIDWanTransformer
+from concat_id.weights.model_folders import made_on
 
 
 class WanDiffusionTransformer(nn.Module):
@@ -16,7 +17,7 @@ class WanDiffusionTransformer(nn.Module):
     def __init__(self, config: WanTransformerConfig, device: torch.device | str | None = None):
         """Build with uninitialised weights on `device`; "meta" costs nothing and waits for `weights.load_strictly`."""
         super().__init__()
-        with torch.device(device or "cpu"):
+        with made_on(device or "cpu"):
             self.network = ConcatIDWanTransformer(**network_settings(config))
         if config.checkpoint_activations:
             self.network.enable_gradient_checkpointing()

@@ -1,0 +1,69 @@
+"""What a run imports, in a process of its own: libraries that nothing uses cost seconds, and wandb leaves folders."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from concat_id.config.presets import files_of
+
+START = """import runpy, sys, os, concat_id.distributed
+concat_id.distributed.CPU_INFO = __import__("pathlib").Path(os.devnull)
+del sys.argv[0]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print(*sys.modules)
+    print(*os.listdir(os.environ["TMPDIR"]))
+"""
+AFTERWARDS = """import sys, concat_id.models.autoencoder as ours, concat_id.models.transformer
+heavy = {"deepspeed", "wandb", "datasets", "pandas", "peft", "scipy", "sympy", "torch._dynamo"}
+assert not heavy & set(sys.modules) and None not in sys.modules.values()
+import datasets, deepspeed, wandb, diffusers.models.unets.unet_2d_blocks, diffusers.loaders.single_file_utils as files, sat
+from diffusers.models.autoencoders import AutoencoderKL, AutoencoderKLCogVideoX
+from diffusers.utils.torch_utils import maybe_allow_in_graph
+from sat import mpu, training_main
+assert AutoencoderKLCogVideoX is diffusers.AutoencoderKLCogVideoX is ours.AutoencoderKLCogVideoX
+assert sat.__version__ and sat.AutoModel and diffusers.models.unets.unet_2d_blocks.UNetMidBlock2D
+assert files.DDIMScheduler().config.num_train_timesteps and files.AutoImageProcessor.from_pretrained
+assert isinstance(maybe_allow_in_graph(AutoencoderKL), type) and "torch._dynamo" in sys.modules
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Run Python code with arguments, with a folder for temporary files; returns the last two lines and the errors that it printed."""
+
+    def start(code: str, *arguments) -> tuple[list[list[str]], str]:
+        (tmp_path / "tmp").mkdir(exist_ok=True)
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "sat"), "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [line.split() for line in done.stdout.splitlines()[-2:]], done.stderr
+
+    return start
+
+
+def test_sampling_imports_what_it_uses(started, faces, tmp_path):
+    person = ROOT / "examples" / "people" / "anna.png"
+    options = "--image", person, "--prompt", "a woman", "--output", tmp_path / "out", "--sampling_num_frames", 1, "--num_inference_steps", 2
+    line = ROOT / "sat" / "sample_video.py", "--base", *files_of("mini"), faces, "--overwrite", *options
+    for _ in range(2):  # in the second run the prompt is in the cache
+        (modules, left), _ = started(START, *line)
+    assert "concat_id.models.diffusers_library" in modules and len(modules) < 2180
+    assert not {"wandb", "deepspeed", "datasets", "pandas", "peft", "scipy", "sympy", "transformers.modeling_utils"} & set(modules)
+    assert "wandb" not in " ".join(left)
+
+
+def test_training_leaves_wandb_alone_and_tells_of_emulation(started, tmp_path):
+    options = "--train_iters", 1, "--eval_iters", 0, "--eval_samples", 0, "--num_workers", 0, "--batch_size", 1, "--bf16", "true"
+    (modules, left), told = started(START, ROOT / "sat" / "train_video.py", "--model", "mini", "--save", tmp_path / "runs", *options)
+    assert "deepspeed" in modules and "wandb" not in modules and "wandb" not in " ".join(left)
+    assert told.count("add --bf16 auto") == 1
+
+
+def test_what_is_left_out_is_there_for_whoever_asks(started):
+    started(AFTERWARDS)
