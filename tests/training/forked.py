@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def start(script: str, arguments: list[str], environment: dict[str, str], output
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR may be another
     sys.argv = [f"{script}.py", *arguments]
     code = 1
     try:

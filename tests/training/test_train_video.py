@@ -79,14 +79,15 @@ def test_clips_with_unequal_numbers_of_people_train_together(setup, tmp_path):
 
 def test_weights_and_biases_offline_stays_in_the_runs_folder(setup, tmp_path):
     places = {f"WANDB_{name}_DIR": str(tmp_path / name) for name in ("CACHE", "CONFIG", "DATA")}
-    _, run = setup.train(tmp_path, "--train_iters", 2, "--wandb", environment=places | {"WANDB_MODE": "offline"})
+    _, run = setup.train(tmp_path, "--train_iters", 2, "--wandb", environment=places | {"WANDB_MODE": "offline", "TMPDIR": str(tmp_path)})
     assert [path.suffix for path in run.glob("wandb/offline-run-*/*.wandb")] == [".wandb"]
     assert "train/loss" in next(run.glob("wandb/offline-run-*/*.wandb")).read_bytes().decode("latin-1")
 
 
 def test_weights_and_biases_without_a_key_is_told_in_one_line(setup, tmp_path):
-    nowhere = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_MODE": "online"}
-    setup.refused("args.wandb: found true, but it cannot start", tmp_path, "--wandb", environment=nowhere | {"WANDB_API_KEY": ""})
+    own = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_MODE": "online", "WANDB_API_KEY": ""}
+    setup.refused("args.wandb: found true, but it cannot start", tmp_path, "--wandb", environment=own | nowhere)
 
 
 @pytest.fixture(scope="module")
