@@ -12,6 +12,7 @@ from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from concat_id.errors import UserError
+from concat_id.models.deferred import deferred
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_files, load_strictly, weights_digest
 from concat_id.weights.model_folders import built_from, check_tokenizer, made_on, read_settings
@@ -165,7 +166,8 @@ def load_tokenizer(folder: Path) -> T5Tokenizer:
 
 
 def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: torch.device, trust: bool) -> nn.Module:
-    from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes seconds
+    with deferred("scipy.optimize"):  # for losses of object detection
+        from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
 
     file = folder / "config.json"
     settings, state_dict = read_settings(file, "settings of T5's encoder"), load_files(files, trust)
