@@ -30,4 +30,7 @@ def _content(package: ModuleType, name: str) -> Any:
         return importlib.import_module(f"{package.__name__}.{name}")
     del package.__getattr__
     package.__spec__.loader.exec_module(package)
-    return getattr(package, name)
+    made = sys.modules[package.__name__]
+    if made is not package:  # packages that are lazy themselves put another one in their place
+        package.__getattr__ = functools.partial(getattr, made)
+    return getattr(made, name)

@@ -51,6 +51,12 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
 
 
+def test_bfloat16_that_is_emulated_is_told(sample, photo, monkeypatch, tmp_path):
+    monkeypatch.setattr("concat_id.distributed.CPU_INFO", tmp_path / "nowhere")
+    code, told = sample("--prompt", PROMPT, "--image", photo, *PORTRAIT, "--bf16")
+    assert code == 0 and told.count("add --bf16 auto") == 1
+
+
 def test_processes_that_start_late_still_make_their_own_lines(sample, tmp_path, photo, monkeypatch):
     """What one process has finished before the other looks does not shift who makes what."""
     file = prompt_file(tmp_path, "no separator", *[f"{PROMPT} {index}@@{photo}" for index in range(3)])

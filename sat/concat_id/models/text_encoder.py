@@ -8,10 +8,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers.models.t5.configuration_t5 import T5Config
-from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from concat_id.errors import UserError
+from concat_id.imports import import_lazily
 from concat_id.models.deferred import deferred
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_files, load_strictly, weights_digest
@@ -155,8 +154,11 @@ def check_folder(folder: Path) -> list[Path]:
     return weight_files(folder)
 
 
-def load_tokenizer(folder: Path) -> T5Tokenizer:
+def load_tokenizer(folder: Path) -> Any:
     """Read a sentencepiece tokenizer; raises `UserError` if it cannot be."""
+    import_lazily("transformers.models")  # which looks through the files of all models
+    from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
     check_tokenizer(folder)
     try:
         return T5Tokenizer.from_pretrained(folder, local_files_only=True)
@@ -166,6 +168,8 @@ def load_tokenizer(folder: Path) -> T5Tokenizer:
 
 
 def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: torch.device, trust: bool) -> nn.Module:
+    from transformers.models.t5.configuration_t5 import T5Config
+
     with deferred("scipy.optimize"):  # for losses of object detection
         from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
 
