@@ -76,6 +76,27 @@ def test_equals_released(request, golden, source, frames):
     assert_close(video, golden[f"dec{frames}"], 1e-5)
 
 
+def test_convolutions_on_a_cpu_are_onednn_s(autoencoder, golden):
+    latents = golden["enc9/mean"].transpose(1, 2) * SCALE
+
+    def decoded() -> tuple[torch.Tensor, set[str]]:
+        with torch.profiler.profile() as profile:
+            video = autoencoder.decode(latents)
+        return video, {event.key for event in profile.key_averages()}
+
+    ours, kernels = decoded()
+    assert "aten::mkldnn_convolution" in kernels and "aten::slow_conv3d_forward" not in kernels
+    convolutions = [module for module in autoencoder.modules() if isinstance(module, torch.nn.Conv3d)]
+    kept = [module.__dict__.pop("_conv_forward") for module in convolutions]
+    theirs, kernels = decoded()
+    for module, convolve in zip(convolutions, kept, strict=True):
+        module._conv_forward = convolve
+    assert_close(ours, theirs, 1e-5)
+    assert "aten::slow_conv3d_forward" in kernels, "what would be taken otherwise"
+    inputs = torch.randn(1, convolutions[0].in_channels, 3, 4, 4, requires_grad=True)
+    assert convolutions[0](inputs).sum().backward() is None and inputs.grad.isfinite().all()
+
+
 def test_names_go_there_and_back(autoencoder, state_dict):
     renamed = to_diffusers_names(state_dict)
     assert renamed.keys() == autoencoder.autoencoder.state_dict().keys()

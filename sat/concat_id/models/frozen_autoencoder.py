@@ -1,10 +1,12 @@
 """What the video VAEs of all backbones have in common: a frozen network and the way from pixels to samples of latents."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.errors import UserError, one_line
@@ -24,6 +26,9 @@ class FrozenAutoencoder(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.spatial = spatial
+        for module in autoencoder.modules():
+            if isinstance(module, nn.Conv3d):
+                module._conv_forward = partial(_convolve, module.stride, module.padding, module.dilation, module.groups)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,6 +59,19 @@ class FrozenAutoencoder(nn.Module):
         """
         _check_video(video, self.spatial)
         return video.split(max(PIXELS // video[0, 0].numel(), 1) if video.shape[2] == 1 else 1)
+
+
+def _convolve(
+    stride: tuple, padding: tuple, dilation: tuple, groups: int, inputs: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Convolve as nn.Conv3d does, in float32 on a CPU always by oneDNN: for small layers PyTorch takes a slower loop of its own.
+
+    Gradients, and tensors without contents, whose operations are counted, go PyTorch's way.
+    """
+    plain = type(inputs) is Tensor and inputs.device.type == "cpu" and inputs.dtype == torch.float32
+    if plain and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled():
+        return torch.mkldnn_convolution(inputs, weight, bias, padding, stride, dilation, groups)
+    return F.conv3d(inputs, weight, bias, stride, padding, dilation, groups)
 
 
 def _check_video(video: Tensor, spatial: int) -> None:
