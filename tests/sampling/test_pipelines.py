@@ -97,7 +97,20 @@ def test_references_are_encoded_one_by_one(cogvideox):
     pipeline = cogvideox()
     both = pipeline.encode_references([image(shade, (64, 96)) for shade in (0, 90)])
     assert both.shape == (1, 2, 16, 8, 12)
-    assert_close(both[:, 1:], pipeline.encode_references([image(90, (64, 96))]), 1e-5)
+    assert_close(both[:, 1:], cogvideox().encode_references([image(90, (64, 96))]), 1e-5)
+
+
+def test_an_image_is_encoded_once_in_a_run(cogvideox, monkeypatch):
+    pipeline = cogvideox()
+    encode, encoded = pipeline.autoencoder.encode, []
+    pipeline.autoencoder.encode = lambda frame: encoded.append(frame) or encode(frame)
+    first = pipeline.encode_references([image(90, (64, 96))])
+    assert torch.equal(pipeline.encode_references([image(90, (64, 96)), image(90, (64, 96))]), first.repeat(1, 2, 1, 1, 1))
+    assert len(encoded) == 1
+    monkeypatch.setattr("concat_id.sampling.pipeline.REMEMBERED", 1)
+    for shade, count in ((0, 2), (0, 2), (90, 3)):
+        pipeline.encode_references([image(shade, (64, 96))])
+        assert len(encoded) == count
 
 
 def test_memory_modes_give_equal_results(either):

@@ -1,5 +1,6 @@
 """A prompt and prepared references in, pixels out: what all backbones share, and how each of them denoises."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from concat_id.models.text_encoder import PromptEncoder
     from concat_id.models.wan.autoencoder import WanAutoencoder
 
+REMEMBERED = 64  # references whose latents are kept
+
 
 class VideoPipeline:
     """Text encoder, transformer and autoencoder of one configuration; each is loaded when first needed.
@@ -41,6 +44,7 @@ class VideoPipeline:
         self.placement = Placement(device, config.args.memory)
         self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
         self.cache_dir = cache_dir
+        self._ref_latents: dict[tuple, Tensor] = {}
         self.negative_embeds: Tensor | None = None  # (1, L, D) of guidance's other branch; zeros if none
 
     def guidance(self) -> GuidanceScale:
@@ -89,11 +93,17 @@ class VideoPipeline:
 
     @torch.inference_mode()
     def encode_references(self, images: Sequence[Image.Image]) -> Tensor:
-        """Encode prepared images, each alone as a single frame: (1, R, C, H, W)."""
-        pixels = torch.stack([to_tensor(image) for image in images])[:, :, None]  # (R, 3, 1, H, W)
-        with self.placement.on_device(self.autoencoder) as autoencoder:
-            latents = [autoencoder.encode(pixel[None].to(self.placement.device, self.dtype)) for pixel in pixels]
-        return torch.cat(latents, dim=1).float()
+        """Encode prepared images, each alone as a single frame and the same image once: (1, R, C, H, W)."""
+        keys = [(image.mode, image.size, hashlib.sha256(image.tobytes()).digest()) for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._ref_latents}
+        if new:
+            with self.placement.on_device(self.autoencoder) as autoencoder:
+                for key, image in new.items():
+                    frame = to_tensor(image)[None, :, None].to(self.placement.device, self.dtype)  # (1, 3, 1, H, W)
+                    self._ref_latents[key] = autoencoder.encode(frame).float()
+        latents = torch.cat([self._ref_latents[key] for key in keys], dim=1)
+        self._ref_latents = dict(list(self._ref_latents.items())[-REMEMBERED:])
+        return latents
 
     @torch.inference_mode()
     def sample(self, prompt_embeds: Tensor, ref_latents: Tensor, seed: int, on_step: Callable[[int], None] = lambda step: None) -> Tensor:
