@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from concat_id.errors import UserError, reason_of, warn
@@ -66,6 +67,13 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32 in convolutions too, as in products
     return device
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; a GPU takes it from pinned memory when it has the time, and this process goes on."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -84,6 +84,19 @@ def test_global_generators_come_back(tmp_path):
     assert torch.equal(drawn, torch.rand(3))
 
 
+def test_more_micro_batches_wait_for_the_device_no_more_often(setup, tmp_path, monkeypatch):
+    read, counts = torch.Tensor.item, []
+    for accumulation in (1, 4):
+        config, found = setup.config(tmp_path, gradient_accumulation_steps=accumulation), []
+        trainer = alone.make_trainer(config, tmp_path / str(accumulation))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "item", lambda tensor, found=found: found.append(tensor) or read(tensor))
+            trainer._step(alone.batches(**alone.SMALL))
+        counts.append(len(found))
+    assert counts[0] == counts[1]
+    assert not trainer.engine.deepspeed.tput_timer.config.enabled
+
+
 def test_not_a_number_is_told(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
     poisoned = (dataclasses.replace(batch, video=batch.video * float("nan")) for batch in alone.batches())

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from concat_id.distributed import sent
 from concat_id.errors import UserError, one_line
 from concat_id.files.paths import kind_of
 from concat_id.weights.model_folders import read_settings
@@ -46,7 +47,7 @@ class FrozenAutoencoder(nn.Module):
         if not sample:
             return mean
         noise_device = mean.device if generator is None else generator.device
-        return mean + std * torch.randn(mean.shape, generator=generator, device=noise_device).to(mean.device)
+        return mean + std * sent(torch.randn(mean.shape, generator=generator, device=noise_device), mean.device)
 
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the posterior of the latents, both (B, T, C, H/8, W/8), float32."""

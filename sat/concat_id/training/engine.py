@@ -47,10 +47,10 @@ def start_processes(device: torch.device) -> None:
         raise UserError(f"processes {rank()} of {world_size()}: cannot meet ({reason}); check MASTER_ADDR and MASTER_PORT") from error
 
 
-def all_reduce(values: list[float], device: torch.device, operation: Any = dist.ReduceOp.SUM) -> list[float]:
-    """Combine numbers over all processes."""
+def all_reduce(values: list[float], device: torch.device) -> list[float]:
+    """Add up numbers over all processes."""
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, operation)
+    dist.all_reduce(tensor)
     return tensor.tolist()
 
 

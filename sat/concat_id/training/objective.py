@@ -16,6 +16,7 @@ from concat_id.diffusion.denoiser import Condition, Network
 from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
 from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_timesteps, drop_conditions
 from concat_id.diffusion.schedule import zero_snr_schedule
+from concat_id.distributed import sent
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.weights.tensor_cache import TensorCache
 
@@ -64,11 +65,11 @@ class Objective:
         timestep = self.draw_timesteps(len(batch.captions), generator, part, parts)
         sampled = generator if self.recipe.posterior_samples else None
         refs = self.encode_refs(add_pixel_noise(batch.refs, generator), sampled)
-        condition = Condition(self.embed(batch.captions).to(self.device), refs)
+        condition = Condition(sent(self.embed(batch.captions), self.device), refs)
         condition = self.recipe.drop(condition, self.model.ref_image_dropout, self.model.text_dropout, generator)
         latents = self.encode_video(batch, sampled)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        return self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, timestep.to(self.device), condition).mean()
+        noise, timestep = (sent(drawn, self.device) for drawn in (torch.randn(latents.shape, generator=generator), timestep))
+        return self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, timestep, condition).mean()
 
     def draw_timesteps(self, batch: int, generator: torch.Generator, part: int, parts: int) -> Tensor:
         """Draw timesteps (B,) uniformly from slice `part` of `parts` of the schedule."""
@@ -76,35 +77,35 @@ class Objective:
 
     def validation_losses(self, network: Network, batch: Batch, timesteps: list[int], key: int) -> list[float]:
         """Loss of a batch at fixed timesteps with fixed noise; nothing is dropped or corrupted."""
-        condition = Condition(self.embed(batch.captions).to(self.device), self.encode_refs(batch.refs))
+        condition = Condition(sent(self.embed(batch.captions), self.device), self.encode_refs(batch.refs))
         latents = self.encode_video(batch)
         losses = []
         for timestep in timesteps:
-            noise = torch.randn(latents.shape, generator=generator_of("validation", key, timestep)).to(self.device)
+            noise = sent(torch.randn(latents.shape, generator=generator_of("validation", key, timestep)), self.device)
             at = torch.full((len(latents),), timestep, device=self.device)
-            losses.append(self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, at, condition).mean().item())
-        return losses
+            losses.append(self.recipe.loss(self._cast(network), self.recipe.schedule, latents, noise, at, condition).mean())
+        return torch.stack(losses).tolist()  # the one wait for the device
 
     def encode_refs(self, refs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Encode references (B, R, 3, H, W), each alone as a single frame, into (B, R, C, h, w): samples if there is a generator."""
-        frames = refs.flatten(0, 1)[:, :, None].to(self.device)  # (B*R, 3, 1, H, W)
+        frames = sent(refs.flatten(0, 1)[:, :, None], self.device)  # (B*R, 3, 1, H, W)
         latents = self.autoencoder.encode(frames, sample=generator is not None, generator=generator)  # (B*R, 1, C, h, w)
         return latents.view(*refs.shape[:2], *latents.shape[2:])
 
     def encode_video(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Latents (B, T, C, h, w) of the clips, from the cache where they are in it: posterior samples if there is a generator."""
         if self.latents is None:
-            mean, std = self.autoencoder.encode_moments(batch.video.to(self.device))
+            mean, std = self.autoencoder.encode_moments(sent(batch.video, self.device))
         else:
-            mean, std = (torch.stack(tensors).to(self.device) for tensors in zip(*self._cached_moments(batch), strict=True))
-        return mean if generator is None else mean + std * torch.randn(mean.shape, generator=generator).to(self.device)
+            mean, std = (sent(torch.stack(tensors), self.device) for tensors in zip(*self._cached_moments(batch), strict=True))
+        return mean if generator is None else mean + std * sent(torch.randn(mean.shape, generator=generator), self.device)
 
     def _cached_moments(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation (T, C, h, w) of each clip on the CPU; those that are not cached are encoded one by one and kept."""
         moments, videos = list(batch.moments), iter(() if batch.video is None else batch.video.split(1))
         for index, found in enumerate(moments):
             if found is None:
-                moments[index] = tuple(tensor[0].cpu() for tensor in self.autoencoder.encode_moments(next(videos).to(self.device)))
+                moments[index] = tuple(tensor[0].cpu() for tensor in self.autoencoder.encode_moments(sent(next(videos), self.device)))
                 if batch.windows[index] is not None:
                     self.latents.write(batch.windows[index], *moments[index])
         return moments

@@ -19,7 +19,7 @@ from concat_id.config.schema import Config, to_dict
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records
 from concat_id.data.sampler import ClipLoader, EpochSampler, build_loader
-from concat_id.distributed import own_share, rank, world_size
+from concat_id.distributed import own_share, rank, sent, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
 from concat_id.files.locks import locked
 from concat_id.files.paths import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
@@ -189,7 +189,7 @@ def embed_captions(config: Config, records: Sequence[Record], device: torch.devi
     def embedding(caption: str) -> torch.Tensor:
         return encoder.encode([caption])[0].cpu()
 
-    return lambda prompts: torch.stack([embedding(prompt) for prompt in prompts]).to(device)
+    return lambda prompts: sent(torch.stack([embedding(prompt) for prompt in prompts]), device)
 
 
 def _commit() -> str | None:

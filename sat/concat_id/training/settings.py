@@ -73,6 +73,7 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     _precision(given, config, notes)
     _zero(given, notes, origins)
     check_deepspeed(given, origins)
+    given.setdefault("timers", {"throughput": {"enabled": False}})  # they wait for the device at every micro-batch, for a log not shown
     return EngineSettings(given, optimizer, micro, accumulation, tuple(notes))
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from concat_id.config.schema import Config
@@ -93,19 +94,21 @@ class Trainer:
     def _step(self, batches: Iterator[Batch]) -> None:
         args = self.args
         factor = learning_rate_factor(self.done, args.train_iters, args.lr_decay_style, args.warmup_iters, args.lr_decay_ratio)
-        rate, total, samples = self.engine.set_learning_rate(factor), 0.0, 0
+        rate, losses, samples = self.engine.set_learning_rate(factor), [], 0
         accumulation = self.engine.settings.accumulation
         for number in range(accumulation):
             part = number * world_size() + rank()
             batch = next(batches)
             loss = self.objective.training_loss(self.engine, batch, self.done, part, accumulation * world_size())
             self.engine.accumulate(loss)
-            total += loss.item() / accumulation
+            losses.append(loss.detach())
             samples += len(batch.captions)
         self.done += 1
+        total = sum(loss / accumulation for loss in torch.stack(losses).tolist())  # the one wait for the device
         # one meeting a step: the mean loss, the samples, and whether any process was told to stop
-        total, samples = all_reduce([total / world_size(), samples], self.engine.device)
-        self.stopped_by = int(all_reduce([self.noted], self.engine.device, dist.ReduceOp.MAX)[0])
+        noted = [float(self.noted == number) for number in SIGNALS]
+        total, samples, *noted = all_reduce([total / world_size(), samples, *noted], self.engine.device)
+        self.stopped_by = max((number for number, count in zip(SIGNALS, noted, strict=True) if count), default=0)
         if not math.isfinite(total):
             remedy = "check clips and weights, or try a smaller --lr"
             if self.saved_at:
