@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,7 +237,9 @@ def autoencoder_tiled(pipeline, latents: Tensor) -> None:
 
 
 def training(folder: Path) -> Found:
-    """A training step of 5B's width: eager and compiled, with and without recomputation; gradients agree."""
+    """A training step of 5B's width: eager and compiled, with and without recomputation; gradients agree, memory as planned."""
+    from concat_id.training.memory_trace import trace_network
+
     for layers, recompute in ((6, False), (6, True), (2, True)) if CUDA else ((2, False), (2, True)):
         config = config_5b()
         changed = {"num_layers": layers, "checkpoint_activations": recompute}
@@ -259,6 +262,8 @@ def training(folder: Path) -> Found:
             peaks[name] = peak_gib(lambda: step(name))  # noqa: B023
             gradients[name] = {key: parameter.grad.cpu() for key, parameter in network.named_parameters() if parameter.grad is not None}
         error = max(difference(gradients["compiled"][key], gradient) for key, gradient in gradients["eager"].items())
+        weights = sum(parameter.nbytes for parameter in network.parameters()) / GIB
+        peaks["planned, eager"] = 2 * weights + trace_network(config, 1, 1).peak / GIB
         case = f"{layers} layers, {'recomputed' if recompute else 'kept'}"
         yield f"{case}: gradients of compiled", error
         yield f"{case}: GiB", peaks
@@ -287,18 +292,18 @@ def wan(folder: Path) -> Found:
 
 def engine(folder: Path) -> Found:
     """Training by DeepSpeed on the device with one process: float32, bfloat16 and float16; a resumed run equals one that was not cut."""
-    import tempfile
-
+    import yaml
     from tiny_model import write_tiny_model
     from training import alone
-    from training.conftest import Setup
 
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
-        setup = Setup(base, write_tiny_model(base / "model"))
+        (base / "training.yaml").write_text(yaml.safe_dump(alone.TRAINING))
+        bases = [str(ROOT / "configs/debug.yaml"), str(write_tiny_model(base / "model")), str(base / "training.yaml")]
         for precision in ("float32", "bf16", "fp16") if CUDA else ("float32",):
             given = {} if precision == "float32" else {"bf16": "false", precision: "true"}
-            config = setup.config(base / precision, train_iters=4, save_interval=2, device=DEVICE.type, **given)
+            settings = {"save": str(base / precision), "train_iters": 4, "save_interval": 2, "device": DEVICE.type}
+            config = load_config(bases, settings | given)
             try:
                 whole, _ = alone.train_in_parts(config, base / precision, DEVICE)
                 yield f"{precision}: losses, equal after resuming", alone.losses(whole)

@@ -14,6 +14,18 @@ import torch  # noqa: E402
 
 GOLDEN = TESTS / "golden" / "training_losses.json"
 CPU = torch.device("cpu")
+TRAINING = {
+    "args": {
+        "mode": "finetune", "experiment_name": "run", "train_iters": 10, "save_interval": 5, "log_interval": 1, "eval_interval": 1000,
+        "eval_iters": 0, "eval_samples": 0, "num_workers": 0, "bf16": False, "ema_decay": 0.9, "tensorboard": False,
+    },
+    "data": {"video_size": [32, 48], "fps": 8, "max_num_frames": 5, "skip_frms_num": 0},
+    "deepspeed": {
+        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": 2},
+        "optimizer": {"type": "sat.ops.FusedEmaAdam", "params": {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 1e-4}},
+    },
+}  # fmt: skip
 SMALL = {"frames": 1, "size": (16, 32)}  # bfloat16 is emulated on many processors, at a hundredth of the speed
 
 

@@ -5,13 +5,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.files.paths import written_whole
-from concat_id.video.writing import FITTING, QUALITY, decode_frames, video_input
+from concat_id.video.writing import FITTING, QUALITY, decode_frames, ffmpeg, video_input
 
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 
@@ -41,7 +40,7 @@ def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: float) -> None:
     """Write a part of a video as H.264 of 8 bits without sound, at its own size, if that is not beyond 4K, and rate. Raises `UserError`."""
     with written_whole(target) as temporary:
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-ss", f"{start:.6f}", *video_input(path), "-t", f"{seconds:.6f}"]
+        command = [ffmpeg(), "-y", "-v", "error", "-ss", f"{start:.6f}", *video_input(path), "-t", f"{seconds:.6f}"]
         command += ["-map", "0:V:0", "-an", "-vf", f"{FITTING},{EVEN}", "-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY, str(temporary)]
         try:
             done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout_s)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -26,6 +25,13 @@ STREAM = r"^ *Stream #\d.*? Video: .*?"  # how ffmpeg's line about a video begin
 HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
 
 
+def ffmpeg() -> str:
+    """Path of the ffmpeg that comes with imageio-ffmpeg, imported where a video is really read or written."""
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 frames (F, H, W, 3) as H.264 that every player reads (yuv420p); H and W even.
 
@@ -36,7 +42,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
     target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY]
     with written_whole(path) as temporary:
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, *target, str(temporary)]
+        command = [ffmpeg(), "-y", "-v", "error", *source, *target, str(temporary)]
         encoder = subprocess.run(command, input=pixels.data.cast("B"), capture_output=True)
         if encoder.returncode:
             told = encoder.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {encoder.returncode}"]
@@ -86,7 +92,7 @@ def describe_video(path: Path, timeout_s: float, *output: str) -> str:
 
     Raises `UserError` for what is no video, and when the time is over.
     """
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *video_input(path), *output]
+    command = [ffmpeg(), "-hide_banner", *video_input(path), *output]
     try:
         told = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
     except subprocess.TimeoutExpired as error:
@@ -104,7 +110,7 @@ def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), filt
     input. Raises `UserError` for what is no video, when the time is over, and when the output ends inside a frame.
     """
     chain = ",".join(filter(None, [filters, FITTING]))
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *before, *video_input(path), "-map", "0:V:0", "-vf", chain]
+    command = [ffmpeg(), "-v", "error", *before, *video_input(path), "-map", "0:V:0", "-vf", chain]
     command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
     late = threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
