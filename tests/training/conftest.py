@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from alone import TRAINING
 from entry import only_error
 from PIL import Image
+from training.alone import TRAINING
 
 from concat_id.config.loading import load_config
 from concat_id.files.paths import PROJECT_ROOT as ROOT

@@ -1,6 +1,6 @@
 """Transformer blocks fused by torch.compile: between matrix products and attention, one pass over the tokens each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +18,29 @@ def worth_compiling(network: nn.Module, device: torch.device, steps: int) -> boo
     return device.type == "cuda" and steps >= FEWEST_STEPS and large
 
 
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compile a block's function: one graph for all layers and all numbers of tokens, one more for a batch of one.
+def compiled(function: Callable[..., Tensor], lengths: Callable[..., Iterable[tuple[Tensor, int]]]) -> Callable[..., Tensor]:
+    """Compile a block's function, once for all layers and numbers of tokens; another batch, of one above all, takes another graph.
 
-    Where compiling fails, one line says so, and the function runs as it is written from then on. Compiled code is kept on disk.
+    `lengths` names the (tensor, dimension) of its arguments that are numbers of tokens: all that varies, so that widths are known and
+    passes join. Where compiling fails, one line says so, and the function runs as it is written from then on. Code is kept on disk.
     """
+    from torch._dynamo import maybe_mark_dynamic
     from torch._dynamo.exc import TorchDynamoException
 
-    fused = torch.compile(function, fullgraph=True, dynamic=True, options=OPTIONS)
+    fused = torch.compile(function, fullgraph=True, options=OPTIONS)
 
-    def call(*arguments: object, **named: object) -> Tensor:
+    def call(*arguments: object) -> Tensor:
         nonlocal fused
         if fused is None:
-            return function(*arguments, **named)
+            return function(*arguments)
         try:
-            return fused(*arguments, **named)
+            for tensor, dimension in lengths(*arguments):
+                maybe_mark_dynamic(tensor, dimension)
+            return fused(*arguments)
         except TorchDynamoException as error:
             fused = None
             warn(f"the transformer runs uncompiled, as compiling it failed: {reason_of(error)}")
-        return function(*arguments, **named)
+        return function(*arguments)
 
     return call
 

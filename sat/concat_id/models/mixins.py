@@ -108,6 +108,11 @@ class AdaLNMixin(BaseMixin):
             return checkpoint(self.block, *arguments, use_reentrant=False)
         return self.block(*arguments)
 
+    @staticmethod
+    def lengths(layer, query_norm, key_norm, modulation, hidden_states, text_length, rotary) -> list[tuple[Tensor, int]]:
+        """The arguments of `block` with a dimension that is the number of tokens, and which one."""
+        return [(hidden_states, 1)] if rotary is None else [(hidden_states, 1), (rotary, 0)]
+
     def block(
         self,
         layer: nn.Module,

@@ -63,10 +63,12 @@ class VideoPipeline:
         """The diffusion transformer with the weights of `args.load`."""
         config, device = self.config, self.placement.device
         transformer = backbones.load_transformer(config, config.args.load).requires_grad_(False).eval()
-        if told := backbones.choose_kernel(config, transformer, device):
-            print(told, flush=True)
+        notes = [backbones.choose_kernel(config, transformer, device)]
         if not self.placement.frugal:
-            backbones.compile_blocks(config, transformer, device, config.model.sampler.num_inference_steps * config.args.batch_size)
+            steps = config.model.sampler.num_inference_steps * config.args.batch_size
+            notes.append(backbones.compile_blocks(config, transformer, device, steps))
+        for note in filter(None, notes):
+            print(note, flush=True)
         return self.placement.streamed(transformer)
 
     @cached_property
