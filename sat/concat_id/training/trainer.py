@@ -74,6 +74,7 @@ class Trainer:
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others of a lost process, which are to tell it first
             remedy = f"continue with --resume from step {self.saved_at}" if self.saved_at else "start again"
             raise UserError(f"step {self.done + 1}: lost another process ({str(error).splitlines()[0][-80:]}); {remedy}") from error
         finally:
