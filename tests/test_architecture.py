@@ -18,8 +18,10 @@ LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"sampling", "training", "conversion", "evaluation", "curation"}
 BUDGETS = {  # lines of code, without blank ones, comments and docstrings
     # config reads the released files' form as well, and has both command lines; weights and files are the doors that refuse what is odd
-    "config": 1490, "weights": 820, "files": 480, "video": 260, ".": 280, "models": 1450, "diffusion": 300, "face": 700, "data": 1000,
-    "sampling": 730, "training": 1430, "conversion": 1000, "evaluation": 1330, "curation": 1000, "demo": 2900, "tests": 9000,
+    # models and "." also keep what is imported small; tests are those of the library, bench and gpu what measures it
+    "config": 1500, "weights": 820, "files": 480, "video": 260, ".": 310, "models": 1590, "diffusion": 300, "face": 700, "data": 1000,
+    "sampling": 750, "training": 1430, "conversion": 1000, "evaluation": 1330, "curation": 1000, "demo": 2900, "tests": 9120,
+    "bench": 300, "gpu": 460,
 }  # fmt: skip
 LIBRARIES = {  # a library is known in these rooms alone
     "sat": {"models", "training"},
@@ -101,7 +103,9 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_every_room_keeps_its_budget():
-    lines = Counter(demo=sum(map(lines_of_code, DEMO)), tests=sum(map(lines_of_code, (ROOT / "tests").rglob("*.py"))))
+    lines = Counter(demo=sum(map(lines_of_code, DEMO)))
+    for path in (ROOT / "tests").rglob("*.py"):
+        lines[path.parent.name if path.parent.name in ("bench", "gpu") else "tests"] += lines_of_code(path)
     for path in SOURCES:
         lines["." if path.parent == PACKAGE else room_of(path)] += lines_of_code(path)
     assert {room: count for room, count in lines.items() if count > BUDGETS[room]} == {}

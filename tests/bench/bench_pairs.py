@@ -110,7 +110,7 @@ def paired(ours: Callable[[], Tensor], plain: Callable[[], Tensor], rounds: int)
 
 
 def plain_layer(network: DiffusionTransformer, hidden: Tensor, emb: Tensor, text_length: int, table: tuple[Tensor, Tensor]) -> Tensor:
-    """The first layer by the operations of the released one (SPEC: AdaLN for text and video apart, joined for attention and MLP)."""
+    """The first layer by the operations of the released one: text and video are modulated apart, and joined for attention and MLP."""
     mixin, layer, attention = network.get_mixin("adaln_layer"), network.transformer.layers[0], network.transformer.layers[0].attention
     cos, sin = (part.repeat_interleave(2, dim=-1) for part in table)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from concat_id.config.loading import load_config
 from concat_id.errors import UserError
 from concat_id.models import attention, backbones
+from concat_id.models.embeddings import rotary_table
 
 DEVICE, DTYPE = torch.device("cuda" if CUDA else "cpu"), torch.bfloat16 if CUDA else torch.float32
 MINI = ["configs/mini.yaml", "configs/inference/mini_single_identity.yaml"]
@@ -160,7 +161,8 @@ def step_5b(folder: Path) -> Found:
     yield "compiled, one branch", {"first": once(lambda: network(*alone)), **seconds(lambda: network(*alone), 2, warm=0)}
     yield "peak, GiB", peak_gib(lambda: network(*given))
     yield "kernels, compiled", kernels(lambda: network(*given))
-    yield "two layers against float32", rounding(config)
+    yield "two layers against float32", rounding(config_5b(compile="true"))
+    yield "a layer by the release's operations (first), compiled (second)", against_the_release(config, network)
     yield "diffusers' at 0 references, compiled", diffusers_step(config)
 
 
@@ -174,6 +176,23 @@ def rounding(config) -> dict[str, float]:
     del network.get_mixin("adaln_layer").block
     exact = network.float()(*(each.float() if each.is_floating_point() else each for each in given))
     return {name: difference(output, exact) for name, output in found.items()}
+
+
+def against_the_release(config, network) -> dict[str, float]:
+    """Seconds of one layer by the operations of the released one, written out for the comparison, and by the compiled block."""
+    from bench.bench_pairs import plain_layer
+
+    model, (latents, *_, text, refs) = config.model.transformer, inputs(config, 1)
+    grid = latents.shape[1] + refs.shape[1], latents.shape[3] // model.patch_size, latents.shape[4] // model.patch_size
+    hidden = torch.randn(2, text.shape[1] + math.prod(grid), model.hidden_size, device=DEVICE, dtype=DTYPE)
+    emb, number = torch.randn(2, model.time_embed_dim, device=DEVICE, dtype=DTYPE), torch.tensor(0)
+    table = [part.to(DEVICE) for part in rotary_table(grid, model.hidden_size // model.num_attention_heads)]
+    rotary = network.get_mixin("pos_embed").rotary(grid, text.shape[1], DEVICE)
+    forward = network.get_mixin("adaln_layer").layer_forward
+    return paired(
+        lambda: plain_layer(network, hidden, emb, text.shape[1], table),
+        lambda: forward(hidden, None, layer_id=number, emb=emb, text_length=text.shape[1], rotary=rotary),
+    )
 
 
 def diffusers_step(config) -> dict[str, float]:
