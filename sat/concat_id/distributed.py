@@ -64,16 +64,21 @@ def choose_device(name: str) -> torch.device:
     except Exception as error:  # whatever the part of torch that is for this device raises
         reason = reason_of(error)
         raise UserError(f"device: {name[:60]!r} cannot be used ({reason}); choose auto, cpu or one that torch sees") from error
-    if device.type == "cuda":
+    if is_cuda(device):
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32 in convolutions too, as in products
     return device
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device; a GPU takes it from pinned memory when it has the time, and this process goes on."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
+    if not is_cuda(device) or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def is_cuda(device: torch.device) -> bool:
+    """Whether a device is an NVIDIA GPU (or one that torch takes for one)."""
+    return device.type == "cuda"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

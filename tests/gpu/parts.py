@@ -131,7 +131,7 @@ def small_model(folder: Path) -> Found:
         with waits() as found:
             pipeline.sample(*given, seed=3)
         yield f"waits of {name} in four steps", dict(found)
-        assert sum(found.values()) <= 3, "a step waits for the device"  # two arguments come over before, one check is after
+        assert sum(found.values()) <= 3, "a step waits for the device"  # one check is after them
 
 
 @torch.inference_mode()

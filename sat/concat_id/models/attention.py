@@ -57,7 +57,7 @@ def fastest(probe: Tensor) -> tuple[str, str | None]:
 
 
 def _milliseconds(probe: Tensor, kernel: str) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.get_device_module(probe.device).Event(enable_timing=True) for _ in range(2))
     activate(kernel)
     start.record()
     attention(probe, probe, probe, kernel)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from concat_id.config.schema import Config
+from concat_id.distributed import is_cuda
 from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
@@ -88,7 +89,7 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
     kernel, head_size, told = args.attention_kernel, transformer.hidden_size // heads, None
     if not can_run(kernel, device, dtype, head_size):
         raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
-    if measure and kernel == "auto" and device.type == "cuda" and config.model.kind != "wan":
+    if measure and kernel == "auto" and is_cuda(device) and config.model.kind != "wan":
         side = config.model.autoencoder.spatial_factor * transformer.patch_size
         frame = math.prod(length // side for length in args.sampling_image_size)
         tokens = config.model.text_encoder.max_length + (args.sampling_num_frames + 1) * frame

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from concat_id.distributed import is_cuda
 from concat_id.errors import reason_of, warn
 
 FEWEST_STEPS, FEWEST_PARAMETERS = 10, 10**9  # from here on compiling, some 15 s the first time, is won back
@@ -15,7 +16,7 @@ OPTIONS = {"realize_reads_threshold": 16}
 def worth_compiling(network: nn.Module, device: torch.device, steps: int) -> bool:
     """Tell whether so many steps of a network win back what compiling takes: large ones on CUDA."""
     large = sum(parameter.numel() for parameter in network.parameters()) >= FEWEST_PARAMETERS
-    return device.type == "cuda" and steps >= FEWEST_STEPS and large
+    return is_cuda(device) and steps >= FEWEST_STEPS and large
 
 
 def compiled(function: Callable[..., Tensor], lengths: Callable[..., Iterable[tuple[Tensor, int]]]) -> Callable[..., Tensor]:

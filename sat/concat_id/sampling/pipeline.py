@@ -17,6 +17,7 @@ from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule
 from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule
+from concat_id.distributed import sent
 from concat_id.errors import UserError
 from concat_id.models import backbones
 from concat_id.sampling.memory import Placement
@@ -120,7 +121,7 @@ class VideoPipeline:
         generator = torch.Generator().manual_seed(seed)
 
         def noise_like(x: Tensor) -> Tensor:
-            return torch.randn(x.shape, generator=generator, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+            return sent(torch.randn(x.shape, generator=generator), device)
 
         def network(latents: Tensor, timestep: Tensor, text: Tensor, refs: Tensor | None) -> Tensor:
             return transformer(latents.to(self.dtype), timestep, text, refs)
@@ -134,8 +135,10 @@ class VideoPipeline:
                 on_step(step - 1)
 
         steps = self.schedule.sampling_steps(sampler.num_inference_steps)
-        condition = Condition(prompt_embeds.to(device, self.dtype), ref_latents.to(device, self.dtype))
-        negative = None if self.negative_embeds is None else Condition(self.negative_embeds.to(device, self.dtype), condition.ref_latents)
+        condition = Condition(*(sent(each, device).to(self.dtype) for each in (prompt_embeds, ref_latents)))
+        negative = None
+        if self.negative_embeds is not None:
+            negative = Condition(sent(self.negative_embeds, device).to(self.dtype), condition.ref_latents)
         start = noise_like(torch.empty(shape, device=device))
         with self.placement.on_device(self.transformer) as transformer:
             denoise = guided_denoiser(

@@ -90,7 +90,7 @@ class FramePositions(nn.Module):
     def forward(self, frames: Tensor, num_refs: int = 0) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, int]:
         """Return cosines and sines (1, S, 1, head size), and the number of tokens of references (the last S tokens) if there are any."""
         num_frames, height, width = (size // patch for size, patch in zip(frames.shape[2:], self.patch_size, strict=True))
-        where = frames.device if frames.device.type == "cuda" else None  # in float64, which not every device has
+        where = frames.device if frames.is_cuda else None  # in float64, which not every device has
         time, rows, columns = (torch.arange(size, device=where) for size in (num_frames, height, 2 * width))
         grids = [(time[: num_frames - num_refs], rows, columns[:width])]
         if num_refs:
