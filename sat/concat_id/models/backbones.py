@@ -74,7 +74,7 @@ def compile_blocks(config: Config, network: nn.Module, device: torch.device, ste
     else:
         mixin = network.get_mixin("adaln_layer")
         mixin.block = compiled(mixin.block, mixin.lengths)
-    return "the transformer's blocks are compiled in the first step, some 15 s, seconds if they were before"
+    return "the transformer's blocks are compiled in the first step: some 20 s, or seconds if they were before"
 
 
 def choose_kernel(config: Config, network: nn.Module, device: torch.device, measure: bool = True) -> str | None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from concat_id.distributed import is_cuda
 from concat_id.errors import reason_of, warn
 
-FEWEST_STEPS, FEWEST_PARAMETERS = 10, 10**9  # from here on compiling, some 15 s the first time, is won back
+FEWEST_STEPS, FEWEST_PARAMETERS = 10, 10**9  # from here on compiling, some 20 s the first time, is won back
 # Lets the norm of queries and keys be computed again where the rotation reads it: one pass in place of three, and no float32 in memory.
 OPTIONS = {"realize_reads_threshold": 16}
 
