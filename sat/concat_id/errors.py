@@ -14,8 +14,11 @@ class UserError(Exception):
 
 
 def warn(message: str) -> None:
-    """Print one line that does not stop the run."""
-    print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
+    """Print one line that does not stop the run, above a progress bar if there is one."""
+    progress = sys.modules.get("tqdm")
+    write = progress.tqdm.write if progress else print
+    write(f"warning: {one_line(message)}", file=sys.stderr)
+    sys.stderr.flush()
 
 
 def report(problem: object) -> None:

@@ -40,7 +40,8 @@ def compiled(function: Callable[..., Tensor], lengths: Callable[..., Iterable[tu
             return fused(*arguments)
         except TorchDynamoException as error:
             fused = None
-            warn(f"the transformer runs uncompiled, as compiling it failed: {reason_of(error)}")
+            reason = reason_of(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]  # advice for PyTorch's developers
+            warn(f"the transformer runs uncompiled, as compiling it failed: {reason}")
         return function(*arguments)
 
     return call

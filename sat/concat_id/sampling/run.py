@@ -193,7 +193,6 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
                     folder = _make(item, pipeline, settings, samples, bar)
                 made += [folder] if folder else []
             except InUseError as error:
-                bar.clear()
                 warn(f"{item.job.source}: {error.owner} is making this video; it is left to that")
             except UserError as error:
                 problems.append(f"{item.job.source}: {error}")
