@@ -87,7 +87,9 @@ def planned_kernels(layer, monkeypatch) -> list[int]:
     from torch._inductor.scheduler import NopKernelSchedulerNode
     from torch._inductor.virtualized import V
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils._triton import has_triton
 
+    has_triton()  # remembers its answer: not the one of the device below
     properties = DeviceProperties("cuda", 0, 132, 90, 9, 65536, 2048, 1024, 32)
     for target in (torch.cuda, CudaInterface, CudaInterface.Worker):
         monkeypatch.setattr(target, "get_device_properties", lambda *_: DEVICE_OF_INDUCTOR)
@@ -95,6 +97,7 @@ def planned_kernels(layer, monkeypatch) -> list[int]:
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(CudaInterface, "get_compute_capability", lambda *_: 90)
     monkeypatch.setattr(DeviceProperties, "create", lambda device: properties)
+    monkeypatch.setattr("torch._inductor.scheduler.has_triton", lambda: True)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     fused = torch.ops.aten._scaled_dot_product_cudnn_attention
     monkeypatch.setattr(mixins, "attention", lambda query, key, value, kernel: fused(query, key, value, None, False)[0])
