@@ -94,11 +94,11 @@ def card(folder: Path) -> Found:
         attention.activate(kernel)
         error = difference(attention.attention(*few, kernel), exact)
         assert error < 1e-2, f"{kernel} is off by {error}"
-        rate = 0.0
+        found = {"error": error}
         if kernel != "math" or not CUDA:  # which would need 146 GB there
             took = seconds(lambda: attention.attention(query, query, query, kernel))["median"]  # noqa: B023
-            rate = 4 * query.shape[0] * query.shape[1] * tokens**2 * 64 / took / 1e12
-        yield f"attention by {kernel}", {"TFLOP/s": rate, "error": error}
+            found["TFLOP/s"] = 4 * query.shape[0] * query.shape[1] * tokens**2 * 64 / took / 1e12
+        yield f"attention by {kernel}", found
     if CUDA:
         yield "chosen", attention.fastest(query)[1]
 
@@ -131,7 +131,7 @@ def small_model(folder: Path) -> Found:
         with waits() as found:
             pipeline.sample(*given, seed=3)
         yield f"waits of {name} in four steps", dict(found)
-        assert sum(found.values()) <= 3, "a step waits for the device"  # one check is after them
+        assert sum(found.values()) <= 1, "a step waits for the device"  # one check is after them
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=480, help="time of all of them together (default: 480)")
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu"), metavar="FOLDER", help="where results.json is written")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the running part as well
     options.output.mkdir(parents=True, exist_ok=True)
     end, results = time.monotonic() + options.seconds, {}
     for name in options.parts:
@@ -53,7 +55,7 @@ def run(name: str, limit: float, folder: Path) -> dict:
     """Run one part in a process of its own, and tell what it found until it ended, died or was stopped."""
     context, began = multiprocessing.get_context("fork"), time.monotonic()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(name, theirs, folder))
+    process = context.Process(target=work, args=(name, theirs, folder), daemon=True)
     process.start()
     theirs.close()
     found, failed = {}, None
@@ -96,7 +98,7 @@ def table(results: dict) -> str:
 def shown(value) -> str:
     """A value on one line of the table."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {shown(each)}" for key, each in value.items())
+        return "none" if not value else ", ".join(f"{key} {shown(each)}" for key, each in value.items())
     return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())[-200:]
 
 

@@ -149,13 +149,14 @@ def test_one_graph_serves_all_layers_and_lengths_and_one_more_a_batch_of_one(tmp
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
 
 
-def test_blocks_that_cannot_be_compiled_run_as_they_are_and_one_line_says_so(monkeypatch, capsys):
+@pytest.mark.parametrize("error", [TorchDynamoException("no compiler\nwas found"), OSError("no compiler was found")])
+def test_blocks_that_cannot_be_compiled_run_as_they_are_and_one_line_says_so(error, monkeypatch, capsys):
     config, network = small_network()
     case = sample_of(config, 2, 2, 1)
     expected = network(*case)
 
     def broken(*_, **__):
-        raise TorchDynamoException("no compiler\nwas found")
+        raise error
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
     backbones.compile_blocks(config, network, torch.device("cpu"), steps=2)

@@ -58,7 +58,7 @@ class SamplingArgs:
         "auto", "kernel; auto: the fastest of cudnn, flash and flash3 on CUDA, else PyTorch's choice", group="placement", shared=True
     )
     compile: bool | None = setting(
-        None, "fuse the transformer's blocks by torch.compile; auto: large models on CUDA, from 10 steps", group="placement",
+        None, "fuse the transformer's blocks by torch.compile; auto (default): large ones on CUDA, from 10 steps", group="placement",
         metavar="{true,false,auto}", shared=True,
     )  # fmt: skip
     bf16: bool = setting(

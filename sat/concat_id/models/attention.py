@@ -19,7 +19,7 @@ KERNELS = {
     "math": SDPBackend.MATH,
 }
 FAST = ("cudnn", "flash", "flash3")
-PROBES = 3  # timed runs of each
+PROBES = 3  # timed runs of each, after one to warm up
 
 
 def activate(kernel: str) -> None:
@@ -37,6 +37,8 @@ def can_run(kernel: str, device: torch.device, dtype: torch.dtype, head_size: in
         activate(kernel)
         with warnings.catch_warnings(action="ignore"):  # PyTorch's reasons why one cannot
             attention(probe, probe, probe, kernel)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ImportError, AttributeError, ValueError):
         return False
     return True
@@ -50,7 +52,7 @@ def fastest(probe: Tensor) -> tuple[str, str | None]:
     times = {}
     for kernel in FAST:
         if can_run(kernel, probe.device, probe.dtype, probe.shape[-1]):
-            times[kernel] = statistics.median(_milliseconds(probe, kernel) for _ in range(PROBES + 1))
+            times[kernel] = statistics.median([_milliseconds(probe, kernel) for _ in range(PROBES + 1)][1:])
     best = min(times, key=times.__getitem__, default="auto")
     shares = ", ".join(f"{kernel} {time:.1f} ms" for kernel, time in times.items())
     return best, f"attention kernel: {best} ({shares} a layer)" if times else None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from concat_id.distributed import is_cuda
+from concat_id.distributed import is_cuda, rank
 from concat_id.errors import reason_of, warn
 
 FEWEST_STEPS, FEWEST_PARAMETERS = 10, 10**9  # from here on compiling, some 20 s the first time, is won back
@@ -38,10 +38,11 @@ def compiled(function: Callable[..., Tensor], lengths: Callable[..., Iterable[tu
             for tensor, dimension in lengths(*arguments):
                 maybe_mark_dynamic(tensor, dimension)
             return fused(*arguments)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, OSError) as error:  # the second where compiled code cannot be kept
             fused = None
             reason = reason_of(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]  # advice for PyTorch's developers
-            warn(f"the transformer runs uncompiled, as compiling it failed: {reason}")
+            if rank() == 0:
+                warn(f"the transformer runs uncompiled, as compiling it failed: {reason}")
         return function(*arguments)
 
     return call

@@ -17,7 +17,7 @@ from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule
 from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule
-from concat_id.distributed import sent
+from concat_id.distributed import rank, sent
 from concat_id.errors import UserError
 from concat_id.models import backbones
 from concat_id.sampling.memory import Placement
@@ -68,7 +68,7 @@ class VideoPipeline:
         if not self.placement.frugal:
             steps = config.model.sampler.num_inference_steps * config.args.batch_size
             notes.append(backbones.compile_blocks(config, transformer, device, steps))
-        for note in filter(None, notes):
+        for note in filter(None, notes if rank() == 0 else ()):
             print(note, flush=True)
         return self.placement.streamed(transformer)
 

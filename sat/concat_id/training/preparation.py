@@ -114,7 +114,9 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
         if rank() == 0:
             print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
     backbones.choose_kernel(config, network, device, measure=False)
-    backbones.compile_blocks(config, network, device, config.training.train_iters)
+    stage = config.training.zero_stage or config.deepspeed.get("zero_optimization", {}).get("stage")
+    if config.args.compile or str(stage) != "3":  # whose hooks no compiler follows
+        backbones.compile_blocks(config, network, device, config.training.train_iters)
     return network.train()
 
 
