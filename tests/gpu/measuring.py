@@ -52,7 +52,7 @@ def paired(first: Callable, second: Callable, rounds: int = 2) -> dict[str, floa
 
 def difference(found: Tensor, expected: Tensor) -> float:
     """|found - expected| / |expected|, by the Euclidean norm."""
-    found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
+    found, expected = found.detach().double(), expected.detach().to(found.device).double()
     return float((found - expected).norm() / expected.norm())
 
 

@@ -101,7 +101,7 @@ def planned_kernels(layer, monkeypatch) -> list[int]:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     fused = torch.ops.aten._scaled_dot_product_cudnn_attention
     monkeypatch.setattr(mixins, "attention", lambda query, key, value, kernel: fused(query, key, value, None, False)[0])
-    with FakeTensorMode() as fakes, torch.no_grad(), config.patch(compilation.OPTIONS):
+    with FakeTensorMode() as fakes, torch.no_grad(), config.patch(compilation.options()):
         tensors = layer[1]("cuda")
         module = make_fx(layer[0], decomposition_table=select_decomp_table(), tracing_mode="fake")(*tensors)
         module.graph.eliminate_dead_code()
@@ -117,14 +117,14 @@ def kinds(node) -> str:
     return " ".join(type(part.node).__name__ for part in node.get_nodes())
 
 
-def small_network(**changes):
-    config = load_config(["configs/debug.yaml"], {"compile": "true"})
+def small_network(base="configs/debug.yaml", **changes):
+    config = load_config([base], {"compile": "true"})
     config.model.transformer = dataclasses.replace(config.model.transformer, **changes)
-    network = DiffusionTransformer(config.model.transformer)
-    network.initialize_weights(torch.Generator().manual_seed(0))
+    network = backbones.new_transformer(config)
+    network.initialize_weights(generator := torch.Generator().manual_seed(0))
     for parameter in network.parameters():
         if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     return config, network.requires_grad_(False).eval()
 
 
@@ -132,7 +132,7 @@ def sample_of(config, batch: int, frames: int, refs: int):
     model, generator = config.model.transformer, torch.Generator().manual_seed(1)
     make = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     refs = make(batch, refs, model.in_channels, 8, 12) if refs else None
-    text = make(batch, model.text_length, model.text_hidden_size)
+    text = make(batch, config.model.text_encoder.max_length, model.text_hidden_size)
     return make(batch, frames, model.in_channels, 8, 12), torch.full((batch,), 500), text, refs
 
 
@@ -172,3 +172,62 @@ def test_compiling_is_worth_its_while_for_large_networks_on_cuda(kind, steps, pa
     network = torch.nn.Module()
     network.weight = torch.nn.Parameter(torch.empty(parameters, device="meta"), requires_grad=False)
     assert compilation.worth_compiling(network, torch.device(kind), steps) is worth
+
+
+@pytest.mark.parametrize("base", ["configs/debug.yaml", "configs/wan_mini.yaml"])
+def test_compiled_blocks_have_the_gradients_of_uncompiled_ones_and_recompute_what_they_need(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    gradients, kept = {}, {}
+    for case in ((False, False), (True, False), (True, True)) if base == "configs/debug.yaml" else ((False, False), (True, True)):
+        compiling, recompute = case
+        config, network = small_network(base, num_layers=2, checkpoint_activations=recompute)
+        network.requires_grad_(True).train()
+        if compiling:
+            backbones.compile_blocks(config, network, torch.device("cpu"), steps=2)
+        gradients[case], kept[case] = gradients_and_kept_bytes(config, network)
+    for case, found in gradients.items():
+        for name, gradient in gradients[False, False].items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=lambda text: f"{case}, {name}: {text}")  # noqa: B023
+    assert kept[True, True] < 0.5 * kept[False, False]
+    assert not capsys.readouterr().err
+
+
+def gradients_and_kept_bytes(config, network) -> tuple[dict, int]:
+    """Gradients by names, and the bytes that the second forward pass keeps for them, weights left out."""
+    weights, kept = {parameter.data_ptr() for parameter in network.parameters()}, {}
+    case = sample_of(config, 2, 2, 1)
+    network(*case).square().mean().backward()
+    network.zero_grad()
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = network(*case).square().mean()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}, sum(kept.values())
+
+
+@pytest.mark.parametrize("factor", [float("nan"), 1.5])
+def test_blocks_whose_compiled_gradients_are_wrong_run_as_they_are(factor, monkeypatch, capsys):
+    config, network = small_network()
+    network.requires_grad_(True)
+    expected, _ = gradients_and_kept_bytes(config, network)
+
+    def miscompile(function, **_):
+        def wrong(*arguments):
+            output = function(*arguments)
+            output.register_hook(lambda gradient: gradient * factor)
+            return output
+
+        return wrong
+
+    network.zero_grad()
+    monkeypatch.setattr(torch, "compile", miscompile)
+    backbones.compile_blocks(config, network, torch.device("cpu"), steps=2)
+    found, _ = gradients_and_kept_bytes(config, network)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the transformer runs uncompiled, as compiling it failed: its first gradients are off by")

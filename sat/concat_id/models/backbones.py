@@ -66,14 +66,18 @@ def compile_blocks(config: Config, network: nn.Module, device: torch.device, ste
     wanted = config.args.compile
     if not (worth_compiling(network, device, steps) if wanted is None else wanted):
         return None
+    recompute = config.model.transformer.checkpoint_activations
     if config.model.kind == "wan":
         blocks = network.network.blocks
-        fused = compiled(type(blocks[0]).forward, lambda block, tokens, text, time, rotary: [(table, 1) for table in (tokens, *rotary[:2])])
+        network.network.disable_gradient_checkpointing()  # which compiled blocks do themselves
+        lengths = lambda block, tokens, text, time, rotary: [(table, 1) for table in (tokens, *rotary[:2])]  # noqa: E731
+        fused = compiled(type(blocks[0]).forward, lengths, recompute)
         for block in blocks:
             block.forward = partial(fused, block)
     else:
         mixin = network.get_mixin("adaln_layer")
-        mixin.block = compiled(mixin.block, mixin.lengths)
+        mixin.checkpoint_activations = False  # likewise
+        mixin.block = compiled(mixin.block, mixin.lengths, recompute)
     return "the transformer's blocks are compiled in the first step: some 20 s, or seconds if they were before"
 
 
