@@ -72,11 +72,24 @@ def test_guidance_by_references_adds_what_they_change(scale, batched):
         return guided_denoiser(stand_in, course, Condition(text, refs), lambda *_: 1.0)(seeded("noise", (1, 3, 16, 4, 6)), 1)
 
     plain = estimate()
-    assert torch.equal(plain, estimate(ref_scale=1.0)) and len(seen) == (2 if scale == 1 else 4)
+    assert torch.equal(plain, estimate(ref_scales=[1.0, 1.0])) and len(seen) == (2 if scale == 1 else 4)
     seen.clear()
     neither, without_text, whole = (branch(*inputs) for inputs in ((0 * TEXT, 0 * REFS), (0 * TEXT, REFS), (TEXT, REFS)))
-    assert_close(estimate(ref_scale=2.5), neither + 2.5 * (without_text - neither) + scale * (whole - without_text), 1e-5)
+    together = estimate(ref_scales=[2.5])
+    assert_close(together, neither + 2.5 * (without_text - neither) + scale * (whole - without_text), 1e-5)
     assert [(text > 0, refs > 0) for text, refs in seen] == [(False, False), (False, True), (True, True)]
+    assert torch.equal(together, estimate(ref_scales=[2.5, 2.5]))
+
+    alone = [branch(0 * TEXT, REFS * torch.tensor(shown)[:, None, None, None]) for shown in ((1, 0), (0, 1))]
+    guided = without_text + scale * (whole - without_text)
+    for scales, added in (
+        ((2.5, 1), 1.5 * (without_text - alone[1])),  # without the first person, whose strength it is
+        ((1, 2.5), 1.5 * (without_text - alone[0])),
+        ((2.5, 0.5), -0.5 * (alone[1] - neither) + 1.5 * (without_text - alone[1])),
+    ):
+        seen.clear()
+        assert_close(estimate(ref_scales=scales), guided + added, 1e-5)
+        assert len(seen) == 2 + len(set(scales) - {1})
 
 
 def test_loss_equals_released(sat_golden):

@@ -51,6 +51,14 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
 
 
+def test_every_person_may_have_a_strength_of_their_own(sample, tmp_path, photo):
+    lines = "--input_file", prompt_file(tmp_path, f"{PROMPT}@@{photo}@@{photo}", f"{PROMPT}@@{photo}"), *PORTRAIT
+    line = only_error(*sample(*lines, "--ref_guidance_scale", 2, 1))
+    assert ":2: found 1 people, expected 2" in line and len(results(tmp_path)) == 1
+    assert sample(*lines, "--ref_guidance_scale", 2, 2)[0] == 1 and len(results(tmp_path)) == 2
+    assert sample(*lines, "--ref_guidance_scale", 2)[0] == 0 and "1 of 2 are finished already" in sample.printed
+
+
 def test_bfloat16_that_is_emulated_is_told(sample, photo, monkeypatch, tmp_path):
     monkeypatch.setattr("concat_id.distributed.CPU_INFO", tmp_path / "nowhere")
     code, told = sample("--prompt", PROMPT, "--image", photo, *PORTRAIT, "--bf16")

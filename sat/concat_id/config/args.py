@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from concat_id.config.cogvideox import GuidanceName
+from concat_id.config.cogvideox import REF_GUIDANCE, GuidanceName
 from concat_id.config.typed import setting, size
 
 SamplerName = Literal["sde_dpmpp_2m", "ddim", "euler", "unipc"]
@@ -39,8 +39,8 @@ class SamplingArgs:
     sampling_fps: int = setting(8, "frames per second of the files", low=1, high=1000, group="model", shared=True)
     num_inference_steps: int | None = setting(None, "denoising steps (default: the model's)", low=2, group="model", shared=True)
     guidance_scale: float | None = setting(None, "strength of the text (default: the model's)", group="model", **SCALE)
-    ref_guidance_scale: float | None = setting(
-        None, "strength of the references; other than 1 takes a third pass a step (default: the model's)", group="model", **SCALE
+    ref_guidance_scale: tuple[float, ...] | None = setting(
+        None, f"{REF_GUIDANCE} (default: the model's)", group="model", metavar="X", **SCALE
     )
     guidance: GuidanceName | None = setting(None, "schedule of the guidance scale (default: the model's)", group="model", shared=True)
     sampler: SamplerName | None = setting(None, "sampler, the last two for Wan (default: the model's)", group="model", shared=True)

@@ -15,6 +15,7 @@ LARGEST = {  # what the keys say that both backbones have
     "num_frames": "pixel frames of the longest video, 4 n + 1",
 }
 LEVELS = "channels of each level; all but the last halve height and width"
+REF_GUIDANCE = "strength of the references, one for all people or one each, left to right; every value but 1 takes one more pass a step"
 CHECKPOINTING = "recompute activations in training to save memory"
 
 
@@ -67,7 +68,7 @@ class SamplerConfig:
         "constant", "schedule of the scale: dynamic is the released one with its slip, dynamic_intended the one meant"
     )
     guidance_scale: float = size(6.0, "strength of the text", low=0)
-    ref_guidance_scale: float = size(1.0, "strength of the references; other than 1 takes a third pass a step", low=0)
+    ref_guidance_scale: tuple[float, ...] = size((1.0,), REF_GUIDANCE, low=0)
     guidance_exponent: float = size(5.0, "exponent of the dynamic schedules", low=0)
     guidance_steps: int | None = size(None, "n of the released dynamic schedule where it is not the number of steps", low=1)
 

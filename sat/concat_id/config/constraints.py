@@ -35,6 +35,8 @@ def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "model.autoencoder.block_out_channels", enough, f"enough levels to shorten the video {rate} times"
     steps, sampler = model.schedule.num_timesteps, model.sampler
     yield "model.sampler.num_inference_steps", sampler.num_inference_steps <= steps, f"at most the schedule's {steps} steps"
+    people = f"one number, or one for each of at most {transformer.max_refs} people"
+    yield "model.sampler.ref_guidance_scale", 1 <= len(sampler.ref_guidance_scale) <= transformer.max_refs, people
     for name in ("name", "guidance"):
         known = get_args(get_type_hints(type(sampler))[name])
         yield f"model.sampler.{name}", getattr(sampler, name) in known, " or ".join(known)

@@ -7,6 +7,7 @@ from concat_id.config.cogvideox import (
     CHECKPOINTING,
     LARGEST,
     LEVELS,
+    REF_GUIDANCE,
     AutoencoderConfig,
     FaceConfig,
     LoraConfig,
@@ -61,7 +62,7 @@ class WanSamplerConfig:
     num_inference_steps: int = size(50, "denoising steps", low=2)
     guidance: Literal["constant"] = setting("constant", "schedule of the scale")
     guidance_scale: float = size(5.0, "strength of the text", low=0)
-    ref_guidance_scale: float = size(1.0, "strength of the references; other than 1 takes a third pass a step", low=0)
+    ref_guidance_scale: tuple[float, ...] = size((1.0,), REF_GUIDANCE, low=0)
 
 
 @dataclass

@@ -38,9 +38,12 @@ class Condition:
         """The unconditional branch: zero text, the same references."""
         return Condition(torch.zeros_like(self.prompt_embeds), self.ref_latents)
 
-    def without_refs(self) -> "Condition":
-        """The same text with zero references, as training drops them."""
-        return Condition(self.prompt_embeds, None if self.ref_latents is None else torch.zeros_like(self.ref_latents))
+    def showing(self, people: Sequence[bool]) -> "Condition":
+        """The same text with zero references for those who are not to be seen, as training drops them."""
+        if self.ref_latents is None:
+            return self
+        hidden = torch.tensor([not shown for shown in people], device=self.ref_latents.device)[:, None, None, None]
+        return Condition(self.prompt_embeds, self.ref_latents.masked_fill(hidden, 0))
 
 
 def clean_from_velocity(noised: Tensor, velocity: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
@@ -55,25 +58,27 @@ def guided_denoiser(
     scale: GuidanceScale,
     unconditional: Condition | None = None,
     batched: bool = True,
-    ref_scale: float = 1.0,
+    ref_scales: Sequence[float] = (1.0,),
 ) -> Denoise:
     """Wrap `network` into estimate(x, step) = u + scale * (c - u), c conditional and u unconditional.
 
     `unconditional` is the condition without its text if not given. `batched` runs all branches as one batch, otherwise
     one after the other in less memory. A scale of exactly 1 leaves the unconditional branch out.
 
-    Where `ref_scale` is other than 1, which the release does not know, (ref_scale - 1) * (u - n) is added from a third branch n that has
-    neither text nor references (Brooks et al. 2023, eq. 3).
+    `ref_scales`, of all references or of each, is what the release does not know: where a scale s is other than 1, (s - 1) * (u - n)
+    is added, n having neither text nor references (Brooks et al. 2023, eq. 3). Scales s < t of different people take a branch each:
+    (s - 1) * (m - n) + (t - 1) * (u - m), where m lacks those of t, and n those of s as well; people of scale 1 are in all of them.
     """
     unconditional = unconditional or condition.without_text()
-    branches = (unconditional, condition) if ref_scale == 1 else (unconditional.without_refs(), unconditional, condition)
+    scales, fewer = _without_people(unconditional, ref_scales)
+    branches = (*fewer, unconditional, condition)
     together = [_join(branches)] if batched else list(branches)
 
     def denoise(noised: Tensor, step: int) -> Tensor:
         timestep = steps.timesteps[step]
         strength = scale(step, timestep)
         velocities = []
-        for group in [condition] if strength == ref_scale == 1 else together:
+        for group in [condition] if strength == 1 and not fewer else together:
             repeats = group.prompt_embeds.shape[0] // noised.shape[0]
             inputs = noised.repeat(repeats, 1, 1, 1, 1)
             at = torch.full((inputs.shape[0],), timestep, device=noised.device)
@@ -82,11 +87,21 @@ def guided_denoiser(
         if not others:
             return conditional
         guided = torch.lerp(others[-1], conditional, strength)
-        return guided if ref_scale == 1 else guided + (ref_scale - 1) * (others[-1] - others[0])
+        for ref_scale, less, more in zip(scales, others, others[1:], strict=False):
+            guided = guided + (ref_scale - 1) * (more - less)
+        return guided
 
     return denoise
 
 
-def _join(conditions: tuple[Condition, ...]) -> Condition:
+def _without_people(unconditional: Condition, ref_scales: Sequence[float]) -> tuple[list[float], list[Condition]]:
+    """The scales other than 1, rising, and for each the branch without those who have it or a larger one."""
+    count = 0 if unconditional.ref_latents is None else unconditional.ref_latents.shape[1]
+    each = list(ref_scales) * count if len(ref_scales) == 1 else list(ref_scales)
+    scales = sorted(set(each[:count]) - {1.0})
+    return scales, [unconditional.showing([own == 1 or own < scale for own in each]) for scale in scales]
+
+
+def _join(conditions: Sequence[Condition]) -> Condition:
     refs = None if conditions[0].ref_latents is None else torch.cat([c.ref_latents for c in conditions])
     return Condition(torch.cat([c.prompt_embeds for c in conditions]), refs)

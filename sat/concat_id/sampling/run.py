@@ -69,10 +69,16 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
         jobs, problems = read_prompt_file(Path(args.input_file), max_refs)
     else:
         raise UserError("args.input_file: missing, expected a prompt file; set it, or give --prompt and --image")
+    scales = config.model.sampler.ref_guidance_scale
+    fitting = [job for job in jobs if len(scales) in (1, len(job.images))]
     if rank():
-        return jobs, []
-    _warn_of_the_unknown(jobs, config)
-    return jobs, problems
+        return fitting, []
+    problems += [
+        f"{job.source}: found {len(job.images)} people, expected {len(scales)}, as many as ref_guidance_scale has values; give one for all"
+        for job in jobs if job not in fitting
+    ]  # fmt: skip
+    _warn_of_the_unknown(fitting, config)
+    return fitting, problems
 
 
 def _warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> None:
@@ -95,6 +101,8 @@ def result_settings(config: Config) -> dict[str, Any]:
     """
     digests = weight_digests(config)
     args, model, faces = config.args, sampling_part(config.model), choose_folders(config.model.faces)
+    scales = config.model.sampler.ref_guidance_scale
+    model["sampler"]["ref_guidance_scale"] = scales[0] if len(set(scales)) == 1 else list(scales)
     model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
     return {
         "weights": digests,
