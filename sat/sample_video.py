@@ -21,7 +21,12 @@ def main() -> int:
 
     from concat_id.sampling.run import generate
 
-    return generate(config)
+    judge = None
+    if config.args.best_of:
+        from concat_id.evaluation.ranking import TakeJudge
+
+        judge = TakeJudge()
+    return generate(config, judge)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import torch
 from entry import PROMPT, only_error, prompt_file, results
 from in_process import no_file_larger_than
+from PIL import Image
 
+from concat_id.evaluation.ranking import TakeJudge
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import TextEncoder
 from concat_id.sampling.pipeline import CogVideoXPipeline
@@ -49,6 +52,33 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     monkeypatch.setattr(TextEncoder, "__init__", None)
     monkeypatch.setattr(CogVideoXPipeline, "load", None)
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
+
+
+def test_the_best_of_several_takes_is_marked_and_a_killed_run_goes_on(sample, tmp_path, photo, monkeypatch):
+    line = "--prompt", PROMPT, "--image", photo, "--best_of", 3
+    decode, decoded = CogVideoXPipeline.decode, []
+
+    def killed_in_the_third(pipeline, latents):
+        if len(decoded) == 2:
+            raise KeyboardInterrupt
+        decoded.append(latents)
+        return decode(pipeline, latents)
+
+    monkeypatch.setattr(CogVideoXPipeline, "decode", killed_in_the_third)
+    assert sample(*line)[0] == 130
+    (folder,) = results(tmp_path)
+    first = (folder / "video.mp4").stat().st_mtime_ns
+    monkeypatch.setattr(CogVideoXPipeline, "decode", lambda *given: decoded.append(1) or decode(*given))
+    monkeypatch.setattr(TakeJudge, "scores", lambda _, video, *__: {"likeness": 0.5 - 0.4 * ("_2" in video.name), "text": None})
+    assert sample(*line)[0] == 0 and len(decoded) == 3 and (folder / "video.mp4").stat().st_mtime_ns == first
+    assert "video.mp4: the best of 3 takes (seed 42, likeness 0.500; the others 0.500, 0.100)" in sample.printed
+    info = json.loads((folder / "info.json").read_text())
+    assert info["best"] == "video.mp4" and {path.name for path in folder.iterdir()} == {*info["files"], "info.json"}
+    sheets = [np.asarray(Image.open(folder / name)) for name in ("sheet.png", "sheet_3.png", "sheet_2.png")]
+    assert (np.asarray(Image.open(folder / "takes.png")) == np.concatenate(sheets)).all()
+    monkeypatch.setattr(TakeJudge, "scores", None)
+    assert sample(*line)[0] == 0 and len(decoded) == 3 and "the best of 3" in sample.printed
+    assert "found 2, expected none beside best_of 3" in only_error(*sample(*line, "--batch_size", 2))
 
 
 def test_every_person_may_have_a_strength_of_their_own(sample, tmp_path, photo):

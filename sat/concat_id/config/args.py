@@ -50,6 +50,9 @@ class SamplingArgs:
     batch_size: int = setting(
         1, "videos per line, with seeds one after the other; in training clips of a process", low=1, high=10**4, group="model", shared=True
     )
+    best_of: int | None = setting(
+        None, "videos per line, with seeds one after the other, ranked by likeness to the photos", low=2, high=10**4, group="model"
+    )
 
     memory: Literal["low", "balanced", "high"] = setting("balanced", "what stays on the device", group="placement")
     tiled_decoding: bool = setting(False, "decode in overlapping tiles: less memory, as low does by itself", group="placement")

@@ -47,6 +47,7 @@ def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= frames, f"{rate} n + 1, at most {frames}"
     yield "args.fp16", not (args.bf16 and args.fp16), "false where bf16 is true; choose one of them"
     yield "args.compile", not (args.compile and args.memory == "low"), "false or auto with memory: low, whose layers come and go"
+    yield "args.batch_size", args.best_of in (None, args.batch_size), f"none beside best_of {args.best_of}, which says how many"
     yield "args.image", len(args.image) <= transformer.max_refs, f"at most {transformer.max_refs} photos"
     yield "args.prompt", bool(args.image) or args.prompt is None, "a photo per person beside it, given with --image"
     yield "args.prompt", args.prompt is None or bool(args.prompt.strip()), "a text that is not empty"

@@ -184,6 +184,8 @@ def _fill_in(config: Config, origins: Origins) -> None:
         if value is not None:
             setattr(sampler, name, value)
             origins.alias(f"model.sampler.{name}", f"args.{'sampler' if name == 'name' else name}")
+    if args.best_of and args.batch_size == 1:
+        args.batch_size = args.best_of
     if args.negative_prompt is not None:
         config.model.negative_prompt = args.negative_prompt
     if config.training.epochs is None:

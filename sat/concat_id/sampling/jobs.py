@@ -24,8 +24,9 @@ from concat_id.video.writing import contact_sheet, write_image, write_video
 
 SEPARATOR = "@@"
 INFO = "info.json"  # written last: a folder that has it is finished
+TAKES = ".takes.json"  # the finished takes of a folder that is not finished
 LOCK = ".lock"
-RESULTS = re.compile(r"(video(_\d+)?\.mp4|(portrait|sheet)(_\d+)?\.png|reference_\d+(_crop)?\.png)")
+RESULTS = re.compile(r"(video(_\d+)?\.mp4|(portrait|sheet)(_\d+)?\.png|takes\.png|reference_\d+(_crop)?\.png)")
 PACKAGES = ("torch", "SwissArmyTransformer", "diffusers", "transformers", "insightface")
 
 
@@ -153,9 +154,10 @@ def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
     return jobs, problems
 
 
-def begin(folder: Path) -> None:
-    """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left."""
-    (folder / INFO).unlink(missing_ok=True)
+def begin(folder: Path, keep_takes: bool = False) -> None:
+    """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left but whole takes."""
+    for name in (INFO,) if keep_takes else (INFO, TAKES):
+        (folder / name).unlink(missing_ok=True)
     remove_partial_files(folder)
 
 
@@ -191,3 +193,4 @@ def save_info(folder: Path, fingerprint: str, files: list[str], **details: Any) 
             path.unlink()
     info = {**details, "versions": versions(PACKAGES), "files": files, "fingerprint": fingerprint}
     write_json(folder / INFO, info)
+    (folder / TAKES).unlink(missing_ok=True)

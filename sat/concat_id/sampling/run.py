@@ -30,6 +30,7 @@ from concat_id.sampling.jobs import (
 )
 from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
+from concat_id.sampling.takes import Judge, finished_takes, rank_takes, save_takes
 
 
 @dataclass
@@ -43,8 +44,8 @@ class Prepared:
     prompt_embeds: Tensor | None = None  # (1, L, D)
 
 
-def generate(config: Config) -> int:
-    """Make the videos of a configuration; returns the exit code, 1 if any line failed."""
+def generate(config: Config, judge: Judge | None = None) -> int:
+    """Make the videos of a configuration, and let `judge` rank the takes of each; returns the exit code, 1 if any line failed."""
     device = choose_device(config.args.device)
     jobs, problems = find_jobs(config)
     settings = result_settings(config)
@@ -52,7 +53,8 @@ def generate(config: Config) -> int:
     pipeline = make_pipeline(config, device, cache_dir=Path(config.args.output_dir) / ".prompt_embeddings")
     embed_prompts(prepared, pipeline)
     made, failures = make_videos(prepared, pipeline, settings)
-    code = conclude(made, [*problems, *unprepared, *failures])
+    rankings, unranked = rank_all(own_share(jobs), settings, Path(config.args.output_dir), judge) if judge else ([], [])
+    code = conclude(made, rankings, [*problems, *unprepared, *failures, *unranked])
     wait_if_failed(code != 0)
     return code
 
@@ -208,10 +210,22 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
     return made, problems
 
 
-def conclude(made: Sequence[Path], problems: Sequence[str]) -> int:
-    """Print the folders made, then what is wrong with the other lines; returns the exit code, 1 if any line failed."""
-    for folder in made:
-        print(printable(folder), flush=True)
+def rank_all(share: Sequence[Job], settings: dict[str, Any], output_dir: Path, judge: Judge) -> tuple[list[str], list[str]]:
+    """Rank the takes of all finished jobs; returns a line for each, and what is wrong with the others."""
+    finished, lines, problems = finished_folders(output_dir), [], []
+    for job in share:
+        try:
+            if folder := finished.get(job.fingerprint(settings)):
+                lines.append(rank_takes(folder, job.images, judge))
+        except UserError as error:
+            problems.append(f"{job.source}: the takes cannot be ranked: {error}")
+    return lines, problems
+
+
+def conclude(made: Sequence[Path], rankings: Sequence[str], problems: Sequence[str]) -> int:
+    """Print the folders made, which takes are the best, then what is wrong with the other lines; returns the exit code."""
+    for line in [*map(printable, made), *rankings]:
+        print(line, flush=True)
     for problem in problems:
         report(problem)
     return 1 if problems else 0
@@ -222,17 +236,19 @@ def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], sam
     args = pipeline.config.args
     with claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
         if folder is not None:
-            begin(folder)
+            begin(folder, keep_takes=item.again is None)
             _fill(folder, item, pipeline, settings, samples, bar)
         return folder
 
 
 def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
     job, args = item.job, pipeline.config.args
-    files, made = save_references(folder, item.references), []
+    prepared = save_references(folder, item.references)
+    made, files = finished_takes(folder, item.fingerprint)
+    bar.update(len(made) * pipeline.config.model.sampler.num_inference_steps)
     images = [reference.image for reference in item.references]
     ref_latents = pipeline.encode_references(images)
-    for index in range(samples):
+    for index in range(len(made), samples):
         begun, seed = time.perf_counter(), args.seed + index
         latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update())
         sampled = time.perf_counter()
@@ -241,8 +257,10 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
         files += save_sample(folder, job.prompt, frames, images, args.sampling_fps, suffix)
         bar.set_postfix_str("")
         made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
+        save_takes(folder, item.fingerprint, made, files)
     references = [
         {"image": str(image), "detector": reference.detector, "parser": reference.parser, "notes": reference.notes}
         for image, reference in zip(job.images, item.references, strict=True)
     ]
-    save_info(folder, item.fingerprint, files, prompt=job.prompt, load=args.load, references=references, settings=settings, samples=made)
+    details = {"prompt": job.prompt, "load": args.load, "references": references, "settings": settings, "samples": made}
+    save_info(folder, item.fingerprint, prepared + files, **details)

@@ -1,0 +1,27 @@
+"""Which of several takes is the best: the most alike one, then the one nearest to its prompt, then the steadiest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from concat_id.evaluation.layouts import GeneratedVideo
+from concat_id.evaluation.measuring import CLIP, VICLIP, Instruments, load_instruments, measure
+from concat_id.files.paths import text_digest
+
+
+class TakeJudge:
+    """Scores takes as reports do, on the CPU; CLIP takes part where its weights are in models/."""
+
+    def __init__(self, instruments: Instruments | None = None):
+        self.instruments = instruments or load_instruments(
+            "cpu", detector=None, recognizer=None, clip=CLIP, viclip=VICLIP, num_frames=16, threshold=None
+        )
+        self.name = text_digest(str(self.instruments.identity))
+
+    def scores(self, video: Path, photos: Sequence[Path], prompt: str) -> dict[str, float | None]:
+        """Similarity, a missing face counting 0, text and temporal consistency of a video. Raises `UserError`."""
+        found = measure(GeneratedVideo(video.name, video, tuple(photos), prompt), self.instruments)["scores"]
+        return {
+            f"{self.instruments.recognizer.name} similarity": found["similarity"],
+            "CLIP text": found.get("clip_text"),
+            "temporal consistency": found["temporal_consistency"],
+        }
