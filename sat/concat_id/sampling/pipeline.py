@@ -48,6 +48,17 @@ class VideoPipeline:
         self._ref_latents: dict[tuple, Tensor] = {}
         self.negative_embeds: Tensor | None = None  # (1, L, D) of guidance's other branch; zeros if none
 
+    def adopt(self, other: "VideoPipeline") -> None:
+        """Take over what another pipeline has loaded, if its networks are the same by configuration."""
+        if self._networks() == other._networks():
+            loaded = ("placement", "_ref_latents", "text_encoder", "transformer", "autoencoder")
+            self.__dict__.update({name: other.__dict__[name] for name in loaded if name in other.__dict__})
+
+    def _networks(self) -> tuple:
+        args, model = self.config.args, self.config.model
+        placed = args.load, args.dtype_name, args.memory, args.compile, args.attention_kernel
+        return *placed, model.transformer, model.text_encoder, model.autoencoder
+
     def guidance(self) -> GuidanceScale:
         """The guidance scale of every step."""
         sampler = self.config.model.sampler
@@ -109,10 +120,18 @@ class VideoPipeline:
         return latents
 
     @torch.inference_mode()
-    def sample(self, prompt_embeds: Tensor, ref_latents: Tensor, seed: int, on_step: Callable[[int], None] = lambda step: None) -> Tensor:
+    def sample(
+        self,
+        prompt_embeds: Tensor,
+        ref_latents: Tensor,
+        seed: int,
+        on_step: Callable[[int], None] = lambda step: None,
+        on_estimate: Callable[[int, Tensor], None] = lambda step, estimate: None,
+    ) -> Tensor:
         """Denoise from seeded noise to latents (1, T, C, H, W), float32. The noise is drawn on the CPU and equal on every device.
 
-        The device is given a step's work while it does that of the step before; `on_step` is told of steps that it has done.
+        The device is given a step's work while it does that of the step before; `on_step` is told of steps that it has done, and
+        `on_estimate` of every step's estimate of the clean latents, before the device has computed it.
         """
         args, sampler = self.config.args, self.config.model.sampler
         device = self.placement.device
@@ -144,7 +163,13 @@ class VideoPipeline:
             denoise = guided_denoiser(
                 network, steps, condition, self.guidance(), negative, not self.placement.frugal, sampler.ref_guidance_scale
             )
-            latents = self.samplers[sampler.name](denoise, start, steps, noise_like, follow)
+
+            def watched(x: Tensor, step: int) -> Tensor:
+                estimate = denoise(x, step)
+                on_estimate(step, estimate)
+                return estimate
+
+            latents = self.samplers[sampler.name](watched, start, steps, noise_like, follow)
         if not torch.isfinite(latents).all():
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
         on_step(len(reached) - 1)

@@ -1,7 +1,7 @@
 """From a configuration to finished folders: find the jobs, prepare them, and make one video after the other."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from concat_id.sampling.jobs import (
 from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
 from concat_id.sampling.takes import Judge, finished_takes, rank_takes, save_takes
+
+Watch = Callable[[int, int, Tensor], None]
+"""What is told of every step: steps done of how many, and the estimate of the clean latents (1, T, C, H, W)."""
 
 
 @dataclass
@@ -184,10 +187,12 @@ def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None
         item.prompt_embeds = embedding
 
 
-def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings: dict[str, Any]) -> tuple[list[Path], list[str]]:
+def make_videos(
+    prepared: Sequence[Prepared], pipeline: VideoPipeline, settings: dict[str, Any], watch: Watch = lambda done, of, estimate: None
+) -> tuple[list[Path], list[str]]:
     """Make one video after the other under one progress bar; a failing job does not stop the others.
 
-    Returns the folders made, and what failed as messages.
+    `watch` is told of every step. Returns the folders made, and what failed as messages.
     """
     if not prepared:
         return [], []
@@ -200,7 +205,7 @@ def make_videos(prepared: Sequence[Prepared], pipeline: VideoPipeline, settings:
             bar.set_description(f"video {number}/{len(prepared)}")
             try:
                 with memory_checked():
-                    folder = _make(item, pipeline, settings, samples, bar)
+                    folder = _make(item, pipeline, settings, samples, bar, watch)
                 made += [folder] if folder else []
             except InUseError as error:
                 warn(f"{item.job.source}: {error.owner} is making this video; it is left to that")
@@ -231,17 +236,17 @@ def conclude(made: Sequence[Path], rankings: Sequence[str], problems: Sequence[s
     return 1 if problems else 0
 
 
-def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> Path | None:
+def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm, watch: Watch) -> Path | None:
     """Make one job's folder; None if another process has just done so. Raises `InUseError` while one does."""
     args = pipeline.config.args
     with claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
         if folder is not None:
             begin(folder, keep_takes=item.again is None)
-            _fill(folder, item, pipeline, settings, samples, bar)
+            _fill(folder, item, pipeline, settings, samples, bar, watch)
         return folder
 
 
-def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm) -> None:
+def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm, watch: Watch) -> None:
     job, args = item.job, pipeline.config.args
     prepared = save_references(folder, item.references)
     made, files = finished_takes(folder, item.fingerprint)
@@ -250,7 +255,9 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
     ref_latents = pipeline.encode_references(images)
     for index in range(len(made), samples):
         begun, seed = time.perf_counter(), args.seed + index
-        latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update())
+        latents = pipeline.sample(
+            item.prompt_embeds, ref_latents, seed, lambda step: bar.update(), lambda step, estimate: watch(bar.n, bar.total, estimate)
+        )
         sampled = time.perf_counter()
         bar.set_postfix_str("decoding")
         frames, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""
