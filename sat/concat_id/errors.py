@@ -15,9 +15,14 @@ class UserError(Exception):
 
 def warn(message: str) -> None:
     """Print one line that does not stop the run, above a progress bar if there is one."""
+    tell(f"warning: {message}")
+
+
+def tell(message: str) -> None:
+    """Print one line beside the results, as `warn` does, that is no warning."""
     progress = sys.modules.get("tqdm")
     write = progress.tqdm.write if progress else print
-    write(f"warning: {one_line(message)}", file=sys.stderr)
+    write(one_line(message), file=sys.stderr)
     sys.stderr.flush()
 
 

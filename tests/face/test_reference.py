@@ -10,6 +10,7 @@ from concat_id.config.cogvideox import FaceConfig
 from concat_id.face.detection import Face
 from concat_id.face.parsing import CLASSES, EllipseParser
 from concat_id.face.reference import kept_pixels, load_face_models, mask_surroundings, prepare_reference
+from concat_id.face.verdict import NO_FACE
 from concat_id.video.transforms import load_image
 
 SIZE = (96, 144)
@@ -49,10 +50,11 @@ def test_forty_percent_rule(kept, is_masked):
 
 def test_rule_in_the_whole_path(detector, photographs):
     masked = prepare_reference(photographs["astronaut"], SIZE, detector, FixedParser(268))
-    assert masked.notes == [] and np.asarray(masked.image)[:50].max() == 0
+    assert masked.verdict.notes == [] and np.asarray(masked.image)[:50].max() == 0
     whole = prepare_reference(photographs["astronaut"], SIZE, detector, FixedParser(270))
     assert np.asarray(whole.image)[:50].max() > 0 and np.array_equal(np.asarray(whole.crop), np.asarray(masked.crop))
-    assert len(whole.notes) == 1 and "40%" in whole.notes[0] and "background is kept" in whole.notes[0]
+    (note,) = whole.verdict.notes
+    assert "40%" in note and "background is kept" in note and whole.verdict.level == "usable"
 
 
 @pytest.mark.parametrize(("name", "size"), [("astronaut", SIZE), ("six", SIZE), ("actor", [720, 480])])
@@ -72,22 +74,14 @@ def test_real_photographs(detector, photographs, name, size):
 
 def test_the_largest_of_several_faces_is_used_and_without_one_the_whole_image(detector, photographs):
     prepared = prepare_reference(photographs["six"], SIZE, detector, EllipseParser())
-    assert prepared.notes == ["found 6 faces; the largest is used"]
+    assert prepared.verdict.notes == ["found 6 faces, the largest is used; cut the photo to the one that is meant"]
     image = load_image(photographs["six"])
     crop, _ = detector.align(image, max(detector.detect(image), key=lambda face: face.area))
     assert np.array_equal(np.asarray(crop), np.asarray(prepared.crop))
     prepared = prepare_reference(photographs["coffee"], SIZE, detector, EllipseParser())
-    assert prepared.notes == ["found no face; the whole image is used"]
+    assert prepared.verdict.reasons == (NO_FACE,)
     assert prepared.image.size == (144, 96) and prepared.crop.size == load_image(photographs["coffee"]).size
     assert np.asarray(prepared.image)[:, :143].any(axis=(0, 2)).all(), "600x400 fits without padding"
-
-
-def test_small_faces_are_told(detector, astronaut, tmp_path):
-    small = Image.new("RGB", (512, 512))
-    small.paste(astronaut.resize((200, 200)), (100, 100))
-    small.save(tmp_path / "small.png")
-    notes = prepare_reference(tmp_path / "small.png", SIZE, detector, EllipseParser()).notes
-    assert len(notes) == 1 and "pixels wide" in notes[0]
 
 
 @pytest.mark.parametrize(("name", "degrees", "how"), [("astronaut", 90, "on its left side"), ("six", 180, "on its head"),
@@ -97,7 +91,8 @@ def test_images_lying_without_exif_are_turned_upright(detector, photographs, tmp
     upright.rotate(degrees, expand=True).save(tmp_path / "lying.png")
     prepared = prepare_reference(tmp_path / "lying.png", SIZE, detector, EllipseParser())
     expected = prepare_reference(photographs[name], SIZE, detector, EllipseParser())
-    assert prepared.notes == [f"the photo lies {how}; it is turned upright", *expected.notes]
+    assert prepared.verdict.notes == [*expected.verdict.notes, f"the photo lies {how}; it is turned upright"]
+    assert prepared.verdict.level == expected.verdict.level
     assert np.array_equal(np.asarray(prepared.crop), np.asarray(expected.crop))
 
 

@@ -91,8 +91,15 @@ def test_faces_that_need_a_word(sample, tmp_path, photo):
     code, text = sample("--input_file", file, "--sampling_num_frames", 1)
     assert code == 0
     for name in images:
-        assert f"{name}: found no face; the whole image is used" in text
-    assert "t1.jpg: found 6 faces; the largest is used" in text
+        assert f"{name}: poor: found no face, the whole image is used; take" in text
+    assert text.count("t1.jpg: usable: found 6 faces, the largest is used; cut") == 1, "one line a photo"
+    (tmp_path / "out").rename(tmp_path / "earlier")
+    file = prompt_file(tmp_path, f"a@@{tmp_path / 'blank.png'}", f"b@@{photo}")
+    code, text = sample("--input_file", file, "--sampling_num_frames", 1, "--strict_photos")
+    assert "prompts.txt:1: " in (line := only_error(code, text)) and "blank.png: poor: found no face" in line and "--strict_photos" in line
+    assert f"\n{photo}: good\n" in text and len(results(tmp_path)) == 1
+    verdict = json.loads((results(tmp_path)[0] / "info.json").read_text())["references"][0]["verdict"]
+    assert verdict["level"] == "good" and verdict["reasons"] == [] and 80 < verdict["measurements"]["width"] < 100
     assert "cut out with an oval" in text and "nowhere: not there" in text
 
 

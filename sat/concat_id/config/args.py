@@ -24,6 +24,7 @@ class SamplingArgs:
     input_file: str | None = setting(None, "prompt file, one 'prompt@@photo[@@photo]' a line", group="input", metavar="FILE", path="read")
     output_dir: str = setting("outputs", "folder for the results", group="input", metavar="FOLDER", path="write")
     overwrite: bool = setting(False, "make finished videos again", group="input")
+    strict_photos: bool = setting(False, "refuse poor photos, as sat/check_photos.py judges them", group="input")
     seed: int = setting(42, "seed of the noise, in training of all that is random", low=0, high=2**63 - 1, group="input", shared=True)
 
     load: str | None = setting(None, "checkpoint of the transformer", group="model", metavar="FOLDER", path="read", shared=True)

@@ -22,7 +22,10 @@ MEMORY = {
     "low": "the text encoder runs on the CPU, the transformer passes through layer by layer (0.1 GB each), slowest",
 }
 # Options that have the names of keys of args:, below those of the original.
-SHARED = ("input_file", "overwrite", "batch_size", "best_of", "load", "trust_checkpoint", "sampler", "memory", "device", "compile", "bf16")
+SHARED = (
+    *("input_file", "overwrite", "strict_photos", "batch_size", "best_of", "load", "trust_checkpoint"),
+    *("sampler", "memory", "device", "compile", "bf16"),
+)
 RENAMED = {"image_path": "image", "cfg_scale": "guidance_scale", "use_tiled": "tiled_decoding"}
 OWN = ("model", "config", "use_adaln", "download", "height", "width", "num_frames")
 

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from concat_id.curation.clip_people import DiscardError, in_order
-from concat_id.face.detection import TEMPLATE, TEMPLATE_SIZE, Face, FaceDetector, alignment, moved
+from concat_id.face.detection import Face, FaceDetector
 from concat_id.face.reference import FaceParser, kept_pixels
 from concat_id.face.tracking import FoundFace, Track
+from concat_id.face.verdict import nose_shift, sharpness
 from concat_id.video.writing import write_image
 
 GOOD_ENOUGH = 0.4  # of the best crop's quality
@@ -52,19 +53,9 @@ def rate(faces: Sequence[FoundFace]) -> np.ndarray:
     return sharp / max(sharp.max(), 1e-9) * large / max(large.max(), 1e-9) * frontal
 
 
-def sharpness(crop: Image.Image) -> float:
-    """Energy of the second derivative relative to the contrast, so that dark crops are not taken for blurred ones."""
-    grey = np.asarray(crop.convert("L")).astype(np.float64)
-    second = grey[1:-1, :-2] + grey[1:-1, 2:] + grey[:-2, 1:-1] + grey[2:, 1:-1] - 4 * grey[1:-1, 1:-1]
-    return float(second.std() / max(grey.std(), 1e-6))
-
-
 def frontality(keypoints: np.ndarray) -> float:
     """Tell from five key points (5, 2) how frontal a face is: 1 if the nose is where `TEMPLATE` has it, 0 in profile."""
-    upright = moved(keypoints, alignment(keypoints, TEMPLATE_SIZE))
-    eyes = max(float(np.linalg.norm(upright[1] - upright[0])), 1e-6)
-    shift = (upright[2, 0] - upright[[0, 1, 3, 4], 0].mean()) - (TEMPLATE[2, 0] - TEMPLATE[[0, 1, 3, 4], 0].mean())
-    return float(np.clip(1 - abs(shift) / eyes / TURNED, 0.0, 1.0))
+    return float(np.clip(1 - abs(nose_shift(keypoints)) / TURNED, 0.0, 1.0))
 
 
 def spread_out(qualities: np.ndarray, vectors: np.ndarray, most: int) -> list[int]:

@@ -58,6 +58,11 @@ class Face:
         """Square pixels of the box."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
+    @property
+    def side(self) -> float:
+        """Shorter side of the box in pixels."""
+        return float((self.box[2:] - self.box[:2]).min())
+
     def shifted(self, left: float, top: float) -> "Face":
         """The same face in an image that continues this one by `left` and `top` pixels."""
         return Face(self.box + [left, top, left, top], self.keypoints + [left, top], self.score)
@@ -69,6 +74,11 @@ class UprightPhoto(NamedTuple):
     photo: Image.Image
     faces: list[Face]
     note: str | None = None
+
+    @property
+    def largest(self) -> Face | None:
+        """The face that is taken for the person's."""
+        return max(self.faces, key=lambda face: face.area, default=None)
 
 
 class FaceDetector:

@@ -87,11 +87,8 @@ class EllipseParser:
 
     def parse(self, crop: Image.Image, keypoints: np.ndarray) -> np.ndarray:
         """Label each pixel of a crop with background, skin or hair (H, W), given the key points (5, 2) in it."""
-        left_eye, right_eye, nose, left_mouth, right_mouth = keypoints
-        eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
-        length = float(np.hypot(*(mouth - eyes)))
-        down = (mouth - eyes) / length if length else np.array([0.0, 1.0])
-        across = np.array([down[1], -down[0]])
+        left_eye, right_eye, nose = keypoints[:3]
+        eyes, down, across, length = face_axes(keypoints)
         # A head that nods is shortened, one that turns is narrowed; the larger of the two measures is nearer to the truth.
         unit = max(length, float(np.hypot(*(right_eye - left_eye))) / self.EYE_DISTANCE, 1.0)
         turn = float(np.clip((nose - eyes) @ across / unit, -self.MAX_TURN, self.MAX_TURN))
@@ -103,3 +100,11 @@ class EllipseParser:
         half_width = half_width * (1 - self.TAPER * vertical.clip(min=0))
         inside = abs(horizontal / half_width) ** self.ROUNDNESS + abs(vertical / self.HALF_HEIGHT) ** self.ROUNDNESS <= 1
         return np.where(inside, np.where(vertical < self.BROW, HAIR, SKIN), BACKGROUND)
+
+
+def face_axes(keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return the point between the eyes, unit vectors down the face and across it (2,), and the distance from the eyes to the mouth."""
+    eyes, mouth = keypoints[:2].mean(axis=0), keypoints[3:].mean(axis=0)
+    length = float(np.hypot(*(mouth - eyes)))
+    down = (mouth - eyes) / length if length else np.array([0.0, 1.0])
+    return eyes, down, np.array([down[1], -down[0]]), length

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,15 +12,15 @@ from PIL import Image
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
-from concat_id.face.detection import FaceDetector
+from concat_id.face.detection import FaceDetector, UprightPhoto
 from concat_id.face.onnx_files import COMMAND
 from concat_id.face.parsing import CLASSES, EllipseParser, SegformerParser
+from concat_id.face.verdict import GOOD, NO_FACE, USABLE, PhotoVerdict, Reason, judge
 from concat_id.files.paths import resolve_path
 from concat_id.video.transforms import fit_and_pad, load_image
 
 REMOVED_CLASSES = tuple(CLASSES.index(name) for name in ("background", "hat", "earring", "necklace", "cloth"))
 MIN_REMAINING = 0.4  # of the crop; where masking would leave less, the crop stays whole
-SMALL_FACE = 48  # pixels; below it a crop of 448 is mostly invented by interpolation
 
 
 class FaceParser(Protocol):
@@ -34,13 +34,13 @@ class FaceParser(Protocol):
 
 @dataclass
 class PreparedReference:
-    """A reference as the model sees it, the unmasked crop it was made from, and what a user should know about it."""
+    """A reference as the model sees it, the unmasked crop it was made from, and what the photo is worth."""
 
     image: Image.Image
     crop: Image.Image
     detector: str
     parser: str
-    notes: list[str] = field(default_factory=list)
+    verdict: PhotoVerdict
 
 
 def prepare_reference(path: str | Path, size: Sequence[int], detector: FaceDetector, parser: FaceParser) -> PreparedReference:
@@ -48,22 +48,24 @@ def prepare_reference(path: str | Path, size: Sequence[int], detector: FaceDetec
 
     Without a face the whole image is used. Raises `UserError` if the photograph cannot be read.
     """
+    return prepare_found(detector.search(load_image(path)), size, detector, parser)
+
+
+def prepare_found(found: UprightPhoto, size: Sequence[int], detector: FaceDetector, parser: FaceParser) -> PreparedReference:
+    """Prepare a photograph whose faces have been looked for."""
     height, width = size
-    image, faces, turned = detector.search(load_image(path))
-    if not faces:
-        notes = ["found no face; the whole image is used"]
-        return PreparedReference(fit_and_pad(image, (height, width)), image, detector.name, parser.name, notes)
-    face = max(faces, key=lambda face: face.area)
-    notes = [turned] if turned else []
-    notes += [f"found {len(faces)} faces; the largest is used"] if len(faces) > 1 else []
-    side = min(face.box[2:] - face.box[:2])
-    if side < SMALL_FACE:
-        notes.append(f"the face is only {side:.0f} pixels wide; a larger one gives a better likeness")
+    image, faces, turned = found
+    if (face := found.largest) is None:
+        return PreparedReference(fit_and_pad(image, (height, width)), image, detector.name, parser.name, PhotoVerdict((NO_FACE,)))
     crop, keypoints = detector.align(image, face)
-    masked, remaining = mask_surroundings(crop, parser.parse(crop, keypoints))
+    labels = parser.parse(crop, keypoints)
+    masked, remaining = mask_surroundings(crop, labels)
+    remarks = [Reason("lying", GOOD, turned)] if turned else []
     if remaining < MIN_REMAINING:
-        notes.append(f"face and hair would be only {remaining:.0%} of the crop; its background is kept")
-    return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, notes)
+        told = f"face and hair would be only {remaining:.0%} of the crop, its background is kept"
+        remarks.append(Reason("background", USABLE, told, "take a photo with nothing before the head"))
+    verdict = judge(image, faces, face, crop, keypoints, labels).joined(*remarks)
+    return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, verdict)
 
 
 def mask_surroundings(crop: Image.Image, labels: np.ndarray) -> tuple[Image.Image, float]:

@@ -25,7 +25,7 @@ class FoundFace:
     @property
     def side(self) -> float:
         """Shorter side of the box in pixels."""
-        return float((self.face.box[2:] - self.face.box[:2]).min())
+        return self.face.side
 
     @property
     def centre(self) -> float:

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed, warn_of_emulation
-from concat_id.errors import UserError, printable, report, shortened, warn
+from concat_id.errors import UserError, printable, report, shortened, tell, warn
 from concat_id.face.reference import PreparedReference, choose_folders, load_face_models, prepare_reference
+from concat_id.face.verdict import GOOD, POOR
 from concat_id.files.locks import InUseError
 from concat_id.files.paths import check_writable
 from concat_id.models.backbones import weight_digests
@@ -154,16 +155,21 @@ def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], 
     detector, parser, notices = load_face_models(config.model.faces, device)
     for notice in notices:
         warn(notice)
-    prepared = []
+    prepared, told = [], set()
     for job, fingerprint, again in pending:
         try:
             references = [prepare_reference(image, config.args.sampling_image_size, detector, parser) for image in job.images]
         except UserError as error:
             problems.append(f"{job.source}: {error}")
             continue
-        for image, reference in zip(job.images, references, strict=True):
-            for note in reference.notes:
-                warn(f"{job.source}: {image}: {note}")
+        verdicts = {image: reference.verdict for image, reference in zip(job.images, references, strict=True)}
+        poor = [image for image, verdict in verdicts.items() if verdict.level == POOR]
+        if poor and config.args.strict_photos:
+            problems.append(f"{job.source}: {poor[0]}: {verdicts[poor[0]]}; expected a photo that is usable (--strict_photos)")
+            continue
+        for image in sorted(verdicts.keys() - told):
+            (tell if verdicts[image].level == GOOD else warn)(f"{image}: {verdicts[image]}")
+        told |= verdicts.keys()
         prepared.append(Prepared(job, fingerprint, references, again))
     return prepared, problems
 
@@ -266,7 +272,8 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
         made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
         save_takes(folder, item.fingerprint, made, files)
     references = [
-        {"image": str(image), "detector": reference.detector, "parser": reference.parser, "notes": reference.notes}
+        {"image": str(image), "detector": reference.detector, "parser": reference.parser, "notes": reference.verdict.notes,
+         "verdict": reference.verdict.record()}
         for image, reference in zip(job.images, item.references, strict=True)
     ]
     details = {"prompt": job.prompt, "load": args.load, "references": references, "settings": settings, "samples": made}
