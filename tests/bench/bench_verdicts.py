@@ -105,6 +105,8 @@ def main() -> None:
     rows: dict[tuple[str, str], dict[str, PhotoVerdict]] = defaultdict(dict)
 
     def judge(row: tuple[str, str], name: str, found: UprightPhoto) -> None:
+        while name in rows[row]:  # of another folder
+            name += "'"
         rows[row][name] = prepare_found(found, (480, 720), detector, oval).verdict
 
     for path in sorted((ROOT / "examples" / "people").glob("[a-f]*.png")):

@@ -46,7 +46,7 @@ def test_a_photo_and_a_prompt_become_what_the_other_launchers_write(infer, tmp_p
     assert code == 0, text
     (folder,) = results(tmp_path)
     files = {"video.mp4", "sheet.png", "reference_1.png", "reference_1_crop.png", "info.json"}
-    assert {path.name for path in folder.iterdir()} == files and "photos" not in text
+    assert {path.name for path in folder.iterdir()} == files and "photos, but" not in text
     info = info_of(folder)
     settings, model = info["settings"], info["settings"]["model"]
     assert (settings["size"], settings["latent_frames"], settings["fps"], settings["seed"]) == ([48, 64], 2, 16, 9)

@@ -50,9 +50,9 @@ NO_FACE = Reason("no face", POOR, "found no face, the whole image is used", "tak
 class PhotoVerdict:
     """All reasons, worst first, and the measurements that they come from.
 
-    Pixels of `width`; degrees of `yaw` (positive: the nose points to the image's right), `pitch` (down) and `roll`; `sharpness` is 0.3
-    and more; `brightness` of the face's bright parts, `balance` of its darker side to its brighter one, `clipped`, `outside` (of the
-    photo) and `covered` are shares in [0, 1]. What could not be measured is not there.
+    Pixels of `width`; degrees of `yaw` (positive: the nose points to the image's right), `pitch` (down) and `roll`; `sharpness` without
+    unit, 0.3 or more of a sharp face; and as shares in [0, 1] `brightness` of the face's bright parts, `balance` of its darker side to
+    its brighter one, what is `clipped`, `outside` the photo, and `covered`. What could not be measured is not there.
     """
 
     reasons: tuple[Reason, ...] = ()
@@ -126,7 +126,7 @@ def judge(
         "yaw": float(np.degrees(np.arctan(nose_shift(keypoints) / NOSE_DEPTH))),
         "pitch": _pitch(keypoints),
         "roll": float(np.degrees(np.arctan2(*(right_eye - left_eye)[::-1]))),
-        **_oval_light_and_cover(image, face, crop, keypoints, labels),
+        **_measure_crop(image, face, crop, keypoints, labels),
     }
     found = [limit.judge(measurements[limit.measurement]) for limit in LIMITS if limit.measurement in measurements]
     if len(faces) > 1:
@@ -163,10 +163,10 @@ def _pitch(keypoints: np.ndarray) -> float:
     return float(np.degrees(np.arctan((height - NOSE_HEIGHT) * FACE_LENGTH / NOSE_DEPTH)))
 
 
-def _oval_light_and_cover(
+def _measure_crop(
     image: Image.Image, face: Face, crop: Image.Image, keypoints: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, float]:
-    """Measure in a crop of `LOOK` pixels what lies beyond the photo's edge, how the face is lit, and what hides it."""
+    """Measure at `LOOK` pixels what lies beyond the photo's edge, how the face is lit, and what hides it."""
     points, small = keypoints * LOOK / crop.width, crop.resize((LOOK, LOOK), Image.Resampling.BOX)
     pixels = np.asarray(small).astype(np.float64)
     grey, oval = pixels @ [0.299, 0.587, 0.114], EllipseParser().parse(small, points)
