@@ -1,0 +1,96 @@
+"""Finished results of the output folders, those of the launchers too."""
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from concat_id.files.json_files import recall_json
+from concat_id.files.paths import visible_files
+from concat_id.video.writing import ffmpeg, video_input
+
+MOST = 60  # results shown
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished folder, with what its info.json says; the video is its best take."""
+
+    folder: Path
+    info: dict[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        """What was asked for."""
+        return str(self.info["prompt"])
+
+    @property
+    def take(self) -> int:
+        """The number of the take to show, from 0."""
+        scored = [index for index, take in enumerate(self.info["samples"]) if take.get("video") == self.info.get("best")]
+        return scored[0] if scored and self.info.get("best") else 0
+
+    @property
+    def seed(self) -> int:
+        """The seed of the take to show."""
+        return int(self.info["samples"][self.take]["seed"])
+
+    @property
+    def poster(self) -> str | None:
+        """An image that stands for it."""
+        video = self.file("video")
+        return poster(video, video.stat().st_mtime_ns) if video else served(self.file("portrait"))
+
+    def file(self, kind: str) -> Path | None:
+        """The take's "video", "portrait" or "sheet", all "takes", or None where there is none."""
+        suffix = f"_{self.take + 1}" if self.take and kind != "takes" else ""
+        path = self.folder / f"{kind}{suffix}.{'mp4' if kind == 'video' else 'png'}"
+        return path if path.name in self.info["files"] and path.is_file() else None
+
+    @property
+    def references(self) -> list[Path]:
+        """The prepared photos."""
+        return [self.folder / name for name in self.info["files"] if name.startswith("reference_") and not name.endswith("_crop.png")]
+
+    @property
+    def crops(self) -> list[Path]:
+        """What was cut out of the photos."""
+        return [self.folder / name for name in self.info["files"] if name.endswith("_crop.png")]
+
+    def table(self) -> list[tuple[str, str]]:
+        """Seed, scores and settings as pairs of a name and a value."""
+        settings, take = self.info["settings"], self.info["samples"][self.take]
+        rows = [("prompt", self.prompt), ("seed", str(self.seed))]
+        rows += [(name, f"{score:.3f}") for name, score in take.get("scores", {}).items() if score is not None]
+        rows += [("size", "x".join(map(str, settings["size"]))), ("steps", str(settings["model"]["sampler"]["num_inference_steps"]))]
+        return [*rows, ("sampling", f"{take['sampling_s']} s"), ("folder", str(self.folder))]
+
+
+def find_results(folders: Sequence[Path]) -> list[Result]:
+    """Finished results, the newest first."""
+    infos = [path for folder in dict.fromkeys(folders) for path in visible_files(folder, "*/info.json")]
+    newest = sorted(infos, key=lambda path: -path.stat().st_mtime)[:MOST]
+    results = [Result(path.parent, info) for path in newest if (info := recall_json(path))]
+    return [result for result in results if {"prompt", "samples", "settings", "files"} <= result.info.keys() and result.info["samples"]]
+
+
+@functools.lru_cache(maxsize=4 * MOST)
+def poster(video: Path, changed: int) -> str | None:
+    """The first frame of a video that was last changed then, as a file of the page; None if it cannot be read."""
+    target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "poster.jpg"
+    command = [ffmpeg(), *video_input(video), "-frames:v", "1", str(target)]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return None if done.returncode else str(target)
+
+
+def served(path: Path | None) -> str | None:
+    """A copy of a file in the page's own folder, the only one that the server gives files of."""
+    if path is None:
+        return None
+    folder = tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])
+    return str(shutil.copy(path, Path(folder) / path.name))

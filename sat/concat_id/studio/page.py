@@ -1,0 +1,302 @@
+"""The page itself, made with Gradio: a form, what becomes of it, and what has been made."""
+
+import html
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from concat_id.errors import UserError
+from concat_id.files.paths import PROJECT_ROOT
+from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, Model, default_model, example_prompts
+from concat_id.studio.gallery import Result, find_results, served
+from concat_id.studio.photos import PhotoReader, marked, sentence, side_by_side
+from concat_id.studio.worker import VideoRequest, Worker, time_left
+
+CONSENT = "Use photos of people who have agreed to it, and say of the result that it is generated. Photos stay on this machine."
+CSS = """
+.gradio-container {max-width: 1200px !important; margin: auto}
+.bar {height: 8px; border-radius: 4px; background: var(--border-color-primary)}
+.bar > div {height: 8px; border-radius: 4px; background: var(--color-accent)}
+.word {padding: 1px 8px; border-radius: 9px; color: white; font-size: 90%}
+.good, .made {background: #15803d}
+.usable {background: #b45309}
+.poor, .failed, .stopped {background: #b91c1c}
+.facts, .facts tr, .facts th, .facts td {border: 0 !important; padding: 2px 14px 2px 0 !important; text-align: left; vertical-align: top}
+.facts th {white-space: nowrap; font-weight: normal; opacity: .7}
+.facts td {overflow-wrap: anywhere}
+[id^=photo] td.download {display: none}
+.report {width: 100%; height: 80vh; border: 0; background: white}
+footer {display: none !important}
+"""
+PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
+SAVE = ["fullscreen", "download"]  # buttons of a picture
+SECONDS = 600  # that a report or the doctor may take
+
+
+class Studio:
+    """What the page's functions share: the models of this machine, the worker, and the photos' reader."""
+
+    def __init__(self, models: dict[str, Model]):
+        self.models, self.worker, self.reader = models, Worker(), PhotoReader()
+
+    def look(self, path: str | None, model: str) -> tuple[Image.Image | None, str]:
+        """The picture and the verdict of an upload."""
+        return self.reader.look(path, next(iter(self.models[model].configs.values())))
+
+    def make(self, session: gr.Request, model: str, prompt: str, *given: Any) -> Iterator[tuple]:
+        """Make a video and say how far it is; yields status, preview, and the values of the result's components."""
+        photos = tuple(path for path in given[:MOST_PEOPLE] if path)
+        strengths, settings = given[MOST_PEOPLE : 2 * MOST_PEOPLE], given[2 * MOST_PEOPLE :]
+        nothing = (gr.skip(),) * len(shown(None))
+        try:
+            request = self.request(model, prompt, photos, strengths, *settings)
+        except UserError as error:
+            yield marked("failed", sentence(error, *photos)), gr.skip(), *nothing
+            return
+        began, preview = time.monotonic(), gr.update(value=None, visible=False)
+        yield bar("waiting for the model", 0), preview, *shown(None)
+        for event in self.worker.make(request, session.session_hash):
+            if event is None:
+                continue
+            if event.kind == "step":
+                done, of = event.value
+                began = time.monotonic() if not done else began
+                yield bar(f"step {done} of {of}, {time_left(began, done, of)}", done / of), gr.skip(), *nothing
+            elif event.kind == "preview":
+                yield gr.skip(), gr.update(value=Image.open(io.BytesIO(event.value)), visible=True), *nothing
+            elif event.kind == "made":
+                made = [result for result in find_results([Path(event.value).parent]) if result.folder == Path(event.value)]
+                yield marked("made"), preview, *shown(made[0] if made else None)
+            elif event.kind in ("failed", "stopped"):
+                told = sentence(UserError(event.value), *photos) if event.value else "the device is free"
+                yield marked(event.kind, told), preview, *nothing
+
+    def request(self, model: str, prompt: str, photos: tuple, strengths: tuple, seed: float, takes: float, *sizes: float) -> VideoRequest:
+        """Read the form. Raises `UserError` for what cannot be made."""
+        if not photos:
+            raise UserError("no photo yet; give one of each person, left to right")
+        if not (prompt or "").strip():
+            raise UserError("no prompt yet; say what the video shows")
+        if len(prompt) > LONGEST_PROMPT:
+            raise UserError(f"the prompt has {len(prompt):,} characters, at most {LONGEST_PROMPT:,} are read; shorten it")
+        named = dict(zip(("sampling_num_frames", "num_inference_steps", "guidance_scale"), sizes, strict=True))
+        settings = {name: str(value) for name, value in named.items() if value is not None}
+        settings |= {"seed": str(int(seed or 0)), "ref_guidance_scale": list(strengths[: len(photos)])}
+        settings |= {"best_of": str(int(takes))} if takes > 1 else {}
+        chosen = self.models[model]
+        settings["output_dir"] = chosen.configs[chosen.task(len(photos))].args.output_dir
+        request = VideoRequest(model, chosen.task(len(photos)), prompt, photos, settings)
+        request.config()  # tells now what would be told later
+        return request
+
+    def stop(self, session: gr.Request) -> str:
+        """End what this page is making."""
+        return gr.skip() if self.worker.stop(session.session_hash) else "nothing of yours is being made"
+
+    def results(self) -> list[Result]:
+        """Finished results of all models."""
+        return find_results([folder for model in self.models.values() for folder in model.folders])
+
+    def pictures(self) -> list[tuple[str | None, str]]:
+        """The results as a gallery shows them."""
+        return [(result.poster, result.prompt[:80]) for result in self.results()]
+
+    def pick(self, event: gr.SelectData) -> tuple:
+        """The values of the result's components for the one that was clicked."""
+        results = self.results()
+        return shown(results[event.index] if event.index < len(results) else None)
+
+    def again(self, folder: str | None) -> tuple:
+        """The form for an earlier result with another seed, and the tab that it is in: prompt, photos, seed; crops stand in for photos."""
+        found = [result for result in self.results() if str(result.folder) == folder]
+        if not found:
+            return (gr.skip(),) * (MOST_PEOPLE + 3)
+        crops = [served(path) for path in found[0].crops][:MOST_PEOPLE]
+        photos = [*crops, *[None] * (MOST_PEOPLE - len(crops))]
+        return found[0].prompt, *photos, found[0].seed + 1, gr.update(selected="create")
+
+    def defaults(self, model: str) -> tuple:
+        """What the form says for a model: its prompts, sizes, and how many people it takes."""
+        chosen = self.models[model]
+        config = next(iter(chosen.configs.values()))
+        sampler, people = config.model.sampler, config.model.transformer.max_refs
+        most = config.model.transformer.max_latent_frames
+        strengths = [gr.update(value=sampler.ref_guidance_scale[0], visible=number < people) for number in range(MOST_PEOPLE)]
+        return (
+            gr.update(samples=[[prompt] for prompt in example_prompts(chosen)]),
+            gr.update(value=config.args.sampling_num_frames, maximum=most),
+            gr.update(value=sampler.num_inference_steps),
+            gr.update(value=sampler.guidance_scale),
+            *strengths,
+        )
+
+    def choices(self) -> dict:
+        """What can be evaluated."""
+        return gr.update(choices=[(f"{result.prompt[:70]} (seed {result.seed})", str(result.folder)) for result in self.results()])
+
+    def evaluate(self, names: list[str]) -> Iterator[str]:
+        """The evaluation's report on the chosen results, in a frame that can do nothing."""
+        known = {str(result.folder): result.folder for result in self.results()}
+        chosen = [str(known[name]) for name in names or () if name in known]
+        if not chosen:
+            yield "choose one result or more"
+            return
+        yield "measuring; some seconds a video"
+        with tempfile.TemporaryDirectory() as folder:
+            told = run_script("evaluate_identity", "--videos", *chosen, "--output", folder)
+            report = Path(folder) / "report.html"
+            page = html.escape(report.read_text(encoding="utf-8")) if report.is_file() else None
+        yield f'<iframe class="report" sandbox srcdoc="{page}"></iframe>' if page else f"<pre>{html.escape(told)}</pre>"
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's looks with the fonts of the browser's machine: nothing is fetched."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+
+
+def run_script(name: str, *arguments: str) -> str:
+    """Run an entry script, and return what it says."""
+    command = [sys.executable, str(PROJECT_ROOT / "sat" / f"{name}.py"), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{name} took more than {SECONDS} s"
+    return done.stdout + done.stderr
+
+
+def bar(told: str, share: float) -> str:
+    """A sentence over a progress bar."""
+    return f'{html.escape(told)}<div class="bar"><div style="width: {100 * share:.0f}%"></div></div>'
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Rows of a name and a value."""
+    cells = ((html.escape(name), html.escape(value)) for name, value in rows)
+    return '<table class="facts">' + "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in cells) + "</table>"
+
+
+def shown(result: Result | None) -> tuple:
+    """Values of the result's components: the whole, video, portrait, sheet, references, table, and the result's folder."""
+    if result is None:
+        return gr.update(visible=False), *(gr.update(value=None, visible=False) for _ in range(3)), None, "", None
+    files = served(result.file("video")), served(result.file("portrait")), served(result.file("takes") or result.file("sheet"))
+    return (
+        gr.update(visible=True),
+        *(gr.update(value=file, visible=file is not None) for file in files),
+        side_by_side([Image.open(path) for path in result.references]),
+        table(result.table()),
+        str(result.folder),
+    )
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """Lay the page out and connect it."""
+    with gr.Blocks(title="Concat-ID Studio", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.Markdown("# Concat-ID Studio\nVideos in which people do what you write, from photos of their faces.")
+        names = [(f"{model.title} ({name})", name) for name, model in studio.models.items()]
+        model = gr.Dropdown(names, value=default_model(studio.models), label="Model", elem_id="model")
+        with gr.Tabs() as tabs:
+            with gr.Tab("Create", id="create"), gr.Row():
+                with gr.Column(min_width=320):
+                    form = _form()
+                with gr.Column(min_width=320):
+                    status = gr.HTML(elem_id="status")
+                    preview = gr.Image(label="On the way", interactive=False, buttons=[], elem_id="preview", height=240, visible=False)
+                    result = _result("result")
+            with gr.Tab("Gallery") as tab, gr.Row():
+                with gr.Column(min_width=320):
+                    gallery = gr.Gallery(
+                        label="Results, the newest first", columns=2, object_fit="cover", height="auto", allow_preview=False, buttons=[],
+                        elem_id="gallery",
+                    )  # fmt: skip
+                    tab.select(studio.pictures, None, gallery, **PRIVATE)
+                with gr.Column(min_width=320):
+                    picked = _result("picked")
+            with gr.Tab("Evaluate") as tab:
+                _evaluation(studio, tab)
+            with gr.Tab("Machine"):
+                examine = gr.Button("Examine this machine", elem_id="examine")
+                machine = gr.Code(label="python sat/doctor.py", language=None, elem_id="machine", interactive=False)
+                examine.click(lambda: run_script("doctor"), None, machine, concurrency_limit=1, **PRIVATE)
+
+        _connect_form(studio, page, model, form)
+        inputs = [model, form["prompt"], *form["files"], *form["strengths"], *form["settings"]]
+        made = {"fn": studio.make, "inputs": inputs, "outputs": [status, preview, *result["parts"]], "concurrency_limit": 1, **PRIVATE}
+        form["make"].click(**made)
+        form["stop"].click(studio.stop, None, status, queue=False, **PRIVATE)
+        result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made)
+        gallery.select(studio.pick, None, picked["parts"], **PRIVATE)
+        picked["again"].click(studio.again, picked["parts"][-1], [form["prompt"], *form["files"], form["seed"], tabs], **PRIVATE)
+    return page
+
+
+def _evaluation(studio: Studio, tab: gr.Tab) -> None:
+    chosen = gr.CheckboxGroup(label="Results to compare", elem_id="chosen")
+    measure = gr.Button("Measure", variant="primary", elem_id="measure")
+    report = gr.HTML(elem_id="report")
+    tab.select(studio.choices, None, chosen, **PRIVATE)
+    measure.click(studio.evaluate, chosen, report, concurrency_limit=1, **PRIVATE)
+
+
+def _form() -> dict[str, Any]:
+    files, views, verdicts = [], [], []
+    with gr.Row():
+        for number in range(1, MOST_PEOPLE + 1):
+            with gr.Column(min_width=150):
+                files.append(gr.File(label=f"Person {number}", elem_id=f"photo{number}", height=140))
+                views.append(gr.Image(show_label=False, interactive=False, height=130, buttons=[], elem_id=f"view{number}", visible=False))
+                verdicts.append(gr.HTML(elem_id=f"verdict{number}"))
+    gr.Markdown(f"<small>People from left to right. {CONSENT}</small>")
+    prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, elem_id="prompt")
+    examples = gr.Dataset(components=[prompt], samples=[[""]], label="Prompts that this model understands", samples_per_page=6)
+    with gr.Accordion("More", open=False):
+        with gr.Row():
+            seed = gr.Number(42, label="Seed", precision=0, minimum=0, maximum=2**53, elem_id="seed")
+            takes = gr.Slider(1, 8, 1, step=1, label="Takes, ranked by likeness", elem_id="takes")
+        frames = gr.Slider(1, 13, 1, step=1, label="Latent frames: n make 4(n-1)+1 frames, 1 a portrait", elem_id="frames")
+        steps = gr.Slider(2, 100, 25, step=1, label="Denoising steps", elem_id="steps")
+        guidance = gr.Slider(1, 15, 6, step=0.5, label="Strength of the prompt", elem_id="guidance")
+        with gr.Row():
+            strengths = [
+                gr.Slider(0, 10, 1, step=0.1, label=f"Strength of person {number}", min_width=150) for number in range(1, MOST_PEOPLE + 1)
+            ]
+        gr.Markdown("<small>Every strength of a person other than 1 takes one more pass a step; equal ones share it.</small>")
+    with gr.Row():
+        make = gr.Button("Generate", variant="primary", elem_id="make")
+        stop = gr.Button("Stop", variant="stop", elem_id="stop")
+    return {
+        "files": files, "views": views, "verdicts": verdicts, "prompt": prompt, "examples": examples, "make": make, "stop": stop,
+        "seed": seed, "strengths": strengths, "settings": [seed, takes, frames, steps, guidance],
+    }  # fmt: skip
+
+
+def _result(name: str) -> dict[str, Any]:
+    with gr.Column(visible=False) as whole:
+        video = gr.Video(label="Video", interactive=False, autoplay=True, loop=True, elem_id=f"{name}_video")
+        portrait = gr.Image(label="Portrait", interactive=False, buttons=SAVE, elem_id=f"{name}_portrait")
+        sheet = gr.Image(label="Sheet", interactive=False, buttons=SAVE, elem_id=f"{name}_sheet")
+        references = gr.Image(label="What the model saw", interactive=False, buttons=[], height=180, elem_id=f"{name}_references")
+        table = gr.HTML(elem_id=f"{name}_table")
+        again = gr.Button("Again with another seed", elem_id=f"{name}_again")
+    return {"parts": [whole, video, portrait, sheet, references, table, gr.State()], "again": again}
+
+
+def _connect_form(studio: Studio, page: gr.Blocks, model: Any, form: dict[str, Any]) -> None:
+    def look(path: str | None, name: str) -> tuple:
+        image, verdict = studio.look(path, name)
+        return gr.update(value=image, visible=image is not None), verdict
+
+    for file, view, verdict in zip(form["files"], form["views"], form["verdicts"], strict=True):
+        file.change(look, [file, model], [view, verdict], **PRIVATE)
+    filled = [form["examples"], *form["settings"][2:], *form["strengths"]]
+    for load in (page.load, model.change):
+        load(studio.defaults, model, filled, **PRIVATE)
+    form["examples"].click(lambda sample: sample[0], form["examples"], form["prompt"], **PRIVATE)

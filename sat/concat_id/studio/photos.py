@@ -1,0 +1,61 @@
+"""A photo as the page shows it at once: the crop, what the model sees of it, and the verdict."""
+
+import html
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from concat_id.config.schema import Config
+from concat_id.errors import UserError, one_line
+from concat_id.face.reference import PreparedReference, load_face_models, prepare_reference
+
+TILE_HEIGHT = 200  # pixels
+
+
+class PhotoReader:
+    """Prepares photos as sampling does; detectors are loaded once for all of them."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Any] = {}
+
+    def read(self, path: str, config: Config) -> PreparedReference:
+        """Prepare a photo for a model. Raises `UserError` for what is none."""
+        faces = config.model.faces
+        models = self._models.get(repr(faces)) or self._models.setdefault(repr(faces), load_face_models(faces, "cpu"))
+        return prepare_reference(path, config.args.sampling_image_size, models.detector, models.parser)
+
+    def look(self, path: str | None, config: Config) -> tuple[Image.Image | None, str]:
+        """The picture and the sentence to show for an upload."""
+        if not path:
+            return None, ""
+        try:
+            found = self.read(path, config)
+        except UserError as error:
+            return None, marked("poor", sentence(error, path))
+        notes = "<br>".join(html.escape(note) for note in found.verdict.notes)
+        return side_by_side([found.crop, found.image]), marked(found.verdict.level, notes)
+
+
+def marked(level: str, told: str = "") -> str:
+    """A word in the colour of what it means, and a sentence behind it."""
+    return f'<span class="word {level}">{level}</span> {told}'
+
+
+def side_by_side(images: list[Image.Image]) -> Image.Image:
+    """Put images of one height beside one another."""
+    tiles = [image.convert("RGB").resize((round(image.width * TILE_HEIGHT / image.height), TILE_HEIGHT)) for image in images]
+    row = Image.new("RGB", (sum(tile.width for tile in tiles) + 6 * (len(tiles) - 1), TILE_HEIGHT), "white")
+    left = 0
+    for tile in tiles:
+        row.paste(tile, (left, 0))
+        left += tile.width + 6
+    return row
+
+
+def sentence(error: UserError, *paths: str | Path) -> str:
+    """What an error says, with the names of uploads in place of where the server keeps them."""
+    told = one_line(error)
+    for path in paths:
+        told = told.replace(str(path), Path(path).name)
+    return html.escape(told)

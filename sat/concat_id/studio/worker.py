@@ -1,0 +1,195 @@
+"""The process that makes the page's videos. It keeps the model loaded, and is ended to stop, which frees the device at once."""
+
+import io
+import multiprocessing
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from concat_id.config.loading import load_config
+from concat_id.config.presets import choose
+from concat_id.config.schema import Config
+from concat_id.errors import UserError, one_line, reason_of
+
+SOURCE = "your request"
+PREVIEWS = 6  # of a video
+PREVIEW_HEIGHT = 240  # pixels
+SILENCE = 0.5  # seconds after which `make` yields although nothing has happened
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """A video to make: `settings` are keys of `args:`, photos one a person, left to right."""
+
+    model: str
+    task: str
+    prompt: str
+    photos: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def config(self) -> Config:
+        """The configuration to make it with. Raises `UserError`."""
+        return load_config(choose(self.model, self.task), self.settings)
+
+
+class Event(NamedTuple):
+    """What has become of a request: "loading", "step" (done, of), "preview" (JPEG), "made" (folder), "failed" (sentence), "stopped"."""
+
+    kind: str
+    value: Any = None
+
+
+class Worker:
+    """Makes one request at a time in a process of its own."""
+
+    def __init__(self) -> None:
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+        self._busy: Any = None
+
+    def make(self, request: VideoRequest, owner: Any = None) -> Iterator[Event]:
+        """Make a request for `owner`; yields what happens, the last of it "made", "failed" or "stopped", and None in silence."""
+        self._start()
+        self._busy = owner
+        try:
+            self._connection.send(request)
+            while True:
+                if not self._connection.poll(SILENCE):
+                    yield None
+                    continue
+                event = self._connection.recv()
+                yield event
+                if event.kind in ("made", "failed"):
+                    return
+        except (EOFError, OSError):
+            code = self._end()
+            told = f"the process that makes videos ended with exit code {code}; the console has the details"
+            yield Event("stopped") if code in (None, -signal.SIGKILL) else Event("failed", told)
+        except GeneratorExit:
+            self._end()
+            raise
+        finally:
+            self._busy = None
+
+    def stop(self, owner: Any) -> bool:
+        """End what is being made for `owner`, and with it the process; tells whether there was anything."""
+        if self._process is None or self._busy is None or self._busy != owner:
+            return False
+        self._process.kill()
+        return True
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._end()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            return
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def _end(self) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.join(5)
+        if process.exitcode is None:
+            process.kill()
+            process.join(5)
+        self._connection.close()
+        return process.exitcode
+
+
+def serve(connection: Connection) -> None:
+    """Make the requests that come, until there are no more."""
+    from concat_id.startup import prepare_process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's
+    prepare_process()
+    kept: list = []
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        connection.send(Event("loading"))
+        try:
+            event = Event("made", str(_make(request, connection, kept)))
+        except UserError as error:
+            event = Event("failed", one_line(error).removeprefix(f"{SOURCE}: "))
+        except (OSError, MemoryError) as error:
+            event = Event("failed", f"{reason_of(error)}; see whether the disk or the memory is full")
+        except Exception:
+            traceback.print_exc()
+            event = Event("failed", "something went wrong that should not; the console has the details")
+        connection.send(event)
+
+
+def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
+    """Make a video as sat/sample_video.py does; returns its folder."""
+    from concat_id.distributed import choose_device
+    from concat_id.evaluation.ranking import TakeJudge
+    from concat_id.sampling.jobs import finished_folders, make_job
+    from concat_id.sampling.pipeline import make_pipeline
+    from concat_id.sampling.run import embed_prompts, make_videos, prepare_jobs, result_settings
+    from concat_id.sampling.takes import rank_takes
+
+    config = request.config()
+    output, device = Path(config.args.output_dir), choose_device(config.args.device)
+    job = make_job(0, request.prompt.strip(), request.photos, SOURCE, config.model.transformer.max_refs)
+    settings = result_settings(config)
+    prepared, problems = prepare_jobs([job], config, settings, device)
+    pipeline = make_pipeline(config, device, cache_dir=output / ".prompt_embeddings")
+    for earlier in kept:
+        pipeline.adopt(earlier)
+    kept[:] = [pipeline]
+    embed_prompts(prepared, pipeline)
+    _, failures = make_videos(prepared, pipeline, settings, _Watch(connection, pipeline))
+    for problem in [*problems, *failures]:
+        raise UserError(problem)
+    folder = finished_folders(output).get(job.fingerprint(settings))
+    if folder is None:
+        raise UserError("another process is making this video; wait for it, or change the seed")
+    with suppress(UserError):  # without a face on the photo there is no likeness, but a video
+        rank_takes(folder, job.images, TakeJudge())
+    return folder
+
+
+class _Watch:
+    """Sends what is done, and now and then the first frame of the estimate."""
+
+    def __init__(self, connection: Connection, pipeline: Any):
+        self.connection, self.pipeline = connection, pipeline
+
+    def __call__(self, done: int, of: int, estimate: Any) -> None:
+        from PIL import Image
+
+        self.connection.send(Event("step", (done, of)))
+        every = max(1, self.pipeline.config.model.sampler.num_inference_steps // PREVIEWS)
+        if not done or done % every:
+            return
+        with suppress(UserError):  # an estimate of no use ends the video by itself
+            frame = Image.fromarray(self.pipeline.decode(estimate[:, :1])[0])
+            frame.thumbnail((4 * PREVIEW_HEIGHT, PREVIEW_HEIGHT))
+            written = io.BytesIO()
+            frame.save(written, "JPEG", quality=85)
+            self.connection.send(Event("preview", written.getvalue()))
+
+
+def time_left(began: float, done: int, of: int) -> str:
+    """Say how long the rest takes at the pace so far."""
+    if not done:
+        return "starting"
+    seconds = (time.monotonic() - began) / done * (of - done)
+    return f"about {int(seconds // 60)} min {int(seconds % 60):02d} s left"

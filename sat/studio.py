@@ -1,0 +1,76 @@
+"""A web page to work in: `bash studio.sh`, or `python sat/studio.py [--port 7860]`; then http://127.0.0.1:7860.
+
+Makes videos with the models whose weights this machine has, in the folders of the other launchers, and shows, ranks and measures them.
+Only this machine can open the page, unless --listen says otherwise, and nothing is fetched from the internet.
+"""
+
+import os
+import signal
+import tempfile
+from importlib.util import find_spec
+
+from concat_id.config.parser import Namespace, Parser
+from concat_id.errors import UserError, run
+from concat_id.startup import prepare_process
+
+LOCAL = "127.0.0.1"
+LARGEST_UPLOAD = "64mb"
+SETTINGS = {  # of Gradio and Hugging Face's libraries: no analytics, no look for updates
+    "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
+}  # fmt: skip
+
+
+def read_arguments() -> Namespace:
+    """Parse the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port of the page (default: %(default)s)")
+    parser.add_argument("--listen", metavar="ADDRESS", help="address to listen on, such as 0.0.0.0 for all of this machine's networks")
+    parser.add_argument("--password", metavar="TEXT", help="what --listen needs; the user is called studio, nothing is encrypted")
+    parser.add_argument("--output", metavar="FOLDER", help="folder of the results (default: those of the models' YAML files)")
+    arguments = parser.parse_args()
+    if not 1 <= arguments.port <= 65535:
+        raise UserError(f"command line: --port: found {arguments.port}, expected 1 to 65535")
+    if arguments.listen not in (None, LOCAL, "localhost") and not arguments.password:
+        raise UserError(f"command line: --listen {arguments.listen}: found no --password, expected one, as others can open the page then")
+    return arguments
+
+
+def main() -> None:
+    """Find the models, lay the page out, and serve it until Ctrl-C."""
+    prepare_process()
+    arguments = read_arguments()
+    with tempfile.TemporaryDirectory(prefix="concat-id-studio-") as uploads:
+        os.environ.update(SETTINGS, GRADIO_TEMP_DIR=uploads)
+        serve(arguments)
+
+
+def serve(arguments: Namespace) -> None:
+    """Serve the page; uploads and what it shows are in a folder that goes with it."""
+    if find_spec("gradio") is None:
+        raise UserError("gradio: not installed, expected it for the page; run `bash studio.sh`, which installs it")
+    from concat_id.studio.choices import find_models
+    from concat_id.studio.page import CSS, Studio, build_page, theme
+
+    studio = Studio(find_models(arguments.output))
+    page = build_page(studio).queue(max_size=32, api_open=False)
+    try:
+        page.launch(
+            server_name=arguments.listen or LOCAL, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
+            auth=("studio", arguments.password) if arguments.password else None, max_file_size=LARGEST_UPLOAD,
+            footer_links=[], enable_monitoring=False, ssr_mode=False, pwa=False, css=CSS, theme=theme(),
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"port {arguments.port}: cannot be used ({error}); choose another with --port") from error
+    print(f"Concat-ID Studio: http://{arguments.listen or LOCAL}:{arguments.port}   (Ctrl-C ends it)", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end like Ctrl-C's
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        print("ended", flush=True)
+    finally:
+        studio.worker.close()
+        page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    run(main)
