@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import PROJECT_ROOT
 
 LIBRARIES = ("torch", "diffusers", "transformers", "sentencepiece", "ftfy", "insightface", "onnxruntime", "omegaconf", "imageio_ffmpeg")
@@ -41,3 +41,20 @@ def enter_environment() -> None:
     if Path(python) != Path(sys.executable):
         sys.stdout.flush()
         os.execve(python, [python, *sys.argv], {**os.environ, ENTERED: "1"})
+
+
+def enter_made_environment() -> bool:
+    """Tell whether the libraries are here; where they are in .venv instead, go on there. Nothing is set up.
+
+    Raises `UserError` for a torch that cannot be imported.
+    """
+    ready = all(map(find_spec, LIBRARIES))
+    python = PROJECT_ROOT / ".venv" / "bin" / "python"
+    if not os.environ.pop(ENTERED, None) and not ready and python.exists():
+        os.execve(python, [str(python), *sys.argv], {**os.environ, ENTERED: "1"})
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # of what it is linked to
+        if ready:
+            raise UserError(f"torch: cannot be imported ({reason_of(error)}); install it again: bash scripts/setup.sh") from error
+    return ready

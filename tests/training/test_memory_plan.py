@@ -10,8 +10,9 @@ from in_process import load_script
 from odd_input import is_told
 
 from concat_id.config.loading import load_config
+from concat_id.config.presets import files_of
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.transformer import DiffusionTransformer
+from concat_id.models.backbones import new_transformer
 from concat_id.training import memory_trace
 from concat_id.training.memory_plan import measure_sizes, plan
 
@@ -42,14 +43,17 @@ def test_what_real_processes_keep_and_allocate(setup, tmp_path, processes, stage
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_activations_are_traced_as_they_are_allocated(setup, recompute):
-    config = load_config(setup.bases[:1], {"checkpoint_activations": recompute})
-    config.model.transformer.num_layers = 8
-    network = DiffusionTransformer(config.model.transformer)
+@pytest.mark.parametrize("wan", [False, True])
+def test_activations_are_traced_as_they_are_allocated(setup, recompute, wan):
+    files = files_of("wan_mini", training=True) if wan else setup.bases[:1]
+    config = load_config(files, {"checkpoint_activations": recompute})
+    config.model.transformer.num_layers, config.data = 8, load_config(setup.bases[:1]).data
+    network = new_transformer(config)
     network.initialize_weights(torch.Generator().manual_seed(0))
     for parameter in network.parameters():
         parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
-    latents, text, refs = map(torch.randn, SHAPES)
+    latents, refs = torch.randn(SHAPES[0]), torch.randn(SHAPES[2])
+    text = torch.randn(1, config.model.transformer.text_length, config.model.transformer.text_hidden_size)
     network(latents, torch.tensor([500]), text, refs).mean().backward()  # makes tables that stay
     with measured.Allocations() as found:
         network(latents, torch.tensor([500]), text, refs).float().square().mean().backward()

@@ -77,14 +77,19 @@ def choose(
         return base
     task = task or TASKS[0]
     model = model or default_model(task, training)
-    if model not in PRESETS:
-        raise UserError(f"--model: found {model!r}, expected one of {', '.join(PRESETS)}; the nearest is {nearest(model, PRESETS)}")
+    check_name(model)
     files, preset = files_of(model, task, training), PRESETS[model]
     if to_run and not preset.shipped:
         if not own_weights and preset.transformers is None:
             raise UserError(f"--model {model}: no weights of this size are released, expected --load FOLDER with your own")
         require(preset, None if own_weights else preset.transformers[task], preset.others)
     return files
+
+
+def check_name(model: str) -> None:
+    """Raise `UserError` unless a model has this name."""
+    if model not in PRESETS:
+        raise UserError(f"--model: found {model!r}, expected one of {', '.join(PRESETS)}; the nearest is {nearest(model, PRESETS)}")
 
 
 def default_model(task: str, training: bool) -> str:

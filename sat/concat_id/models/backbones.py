@@ -1,10 +1,9 @@
 """Which classes make up the model of a configuration: the one place that knows the kinds. Each imports its libraries when it is asked."""
 
-import math
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,8 +12,10 @@ from concat_id.config.schema import Config
 from concat_id.distributed import is_cuda
 from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
+from concat_id.models.operations import count_tokens
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
 from concat_id.weights.loading import content_digest, load_sat_checkpoint, load_strictly
+from concat_id.weights.model_folders import made_on
 
 if TYPE_CHECKING:
     from concat_id.models.autoencoder import VideoAutoencoder
@@ -94,9 +95,8 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
     if not can_run(kernel, device, dtype, head_size):
         raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
     if measure and kernel == "auto" and is_cuda(device) and config.model.kind != "wan":
-        side = config.model.autoencoder.spatial_factor * transformer.patch_size
-        frame = math.prod(length // side for length in args.sampling_image_size)
-        tokens = config.model.text_encoder.max_length + (args.sampling_num_frames + 1) * frame
+        sides = (length // config.model.autoencoder.spatial_factor for length in args.sampling_image_size)
+        tokens = count_tokens(transformer, args.sampling_num_frames + 1, *sides)
         kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
     activate(kernel)
     if config.model.kind != "wan":
@@ -111,13 +111,30 @@ def load_autoencoder(config: Config, device: torch.device | str = "cpu") -> "Vid
     if getattr(section, "kind", "cogvideox") == "wan":
         from concat_id.models.wan.autoencoder import WanAutoencoder
 
-        base = section.block_out_channels[0]
-        sizes = {"base_dim": base, "dim_mult": [channels // base for channels in section.block_out_channels]}
-        sizes |= {"num_res_blocks": section.layers_per_block, "z_dim": section.latent_channels}
-        return WanAutoencoder.from_path(resolve_path(section.path), dtype, device, trust, **sizes)
+        return WanAutoencoder.from_path(resolve_path(section.path), dtype, device, trust, **_wan_sizes(section))
     from concat_id.models.autoencoder import VideoAutoencoder
 
     return VideoAutoencoder.from_config(section, config.model.scale_factor, trust, dtype, device)
+
+
+def new_autoencoder(config: Config) -> "VideoAutoencoder | WanAutoencoder":
+    """Build the video VAE on the meta device."""
+    section = config.model.autoencoder
+    if getattr(section, "kind", "cogvideox") == "wan":
+        from concat_id.models.wan.autoencoder import AutoencoderKLWan, WanAutoencoder
+
+        with made_on("meta"):
+            return WanAutoencoder(AutoencoderKLWan(**_wan_sizes(section)))
+    from concat_id.models.autoencoder import AutoencoderKLCogVideoX, VideoAutoencoder, released_settings
+
+    with made_on("meta"):
+        return VideoAutoencoder(AutoencoderKLCogVideoX(**released_settings(section)), config.model.scale_factor)
+
+
+def _wan_sizes(section: Any) -> dict[str, Any]:
+    base = section.block_out_channels[0]
+    sizes = {"base_dim": base, "dim_mult": [channels // base for channels in section.block_out_channels]}
+    return sizes | {"num_res_blocks": section.layers_per_block, "z_dim": section.latent_channels}
 
 
 def make_text_encoder(config: Config, device: torch.device | str, cache: Path | None) -> "PromptEncoder":

@@ -34,10 +34,9 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-from concat_id.config.cogvideox import ModelConfig
 from concat_id.config.schema import Config
-from concat_id.errors import UserError
-from concat_id.training.memory_trace import Traced, empty_autoencoder, empty_network, network_flops, trace_encoder, trace_network
+from concat_id.models.backbones import new_autoencoder
+from concat_id.training.memory_trace import Traced, empty_network, network_flops, trace_encoder, trace_network
 from concat_id.training.settings import engine_settings
 
 FLOAT32 = 4
@@ -93,8 +92,6 @@ class MemoryPlan:
 
 def measure_sizes(config: Config, num_refs: int = 1) -> Sizes:
     """Count parameters and trace one step of one clip with `num_refs` people; nothing is allocated."""
-    if not isinstance(config.model, ModelConfig):
-        raise UserError("model: found Wan, expected CogVideoX, the only kind that can be planned; try --base configs/cogvideox_5b.yaml")
     network = empty_network(config)
     trained = [parameter.numel() for parameter in network.parameters() if parameter.requires_grad]
     batch = engine_settings(config, 1).micro_batch_size if "train_batch_size" not in config.deepspeed else config.args.batch_size
@@ -104,7 +101,7 @@ def measure_sizes(config: Config, num_refs: int = 1) -> Sizes:
         small=sum(count for count in trained if count <= threshold),
         largest=max(trained),
         frozen=sum(parameter.numel() for parameter in network.parameters()) - sum(trained),
-        autoencoder=sum(parameter.numel() for parameter in empty_autoencoder(config).parameters()),
+        autoencoder=sum(parameter.numel() for parameter in new_autoencoder(config).parameters()),
         encoding=trace_encoder(config),
         network=trace_network(config, batch, num_refs),
         flops=network_flops(config, num_refs),

@@ -14,9 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from concat_id.config.schema import Config
-from concat_id.models import autoencoder as vae
-from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.transformer import DiffusionTransformer
+from concat_id.models.backbones import new_autoencoder, new_transformer
+from concat_id.models.operations import count_tokens, forward_operations
 from concat_id.training.lora import add_low_rank
 from concat_id.training.objective import generator_of
 from concat_id.training.preparation import UNTRAINED
@@ -65,25 +64,14 @@ class Traced:
     flops: int = 0
 
 
-def empty_network(config: Config) -> DiffusionTransformer:
+def empty_network(config: Config) -> nn.Module:
     """The transformer that would be trained, low-rank products included, on the meta device."""
-    network = DiffusionTransformer(config.model.transformer, device="meta")
+    network = new_transformer(config, "meta")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in UNTRAINED)
     if config.model.lora:
         add_low_rank(network, config.model.lora, generator_of("sizes"))
     return network
-
-
-def empty_autoencoder(config: Config) -> nn.Module:
-    """The VAE of the configuration's sizes on the meta device."""
-    model = config.model.autoencoder
-    kinds = {f"{way}_block_types": (f"CogVideoX{way.title()}Block3D",) * len(model.block_out_channels) for way in ("down", "up")}
-    with torch.device("meta"):
-        return vae.AutoencoderKLCogVideoX(
-            block_out_channels=tuple(model.block_out_channels), layers_per_block=model.layers_per_block,
-            latent_channels=model.latent_channels, **kinds,
-        )  # fmt: skip
 
 
 def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
@@ -108,9 +96,8 @@ def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
 def trace_encoder(config: Config) -> Traced:
     """Encoding of one clip, as whole as training encodes it."""
     dtype, (height, width) = _dtype(config), config.data.video_size
-    network = empty_autoencoder(config)
-    with _without_contents(network, dtype) as ledger:
-        autoencoder = VideoAutoencoder(network, config.model.scale_factor)
+    autoencoder = new_autoencoder(config)
+    with _without_contents(autoencoder, dtype) as ledger:
         before = ledger.start()
         with FlopCounterMode(display=False) as counter:
             moments = autoencoder.encode_moments(torch.empty(1, 3, config.data.max_num_frames, height, width))
@@ -124,9 +111,7 @@ def network_flops(config: Config, num_refs: int) -> int:
     """
     transformer = config.model.transformer
     frames, _, height, width = _latent_size(config)
-    patch, dim = transformer.patch_size, transformer.hidden_size
-    tokens = transformer.text_length + (frames + num_refs) * (height // patch) * (width // patch)
-    forward = transformer.num_layers * (24 * tokens * dim**2 + 4 * tokens**2 * dim)
+    forward = sum(forward_operations(transformer, count_tokens(transformer, frames + num_refs, height, width)))
     return forward * (4 if transformer.checkpoint_activations else 3)
 
 

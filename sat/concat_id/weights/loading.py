@@ -52,12 +52,28 @@ def load_tensors(path: str | Path, trust: bool = False, mmap: bool = True) -> An
     Raises `UserError` for a file that is missing, empty, cut short, no checkpoint, or more than data.
     """
     path = Path(path)
-    head = _first_bytes(path)
-    try:
+    with _told(path) as head:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         with _stand_ins([] if trust else check_pickles(path)):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap and head.startswith(b"PK\x03\x04"))
+
+
+def check_whole(path: Path) -> None:
+    """Raise `UserError` for what `load_tensors` would refuse, as far as headers, directories and pickles tell; no tensor is read."""
+    with _told(path):
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt"):
+                return
+        check_pickles(path)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[bytes]:
+    """Yield a file's first bytes; turn what readers raise for damaged or foreign files into `UserError`."""
+    head = first_bytes(path)
+    try:
+        yield head
     except ForeignNamesError as error:
         raise UserError(_refusal(path, error.args)) from error
     except UNREADABLE as error:
@@ -181,7 +197,7 @@ def weights_digest(path: str | Path) -> str:
     between them goes unseen).
     """
     path = Path(path)
-    head = _first_bytes(path)
+    head = first_bytes(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= FULL_DIGEST_LIMIT:
@@ -209,7 +225,7 @@ def content_digest(path: str | Path) -> str:
     return "+".join(weights_digest(file) for file in files)
 
 
-def _first_bytes(path: Path) -> bytes:
+def first_bytes(path: Path) -> bytes:
     """Return the first bytes of a file that may be a checkpoint; raise `UserError` for what is plainly none."""
     require_file(path, "a checkpoint", "name a file, or download it")
     try:

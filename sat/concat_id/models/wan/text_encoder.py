@@ -49,7 +49,7 @@ class WanTextEncoder(PromptEncoder):
     ):
         """Name Wan's models_t5_umt5-xxl-enc-bf16.pth with its tokenizer's folder beside it, or a diffusers folder."""
         self.path, self.trust = Path(path), trust
-        self.folder, self.files, self.tokenizer_folder = _find_parts(self.path)
+        self.folder, self.files, self.tokenizer_folder = find_parts(self.path)
         settings = [self.tokenizer_folder / name for name in TOKENIZER_FILES] + ([self.folder / "config.json"] if self.folder else [])
         identity = identity_of([*self.files, *settings], max_length, dtype, KIND)
         super().__init__(load_tokenizer(self.tokenizer_folder), identity, max_length, dtype, device, cache_folder)
@@ -143,7 +143,7 @@ def transformers_config(tensors: Mapping[str, Tensor]) -> dict:
     return UMT5Config(**native_settings(tensors), architectures=["UMT5EncoderModel"]).to_dict()
 
 
-def _find_parts(path: Path) -> tuple[Path | None, list[Path], Path]:
+def find_parts(path: Path) -> tuple[Path | None, list[Path], Path]:
     """Return the folder with a configuration, if there is one, the files of the weights, and the folder of the tokenizer."""
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder, expected UMT5's encoder; download it or correct the text encoder's path")

@@ -1,0 +1,30 @@
+"""Tokens, weights and operations of a transformer, from its sizes alone."""
+
+from typing import Any
+
+
+def count_tokens(config: Any, frames: int, height: int, width: int) -> int:
+    """Tokens of a sequence of text and latent frames, references among them; `config` is the transformer's, sizes are the latents'.
+
+    Wan's text is not in the sequence.
+    """
+    text = 0 if hasattr(config, "ffn_dim") else config.text_length
+    return text + frames * (height // config.patch_size) * (width // config.patch_size)
+
+
+def weights_per_token(config: Any) -> int:
+    """Weights of a layer that every token meets: 12 D^2, or Wan's two attentions and its feed-forward network."""
+    dim = config.hidden_size
+    return 8 * dim**2 + 2 * dim * config.ffn_dim if hasattr(config, "ffn_dim") else 12 * dim**2
+
+
+def count_weights(config: Any) -> int:
+    """Weights of all layers: those that tokens meet, and CogVideoX's twelve modulations of each layer. Right to 3 %."""
+    modulations = 0 if hasattr(config, "ffn_dim") else 12 * config.hidden_size * config.time_embed_dim
+    return config.num_layers * (weights_per_token(config) + modulations)
+
+
+def forward_operations(config: Any, tokens: int) -> tuple[int, int]:
+    """Operations of one sample's forward: matrix products, 24 S D^2 a layer in CogVideoX, and attention, 4 S^2 D."""
+    products = 2 * tokens * weights_per_token(config)
+    return config.num_layers * products, config.num_layers * 4 * tokens**2 * config.hidden_size

@@ -1,0 +1,199 @@
+"""What the doctor says of damaged weights, memory, time and this machine, and how its command ends."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT
+
+from concat_id import distributed
+from concat_id.config.loading import load_config
+from concat_id.config.presets import files_of
+from concat_id.doctor import costs, machine, software, trial
+from concat_id.doctor.findings import GIB, NOTE, OK, PROBLEM, Finding, Findings
+from concat_id.doctor.machine import Capacity
+from concat_id.doctor.training import examine_lists, examine_memory
+from concat_id.doctor.weight_files import examine_downloads, examine_faces, examine_model
+from concat_id.training.memory_plan import measure_sizes, plan
+from concat_id.weights.loading import write_sat_checkpoint
+
+SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 123\n"
+H100 = Capacity(80 * GIB, 128 * GIB)
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A folder with small files in the layout of CogVideoX-5B's, all of them whole; the face models are elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "models"
+    for name in ("single-identity", "two-identities", "vae", "t5-v1_1-xxl", "antelopev2"):
+        (root / name).mkdir(parents=True)
+    write_sat_checkpoint(root / "single-identity", "1000", {"a": torch.zeros(500)})
+    write_sat_checkpoint(root / "two-identities", "1000", {"a": torch.zeros(500)})
+    torch.save({"state_dict": {"a": torch.zeros(500)}}, root / "vae" / "3d-vae.pt")
+    t5 = root / "t5-v1_1-xxl"
+    for name in ("config.json", "spiece.model"):
+        (t5 / name).write_text("{}")
+    for name in SHARDS:
+        safetensors.torch.save_file({name: torch.zeros(500)}, t5 / name)
+    (t5 / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: name for name in SHARDS}}))
+    (root / "antelopev2" / "det.onnx").write_bytes((ROOT / "models" / "face_detector" / "det.onnx").read_bytes())
+    return root
+
+
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def told(findings) -> list[str]:
+    return [f"{each.mark} {each.what}: {each.found} -> {each.advice}" for each in findings]
+
+
+def test_whole_weights_are_whole(models):
+    findings = examine_model("cogvideox_5b", True)
+    assert {finding.mark for finding in findings} == {OK} and len(findings) == 4
+    assert "models/t5-v1_1-xxl: whole, 3 files of" in told(findings)[1]
+    assert told(examine_model("cogvideox_5b", False))[0].startswith("ok cogvideox_5b: whole")
+    assert told(examine_faces(load_config(files_of("mini"))))[0].startswith("ok detector: models/antelopev2: whole")
+
+
+def test_each_damage_is_one_line(models):
+    checkpoint = models / "single-identity" / "1000" / "mp_rank_00_model_states.pt"
+    for path in (checkpoint, models / "t5-v1_1-xxl" / SHARDS[0], models / "antelopev2" / "det.onnx"):
+        cut(path)
+    (models / "t5-v1_1-xxl" / SHARDS[2]).unlink()
+    (models / "vae" / "3d-vae.pt").write_bytes(POINTER)
+    (models / "two-identities" / "latest").unlink()
+    (models / "vae" / "3d-vae.pt.incomplete").touch()
+    lines = told([*examine_model("cogvideox_5b", True), *examine_faces(load_config(files_of("mini"))), *examine_downloads()])
+    expected = {
+        "mp_rank_00_model_states.pt: found a truncated": "download it again", SHARDS[0] + ": found a truncated": "download it again",
+        f"names 3 files, of which {SHARDS[2]} are missing": "download", "3d-vae.pt: found a git-lfs pointer": "git lfs pull",
+        "expected a file 'latest'": "download", "det.onnx: found a truncated file": "download it again",
+        "models/vae: 1 unfinished": "remove",
+    }  # fmt: skip
+    for text, advice in expected.items():
+        (line,) = [line for line in lines if text in line]
+        assert advice in line.rpartition(" -> ")[2] and "\n" not in line
+    assert sum(line.startswith("problem") for line in lines) == len(expected) - 1
+    assert "modelscope download" in next(line for line in lines if "to mend" in line)
+
+
+def test_what_is_absent_is_a_problem_only_where_it_is_asked_for(models):
+    (models / "vae" / "3d-vae.pt").unlink()
+    assert "problem autoencoder: models/vae/3d-vae.pt: not here" in "\n".join(told(examine_model("cogvideox_5b", True)))
+    assert {finding.mark for finding in examine_model("cogvideox_5b", False)} == {NOTE}
+    for name, advice in (("wan_1_3b", "inference_wan.py --download"), ("cogvideox_2b", "--load FOLDER")):
+        findings = [*examine_model(name, True), *examine_model(name, False)]
+        assert [finding.mark for finding in findings if advice in finding.advice] == [PROBLEM, NOTE]
+
+
+def test_fix_moves_a_folder_out_of_itself_and_overwrites_nothing(models):
+    config = load_config(files_of("mini"))
+    outer, inner = models / "antelopev2", models / "antelopev2" / "antelopev2"
+    inner.mkdir()
+    (outer / "det.onnx").rename(inner / "det.onnx")
+    assert "problem detector: models/antelopev2: its files lie too deep" in told(examine_faces(config))[0]
+    assert [finding.mark for finding in trial.repair([config])] == [OK]
+    assert (outer / "det.onnx").exists() and not inner.exists() and next(examine_faces(config)).mark == OK
+    assert list(trial.repair([config])) == []
+
+
+def test_memory_and_time_are_those_measured_on_an_h100(monkeypatch):
+    config = load_config(files_of("cogvideox_5b"))
+    high, high_tiled, balanced, tiled, low = (mode.numbers["bytes"] / GIB for mode in costs.memory_modes(config, H100))
+    assert (balanced, tiled) == pytest.approx((25.8, 15.6), rel=0.02) and low < 8 < balanced < high and tiled < high_tiled < high
+    for size, flags in ((80, ""), (24, "--memory balanced --tiled_decoding"), (12, "--memory low")):
+        assert costs.best_mode("5b", config, Capacity(size * GIB, 64 * GIB), True).advice == flags
+    assert costs.best_mode("5b", config, Capacity(2 * GIB, 64 * GIB), True).mark == PROBLEM
+    assert [finding.mark for finding in costs.memory_modes(config, Capacity(24 * GIB, 64 * GIB))] == [NOTE, NOTE, NOTE, OK, OK]
+    monkeypatch.setattr(costs, "probe", lambda *_: costs.Speed(779e12, 426e12, 2.9e12))
+    low, high = costs.time_of_video("5b", config, torch.device("cuda")).numbers["seconds"]
+    assert low < 82.1 < 50 * 1.8 < high < 1.4 * low
+
+
+def test_probe_and_spans():
+    speed = costs.probe(torch.device("cpu"), torch.float32, 64, 2, 300)
+    assert min(speed.products, speed.attention, speed.bandwidth) > 1e7
+    assert [costs.span(*each) for each in ((0.02, 0.03), (1.2, 1.9), (60, 90), (200, 300))] == [
+        "20 to 30 ms", "1.2 to 1.9 s", "60 to 90 s", "3.3 to 5.0 min"]  # fmt: skip
+
+
+def test_training_is_planned_and_its_lists_are_read(tmp_path):
+    files = files_of("mini", training=True)
+    config = load_config(files)
+    sizes = measure_sizes(config)
+    lines = told([*examine_lists(config, files), *examine_memory(lambda count: plan(config, sizes, count), (1, 8), H100)])
+    assert lines[0].startswith("ok lists: 10 entries, all opened; 0 problems")
+    assert [line[:8] for line in lines[1:]] == ["ok 1 GPU", "ok 8 GPU"]
+    (tmp_path / "list.json").write_text('[{"video_path": "gone.mp4", "caption": "a", "image_path": ""}]')
+    config.training.train_data, config.training.valid_data = (str(tmp_path / "list.json"),), ()
+    assert "gone.mp4" in told(examine_lists(config, files))[-1]
+
+
+def test_versions_are_held_against_the_pins(monkeypatch):
+    monkeypatch.setattr(software, "version", lambda name: {"torch": "2.13.0+cpu", "numpy": "1.0"}.get(name, ""))
+    lines = "\n".join(told(software.look_at_packages()))
+    assert "numpy 1.0 (2.4.6)" in lines and "torch 2" not in lines and "problem missing: lacks triton" in lines
+
+
+def test_machine_names_features_and_limits(tmp_path, monkeypatch):
+    (tmp_path / "cpu").write_text("model name : Some CPU\nflags : avx2\n")
+    (tmp_path / "limit").write_text(f"{GIB}\n")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpu")
+    monkeypatch.setattr(machine, "MEMORY_LIMITS", (tmp_path / "limit",))
+    lines = told(machine.look_around())
+    assert lines[0].startswith("note processor: Some CPU") and "--bf16 auto" in lines[0] and "problem memory: 1.0 GiB" in lines[1]
+
+
+def test_gpus_are_asked_of_torch(monkeypatch):
+    properties = [SimpleNamespace(name="H100", total_memory=size * GIB) for size in (80, 40)]
+    stub = SimpleNamespace(device_count=lambda: 2, get_device_properties=properties.__getitem__, mem_get_info=lambda _: (39 * GIB, 0))
+    monkeypatch.setattr(torch, "get_device_module", lambda _: stub)
+    monkeypatch.setattr(machine, "_listed", lambda: ["H100, 81559 MiB, 570.1"])
+    device = iter(["cuda", "cpu"])
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device(next(device)))
+    capacity, findings = machine.look_for_gpus()
+    assert capacity.gpu == 40 * GIB and [finding.mark for finding in findings] == [NOTE, OK]
+    assert "driver 570.1" in findings[0].found and "nvidia-smi" in findings[0].advice
+    assert "does not see it" in told(machine.look_for_gpus()[1])[0]
+
+
+@pytest.mark.parametrize("no_colour, coloured", [("", True), ("1", False)])
+def test_colour_is_for_terminals_that_want_it(monkeypatch, capsys, no_colour, coloured):
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    report = Findings()
+    report.add("Things", [Finding(PROBLEM, "one", "broken", "mend it")])
+    assert report.finish("mini") == 1
+    assert ("\033[" in capsys.readouterr().out) == coloured
+
+
+def test_command_tells_in_plain_lines_and_in_json(call, models, monkeypatch):
+    monkeypatch.setattr(trial, "make_tiny_video", lambda: Finding(OK, "mini", "made"))
+    monkeypatch.setattr(costs, "probe", lambda *_: costs.Speed(1e12, 1e12, 1e12))
+    found = call("doctor").done
+    assert "\033" not in found and "mini can run here" in found and "  ok       cogvideox_5b" in found
+    cut(models / "vae" / "3d-vae.pt")
+    assert call("doctor").code == 0
+    ended = call("doctor", "--model", "cogvideox_5b", "--json")
+    assert ended.code == 1
+    content = json.loads(ended.out)
+    problems = [each["what"] for section in content["sections"] for each in section["findings"] if each["mark"] == PROBLEM]
+    assert not content["can_run"] and problems == ["autoencoder"]
+    assert "expected one of mini" in call("doctor", "--model", "5b").err
+
+
+def test_tiny_video_is_made_by_the_real_script_if_the_weights_are_whole(models, monkeypatch):
+    assert trial.make_tiny_video().mark == OK
+    monkeypatch.setattr(trial, "PERSON", "gone.png")
+    finding = trial.make_tiny_video()
+    assert finding.mark == PROBLEM and "gone.png" in finding.found
+    (models / "mini" / "vae").mkdir(parents=True)
+    (models / "mini" / "vae" / "3d-vae.pt").write_bytes(POINTER)
+    assert trial.make_tiny_video().mark == NOTE
