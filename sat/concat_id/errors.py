@@ -1,5 +1,6 @@
 """Mistakes of the user's, told in one line, and the exit code that goes with them."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -77,6 +78,9 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         code = 130
+    except BrokenPipeError:  # whoever read what is printed has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush fail
+        code = 141
     sys.exit(code)
 
 

@@ -62,7 +62,7 @@ def test_the_second_stage_a_prompt_file_and_a_person_too_many(infer, tmp_path, p
     load = tiny_wan.parent / "Concat-ID-Wan" / "second_stage_adaln.pt"
     code, text = infer("--input_file", file, "--use_adaln", "--load", load, "--num_frames", 1, "--sampler", "unipc", "--memory", "low")
     assert code == 1 and text.count("error: ") == 2 and "gone.png': found no such file" in text and "prompts.txt:2" in text
-    assert "2 photos, but the weights were trained with one person" in text
+    assert "2 people, but the weights were trained with one person" in text
     (folder,) = results(tmp_path)
     assert (folder / "portrait.png").is_file() and (folder / "reference_2.png").is_file()
     assert info_of(folder)["settings"]["model"]["transformer"]["ref_modulation"] is True

@@ -21,11 +21,22 @@ def test_lines_become_jobs_in_order(tmp_path, photo):
     file.write_text(f"A man walks.@@{photo}\n\n Two people  talk @@ {photo} @@{photo}\n")
     jobs, problems = read_prompt_file(file, max_refs=3)
     assert problems == []
-    assert [(job.prompt, len(job.images), job.name) for job in jobs] == [
+    assert [(job.prompt, len(job.people), job.name) for job in jobs] == [
         ("A man walks.", 1, "0000_A_man_walks"),
         ("Two people  talk", 2, "0001_Two_people_talk"),
     ]
     assert jobs[1].source == f"{file}:3"
+
+
+def test_a_person_may_have_several_photos(tmp_path, photo):
+    other, plus = tmp_path / "other.png", tmp_path / "a+b.png"
+    for file in (other, plus):
+        file.write_bytes(file.name.encode())
+    (tmp_path / "prompts.txt").write_text(f"A man walks.@@{photo}+{other} @@{plus}\nA man.@@{photo}\nA man.@@{photo}+gone.png\n")
+    (job, alone), (problem,) = read_prompt_file(tmp_path / "prompts.txt", max_refs=3)
+    assert job.people == ((photo, other), (plus,)) and ":3: reference image 'gone.png': found no such file" in problem
+    assert job.fingerprint({}) != job.fingerprint({"photos": "all"})
+    assert alone.fingerprint({}) == alone.fingerprint({"photos": "all"})  # which changes nothing for one photo
 
 
 @pytest.mark.parametrize("content, words", [(b"\n  \n", "is empty"), (b"\xff\xfe\xff", "UTF-8")])
@@ -57,7 +68,7 @@ def test_images_are_found_beside_the_prompt_file_first(tmp_path, photo, monkeypa
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "prompts.txt").write_text("one@@a.png@@b.png\n")
     ((job,), problems) = read_prompt_file(tmp_path / "prompts.txt", 3)
-    assert problems == [] and [path.resolve() for path in job.images] == [photo, tmp_path / "here" / "b.png"]
+    assert problems == [] and [path.resolve() for (path,) in job.people] == [photo, tmp_path / "here" / "b.png"]
 
 
 def finish(folder, fingerprint, files=("video.mp4",)):

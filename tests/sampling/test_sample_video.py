@@ -8,6 +8,7 @@ from entry import PROMPT, only_error, prompt_file, results
 from in_process import no_file_larger_than
 from PIL import Image
 
+from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.ranking import TakeJudge
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import TextEncoder
@@ -52,6 +53,22 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     monkeypatch.setattr(TextEncoder, "__init__", None)
     monkeypatch.setattr(CogVideoXPipeline, "load", None)
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
+
+
+def test_of_several_photos_the_best_is_taken_or_each_is_a_reference(sample, tmp_path, photo):
+    dark = tmp_path / "dark.png"
+    Image.open(photo).convert("RGB").point(lambda value: value // 12).save(dark)
+    line = "--prompt", PROMPT, "--image", f"{dark}+{photo}", *PORTRAIT
+    code, told = sample(*line)
+    assert code == 0 and f"of person 1, {photo} is taken" in told and f"{dark}: poor" in told
+    assert sample(*line, "--photos", "all", "--ref_guidance_scale", 2)[0] == 0
+    one, both = (json.loads((folder / "info.json").read_text())["references"] for folder in results(tmp_path))
+    assert [item["image"] for item in one] == [str(photo)] and [item["image"] for item in both] == [str(dark), str(photo)]
+    assert [item["person"] for item in both] == [1, 1]
+    samples, problems, _ = find_samples(tmp_path / "out", None)
+    assert not problems and [len(each.references) for each in samples] == [1, 1]  # of one person, whom one face is to resemble
+    assert "expected a photo that is usable" in only_error(*sample(*line, "--photos", "all", "--seed", 1, "--strict_photos"))
+    assert "the model takes at most 3" in only_error(*sample(*line[:3], "+".join([str(photo)] * 4), "--photos", "all", *PORTRAIT))
 
 
 def test_the_best_of_several_takes_is_marked_and_a_killed_run_goes_on(sample, tmp_path, photo, monkeypatch):

@@ -20,10 +20,15 @@ class SamplingArgs:
     """What sampling reads; `load_config` replaces None by what the model says."""
 
     prompt: str | None = setting(None, "text of one video, in place of --input_file", group="input", metavar="TEXT")
-    image: tuple[str, ...] = setting((), "photos of the people of --prompt, left to right", group="input", metavar="FILE", path="read")
+    image: tuple[str, ...] = setting(
+        (), "photos of the people of --prompt, left to right; a.jpg+b.jpg are of one", group="input", metavar="FILE", path="read"
+    )
     input_file: str | None = setting(None, "prompt file, one 'prompt@@photo[@@photo]' a line", group="input", metavar="FILE", path="read")
     output_dir: str = setting("outputs", "folder for the results", group="input", metavar="FOLDER", path="write")
     overwrite: bool = setting(False, "make finished videos again", group="input")
+    photos: Literal["best", "all"] = setting(
+        "best", "of several photos of a person, a.jpg+b.jpg, take the best, or each as a reference of its own", group="input"
+    )
     strict_photos: bool = setting(False, "refuse poor photos, as sat/check_photos.py judges them", group="input")
     seed: int = setting(42, "seed of the noise, in training of all that is random", low=0, high=2**63 - 1, group="input", shared=True)
 

@@ -23,7 +23,7 @@ MEMORY = {
 }
 # Options that have the names of keys of args:, below those of the original.
 SHARED = (
-    *("input_file", "overwrite", "strict_photos", "batch_size", "best_of", "load", "trust_checkpoint"),
+    *("input_file", "overwrite", "photos", "strict_photos", "batch_size", "best_of", "load", "trust_checkpoint"),
     *("sampler", "memory", "device", "compile", "bf16"),
 )
 RENAMED = {"image_path": "image", "cfg_scale": "guidance_scale", "use_tiled": "tiled_decoding"}
@@ -50,7 +50,7 @@ def build_parser(description: str) -> Parser:
     def add(group: str, name: str, text: str, **settings: Any) -> None:
         groups[group].add_argument(f"--{name}", help=text, **settings)
 
-    add("input", "image_path", "photos of the people, left to right, one option each or joined by @@",
+    add("input", "image_path", "photos of the people, left to right, one option each or joined by @@; a.jpg+b.jpg are of one",
         metavar="FILE", nargs="+", action="extend")  # fmt: skip
     add("input", "prompt", "text of the video", metavar="TEXT")
     add("input", "negative_prompt", "text to stay away from (default: '...', as released)", metavar="TEXT")

@@ -74,12 +74,14 @@ def _own_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[st
             info = read_json(info_file, "what sat/sample_video.py writes", AGAIN)
             kinds = {"prompt": WORDS, "references": list_of(OBJECT), "files": list_of(TEXT)}
             prompt, images, names = (take(info, key, kind, str(info_file), AGAIN) for key, kind in kinds.items())
+            people = [image.get("person", number) for number, image in enumerate(images, 1)]  # who may have several photos
             images = [take(image, "image", TEXT, f"{info_file}: references", AGAIN) for image in images]
             listed = [place / name for name in names if MADE.fullmatch(name)]
         except UserError as error:
             problems.append(str(error))
             continue
-        references = [_photo(image) or place / f"reference_{number}_crop.png" for number, image in enumerate(images, 1)]
+        firsts = [number for number, person in enumerate(people) if people.index(person) == number]
+        references = [_photo(images[number]) or place / f"reference_{number + 1}_crop.png" for number in firsts]
         for video in sorted({*made, *listed}):
             number = MADE.fullmatch(video.name)[2] or "1"
             samples.append(GeneratedVideo(f"{place.name}/{number}", video, tuple(references), prompt))

@@ -64,6 +64,12 @@ class PhotoVerdict:
         return max((reason.level for reason in self.reasons), key=LEVELS.index, default=GOOD)
 
     @property
+    def worth(self) -> tuple:
+        """What the better one of two photos of a person has more of: verdict, fewer reasons, frontal in steps of 10 degrees, then size."""
+        yaw, width = self.measurements.get("yaw", 90.0), self.measurements.get("width", 0.0)
+        return -LEVELS.index(self.level), -len(self.reasons), -round(abs(yaw) / 10), width
+
+    @property
     def notes(self) -> list[str]:
         """One line for each reason."""
         return [str(reason) for reason in self.reasons]

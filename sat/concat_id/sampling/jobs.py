@@ -22,7 +22,8 @@ from concat_id.files.paths import file_digest, kind_of, read_text, remove_partia
 from concat_id.versions import versions
 from concat_id.video.writing import contact_sheet, write_image, write_video
 
-SEPARATOR = "@@"
+SEPARATOR = "@@"  # between people
+PLUS = "+"  # between photos of one
 INFO = "info.json"  # written last: a folder that has it is finished
 TAKES = ".takes.json"  # the finished takes of a folder that is not finished
 LOCK = ".lock"
@@ -32,11 +33,11 @@ PACKAGES = ("torch", "SwissArmyTransformer", "diffusers", "transformers", "insig
 
 @dataclass(frozen=True)
 class Job:
-    """One video to make: `source` says where it was asked for, for messages."""
+    """One video to make: photos of every person, left to right; `source` says where it was asked for, for messages."""
 
     index: int
     prompt: str
-    images: tuple[Path, ...]
+    people: tuple[tuple[Path, ...], ...]
     source: str
 
     @property
@@ -49,7 +50,10 @@ class Job:
 
         Raises `UserError` for an image that cannot be read.
         """
-        content = {"prompt": self.prompt, "images": [self._digest(image) for image in self.images], **settings}
+        digests = [[self._digest(photo) for photo in photos] for photos in self.people]
+        content = {"prompt": self.prompt, "images": [each if len(each) > 1 else each[0] for each in digests], **settings}
+        if all(len(each) == 1 for each in digests):
+            content.pop("photos", None)  # says what becomes of several
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def _digest(self, image: Path) -> str:
@@ -108,8 +112,10 @@ def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = N
                 folder.rmdir()
 
 
-def make_job(index: int, prompt: str, images: Sequence[str], source: str, max_refs: int, beside: Path | None = None) -> Job:
-    """Check one request; images are looked for in the folder `beside` first. Raises `UserError` naming `source`."""
+def make_job(
+    index: int, prompt: str, images: Sequence[str | Sequence[str]], source: str, max_refs: int, beside: Path | None = None
+) -> Job:
+    """Check one request; images, of a person each, are looked for in the folder `beside` first. Raises `UserError` naming `source`."""
     if not prompt:
         raise UserError(f"{source}: the prompt is empty; write `prompt@@image`")
     if not is_text(prompt):
@@ -118,14 +124,23 @@ def make_job(index: int, prompt: str, images: Sequence[str], source: str, max_re
         raise UserError(f"{source}: no reference image; write `prompt@@image` or `prompt@@image1@@image2`")
     if len(images) > max_refs:
         raise UserError(f"{source}: {len(images)} reference images, the model takes at most {max_refs}; remove some")
-    paths = tuple(resolve_path(image, beside, source) for image in images)
-    for image, path in zip(images, paths, strict=True):
-        if not image:
-            raise UserError(f"{source}: found a reference image without a name, expected an image file; remove the last {SEPARATOR!r}")
-        if (found := kind_of(path)) != "a file":
-            remedy = "download it first" if found == "a web address" else "check the path"
-            raise UserError(f"{source}: reference image {image[:200]!r}: found {found}, expected an image file; {remedy}")
-    return Job(index, prompt, paths, source)
+    return Job(index, prompt, tuple(_photos(image, source, beside) for image in images), source)
+
+
+def _photos(image: str | Sequence[str], source: str, beside: Path | None) -> tuple[Path, ...]:
+    """The photos of a person: the file of that name, or those joined by +, or a list of them."""
+    if not isinstance(image, str):
+        return tuple(photo for each in image for photo in _photos(each, source, beside))
+    if not image:
+        raise UserError(f"{source}: found a reference image without a name, expected an image file; remove the last {SEPARATOR!r}")
+    path = resolve_path(image, beside, source)
+    found = kind_of(path)
+    if found == "no such file" and PLUS in image:
+        return tuple(photo for part in image.split(PLUS) for photo in _photos(part.strip(), source, beside))
+    if found != "a file":
+        remedy = "download it first" if found == "a web address" else "check the path"
+        raise UserError(f"{source}: reference image {image[:200]!r}: found {found}, expected an image file; {remedy}")
+    return (path,)
 
 
 def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:

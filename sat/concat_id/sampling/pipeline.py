@@ -127,11 +127,13 @@ class VideoPipeline:
         seed: int,
         on_step: Callable[[int], None] = lambda step: None,
         on_estimate: Callable[[int, Tensor], None] = lambda step, estimate: None,
+        ref_scales: Sequence[float] | None = None,
     ) -> Tensor:
         """Denoise from seeded noise to latents (1, T, C, H, W), float32. The noise is drawn on the CPU and equal on every device.
 
         The device is given a step's work while it does that of the step before; `on_step` is told of steps that it has done, and
-        `on_estimate` of every step's estimate of the clean latents, before the device has computed it.
+        `on_estimate` of every step's estimate of the clean latents, before the device has computed it. `ref_scales` are the strengths
+        of the references, the configuration's if not given.
         """
         args, sampler = self.config.args, self.config.model.sampler
         device = self.placement.device
@@ -161,7 +163,8 @@ class VideoPipeline:
         start = noise_like(torch.empty(shape, device=device))
         with self.placement.on_device(self.transformer) as transformer:
             denoise = guided_denoiser(
-                network, steps, condition, self.guidance(), negative, not self.placement.frugal, sampler.ref_guidance_scale
+                network, steps, condition, self.guidance(), negative, not self.placement.frugal,
+                ref_scales or sampler.ref_guidance_scale,
             )
 
             def watched(x: Tensor, step: int) -> Tensor:

@@ -39,11 +39,13 @@ Watch = Callable[[int, int, Tensor], None]
 
 @dataclass
 class Prepared:
-    """A job with everything the model needs."""
+    """A job with everything the model needs; `photos` and `people` say of every reference where it is from, and of whom."""
 
     job: Job
     fingerprint: str
     references: list[PreparedReference]
+    photos: list[Path]
+    people: list[int]
     again: Path | None = None  # the finished folder that is to be made again
     prompt_embeds: Tensor | None = None  # (1, L, D)
 
@@ -76,11 +78,11 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
     else:
         raise UserError("args.input_file: missing, expected a prompt file; set it, or give --prompt and --image")
     scales = config.model.sampler.ref_guidance_scale
-    fitting = [job for job in jobs if len(scales) in (1, len(job.images))]
+    fitting = [job for job in jobs if len(scales) in (1, len(job.people))]
     if rank():
         return fitting, []
     problems += [
-        f"{job.source}: found {len(job.images)} people, expected {len(scales)}, as many as ref_guidance_scale has values; give one for all"
+        f"{job.source}: found {len(job.people)} people, expected {len(scales)}, as many as ref_guidance_scale has values; give one for all"
         for job in jobs if job not in fitting
     ]  # fmt: skip
     _warn_of_the_unknown(fitting, config)
@@ -90,10 +92,10 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
 def _warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> None:
     """Say what the model has not been trained for, though it can be tried."""
     model, (height, width) = config.model, config.args.sampling_image_size
-    crowded = [job for job in jobs if len(job.images) > model.trained_refs]
+    crowded = [job for job in jobs if len(job.people) > model.trained_refs]
     if crowded:
         known = "one person" if model.trained_refs == 1 else f"{model.trained_refs} people"
-        warn(f"{crowded[0].source}: {len(crowded[0].images)} photos, but the weights were trained with {known}; likeness will suffer")
+        warn(f"{crowded[0].source}: {len(crowded[0].people)} people, but the weights were trained with {known}; likeness will suffer")
     factor = model.autoencoder.spatial_factor
     most = model.transformer.latent_height * factor, model.transformer.latent_width * factor
     if height * width > most[0] * most[1]:
@@ -110,7 +112,8 @@ def result_settings(config: Config) -> dict[str, Any]:
     scales = config.model.sampler.ref_guidance_scale
     model["sampler"]["ref_guidance_scale"] = scales[0] if len(set(scales)) == 1 else list(scales)
     model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
-    return {
+    several = {"photos": "all"} if args.photos == "all" else {}
+    return several | {
         "weights": digests,
         "seed": args.seed,
         "samples": args.batch_size,
@@ -158,20 +161,39 @@ def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], 
     prepared, told = [], set()
     for job, fingerprint, again in pending:
         try:
-            references = [prepare_reference(image, config.args.sampling_image_size, detector, parser) for image in job.images]
+            candidates = [
+                [(photo, prepare_reference(photo, config.args.sampling_image_size, detector, parser)) for photo in photos]
+                for photos in job.people
+            ]
         except UserError as error:
             problems.append(f"{job.source}: {error}")
             continue
-        verdicts = {image: reference.verdict for image, reference in zip(job.images, references, strict=True)}
-        poor = [image for image, verdict in verdicts.items() if verdict.level == POOR]
+        verdicts = {photo: reference.verdict for person in candidates for photo, reference in person}
+        for photo in sorted(verdicts.keys() - told):
+            (tell if verdicts[photo].level == GOOD else warn)(f"{photo}: {verdicts[photo]}")
+        told |= verdicts.keys()
+        item = _choose(job, fingerprint, again, candidates, every=config.args.photos == "all")
+        poor = [photo for photo in item.photos if verdicts[photo].level == POOR]
         if poor and config.args.strict_photos:
             problems.append(f"{job.source}: {poor[0]}: {verdicts[poor[0]]}; expected a photo that is usable (--strict_photos)")
-            continue
-        for image in sorted(verdicts.keys() - told):
-            (tell if verdicts[image].level == GOOD else warn)(f"{image}: {verdicts[image]}")
-        told |= verdicts.keys()
-        prepared.append(Prepared(job, fingerprint, references, again))
+        elif len(item.photos) > (most := config.model.transformer.max_refs):
+            problems.append(f"{job.source}: found {len(item.photos)} photos, the model takes at most {most}; remove some, or --photos best")
+        else:
+            prepared.append(item)
     return prepared, problems
+
+
+def _choose(
+    job: Job, fingerprint: str, again: Path | None, candidates: Sequence[Sequence[tuple[Path, PreparedReference]]], every: bool
+) -> Prepared:
+    """Take the best photo of every person, or every one."""
+    chosen = []
+    for number, person in enumerate(candidates):
+        best = max(person, key=lambda candidate: candidate[1].verdict.worth)
+        if len(person) > 1 and not every:
+            tell(f"{job.source}: of person {number + 1}, {best[0]} is taken")
+        chosen += [(number, *candidate) for candidate in (person if every else [best])]
+    return Prepared(job, fingerprint, [each[2] for each in chosen], [each[1] for each in chosen], [each[0] for each in chosen], again)
 
 
 def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None:
@@ -227,7 +249,7 @@ def rank_all(share: Sequence[Job], settings: dict[str, Any], output_dir: Path, j
     for job in share:
         try:
             if folder := finished.get(job.fingerprint(settings)):
-                lines.append(rank_takes(folder, job.images, judge))
+                lines.append(rank_takes(folder, judge))
         except UserError as error:
             problems.append(f"{job.source}: the takes cannot be ranked: {error}")
     return lines, problems
@@ -259,11 +281,15 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
     bar.update(len(made) * pipeline.config.model.sampler.num_inference_steps)
     images = [reference.image for reference in item.references]
     ref_latents = pipeline.encode_references(images)
+    scales = pipeline.config.model.sampler.ref_guidance_scale
+    scales = scales if len(scales) == 1 else [scales[person] for person in item.people]
+
+    def look(step: int, estimate: Tensor) -> None:
+        watch(bar.n, bar.total, estimate)
+
     for index in range(len(made), samples):
         begun, seed = time.perf_counter(), args.seed + index
-        latents = pipeline.sample(
-            item.prompt_embeds, ref_latents, seed, lambda step: bar.update(), lambda step, estimate: watch(bar.n, bar.total, estimate)
-        )
+        latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update(), look, scales)
         sampled = time.perf_counter()
         bar.set_postfix_str("decoding")
         frames, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""
@@ -272,9 +298,9 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
         made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
         save_takes(folder, item.fingerprint, made, files)
     references = [
-        {"image": str(image), "detector": reference.detector, "parser": reference.parser, "notes": reference.verdict.notes,
-         "verdict": reference.verdict.record()}
-        for image, reference in zip(job.images, item.references, strict=True)
-    ]
+        {"image": str(photo), "person": person + 1, "detector": reference.detector, "parser": reference.parser,
+         "notes": reference.verdict.notes, "verdict": reference.verdict.record()}
+        for person, photo, reference in zip(item.people, item.photos, item.references, strict=True)
+    ]  # fmt: skip
     details = {"prompt": job.prompt, "load": args.load, "references": references, "settings": settings, "samples": made}
     save_info(folder, item.fingerprint, prepared + files, **details)

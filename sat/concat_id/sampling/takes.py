@@ -37,17 +37,20 @@ def save_takes(folder: Path, fingerprint: str, takes: Sequence[dict[str, Any]], 
     write_json(folder / TAKES, {"fingerprint": fingerprint, "samples": list(takes), "files": list(files)})
 
 
-def rank_takes(folder: Path, photos: Sequence[Path], judge: Judge) -> str:
+def rank_takes(folder: Path, judge: Judge) -> str:
     """Mark the best take of a finished folder in info.json, draw the takes' sheets, the best first, and return a line that says so.
 
     What the same judge has ranked stays ranked. Raises `UserError` if a take cannot be judged.
     """
     info = read_json(folder / INFO, "what sat/sample_video.py writes", "make it again with --overwrite")
     takes, new = info["samples"], info.get("judge") != judge.name
+    photos = {}  # of every person the first
+    for number, reference in enumerate(info["references"], 1):
+        photos.setdefault(reference.get("person", number), Path(reference["image"]))
     for index, take in enumerate(takes):
         take["video"], _ = take_files(index, info["files"])
         if new:
-            take["scores"] = judge.scores(folder / take["video"], photos, info["prompt"])
+            take["scores"] = judge.scores(folder / take["video"], [*photos.values()], info["prompt"])
     ranked = sorted(takes, key=lambda take: [-1 if score is None else round(score, TIE) for score in take["scores"].values()], reverse=True)
     best, *others = ranked
     if new:

@@ -47,19 +47,20 @@ class Studio:
     def __init__(self, models: dict[str, Model]):
         self.models, self.worker, self.reader = models, Worker(), PhotoReader()
 
-    def look(self, path: str | None, model: str) -> tuple[Image.Image | None, str]:
-        """The picture and the verdict of an upload."""
-        return self.reader.look(path, next(iter(self.models[model].configs.values())))
+    def look(self, paths: list[str] | None, model: str) -> tuple[Image.Image | None, str]:
+        """The picture and the verdicts of a person's uploads."""
+        return self.reader.look(paths, next(iter(self.models[model].configs.values())))
 
     def make(self, session: gr.Request, model: str, prompt: str, *given: Any) -> Iterator[tuple]:
         """Make a video and say how far it is; yields status, preview, and the values of the result's components."""
-        photos = tuple(path for path in given[:MOST_PEOPLE] if path)
+        photos = tuple(paths for paths in given[:MOST_PEOPLE] if paths)
+        uploads = [path for paths in photos for path in paths]
         strengths, settings = given[MOST_PEOPLE : 2 * MOST_PEOPLE], given[2 * MOST_PEOPLE :]
         nothing = (gr.skip(),) * len(shown(None))
         try:
             request = self.request(model, prompt, photos, strengths, *settings)
         except UserError as error:
-            yield marked("failed", sentence(error, *photos)), gr.skip(), *nothing
+            yield marked("failed", sentence(error, *uploads)), gr.skip(), *nothing
             return
         began, preview = time.monotonic(), gr.update(value=None, visible=False)
         yield bar("waiting for the model", 0), preview, *shown(None)
@@ -76,7 +77,7 @@ class Studio:
                 made = [result for result in find_results([Path(event.value).parent]) if result.folder == Path(event.value)]
                 yield marked("made"), preview, *shown(made[0] if made else None)
             elif event.kind in ("failed", "stopped"):
-                told = sentence(UserError(event.value), *photos) if event.value else "the device is free"
+                told = sentence(UserError(event.value), *uploads) if event.value else "the device is free"
                 yield marked(event.kind, told), preview, *nothing
 
     def request(self, model: str, prompt: str, photos: tuple, strengths: tuple, seed: float, takes: float, *sizes: float) -> VideoRequest:
@@ -120,7 +121,7 @@ class Studio:
         if not found:
             return (gr.skip(),) * (MOST_PEOPLE + 3)
         crops = [served(path) for path in found[0].crops][:MOST_PEOPLE]
-        photos = [*crops, *[None] * (MOST_PEOPLE - len(crops))]
+        photos = [*([crop] for crop in crops), *[None] * (MOST_PEOPLE - len(crops))]
         return found[0].prompt, *photos, found[0].seed + 1, gr.update(selected="create")
 
     def defaults(self, model: str) -> tuple:
@@ -251,10 +252,10 @@ def _form() -> dict[str, Any]:
     with gr.Row():
         for number in range(1, MOST_PEOPLE + 1):
             with gr.Column(min_width=150):
-                files.append(gr.File(label=f"Person {number}", elem_id=f"photo{number}", height=140))
+                files.append(gr.File(label=f"Person {number}", file_count="multiple", elem_id=f"photo{number}", height=140))
                 views.append(gr.Image(show_label=False, interactive=False, height=130, buttons=[], elem_id=f"view{number}", visible=False))
                 verdicts.append(gr.HTML(elem_id=f"verdict{number}"))
-    gr.Markdown(f"<small>People from left to right. {CONSENT}</small>")
+    gr.Markdown(f"<small>People from left to right; of several photos of a person the best is taken. {CONSENT}</small>")
     prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, elem_id="prompt")
     examples = gr.Dataset(components=[prompt], samples=[[""]], label="Prompts that this model understands", samples_per_page=6)
     with gr.Accordion("More", open=False):
@@ -290,8 +291,8 @@ def _result(name: str) -> dict[str, Any]:
 
 
 def _connect_form(studio: Studio, page: gr.Blocks, model: Any, form: dict[str, Any]) -> None:
-    def look(path: str | None, name: str) -> tuple:
-        image, verdict = studio.look(path, name)
+    def look(paths: list[str] | None, name: str) -> tuple:
+        image, verdict = studio.look(paths, name)
         return gr.update(value=image, visible=image is not None), verdict
 
     for file, view, verdict in zip(form["files"], form["views"], form["verdicts"], strict=True):

@@ -25,16 +25,20 @@ class PhotoReader:
         models = self._models.get(repr(faces)) or self._models.setdefault(repr(faces), load_face_models(faces, "cpu"))
         return prepare_reference(path, config.args.sampling_image_size, models.detector, models.parser)
 
-    def look(self, path: str | None, config: Config) -> tuple[Image.Image | None, str]:
-        """The picture and the sentence to show for an upload."""
-        if not path:
-            return None, ""
-        try:
-            found = self.read(path, config)
-        except UserError as error:
-            return None, marked("poor", sentence(error, path))
-        notes = "<br>".join(html.escape(note) for note in found.verdict.notes)
-        return side_by_side([found.crop, found.image]), marked(found.verdict.level, notes)
+    def look(self, paths: list[str] | None, config: Config) -> tuple[Image.Image | None, str]:
+        """The picture and the sentences to show for a person's uploads; the best of several photos is the one that is taken."""
+        found, told = [], []
+        for path in paths or ():
+            try:
+                reference = self.read(path, config)
+            except UserError as error:
+                told.append(marked("poor", sentence(error, path)))
+                continue
+            found.append(reference)
+            name = f"{html.escape(Path(path).name)}: " if len(paths) > 1 else ""
+            told.append(marked(reference.verdict.level, name + "<br>".join(html.escape(note) for note in reference.verdict.notes)))
+        best = max(found, key=lambda reference: reference.verdict.worth, default=None)
+        return side_by_side([best.crop, best.image]) if best else None, "<br>".join(told)
 
 
 def marked(level: str, told: str = "") -> str:

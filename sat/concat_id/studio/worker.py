@@ -25,12 +25,12 @@ SILENCE = 0.5  # seconds after which `make` yields although nothing has happened
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """A video to make: `settings` are keys of `args:`, photos one a person, left to right."""
+    """A video to make: `settings` are keys of `args:`, photos lists of every person's, left to right."""
 
     model: str
     task: str
     prompt: str
-    photos: tuple[str, ...]
+    photos: tuple[list[str], ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> Config:
@@ -162,7 +162,7 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     if folder is None:
         raise UserError("another process is making this video; wait for it, or change the seed")
     with suppress(UserError):  # without a face on the photo there is no likeness, but a video
-        rank_takes(folder, job.images, TakeJudge())
+        rank_takes(folder, TakeJudge())
     return folder
 
 
