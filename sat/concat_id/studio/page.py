@@ -99,8 +99,8 @@ class Studio:
         return request
 
     def stop(self, session: gr.Request) -> str:
-        """End what this page is making."""
-        return gr.skip() if self.worker.stop(session.session_hash) else "nothing of yours is being made"
+        """End what this page is making; what waits is taken out of the queue by Gradio."""
+        return marked("stopped", "the device is free" if self.worker.stop(session.session_hash) else "nothing of yours is being made")
 
     def results(self) -> list[Result]:
         """Finished results of all models."""
@@ -231,9 +231,9 @@ def build_page(studio: Studio) -> gr.Blocks:
         _connect_form(studio, page, model, form)
         inputs = [model, form["prompt"], *form["files"], *form["strengths"], *form["settings"]]
         made = {"fn": studio.make, "inputs": inputs, "outputs": [status, preview, *result["parts"]], "concurrency_limit": 1, **PRIVATE}
-        form["make"].click(**made)
-        form["stop"].click(studio.stop, None, status, queue=False, **PRIVATE)
-        result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made)
+        asked = [form["make"].click(**made)]
+        asked.append(result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made))
+        form["stop"].click(studio.stop, None, status, queue=False, cancels=asked, **PRIVATE)
         gallery.select(studio.pick, None, picked["parts"], **PRIVATE)
         picked["again"].click(studio.again, picked["parts"][-1], [form["prompt"], *form["files"], form["seed"], tabs], **PRIVATE)
     return page

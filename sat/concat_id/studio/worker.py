@@ -51,64 +51,62 @@ class Worker:
     def __init__(self) -> None:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
-        self._busy: Any = None
+        self._killed: multiprocessing.process.BaseProcess | None = None  # the last that was ended on purpose
+        self._owner: Any = None  # of what is being made
 
-    def make(self, request: VideoRequest, owner: Any = None) -> Iterator[Event]:
-        """Make a request for `owner`; yields what happens, the last of it "made", "failed" or "stopped", and None in silence."""
-        self._start()
-        self._busy = owner
+    def make(self, request: VideoRequest, owner: Any = None) -> Iterator[Event | None]:
+        """Make a request for `owner`; yields what happens, the last of it "made", "failed" or "stopped", and None in silence.
+
+        A caller that stops listening ends the process.
+        """
+        process, connection = self._started()
+        self._owner = owner
+        finished = False
         try:
-            self._connection.send(request)
-            while True:
-                if not self._connection.poll(SILENCE):
-                    yield None
-                    continue
-                event = self._connection.recv()
+            connection.send(request)
+            while not finished:
+                event = connection.recv() if connection.poll(SILENCE) else None
+                finished = event is not None and event.kind in ("made", "failed")
+                self._owner = None if finished else self._owner
                 yield event
-                if event.kind in ("made", "failed"):
-                    return
         except (EOFError, OSError):
-            code = self._end()
-            told = f"the process that makes videos ended with exit code {code}; the console has the details"
-            yield Event("stopped") if code in (None, -signal.SIGKILL) else Event("failed", told)
-        except GeneratorExit:
-            self._end()
-            raise
+            process.join(5)
+            finished = True
+            told = f"the process that makes videos ended with exit code {process.exitcode}; the console has the details"
+            if process.exitcode == -signal.SIGKILL:
+                told = "the process that makes videos was killed, as the system does where memory is full; take fewer frames"
+            yield Event("stopped") if process is self._killed else Event("failed", told)
         finally:
-            self._busy = None
+            if not finished:
+                self._kill(process)
 
     def stop(self, owner: Any) -> bool:
         """End what is being made for `owner`, and with it the process; tells whether there was anything."""
-        if self._process is None or self._busy is None or self._busy != owner:
+        if self._process is None or self._owner is None or self._owner != owner:
             return False
-        self._process.kill()
+        self._kill(self._process)
         return True
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            self._process.kill()
-            self._end()
+            self._kill(self._process)
+            self._process.join(5)
 
-    def _start(self) -> None:
-        if self._process is not None and self._process.is_alive():
-            return
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
+    def _kill(self, process: multiprocessing.process.BaseProcess) -> None:
+        if process is self._process:
+            self._killed, self._owner = process, None
+        process.kill()
 
-    def _end(self) -> int | None:
-        process, self._process = self._process, None
-        if process is None:
-            return None
-        process.join(5)
-        if process.exitcode is None:
-            process.kill()
-            process.join(5)
-        self._connection.close()
-        return process.exitcode
+    def _started(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+        """The process and the connection to it, new ones where the last process has ended or is ending."""
+        if self._process is None or self._process is self._killed or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=serve, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()
+        return self._process, self._connection
 
 
 def serve(connection: Connection) -> None:

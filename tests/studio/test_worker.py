@@ -1,0 +1,51 @@
+"""The process that makes the page's videos, and how the form is read."""
+
+import pytest
+from conftest import ROOT
+from in_process import refused
+
+from concat_id.studio.choices import find_models
+from concat_id.studio.page import Studio
+from concat_id.studio.worker import VideoRequest, Worker
+
+PHOTO = str(ROOT / "examples" / "people" / "ben.png")
+PORTRAIT = {"sampling_num_frames": "1", "num_inference_steps": "2"}
+
+
+@pytest.fixture
+def worker():
+    made = Worker()
+    yield made
+    made.close()
+
+
+def last(worker: Worker, output, prompt: str = "a man in a green shirt", photo: str = PHOTO, **settings):
+    request = VideoRequest("mini", "single_identity", prompt, ([photo],), PORTRAIT | {"output_dir": str(output)} | settings)
+    return [event for event in worker.make(request, "me") if event][-1]
+
+
+def test_what_fails_is_told_and_the_process_lives_on(worker, tmp_path):
+    paper = tmp_path / "paper.pdf"
+    paper.write_bytes(b"%PDF-1.7")
+    assert last(worker, tmp_path / "out", photo=str(paper)).kind == "failed"
+    process = worker._process.pid
+    (tmp_path / "file").write_text("no folder")
+    failed = last(worker, tmp_path / "file")
+    assert failed.kind == "failed" and str(tmp_path / "file") in failed.value
+    made = last(worker, tmp_path / "out", "a man smiles \N{GRINNING FACE}")
+    assert made.kind == "made" and worker._process.pid == process
+    assert not worker.stop("me")
+    worker._process.kill()  # as the system does
+    worker._process.join(5)
+    assert last(worker, tmp_path / "out", seed="1").kind == "made"
+
+
+def test_the_form_is_read_or_refused_in_a_sentence(tmp_path):
+    studio = Studio(find_models(str(tmp_path)))
+    values = 7, 2, 3, 10, 6.0
+    request = studio.request("mini", "a man", ([PHOTO], [PHOTO]), (2.0, 1.0, 1.0), *values)
+    assert request.task == "two_identities" and request.settings["best_of"] == "2"
+    assert request.config().model.sampler.ref_guidance_scale == (2.0, 1.0)
+    one = ([PHOTO],)
+    for words, prompt, photos in (("no photo yet", "a man", ()), ("no prompt yet", " ", one), ("10,000 characters", "x" * 10000, one)):
+        refused(words, studio.request, "mini", prompt, photos, (1.0,) * 3, *values)
