@@ -70,6 +70,5 @@ def main() -> int:
     return int(bool(strangers) or any(photo.get("level", POOR) == POOR for photo in result["photos"]))
 
 
-
 if __name__ == "__main__":
     run(main)

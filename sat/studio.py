@@ -5,9 +5,11 @@ Only this machine can open the page, unless --listen says otherwise, and nothing
 """
 
 import os
+import shutil
 import signal
 import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, run
@@ -15,6 +17,7 @@ from concat_id.startup import prepare_process
 
 LOCAL = "127.0.0.1"
 LARGEST_UPLOAD = "64mb"
+PREFIX = "concat-id-studio-"  # of the folder of uploads, in that for temporary files
 SETTINGS = {  # of Gradio and Hugging Face's libraries: no analytics, no look for updates
     "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
 }  # fmt: skip
@@ -39,9 +42,18 @@ def main() -> None:
     """Find the models, lay the page out, and serve it until Ctrl-C."""
     prepare_process()
     arguments = read_arguments()
-    with tempfile.TemporaryDirectory(prefix="concat-id-studio-") as uploads:
+    sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as uploads:
         os.environ.update(SETTINGS, GRADIO_TEMP_DIR=uploads)
         serve(arguments)
+
+
+def sweep() -> None:
+    """Remove the uploads of servers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        process = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(arguments: Namespace) -> None:
@@ -62,7 +74,9 @@ def serve(arguments: Namespace) -> None:
     except OSError as error:
         raise UserError(f"port {arguments.port}: cannot be used ({error}); choose another with --port") from error
     print(f"Concat-ID Studio: http://{arguments.listen or LOCAL}:{arguments.port}   (Ctrl-C ends it)", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end like Ctrl-C's
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:  # as under nohup
+            signal.signal(ending, signal.default_int_handler)  # an end like Ctrl-C's
     try:
         signal.pause()
     except KeyboardInterrupt:

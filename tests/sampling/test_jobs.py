@@ -32,9 +32,12 @@ def test_a_person_may_have_several_photos(tmp_path, photo):
     other, plus = tmp_path / "other.png", tmp_path / "a+b.png"
     for file in (other, plus):
         file.write_bytes(file.name.encode())
-    (tmp_path / "prompts.txt").write_text(f"A man walks.@@{photo}+{other} @@{plus}\nA man.@@{photo}\nA man.@@{photo}+gone.png\n")
-    (job, alone), (problem,) = read_prompt_file(tmp_path / "prompts.txt", max_refs=3)
-    assert job.people == ((photo, other), (plus,)) and ":3: reference image 'gone.png': found no such file" in problem
+    many = "+".join([other.name] * 41)
+    people = f"{photo}+{other} @@{plus}", photo, f"{photo}+gone.png", f"{photo}+", f"{plus}+{many}"
+    (tmp_path / "prompts.txt").write_text("\n".join(f"A man.@@{photos}" for photos in people))
+    (job, alone, crowd), (gone, nameless) = read_prompt_file(tmp_path / "prompts.txt", max_refs=3)
+    assert job.people == ((photo, other), (plus,)) and ":3: reference image 'gone.png': found no such file" in gone
+    assert crowd.people == ((plus, *[other] * 41),) and "remove the last '@@' or '+'" in nameless
     assert job.fingerprint({}) != job.fingerprint({"photos": "all"})
     assert alone.fingerprint({}) == alone.fingerprint({"photos": "all"})  # which changes nothing for one photo
 

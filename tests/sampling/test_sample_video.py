@@ -93,6 +93,12 @@ def test_the_best_of_several_takes_is_marked_and_a_killed_run_goes_on(sample, tm
     assert info["best"] == "video.mp4" and {path.name for path in folder.iterdir()} == {*info["files"], "info.json"}
     sheets = [np.asarray(Image.open(folder / name)) for name in ("sheet.png", "sheet_3.png", "sheet_2.png")]
     assert (np.asarray(Image.open(folder / "takes.png")) == np.concatenate(sheets)).all()
+    moved, judged = tmp_path / "moved.png", []
+    moved.write_bytes(photo.read_bytes())
+    del info["judge"]
+    (folder / "info.json").write_text(json.dumps(info).replace(str(photo), str(tmp_path / "gone.png")))
+    monkeypatch.setattr(TakeJudge, "scores", lambda _, video, photos, *__: judged.append(photos) or {"likeness": 0.5})
+    assert sample(*line[:3], moved, *line[4:])[0] == 0 and judged[0] == [folder / "reference_1_crop.png"]
     monkeypatch.setattr(TakeJudge, "scores", None)
     assert sample(*line)[0] == 0 and len(decoded) == 3 and "the best of 3" in sample.printed
     assert "found 2, expected none beside best_of 3" in only_error(*sample(*line, "--batch_size", 2))

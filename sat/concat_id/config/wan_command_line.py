@@ -24,7 +24,7 @@ MEMORY = {
 # Options that have the names of keys of args:, below those of the original.
 SHARED = (
     *("input_file", "overwrite", "photos", "strict_photos", "batch_size", "best_of", "load", "trust_checkpoint"),
-    *("sampler", "memory", "device", "compile", "bf16"),
+    *("ref_guidance_scale", "sampler", "memory", "device", "compile", "bf16"),
 )
 RENAMED = {"image_path": "image", "cfg_scale": "guidance_scale", "use_tiled": "tiled_decoding"}
 OWN = ("model", "config", "use_adaln", "download", "height", "width", "num_frames")

@@ -132,15 +132,27 @@ def _photos(image: str | Sequence[str], source: str, beside: Path | None) -> tup
     if not isinstance(image, str):
         return tuple(photo for each in image for photo in _photos(each, source, beside))
     if not image:
-        raise UserError(f"{source}: found a reference image without a name, expected an image file; remove the last {SEPARATOR!r}")
-    path = resolve_path(image, beside, source)
-    found = kind_of(path)
-    if found == "no such file" and PLUS in image:
-        return tuple(photo for part in image.split(PLUS) for photo in _photos(part.strip(), source, beside))
-    if found != "a file":
-        remedy = "download it first" if found == "a web address" else "check the path"
-        raise UserError(f"{source}: reference image {image[:200]!r}: found {found}, expected an image file; {remedy}")
-    return (path,)
+        last = f"{SEPARATOR!r} or {PLUS!r}"
+        raise UserError(f"{source}: found a reference image without a name, expected an image file; remove the last {last}")
+    path = _found(image, beside, source) if PLUS in image else resolve_path(image, beside, source)
+    found = kind_of(path) if path else "no such file"
+    if found == "a file":
+        return (path,)
+    parts = image.split(PLUS)
+    for end in range(len(parts) - 1, 0, -1):  # names may have a + themselves
+        name = PLUS.join(parts[:end]).strip()
+        if name and (path := _found(name, beside, source)) and kind_of(path) == "a file":
+            return path, *_photos(PLUS.join(parts[end:]).strip(), source, beside)
+    remedy = "download it first" if found == "a web address" else "check the path"
+    raise UserError(f"{source}: reference image {parts[0].strip()[:200]!r}: found {found}, expected an image file; {remedy}")
+
+
+def _found(name: str, beside: Path | None, source: str) -> Path | None:
+    """Where an image would be; None for what cannot be a path."""
+    try:
+        return resolve_path(name, beside, source)
+    except UserError:
+        return None
 
 
 def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
@@ -169,9 +181,10 @@ def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
     return jobs, problems
 
 
-def begin(folder: Path, keep_takes: bool = False) -> None:
-    """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left but whole takes."""
-    for name in (INFO,) if keep_takes else (INFO, TAKES):
+def begin(folder: Path, fingerprint: str | None = None) -> None:
+    """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left but takes of a result."""
+    takes = recall_json(folder / TAKES) or {}
+    for name in (INFO,) if fingerprint and takes.get("fingerprint") == fingerprint else (INFO, TAKES):
         (folder / name).unlink(missing_ok=True)
     remove_partial_files(folder)
 

@@ -269,7 +269,7 @@ def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], sam
     args = pipeline.config.args
     with claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
         if folder is not None:
-            begin(folder, keep_takes=item.again is None)
+            begin(folder, None if item.again else item.fingerprint)
             _fill(folder, item, pipeline, settings, samples, bar, watch)
         return folder
 

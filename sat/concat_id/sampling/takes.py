@@ -44,9 +44,10 @@ def rank_takes(folder: Path, judge: Judge) -> str:
     """
     info = read_json(folder / INFO, "what sat/sample_video.py writes", "make it again with --overwrite")
     takes, new = info["samples"], info.get("judge") != judge.name
-    photos = {}  # of every person the first
+    photos: dict[int, Path] = {}  # of every person the first, or where it is gone what was cut out of it
     for number, reference in enumerate(info["references"], 1):
-        photos.setdefault(reference.get("person", number), Path(reference["image"]))
+        photo = Path(reference["image"])
+        photos.setdefault(reference.get("person", number), photo if photo.is_file() else folder / f"reference_{number}_crop.png")
     for index, take in enumerate(takes):
         take["video"], _ = take_files(index, info["files"])
         if new:
@@ -54,9 +55,11 @@ def rank_takes(folder: Path, judge: Judge) -> str:
     ranked = sorted(takes, key=lambda take: [-1 if score is None else round(score, TIE) for score in take["scores"].values()], reverse=True)
     best, *others = ranked
     if new:
-        sheets = [take_files(takes.index(take), info["files"])[1] for take in ranked]
-        write_image(folder / SHEET, stacked([folder / sheet for sheet in sheets]))
-        files = [*(name for name in info["files"] if name != SHEET), SHEET]
+        files = [name for name in info["files"] if name != SHEET]
+        if others:
+            sheets = [take_files(takes.index(take), files)[1] for take in ranked]
+            write_image(folder / SHEET, stacked([folder / sheet for sheet in sheets]))
+            files.append(SHEET)
         write_json(folder / INFO, {**info, "best": best["video"], "judge": judge.name, "files": files})
     name = next(iter(best["scores"]))
     lesser = ", ".join(f"{take['scores'][name]:.3f}" for take in others)

@@ -37,7 +37,7 @@ CSS = """
 footer {display: none !important}
 """
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
-SAVE = ["fullscreen", "download"]  # buttons of a picture
+SAVE = ["fullscreen", "download"]  # buttons of an image
 SECONDS = 600  # that a report or the doctor may take
 
 
@@ -48,7 +48,7 @@ class Studio:
         self.models, self.worker, self.reader = models, Worker(), PhotoReader()
 
     def look(self, paths: list[str] | None, model: str) -> tuple[Image.Image | None, str]:
-        """The picture and the verdicts of a person's uploads."""
+        """The image and the verdicts of a person's uploads."""
         return self.reader.look(paths, next(iter(self.models[model].configs.values())))
 
     def make(self, session: gr.Request, model: str, prompt: str, *given: Any) -> Iterator[tuple]:
@@ -106,14 +106,15 @@ class Studio:
         """Finished results of all models."""
         return find_results([folder for model in self.models.values() for folder in model.folders])
 
-    def pictures(self) -> list[tuple[str | None, str]]:
-        """The results as a gallery shows them."""
-        return [(result.poster, result.prompt[:80]) for result in self.results()]
-
-    def pick(self, event: gr.SelectData) -> tuple:
-        """The values of the result's components for the one that was clicked."""
+    def posters(self) -> tuple[list[tuple[str | None, str]], list[str]]:
+        """The results as a gallery shows them, and their folders."""
         results = self.results()
-        return shown(results[event.index] if event.index < len(results) else None)
+        return [(result.poster, result.prompt[:80]) for result in results], [str(result.folder) for result in results]
+
+    def pick(self, event: gr.SelectData, folders: list[str]) -> tuple:
+        """The values of the result's components for the one that was clicked."""
+        found = [result for result in self.results() if str(result.folder) == folders[event.index]]
+        return shown(found[0] if found else None)
 
     def again(self, folder: str | None) -> tuple:
         """The form for an earlier result with another seed, and the tab that it is in: prompt, photos, seed; crops stand in for photos."""
@@ -218,7 +219,8 @@ def build_page(studio: Studio) -> gr.Blocks:
                         label="Results, the newest first", columns=2, object_fit="cover", height="auto", allow_preview=False, buttons=[],
                         elem_id="gallery",
                     )  # fmt: skip
-                    tab.select(studio.pictures, None, gallery, **PRIVATE)
+                    folders = gr.State([])
+                    tab.select(studio.posters, None, [gallery, folders], **PRIVATE)
                 with gr.Column(min_width=320):
                     picked = _result("picked")
             with gr.Tab("Evaluate") as tab:
@@ -234,7 +236,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         asked = [form["make"].click(**made)]
         asked.append(result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made))
         form["stop"].click(studio.stop, None, status, queue=False, cancels=asked, **PRIVATE)
-        gallery.select(studio.pick, None, picked["parts"], **PRIVATE)
+        gallery.select(studio.pick, folders, picked["parts"], **PRIVATE)
         picked["again"].click(studio.again, picked["parts"][-1], [form["prompt"], *form["files"], form["seed"], tabs], **PRIVATE)
     return page
 

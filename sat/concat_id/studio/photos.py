@@ -26,7 +26,7 @@ class PhotoReader:
         return prepare_reference(path, config.args.sampling_image_size, models.detector, models.parser)
 
     def look(self, paths: list[str] | None, config: Config) -> tuple[Image.Image | None, str]:
-        """The picture and the sentences to show for a person's uploads; the best of several photos is the one that is taken."""
+        """The image and the sentences to show for a person's uploads; the best of several photos is the one that is taken."""
         found, told = [], []
         for path in paths or ():
             try:

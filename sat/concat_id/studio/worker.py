@@ -116,22 +116,26 @@ def serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's
     prepare_process()
     kept: list = []
-    while True:
-        try:
-            request = connection.recv()
-        except EOFError:
-            return
-        connection.send(Event("loading"))
-        try:
-            event = Event("made", str(_make(request, connection, kept)))
-        except UserError as error:
-            event = Event("failed", one_line(error).removeprefix(f"{SOURCE}: "))
-        except (OSError, MemoryError) as error:
-            event = Event("failed", f"{reason_of(error)}; see whether the disk or the memory is full")
-        except Exception:
-            traceback.print_exc()
-            event = Event("failed", "something went wrong that should not; the console has the details")
-        connection.send(event)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the server has gone
+        while True:
+            _answer(connection, kept)
+
+
+def _answer(connection: Connection, kept: list) -> None:
+    request = connection.recv()
+    connection.send(Event("loading"))
+    try:
+        event = Event("made", str(_make(request, connection, kept)))
+    except UserError as error:
+        event = Event("failed", one_line(error).removeprefix(f"{SOURCE}: "))
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        event = Event("failed", f"{reason_of(error)}; see whether the disk or the memory is full")
+    except Exception:
+        traceback.print_exc()
+        event = Event("failed", "something went wrong that should not; the console has the details")
+    connection.send(event)
 
 
 def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
