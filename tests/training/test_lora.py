@@ -6,6 +6,7 @@ from in_process import refused
 from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
+from concat_id.config.constraints import validate
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training.lora import add_low_rank, low_rank_scale
 from concat_id.weights.loading import load_sat_checkpoint, load_strictly
@@ -55,6 +56,17 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     before, after = load_sat_checkpoint(config.args.load).state_dict, load_sat_checkpoint(tmp_path / "merged").state_dict
     different = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
+
+
+def test_dropout_is_drawn_by_the_seed_and_not_compiled(setup, tmp_path):
+    losses = []
+    for number in range(2):
+        config = setup.config(tmp_path / str(number), train_iters=4, save_interval=2)
+        config.model.lora = LoraConfig(rank=4, alpha=4.0, dropout=0.5)
+        losses.append(alone.losses(alone.train_in_parts(config, tmp_path / str(number))[0]))
+    assert losses[0] == losses[1]
+    config.args.compile = True
+    refused("args.compile: found True, expected false or auto with model.lora.dropout", validate, config)
 
 
 def test_mistakes(setup, tmp_path):

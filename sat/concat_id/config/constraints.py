@@ -47,6 +47,8 @@ def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= frames, f"{rate} n + 1, at most {frames}"
     yield "args.fp16", not (args.bf16 and args.fp16), "false where bf16 is true; choose one of them"
     yield "args.compile", not (args.compile and args.memory == "low"), "false or auto with memory: low, whose layers come and go"
+    random = model.lora is not None and model.lora.dropout > 0
+    yield "args.compile", not (args.compile and random), "false or auto with model.lora.dropout, whose draws compiling changes"
     yield "args.batch_size", args.best_of in (None, args.batch_size), f"none beside best_of {args.best_of}, which says how many"
     yield "args.image", len(args.image) <= transformer.max_refs, f"at most {transformer.max_refs} photos"
     yield "args.prompt", bool(args.image) or args.prompt is None, "a photo per person beside it, given with --image"

@@ -108,6 +108,7 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
         parameter.requires_grad_(name not in UNTRAINED)
     if lora:
         names = add_low_rank(network, lora, generator_of(config.args.seed, "lora"))
+        torch.manual_seed(generator_of(config.args.seed, f"dropout of process {rank()}").initial_seed())  # a resumed run has its own
         for name, parameter in network.named_parameters() if saved else ():
             if parameter.requires_grad:
                 parameter.data.copy_(saved.states(name)["fp32"])
