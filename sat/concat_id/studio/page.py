@@ -18,7 +18,7 @@ from concat_id.files.paths import PROJECT_ROOT
 from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, Model, default_model, example_prompts
 from concat_id.studio.gallery import Result, find_results, served
 from concat_id.studio.photos import PhotoReader, marked, sentence, side_by_side
-from concat_id.studio.worker import VideoRequest, Worker, time_left
+from concat_id.studio.worker import VideoRequest, Worker
 
 CONSENT = "Use photos of people who have agreed to it, and say of the result that it is generated. Photos stay on this machine."
 CSS = """
@@ -172,6 +172,14 @@ def run_script(name: str, *arguments: str) -> str:
     except subprocess.TimeoutExpired:
         return f"{name} took more than {SECONDS} s"
     return done.stdout + done.stderr
+
+
+def time_left(began: float, done: int, of: int) -> str:
+    """Say how long the rest takes at the pace so far."""
+    if not done:
+        return "starting"
+    seconds = (time.monotonic() - began) / done * (of - done)
+    return f"about {int(seconds // 60)} min {int(seconds % 60):02d} s left"
 
 
 def bar(told: str, share: float) -> str:

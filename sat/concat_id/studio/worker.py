@@ -3,7 +3,6 @@
 import io
 import multiprocessing
 import signal
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -187,11 +186,3 @@ class _Watch:
             written = io.BytesIO()
             frame.save(written, "JPEG", quality=85)
             self.connection.send(Event("preview", written.getvalue()))
-
-
-def time_left(began: float, done: int, of: int) -> str:
-    """Say how long the rest takes at the pace so far."""
-    if not done:
-        return "starting"
-    seconds = (time.monotonic() - began) / done * (of - done)
-    return f"about {int(seconds // 60)} min {int(seconds % 60):02d} s left"
