@@ -13,10 +13,10 @@ from in_process import no_file_larger_than, refused
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
-from concat_id.conversion import names
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import detect_model, to_hf, to_sat
 from concat_id.conversion.weight_sources import open_source
+from concat_id.models import tensor_names as names
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.weights.loading import content_digest, load_sat_checkpoint, load_tensors
 

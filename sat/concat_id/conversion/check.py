@@ -11,9 +11,9 @@ from concat_id.config.cogvideox import TransformerConfig
 from concat_id.conversion.folders import transformer_settings
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, read_diffusers_products, with_products
-from concat_id.conversion.names import set_last_epsilon
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.models.embeddings import rotary_table
+from concat_id.models.tensor_names import set_last_epsilon
 from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_strictly

@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from concat_id.config.cogvideox import ModelConfig
 from concat_id.config.loading import load_config
-from concat_id.conversion import low_rank_products, names
+from concat_id.conversion import low_rank_products
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
 from concat_id.conversion.weight_sources import WeightSource, run_configuration
+from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
+from concat_id.models import tensor_names as names
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.versions import versions
@@ -65,7 +67,7 @@ def to_hf(
             low_rank_products.write_diffusers_products(folder, low_rank_products.to_diffusers(kept, model.transformer.num_layers))
         write_transformer(folder / "transformer", source, model, dtype, merge=kept is None)
         write_text_encoder(folder, text_encoder, dtype, trust)
-        scheduler = names.diffusers_scheduler_settings(model)
+        scheduler = scheduler_settings(model)
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
         components = COMPONENTS | {"scheduler": ["diffusers", scheduler["_class_name"]]}
         made_with = versions(("diffusers", "torch"))
@@ -173,7 +175,7 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
     total = size = 0
 
     def flush() -> None:
-        contiguous = {name: tensor.contiguous() for name, tensor in pending.items()}
+        contiguous = {name: _apart(tensor) for name, tensor in pending.items()}
         with writing():
             safetensors.torch.save_file(contiguous, folder / f"{len(shards)}.partial", {"format": "pt"})
         shards.append(list(pending))
@@ -193,6 +195,28 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
         index |= dict.fromkeys(contained, final)
     if len(shards) > 1:
         write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """A tensor whose memory is its own and in order, as safetensors want it."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor.contiguous()
+
+
+def scheduler_settings(model: ModelConfig) -> dict:
+    """scheduler_config.json: the schedule of `diffusion.schedule` in diffusers' terms."""
+    return {
+        "_class_name": "CogVideoXDPMScheduler" if model.sampler.name == "sde_dpmpp_2m" else "CogVideoXDDIMScheduler",
+        "num_train_timesteps": model.schedule.num_timesteps,
+        "beta_start": BETA_START,
+        "beta_end": BETA_END,
+        "beta_schedule": "scaled_linear",
+        "snr_shift_scale": model.schedule.shift,
+        "rescale_betas_zero_snr": True,
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "set_alpha_to_one": True,
+        "clip_sample": False,
+    }
 
 
 def choose_model(source: WeightSource, path: Path, base: Sequence[str]) -> tuple[str, ModelConfig]:

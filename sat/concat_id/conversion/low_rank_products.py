@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from concat_id.conversion.lazy import LazyTensors, changed
-from concat_id.conversion.names import renamed_modules, split_modules
 from concat_id.errors import UserError
+from concat_id.models.tensor_names import renamed_modules, split_modules
 from concat_id.weights.loading import check_floats, load_files
 from concat_id.weights.low_rank import DOWN, UP, load_low_rank, save_low_rank, with_product
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from concat_id.config.cogvideox import ModelConfig, TransformerConfig
-from concat_id.diffusion.schedule import BETA_END, BETA_START
+from concat_id.config.cogvideox import TransformerConfig
 from concat_id.errors import UserError
 from concat_id.models.mixins import EPS, LAYER_EPS
 from concat_id.weights.loading import check_floats
@@ -67,7 +66,11 @@ def _keep(tensor: Tensor) -> Tensor:
 
 
 def _take(count: int, pieces: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    return lambda tensor: torch.cat([tensor.chunk(count)[piece] for piece in pieces])
+    def make(tensor: Tensor) -> Tensor:
+        parts = [tensor.chunk(count)[piece] for piece in pieces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)  # a view where that will do
+
+    return make
 
 
 def _put_together(count: int, order: Iterable[tuple[int, ...]]) -> Callable[..., Tensor]:
@@ -179,20 +182,3 @@ def diffusers_transformer_settings(config: TransformerConfig) -> dict:
 def set_last_epsilon(transformer: nn.Module) -> None:
     """Give diffusers' transformer the epsilon of its last norm: it has one setting for all of them, SAT another for this one."""
     transformer.norm_out.norm.eps = EPS
-
-
-def diffusers_scheduler_settings(model: ModelConfig) -> dict:
-    """scheduler_config.json: the schedule of `diffusion.schedule` in diffusers' terms."""
-    return {
-        "_class_name": "CogVideoXDPMScheduler" if model.sampler.name == "sde_dpmpp_2m" else "CogVideoXDDIMScheduler",
-        "num_train_timesteps": model.schedule.num_timesteps,
-        "beta_start": BETA_START,
-        "beta_end": BETA_END,
-        "beta_schedule": "scaled_linear",
-        "snr_shift_scale": model.schedule.shift,
-        "rescale_betas_zero_snr": True,
-        "prediction_type": "v_prediction",
-        "timestep_spacing": "trailing",
-        "set_alpha_to_one": True,
-        "clip_sample": False,
-    }
