@@ -14,6 +14,7 @@ import yaml
 from in_process import Ended, call_main, load_script
 from PIL import Image
 
+from concat_id.config.loading import load_config
 from concat_id.face.detection import FaceDetector
 from concat_id.face.opencv_zoo import make_face_models
 from concat_id.face.recognition import FaceRecognizer
@@ -44,11 +45,11 @@ def golden_meta(stem: str) -> dict:
     return json.loads((GOLDEN / f"{stem}.json").read_text())
 
 
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-6) -> None:
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-6, what: str = "") -> None:
     """Compare to `tolerance` of the largest expected value."""
     assert actual.shape == expected.shape
     error = (actual.double() - expected.double()).abs().max() / expected.double().abs().max()
-    assert error <= tolerance, f"largest error {error:.2e} of the largest value, allowed {tolerance:.0e}"
+    assert error <= tolerance, f"{what} largest error {error:.2e} of the largest value, allowed {tolerance:.0e}"
 
 
 @pytest.fixture(scope="session")
@@ -166,3 +167,16 @@ def sample(tiny_model, faces, tmp_path, monkeypatch, capsys):
         return ended.code, ended.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def pipeline_of(tiny_model, tiny_wan):
+    """Make the pipeline of a configuration with small random weights, `overrides` over its args."""
+    from concat_id.sampling.pipeline import make_pipeline
+
+    own = {"debug": tiny_model, "wan_mini": tiny_wan}
+
+    def make(name: str, cache_dir=None, **overrides) :
+        return make_pipeline(load_config([ROOT / "configs" / f"{name}.yaml", own[name]], overrides), torch.device("cpu"), cache_dir)
+
+    return make

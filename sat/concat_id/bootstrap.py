@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +30,12 @@ def set_up(*parts: str, environment: Mapping[str, str] = os.environ) -> str:
     return done.stdout
 
 
+def parts_for(words: Sequence[str]) -> tuple[str, ...]:
+    """Which parts of requirements.txt a command line needs besides the base."""
+    needed = any(word.startswith("--quantize") or word.endswith("dbcache") for word in words)
+    return ("acceleration",) if needed else ()
+
+
 def enter_environment() -> None:
     """Go on in CONCAT_ID_PYTHON, in this interpreter if it has the libraries, or else in .venv; does not return if another takes over."""
     if os.environ.pop(ENTERED, None):
@@ -37,7 +43,7 @@ def enter_environment() -> None:
     environment = dict(os.environ)
     if not environment.get("CONCAT_ID_PYTHON") and all(map(find_spec, LIBRARIES)):
         environment["CONCAT_ID_PYTHON"] = sys.executable
-    python = set_up(environment=environment)
+    python = set_up(*parts_for(sys.argv), environment=environment)
     if Path(python) != Path(sys.executable):
         sys.stdout.flush()
         os.execve(python, [python, *sys.argv], {**os.environ, ENTERED: "1"})

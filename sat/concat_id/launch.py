@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from concat_id.bootstrap import LIBRARIES, set_up
+from concat_id.bootstrap import LIBRARIES, parts_for, set_up
 from concat_id.config.command_line import build_parser, resolve_files
 from concat_id.config.parser import read_whole
 from concat_id.config.typed import shown
@@ -41,7 +41,7 @@ def main() -> None:
         words += ["--task", task]
     resolve_files(given, training)
     machines = read_machines() if training else []
-    python = set_up("training") if training else set_up()
+    python = set_up(*(("training",) if training else parts_for(words)))
     check_libraries(python, (*LIBRARIES, *TRAINING_LIBRARIES) if training else LIBRARIES)
     processes = count_processes()
     command = [python, *torchrun(processes, training, machines), str(PROJECT_ROOT / "sat" / f"{script}.py"), *words]

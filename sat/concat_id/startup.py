@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_SILENT": "true"}
-QUIET = {"SAT_LOGLEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false", "ORT_LOGGING_LEVEL": "3", "TRANSFORMERS_VERBOSITY": "error"}
+QUIET = {"SAT_LOGLEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false", "ORT_LOGGING_LEVEL": "3", "TRANSFORMERS_VERBOSITY": "error",
+         "DIFFUSERS_VERBOSITY": "error", "CACHE_DIT_LOG_LEVEL": "error"}  # fmt: skip
 
 
 def python_environment() -> dict[str, str]:
@@ -37,6 +38,8 @@ def prepare_process() -> None:
     if not os.path.exists("/dev/nvidiactl"):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns while it finds that out by itself
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    for name in ("torchao", "torch.utils._pytree"):  # of kernels for other machines, and of each other's versions
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"Image size .* could be decompression bomb")  # photographs of 90 megapixels
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|wandb|sat|pydantic")

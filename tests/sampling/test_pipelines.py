@@ -5,24 +5,14 @@ import pytest
 import torch
 from conftest import ROOT, assert_close
 from in_process import refused
-from PIL import Image
+from tiny_pipelines import image, latents_of
 
 from concat_id.config.loading import load_config
 from concat_id.models.backbones import weight_digests
-from concat_id.sampling.pipeline import CogVideoXPipeline, VideoPipeline, WanPipeline, make_pipeline
+from concat_id.sampling.pipeline import CogVideoXPipeline, WanPipeline
 
 CPU = torch.device("cpu")
 PIPELINES = {"debug": CogVideoXPipeline, "wan_mini": WanPipeline}
-
-
-@pytest.fixture(scope="module")
-def pipeline_of(tiny_model, tiny_wan):
-    own = {"debug": tiny_model, "wan_mini": tiny_wan}
-
-    def make(name: str, cache_dir=None, **overrides) -> VideoPipeline:
-        return make_pipeline(load_config([ROOT / "configs" / f"{name}.yaml", own[name]], overrides), CPU, cache_dir)
-
-    return make
 
 
 @pytest.fixture
@@ -38,16 +28,6 @@ def wan(pipeline_of):
 @pytest.fixture(params=PIPELINES)
 def either(request, pipeline_of):
     return lambda **overrides: pipeline_of(request.param, **overrides)
-
-
-def image(shade: int, size: tuple[int, int]) -> Image.Image:
-    return Image.linear_gradient("L").convert("RGB").resize(size[::-1]).point(lambda value: (value + shade) % 256)
-
-
-def latents_of(pipeline: VideoPipeline, prompt: str = "a man in a red hat", shades=(0,), seed: int = 0) -> torch.Tensor:
-    (prompt_embeds,) = pipeline.encode_prompts([prompt])
-    images = [image(shade, pipeline.config.args.sampling_image_size) for shade in shades]
-    return pipeline.sample(prompt_embeds, pipeline.encode_references(images), seed)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -169,7 +149,6 @@ def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
     for make, overrides, message in (
         (wan, {"sampler": "ddim"}, "command line: --sampler: found 'ddim', expected euler or unipc"),
         (wan, {"guidance": "dynamic"}, "--guidance: found 'dynamic', expected constant"),
-        (wan, {"attention_kernel": "flash"}, "--attention_kernel: found 'flash', expected auto"),
         (wan, {"sampling_image_size": [60, 96]}, "divisible by 16"),
         (cogvideox, {"sampler": "unipc"}, "sampler: found 'unipc', expected sde_dpmpp_2m or ddim"),
     ):

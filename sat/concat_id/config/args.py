@@ -12,6 +12,10 @@ from concat_id.config.cogvideox import REF_GUIDANCE, GuidanceName
 from concat_id.config.typed import setting, size
 
 SamplerName = Literal["sde_dpmpp_2m", "ddim", "euler", "unipc"]
+KernelName = Literal["auto", "cudnn", "flash", "flash3", "sage", "efficient", "math"]
+ParallelName = Literal["prompts", "video", "guidance", "auto"]
+CacheName = Literal["first_block", "mag", "dbcache"]
+GGUF = "gguf:"
 SCALE = {"low": 0, "high": 1000, "shared": True}  # of guidance
 
 
@@ -63,9 +67,10 @@ class SamplingArgs:
     memory: Literal["low", "balanced", "high"] = setting("balanced", "what stays on the device", group="placement")
     tiled_decoding: bool = setting(False, "decode in overlapping tiles: less memory, as low does by itself", group="placement")
     device: str = setting("auto", "device to compute on; auto takes an accelerator where there is one", group="placement", shared=True)
-    attention_kernel: Literal["auto", "cudnn", "flash", "flash3", "efficient", "math"] = setting(
-        "auto", "kernel; auto: the fastest of cudnn, flash and flash3 on CUDA, else PyTorch's choice", group="placement", shared=True
-    )
+    attention_kernel: KernelName = setting(
+        "auto", "kernel; auto: the fastest of cudnn, flash and flash3 on CUDA, else PyTorch's choice; sage (of the package sageattention) "
+        "rounds queries and keys to 8 bits", group="placement", shared=True,
+    )  # fmt: skip
     compile: bool | None = setting(
         None, "fuse the transformer's blocks by torch.compile; auto (default): large ones on CUDA, from 10 steps", group="placement",
         metavar="{true,false,auto}", shared=True,
@@ -74,6 +79,32 @@ class SamplingArgs:
         False, "compute in bfloat16; auto: where the device has it", group="placement", metavar="{true,false,auto}", shared=True
     )
     fp16: bool = setting(False, "compute in float16; neither means float32", group="placement", shared=True)
+
+    network: Literal["auto", "sat", "diffusers"] = setting(
+        "auto", "whose code runs CogVideoX's weights, with equal results; auto: diffusers' where an option below needs it, else SAT's",
+        group="acceleration",
+    )  # fmt: skip
+    parallel: ParallelName = setting(
+        "prompts", "what several processes do (NPROC_PER_NODE): share the lines of --input_file, the tokens of one video, or its guidance "
+        "branches (two processes); auto: guidance where it fits, else video", group="acceleration",
+    )  # fmt: skip
+    cache: CacheName | None = setting(
+        None, "skip layers in steps that change little, at a loss: first_block and dbcache look at what the first layer changed, "
+        "mag at how much it usually changes, which it measures once, in a video without a prompt", group="acceleration",
+    )  # fmt: skip
+    cache_threshold: float | None = setting(
+        None, "change up to which they are skipped: more is faster and loses more (default: first_block 0.05, mag 0.06, dbcache 0.08)",
+        low=0, high=10, group="acceleration",
+    )  # fmt: skip
+    quantize: str | None = setting(
+        None, "hold the weights of transformer and text encoder in 8 bits, at a loss, or take the transformer's from a GGUF file",
+        group="acceleration", metavar="{int8,fp8,gguf:FILE}",
+    )  # fmt: skip
+
+    @property
+    def gguf(self) -> str | None:
+        """The GGUF file to take the transformer from."""
+        return self.quantize.removeprefix(GGUF) if (self.quantize or "").startswith(GGUF) else None
 
     @property
     def dtype_name(self) -> str:

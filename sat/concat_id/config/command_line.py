@@ -19,7 +19,8 @@ MEMORY_HELP = {  # CogVideoX-5B
     "balanced": "the text encoder (9.5 GB) leaves after the prompts; transformer (11.1 GB) and autoencoder (0.4 GB) stay, 11.5 GB",
     "low": "the text encoder runs on the CPU, the transformer passes through layer by layer (0.3 GB each), slowest",
 }
-SAMPLING_GROUPS = {"input": "what to make, and where to put it", "model": "model and sampling", "placement": "memory, device and precision"}
+SAMPLING_GROUPS = {"input": "what to make, and where to put it", "model": "model and sampling", "placement": "memory, device and precision",
+                   "acceleration": "acceleration through libraries"}  # fmt: skip
 EPILOG = """\
 Options from the second group on are keys of the args: section of the YAML files and go before what
 they say; a default given here holds where no file says another. All keys: docs/configuration.md"""

@@ -49,12 +49,29 @@ def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "args.compile", not (args.compile and args.memory == "low"), "false or auto with memory: low, whose layers come and go"
     random = model.lora is not None and model.lora.dropout > 0
     yield "args.compile", not (args.compile and random), "false or auto with model.lora.dropout, whose draws compiling changes"
+    yield from _of_acceleration(config)
     yield "args.batch_size", args.best_of in (None, args.batch_size), f"none beside best_of {args.best_of}, which says how many"
     yield "args.image", len(args.image) <= transformer.max_refs, f"at most {transformer.max_refs} photos"
     yield "args.prompt", bool(args.image) or args.prompt is None, "a photo per person beside it, given with --image"
     yield "args.prompt", args.prompt is None or bool(args.prompt.strip()), "a text that is not empty"
     yield "args.prompt", args.prompt is not None or not args.image, "the text of the video, given with --prompt beside --image"
     yield from {"cogvideox": _of_cogvideox, "wan": _of_wan}[config.model.kind](config)
+
+
+def _of_acceleration(config: Config) -> Iterator[tuple[str, bool, str]]:
+    args, is_sat = config.args, config.args.network == "sat"
+    for name in ("cache", "quantize"):
+        yield f"args.{name}", not is_sat or not getattr(args, name), "none with network: sat, which has none; --network diffusers"
+    yield "args.parallel", not is_sat or args.parallel != "video", "prompts or guidance with network: sat; --network diffusers"
+    kinds = args.quantize in (None, "int8", "fp8") or args.gguf
+    yield "args.quantize", bool(kinds), "int8, fp8 or gguf:FILE"
+    yield "args.cache_threshold", args.cache is not None or args.cache_threshold is None, "none without cache; choose one with --cache"
+    together = args.cache != "dbcache" or args.memory != "low"
+    yield "args.cache", together, "first_block or mag with memory: low, which runs the guidance branches one by one; dbcache would mix them"
+    alone = args.cache != "dbcache" or args.parallel in ("prompts", "guidance")
+    yield "args.cache", alone, "first_block or mag with parallel: video, whose processes must decide alike"
+    shared = args.parallel != "video" or args.attention_kernel not in ("efficient", "math")
+    yield "args.attention_kernel", shared, "auto, cudnn, flash, flash3 or sage with parallel: video"
 
 
 def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
@@ -79,7 +96,7 @@ def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
         first = autoencoder.block_out_channels[0]
         multiples = all(channels % first == 0 for channels in autoencoder.block_out_channels)
         yield "model.autoencoder.block_out_channels", multiples, f"multiples of the first, {first}"
-    yield "args.attention_kernel", args.attention_kernel == "auto", "auto, the only choice with Wan"
+    yield "args.network", args.network == "diffusers", "auto or diffusers with Wan"
     yield from _sizes(config, None)
 
 

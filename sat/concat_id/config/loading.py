@@ -184,6 +184,9 @@ def _fill_in(config: Config, origins: Origins) -> None:
         if value is not None:
             setattr(sampler, name, value)
             origins.alias(f"model.sampler.{name}", f"args.{'sampler' if name == 'name' else name}")
+    if args.network == "auto":
+        needs_it = args.cache or args.quantize or args.parallel == "video" or config.model.kind == "wan"
+        args.network = "diffusers" if needs_it else "sat"
     if args.best_of and args.batch_size == 1:
         args.batch_size = args.best_of
     if args.negative_prompt is not None:

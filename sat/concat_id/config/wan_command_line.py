@@ -24,7 +24,8 @@ MEMORY = {
 # Options that have the names of keys of args:, below those of the original.
 SHARED = (
     *("input_file", "overwrite", "photos", "strict_photos", "batch_size", "best_of", "load", "trust_checkpoint"),
-    *("ref_guidance_scale", "sampler", "memory", "device", "compile", "bf16"),
+    *("ref_guidance_scale", "sampler", "memory", "device", "attention_kernel", "compile", "bf16"),
+    *("parallel", "cache", "cache_threshold", "quantize"),
 )
 RENAMED = {"image_path": "image", "cfg_scale": "guidance_scale", "use_tiled": "tiled_decoding"}
 OWN = ("model", "config", "use_adaln", "download", "height", "width", "num_frames")

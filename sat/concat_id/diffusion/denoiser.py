@@ -1,6 +1,7 @@
 """From a network that predicts velocity to a function that estimates clean latents."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,11 +60,13 @@ def guided_denoiser(
     unconditional: Condition | None = None,
     batched: bool = True,
     ref_scales: Sequence[float] = (1.0,),
+    branch: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
 ) -> Denoise:
     """Wrap `network` into estimate(x, step) = u + scale * (c - u), c conditional and u unconditional.
 
     `unconditional` is the condition without its text if not given. `batched` runs all branches as one batch, otherwise
-    one after the other in less memory. A scale of exactly 1 leaves the unconditional branch out.
+    one after the other in less memory; `branch` is entered around each call of the network, with a name that tells calls of different
+    branches apart. A scale that is 1 at every step leaves the unconditional branch out.
 
     `ref_scales`, of all references or of each, is what the release does not know: where a scale s is other than 1, (s - 1) * (u - n)
     is added, n having neither text nor references (Brooks et al. 2023, eq. 3). Scales s < t of different people take a branch each:
@@ -71,22 +74,23 @@ def guided_denoiser(
     """
     unconditional = unconditional or condition.without_text()
     scales, fewer = _without_people(unconditional, ref_scales)
-    branches = (*fewer, unconditional, condition)
-    together = [_join(branches)] if batched else list(branches)
+    scale_is_1 = all(scale(step, timestep) == 1 for step, timestep in enumerate(steps.timesteps))
+    branches = [condition] if scale_is_1 and not fewer else [*fewer, unconditional, condition]
+    together = [_join(branches)] if batched else branches
 
     def denoise(noised: Tensor, step: int) -> Tensor:
         timestep = steps.timesteps[step]
-        strength = scale(step, timestep)
         velocities = []
-        for group in [condition] if strength == 1 and not fewer else together:
+        for number, group in enumerate(together):
             repeats = group.prompt_embeds.shape[0] // noised.shape[0]
             inputs = noised.repeat(repeats, 1, 1, 1, 1)
             at = torch.full((inputs.shape[0],), timestep, device=noised.device)
-            velocities += network(inputs, at, group.prompt_embeds, group.ref_latents).to(noised).chunk(repeats)
+            with branch(f"branch {number}"):
+                velocities += network(inputs, at, group.prompt_embeds, group.ref_latents).to(noised).chunk(repeats)
         *others, conditional = [steps.clean(step, noised, velocity) for velocity in velocities]
         if not others:
             return conditional
-        guided = torch.lerp(others[-1], conditional, strength)
+        guided = torch.lerp(others[-1], conditional, scale(step, timestep))
         for ref_scale, less, more in zip(scales, others, others[1:], strict=False):
             guided = guided + (ref_scale - 1) * (more - less)
         return guided

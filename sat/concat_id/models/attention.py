@@ -15,6 +15,7 @@ KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,  # FlashAttention-2, which comes with PyTorch
     "flash3": SDPBackend.FLASH_ATTENTION,  # FlashAttention-3, where the package flash_attn_3 is installed
+    "sage": None,  # of the package sageattention; rounds queries and keys to 8 bits
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
@@ -39,7 +40,7 @@ def can_run(kernel: str, device: torch.device, dtype: torch.dtype, head_size: in
             attention(probe, probe, probe, kernel)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ImportError, AttributeError, ValueError):
+    except (RuntimeError, ImportError, AttributeError, ValueError, AssertionError):
         return False
     return True
 
@@ -73,6 +74,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, kernel: str = "auto") -
 
     `kernel` "auto" leaves the choice to PyTorch; the others insist on one and raise RuntimeError where it cannot run.
     """
+    if kernel == "sage":
+        from sageattention import sageattn
+
+        return sageattn(query, key, value, tensor_layout="HND", is_causal=False)
     backend = KERNELS[kernel]
     with nullcontext() if backend is None else sdpa_kernel(backend):
         return F.scaled_dot_product_attention(query, key, value)

@@ -1,12 +1,13 @@
 """Which classes make up the model of a configuration: the one place that knows the kinds. Each imports its libraries when it is asked."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from concat_id.config.schema import Config
 from concat_id.distributed import is_cuda
@@ -14,7 +15,7 @@ from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
 from concat_id.models.operations import count_tokens
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
-from concat_id.weights.loading import content_digest, load_sat_checkpoint, load_strictly
+from concat_id.weights.loading import SatCheckpoint, content_digest, load_sat_checkpoint, load_strictly
 from concat_id.weights.model_folders import made_on
 
 if TYPE_CHECKING:
@@ -48,24 +49,50 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
 
         network = load_wan_transformer(path, config.model.transformer, dtype, trust, start=train)
     else:
-        from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS
-
-        network, checkpoint = new_transformer(config, "meta"), load_sat_checkpoint(path, trust=trust)
+        checkpoint = load_sat_checkpoint(path, trust=trust)
         if advice := what_to_do_with(checkpoint.state_dict, Path(checkpoint.source)):
             raise UserError(f"{checkpoint.source}: found {some(checkpoint.state_dict)}, {advice}")
-        load_strictly(network, checkpoint.state_dict, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=dtype)
+        network = _of_sat_tensors(config, checkpoint, dtype, by_diffusers=config.args.network == "diffusers" and not train)
     if train:
         for parameter in network.parameters():
             parameter.data = parameter.data.clone()  # the file may be removed while its pages are in use
     return network
 
 
+def _of_sat_tensors(config: Config, checkpoint: SatCheckpoint, dtype: torch.dtype, by_diffusers: bool) -> nn.Module:
+    if by_diffusers:
+        from concat_id.models.diffusers_transformer import DiffusersTransformer
+
+        network = DiffusersTransformer(config.model.transformer, "meta")
+        network.load_sat_tensors(checkpoint.state_dict, checkpoint.source, dtype)
+        return network
+    from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS
+
+    network = new_transformer(config, "meta")
+    load_strictly(network, checkpoint.state_dict, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=dtype)
+    return network
+
+
+def quantize_transformer(config: Config, transformer: nn.Module, device: torch.device) -> str:
+    """Hold the weights of a transformer of diffusers in 8 bits; returns what that saves, and what it changes on a fixed input."""
+    from concat_id.models import acceleration
+
+    dtype: torch.dtype = getattr(torch, config.args.dtype_name)
+    whole, expected = acceleration.bytes_of(transformer), acceleration.sample_output(transformer, dtype, device)
+    acceleration.quantize(transformer.network, config.args.quantize)
+    off = acceleration.difference(acceleration.sample_output(transformer, dtype, device), expected)
+    sizes = f"{whole / 1e9:.3g} to {acceleration.bytes_of(transformer) / 1e9:.3g} GB"
+    return f"the transformer's weights are in {config.args.quantize}: {sizes}, its output on a fixed input is off by {off:.2%}"
+
+
 def compile_blocks(config: Config, network: nn.Module, device: torch.device, steps: int) -> str | None:
     """Let torch.compile fuse the blocks, if that is wanted or, with auto, worth its while for so many steps; returns what to say of it."""
     from concat_id.models.compilation import compiled, worth_compiling
 
-    wanted, random = config.args.compile, config.model.lora is not None and config.model.lora.dropout > 0
-    if not (worth_compiling(network, device, steps) and not random if wanted is None else wanted):
+    args = config.args
+    wanted, random = args.compile, config.model.lora is not None and config.model.lora.dropout > 0
+    is_safe = not random and args.parallel in ("prompts", "guidance")
+    if not (worth_compiling(network, device, steps) and is_safe if wanted is None else wanted):
         return None
     recompute = config.model.transformer.checkpoint_activations
     if config.model.kind == "wan":
@@ -75,11 +102,24 @@ def compile_blocks(config: Config, network: nn.Module, device: torch.device, ste
         fused = compiled(type(blocks[0]).forward, lengths, recompute)
         for block in blocks:
             block.forward = partial(fused, block)
+    elif not hasattr(network, "get_mixin"):
+        blocks = network.network.transformer_blocks
+        lengths = lambda block, frames, text, time, rotary: [(frames, 1), (text, 1), *([] if rotary is None else [(rotary, 0)])]  # noqa: E731
+        fused = compiled(type(blocks[0]).forward, lengths)
+        for block in blocks:
+            block.forward = partial(_by_position, partial(fused, block))
     else:
         mixin = network.get_mixin("adaln_layer")
         mixin.checkpoint_activations = False  # likewise
         mixin.block = compiled(mixin.block, mixin.lengths, recompute)
     return "the transformer's blocks are compiled in the first step: some 20 s, or seconds if they were before"
+
+
+def _by_position(
+    fused: Callable, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, image_rotary_emb: Tensor | None = None,
+    attention_kwargs: None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return fused(hidden_states, encoder_hidden_states, temb, image_rotary_emb)
 
 
 def choose_kernel(config: Config, network: nn.Module, device: torch.device, measure: bool = True) -> str | None:
@@ -94,13 +134,17 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
     kernel, head_size, told = args.attention_kernel, transformer.hidden_size // heads, None
     if not can_run(kernel, device, dtype, head_size):
         raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
-    if measure and kernel == "auto" and is_cuda(device) and config.model.kind != "wan":
+    if measure and kernel == "auto" and is_cuda(device):
         sides = (length // config.model.autoencoder.spatial_factor for length in args.sampling_image_size)
         tokens = count_tokens(transformer, args.sampling_num_frames + 1, *sides)
         kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
     activate(kernel)
-    if config.model.kind != "wan":
+    if hasattr(network, "get_mixin"):
         network.get_mixin("adaln_layer").attention_kernel = kernel
+    else:
+        from concat_id.models.acceleration import use_kernel
+
+        use_kernel(network.network, kernel)
     return told
 
 
@@ -142,12 +186,15 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
     section, trust = config.model.text_encoder, config.args.trust_checkpoint
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     if getattr(section, "kind", "t5") == "umt5":
-        from concat_id.models.wan.text_encoder import WanTextEncoder
+        from concat_id.models.wan.text_encoder import WanTextEncoder as Encoder
+    else:
+        from concat_id.models.text_encoder import TextEncoder as Encoder
+    encoder = Encoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
+    if config.args.quantize and not config.args.gguf:
+        from concat_id.models.acceleration import quantize
 
-        return WanTextEncoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
-    from concat_id.models.text_encoder import TextEncoder
-
-    return TextEncoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
+        encoder.change(config.args.quantize, partial(quantize, kind=config.args.quantize))
+    return encoder
 
 
 def weight_digests(config: Config) -> dict[str, str]:

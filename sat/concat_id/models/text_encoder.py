@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,8 +39,10 @@ class PromptEncoder:
     ):
         """Encode with `tokenizer`; `identity` names everything but the prompt that embeddings depend on."""
         self.tokenizer, self.max_length, self.dtype, self.device = tokenizer, max_length, dtype, torch.device(device)
+        self._identity, self._cache_folder = identity, cache_folder
         self._cache = None if cache_folder is None else TensorCache(cache_folder, identity)
         self._network: nn.Module | None = None
+        self._change: Callable[[nn.Module], None] = lambda network: None
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +62,12 @@ class PromptEncoder:
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
         raise NotImplementedError
+
+    def change(self, name: str, change: Callable[[nn.Module], None]) -> None:
+        """Have the network changed once it is loaded; embeddings depend on the change by its `name`."""
+        self._change = change
+        if self._cache_folder is not None:
+            self._cache = TensorCache(self._cache_folder, f"{self._identity} {name}")
 
     def unload(self) -> None:
         """Free the network; the next prompt that is not cached loads it again."""
@@ -100,6 +108,7 @@ class PromptEncoder:
             return cached[0]
         if self._network is None:
             self._network = self.load()
+            self._change(self._network)
         embedding = self.run(self._network, prompt)
         if self._cache is not None:
             self._cache.write(prompt, embedding)

@@ -8,6 +8,7 @@ from torch import nn
 
 from concat_id.distributed import is_out_of_memory
 from concat_id.errors import UserError
+from concat_id.models.acceleration import is_streamed, stream_blocks
 
 
 @contextmanager
@@ -42,7 +43,9 @@ class Placement:
 
     def streamed(self, module: nn.Module) -> nn.Module:
         """Prepare a large module: with `low`, each of its layers comes to the device only while it computes."""
-        if self.frugal:
+        if self.frugal and hasattr(module, "network"):  # of diffusers
+            stream_blocks(module.network, self.device)
+        elif self.frugal:
             from accelerate import cpu_offload
 
             cpu_offload(module, execution_device=self.device)
@@ -59,12 +62,14 @@ class Placement:
     @contextmanager
     def on_device(self, module: nn.Module) -> Iterator[nn.Module]:
         """Have `module` on the device inside the block, and with `low` nowhere else; streamed modules look after themselves."""
-        if any(hasattr(part, "_hf_hook") for part in module.modules()):
+        if is_streamed(module):
             yield module
             return
-        module.to(self.device)
+        with torch.inference_mode(False):  # weights that move stay what they are
+            module.to(self.device)
         try:
             yield module
         finally:
             if self.frugal:
-                module.to("cpu")
+                with torch.inference_mode(False):
+                    module.to("cpu")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,11 @@ from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.distributed import rank, sent
 from concat_id.errors import UserError
 from concat_id.models import backbones
+from concat_id.models.acceleration import StepCache, share_tokens, share_unevenly
+from concat_id.models.operations import count_tokens
+from concat_id.sampling.magnitudes import magnitude_ratios
 from concat_id.sampling.memory import Placement
+from concat_id.sampling.sharing import Sharing
 from concat_id.video.transforms import to_frames, to_tensor
 
 if TYPE_CHECKING:
@@ -40,24 +44,27 @@ class VideoPipeline:
     samplers: Mapping[str, Callable[..., Tensor]]
     schedule: Any
 
-    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
         self.config = config
         self.placement = Placement(device, config.args.memory)
         self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
         self.cache_dir = cache_dir
+        self.sharing = sharing
         self._ref_latents: dict[tuple, Tensor] = {}
         self.negative_embeds: Tensor | None = None  # (1, L, D) of guidance's other branch; zeros if none
 
     def adopt(self, other: "VideoPipeline") -> None:
         """Take over what another pipeline has loaded, if its networks are the same by configuration."""
         if self._networks() == other._networks():
-            loaded = ("placement", "_ref_latents", "text_encoder", "transformer", "autoencoder")
+            loaded = ("placement", "_ref_latents", "text_encoder", "transformer", "autoencoder", "step_cache")
             self.__dict__.update({name: other.__dict__[name] for name in loaded if name in other.__dict__})
 
     def _networks(self) -> tuple:
         args, model = self.config.args, self.config.model
-        placed = args.load, args.dtype_name, args.memory, args.compile, args.attention_kernel
-        return *placed, model.transformer, model.text_encoder, model.autoencoder
+        placed = args.load, args.dtype_name, args.memory, args.compile, args.attention_kernel, args.network, args.quantize
+        size = args.sampling_num_frames, args.sampling_image_size
+        cached = (args.cache, args.cache_threshold, model.sampler, size) if args.cache else None
+        return *placed, cached, model.transformer, model.text_encoder, model.autoencoder
 
     def guidance(self) -> GuidanceScale:
         """The guidance scale of every step."""
@@ -75,13 +82,27 @@ class VideoPipeline:
         """The diffusion transformer with the weights of `args.load`."""
         config, device = self.config, self.placement.device
         transformer = backbones.load_transformer(config, config.args.load).requires_grad_(False).eval()
-        notes = [backbones.choose_kernel(config, transformer, device)]
+        notes = []
+        if config.args.quantize and not config.args.gguf:
+            notes.append(backbones.quantize_transformer(config, transformer, device))
+        notes.append(backbones.choose_kernel(config, transformer, device))
         if not self.placement.frugal:
             steps = config.model.sampler.num_inference_steps * config.args.batch_size
             notes.append(backbones.compile_blocks(config, transformer, device, steps))
         for note in filter(None, notes if rank() == 0 else ()):
             print(note, flush=True)
+        if self.sharing and self.sharing.way == "video":
+            share_tokens(transformer.network, device, self.sharing.size)
         return self.placement.streamed(transformer)
+
+    @cached_property
+    def step_cache(self) -> StepCache | None:
+        """What skips layers in steps that change little, if that is asked for."""
+        args, steps = self.config.args, self.config.model.sampler.num_inference_steps
+        if not args.cache:
+            return None
+        ratios = magnitude_ratios(self, self.cache_dir and self.cache_dir.parent) if args.cache == "mag" else None
+        return StepCache(self.transformer.network, args.cache, args.cache_threshold, steps, ratios)
 
     @cached_property
     def autoencoder(self) -> "VideoAutoencoder | WanAutoencoder":
@@ -90,7 +111,13 @@ class VideoPipeline:
 
     def load(self) -> None:
         """Load transformer and autoencoder now, so that what is wrong with their files is told once and early."""
+        if self.sharing:
+            self.sharing.together("load", lambda: self.transformer)
         _ = self.transformer, self.autoencoder
+
+    def follow(self) -> None:
+        """Take part in the videos of another process, until it has no more."""
+        self.sharing.follow({"load": lambda: self.transformer, "sample": self._sample})
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[Tensor]:
         """Embed prompts, (1, L, D) each on the CPU, then let go of the text encoder unless everything may stay resident."""
@@ -119,7 +146,6 @@ class VideoPipeline:
         self._ref_latents = dict(list(self._ref_latents.items())[-REMEMBERED:])
         return latents
 
-    @torch.inference_mode()
     def sample(
         self,
         prompt_embeds: Tensor,
@@ -135,8 +161,42 @@ class VideoPipeline:
         `on_estimate` of every step's estimate of the clean latents, before the device has computed it. `ref_scales` are the strengths
         of the references, the configuration's if not given.
         """
-        args, sampler = self.config.args, self.config.model.sampler
-        device = self.placement.device
+        inputs = prompt_embeds, ref_latents, self.negative_embeds
+        request = [None if each is None else each.cpu() for each in inputs], seed, ref_scales
+        if not self.sharing:
+            return self._sample(*request, on_step, on_estimate)
+        return self.sharing.together("sample", partial(self._sample, on_step=on_step, on_estimate=on_estimate), *request)
+
+    def _sample(
+        self,
+        inputs: Sequence[Tensor | None],
+        seed: int,
+        ref_scales: Sequence[float] | None,
+        on_step: Callable[[int], None] = lambda step: None,
+        on_estimate: Callable[[int, Tensor], None] = lambda step, estimate: None,
+    ) -> Tensor:
+        prompt_embeds, ref_latents, negative = (
+            None if each is None else sent(each, self.placement.device).to(self.dtype) for each in inputs
+        )  # fmt: skip
+        condition = Condition(prompt_embeds, ref_latents)
+        unconditional = None if negative is None else Condition(negative, ref_latents)
+        scales = ref_scales or self.config.model.sampler.ref_guidance_scale
+        return self.denoise(condition, unconditional, self.guidance(), seed, scales, self.step_cache, on_step, on_estimate)
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        condition: Condition,
+        unconditional: Condition | None,
+        guidance: GuidanceScale,
+        seed: int,
+        ref_scales: Sequence[float] = (1.0,),
+        cache: StepCache | None = None,
+        on_step: Callable[[int], None] = lambda step: None,
+        on_estimate: Callable[[int, Tensor], None] = lambda step, estimate: None,
+    ) -> Tensor:
+        """Denoise from seeded noise under conditions that are on the device; the rest is as `sample` has it."""
+        args, sampler, device = self.config.args, self.config.model.sampler, self.placement.device
         sides = [side // self.config.model.autoencoder.spatial_factor for side in args.sampling_image_size]
         shape = 1, args.sampling_num_frames, self.config.model.transformer.in_channels, *sides
         generator = torch.Generator().manual_seed(seed)
@@ -156,18 +216,22 @@ class VideoPipeline:
                 on_step(step - 1)
 
         steps = self.schedule.sampling_steps(sampler.num_inference_steps)
-        condition = Condition(*(sent(each, device).to(self.dtype) for each in (prompt_embeds, ref_latents)))
-        negative = None
-        if self.negative_embeds is not None:
-            negative = Condition(sent(self.negative_embeds, device).to(self.dtype), condition.ref_latents)
         start = noise_like(torch.empty(shape, device=device))
         with self.placement.on_device(self.transformer) as transformer:
+            together, call = not self.placement.frugal, network
+            if self.sharing and self.sharing.way == "video":
+                share_unevenly(transformer.network, *self._lengths(condition))
+            elif self.sharing:
+                together, call = True, self.sharing.split(network)
+            if cache:
+                cache.begin()
             denoise = guided_denoiser(
-                network, steps, condition, self.guidance(), negative, not self.placement.frugal,
-                ref_scales or sampler.ref_guidance_scale,
-            )
+                call, steps, condition, guidance, unconditional, together, ref_scales, *([cache.branch] if cache else [])
+            )  # fmt: skip
 
             def watched(x: Tensor, step: int) -> Tensor:
+                if cache:
+                    cache.step = step
                 estimate = denoise(x, step)
                 on_estimate(step, estimate)
                 return estimate
@@ -177,6 +241,14 @@ class VideoPipeline:
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
         on_step(len(reached) - 1)
         return latents
+
+    def _lengths(self, condition: Condition) -> tuple[int, int]:
+        """Lengths of the sequences that processes share: frames' tokens, references' among them, and CogVideoX's text."""
+        args, transformer, factor = self.config.args, self.config.model.transformer, self.config.model.autoencoder.spatial_factor
+        refs = 0 if condition.ref_latents is None else condition.ref_latents.shape[1]
+        whole = count_tokens(transformer, args.sampling_num_frames + refs, *(side // factor for side in args.sampling_image_size))
+        text = 0 if self.config.model.kind == "wan" else condition.prompt_embeds.shape[1]
+        return whole - text, text
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -198,8 +270,8 @@ class CogVideoXPipeline(VideoPipeline):
 
     samplers = SAMPLERS
 
-    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
-        super().__init__(config, device, cache_dir)
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
+        super().__init__(config, device, cache_dir, sharing)
         self.schedule = zero_snr_schedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
 
     def guidance(self) -> GuidanceScale:
@@ -215,14 +287,16 @@ class WanPipeline(VideoPipeline):
 
     samplers = FLOW_SAMPLERS
 
-    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
-        super().__init__(config, device, cache_dir)
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
+        super().__init__(config, device, cache_dir, sharing)
         self.schedule = FlowSchedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
 
 
 PIPELINES = {"cogvideox": CogVideoXPipeline, "wan": WanPipeline}
 
 
-def make_pipeline(config: Config, device: torch.device, cache_dir: Path | None = None) -> VideoPipeline:
-    """Make the pipeline of the configuration's backbone."""
-    return PIPELINES[config.model.kind](config, device, cache_dir)
+def make_pipeline(
+    config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None
+) -> VideoPipeline:
+    """Make the pipeline of the configuration's backbone, which makes its videos together with other processes if `sharing` is given."""
+    return PIPELINES[config.model.kind](config, device, cache_dir, sharing)

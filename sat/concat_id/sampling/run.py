@@ -31,6 +31,7 @@ from concat_id.sampling.jobs import (
 )
 from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
+from concat_id.sampling.sharing import Sharing, way_of_sharing
 from concat_id.sampling.takes import Judge, finished_takes, rank_takes, save_takes
 
 Watch = Callable[[int, int, Tensor], None]
@@ -52,17 +53,31 @@ class Prepared:
 
 def generate(config: Config, judge: Judge | None = None) -> int:
     """Make the videos of a configuration, and let `judge` rank the takes of each; returns the exit code, 1 if any line failed."""
-    device = choose_device(config.args.device)
-    jobs, problems = find_jobs(config)
-    settings = result_settings(config)
-    prepared, unprepared = prepare_jobs(jobs, config, settings, device)
-    pipeline = make_pipeline(config, device, cache_dir=Path(config.args.output_dir) / ".prompt_embeddings")
-    embed_prompts(prepared, pipeline)
-    made, failures = make_videos(prepared, pipeline, settings)
-    rankings, unranked = rank_all(own_share(jobs), settings, Path(config.args.output_dir), judge) if judge else ([], [])
-    code = conclude(made, rankings, [*problems, *unprepared, *failures, *unranked])
+    device, way = choose_device(config.args.device), way_of_sharing(config)
+    sharing = Sharing(way, device) if way else None
+    pipeline = make_pipeline(config, device, Path(config.args.output_dir) / ".prompt_embeddings", sharing)
+    if sharing and not sharing.is_first:
+        pipeline.follow()
+        wait_if_failed(False)
+        return 0
+    try:
+        code = _generate(config, device, pipeline, judge)
+    finally:
+        if sharing:
+            sharing.end()
     wait_if_failed(code != 0)
     return code
+
+
+def _generate(config: Config, device: torch.device, pipeline: VideoPipeline, judge: Judge | None) -> int:
+    jobs, problems = find_jobs(config)
+    share = jobs if pipeline.sharing else own_share(jobs)
+    settings = result_settings(config)
+    prepared, unprepared = prepare_jobs(share, config, settings, device)
+    embed_prompts(prepared, pipeline)
+    made, failures = make_videos(prepared, pipeline, settings)
+    rankings, unranked = rank_all(share, settings, Path(config.args.output_dir), judge) if judge else ([], [])
+    return conclude(made, rankings, [*problems, *unprepared, *failures, *unranked])
 
 
 def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
@@ -112,8 +127,10 @@ def result_settings(config: Config) -> dict[str, Any]:
     scales = config.model.sampler.ref_guidance_scale
     model["sampler"]["ref_guidance_scale"] = scales[0] if len(set(scales)) == 1 else list(scales)
     model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
-    several = {"photos": "all"} if args.photos == "all" else {}
-    return several | {
+    changing = {"photos": "all"} if args.photos == "all" else {}
+    changing |= {name: value for name in ("cache", "cache_threshold", "quantize") if (value := getattr(args, name)) is not None}
+    changing |= {"attention_kernel": "sage"} if args.attention_kernel == "sage" else {}
+    return changing | {
         "weights": digests,
         "seed": args.seed,
         "samples": args.batch_size,
@@ -147,10 +164,10 @@ def unfinished_jobs(
     return pending, problems
 
 
-def prepare_jobs(jobs: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device) -> tuple[list[Prepared], list[str]]:
-    """Take this process's share, leave out finished jobs, and prepare the others' references; returns what failed as messages."""
+def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device) -> tuple[list[Prepared], list[str]]:
+    """Leave finished jobs out of this process's share, and prepare the others' references; returns what failed as messages."""
     output_dir = Path(config.args.output_dir)
-    pending, problems = unfinished_jobs(own_share(jobs), settings, output_dir, config.args.overwrite)
+    pending, problems = unfinished_jobs(share, settings, output_dir, config.args.overwrite)
     if not pending:
         return [], problems
     check_writable(output_dir)
@@ -295,7 +312,8 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
         frames, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""
         files += save_sample(folder, job.prompt, frames, images, args.sampling_fps, suffix)
         bar.set_postfix_str("")
-        made.append({"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
+        steps = {"computed_steps": sorted(pipeline.step_cache.computed)} if pipeline.step_cache else {}
+        made.append(steps | {"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
         save_takes(folder, item.fingerprint, made, files)
     references = [
         {"image": str(photo), "person": person + 1, "detector": reference.detector, "parser": reference.parser,

@@ -1,0 +1,151 @@
+"""CogVideoX by diffusers' network, and what libraries do for it: equal to SAT's, or off by what is said."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import ROOT, assert_close
+from in_process import refused
+from tiny_pipelines import latents_of
+
+from concat_id.config.loading import load_config
+from concat_id.models.acceleration import KEPT, blocks_of, bytes_of, difference, quantize
+from concat_id.models.diffusers_transformer import DiffusersTransformer
+from concat_id.models.transformer import DiffusionTransformer
+from concat_id.sampling.magnitudes import FILE
+
+BOTH = ("debug", "wan_mini")
+CACHED = {"num_inference_steps": 12, "sampling_num_frames": 1, "sampling_image_size": (48, 32)}
+FAR = {"first_block": 0.5, "mag": 0.5, "dbcache": 1.0}  # thresholds that leave much out
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sincos"])
+def test_diffusers_network_is_sats(positions):
+    config = dataclasses.replace(load_config([ROOT / "configs/debug.yaml"]).model.transformer, position_embedding=positions)
+    sat, diffusers = DiffusionTransformer(config), DiffusersTransformer(config, "meta")
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in sat.named_parameters():
+        torch.nn.init.normal_(weight, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.05, generator)
+    diffusers.load_sat_tensors(sat.state_dict(), "test")
+    draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    for num_refs, frames, size in ((0, 1, (8, 12)), (1, 3, (8, 12)), (2, 1, (4, 6)), (3, 2, (6, 4))):
+        latents, refs = draw(2, frames, 16, *size), draw(2, num_refs, 16, *size) if num_refs else None
+        inputs = latents, torch.tensor([900, 20]), draw(2, config.text_length, config.text_hidden_size), refs
+        with torch.inference_mode():
+            assert_close(diffusers(*inputs), sat(*inputs), 2e-6, f"{num_refs} references")
+
+
+def test_what_is_equal_by_name_is_mapped_and_not_copied():
+    config = load_config([ROOT / "configs/debug.yaml"]).model.transformer
+    tensors, diffusers = DiffusionTransformer(config).state_dict(), DiffusersTransformer(config, "meta")
+    diffusers.load_sat_tensors(tensors, "test")
+    attention, whole = diffusers.network.transformer_blocks[0].attn1, tensors["transformer.layers.0.attention.query_key_value.weight"]
+    for index, layer in enumerate((attention.to_q, attention.to_k, attention.to_v)):
+        assert layer.weight.data_ptr() == whole.chunk(3)[index].data_ptr()
+    refused("test: 1 tensors are missing: time_embed.0.bias", lambda: DiffusersTransformer(config, "meta").load_sat_tensors(
+        {name: tensor for name, tensor in tensors.items() if name != "time_embed.0.bias"}, "test"))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_exact_options_change_nothing(pipeline_of, name):
+    expected = latents_of(pipeline_of(name, network="auto"), shades=(0, 60))
+    for overrides in ({}, {"memory": "low"}, {"attention_kernel": "math"}, {"cache": "first_block", "cache_threshold": 0}):
+        assert_close(latents_of(pipeline_of(name, network="diffusers", **overrides), shades=(0, 60)), expected, 2e-5, str(overrides))
+
+
+@pytest.mark.parametrize("cache", FAR)
+@pytest.mark.parametrize("name", BOTH)
+def test_caches_skip_steps_alike_in_every_video(pipeline_of, name, cache, tmp_path):
+    def make(**overrides):
+        return pipeline_of(name, tmp_path / "cache", **CACHED | overrides)
+
+    cached = {"cache": cache, "cache_threshold": FAR[cache]}
+    exact, pipeline = latents_of(make()), make(**cached)
+    found, steps = latents_of(pipeline), set(pipeline.step_cache.computed)
+    assert 0 in steps and len(steps) < CACHED["num_inference_steps"]
+    assert 1e-5 < difference(found, exact) < 0.5
+    latents_of(pipeline, seed=1)
+    assert torch.equal(latents_of(pipeline), found) and pipeline.step_cache.computed == steps  # the video between has left nothing
+    assert difference(latents_of(pipeline, shades=(90,)), found) > 1e-4  # references are seen
+    if cache == "mag":
+        (tmp_path / FILE).read_text()
+        again = make(**cached)
+        again.denoise = lambda *args, denoise=again.denoise, **options: denoise(*args, **options) if len(args) > 4 else 1 / 0
+        assert torch.equal(latents_of(again), found)  # measured once
+
+
+@pytest.mark.parametrize("cache", ["first_block", "mag"])
+def test_branches_share_nothing_in_any_order(pipeline_of, cache):
+    pipeline = pipeline_of("debug", **CACHED, cache=cache, cache_threshold=0.5)
+    pipeline.load()
+    steps, transformer = pipeline.step_cache, pipeline.transformer
+    latents, text, timestep = torch.randn(1, 1, 16, 6, 4), torch.randn(1, 16, 32), torch.tensor([500])
+    inputs = {"a": latents, "b": -2 * latents}
+
+    def outputs(*order: str) -> list[torch.Tensor]:
+        steps.begin()
+        found = []
+        for number in range(6):
+            for branch in order:
+                with steps.branch(branch), torch.inference_mode():
+                    found += [transformer(inputs[branch] + 0.1 * number, timestep, text)] if branch == "a" else []
+                    _ = branch == "b" and transformer(inputs[branch] - 0.1 * number, timestep, text)
+        return found
+
+    alone = outputs("a")
+    for order in (("a", "b"), ("b", "a")):
+        assert all(torch.equal(one, other) for one, other in zip(outputs(*order), alone, strict=True)), order
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_quantised_weights_take_less_and_change_little(pipeline_of, name, capsys):
+    expected = latents_of(pipeline_of(name))
+    for kind, most in (("int8", 0.01), ("fp8", 0.04)):
+        pipeline = pipeline_of(name, quantize=kind)
+        assert 1e-5 < difference(latents_of(pipeline), expected) < most
+        assert f"the transformer's weights are in {kind}: " in capsys.readouterr().out
+        network = pipeline.transformer.network
+        for layer, module in network.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                kept = any(part in KEPT or part.startswith("norm") for part in layer.split("."))
+                assert hasattr(module.weight, "__tensor_flatten__") != kept, layer
+        block = blocks_of(network)[0]
+        whole = blocks_of(pipeline_of(name, network="diffusers").transformer.network)[0]
+        assert bytes_of(block) < 0.75 * bytes_of(whole)
+        assert_close(latents_of(pipeline_of(name, quantize=kind, memory="low")), latents_of(pipeline), 1e-4)
+
+
+def test_embeddings_of_quantised_encoders_are_kept_apart(pipeline_of, tmp_path):
+    plain, quantised = (pipeline_of("debug", tmp_path, **overrides) for overrides in ({}, {"quantize": "int8"}))
+    (expected,), (found,) = (pipeline.encode_prompts(["a man in a red hat"]) for pipeline in (plain, quantised))
+    assert 0 < difference(found, expected) < 0.05
+
+
+def test_all_linear_layers_of_a_text_encoder_are_quantised(pipeline_of):
+    network = pipeline_of("debug").text_encoder.load()
+    before = bytes_of(network)
+    quantize(network, "int8")
+    assert bytes_of(network) < before and any(hasattr(weight, "__tensor_flatten__") for weight in network.parameters())
+
+
+@pytest.mark.parametrize("name, overrides, expected", [
+    ("debug", {"network": "sat", "cache": "mag"}, "--cache: found 'mag', expected none with network: sat, which has none"),
+    ("debug", {"network": "sat", "quantize": "int8"}, "--quantize: found 'int8', expected none with network: sat"),
+    ("debug", {"network": "sat", "parallel": "video"}, "--parallel: found 'video', expected prompts or guidance with network: sat"),
+    ("debug", {"quantize": "int4"}, "--quantize: found 'int4', expected int8, fp8 or gguf:FILE"),
+    ("debug", {"cache_threshold": 0.1}, "--cache_threshold: found 0.1, expected none without cache"),
+    ("debug", {"cache": "dbcache", "memory": "low"}, "--cache: found 'dbcache', expected first_block or mag with memory: low"),
+    ("debug", {"cache": "dbcache", "parallel": "video"}, "expected first_block or mag with parallel: video"),
+    ("debug", {"attention_kernel": "math", "parallel": "video"}, "expected auto, cudnn, flash, flash3 or sage with parallel: video"),
+    ("wan_mini", {"network": "sat"}, "--network: found 'sat', expected auto or diffusers with Wan"),
+    ("debug", {"cache": "teacache"}, "first_block, mag, dbcache"),
+])  # fmt: skip
+def test_what_cannot_work_together_is_refused(name, overrides, expected):
+    refused(expected, lambda: load_config([ROOT / "configs" / f"{name}.yaml"], overrides))
+
+
+def test_a_kernel_that_cannot_run_here_is_named(pipeline_of):
+    for network in ("sat", "diffusers"):
+        for kernel in ("sage", "cudnn"):
+            refused(f"attention_kernel: {kernel} cannot run on cpu", lambda kernel=kernel, network=network: pipeline_of(
+                "debug", network=network, attention_kernel=kernel).load())  # fmt: skip
