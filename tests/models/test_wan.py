@@ -1,12 +1,16 @@
 """Wan's transformer against the released one's outputs and diffusers' own, and what holds for any weights."""
 
+import contextlib
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from conftest import assert_close, golden_arrays, golden_meta, seeded
-from diffusers import WanTransformer3DModel
+from diffusers import ContextParallelConfig, WanTransformer3DModel
+from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from ranks import in_processes
 from tiny_wan import TINY, TINY_ADALN, WIDTH, random_transformer
 
 from concat_id.config.wan import WanTransformerConfig
@@ -52,10 +56,10 @@ def test_equals_released(variant, timestep):
     assert_close(output.transpose(1, 2), golden_arrays("wan_shared")[f"{variant}/t{timestep}"], 1e-5)
 
 
-def inputs(num_refs: int = 1, frames: int = 3, batch: int = 1, seed: int = 0):
+def inputs(num_refs: int = 1, frames: int = 3, batch: int = 1, seed: int = 0, width: int = 12):
     """latents, timestep, text, references."""
     generator = torch.Generator().manual_seed(seed)
-    latents, refs = (torch.randn(batch, count, 16, 8, 12, generator=generator) for count in (frames, num_refs))
+    latents, refs = (torch.randn(batch, count, 16, width - 4, width, generator=generator) for count in (frames, num_refs))
     return latents, torch.full((batch,), 700.0), torch.randn(batch, 7, WIDTH, generator=generator), refs
 
 
@@ -92,14 +96,13 @@ def test_one_to_three_references_each_matter_in_their_order(network, num_refs):
 def test_positions_of_references():
     """Reference i of T latent frames is at time T+i and in the columns w..2w-1; everything else is diffusers' own table."""
     latents = torch.zeros(1, 16, 5, 8, 12)
-    cos, sin, num_ref_tokens = FramePositions(24, (1, 2, 2))(latents, num_refs=2)
+    cos, sin = FramePositions(24, (1, 2, 2))(latents, num_refs=2)
     wide = WanRotaryPosEmbed(24, (1, 2, 2), 1024)
     for found, expected in zip((cos, sin), wide(torch.zeros(1, 16, 5, 8, 24)), strict=True):
         grid = expected.view(5, 4, 12, 24)
         ours = found.view(5, 4, 6, 24)
         assert torch.equal(ours[:3], grid[:3, :, :6])
         assert torch.equal(ours[3:], grid[3:, :, 6:])
-    assert num_ref_tokens == 2 * 4 * 6
 
 
 def test_casts_do_not_round_positions():
@@ -116,7 +119,7 @@ def test_the_released_slip():
     """
     block, generator = random_transformer(TINY_ADALN).network.blocks[0], torch.Generator().manual_seed(0)
     tokens, text, temb = (torch.randn(1, *shape, generator=generator) for shape in ((72, 48), (7, 48), (6, 96)))
-    rotary = FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 3, 8, 12), num_refs=1)
+    rotary = *FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 3, 8, 12), num_refs=1), 24
     block.attn1.to_out[0].weight.zero_()
     block.attn1.to_out[0].bias.zero_()
     shift, scale, _, _, _, gate = (block.scale_shift_table_ref + temb[..., 48:]).unbind(1)
@@ -149,8 +152,51 @@ def test_no_hook_stays_after_an_error(network):
     latents, timestep, text, refs = inputs()
     with pytest.raises(RuntimeError):
         network(latents, timestep, text[..., 1:], refs)
-    assert not network.network.rope._forward_pre_hooks
+    assert not network.network.rope._forward_pre_hooks and not network.network.rope._forward_hooks
     assert network(latents, timestep, text).shape == latents.shape
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_tokens(processes):
+    """Also where some have no references, and others nothing else."""
+
+    def compare(rank: int) -> None:
+        for config, anything in itertools.product(VARIANTS.values(), (False, True)):
+            network = random_transformer(dataclasses.replace(config, num_attention_heads=4))
+            cases = [inputs(num_refs, frames=2, width=10 if anything else 12) for num_refs in (0, 1, 3)]
+            cases = [(*case[:3], case[3] if case[3].shape[1] else None) for case in cases]
+            expected = [network(*case) for case in cases]
+            parallel = ContextParallelConfig(ulysses_degree=processes, ulysses_anything=anything)
+            network.network.enable_parallelism(config=parallel)
+            for case, output in zip(cases, expected, strict=True):
+                assert_close(network(*case), output, 1e-5)
+
+    in_processes(processes, compare)
+
+
+@pytest.mark.parametrize("cache", [
+    FirstBlockCacheConfig(threshold=1.0), MagCacheConfig(mag_ratios=[1.0] * 6, num_inference_steps=6, threshold=0.3)
+])  # fmt: skip
+def test_caches_of_steps_skip_blocks_and_references_still_matter(cache):
+    network = random_transformer(dataclasses.replace(TINY_ADALN, num_layers=3)).network
+    latents, timestep, text, refs = inputs()
+    latents, refs = latents.transpose(1, 2), refs.transpose(1, 2)
+
+    def count_and_run(refs) -> tuple[int, torch.Tensor]:
+        calls = []
+        with contextlib.ExitStack() as hooks, network.cache_context("cond"):
+            for block in network.blocks:
+                hooks.enter_context(block.ffn.register_forward_hook(lambda *_: calls.append(1)))
+            outputs = [network(latents + 0.01 * step, timestep, text, ref_latents=refs, return_dict=False)[0] for step in range(6)]
+        return len(calls), torch.stack(outputs)
+
+    whole, exact = count_and_run(refs)
+    network.enable_cache(cache)
+    fewer, close = count_and_run(refs)
+    network._reset_stateful_cache()
+    _, other = count_and_run(refs + 1)
+    assert whole == 36 and fewer <= 26
+    assert 2 * (close - exact).abs().mean() < (other - close).abs().mean()
 
 
 def test_meta_construction_of_the_real_sizes_takes_no_memory():

@@ -7,6 +7,7 @@ reach them: they take no part in cross-attention. In the AdaLN variant they have
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -69,13 +70,43 @@ class ConcatIDWanTransformer(WanTransformer3DModel):
         num_frames, num_refs = hidden_states.shape[2], ref_latents.shape[2]
         frames = torch.cat([hidden_states, ref_latents], dim=2)  # append: (B, C, T+R, H, W)
 
-        with self.rope.register_forward_pre_hook(lambda _, inputs: (*inputs, num_refs)):  # tell the positions, and they the blocks
+        def tell_blocks(_: nn.Module, inputs: tuple, rotary: tuple[Tensor, Tensor]) -> tuple:  # after parallelism has taken a share
+            own = self._own_ref_tokens(frames.shape, num_refs, rotary[0].shape[1])
+            return (*rotary, own) if own else rotary
+
+        tell_positions = self.rope.register_forward_pre_hook(lambda _, inputs: (*inputs, num_refs))
+        with tell_positions, self.rope.register_forward_hook(tell_blocks):
             output = super().forward(frames, timestep, encoder_hidden_states, *args, **options)
 
         if isinstance(output, tuple):
             return (output[0][:, :, :num_frames],)  # drop
         output.sample = output.sample[:, :, :num_frames]
         return output
+
+    def _own_ref_tokens(self, shape: Sequence[int], num_refs: int, length: int) -> int:
+        """Count references' tokens among the `length` that this process has of all: the last ones of its own, none for most processes.
+
+        `shape` (B, C, T+R, H, W). Context parallelism gives each process a run of tokens, the first ones one more if they do not divide.
+        """
+        tokens = prod(size // patch for size, patch in zip(shape[2:], self.config.patch_size, strict=True))
+        start, parallel = 0, getattr(getattr(self, "_parallel_config", None), "context_parallel_config", None)
+        if parallel is not None:
+            mesh = parallel._flattened_mesh
+            place, (share, extra) = mesh.get_local_rank(), divmod(tokens, mesh.size())
+            start = place * share + min(place, extra)
+        first = tokens // shape[2] * (shape[2] - num_refs)  # of all references' tokens; a patch is one frame
+        return min(max(start + length - first, 0), length)
+
+    def enable_cache(self, config: Any) -> None:
+        """Do as diffusers does, which asks for what a block returns; not together with parallelism, but for MagCache.
+
+        Others judge by a process's own tokens whether blocks are computed, and processes that disagree wait for one another for ever.
+        """
+        from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+
+        about = TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+        TransformerBlockRegistry.register(ReferenceBlock, about)
+        super().enable_cache(config)
 
 
 class FramePositions(nn.Module):
@@ -87,8 +118,8 @@ class FramePositions(nn.Module):
         self.sizes = head_size - 2 * side, side, side
         self.patch_size = patch_size
 
-    def forward(self, frames: Tensor, num_refs: int = 0) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, int]:
-        """Return cosines and sines (1, S, 1, head size), and the number of tokens of references (the last S tokens) if there are any."""
+    def forward(self, frames: Tensor, num_refs: int = 0) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (1, S, 1, head size) of latents (B, C, T+R, H, W)."""
         num_frames, height, width = (size // patch for size, patch in zip(frames.shape[2:], self.patch_size, strict=True))
         where = frames.device if frames.is_cuda else None  # in float64, which not every device has
         time, rows, columns = (torch.arange(size, device=where) for size in (num_frames, height, 2 * width))
@@ -97,7 +128,7 @@ class FramePositions(nn.Module):
             grids.append((time[-num_refs:], rows, columns[width:]))  # right of the image, at the time of their slots
         tables = [self._tables(grid, frames.device) for grid in grids]
         cos, sin = (torch.cat(parts)[None, :, None] for parts in zip(*tables, strict=True))
-        return (cos, sin, num_refs * height * width) if num_refs else (cos, sin)
+        return cos, sin
 
     def _tables(self, grid: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         """Cosines and sines (S, head size) of all combinations of positions in time, height and width."""
@@ -144,7 +175,10 @@ class ReferenceBlock(WanTransformerBlock):
         self.scale_shift_table_ref = nn.Parameter(torch.randn(1, MODULATIONS, dim) / dim**0.5) if ref_modulation else None
 
     def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: tuple) -> Tensor:
-        """Transform tokens (B, S, D) with text (B, L, D); `temb` (B, 6, D), or (B, 6, 2 D) with references' own behind the video's."""
+        """Transform tokens (B, S, D) with text (B, L, D); `temb` (B, 6, D), or (B, 6, 2 D) with references' own behind the video's.
+
+        `rotary_emb` is cosines and sines and, if any, the number of tokens of references.
+        """
         of_video, of_refs = temb.chunk(2, dim=-1) if self.scale_shift_table_ref is not None else (temb, temb)
         if len(rotary_emb) == 2:
             return super().forward(hidden_states, encoder_hidden_states, of_video, rotary_emb)
@@ -158,7 +192,8 @@ class ReferenceBlock(WanTransformerBlock):
         video, refs = (_added(part, output, m.gate) for part, output, m in zip(tokens, outputs, modulations, strict=True))
 
         # As released: references take no part in the text cross-attention.
-        video = video + self.attn2(self.norm2(video.float()).type_as(video), encoder_hidden_states, None, None)
+        if lengths[0]:  # a process may have nothing but references
+            video = video + self.attn2(self.norm2(video.float()).type_as(video), encoder_hidden_states, None, None)
 
         parts = [
             _added(part, self.ffn(_modulated(self.norm3, part, m.mlp_shift, m.mlp_scale)), m.mlp_gate)
