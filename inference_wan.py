@@ -31,7 +31,8 @@ def main() -> int:
         from concat_id.sampling.downloads import download
 
         download(request.download)
-    require(PRESETS[request.model], config.args.load, (config.model.autoencoder.path, config.model.text_encoder.path))
+    transformer, others = None if config.args.gguf else config.args.load, (config.model.autoencoder.path, config.model.text_encoder.path)
+    require(PRESETS[request.model], transformer, others)
 
     from concat_id.sampling.run import generate
 

@@ -3,6 +3,7 @@
   python sat/convert_weights.py to-hf models/single-identity hf/single-identity [--base MODEL.yaml] [--dtype bfloat16] [--check]
   python sat/convert_weights.py to-hf exps/RUN hf/mine [--weights ema] [--lora keep]
   python sat/convert_weights.py to-sat hf/single-identity models/back
+  python sat/convert_weights.py to-gguf hf/single-identity models/single-identity-Q8_0.gguf [--type Q8_0]
   python sat/convert_weights.py check models/single-identity hf/single-identity
   python sat/convert_weights.py merge-lora exps/RUN/100 models/merged [--weights ema] [--load MODEL]
   python sat/convert_weights.py average models/single-identity models/average --with exps/RUN/100-ema [--shares 0.5 0.5]
@@ -19,9 +20,11 @@ from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import printable, run
 from concat_id.startup import prepare_process
 
+TYPES = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 OPTIONS = {  # of each direction
     "to-hf": "base dtype weights lora load check trust_checkpoint",
     "to-sat": "dtype lora trust_checkpoint",
+    "to-gguf": "type",
     "check": "base dtype weights load trust_checkpoint",
     "merge-lora": "weights load trust_checkpoint",
     "average": "with shares trust_checkpoint",
@@ -37,6 +40,7 @@ def options() -> Namespace:
     parser.add_argument("target", type=Path, help="folder to write; for check the diffusers folder to compare with")
     parser.add_argument("--base", nargs="+", default=[], metavar="FILE", help="the model's YAML files")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="type of all tensors (default: as they are)")
+    parser.add_argument("--type", choices=TYPES, help=f"of matrices in a GGUF file: bits of a number (default: {TYPES[0]})")
     parser.add_argument("--weights", choices=("plain", "ema"), help="a training's last or averaged weights (default: what is named)")
     parser.add_argument("--lora", choices=("merge", "keep"), help="add low-rank weights, or write them beside the rest")
     parser.add_argument("--load", metavar="FOLDER", help="weights that low-rank ones were trained on (default: as the run recorded)")

@@ -9,8 +9,8 @@ from in_process import refused
 from tiny_pipelines import latents_of
 
 from concat_id.config.loading import load_config
-from concat_id.models.acceleration import KEPT, blocks_of, bytes_of, difference, quantize
 from concat_id.models.diffusers_transformer import DiffusersTransformer
+from concat_id.models.quantization import blocks_of, bytes_of, difference, is_kept, quantize
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.sampling.magnitudes import FILE
 
@@ -107,8 +107,7 @@ def test_quantised_weights_take_less_and_change_little(pipeline_of, name, capsys
         network = pipeline.transformer.network
         for layer, module in network.named_modules():
             if isinstance(module, torch.nn.Linear):
-                kept = any(part in KEPT or part.startswith("norm") for part in layer.split("."))
-                assert hasattr(module.weight, "__tensor_flatten__") != kept, layer
+                assert hasattr(module.weight, "__tensor_flatten__") != is_kept(layer), layer
         block = blocks_of(network)[0]
         whole = blocks_of(pipeline_of(name, network="diffusers").transformer.network)[0]
         assert bytes_of(block) < 0.75 * bytes_of(whole)

@@ -8,7 +8,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from concat_id.config.args import SamplingArgs, TrainingArgs
+from concat_id.config.args import GGUF, SamplingArgs, TrainingArgs
 from concat_id.config.parser import Parser
 from concat_id.config.presets import FETCH, PRESETS, TASKS, UNTRAINED, choose, files_of
 from concat_id.config.schema import fields_of_args
@@ -91,7 +91,7 @@ def read_command_line(description: str, training: bool = False, argv: Sequence[s
 def resolve_files(given: dict[str, Any], training: bool = False, to_run: bool = True) -> list[str]:
     """Take --model, --task and --base out of what was parsed, and return the YAML files that they mean."""
     names = {name: given.pop(name, None) for name in ("model", "task", "base")}
-    return choose(**names, training=training, own_weights="load" in given, to_run=to_run)
+    return choose(**names, training=training, own_weights="load" in given or given.get("quantize", "").startswith(GGUF), to_run=to_run)
 
 
 def _help(item: dataclasses.Field, memory: dict[str, str]) -> str:

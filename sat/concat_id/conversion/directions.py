@@ -6,6 +6,7 @@ from concat_id.config.parser import Namespace
 from concat_id.conversion import wan_folders
 from concat_id.conversion.check import largest_difference
 from concat_id.conversion.folders import choose_model, to_hf, to_sat
+from concat_id.conversion.gguf_files import to_gguf
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import printable
 
@@ -13,6 +14,9 @@ from concat_id.errors import printable
 def convert(args: Namespace) -> None:
     """Convert between SAT, diffusers and Wan, or compare; `args` is the command line of sat/convert_weights.py."""
     dtype, trust = getattr(torch, args.dtype) if args.dtype else None, args.trust_checkpoint
+    if args.direction == "to-gguf":
+        count = to_gguf(args.source, args.target, args.type or "Q8_0")
+        return print(f"{printable(args.target)}: {count} matrices in few bits, the rest in 16 or 32")
     if wan_folders.is_wan(args.source, trust):
         others = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
         wan_folders.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)

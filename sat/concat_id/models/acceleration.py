@@ -1,8 +1,9 @@
-"""What libraries do for diffusers' networks: step caches, one video by several processes, weights in 8 bits, offloading, kernels.
+"""What libraries do for diffusers' networks: step caches, one video by several processes, offloading, kernels.
 
 All of it works on `network.network` of either backbone (`diffusers_transformer`, `wan.transformer`) and on that alone.
 """
 
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,7 +11,6 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-import psutil
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -18,26 +18,12 @@ from torch import Tensor, nn
 
 from concat_id.distributed import is_cuda
 from concat_id.models.attention import KERNELS
+from concat_id.models.quantization import blocks_of, bytes_of
 
 THRESHOLDS = {"first_block": 0.05, "mag": 0.06, "dbcache": 0.08}  # the libraries' own
-SAMPLE_SIDE = 16  # of the latents that quantising is tried on
-# What stays in 16 bits: little of the memory, and every token or step depends on it.
-KEPT = {
-    "norm": "modulations by the timestep, and the norms themselves",
-    "patch_embed": "the way in, of latents and of text",
-    "patch_embedding": "the same, of Wan's latents",
-    "time_embedding": "what all modulations come from",
-    "condition_embedder": "the same, and the text's way in, of Wan",
-    "proj_out": "the way out",
-}
 BACKENDS = {"auto": "native", "cudnn": "_native_cudnn", "flash": "_native_flash", "flash3": "_native_flash", "sage": "sage",
             "efficient": "_native_efficient", "math": "_native_math"}  # fmt: skip
 assert BACKENDS.keys() == KERNELS.keys()
-
-
-def blocks_of(network: nn.Module) -> nn.ModuleList:
-    """The repeated blocks of a network of diffusers."""
-    return network.transformer_blocks if hasattr(network, "transformer_blocks") else network.blocks
 
 
 class StepCache:
@@ -178,69 +164,6 @@ def _gathered(part: Tensor, tokens: int, processes: int) -> Tensor:
     return torch.cat([part[:, :length] for part, length in zip(parts, lengths, strict=True)], dim=1)
 
 
-def quantize(module: nn.Module, kind: str, device: torch.device | None = None) -> None:
-    """Hold the matrices of a module's linear layers as 8-bit numbers ("int8" or "fp8"), each row with a scale; `KEPT` ones stay.
-
-    Products are still computed in the type of the inputs. What is quantised moves to `device`, if one is given.
-    """
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
-
-    settings = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[kind]()
-
-    def wanted(layer: nn.Module, name: str) -> bool:
-        return isinstance(layer, nn.Linear) and not any(part in KEPT or part.startswith("norm") for part in name.split("."))
-
-    quantize_(module, settings, filter_fn=wanted, device=device)
-
-
-def bytes_of(module: nn.Module) -> int:
-    """Bytes of a module's weights, whatever holds them."""
-    return sum(_bytes(weight) for weight in module.parameters())
-
-
-def _bytes(weight: Tensor) -> int:
-    if not hasattr(weight, "__tensor_flatten__"):
-        return weight.nbytes
-    parts = (getattr(weight, name) for name in weight.__tensor_flatten__()[0])
-    return sum(_bytes(part) for part in parts if part is not None)
-
-
-@torch.inference_mode()
-def sample_output(transformer: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What a transformer of either backbone makes of fixed latents, a reference and text; its blocks visit `device` one by one."""
-    config, generator = transformer.config, torch.Generator().manual_seed(0)
-    side = min(config.latent_height, config.latent_width, SAMPLE_SIDE)
-    latents, refs = (torch.randn(1, 1, config.in_channels, side, side, generator=generator) for _ in range(2))
-    text = torch.randn(1, config.text_length, config.text_hidden_size, generator=generator)
-    inputs = [each.to(device, dtype) for each in (latents, text, refs)]
-    with _visiting(transformer, device):
-        return transformer(inputs[0], torch.tensor([500], device=device), *inputs[1:]).float().cpu()
-
-
-@contextmanager
-def _visiting(transformer: nn.Module, device: torch.device) -> Iterator[None]:
-    if device.type == "cpu":
-        yield
-        return
-    blocks = blocks_of(transformer.network)
-    others = [part for part in transformer.network.children() if part is not blocks]
-    hooks = [block.register_forward_pre_hook(lambda block, inputs: block.to(device) and None) for block in blocks]
-    hooks += [block.register_forward_hook(lambda block, inputs, output: block.to("cpu") and None) for block in blocks]
-    try:
-        for part in others:
-            part.to(device)
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        transformer.to("cpu")
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    """How far one result is from another, in relation to its size."""
-    return float((found - expected).norm() / expected.norm())
-
-
 def stream_blocks(network: nn.Module, device: torch.device) -> None:
     """Keep the weights in the machine's memory and bring each block to `device` while the one before it computes.
 
@@ -249,7 +172,8 @@ def stream_blocks(network: nn.Module, device: torch.device) -> None:
     from diffusers.hooks import apply_group_offloading
 
     streams = is_cuda(device)
-    pinned = streams and bytes_of(network) < psutil.virtual_memory().available / 2
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pinned = streams and bytes_of(network) < free / 2
     apply_group_offloading(
         network, onload_device=device, offload_device=torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1,
         non_blocking=streams, use_stream=streams, record_stream=streams, low_cpu_mem_usage=streams and not pinned,

@@ -44,6 +44,8 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
     """
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     path, trust = resolve_path(source), config.args.trust_checkpoint
+    if config.args.gguf and not train:
+        return _of_gguf(config, resolve_path(config.args.gguf), dtype)
     if config.model.kind == "wan":
         from concat_id.models.wan.weights import load_wan_transformer
 
@@ -73,15 +75,28 @@ def _of_sat_tensors(config: Config, checkpoint: SatCheckpoint, dtype: torch.dtyp
     return network
 
 
+def _of_gguf(config: Config, file: Path, dtype: torch.dtype) -> nn.Module:
+    from concat_id.models.quantization import load_gguf
+
+    if config.model.kind == "wan":
+        network = new_transformer(config, "meta")
+    else:
+        from concat_id.models.diffusers_transformer import DiffusersTransformer
+
+        network = DiffusersTransformer(config.model.transformer, "meta")
+    load_gguf(network.network, file, dtype)
+    return network
+
+
 def quantize_transformer(config: Config, transformer: nn.Module, device: torch.device) -> str:
     """Hold the weights of a transformer of diffusers in 8 bits; returns what that saves, and what it changes on a fixed input."""
-    from concat_id.models import acceleration
+    from concat_id.models import quantization
 
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
-    whole, expected = acceleration.bytes_of(transformer), acceleration.sample_output(transformer, dtype, device)
-    acceleration.quantize(transformer.network, config.args.quantize)
-    off = acceleration.difference(acceleration.sample_output(transformer, dtype, device), expected)
-    sizes = f"{whole / 1e9:.3g} to {acceleration.bytes_of(transformer) / 1e9:.3g} GB"
+    whole, expected = quantization.bytes_of(transformer), quantization.sample_output(transformer, dtype, device)
+    quantization.quantize(transformer.network, config.args.quantize)
+    off = quantization.difference(quantization.sample_output(transformer, dtype, device), expected)
+    sizes = f"{whole / 1e9:.3g} to {quantization.bytes_of(transformer) / 1e9:.3g} GB"
     return f"the transformer's weights are in {config.args.quantize}: {sizes}, its output on a fixed input is off by {off:.2%}"
 
 
@@ -191,7 +206,7 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
         from concat_id.models.text_encoder import TextEncoder as Encoder
     encoder = Encoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
     if config.args.quantize and not config.args.gguf:
-        from concat_id.models.acceleration import quantize
+        from concat_id.models.quantization import quantize
 
         encoder.change(config.args.quantize, partial(quantize, kind=config.args.quantize))
     return encoder
@@ -199,10 +214,12 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
 
 def weight_digests(config: Config) -> dict[str, str]:
     """Name the weights of every part by their content; raises `UserError` for those that are not there."""
-    model, source = config.model, config.args.load
+    model, source = config.model, config.args.gguf or config.args.load
     if not source:
         raise UserError(f"args.load: {MISSING}")
-    if model.kind == "wan":
+    if config.args.gguf:
+        transformer = content_digest(resolve_path(source))
+    elif model.kind == "wan":
         from concat_id.models.wan.weights import wan_files
 
         transformer = "+".join(content_digest(file) for file in wan_files(resolve_path(source)))

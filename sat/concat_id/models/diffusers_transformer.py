@@ -31,17 +31,18 @@ class DiffusersTransformer(nn.Module):
         with made_on(device or "cpu"):
             self.network = ShareableCogVideoX(**{name: value for name, value in settings.items() if not name.startswith("_")})
         set_last_epsilon(self.network)
+        embed = self.network.patch_embed
+        if embed.use_positional_embeddings:  # sines and cosines, which no file holds
+            table = embed._get_positional_embeddings(embed.sample_height, embed.sample_width, embed.sample_frames)
+            embed.register_buffer("pos_embedding", table, persistent=False)
         self.network.set_attn_processor(JointAttention())
         self.config = config
         self._table: tuple[tuple, Tensor] | None = None
 
     def load_sat_tensors(self, tensors: Mapping[str, Tensor], source: str, dtype: torch.dtype | None = None) -> None:
         """Take the tensors of a SAT checkpoint, in place of copies wherever names are all that differs."""
-        embed, shapes = self.network.patch_embed, {name: tensor.shape for name, tensor in self.network.state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in self.network.state_dict().items()}
         made = dict(made_from(diffusers_targets(self.config.num_layers), tensors, source, shapes, dtype))
-        if embed.use_positional_embeddings:  # sines and cosines, which no file holds
-            table = embed._get_positional_embeddings(embed.sample_height, embed.sample_width, embed.sample_frames)
-            embed.register_buffer("pos_embedding", table, persistent=False)
         load_strictly(self.network, made, source)
 
     def forward(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, ref_latents: Tensor | None = None) -> Tensor:
