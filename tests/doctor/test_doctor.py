@@ -2,12 +2,14 @@
 
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT
+from odd_input import is_told
 
 from concat_id import distributed
 from concat_id.config.loading import load_config
@@ -15,7 +17,7 @@ from concat_id.config.presets import files_of
 from concat_id.doctor import costs, machine, software, trial
 from concat_id.doctor.findings import GIB, NOTE, OK, PROBLEM, Finding, Findings
 from concat_id.doctor.machine import Capacity
-from concat_id.doctor.training import examine_lists, examine_memory
+from concat_id.doctor.training import examine_training
 from concat_id.doctor.weight_files import examine_downloads, examine_faces, examine_model
 from concat_id.training.memory_plan import measure_sizes, plan
 from concat_id.weights.loading import write_sat_checkpoint
@@ -124,15 +126,29 @@ def test_probe_and_spans():
 
 
 def test_training_is_planned_and_its_lists_are_read(tmp_path):
-    files = files_of("mini", training=True)
-    config = load_config(files)
-    sizes = measure_sizes(config)
-    lines = told([*examine_lists(config, files), *examine_memory(lambda count: plan(config, sizes, count), (1, 8), H100)])
+    lines = told(examine_training("mini", H100, measure_sizes, plan))
     assert lines[0].startswith("ok lists: 10 entries, all opened; 0 problems")
-    assert [line[:8] for line in lines[1:]] == ["ok 1 GPU", "ok 8 GPU"]
+    assert [line[:8] for line in lines[1:]] == ["ok 1 GPU", "ok 4 GPU", "ok 8 GPU"]
+    advised = told(examine_training("mini", Capacity(GIB // 8, GIB), measure_sizes, plan))[-1]
+    assert advised.startswith("note 8 GPUs") and advised.endswith("python sat/doctor.py --training --model mini --zero 3 --offload")
+
+
+def test_the_command_plans_training_and_checks_its_lists(call, tmp_path):
+    command = partial(call, "doctor", "--training", "--model", "mini")
+    code, out, err = command("--gpus", 1, 2, "--zero", 1, 3, "--tflops", 2)
+    rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0].isdigit()]
+    assert (code, err) == (0, "") and [row[:2] for row in rows] == [["1", "1"], ["2", "1"], ["1", "3"], ["2", "3"]]
+    assert "s at 2 TFLOP/s" in out and "ok       lists  10 entries" in out
+    told = json.loads(command("--gpus", 2, "--json", "--offload").done)
+    (only,) = told["plans"]
+    assert only["offload"] and only["peak"] == only["states"] + max(only[name] for name in ("encoding", "network", "update"))
+    assert [finding["mark"] for finding in told["lists"]] == [OK]
     (tmp_path / "list.json").write_text('[{"video_path": "gone.mp4", "caption": "a", "image_path": ""}]')
-    config.training.train_data, config.training.valid_data = (str(tmp_path / "list.json"),), ()
-    assert "gone.mp4" in told(examine_lists(config, files))[-1]
+    ended = command("--train_data", tmp_path / "list.json")
+    assert ended.code == 1 and "gone.mp4" in ended.out and "GPUs  ZeRO" in ended.out
+    for options, words in {("--gpus", 0): "--gpus: found '0', expected a whole number from 1", ("--gups", 1): "nearest is --gpus"}.items():
+        assert is_told(ended := command(*options), 2) and words in ended.err
+    assert "is an option of sat/doctor.py --training" in call("doctor", "--gpus", 2).err
 
 
 def test_versions_are_held_against_the_pins(monkeypatch):
