@@ -6,7 +6,6 @@ With --training: what a training run needs of each GPU, before machines are paid
 """
 
 import sys
-from itertools import chain
 
 from concat_id.bootstrap import enter_made_environment
 from concat_id.config.parser import Namespace, Parser
@@ -61,7 +60,7 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
     if arguments.fix:
         report.add("Mended", trial.repair(list(configs.values())))
     weights = {name: examine_model(name, name == arguments.model) for name in names}
-    report.add("Weights", [*chain(*weights.values()), *examine_downloads()], decisive=weights[asked])
+    report.add("Weights", [*sum(weights.values(), []), *examine_downloads()], decisive=weights[asked])
     report.add("Faces", examine_faces(configs[asked]))
     trained = {name: config for name, config in configs.items() if name == asked or name not in UNTRAINED}
     modes = costs.memory_modes(configs[asked], capacity) if arguments.model else []
@@ -71,8 +70,8 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
         from concat_id.training.memory_plan import measure_sizes, plan
 
         report.add("Training", examine_training(asked, capacity, measure_sizes, plan), decisive=())
-    device = choose_device("auto")
-    report.add("Denoising a video, reckoned", [costs.time_of_video(name, config, device) for name, config in trained.items()])
+    times = [costs.time_of_video(*each, choose_device("auto")) for each in trained.items()]
+    report.add("Denoising a video, reckoned", times)
     video = [trial.make_tiny_video()]
     report.add("A tiny video", video, decisive=video if asked == "mini" else ())
 
