@@ -62,10 +62,7 @@ def prepare_found(found: UprightPhoto, size: Sequence[int], detector: FaceDetect
     labels = parser.parse(crop, keypoints)
     masked, remaining = mask_surroundings(crop, labels)
     remarks = [Reason("lying", GOOD, turned)] if turned else []
-    if remaining < MIN_REMAINING:
-        told = f"face and hair would be only {remaining:.0%} of the crop, its background is kept"
-        remarks.append(Reason("background", USABLE, told, "take a photo with nothing before the head"))
-    verdict = judge(image, faces, face, crop, keypoints, labels).joined(*remarks)
+    verdict = judge(image, faces, face, crop, keypoints, labels).joined(*remarks, *background_kept(remaining))
     seen = warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
     return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, verdict, seen)
 
@@ -84,6 +81,12 @@ def kept_pixels(labels: np.ndarray) -> tuple[np.ndarray, float]:
     kept = ~np.isin(labels, REMOVED_CLASSES)
     remaining = float(kept.mean())
     return kept if remaining >= MIN_REMAINING else np.ones_like(kept), remaining
+
+
+def background_kept(remaining: float) -> list[Reason]:
+    """The reason that a share of the crop too small for masking gives, if it is."""
+    told = f"face and hair would be only {remaining:.0%} of the crop, its background is kept"
+    return [Reason("background", USABLE, told, "take a photo with nothing before the head")] if remaining < MIN_REMAINING else []
 
 
 class FaceFolders(NamedTuple):
