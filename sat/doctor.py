@@ -1,4 +1,4 @@
-"""Tell what this machine can run, what is missing, and what to type next: `python sat/doctor.py [--model NAME] [--fix] [--json]`.
+"""Tell what this machine can run, what is missing, what to type next: `python sat/doctor.py [--model NAME] [--digests] [--fix] [--json]`.
 
 Looks at the machine, the software, every weight file, the memory and the time that videos take, and makes a tiny one. No model is
 loaded in whole, nothing is downloaded. The exit code is 1 if what was asked for (without --model the demonstration model) cannot run.
@@ -19,6 +19,7 @@ def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument("--model", metavar="NAME", help=f"look at one model closely: {', '.join(PRESETS)}")
+    parser.add_argument("--digests", action="store_true", help="read weight files in whole, and compare them with what was downloaded")
     parser.add_argument("--fix", action="store_true", help="mend what needs no download: misplaced folders, the face detector")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--training", action="store_true", help="plan a training run instead: see `--training --help`")
@@ -59,9 +60,9 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
     configs = {name: load_config(files_of(name)) for name in names}
     if arguments.fix:
         report.add("Mended", trial.repair(list(configs.values())))
-    weights = {name: examine_model(name, name == arguments.model) for name in names}
+    weights = {name: examine_model(name, name == arguments.model, arguments.digests) for name in names}
     report.add("Weights", [*sum(weights.values(), []), *examine_downloads()], decisive=weights[asked])
-    report.add("Faces", examine_faces(configs[asked]))
+    report.add("Faces", examine_faces(configs[asked], arguments.digests))
     trained = {name: config for name, config in configs.items() if name == asked or name not in UNTRAINED}
     modes = costs.memory_modes(configs[asked], capacity) if arguments.model else []
     report.add("Memory", [*(costs.best_mode(name, config, capacity, name == asked) for name, config in trained.items()), *modes])
@@ -70,8 +71,7 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
         from concat_id.training.memory_plan import measure_sizes, plan
 
         report.add("Training", examine_training(asked, capacity, measure_sizes, plan), decisive=())
-    times = [costs.time_of_video(*each, choose_device("auto")) for each in trained.items()]
-    report.add("Denoising a video, reckoned", times)
+    report.add("Denoising a video, reckoned", [costs.time_of_video(*each, choose_device("auto")) for each in trained.items()])
     video = [trial.make_tiny_video()]
     report.add("A tiny video", video, decisive=video if asked == "mini" else ())
 
