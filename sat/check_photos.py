@@ -58,15 +58,13 @@ def main() -> int:
                 print(one_line(line), flush=True)
         except UserError as error:
             report(error)
-    result = checker.result()
-    strangers = result.get("strangers", [])
+    result, strangers = checker.result()
     if arguments.output:
         write_json(arguments.output / "report.json", result)
     if arguments.json:
         print(json.dumps(result, indent=2))
-    for told in [] if arguments.json else strangers:
-        print(one_line(f"{told['photo']}: another person than in {told['typical']}; {result['recognizer']} says a cosine of "
-                       f"{told['similarity']}, expected {result['threshold']} of one person; leave it out"))  # fmt: skip
+    for line in [] if arguments.json else strangers:
+        print(one_line(line))
     return int(bool(strangers) or any(photo.get("level", POOR) == POOR for photo in result["photos"]))
 
 

@@ -64,7 +64,7 @@ def main() -> int:
 def prepare(arguments: Namespace, sources: list) -> list[str]:
     """Do it in a folder that nobody else writes; return what went wrong."""
     from concat_id.curation.clip_people import Demands
-    from concat_id.curation.preparing import FaceModelNames, Settings, collect, load_tools, prepare_all
+    from concat_id.curation.preparing import FaceModelNames, Settings, collect, load_tools, prepare_all, result
     from concat_id.face.recognition import same_person
 
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.device)
@@ -79,8 +79,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     if not prepared:
         return failures  # an earlier manifest stays
     file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer)
-    print(f"{one_line(file)}: {len(manifest['clips'])} clips of {len(prepared)} videos, {len(manifest['discarded'])} discarded, "
-          f"{len(failures)} that cannot be used")  # fmt: skip
+    print(result(arguments.output, manifest, prepared, failures))
     if not manifest["clips"]:
         failures.append(f"{file}: found no clip in any video, expected one or more; its `discarded` says why, change the options")
     return failures

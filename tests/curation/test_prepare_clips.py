@@ -7,12 +7,13 @@ import imageio.v3 as iio
 import numpy as np
 from in_process import ffmpeg, no_file_larger_than
 from odd_input import is_told
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.data.manifest import read_manifest
+from concat_id.video.writing import write_video
 
-from .conftest import read
+from .conftest import read, scene
 
 
 def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognizer, portraits):
@@ -38,6 +39,31 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
         assert 1 <= len(person.images) <= 2 and [mask.is_file() for mask in person.masks] == [True] * len(person.images)
         crop, mask = Image.open(person.images[0]), np.asarray(Image.open(person.masks[0]))
         assert crop.size == (448, 448) and set(np.unique(mask)) == {0, 255} and mask[224, 224] == 255
+
+
+def test_crops_get_verdicts_that_are_counted(prepare, tmp_path, portraits):
+    sharp, blurred = portraits["left"], portraits["middle"].filter(ImageFilter.GaussianBlur(3))
+    write_video(tmp_path / "two.mp4", scene(250, (sharp, 0), (blurred, 140)), 10)
+    command = "--videos", tmp_path / "two.mp4", "--caption", "c", "--output", tmp_path / "out", "--min_face", 10
+    done = prepare(*command).done
+    record = next((tmp_path / "out").glob("*/video.json"))
+    assert '"verdict"' not in (tmp_path / "out" / "manifest.json").read_text(), "it would be ten times as large"
+    (clip,) = read(record)["clips"]
+    left, right = ([reference["verdict"] for reference in person["references"]] for person in clip["people"])
+    assert "blurred" in [reason["kind"] for reason in right[0]["reasons"]] and right[0]["level"] != "good" and left[0]["measurements"]
+    assert not {"blurred", "several faces"} & {reason["kind"] for verdict in left for reason in verdict["reasons"]}
+    levels = [verdict["level"] for verdict in (*left, *right)]
+    (line,) = [line for line in done.splitlines() if line.startswith("reference crops: ")]
+    assert line.startswith("reference crops: " + ", ".join(f"{levels.count(level)} {level}" for level in ("good", "usable", "poor")))
+    assert "; most often " in line and f"blurred ({len(right)})" in line
+
+    next(record.parent.glob("*_person_2/1.png")).unlink()  # as people do who do not want it
+    assert f"blurred ({len(right) - 1})" in prepare(*command).done
+    whole = record.read_text()
+    record.write_text(whole.replace('"verdict"', '"older"'))  # a record without verdicts
+    assert "reference crops" not in prepare(*command).done
+    record.write_text(whole.replace('"level"', '"rank"'))  # an odd one is made again
+    assert f"blurred ({len(right)})" in prepare(*command).done
 
 
 def test_ten_bits_hdr_and_suffixes_in_upper_case_make_the_same_clips(videos, prepare, tmp_path):

@@ -1,13 +1,17 @@
 """What the doctor says of damaged weights, memory, time and this machine, and how its command ends."""
 
+import hashlib
 import json
+import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT
+from odd_input import is_told
 
 from concat_id import distributed
 from concat_id.config.loading import load_config
@@ -15,8 +19,8 @@ from concat_id.config.presets import files_of
 from concat_id.doctor import costs, machine, software, trial
 from concat_id.doctor.findings import GIB, NOTE, OK, PROBLEM, Finding, Findings
 from concat_id.doctor.machine import Capacity
-from concat_id.doctor.training import examine_lists, examine_memory
-from concat_id.doctor.weight_files import examine_downloads, examine_faces, examine_model
+from concat_id.doctor.training import examine_training
+from concat_id.doctor.weight_files import Part, examine, examine_downloads, examine_faces, examine_model
 from concat_id.training.memory_plan import measure_sizes, plan
 from concat_id.weights.loading import write_sat_checkpoint
 
@@ -83,6 +87,69 @@ def test_each_damage_is_one_line(models):
     assert "modelscope download" in next(line for line in lines if "to mend" in line)
 
 
+def record(folder, file, etag: str) -> None:
+    """Write what Hugging Face's downloads to a folder leave in it."""
+    path = folder / ".cache" / "huggingface" / "download" / f"{file.relative_to(folder)}.metadata"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{'0' * 40}\n{etag}\n1764225000.5\n")
+
+
+def flip(path) -> None:
+    """Change the last tensor byte, which no header tells of."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def git_name(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def test_digests_that_downloads_left_tell_damage_that_headers_do_not(models):
+    """Of the three shards one is recorded by its SHA-256, one by git's name, and one is a link into the hub's cache."""
+    t5 = models / "t5-v1_1-xxl"
+    first, second, third = (t5 / name for name in SHARDS)
+
+    def line(digests: bool) -> str:
+        return "\n".join(told(each for each in examine_model("cogvideox_5b", True, digests) if each.what == "text encoder"))
+
+    assert line(False).partition(" -> ")[0].endswith(", digest unknown") and line(True) == line(False)
+    record(models, first, hashlib.sha256(first.read_bytes()).hexdigest())
+    record(t5, second, git_name(second.read_bytes()))
+    assert "digest known for 2 of 3 files" in line(False) and "equal to what was downloaded for 2 of 3 files" in line(True)
+    blob = models / "hub" / "blobs" / hashlib.sha256(third.read_bytes()).hexdigest()
+    blob.parent.mkdir(parents=True)
+    third.rename(blob)
+    third.symlink_to(blob)
+    assert ", digest known -> " in line(False) and ", equal to what was downloaded -> " in line(True)
+    for file in (first, second, blob):
+        flip(file)
+        assert line(False).startswith("ok ")
+        (only,) = line(True).splitlines()
+        assert only.startswith("problem ") and "damaged: found digest " in only and only.endswith(f"remove {file} and fetch it again")
+        flip(file)
+    flip(first)
+    advice = examine_model("cogvideox_5b", True, True)[-1]
+    assert "modelscope download" in advice.advice
+    record(models, first, "a0-3")  # an etag of another kind, as other servers have
+    assert "for 2 of 3 files" in line(True)
+
+
+def test_committed_files_and_pointers_are_held_against_git(tmp_path):
+    git = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    whole, large = tmp_path / "[a].pt", tmp_path / "b.pt"
+    torch.save({"a": torch.zeros(500)}, whole)
+    large.write_bytes(POINTER.replace(b"sha256:12", f"sha256:{hashlib.sha256(whole.read_bytes()).hexdigest()}".encode()))
+    git(["git", "init"])
+    git(["git", "add", "."])
+    large.write_bytes(whole.read_bytes())  # as git lfs pull does
+    part = Part("both", str(tmp_path), lambda folder: sorted(folder.glob("*.pt")))
+    assert told(examine(part, True))[0].endswith("equal to what was downloaded -> ")
+    flip(whole)
+    flip(large)
+    assert [finding.mark for finding in examine(part, True)] == [PROBLEM, PROBLEM] and examine(part)[0].mark == OK
+
+
 def test_what_is_absent_is_a_problem_only_where_it_is_asked_for(models):
     (models / "vae" / "3d-vae.pt").unlink()
     assert "problem autoencoder: models/vae/3d-vae.pt: not here" in "\n".join(told(examine_model("cogvideox_5b", True)))
@@ -124,15 +191,29 @@ def test_probe_and_spans():
 
 
 def test_training_is_planned_and_its_lists_are_read(tmp_path):
-    files = files_of("mini", training=True)
-    config = load_config(files)
-    sizes = measure_sizes(config)
-    lines = told([*examine_lists(config, files), *examine_memory(lambda count: plan(config, sizes, count), (1, 8), H100)])
+    lines = told(examine_training("mini", H100, measure_sizes, plan))
     assert lines[0].startswith("ok lists: 10 entries, all opened; 0 problems")
-    assert [line[:8] for line in lines[1:]] == ["ok 1 GPU", "ok 8 GPU"]
+    assert [line[:8] for line in lines[1:]] == ["ok 1 GPU", "ok 4 GPU", "ok 8 GPU"]
+    advised = told(examine_training("mini", Capacity(GIB // 8, GIB), measure_sizes, plan))[-1]
+    assert advised.startswith("note 8 GPUs") and advised.endswith("python sat/doctor.py --training --model mini --zero 3 --offload")
+
+
+def test_the_command_plans_training_and_checks_its_lists(call, tmp_path):
+    command = partial(call, "doctor", "--training", "--model", "mini")
+    code, out, err = command("--gpus", 1, 2, "--zero", 1, 3, "--tflops", 2)
+    rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0].isdigit()]
+    assert (code, err) == (0, "") and [row[:2] for row in rows] == [["1", "1"], ["2", "1"], ["1", "3"], ["2", "3"]]
+    assert "s at 2 TFLOP/s" in out and "ok       lists  10 entries" in out
+    told = json.loads(command("--gpus", 2, "--json", "--offload").done)
+    (only,) = told["plans"]
+    assert only["offload"] and only["peak"] == only["states"] + max(only[name] for name in ("encoding", "network", "update"))
+    assert [finding["mark"] for finding in told["lists"]] == [OK]
     (tmp_path / "list.json").write_text('[{"video_path": "gone.mp4", "caption": "a", "image_path": ""}]')
-    config.training.train_data, config.training.valid_data = (str(tmp_path / "list.json"),), ()
-    assert "gone.mp4" in told(examine_lists(config, files))[-1]
+    ended = command("--train_data", tmp_path / "list.json")
+    assert ended.code == 1 and "gone.mp4" in ended.out and "GPUs  ZeRO" in ended.out
+    for options, words in {("--gpus", 0): "--gpus: found '0', expected a whole number from 1", ("--gups", 1): "nearest is --gpus"}.items():
+        assert is_told(ended := command(*options), 2) and words in ended.err
+    assert "is an option of sat/doctor.py --training" in call("doctor", "--gpus", 2).err
 
 
 def test_versions_are_held_against_the_pins(monkeypatch):
@@ -186,6 +267,7 @@ def test_command_tells_in_plain_lines_and_in_json(call, models, monkeypatch):
     content = json.loads(ended.out)
     problems = [each["what"] for section in content["sections"] for each in section["findings"] if each["mark"] == PROBLEM]
     assert not content["can_run"] and problems == ["autoencoder"]
+    assert "equal to what was downloaded" in call("doctor", "--digests").out
     assert "expected one of mini" in call("doctor", "--model", "5b").err
 
 

@@ -11,9 +11,11 @@ from conftest import ROOT
 from in_process import load_script
 from PIL import Image, ImageFilter
 
+from concat_id.face import photos
 from concat_id.face.detection import TEMPLATE, UprightPhoto
 from concat_id.face.parsing import CLASSES, EllipseParser
-from concat_id.face.photos import find_strangers
+from concat_id.face.photos import compare, find_strangers
+from concat_id.face.recognition import load_recognizer
 from concat_id.face.reference import prepare_found
 from concat_id.face.verdict import GOOD, LEVELS, NO_FACE, POOR, USABLE, PhotoVerdict, Reason, judge
 
@@ -117,6 +119,18 @@ def test_the_stranger_among_photos_of_one_person_is_named(detector, recognizer, 
     (stranger,) = find_strangers(vectors, recognizer.threshold)
     assert stranger.number == 1 and stranger.typical != 1 and stranger.similarity < 0.3
     assert find_strangers(vectors[[0, 2, 3]], recognizer.threshold) == []
+    references = [prepare_found(detector.search(image), (96, 144), detector, EllipseParser()) for image in images]
+    (line,) = (majority := compare(references, recognizer)).lines("abcd")
+    assert majority.outvoted == {1} and line.startswith("b: another person than in ") and "SFace says a cosine of" in line
+    (line,) = (two := compare(references[:2], recognizer)).lines("ab")
+    assert two.outvoted == set() and "seem to show different people" in line and not compare(references[2:], recognizer).strangers
+
+
+def test_one_photo_needs_no_recogniser_and_none_says_nothing(monkeypatch):
+    monkeypatch.setattr(photos, "load_recognizer", lambda **_: pytest.fail("not for one photo"))
+    assert photos.PhotoComparer().compare([None]) is None
+    monkeypatch.setattr(photos, "load_recognizer", lambda **_: load_recognizer("/nowhere"))
+    assert photos.PhotoComparer().compare([None, None]) is None
 
 
 def huge_png() -> bytes:

@@ -55,6 +55,15 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
 
 
+def test_a_stranger_among_photos_is_told_left_out_and_refused_if_strict(sample, tmp_path, photographs):
+    one, other = (photographs[name] for name in ("astronaut", "actor"))
+    line = "--prompt", "a man", "--image", f"{other}+{one}+{one}", *PORTRAIT
+    assert f"{other}: another person than in {one}; SFace says a cosine of" in only_error(*sample(*line, "--strict_photos"))
+    code, text = sample(*line)
+    assert code == 0 and f"warning: --prompt: {other}: another person" in text and f"person 1, {one} is taken" in text
+    assert " seem to show different people; SFace says" in sample(*line[:3], f"{other}+{one}", *PORTRAIT)[1]
+
+
 def test_of_several_photos_the_best_is_taken_or_each_is_a_reference(sample, tmp_path, photo):
     dark = tmp_path / "dark.png"
     Image.open(photo).convert("RGB").point(lambda value: value // 12).save(dark)

@@ -1,13 +1,11 @@
-"""The memory plan against what real processes of a small training keep and allocate, and its command."""
+"""The memory plan against what real processes of a small training keep and allocate."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from in_process import load_script
-from odd_input import is_told
 
 from concat_id.config.loading import load_config
 from concat_id.config.presets import files_of
@@ -70,16 +68,3 @@ def test_encoding_is_traced_as_it_is_allocated(setup):
         autoencoder.encode_moments(video)
     traced = memory_trace.trace_encoder(config)
     assert 0.75 * found.peak < traced.peak - video.nbytes <= found.peak  # convolutions on a CPU take one more tensor for themselves
-
-
-def test_the_command(setup, call):
-    command = partial(call, "plan_training", "--base", *setup.bases)
-    code, out, err = command("--gpus", 1, 2, "--zero", 0, 3, "--tflops", 2)
-    rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0].isdigit()]
-    assert (code, err) == (0, "") and [row[:2] for row in rows] == [["1", "1"], ["2", "1"], ["1", "3"], ["2", "3"]]
-    assert "s at 2 TFLOP/s" in out
-    (only,) = json.loads(command("--gpus", 2, "--json", "--offload").out)["plans"]
-    assert only["offload"] and only["peak"] == only["states"] + max(only[name] for name in ("encoding", "network", "update"))
-    for options, words in {("--gpus", 0): "--gpus: found '0', expected a whole number from 1", ("--gups", 1): "nearest is --gpus"}.items():
-        ended = command(*options)
-        assert is_told(ended, 2) and words in ended.err

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people
-from concat_id.curation.reference_crops import ReferenceCrop, choose_references, write_reference
+from concat_id.curation.reference_crops import ReferenceCrop, choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
 from concat_id.curation.video_parts import cut_clip, read_frames, visible_part
@@ -27,6 +27,7 @@ from concat_id.face.detection import CROP_SIZE, FaceDetector
 from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_recognizer
 from concat_id.face.reference import FaceParser, load_face_models
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
+from concat_id.face.verdict import PhotoVerdict
 from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
 from concat_id.files.paths import file_digest, folder_written_whole, kind_of, text_digest, written_whole
 from concat_id.startup import prepare_process
@@ -204,14 +205,17 @@ class Preparation:
         for place, (person, references) in enumerate(zip(people, chosen, strict=True), 1):
             stem = f"{name}_person_{place}"
             (folder / stem).mkdir()
+            verdicts = []
             for number, reference in enumerate(references):
                 crop = f"{stem}/{number}.png"
                 face, frame = person.faces[reference.frame].face, frames[reference.frame]
                 mask = folder / f"{stem}.masks" / f"{number}.png"
-                write_reference(folder / crop, mask, frame, face, self.tools.detector, self.tools.parser, self.settings.crop)
+                verdicts.append(
+                    write_reference(folder / crop, mask, frame, face, self.tools.detector, self.tools.parser, self.settings.crop)
+                )
                 vectors[crop] = reference.vector
             identity = source.identities[place - 1] if source.identities else None
-            entries.append(_entry(stem, identity, person, references, len(frames), frames[0].size, self.settings.rate))
+            entries.append(_entry(stem, identity, person, references, verdicts, len(frames), frames[0].size, self.settings.rate))
         video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
         if turned:
             write_image(folder / video, turned[0])
@@ -232,6 +236,7 @@ def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         take(record, "discarded", list_of(OBJECT), RECORD)
         sizes = take(record, "files", OBJECT, RECORD, optional=True) or {}  # older ones have none
         clips = read_clips(take(record, "clips", list_of(OBJECT), RECORD), folder, RECORD)
+        count_verdicts([(folder, record)])
     except UserError:
         return None
     needed = [file for clip in clips for file in (clip.video, *(mask for person in clip.people for mask in person.masks))]
@@ -298,12 +303,13 @@ def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
 
 
 def collect(output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRecognizer) -> dict[str, Any]:
-    """Write manifest.json, the clips of all videos with paths from `output`, and return it."""
+    """Write manifest.json, the clips of all videos with paths from `output` and without verdicts, and return it."""
     clips, discarded = [], []
     for folder, record, _ in prepared:
         for clip in record["clips"]:
             video = clip["video_path"] if Path(clip["video_path"]).is_absolute() else f"{folder.name}/{clip['video_path']}"
-            people = [person | {"folder": f"{folder.name}/{person['folder']}"} for person in clip["people"]]
+            people = [person | {"folder": f"{folder.name}/{person['folder']}", "references": _without_verdicts(person)}
+                      for person in clip["people"]]  # fmt: skip
             identities = [person.get("identity") for person in people]
             clips.append(clip | {"video_path": video, "source": record["source"], "people": people}
                          | ({"identities": identities} if all(identities) else {}))  # fmt: skip
@@ -314,16 +320,30 @@ def collect(output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRec
     return manifest
 
 
-def _entry(folder: str, identity: str | None, person: Track, references: list[ReferenceCrop], num_frames: int,
-           size: tuple[int, int], rate: float) -> dict[str, Any]:  # fmt: skip
+def result(output: Path, manifest: dict[str, Any], prepared: Sequence[PreparedVideo], failures: Sequence[str]) -> str:
+    """Say in a line or two what has become of all videos, and what their photos are worth."""
+    clips, discarded = manifest["clips"], manifest["discarded"]
+    told = f"{one_line(output / 'manifest.json')}: {len(clips)} clips of {len(prepared)} videos, {len(discarded)} discarded, "
+    told += f"{len(failures)} that cannot be used"
+    verdicts = count_verdicts((video.folder, video.record) for video in prepared)
+    return f"{told}\nreference crops: {verdicts}" if verdicts else told
+
+
+def _entry(folder: str, identity: str | None, person: Track, references: list[ReferenceCrop], verdicts: list[PhotoVerdict],
+           num_frames: int, size: tuple[int, int], rate: float) -> dict[str, Any]:  # fmt: skip
     return {
         "folder": folder,
         "identity": identity,
         "position": round(person.position / size[0], 4),
         "box": [round(float(side), 4) for side in person.box / (*size, *size)],
         "presence": round(len(person.faces) / num_frames, 3),
-        "references": [{"seconds": round(reference.frame / rate, 2), "quality": round(reference.quality, 3)} for reference in references],
+        "references": [{"seconds": round(reference.frame / rate, 2), "quality": round(reference.quality, 3), "verdict": verdict.record()}
+                       for reference, verdict in zip(references, verdicts, strict=True)],
     }
+
+
+def _without_verdicts(person: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in reference.items() if key != "verdict"} for reference in person.get("references") or ()]
 
 
 def _place(span: Span) -> dict[str, float]:

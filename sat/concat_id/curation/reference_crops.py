@@ -1,21 +1,25 @@
 """The crops of a clip that stand for a person: sharp, frontal, large, and different from one another."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from concat_id.curation.clip_people import DiscardError, in_order
 from concat_id.face.detection import Face, FaceDetector
-from concat_id.face.reference import FaceParser, kept_pixels
+from concat_id.face.reference import FaceParser, background_kept, kept_pixels
 from concat_id.face.tracking import FoundFace, Track
-from concat_id.face.verdict import nose_shift, sharpness
+from concat_id.face.verdict import GOOD, LEVELS, PhotoVerdict, judge, nose_shift, sharpness
+from concat_id.files.json_files import OBJECT, TEXT, list_of, take
 from concat_id.video.writing import write_image
 
 GOOD_ENOUGH = 0.4  # of the best crop's quality
 ALIKE = 0.985  # cosine from which a second crop adds nothing
+MOST_KINDS = 4  # of reasons that a summary names
 TURNED = 0.35  # shift of the nose, in distances of the eyes, at which a face counts as a profile
 
 
@@ -73,9 +77,30 @@ def spread_out(qualities: np.ndarray, vectors: np.ndarray, most: int) -> list[in
 
 def write_reference(
     target: Path, mask: Path, frame: Image.Image, face: Face, detector: FaceDetector, parser: FaceParser, size: int
-) -> None:
-    """Write the upright crop of `size` pixels, and in white what the model is to see of it."""
+) -> PhotoVerdict:
+    """Write the upright crop of `size` pixels, and in white what the model is to see of it; judge it as a photo of this person alone."""
     crop, keypoints = detector.align(frame, face, size)
-    kept, _ = kept_pixels(parser.parse(crop, keypoints))
+    kept, remaining = kept_pixels(labels := parser.parse(crop, keypoints))
     write_image(target, crop)
     write_image(mask, Image.fromarray(kept.astype(np.uint8) * 255))
+    return judge(frame, [face], face, crop, keypoints, labels).joined(*background_kept(remaining))
+
+
+def count_verdicts(videos: Iterable[tuple[Path, dict[str, Any]]]) -> str:
+    """Count the verdicts in folders and their records, "8 good, 2 usable, 0 poor; most often small (2)"; "" if there are none.
+
+    What was taken out by hand does not count, nor do reasons that lower no verdict. Raises `UserError` for what is no record.
+    """
+    levels, kinds = Counter(), Counter()
+    for folder, person in ((folder, person) for folder, record in videos for clip in record["clips"] for person in clip["people"]):
+        place = str(folder / person["folder"])
+        for number, reference in enumerate(take(person, "references", list_of(OBJECT), place, optional=True) or ()):
+            verdict = take(reference, "verdict", OBJECT, place, optional=True)  # older ones have none
+            if verdict is None or not (folder / person["folder"] / f"{number}.png").exists():
+                continue
+            levels[take(verdict, "level", TEXT, place)] += 1
+            reasons = take(verdict, "reasons", list_of(OBJECT), place)
+            kinds.update(take(reason, "kind", TEXT, place) for reason in reasons if take(reason, "level", TEXT, place) != GOOD)
+    often = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(MOST_KINDS))
+    told = ", ".join(f"{levels[level]} {level}" for level in LEVELS) if levels else ""
+    return "; most often ".join(filter(None, [told, often]))

@@ -1,4 +1,7 @@
-"""Every weight file of a model: whole, missing, cut short, a pointer of Git LFS, or in the wrong place. Headers are read, no tensors."""
+"""Every weight file of a model: whole, missing, cut short, a pointer of Git LFS, or in the wrong place.
+
+Headers are read, no tensors; where digests are asked for, every byte of what has a known one.
+"""
 
 import os
 from collections import Counter
@@ -9,6 +12,7 @@ from pathlib import Path
 from concat_id.config.loading import load_config
 from concat_id.config.presets import FETCH_WAN, PRESETS, files_of
 from concat_id.config.schema import Config
+from concat_id.doctor.digests import check_digest, known_digest
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, from_error
 from concat_id.errors import UserError
 from concat_id.face.onnx_files import check_onnx_length, onnx_files
@@ -48,7 +52,7 @@ def parts_of(config: Config) -> list[Part]:
     return [Part(what, str(Path(path)), files) for what, path, files in (("transformer", config.args.load, transformer), *others)]
 
 
-def examine_model(name: str, is_asked: bool) -> list[Finding]:
+def examine_model(name: str, is_asked: bool, digests: bool = False) -> list[Finding]:
     """Look at a model's files: part by part if the model `is_asked` for, else in one line unless there is something to tell.
 
     What is absent is a problem only where it is asked for, and the second transformer not even there.
@@ -63,14 +67,14 @@ def examine_model(name: str, is_asked: bool) -> list[Finding]:
     another = any(part not in absent for part in parts if part.what.startswith("transformer"))
     for part in parts:
         mark = NOTE if another and part.what.startswith("transformer") else missing
-        findings += [Finding(mark, part.what, f"{part.path}: not here", preset.fetch)] if part in absent else examine(part)
+        findings += [Finding(mark, part.what, f"{part.path}: not here", preset.fetch)] if part in absent else examine(part, digests)
     if is_asked:
         command = MINI_AGAIN if preset.shipped else preset.fetch
         damaged = any(finding.mark == PROBLEM and finding.advice != preset.fetch for finding in findings)
         return [*findings, *([Finding(NOTE, "to mend", "remove what is damaged and fetch it again", command)] if damaged else [])]
-    size = sum(finding.numbers.get("bytes", 0) for finding in findings)
+    size, count, known = (sum(finding.numbers.get(key, 0) for finding in findings) for key in ("bytes", "files", "known"))
     told = [replace(finding, what=f"{name}, {finding.what}") for finding in findings if finding.mark != OK]
-    return told or [Finding(OK, name, f"whole, {_shown(size)}")]
+    return told or [Finding(OK, name, f"whole, {_shown(size)}, {_told_digests(count, known, digests)}")]
 
 
 def _parts_by_path(name: str) -> dict[str, Part]:
@@ -85,8 +89,8 @@ def _parts_by_path(name: str) -> dict[str, Part]:
     return parts
 
 
-def examine(part: Part) -> list[Finding]:
-    """Look at the files of a part; one line for each that is damaged, or one for all of them."""
+def examine(part: Part, digests: bool = False) -> list[Finding]:
+    """Look at the files of a part, where `digests` are asked for at every byte; one line for each that is damaged, or one for all."""
     path = resolve_path(part.path)
     if inner := _misplaced(part):
         return [Finding(PROBLEM, part.what, f"{part.path}: its files lie too deep, in {inner.name}/ inside of it", FIX)]
@@ -96,31 +100,35 @@ def examine(part: Part) -> list[Finding]:
     except UserError as error:
         findings.append(from_error(part.what, error))
         files = [file for pattern in WEIGHTS for file in visible_files(path, pattern)]
+    known = {file: digest for file in files if (digest := known_digest(file))}
     for file in files:
         try:
             check_onnx_length(file) if file.suffix == ".onnx" else check_whole(file)
+            if digests and file in known:
+                check_digest(file, known[file])
         except UserError as error:
             findings.append(from_error(part.what, error))
     if findings:
         return findings
     size = sum(file.stat().st_size for file in files)
     count = f"{len(files)} files of " if len(files) > 1 else ""
-    return [Finding(OK, part.what, f"{part.path}: whole, {count}{_shown(size)}", numbers={"bytes": size})]
+    told = f"{part.path}: whole, {count}{_shown(size)}, {_told_digests(len(files), len(known), digests)}"
+    return [Finding(OK, part.what, told, numbers={"bytes": size, "files": len(files), "known": len(known)})]
 
 
-def examine_faces(config: Config) -> Iterator[Finding]:
+def examine_faces(config: Config, digests: bool = False) -> Iterator[Finding]:
     """Look at the face detector, what stands in for it, and the face parser; each has a stand-in but the last detector."""
     faces = config.model.faces
     detector, fallback, parser = (str(Path(path)) for path in (faces.detector, faces.fallback_detector, faces.parser))
     detectors = [path for path in (detector, fallback) if os.path.lexists(resolve_path(path))]
     for path in detectors:
-        yield from examine(Part("detector", path, _onnx_files))
+        yield from examine(Part("detector", path, _onnx_files), digests)
     if not detectors:
         yield Finding(PROBLEM, "detector", f"neither {detector} nor {fallback} is here", FIX)
     elif detector not in detectors:
         yield Finding(NOTE, "detector", f"{detector} is not here, YuNet takes its place", "put antelopev2's .onnx files there")
     if os.path.lexists(resolve_path(parser)):
-        yield from examine(Part("parser", parser, weight_files))
+        yield from examine(Part("parser", parser, weight_files), digests)
     else:
         yield Finding(NOTE, "parser", f"{parser} is not here, an oval around the head takes its place", FETCH_WAN)
 
@@ -147,6 +155,13 @@ def _onnx_files(folder: Path) -> list[Path]:
     if files := onnx_files(folder):
         return files
     raise UserError(f"{folder}: has no .onnx file; download it again or remove the folder")
+
+
+def _told_digests(count: int, known: int, are_checked: bool) -> str:
+    if not known:
+        return "digest unknown"
+    told = "equal to what was downloaded" if are_checked else "digest known"
+    return told if known == count else f"{told} for {known} of {count} files, unknown for the others"
 
 
 def _shown(size: int) -> str:

@@ -1,16 +1,20 @@
 """Several photos at once: a verdict and a contact sheet for each, and whether they show one person."""
 
+import os
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, warn
 from concat_id.face.detection import UprightPhoto
-from concat_id.face.recognition import FaceRecognizer, same_person
+from concat_id.face.recognition import FALLBACK, FaceRecognizer, load_recognizer, same_person
 from concat_id.face.reference import FaceModels, PreparedReference, prepare_found
-from concat_id.files.paths import safe_name
+from concat_id.files.paths import resolve_path, safe_name
 from concat_id.video.transforms import fit_and_pad, load_image
 from concat_id.video.writing import contact_sheet, write_image
 
@@ -33,13 +37,66 @@ def find_strangers(vectors: np.ndarray, threshold: float) -> list[Stranger]:
     return [Stranger(number, typical, float(value)) for number, value in enumerate(similarities[typical]) if value < threshold]
 
 
+class Comparison(NamedTuple):
+    """Who is a stranger among the photos of one person, by the recogniser that is named; photos without a face are no strangers."""
+
+    strangers: list[Stranger]
+    recognizer: str
+    threshold: float
+    is_clear: bool  # whether more than half of the photos show one person
+
+    @property
+    def outvoted(self) -> set[int]:
+        """Numbers of the photos that are not to be taken, as most of the others show one person."""
+        return {stranger.number for stranger in self.strangers} if self.is_clear else set()
+
+    def lines(self, names: Sequence[object]) -> list[str]:
+        """Say it of photos with these names, one line for each stranger."""
+        return [self._line(stranger, str(names[stranger.number]), str(names[stranger.typical])) for stranger in self.strangers]
+
+    def _line(self, stranger: Stranger, name: str, typical: str) -> str:
+        said = f"another person than in {typical}" if self.is_clear else f"and {typical} seem to show different people"
+        link, what = (": ", "leave it out") if self.is_clear else (" ", "give photos of one person")
+        cosine = f"{self.recognizer} says a cosine of {stranger.similarity:.2f}, expected {self.threshold:g} of one person"
+        return f"{name}{link}{said}; {cosine}; {what}"
+
+
+def compare(references: Sequence[PreparedReference], recognizer: FaceRecognizer) -> Comparison:
+    """Compare the photos of one person."""
+    threshold = same_person(recognizer.name, recognizer.threshold).threshold
+    numbers = [number for number, reference in enumerate(references) if reference.face]
+    found = find_strangers(recognizer.embed_crops([references[number].face for number in numbers]), threshold) if numbers else []
+    strangers = [Stranger(numbers[number], numbers[typical], similarity) for number, typical, similarity in found]
+    return Comparison(strangers, recognizer.name, threshold, is_clear=2 * len(strangers) < len(numbers))
+
+
+class PhotoComparer:
+    """Compares several photos of one person; loads the recogniser for the first that are, and says nothing where none is there."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self._device = device
+
+    @cached_property
+    def _recognizer(self) -> FaceRecognizer | None:
+        try:
+            return load_recognizer(device=self._device)
+        except UserError as error:
+            if os.path.isdir(resolve_path(FALLBACK)):
+                warn(f"photos of one person are not compared: {error}")
+            return None
+
+    def compare(self, references: Sequence[PreparedReference]) -> Comparison | None:
+        """Compare the photos of one person; None if there is nothing to compare them with or by."""
+        return compare(references, self._recognizer) if len(references) > 1 and self._recognizer else None
+
+
 class PhotoChecker:
     """Judges photos for videos of `size` (height, width); draws them into a folder and compares them, if these are given."""
 
     def __init__(self, size: tuple[int, int], models: FaceModels, recognizer: FaceRecognizer | None = None, output: Path | None = None):
         self.size, self.models, self.recognizer, self.output = size, models, recognizer, output
         self.photos: list[dict[str, Any]] = []
-        self._vectors: dict[int, np.ndarray] = {}
+        self._prepared: dict[str, PreparedReference] = {}
 
     def check(self, path: str | Path) -> str:
         """Judge one photo; returns the line that says so. Raises `UserError` if it cannot be read, and remembers that."""
@@ -52,24 +109,21 @@ class PhotoChecker:
             raise
         prepared = prepare_found(found, self.size, self.models.detector, self.models.parser)
         record |= prepared.verdict.record()
-        if self.recognizer and found.largest:
-            self._vectors[len(self.photos) - 1] = self.recognizer.embed(found.photo, found.largest)
+        self._prepared[str(path)] = prepared
         if self.output:
             record["sheet"] = f"{len(self.photos):02d}_{safe_name(Path(path).stem)}.png"
             write_image(self.output / record["sheet"], draw_verdict(found, prepared, f"{Path(path).name}: {prepared.verdict}"))
         return f"{path}: {prepared.verdict}"
 
-    def result(self) -> dict[str, Any]:
-        """What is to be said of all photos, as JSON has it."""
+    def result(self) -> tuple[dict[str, Any], list[str]]:
+        """What is to be said of all photos, as JSON has it; and a line for each stranger."""
         result: dict[str, Any] = {"photos": self.photos}
-        if self.recognizer:
-            threshold = same_person(self.recognizer.name, self.recognizer.threshold).threshold
-            names = [self.photos[number]["photo"] for number in self._vectors]
-            strangers = find_strangers(np.stack(list(self._vectors.values())), threshold) if names else []
-            result |= {"recognizer": self.recognizer.name, "threshold": threshold}
-            result["strangers"] = [{"photo": names[stranger.number], "typical": names[stranger.typical],
-                                    "similarity": round(stranger.similarity, 3)} for stranger in strangers]  # fmt: skip
-        return result
+        if not self.recognizer:
+            return result, []
+        names, compared = list(self._prepared), compare(list(self._prepared.values()), self.recognizer)
+        strangers = [{"photo": names[stranger.number], "typical": names[stranger.typical], "similarity": round(stranger.similarity, 3)}
+                     for stranger in compared.strangers]  # fmt: skip
+        return result | {"recognizer": compared.recognizer, "threshold": compared.threshold, "strangers": strangers}, compared.lines(names)
 
 
 def draw_verdict(found: UprightPhoto, prepared: PreparedReference, title: str) -> Image.Image:

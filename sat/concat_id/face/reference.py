@@ -12,7 +12,7 @@ from PIL import Image
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
-from concat_id.face.detection import FaceDetector, UprightPhoto
+from concat_id.face.detection import TEMPLATE_SIZE, FaceDetector, UprightPhoto, alignment, warp
 from concat_id.face.onnx_files import COMMAND
 from concat_id.face.parsing import CLASSES, EllipseParser, SegformerParser
 from concat_id.face.verdict import GOOD, NO_FACE, USABLE, PhotoVerdict, Reason, judge
@@ -34,13 +34,14 @@ class FaceParser(Protocol):
 
 @dataclass
 class PreparedReference:
-    """A reference as the model sees it, the unmasked crop it was made from, and what the photo is worth."""
+    """A reference as the model sees it, the unmasked crop it was made from, what the photo is worth, and its face as recognisers see it."""
 
     image: Image.Image
     crop: Image.Image
     detector: str
     parser: str
     verdict: PhotoVerdict
+    face: Image.Image | None = None
 
 
 def prepare_reference(path: str | Path, size: Sequence[int], detector: FaceDetector, parser: FaceParser) -> PreparedReference:
@@ -61,11 +62,9 @@ def prepare_found(found: UprightPhoto, size: Sequence[int], detector: FaceDetect
     labels = parser.parse(crop, keypoints)
     masked, remaining = mask_surroundings(crop, labels)
     remarks = [Reason("lying", GOOD, turned)] if turned else []
-    if remaining < MIN_REMAINING:
-        told = f"face and hair would be only {remaining:.0%} of the crop, its background is kept"
-        remarks.append(Reason("background", USABLE, told, "take a photo with nothing before the head"))
-    verdict = judge(image, faces, face, crop, keypoints, labels).joined(*remarks)
-    return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, verdict)
+    verdict = judge(image, faces, face, crop, keypoints, labels).joined(*remarks, *background_kept(remaining))
+    seen = warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
+    return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, verdict, seen)
 
 
 def mask_surroundings(crop: Image.Image, labels: np.ndarray) -> tuple[Image.Image, float]:
@@ -82,6 +81,12 @@ def kept_pixels(labels: np.ndarray) -> tuple[np.ndarray, float]:
     kept = ~np.isin(labels, REMOVED_CLASSES)
     remaining = float(kept.mean())
     return kept if remaining >= MIN_REMAINING else np.ones_like(kept), remaining
+
+
+def background_kept(remaining: float) -> list[Reason]:
+    """The reason that a share of the crop too small for masking gives, if it is."""
+    told = f"face and hair would be only {remaining:.0%} of the crop, its background is kept"
+    return [Reason("background", USABLE, told, "take a photo with nothing before the head")] if remaining < MIN_REMAINING else []
 
 
 class FaceFolders(NamedTuple):

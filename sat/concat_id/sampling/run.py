@@ -13,6 +13,7 @@ from tqdm import tqdm
 from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed, warn_of_emulation
 from concat_id.errors import UserError, printable, report, shortened, tell, warn
+from concat_id.face.photos import PhotoComparer
 from concat_id.face.reference import PreparedReference, choose_folders, load_face_models, prepare_reference
 from concat_id.face.verdict import GOOD, POOR
 from concat_id.files.locks import InUseError
@@ -175,7 +176,7 @@ def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any],
     detector, parser, notices = load_face_models(config.model.faces, device)
     for notice in notices:
         warn(notice)
-    prepared, told = [], set()
+    prepared, told, comparer = [], set(), PhotoComparer(device)
     for job, fingerprint, again in pending:
         try:
             candidates = [
@@ -189,7 +190,14 @@ def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any],
         for photo in sorted(verdicts.keys() - told):
             (tell if verdicts[photo].level == GOOD else warn)(f"{photo}: {verdicts[photo]}")
         told |= verdicts.keys()
-        item = _choose(job, fingerprint, again, candidates, every=config.args.photos == "all")
+        every = config.args.photos == "all"
+        candidates, strangers = _compare(candidates, comparer, every)
+        if strangers and config.args.strict_photos:
+            problems.append(f"{job.source}: {strangers[0]} (--strict_photos)")
+            continue
+        for line in strangers:
+            warn(f"{job.source}: {line}")
+        item = _choose(job, fingerprint, again, candidates, every)
         poor = [photo for photo in item.photos if verdicts[photo].level == POOR]
         if poor and config.args.strict_photos:
             problems.append(f"{job.source}: {poor[0]}: {verdicts[poor[0]]}; expected a photo that is usable (--strict_photos)")
@@ -198,6 +206,19 @@ def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any],
         else:
             prepared.append(item)
     return prepared, problems
+
+
+def _compare(
+    candidates: Sequence[Sequence[tuple[Path, PreparedReference]]], comparer: PhotoComparer, every: bool
+) -> tuple[list[Sequence[tuple[Path, PreparedReference]]], list[str]]:
+    """Leave strangers out of every person's photos, unless `every` photo is taken; also return a line for each of them."""
+    kept, lines = [], []
+    for person in candidates:
+        found = comparer.compare([reference for _, reference in person])
+        lines += found.lines([photo for photo, _ in person]) if found else []
+        outvoted = found.outvoted if found and not every else set()
+        kept.append([candidate for number, candidate in enumerate(person) if number not in outvoted])
+    return kept, lines
 
 
 def _choose(

@@ -28,7 +28,7 @@ CSS = """
 .word {padding: 1px 8px; border-radius: 9px; color: white; font-size: 90%}
 .good, .made {background: #15803d}
 .usable {background: #b45309}
-.poor, .failed, .stopped {background: #b91c1c}
+.poor, .stranger, .failed, .stopped {background: #b91c1c}
 .facts, .facts tr, .facts th, .facts td {border: 0 !important; padding: 2px 14px 2px 0 !important; text-align: left; vertical-align: top}
 .facts th {white-space: nowrap; font-weight: normal; opacity: .7}
 .facts td {overflow-wrap: anywhere}

@@ -8,6 +8,7 @@ from PIL import Image
 
 from concat_id.config.schema import Config
 from concat_id.errors import UserError, one_line
+from concat_id.face.photos import PhotoComparer
 from concat_id.face.reference import PreparedReference, load_face_models, prepare_reference
 
 TILE_HEIGHT = 200  # pixels
@@ -18,6 +19,7 @@ class PhotoReader:
 
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
+        self._comparer = PhotoComparer()
 
     def read(self, path: str, config: Config) -> PreparedReference:
         """Prepare a photo for a model. Raises `UserError` for what is none."""
@@ -27,7 +29,7 @@ class PhotoReader:
 
     def look(self, paths: list[str] | None, config: Config) -> tuple[Image.Image | None, str]:
         """The image and the sentences to show for a person's uploads; the best of several photos is the one that is taken."""
-        found, told = [], []
+        found, names, told = [], [], []
         for path in paths or ():
             try:
                 reference = self.read(path, config)
@@ -35,9 +37,14 @@ class PhotoReader:
                 told.append(marked("poor", sentence(error, path)))
                 continue
             found.append(reference)
+            names.append(Path(path).name)
             name = f"{html.escape(Path(path).name)}: " if len(paths) > 1 else ""
             told.append(marked(reference.verdict.level, name + "<br>".join(html.escape(note) for note in reference.verdict.notes)))
-        best = max(found, key=lambda reference: reference.verdict.worth, default=None)
+        compared = self._comparer.compare(found)
+        told += [marked("stranger", html.escape(line)) for line in compared.lines(names)] if compared else []
+        outvoted = compared.outvoted if compared else set()
+        kept = [reference for number, reference in enumerate(found) if number not in outvoted]
+        best = max(kept, key=lambda reference: reference.verdict.worth, default=None)
         return side_by_side([best.crop, best.image]) if best else None, "<br>".join(told)
 
 

@@ -1,0 +1,21 @@
+"""What a slot of the page says of its photos."""
+
+from conftest import ROOT
+
+from concat_id.config.loading import load_config
+from concat_id.config.presets import files_of
+from concat_id.studio.photos import PhotoReader, side_by_side
+
+
+def test_a_stranger_among_the_photos_of_a_slot_is_told_and_not_taken(tmp_path, photographs):
+    paths = [tmp_path / "<i>.png", tmp_path / "b.png", tmp_path / "c.png"]
+    for path, name in zip(paths, ("actor", "astronaut", "astronaut"), strict=True):
+        path.write_bytes(photographs[name].read_bytes())
+    reader, config = PhotoReader(), load_config(files_of("mini"))
+    shown, told = reader.look([str(path) for path in paths], config)
+    (line,) = [line for line in told.split("<br>") if 'class="word stranger"' in line]
+    assert "&lt;i&gt;.png: another person than in " in line and "<i>" not in told
+    taken = reader.read(str(paths[1]), config)
+    assert shown.tobytes() == side_by_side([taken.crop, taken.image]).tobytes()
+    assert "stranger" not in reader.look([str(path) for path in paths[1:]], config)[1]
+    assert reader.look([str(ROOT / "README.md")], config)[0] is None
