@@ -46,3 +46,6 @@ class _Later:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._find(), name)
+
+    def __or__(self, other: Any) -> Any:  # in annotations
+        return Any

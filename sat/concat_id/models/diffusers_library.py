@@ -15,9 +15,11 @@ def _prepare() -> None:
     with replaced(unused):  # half of PyTorch, for a mark on classes that are compiled; diffusers goes on without it
         torch_utils = importlib.import_module("diffusers.utils.torch_utils")
     import_lazily("diffusers.models.autoencoders", "diffusers.models.unets", "diffusers.models.transformers")
-    importlib.import_module("diffusers.models.modeling_utils")
-    with deferred("diffusers.schedulers", "transformers"):  # for checkpoints of whole pipelines in single files
-        importlib.import_module("diffusers.loaders.single_file_utils")
+    with deferred("diffusers.quantizers", "diffusers.quantizers.quantization_config"):  # which bring torchao where it is installed
+        importlib.import_module("diffusers.models.modeling_utils")
+    # The latter two for checkpoints of whole pipelines in single files.
+    with deferred("diffusers.quantizers", "diffusers.schedulers", "transformers"):
+        importlib.import_module("diffusers.loaders.single_file_model")
     importlib.import_module("diffusers.models.autoencoders.vae")
     if unused:
         torch_utils.maybe_allow_in_graph = torch.compiler.allow_in_graph  # classes that are imported later get the mark
