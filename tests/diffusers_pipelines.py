@@ -42,6 +42,13 @@ def check_batches(pipe, image, latents: torch.Tensor, **options) -> None:
     rows, options = [[image(0)], [image(99)]], {"output_type": "latent", "num_inference_steps": 2} | options
     both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
     assert_close(both[1:], pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames, 1e-4)
+    strong = {"ref_guidance_scale": 2.0} | options
+    guided = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **strong).frames
+    assert_close(guided[1:], pipe("a woman", reference_images=rows[1], latents=latents[1:], **strong).frames, 1e-4)
+    assert not torch.allclose(guided, both, atol=1e-3)
+    assert torch.equal(pipe(["a man", "a woman"], reference_images=rows, latents=latents, ref_guidance_scale=[1], **options).frames, both)
+    with pytest.raises(ValueError, match="found 2 values for 1 reference images"):
+        pipe("a man", reference_images=rows[0], ref_guidance_scale=[2, 2], **options)
     with pytest.raises(ValueError, match="one list a prompt"):
         pipe(["a man", "a woman"], reference_images=rows[:1], **options)
     with pytest.raises(ZeroDivisionError):

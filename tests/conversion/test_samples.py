@@ -1,5 +1,6 @@
 """Whole samples: our network, guidance and sampler on diffusers' signal levels against the whole diffusers pipeline, same noise."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_close
@@ -27,13 +28,15 @@ def noise_like_diffusers(generator: torch.Generator):
     return noise
 
 
-@pytest.mark.parametrize("positions, scheduler, num_refs, shape, guidance", [
-    ("rotary", "sde_dpmpp_2m", 2, (3, 8, 12), "dynamic"),
-    ("rotary", "ddim", 3, (3, 8, 12), "constant"),
-    ("sincos", "ddim", 2, (2, 6, 8), "constant"),
-    ("sincos", "sde_dpmpp_2m", 1, (1, 8, 12), "constant"),
+@pytest.mark.parametrize("positions, scheduler, num_refs, shape, guidance, scale, ref_scale", [
+    ("rotary", "sde_dpmpp_2m", 2, (3, 8, 12), "dynamic", 6.0, 1.0),
+    ("rotary", "sde_dpmpp_2m", 2, (3, 8, 12), "dynamic", 6.0, [2.0, 1.2]),
+    ("rotary", "ddim", 3, (3, 8, 12), "constant", 6.0, [0.5, 1.0, 2.0]),
+    ("rotary", "ddim", 1, (3, 8, 12), "constant", 1.0, 2.0),
+    ("sincos", "ddim", 2, (2, 6, 8), "constant", 6.0, 2.0),
+    ("sincos", "sde_dpmpp_2m", 1, (1, 8, 12), "constant", 6.0, 1.0),
 ])  # fmt: skip
-def test_whole_samples_agree(request, image, positions, scheduler, num_refs, shape, guidance):
+def test_whole_samples_agree(request, image, positions, scheduler, num_refs, shape, guidance, scale, ref_scale):
     model = request.getfixturevalue(positions)
     pipe, sat = model.pipeline(), SatPipeline(model.config, torch.device("cpu"))
     if scheduler == "ddim":
@@ -42,15 +45,16 @@ def test_whole_samples_agree(request, image, positions, scheduler, num_refs, sha
     images = [image(50 * index).resize((8 * width, 8 * height)) for index in range(num_refs)]
     start = torch.randn(1, frames, 16, height, width, generator=torch.Generator().manual_seed(3))
     found = pipe(
-        PROMPT, reference_images=images, latents=start, num_inference_steps=4, guidance_scale=6.0, use_dynamic_cfg=guidance == "dynamic",
+        PROMPT, reference_images=images, latents=start, num_inference_steps=4, guidance_scale=scale, use_dynamic_cfg=guidance == "dynamic",
         num_frames=4 * frames - 3, height=8 * height, width=8 * width, generator=torch.Generator().manual_seed(9), output_type="latent",
+        ref_guidance_scale=ref_scale,
     ).frames  # fmt: skip
 
     timesteps = pipe.scheduler.timesteps.tolist()
     signal = pipe.scheduler.alphas_cumprod[timesteps].double().sqrt()
     steps = SamplingSteps(timesteps, torch.cat([signal, signal.new_ones(1)]), signal)
     condition = Condition(sat.encode_prompts([PROMPT])[0], sat.encode_references(images))
-    denoise = guided_denoiser(sat.transformer, steps, condition, guidance_scale(guidance, 6.0, 4))
+    denoise = guided_denoiser(sat.transformer, steps, condition, guidance_scale(guidance, scale, 4), ref_scales=np.atleast_1d(ref_scale))
     sampler = sample_ddim if scheduler == "ddim" else sample_sde_dpmpp_2m
     expected = sampler(denoise, start, steps, noise_like_diffusers(torch.Generator().manual_seed(9)))
     assert_close(found, expected, 2e-5)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from conftest import assert_close
@@ -36,8 +37,11 @@ def test_a_folder_needs_no_checkout(wan, tmp_path):
     check_needs_no_checkout(wan.folders["adaln"], tmp_path, **SETTINGS | {"num_frames": 5, "num_inference_steps": 1})
 
 
-@pytest.mark.parametrize(("variant", "num_refs"), [("first_stage", 1), ("adaln", 2)])
-def test_sampled_latents_are_this_projects(wan, image, variant, num_refs):
+@pytest.mark.parametrize(("variant", "num_refs", "scale", "ref_scale"), [
+    ("first_stage", 1, 5.0, 1.0), ("adaln", 2, 5.0, 1.0), ("first_stage", 1, 5.0, 2.0), ("adaln", 2, 5.0, [2.0, 1.2]),
+    ("adaln", 2, 1.0, [2.0, 1.0]),
+])  # fmt: skip
+def test_sampled_latents_are_this_projects(wan, image, variant, num_refs, scale, ref_scale):
     """The whole way in our own code: text, references, flow matching with shift, guidance away from "..." that keeps the references."""
     images = [image(40 * index) for index in range(num_refs)]
     encoder = WanTextEncoder(wan.model.text_encoder.path, TINY.text_length, torch.float32)
@@ -47,9 +51,11 @@ def test_sampled_latents_are_this_projects(wan, image, variant, num_refs):
     refs = torch.cat([autoencoder.encode(ConcatIDWanPipeline._pixels(image, (64, 96))) for image in images], dim=1)
     text, negative = encoder.encode([PROMPT, "..."]).split(1)
     steps = FlowSchedule(shift=5.0).sampling_steps(3)
-    denoise = guided_denoiser(network, steps, Condition(text, refs), lambda *_: 5.0, Condition(negative, refs), batched=False)
+    branches = Condition(text, refs), lambda *_: scale, Condition(negative, refs)
+    denoise = guided_denoiser(network, steps, *branches, batched=False, ref_scales=np.atleast_1d(ref_scale))
     expected = sample_euler(denoise, START.transpose(1, 2), steps, torch.zeros_like).transpose(1, 2)
-    assert_close(latents_of(wan.pipeline(variant), images), expected, 1e-4)
+    found = latents_of(wan.pipeline(variant), images, guidance_scale=scale, ref_guidance_scale=ref_scale)
+    assert_close(found, expected, 2e-5)
 
 
 def test_the_schedule_is_evenly_spaced_before_the_shift():

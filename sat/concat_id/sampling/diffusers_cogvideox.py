@@ -48,24 +48,33 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         super().__init__(tokenizer, text_encoder, vae, transformer, scheduler)
         if transformer is not None:
             transformer.norm_out.norm.eps = LAST_EPS
+            transformer._repeated_blocks = transformer._repeated_blocks or ["CogVideoXBlock"]  # for compile_repeated_blocks
 
     @torch.no_grad()
-    def __call__(self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (), **options):
+    def __call__(
+        self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (),
+        ref_guidance_scale: float | Sequence[float] = 1.0, **options,
+    ):  # fmt: skip
         """Call CogVideoXPipeline with references; `options` are all of its options.
 
         `reference_images` lists the people of all prompts, left to right; or, with several prompts, one such list for each.
         The unconditional branch has zero text embeddings, as Concat-ID was trained with, unless `negative_prompt` or
         `negative_prompt_embeds` is given; it sees the same references.
+        A `ref_guidance_scale` above 1, of all people or of each, makes references stronger (Brooks et al. 2023, eq. 3). Each distinct value
+        other than 1 is one more video in the transformer's batch.
         Raises ValueError for lists of different lengths.
         """
         embeds = options.get("prompt_embeds")
+        encoding = {"device": self._execution_device, "do_classifier_free_guidance": False}
+        encoding["max_sequence_length"] = options.setdefault("max_sequence_length", self.transformer.config.max_text_seq_length)
         if embeds is None:
-            device, length = self._execution_device, options.setdefault("max_sequence_length", self.transformer.config.max_text_seq_length)
-            embeds, _ = self.encode_prompt(prompt, do_classifier_free_guidance=False, device=device, max_sequence_length=length)
+            embeds, _ = self.encode_prompt(prompt, **encoding)
         elif prompt is not None:
             raise ValueError("give prompt or prompt_embeds, not both")
-        if not options.get("negative_prompt") and options.get("negative_prompt_embeds") is None:
-            options["negative_prompt_embeds"] = torch.zeros_like(embeds)
+        if options.get("negative_prompt_embeds") is None:
+            negative = options.pop("negative_prompt", None)
+            rows = [negative] * len(embeds) if isinstance(negative, str) else negative
+            options["negative_prompt_embeds"] = self.encode_prompt(rows, **encoding)[0] if negative else torch.zeros_like(embeds)
         options["prompt_embeds"] = embeds
 
         config, factor = self.transformer.config, self.vae_scale_factor_spatial
@@ -73,9 +82,7 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         options |= {name: options.get(name) or value for name, value in own.items()}  # which earlier versions ask for
         ref_latents = self.encode_references(reference_images, embeds.shape[0], (options["height"], options["width"]))
         guidance = options.get("guidance_scale", inspect.signature(super().__call__).parameters["guidance_scale"].default)
-        if ref_latents is not None and guidance > 1:
-            ref_latents = torch.cat([ref_latents, ref_latents])
-        with self._references(ref_latents):
+        with self._references(ref_latents, ref_guidance_scale, None if guidance > 1 else options["negative_prompt_embeds"]):
             return super().__call__(**options)
 
     def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
@@ -104,22 +111,53 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         canvas.paste(image.convert("RGB").resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
         return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
 
+    @staticmethod
+    def _weaker(ref_latents: Tensor, ref_guidance_scale: float | Sequence[float]) -> dict[float, Tensor]:
+        """The scales other than 1, rising, and for each the references without those who have it or a larger one: zeros in their place."""
+        count = ref_latents.shape[1]
+        each = [ref_guidance_scale] * count if isinstance(ref_guidance_scale, int | float) else list(ref_guidance_scale)
+        if len(each) != count:
+            raise ValueError(f"ref_guidance_scale: found {len(each)} values for {count} reference images, expected one, or one a person")
+        hidden = {scale: [own != 1 and own >= scale for own in each] for scale in sorted({*each} - {1})}
+        masks = {scale: torch.tensor(people, device=ref_latents.device).view(-1, 1, 1, 1) for scale, people in hidden.items()}
+        return {scale: ref_latents.masked_fill(mask, 0) for scale, mask in masks.items()}
+
     @contextmanager
-    def _references(self, ref_latents: Tensor | None) -> Iterator[None]:
-        """Inside the block, every call of the transformer has the references appended (B, T+R, ...) and their outputs dropped."""
+    def _references(
+        self, ref_latents: Tensor | None, ref_guidance_scale: float | Sequence[float], negative_embeds: Tensor | None
+    ) -> Iterator[None]:
+        """Inside the block, every call of the transformer has the references appended (B, T+R, ...) and their outputs dropped.
+
+        Branches that guidance by references needs go before the batch, so that it is [without people, ..., unconditional, conditional]. The
+        unconditional one is theirs where the text does not guide, with `negative_embeds`, which are None where it does.
+        """
         if ref_latents is None:
             yield
             return
+        batch, num_refs = ref_latents.shape[:2]
+        weaker = self._weaker(ref_latents, ref_guidance_scale)
+
+        added = [*weaker.values()] + ([ref_latents] if weaker and negative_embeds is not None else [])
 
         def append(module, args, options):
-            latents = options["hidden_states"]
-            options["hidden_states"] = torch.cat([latents, ref_latents.to(latents)], dim=1)
-            return args, options
+            latents, text, timestep = (options[name] for name in ("hidden_states", "encoder_hidden_states", "timestep"))
+            repeats, count = len(latents) // batch, len(added)
+            refs = torch.cat([*added, *[ref_latents] * repeats]).to(latents)
+            if added:
+                latents, timestep = (torch.cat([tensor[:batch]] * count + [tensor]) for tensor in (latents, timestep))
+                text = torch.cat([text[:batch] if negative_embeds is None else negative_embeds.to(text)] * count + [text])
+            latents = torch.cat([latents, refs], dim=1)
+            return args, options | {"hidden_states": latents, "encoder_hidden_states": text, "timestep": timestep}
 
         def drop(module, args, options, output):
-            return (output[0][:, : -ref_latents.shape[1]],)
+            velocity = output[0][:, :-num_refs]
+            if not added:
+                return (velocity,)
+            parts = velocity.float().split(batch)
+            term = sum((scale - 1) * (more - less) for scale, less, more in zip(weaker, parts, parts[1:], strict=False))
+            return (torch.cat([part + term for part in parts[len(added) :]]),)
 
-        self._num_refs = ref_latents.shape[1]
+        self._num_refs = num_refs
         hooks = [
             self.transformer.register_forward_pre_hook(append, with_kwargs=True),
             self.transformer.register_forward_hook(drop, with_kwargs=True),

@@ -7,6 +7,7 @@ This file is copied into converted folders as pipeline.py and must not import an
 """
 
 import inspect
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -62,11 +63,16 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         super().__init__(tokenizer, text_encoder, vae, scheduler, transformer, transformer_2, boundary_ratio, expand_timesteps)
 
     @torch.no_grad()
-    def __call__(self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (), **options):
+    def __call__(
+        self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (),
+        ref_guidance_scale: float | Sequence[float] = 1.0, **options,
+    ):  # fmt: skip
         """Call WanPipeline with references; `options` are all of its options.
 
         `reference_images` lists the people of all prompts; or, with several prompts, one such list for each. The unconditional branch
         sees the same references and "..." for a text, unless `negative_prompt` or `negative_prompt_embeds` is given.
+        A `ref_guidance_scale` above 1, of all people or of each, makes references stronger (Brooks et al. 2023, eq. 3). Each distinct value
+        other than 1 is one more video in the transformer's batch.
         Raises ValueError for lists of different lengths.
         """
         if options.get("negative_prompt") is None and options.get("negative_prompt_embeds") is None:
@@ -77,7 +83,13 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         ref_latents = self.encode_references(reference_images, count, size)
         if ref_latents is not None:
             ref_latents = ref_latents.repeat_interleave(options.get("num_videos_per_prompt") or 1, dim=0)
-        with self._references(ref_latents):
+        negative = None
+        if options.get("guidance_scale", defaults["guidance_scale"].default) <= 1 and ref_guidance_scale != 1:
+            text, names = options.get("negative_prompt"), ("num_videos_per_prompt", "max_sequence_length")
+            encoding = {name: options.get(name, defaults[name].default) for name in names}
+            encoding |= {"prompt_embeds": options.get("negative_prompt_embeds"), "do_classifier_free_guidance": False}
+            negative, _ = self.encode_prompt([text] * count if isinstance(text, str) else text, **encoding)
+        with self._references(ref_latents, ref_guidance_scale, negative):
             return super().__call__(prompt, **options)
 
     def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
@@ -107,17 +119,56 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         canvas.paste(image.convert("RGB").resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
         return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
 
+    @staticmethod
+    def _weaker(ref_latents: Tensor, ref_guidance_scale: float | Sequence[float]) -> dict[float, Tensor]:
+        """The scales other than 1, rising, and for each the references without those who have it or a larger one: zeros in their place."""
+        count = ref_latents.shape[2]
+        each = [ref_guidance_scale] * count if isinstance(ref_guidance_scale, int | float) else list(ref_guidance_scale)
+        if len(each) != count:
+            raise ValueError(f"ref_guidance_scale: found {len(each)} values for {count} reference images, expected one, or one a person")
+        hidden = {scale: [own != 1 and own >= scale for own in each] for scale in sorted({*each} - {1})}
+        masks = {scale: torch.tensor(people, device=ref_latents.device).view(-1, 1, 1) for scale, people in hidden.items()}
+        return {scale: ref_latents.masked_fill(mask, 0) for scale, mask in masks.items()}
+
     @contextmanager
-    def _references(self, ref_latents: Tensor | None) -> Iterator[None]:
-        """Inside the block, every call of the transformer is given the references."""
+    def _references(
+        self, ref_latents: Tensor | None, ref_guidance_scale: float | Sequence[float], negative_embeds: Tensor | None
+    ) -> Iterator[None]:
+        """Inside the block, every call of the transformer is given the references.
+
+        It is called for the conditional and the unconditional branch in turn. The latter carries what guidance by references needs in its
+        batch: [without people, ..., unconditional]. Where the text does not guide, [..., unconditional, conditional] is one call with
+        `negative_embeds`, which are None where it does.
+        """
         if ref_latents is None:
             yield
             return
+        batch, turns = len(ref_latents), itertools.count()
+        weaker = self._weaker(ref_latents, ref_guidance_scale)
+        added = [*weaker.values()] + ([ref_latents] if weaker and negative_embeds is not None else [])
 
         def give(module: Any, args: tuple, options: dict) -> tuple[tuple, dict]:
-            return args, options | {"ref_latents": ref_latents.to(options["hidden_states"])}
+            is_conditional = next(turns) % 2 == 0
+            refs = [ref_latents]
+            if added and (negative_embeds is not None or not is_conditional):
+                refs = [*added, ref_latents]
+                for name in ("hidden_states", "timestep", "encoder_hidden_states"):
+                    own = options[name]
+                    of_added = negative_embeds.to(own) if name == "encoder_hidden_states" and negative_embeds is not None else own
+                    options[name] = torch.cat([of_added] * len(added) + [own])
+            return args, options | {"ref_latents": torch.cat(refs).to(options["hidden_states"])}
 
-        with self.transformer.register_forward_pre_hook(give, with_kwargs=True):
+        def guide(module: Any, args: tuple, options: dict, output: tuple) -> tuple:
+            parts = output[0].float().split(batch)
+            if len(parts) == 1:
+                return output
+            term = sum((scale - 1) * (more - less) for scale, less, more in zip(weaker, parts, parts[1:], strict=False))
+            if negative_embeds is None:  # of u, which becomes u + g (c - u): what is added to it counts 1 - g times
+                term = term / (1 - self.guidance_scale)
+            return (parts[-1] + term,)
+
+        give_hook = self.transformer.register_forward_pre_hook(give, with_kwargs=True)
+        with give_hook, self.transformer.register_forward_hook(guide, with_kwargs=True):
             yield
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
