@@ -160,7 +160,13 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
         from concat_id.models.acceleration import use_kernel
 
         use_kernel(network.network, kernel)
+        network.attention_kernel = kernel
     return told
+
+
+def kernel_of(network: nn.Module) -> str:
+    """The attention kernel that `choose_kernel` has set."""
+    return network.get_mixin("adaln_layer").attention_kernel if hasattr(network, "get_mixin") else network.attention_kernel
 
 
 def load_autoencoder(config: Config, device: torch.device | str = "cpu") -> "VideoAutoencoder | WanAutoencoder":

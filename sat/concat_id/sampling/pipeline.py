@@ -43,6 +43,7 @@ class VideoPipeline:
 
     samplers: Mapping[str, Callable[..., Tensor]]
     schedule: Any
+    is_compiled = False
 
     def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
         self.config = config
@@ -56,7 +57,7 @@ class VideoPipeline:
     def adopt(self, other: "VideoPipeline") -> None:
         """Take over what another pipeline has loaded, if its networks are the same by configuration."""
         if self._networks() == other._networks():
-            loaded = ("placement", "_ref_latents", "text_encoder", "transformer", "autoencoder", "step_cache")
+            loaded = ("placement", "_ref_latents", "text_encoder", "transformer", "autoencoder", "step_cache", "is_compiled")
             self.__dict__.update({name: other.__dict__[name] for name in loaded if name in other.__dict__})
 
     def _networks(self) -> tuple:
@@ -89,6 +90,7 @@ class VideoPipeline:
         if not self.placement.frugal:
             steps = config.model.sampler.num_inference_steps * config.args.batch_size
             notes.append(backbones.compile_blocks(config, transformer, device, steps))
+            self.is_compiled = notes[-1] is not None
         for note in filter(None, notes if rank() == 0 else ()):
             print(note, flush=True)
         if self.sharing and self.sharing.way == "video":
@@ -114,6 +116,13 @@ class VideoPipeline:
         if self.sharing:
             self.sharing.together("load", lambda: self.transformer)
         _ = self.transformer, self.autoencoder
+
+    def placed(self) -> dict[str, Any]:
+        """How the networks run, which changes results by rounding alone."""
+        args, sharing = self.config.args, self.sharing
+        shared = {"parallel": sharing.way, "processes": sharing.size} if sharing else {}
+        kernel = backbones.kernel_of(self.transformer)
+        return {"network": args.network, "attention_kernel": kernel, "compiled": self.is_compiled, "memory": args.memory} | shared
 
     def follow(self) -> None:
         """Take part in the videos of another process, until it has no more."""

@@ -341,5 +341,6 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
          "notes": reference.verdict.notes, "verdict": reference.verdict.record()}
         for person, photo, reference in zip(item.people, item.photos, item.references, strict=True)
     ]  # fmt: skip
-    details = {"prompt": job.prompt, "load": args.load, "references": references, "settings": settings, "samples": made}
+    details = {"prompt": job.prompt, "load": args.load, "references": references, "settings": settings}
+    details |= {"run": pipeline.placed(), "samples": made}
     save_info(folder, item.fingerprint, prepared + files, **details)
