@@ -23,7 +23,7 @@ BUDGETS = {  # lines of code, without blank ones, comments and docstrings
     # many photographs are judged rightly)
     "config": 1515, "weights": 830, "files": 480, "video": 260, ".": 328, "models": 1660, "diffusion": 300, "face": 920, "data": 1000,
     "sampling": 980, "training": 1430, "conversion": 1000, "evaluation": 1350, "curation": 990, "doctor": 510, "studio": 570,
-    "demo": 2900, "tests": 9800, "bench": 395, "gpu": 460,
+    "demo": 2900, "tests": 9935, "bench": 395, "gpu": 460,
 }  # fmt: skip
 LIBRARIES = {  # a library is known in these rooms alone
     "sat": {"models", "training"},
