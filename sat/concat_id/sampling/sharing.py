@@ -56,7 +56,7 @@ class Sharing:
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda(device) else "gloo", timeout=PATIENCE)
         if is_cuda(device):
-            torch.cuda.set_device(device)
+            torch.get_device_module(device).set_device(device)
 
     def together(self, kind: str, compute: Callable[..., Result], *arguments: Any) -> Result:
         """Compute something while the others compute their `kind` of it with the same arguments. What fails here ends them all."""
