@@ -15,7 +15,6 @@ printf '%s\\n' "$@" >"$CALLS"
 printf '%s\\n' "$PYTHONPATH" "$PYTHONSAFEPATH" >"$CALLS.environment"
 exit "${{STAND_IN_EXIT:-0}}"
 """
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node"]
 ROOMS = "models", "training", "sampling", "evaluation", "curation", "conversion", "face", "data", "diffusion"  # not read before set-up
 LAUNCHERS = ["inference_single_identity", "inference_two_identities", "finetune_single_identity", "finetune_two_identities"]
 
@@ -49,6 +48,10 @@ class Project:
         done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=600)
         self.output = done.stdout
         return done.returncode, done.stderr, self.calls.read_text().split("\n")[:-1] if self.calls.exists() else None
+
+    def torchrun(self):
+        """What starts several processes."""
+        return [f"{self.root}/sat/concat_id/processes.py", "--nproc_per_node"]
 
     def script(self, name="sample_video"):
         """What is started."""
@@ -115,7 +118,7 @@ def test_help_needs_no_set_up(project):
 
 def test_processes_follow_the_visible_gpus(project):
     write_program(project.folder / "bin" / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: a'; echo 'GPU 1: b'; echo 'GPU 2: c'\n")
-    assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,2")[2][:5] == [*TORCHRUN, "2", "--standalone"]
+    assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,2")[2][:4] == [*project.torchrun(), "2", "--standalone"]
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="1")[2][0] == project.script()
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,1", NPROC_PER_NODE="1")[2][0] == project.script()
     assert project.run("--model", "mini", NPROC_PER_NODE="two")[0] == 2
@@ -124,7 +127,7 @@ def test_processes_follow_the_visible_gpus(project):
 def test_several_machines_meet_at_the_first(project):
     several = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "NPROC_PER_NODE": "8", "launcher": "finetune_single_identity"}
     place = ["--nnodes", "2", "--node_rank", "1", "--master_addr", "10.0.0.1", "--master_port", "29500"]
-    assert project.run(**several)[2][:14] == [*TORCHRUN, "8", "--shutdown-timeout", "600", *place]
+    assert project.run(**several)[2][:13] == [*project.torchrun(), "8", "--shutdown-timeout", "600", *place]
     code, said, called = project.run(**several | {"MASTER_ADDR": ""})
     assert (code, called) == (2, None) and said.startswith("error: MASTER_ADDR: ") and len(said.splitlines()) == 1
 

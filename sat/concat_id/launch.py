@@ -85,7 +85,8 @@ def torchrun(processes: int, training: bool, machines: list[str]) -> list[str]:
     if processes < 2 and not machines:
         return []
     patience = ["--shutdown-timeout", "600"] if training else []  # a checkpoint takes a while
-    return ["-m", "torch.distributed.run", "--nproc_per_node", str(max(processes, 1)), *patience, *(machines or ["--standalone"])]
+    starter = str(PROJECT_ROOT / "sat" / "concat_id" / "processes.py")
+    return [starter, "--nproc_per_node", str(max(processes, 1)), *patience, *(machines or ["--standalone"])]
 
 
 def threads(processes: int) -> dict[str, str]:

@@ -92,3 +92,13 @@ def test_a_process_that_dies_ends_the_others_in_one_line(files, tmp_path):
     assert done.returncode and time.monotonic() - start < 60
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "process 0 of those that share this video failed" in line and not (tmp_path / "2.pt").exists()
+
+
+def test_a_mistake_is_told_once_by_many_processes(tmp_path):
+    command = ["bash", "inference_single_identity.sh", "--parallel", "guidance", "--guidance_scale", "1", "--ref_guidance_scale", "1"]
+    command += ["--prompt", "a man", "--image", "examples/people/anna.png", "--output", str(tmp_path)]
+    environment = os.environ | {"NPROC_PER_NODE": "2", "CONCAT_ID_PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "found 2 processes for 1 branches of guidance" in line

@@ -35,6 +35,7 @@ from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
 from concat_id.sampling.sharing import Sharing, way_of_sharing
 from concat_id.sampling.takes import Judge, finished_takes, rank_takes, save_takes
 
+PATIENCE = 60  # seconds for the first process to end
 Watch = Callable[[int, int, Tensor], None]
 """What is told of every step: steps done of how many, and the estimate of the clean latents (1, T, C, H, W)."""
 
@@ -54,7 +55,13 @@ class Prepared:
 
 def generate(config: Config, judge: Judge | None = None) -> int:
     """Make the videos of a configuration, and let `judge` rank the takes of each; returns the exit code, 1 if any line failed."""
-    device, way = choose_device(config.args.device), way_of_sharing(config)
+    device = choose_device(config.args.device)
+    try:
+        way = way_of_sharing(config)
+    except UserError:
+        if rank():
+            time.sleep(PATIENCE)  # the first process says so, and torchrun ends this one
+        raise
     sharing = Sharing(way, device) if way else None
     pipeline = make_pipeline(config, device, Path(config.args.output_dir) / ".prompt_embeddings", sharing)
     if sharing and not sharing.is_first:
