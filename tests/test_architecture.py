@@ -13,7 +13,8 @@ from pathlib import Path
 from conftest import ROOT
 
 PACKAGE = ROOT / "sat" / "concat_id"
-BASE = {"config", "files", "video", "weights", "bootstrap", "distributed", "errors", "imports", "launch", "processes", "startup", "versions", "workers"}
+BASE = {"config", "files", "video", "weights", "bootstrap", "distributed", "errors", "imports", "launch", "processes", "startup",
+        "versions", "workers"}  # fmt: skip
 LEAVES = {"models", "diffusion", "face", "data"}
 ASSEMBLIES = {"sampling", "training", "conversion", "evaluation", "curation", "doctor"}
 PAGES = {"studio"}  # see assemblies, as scripts do
