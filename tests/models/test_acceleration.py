@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import ROOT, assert_close
 from in_process import refused
+from safetensors.torch import save_file
 from tiny_pipelines import latents_of
 
 from concat_id.config.loading import load_config
+from concat_id.conversion.gguf_files import to_gguf
 from concat_id.models.diffusers_transformer import DiffusersTransformer
 from concat_id.models.quantization import blocks_of, bytes_of, difference, is_kept, quantize
 from concat_id.models.transformer import DiffusionTransformer
@@ -141,6 +143,35 @@ def test_all_linear_layers_of_a_text_encoder_are_quantised(pipeline_of):
 ])  # fmt: skip
 def test_what_cannot_work_together_is_refused(name, overrides, expected):
     refused(expected, lambda: load_config([ROOT / "configs" / f"{name}.yaml"], overrides))
+
+
+@pytest.mark.parametrize("overrides, package", [
+    ({"quantize": "fp8"}, "torchao"), ({"quantize": "gguf:a.gguf"}, "gguf"), ({"cache": "dbcache"}, "cache_dit"),
+])  # fmt: skip
+def test_a_library_that_is_not_there_is_named(pipeline_of, monkeypatch, overrides, package):
+    monkeypatch.setattr("concat_id.sampling.pipeline.find_spec", lambda name: None)
+    expected = f"found no package {package}, which it needs; run bash scripts/setup.sh acceleration"
+    refused(expected, lambda: pipeline_of("debug", **overrides))
+
+
+def test_gguf_files_are_written_and_read(pipeline_of, tmp_path):
+    source = pipeline_of("debug", network="diffusers")
+    network = source.transformer.network
+    (tmp_path / "transformer").mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+              tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")  # fmt: skip
+    assert to_gguf(tmp_path, tmp_path / "8.gguf", "Q8_0") == sum(
+        isinstance(layer, torch.nn.Linear) and not is_kept(name) for name, layer in network.named_modules()
+    )
+    expected = latents_of(source)
+    for memory in ("balanced", "low"):
+        assert 1e-5 < difference(latents_of(pipeline_of("debug", quantize=f"gguf:{tmp_path}/8.gguf", memory=memory)), expected) < 0.01
+    refused("8.gguf: exists already", lambda: to_gguf(tmp_path, tmp_path / "8.gguf", "Q8_0"))
+    whole = (tmp_path / "8.gguf").read_bytes()
+    for content, message in ((whole[: len(whole) // 2], "found no whole GGUF file"), (b"no gguf", "found no whole GGUF file")):
+        (tmp_path / "bad.gguf").write_bytes(content)
+        refused(f"bad.gguf: {message}", lambda: pipeline_of("debug", quantize=f"gguf:{tmp_path}/bad.gguf").load())
+    refused("tensors are missing", lambda: pipeline_of("wan_mini", quantize=f"gguf:{tmp_path}/8.gguf").load())
 
 
 def test_a_kernel_that_cannot_run_here_is_named(pipeline_of):

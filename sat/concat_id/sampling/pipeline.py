@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -307,5 +308,13 @@ PIPELINES = {"cogvideox": CogVideoXPipeline, "wan": WanPipeline}
 def make_pipeline(
     config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None
 ) -> VideoPipeline:
-    """Make the pipeline of the configuration's backbone, which makes its videos together with other processes if `sharing` is given."""
+    """Make the pipeline of the configuration's backbone, which makes its videos together with other processes if `sharing` is given.
+
+    Raises `UserError` for options whose library is not installed.
+    """
+    args = config.args
+    needed = {"torchao": args.quantize and not args.gguf, "gguf": args.gguf, "cache_dit": args.cache == "dbcache"}
+    if missing := next((name for name, is_needed in needed.items() if is_needed and not find_spec(name)), None):
+        option = "--cache dbcache" if missing == "cache_dit" else f"--quantize {args.quantize}"
+        raise UserError(f"{option}: found no package {missing}, which it needs; run bash scripts/setup.sh acceleration")
     return PIPELINES[config.model.kind](config, device, cache_dir, sharing)
