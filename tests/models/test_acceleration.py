@@ -11,6 +11,8 @@ from tiny_pipelines import latents_of
 
 from concat_id.config.loading import load_config
 from concat_id.conversion.gguf_files import to_gguf
+from concat_id.models.acceleration import BACKENDS
+from concat_id.models.attention import KERNELS
 from concat_id.models.diffusers_transformer import DiffusersTransformer
 from concat_id.models.quantization import blocks_of, bytes_of, difference, is_kept, quantize
 from concat_id.models.transformer import DiffusionTransformer
@@ -175,6 +177,7 @@ def test_gguf_files_are_written_and_read(pipeline_of, tmp_path):
 
 
 def test_a_kernel_that_cannot_run_here_is_named(pipeline_of):
+    assert BACKENDS.keys() == KERNELS.keys()
     for network in ("sat", "diffusers"):
         for kernel in ("sage", "cudnn"):
             refused(f"attention_kernel: {kernel} cannot run on cpu", lambda kernel=kernel, network=network: pipeline_of(

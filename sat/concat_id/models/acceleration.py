@@ -17,13 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.distributed import is_cuda
-from concat_id.models.attention import KERNELS
 from concat_id.models.quantization import blocks_of, bytes_of
 
 THRESHOLDS = {"first_block": 0.05, "mag": 0.06, "dbcache": 0.08}  # the libraries' own
 BACKENDS = {"auto": "native", "cudnn": "_native_cudnn", "flash": "_native_flash", "flash3": "_native_flash", "sage": "sage",
             "efficient": "_native_efficient", "math": "_native_math"}  # fmt: skip
-assert BACKENDS.keys() == KERNELS.keys()
 
 
 class StepCache:

@@ -104,10 +104,8 @@ def compile_blocks(config: Config, network: nn.Module, device: torch.device, ste
     """Let torch.compile fuse the blocks, if that is wanted or, with auto, worth its while for so many steps; returns what to say of it."""
     from concat_id.models.compilation import compiled, worth_compiling
 
-    args = config.args
-    wanted, random = args.compile, config.model.lora is not None and config.model.lora.dropout > 0
-    is_safe = not random and args.parallel in ("prompts", "guidance")
-    if not (worth_compiling(network, device, steps) and is_safe if wanted is None else wanted):
+    wanted, random = config.args.compile, config.model.lora is not None and config.model.lora.dropout > 0
+    if not (worth_compiling(network, device, steps) and not random if wanted is None else wanted):
         return None
     recompute = config.model.transformer.checkpoint_activations
     if config.model.kind == "wan":

@@ -29,10 +29,10 @@ def blocks_of(network: nn.Module) -> nn.ModuleList:
     return network.transformer_blocks if hasattr(network, "transformer_blocks") else network.blocks
 
 
-def quantize(module: nn.Module, kind: str, device: torch.device | None = None) -> None:
+def quantize(module: nn.Module, kind: str) -> None:
     """Hold the matrices of a module's linear layers as 8-bit numbers ("int8" or "fp8"), each row with a scale; `KEPT` ones stay.
 
-    Products are still computed in the type of the inputs. What is quantised moves to `device`, if one is given.
+    Products are still computed in the type of the inputs.
     """
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
@@ -41,7 +41,7 @@ def quantize(module: nn.Module, kind: str, device: torch.device | None = None) -
     def wanted(layer: nn.Module, name: str) -> bool:
         return isinstance(layer, nn.Linear) and not is_kept(name)
 
-    quantize_(module, settings, filter_fn=wanted, device=device)
+    quantize_(module, settings, filter_fn=wanted)
 
 
 def bytes_of(module: nn.Module) -> int:
@@ -56,7 +56,7 @@ def _bytes(weight: Tensor) -> int:
     return sum(_bytes(part) for part in parts if part is not None)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, in which quantised weights cannot move
 def sample_output(transformer: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What a transformer of either backbone makes of fixed latents, a reference and text; its blocks visit `device` one by one."""
     config, generator = transformer.config, torch.Generator().manual_seed(0)
@@ -70,9 +70,6 @@ def sample_output(transformer: nn.Module, dtype: torch.dtype, device: torch.devi
 
 @contextmanager
 def _visiting(transformer: nn.Module, device: torch.device) -> Iterator[None]:
-    if device.type == "cpu":
-        yield
-        return
     blocks = blocks_of(transformer.network)
     others = [part for part in transformer.network.children() if part is not blocks]
     hooks = [block.register_forward_pre_hook(lambda block, inputs: block.to(device) and None) for block in blocks]
@@ -80,6 +77,8 @@ def _visiting(transformer: nn.Module, device: torch.device) -> Iterator[None]:
     try:
         for part in others:
             part.to(device)
+        for weight in transformer.network.parameters(recurse=False):
+            weight.data = weight.data.to(device)
         yield
     finally:
         for hook in hooks:

@@ -88,13 +88,14 @@ class VideoPipeline:
         if config.args.quantize and not config.args.gguf:
             notes.append(backbones.quantize_transformer(config, transformer, device))
         notes.append(backbones.choose_kernel(config, transformer, device))
-        if not self.placement.frugal:
+        shares_tokens = self.sharing is not None and self.sharing.way == "video"
+        if not self.placement.frugal and not (shares_tokens and config.args.compile is None):  # which has not been seen to work
             steps = config.model.sampler.num_inference_steps * config.args.batch_size
             notes.append(backbones.compile_blocks(config, transformer, device, steps))
             self.is_compiled = notes[-1] is not None
         for note in filter(None, notes if rank() == 0 else ()):
             print(note, flush=True)
-        if self.sharing and self.sharing.way == "video":
+        if shares_tokens:
             share_tokens(transformer.network, device, self.sharing.size)
         return self.placement.streamed(transformer)
 
@@ -172,9 +173,9 @@ class VideoPipeline:
         of the references, the configuration's if not given.
         """
         inputs = prompt_embeds, ref_latents, self.negative_embeds
-        request = [None if each is None else each.cpu() for each in inputs], seed, ref_scales
         if not self.sharing:
-            return self._sample(*request, on_step, on_estimate)
+            return self._sample(inputs, seed, ref_scales, on_step, on_estimate)
+        request = [None if each is None else each.cpu() for each in inputs], seed, ref_scales
         return self.sharing.together("sample", partial(self._sample, on_step=on_step, on_estimate=on_estimate), *request)
 
     def _sample(
