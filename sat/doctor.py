@@ -9,7 +9,7 @@ import sys
 
 from concat_id.bootstrap import enter_made_environment
 from concat_id.config.parser import Namespace, Parser
-from concat_id.config.presets import PRESETS, UNTRAINED, check_name, files_of
+from concat_id.config.presets import NEIGHBOURS, PRESETS, UNTRAINED, check_name, files_of
 from concat_id.doctor.findings import Findings
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
@@ -63,8 +63,8 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
     weights = {name: examine_model(name, name == arguments.model, arguments.digests) for name in names}
     report.add("Weights", [*sum(weights.values(), []), *examine_downloads()], decisive=weights[asked])
     report.add("Faces", examine_faces(configs[asked], arguments.digests))
-    trained = {name: config for name, config in configs.items() if name == asked or name not in UNTRAINED}
-    modes = costs.memory_modes(configs[asked], capacity) if arguments.model else []
+    trained = {name: config for name, config in configs.items() if name not in NEIGHBOURS and (name == asked or name not in UNTRAINED)}
+    modes = costs.memory_modes(configs[asked], capacity) if arguments.model in trained else []
     report.add("Memory", [*(costs.best_mode(name, config, capacity, name == asked) for name, config in trained.items()), *modes])
     if arguments.model and PRESETS[asked].training:
         from concat_id.doctor.training import examine_training

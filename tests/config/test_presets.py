@@ -7,7 +7,8 @@ from in_process import refused
 
 from concat_id.config import presets
 from concat_id.config.loading import load_config
-from concat_id.config.presets import PRESETS, choose, files_of
+from concat_id.config.neighbours import weight_paths
+from concat_id.config.presets import NEIGHBOURS, PRESETS, choose, files_of
 
 TEXT_ENCODER = ["config.json", "spiece.model", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
@@ -81,5 +82,10 @@ def test_paths_of_released_weights_are_those_of_the_files():
     for name, preset in PRESETS.items():
         for task in () if preset.shipped or preset.transformers is None else preset.inference:
             config = load_config(files_of(name, task))
+            if name in NEIGHBOURS:
+                named = weight_paths(config.model, config.args.load).values()
+                wanted = {preset.transformers[task], *preset.others}
+                assert all(any(str(Path(path)).startswith(part) for part in wanted) for path in named)
+                continue
             named = {config.args.load, config.model.autoencoder.path, config.model.text_encoder.path}
             assert {str(Path(path)) for path in named} == {preset.transformers[task], *preset.others}

@@ -155,4 +155,4 @@ def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
         refused(message, make, **overrides)
     (tmp_path / "own.yaml").write_text("model: {kind: wam}\n")
     files = [ROOT / "configs" / "wan_mini.yaml", tmp_path / "own.yaml"]
-    refused("model.kind: found 'wam', expected one of cogvideox, wan; the nearest is wan", load_config, files)
+    refused("model.kind: found 'wam', expected one of cogvideox, wan, consisid, consistentid; the nearest is wan", load_config, files)

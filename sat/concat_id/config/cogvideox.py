@@ -19,6 +19,31 @@ REF_GUIDANCE = "strength of the references, one for all people or one each, left
 CHECKPOINTING = "recompute activations in training to save memory"
 
 
+class OfVideos:
+    """What a backbone's section tells of its videos."""
+
+    @property
+    def largest_size(self) -> tuple[int, int]:
+        """Height and width that the model is made for."""
+        factor = self.autoencoder.spatial_factor
+        return self.transformer.latent_height * factor, self.transformer.latent_width * factor
+
+    @property
+    def num_frames(self) -> int:
+        """Pixel frames of the longest video."""
+        return self.transformer.num_frames
+
+    @property
+    def max_latent_frames(self) -> int:
+        """Latent frames of the longest video."""
+        return self.transformer.max_latent_frames
+
+    @property
+    def max_people(self) -> int:
+        """The most people in a video."""
+        return self.transformer.max_refs
+
+
 @dataclass(kw_only=True)
 class TransformerConfig:
     """The diffusion transformer; the defaults are CogVideoX-5B's where a file need not say them."""
@@ -117,7 +142,7 @@ class LoraConfig:
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(OfVideos):
     """Everything that makes up the model."""
 
     transformer: TransformerConfig

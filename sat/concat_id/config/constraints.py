@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
-from concat_id.config.schema import Config
+from concat_id.config.schema import BACKBONES, Config
 from concat_id.config.typed import Origins, mismatch
 
 
@@ -19,7 +19,14 @@ def validate(config: Config, origins: Origins | None = None) -> None:
 
 def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     """Yield (key, whether it fits, what is expected of it)."""
-    args, data, model, transformer = config.args, config.data, config.model, config.model.transformer
+    if config.model.kind in BACKBONES:
+        yield from _of_backbone(config)
+    yield from _of_args(config)
+    yield from {"cogvideox": _of_cogvideox, "wan": _of_wan}.get(config.model.kind, _of_neighbour)(config)
+
+
+def _of_backbone(config: Config) -> Iterator[tuple[str, bool, str]]:
+    args, model, transformer = config.args, config.model, config.model.transformer
     heads, rate = transformer.num_attention_heads, transformer.time_compressed_rate
     patch, frames = transformer.patch_size, transformer.num_frames
     yield "model.transformer.hidden_size", transformer.hidden_size % heads == 0, f"a multiple of the {heads} attention heads"
@@ -35,27 +42,34 @@ def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "model.autoencoder.block_out_channels", enough, f"enough levels to shorten the video {rate} times"
     steps, sampler = model.schedule.num_timesteps, model.sampler
     yield "model.sampler.num_inference_steps", sampler.num_inference_steps <= steps, f"at most the schedule's {steps} steps"
-    people = f"one number, or one for each of at most {transformer.max_refs} people"
-    yield "model.sampler.ref_guidance_scale", 1 <= len(sampler.ref_guidance_scale) <= transformer.max_refs, people
+    random = model.lora is not None and model.lora.dropout > 0
+    yield "args.compile", not (args.compile and random), "false or auto with model.lora.dropout, whose draws compiling changes"
+    clip = config.data.max_num_frames or 1
+    yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= frames, f"{rate} n + 1, at most {frames}"
+
+
+def _of_args(config: Config) -> Iterator[tuple[str, bool, str]]:
+    args, model, sampler = config.args, config.model, config.model.sampler
+    people = "one number" + (f", or one for each of at most {model.max_people} people" if model.max_people > 1 else "")
+    yield "model.sampler.ref_guidance_scale", 1 <= len(sampler.ref_guidance_scale) <= model.max_people, people
     for name in ("name", "guidance"):
         known = get_args(get_type_hints(type(sampler))[name])
         yield f"model.sampler.{name}", getattr(sampler, name) in known, " or ".join(known)
-    most = transformer.max_latent_frames
-    span = f"1 to {most} latent frames ({most} are {frames} frames of video, 1 is a portrait image)"
+    most = model.max_latent_frames
+    span = f"1 to {most} latent frames ({most} are {model.num_frames} frames of video, 1 is a portrait image)"
     yield "args.sampling_num_frames", args.sampling_num_frames is None or 1 <= args.sampling_num_frames <= most, span
-    clip = data.max_num_frames or 1
-    yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= frames, f"{rate} n + 1, at most {frames}"
     yield "args.fp16", not (args.bf16 and args.fp16), "false where bf16 is true; choose one of them"
     yield "args.compile", not (args.compile and args.memory == "low"), "false or auto with memory: low, whose layers come and go"
-    random = model.lora is not None and model.lora.dropout > 0
-    yield "args.compile", not (args.compile and random), "false or auto with model.lora.dropout, whose draws compiling changes"
     yield from _of_acceleration(config)
     yield "args.batch_size", args.best_of in (None, args.batch_size), f"none beside best_of {args.best_of}, which says how many"
-    yield "args.image", len(args.image) <= transformer.max_refs, f"at most {transformer.max_refs} photos"
+    yield "args.image", len(args.image) <= model.max_people, _photos(model.max_people)
     yield "args.prompt", bool(args.image) or args.prompt is None, "a photo per person beside it, given with --image"
     yield "args.prompt", args.prompt is None or bool(args.prompt.strip()), "a text that is not empty"
     yield "args.prompt", args.prompt is not None or not args.image, "the text of the video, given with --prompt beside --image"
-    yield from {"cogvideox": _of_cogvideox, "wan": _of_wan}[config.model.kind](config)
+
+
+def _photos(most: int) -> str:
+    return f"at most {most} photos" if most > 1 else "one photo, as the model takes one person"
 
 
 def _of_acceleration(config: Config) -> Iterator[tuple[str, bool, str]]:
@@ -98,6 +112,21 @@ def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
         yield "model.autoencoder.block_out_channels", multiples, f"multiples of the first, {first}"
     yield "args.network", args.network == "diffusers", "auto or diffusers with Wan"
     yield from _sizes(config, None)
+
+
+def _of_neighbour(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Systems beside Concat-ID, which run as diffusers runs them."""
+    args, model = config.args, config.model
+    yield "args.network", args.network == "diffusers", "auto or diffusers with this system"
+    yield "args.compile", not args.compile, "false or auto with this system"
+    yield "args.best_of", args.best_of is None or model.num_frames > 1, "none with portraits; batch_size makes several"
+    if model.kind == "consistentid":
+        for name in ("cache", "quantize"):
+            yield f"args.{name}", getattr(args, name) is None, "none with this system"
+        yield "args.parallel", args.parallel == "prompts", "prompts with this system"
+    multiple = 16 if model.kind == "consisid" else 8
+    fits = all(side % multiple == 0 for side in args.sampling_image_size)
+    yield "args.sampling_image_size", fits, f"[height, width] divisible by {multiple}"
 
 
 def _whole_groups(config: Config) -> tuple[str, bool, str]:

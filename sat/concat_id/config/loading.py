@@ -10,7 +10,7 @@ from concat_id.config import released_model
 from concat_id.config.args import RIVALS, DataConfig, SamplingArgs, TrainingArgs
 from concat_id.config.constraints import validate
 from concat_id.config.released_args import ACCEPTED_ARGS, drop_accepted, drop_withdrawn
-from concat_id.config.schema import MODELS, SECTIONS, Config, fields_of_args
+from concat_id.config.schema import BACKBONES, MODELS, SECTIONS, Config, fields_of_args
 from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unknown_key
 from concat_id.config.yaml_files import merge, read_yaml, resolve_references
 from concat_id.distributed import choose_device, has_bfloat16
@@ -170,14 +170,12 @@ def _take_precision(raw: dict[str, Any], origins: Origins) -> None:
 
 def _fill_in(config: Config, origins: Origins) -> None:
     """Put the model's sizes where args and data give none, and what args says of sampling over the model's."""
-    args, data, transformer, sampler = config.args, config.data, config.model.transformer, config.model.sampler
-    factor = config.model.autoencoder.spatial_factor
-    largest = (transformer.latent_height * factor, transformer.latent_width * factor)
-    args.sampling_image_size = args.sampling_image_size or largest
+    args, data, model, sampler = config.args, config.data, config.model, config.model.sampler
+    args.sampling_image_size = args.sampling_image_size or model.largest_size
     if args.sampling_num_frames is None:
-        args.sampling_num_frames = transformer.max_latent_frames
-    data.video_size = data.video_size or largest
-    data.max_num_frames = data.max_num_frames or transformer.num_frames
+        args.sampling_num_frames = model.max_latent_frames
+    data.video_size = data.video_size or model.largest_size
+    data.max_num_frames = data.max_num_frames or model.num_frames
     names = "num_inference_steps", "guidance_scale", "ref_guidance_scale", "guidance"
     given = {"name": args.sampler, **{name: getattr(args, name) for name in names}}
     for name, value in given.items():
@@ -185,16 +183,16 @@ def _fill_in(config: Config, origins: Origins) -> None:
             setattr(sampler, name, value)
             origins.alias(f"model.sampler.{name}", f"args.{'sampler' if name == 'name' else name}")
     if args.network == "auto":
-        needs_it = args.cache or args.quantize or args.parallel == "video" or config.model.kind == "wan"
+        needs_it = args.cache or args.quantize or args.parallel == "video" or model.kind != "cogvideox"
         args.network = "diffusers" if needs_it else "sat"
     if args.best_of and args.batch_size == 1:
         args.batch_size = args.best_of
     if args.negative_prompt is not None:
-        config.model.negative_prompt = args.negative_prompt
+        model.negative_prompt = args.negative_prompt
     if config.training.epochs is None:
         config.training.count_steps()
-    if config.training.checkpoint_activations is not None:
-        transformer.checkpoint_activations = config.training.checkpoint_activations
+    if config.training.checkpoint_activations is not None and model.kind in BACKBONES:
+        model.transformer.checkpoint_activations = config.training.checkpoint_activations
 
 
 def _settle_paths(section: Any, key: str, origins: Origins) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from concat_id.config.typed import nearest
@@ -30,6 +30,22 @@ class Preset:
     fetch: str = FETCH
     instead: str = "mini"
     shipped: bool = False
+    fetch_parts: dict[str, str] = field(default_factory=dict)  # what fetches each of them, where that is several commands
+
+
+HUB = "hf download {} --local-dir models/{}"  # a command of huggingface_hub, which transformers brings
+CONSISID = "models/ConsisID"
+FETCH_CONSISID = HUB.format("BestWishYsh/ConsisID-preview", "ConsisID")
+CONSISTENTID = "models/ConsistentID/ConsistentID-v1.bin"
+REALISTIC_VISION, CLIP_H = "Realistic_Vision_V6.0_B1_noVAE", "CLIP-ViT-H-14-laion2B-s32B-b79K"
+BUFFALO = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
+FETCH_CONSISTENTID = {
+    CONSISTENTID: HUB.format("JackAILab/ConsistentID ConsistentID-v1.bin", "ConsistentID"),
+    f"models/{REALISTIC_VISION}": HUB.format(f"SG161222/{REALISTIC_VISION} --exclude '*.ckpt' '*B1*.safetensors'", REALISTIC_VISION),
+    f"models/{CLIP_H}": HUB.format(f"laion/{CLIP_H} --include '*.json' model.safetensors", CLIP_H),
+    "models/buffalo_l": f"curl -LO {BUFFALO} && unzip buffalo_l.zip -d models/buffalo_l",
+    "models/jonathandinu/face-parsing": HUB.format("jonathandinu/face-parsing", "jonathandinu/face-parsing"),
+}
 
 
 def _both(name: str) -> dict[str, str]:
@@ -54,7 +70,16 @@ PRESETS = {
     "wan_adaln": _wan("wan_adaln", "second_stage_adaln.pt"),
     "wan_mini": Preset("a small untrained Wan", "wan_mini", {TASKS[0]: "wan_mini"}, {TASKS[0]: "wan_mini"}, shipped=True),
     "wan_mini_adaln": Preset("a small untrained Wan", "wan_mini", {TASKS[0]: "wan_mini_adaln"}, {}, shipped=True),
-}
+    "consisid": Preset(
+        "ConsisID", "consisid", {TASKS[0]: "consisid"}, {}, {TASKS[0]: f"{CONSISID}/transformer"},
+        tuple(f"{CONSISID}/{name}" for name in ("vae", "text_encoder", "tokenizer", "scheduler", "face_encoder")), FETCH_CONSISID,
+    ),
+    "consistentid": Preset(
+        "ConsistentID", "consistentid", {TASKS[0]: "consistentid"}, {}, {TASKS[0]: CONSISTENTID},
+        tuple(FETCH_CONSISTENTID)[1:], fetch_parts=FETCH_CONSISTENTID,
+    ),
+}  # fmt: skip
+NEIGHBOURS = "consisid", "consistentid"  # systems beside Concat-ID
 UNTRAINED = "wan_mini", "wan_mini_adaln"
 
 
@@ -112,7 +137,9 @@ def require(preset: Preset, transformer: str | None, others: Iterable[str]) -> N
     missing = [] if transformer is None else _missing_of_transformer(Path(transformer))
     missing += [str(name) for path in others for name in _missing_of_encoder(Path(path))]
     if missing:
-        remedy = f"fetch them with: {preset.fetch}   or choose {PRESETS[preset.instead].title} with --model {preset.instead}"
+        commands = [command for path, command in preset.fetch_parts.items() if any(name.startswith(path) for name in missing)]
+        remedy = f"or choose {PRESETS[preset.instead].title} with --model {preset.instead}"
+        remedy = f"fetch them with: {' && '.join(commands) or preset.fetch}   {remedy}"
         remedy = "correct --load or the files of --config" if preset.shipped else remedy
         raise UserError(f"{preset.title} lacks {', '.join(missing)} in {PROJECT_ROOT}; {remedy}")
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from concat_id.config.args import DataConfig, SamplingArgs, TrainingArgs
 from concat_id.config.cogvideox import ModelConfig
+from concat_id.config.neighbours import NEIGHBOURS, ConsisIDConfig, ConsistentIDConfig
 from concat_id.config.typed import Origins
 from concat_id.config.wan import WanModelConfig
 
-MODELS = {"cogvideox": ModelConfig, "wan": WanModelConfig}  # by model.kind
+BACKBONES = {"cogvideox": ModelConfig, "wan": WanModelConfig}  # of Concat-ID, by model.kind
+MODELS = BACKBONES | NEIGHBOURS
 SECTIONS = ("model", "args", "data", "deepspeed")
 
 
@@ -20,7 +22,7 @@ class Config:
     `origins` tells where each value came from, and is no part of it.
     """
 
-    model: ModelConfig | WanModelConfig
+    model: ModelConfig | WanModelConfig | ConsisIDConfig | ConsistentIDConfig
     args: SamplingArgs = field(default_factory=SamplingArgs)
     training: TrainingArgs = field(default_factory=TrainingArgs)
     data: DataConfig = field(default_factory=DataConfig)

@@ -11,6 +11,7 @@ from concat_id.config.cogvideox import (
     AutoencoderConfig,
     FaceConfig,
     LoraConfig,
+    OfVideos,
     TextEncoderConfig,
 )
 from concat_id.config.typed import setting, size
@@ -85,7 +86,7 @@ class WanAutoencoderConfig(AutoencoderConfig):
 
 
 @dataclass
-class WanModelConfig:
+class WanModelConfig(OfVideos):
     """Everything that makes up the model."""
 
     transformer: WanTransformerConfig = field(default_factory=WanTransformerConfig)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from concat_id.config.loading import load_config
+from concat_id.config.neighbours import NEIGHBOURS, weight_paths
 from concat_id.config.presets import FETCH_WAN, PRESETS, files_of
 from concat_id.config.schema import Config
 from concat_id.doctor.digests import check_digest, known_digest
@@ -38,6 +39,9 @@ class Part:
 
 def parts_of(config: Config) -> list[Part]:
     """Return the transformer, the text encoder and the autoencoder of a configuration."""
+    if config.model.kind in NEIGHBOURS:
+        paths = weight_paths(config.model, config.args.load)
+        return [Part(what, path, lambda path: weight_files(path) if path.is_dir() else [path]) for what, path in paths.items()]
     if config.model.kind == "wan":
         from concat_id.models.wan.text_encoder import find_parts
         from concat_id.models.wan.weights import wan_files

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from concat_id.config.neighbours import NEIGHBOURS, weight_paths
 from concat_id.config.schema import Config
 from concat_id.distributed import is_cuda
 from concat_id.errors import UserError
@@ -219,6 +220,8 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
 def weight_digests(config: Config) -> dict[str, str]:
     """Name the weights of every part by their content; raises `UserError` for those that are not there."""
     model, source = config.model, config.args.gguf or config.args.load
+    if model.kind == "consisid" or model.kind in NEIGHBOURS and source:
+        return {name: content_digest(resolve_path(path)) for name, path in weight_paths(model, source).items()}
     if not source:
         raise UserError(f"args.load: {MISSING}")
     if config.args.gguf:

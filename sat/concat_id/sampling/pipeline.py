@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.schema import Config
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule
@@ -19,7 +22,8 @@ from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.distributed import rank, sent
-from concat_id.errors import UserError
+from concat_id.errors import UserError, shortened
+from concat_id.face.reference import PreparedReference
 from concat_id.models import backbones
 from concat_id.models.acceleration import StepCache, share_tokens, share_unevenly
 from concat_id.models.operations import count_tokens
@@ -138,10 +142,24 @@ class VideoPipeline:
             self.text_encoder.unload()
         return embeddings
 
+    def notes_on(self, prompt: str) -> list[str]:
+        """Say what the text encoder does not see of a prompt."""
+        notes, encoder = [], self.text_encoder
+        if cut := encoder.truncated_part(prompt):
+            limit = self.config.model.text_encoder.max_length
+            notes.append(f"the prompt is longer than {limit} tokens; this end of it is cut off: {shortened(cut)!r}")
+        if unknown := encoder.unknown_part(prompt):
+            notes.append(f"out of the text encoder's vocabulary, which the video will not show: {shortened(unknown)!r}")
+        return notes
+
     def embed_negative_prompt(self, embed: Callable[[list[str]], Tensor]) -> None:
         """Make ready what guidance leads away from."""
         if self.config.model.negative_prompt is not None:
             self.negative_embeds = embed([self.config.model.negative_prompt]).cpu()
+
+    def encode_people(self, references: Sequence[PreparedReference]) -> Tensor:
+        """Encode what is shown of the people: (1, R, C, H, W)."""
+        return self.encode_references([reference.image for reference in references])
 
     @torch.inference_mode()
     def encode_references(self, images: Sequence[Image.Image]) -> Tensor:
@@ -318,4 +336,11 @@ def make_pipeline(
     if missing := next((name for name, is_needed in needed.items() if is_needed and not find_spec(name)), None):
         option = "--cache dbcache" if missing == "cache_dit" else f"--quantize {args.quantize}"
         raise UserError(f"{option}: found no package {missing}, which it needs; run bash scripts/setup.sh acceleration")
+    if config.model.kind in NEIGHBOURS:
+        return neighbour(config).Pipeline(config, device)
     return PIPELINES[config.model.kind](config, device, cache_dir, sharing)
+
+
+def neighbour(config: Config) -> ModuleType:
+    """The module of a system beside Concat-ID: its `Pipeline`, and its `photo_preparer`."""
+    return import_module(f"concat_id.sampling.{config.model.kind}")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed, warn_of_emulation
-from concat_id.errors import UserError, printable, report, shortened, tell, warn
+from concat_id.errors import UserError, printable, report, tell, warn
 from concat_id.face.photos import PhotoComparer
 from concat_id.face.reference import PreparedReference, choose_folders, load_face_models, prepare_reference
 from concat_id.face.verdict import GOOD, POOR
@@ -31,7 +32,7 @@ from concat_id.sampling.jobs import (
     save_sample,
 )
 from concat_id.sampling.memory import memory_checked
-from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
+from concat_id.sampling.pipeline import VideoPipeline, make_pipeline, neighbour
 from concat_id.sampling.sharing import Sharing, way_of_sharing
 from concat_id.sampling.takes import Judge, finished_takes, rank_takes, save_takes
 
@@ -50,7 +51,7 @@ class Prepared:
     photos: list[Path]
     people: list[int]
     again: Path | None = None  # the finished folder that is to be made again
-    prompt_embeds: Tensor | None = None  # (1, L, D)
+    prompt_embeds: Any = None  # (1, L, D); of systems beside Concat-ID, what their pipeline makes of the prompt
 
 
 def generate(config: Config, judge: Judge | None = None) -> int:
@@ -93,7 +94,7 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
 
     Of several processes the first alone is told what is wrong.
     """
-    args, max_refs = config.args, config.model.transformer.max_refs
+    args, max_refs = config.args, config.model.max_people
     if args.prompt:
         jobs, problems = [make_job(0, args.prompt, args.image, "--prompt", max_refs)], []
     elif args.input_file:
@@ -114,13 +115,11 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
 
 def _warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> None:
     """Say what the model has not been trained for, though it can be tried."""
-    model, (height, width) = config.model, config.args.sampling_image_size
+    model, (height, width), most = config.model, config.args.sampling_image_size, config.model.largest_size
     crowded = [job for job in jobs if len(job.people) > model.trained_refs]
     if crowded:
         known = "one person" if model.trained_refs == 1 else f"{model.trained_refs} people"
         warn(f"{crowded[0].source}: {len(crowded[0].people)} people, but the weights were trained with {known}; likeness will suffer")
-    factor = model.autoencoder.spatial_factor
-    most = model.transformer.latent_height * factor, model.transformer.latent_width * factor
     if height * width > most[0] * most[1]:
         warn(f"{height}x{width} pixels are more than the {most[0]}x{most[1]} that the model is made for; it costs more and may look worse")
 
@@ -180,14 +179,12 @@ def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any],
         return [], problems
     check_writable(output_dir)
     warn_of_emulation(device, config.args.dtype_name)
-    detector, parser, notices = load_face_models(config.model.faces, device)
-    for notice in notices:
-        warn(notice)
+    prepare = photo_preparer(config, device)
     prepared, told, comparer = [], set(), PhotoComparer(device)
     for job, fingerprint, again in pending:
         try:
             candidates = [
-                [(photo, prepare_reference(photo, config.args.sampling_image_size, detector, parser)) for photo in photos]
+                [(photo, prepare(photo)) for photo in photos]
                 for photos in job.people
             ]
         except UserError as error:
@@ -208,11 +205,21 @@ def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any],
         poor = [photo for photo in item.photos if verdicts[photo].level == POOR]
         if poor and config.args.strict_photos:
             problems.append(f"{job.source}: {poor[0]}: {verdicts[poor[0]]}; expected a photo that is usable (--strict_photos)")
-        elif len(item.photos) > (most := config.model.transformer.max_refs):
+        elif len(item.photos) > (most := config.model.max_people):
             problems.append(f"{job.source}: found {len(item.photos)} photos, the model takes at most {most}; remove some, or --photos best")
         else:
             prepared.append(item)
     return prepared, problems
+
+
+def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], PreparedReference]:
+    """What prepares a photograph for the model. Says what stands in for face models that are not there."""
+    if config.model.kind in NEIGHBOURS:
+        return neighbour(config).photo_preparer(config, device)
+    detector, parser, notices = load_face_models(config.model.faces, device)
+    for notice in notices:
+        warn(notice)
+    return lambda photo: prepare_reference(photo, config.args.sampling_image_size, detector, parser)
 
 
 def _compare(
@@ -246,14 +253,8 @@ def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None
     if not prepared:
         return
     for item in prepared:
-        cut = pipeline.text_encoder.truncated_part(item.job.prompt)
-        if cut:
-            limit = pipeline.config.model.text_encoder.max_length
-            warn(f"{item.job.source}: the prompt is longer than {limit} tokens; this end of it is cut off: {shortened(cut)!r}")
-        unknown = pipeline.text_encoder.unknown_part(item.job.prompt)
-        if unknown:
-            warn(f"{item.job.source}: out of the text encoder's vocabulary, which the video will not show: "
-                 f"{shortened(unknown)!r}")  # fmt: skip
+        for note in pipeline.notes_on(item.job.prompt):
+            warn(f"{item.job.source}: {note}")
     with memory_checked():
         embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
     for item, embedding in zip(prepared, embeddings, strict=True):
@@ -325,7 +326,7 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
     made, files = finished_takes(folder, item.fingerprint)
     bar.update(len(made) * pipeline.config.model.sampler.num_inference_steps)
     images = [reference.image for reference in item.references]
-    ref_latents = pipeline.encode_references(images)
+    people = pipeline.encode_people(item.references)
     scales = pipeline.config.model.sampler.ref_guidance_scale
     scales = scales if len(scales) == 1 else [scales[person] for person in item.people]
 
@@ -334,7 +335,7 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
 
     for index in range(len(made), samples):
         begun, seed = time.perf_counter(), args.seed + index
-        latents = pipeline.sample(item.prompt_embeds, ref_latents, seed, lambda step: bar.update(), look, scales)
+        latents = pipeline.sample(item.prompt_embeds, people, seed, lambda step: bar.update(), look, scales)
         sampled = time.perf_counter()
         bar.set_postfix_str("decoding")
         frames, suffix = pipeline.decode(latents), f"_{index + 1}" if index else ""

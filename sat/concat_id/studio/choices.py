@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from concat_id.config.loading import load_config
-from concat_id.config.presets import PRESETS, TASKS, UNTRAINED, choose
+from concat_id.config.presets import NEIGHBOURS, PRESETS, TASKS, UNTRAINED, choose
 from concat_id.config.schema import Config
 from concat_id.errors import UserError
 
@@ -32,7 +32,7 @@ class Model(NamedTuple):
 def find_models(output: str | None = None) -> dict[str, Model]:
     """The models that can make videos here, trained ones first; `output` takes the place of their output folders."""
     found = {}
-    for name in sorted(PRESETS, key=lambda name: name in UNTRAINED):
+    for name in sorted(PRESETS.keys() - NEIGHBOURS, key=lambda name: name in UNTRAINED):
         configs = {}
         for task in TASKS:
             try:
