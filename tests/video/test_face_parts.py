@@ -9,7 +9,15 @@ from transformers import CLIPImageProcessorPil
 
 from concat_id.face.parsing import CLASSES
 from concat_id.video.face_parts import (
-    PARTS, RELEASED_CLASSES, filled, from_released, part_images, part_masks, part_pixels, to_released, without_background,
+    PARTS,
+    RELEASED_CLASSES,
+    filled,
+    from_released,
+    part_images,
+    part_masks,
+    part_pixels,
+    to_released,
+    without_background,
     without_filled_background,
 )  # fmt: skip
 from concat_id.video.transforms import clip_pixels
@@ -65,7 +73,7 @@ def test_masks_of_the_released_system(golden, name):
 def test_numbering_by_name():
     assert [CLASSES[number] for number in from_released(np.arange(19))] == list(RELEASED_CLASSES)
     np.testing.assert_array_equal(to_released(from_released(np.arange(19))), np.arange(19))
-    assert PARTS == tuple(RELEASED_PARTS.values())
+    assert tuple(RELEASED_PARTS.values()) == PARTS
 
 
 def test_the_second_of_a_pair_stands_in_and_absent_parts_are_left_out():
