@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import golden_arrays, golden_meta, seeded
+from conftest import golden_arrays, seeded
+from golden_portraits import META, RELEASED_PARTS, ellipses, image_of
 from in_process import refused
 from PIL import Image
 
@@ -13,19 +14,13 @@ from concat_id.data.portraits import PortraitDataset, PortraitRoots, load_identi
 from concat_id.data.sampler import EpochSampler, build_loader
 from concat_id.video.face_parts import CLASSES, RELEASED_CLASSES
 
-META = golden_meta("consistentid_shared")
-RELEASED_PARTS = {"Face": "face", "Left_Eye": "eyes", "Left_Ear": "ears", "Nose": "nose", "Upper_Lip": "mouth"}
-
 
 @pytest.fixture
 def written(tmp_path):
     """The golden files' portraits in folders of their own kind, and a list beside them."""
     for number in range(3):
-        pixels = 128 + 40 * seeded(f"consistentid/data/picture{number}", (512, 512, 3)).numpy()
-        Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8)).save(tmp_path / f"p{number}_resize.png")
-        labels, (y, x) = np.zeros((512, 512), np.uint8), np.mgrid[:512, :512]
-        for label, cy, cx, ry, rx in META["pipe"]["labels"][: META["dataset"][number]["labels_used"]]:
-            labels[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1] = label
+        image_of(f"data/picture{number}", (512, 512)).save(tmp_path / f"p{number}_resize.png")
+        labels = ellipses(512, META["pipe"]["labels"][: META["dataset"][number]["labels_used"]])
         Image.fromarray(labels).save(tmp_path / f"p{number}_mask.png")
         torch.save(seeded(f"consistentid/data/id{number}", (1, 512)), tmp_path / f"p{number}_faceid.bin")
     return write_list(tmp_path, [entry["item"] for entry in META["dataset"]])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import golden_arrays, golden_meta, seeded
-from PIL import Image
+from conftest import golden_arrays, seeded
+from golden_portraits import META, RELEASED_PARTS, ellipses, image_of
 from transformers import CLIPImageProcessorPil
 
 from concat_id.face.parsing import CLASSES
@@ -22,27 +22,10 @@ from concat_id.video.face_parts import (
 )  # fmt: skip
 from concat_id.video.transforms import clip_pixels
 
-META = golden_meta("consistentid_shared")
-RELEASED_PARTS = {"Face": "face", "Left_Eye": "eyes", "Left_Ear": "ears", "Nose": "nose", "Upper_Lip": "mouth"}
-
 
 @pytest.fixture(scope="module")
 def golden():
     return golden_arrays("consistentid_shared")
-
-
-def image_of(name: str, size) -> Image.Image:
-    """The golden files' photograph of this name."""
-    pixels = 128 + 40 * seeded(f"consistentid/{name}", (*size, 3)).numpy()
-    return Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8))
-
-
-def ellipses(size: int, drawn) -> np.ndarray:
-    """A label map in the released numbering."""
-    labels, (y, x) = np.zeros((size, size), np.uint8), np.mgrid[:size, :size]
-    for label, cy, cx, ry, rx in drawn:
-        labels[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1] = label
-    return labels
 
 
 def golden_labels(name: str) -> np.ndarray:

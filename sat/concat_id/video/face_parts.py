@@ -33,6 +33,7 @@ PART_CLASSES = {
     "mouth": ("upper lip", "lower lip"),
 }  # fmt: skip
 PARTS = tuple(PART_CLASSES)
+FACE_CAPTION = "The person has one face, one nose, two eyes, two ears, and one mouth."  # as released, where nobody describes the face
 PARSED_SIZE = 512  # pixels of the side of a photograph that is parsed
 
 
