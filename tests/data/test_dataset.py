@@ -10,7 +10,7 @@ from in_process import refused
 from PIL import Image
 
 from concat_id.config.args import DataConfig
-from concat_id.data.dataset import ClipDataset, apply_mask, collate
+from concat_id.data.dataset import ClipDataset, apply_mask
 from concat_id.data.records import read_records
 from concat_id.video.transforms import to_frames
 from concat_id.weights.tensor_cache import TensorCache
@@ -142,7 +142,7 @@ def test_when_nothing_can_be_read_the_run_ends(make, folder):
 
 def test_collate_stacks(make, folder):
     dataset = make(folder.entry(image="a.png@@b.png"), folder.entry(image="b.png@@c.png", caption="Two."))
-    batch = collate([dataset[0, 1], dataset[0, 0]])
+    batch = ClipDataset.collate([dataset[0, 1], dataset[0, 0]])
     assert batch.video.shape == (2, 3, 9, HEIGHT, WIDTH) and batch.refs.shape == (2, 2, 3, HEIGHT, WIDTH)
     assert (batch.captions, batch.indices, batch.held) == (["Two.", "A person talks."], [1, 0], [0, 0])
     assert batch.video.dtype == torch.uint8 and batch.as_floats().video.min() == -1
@@ -159,7 +159,7 @@ def test_cached_windows_are_not_decoded_again(make, folder):
                 cache.write(sample.window, sample.video[:, 0].float(), torch.ones(3))
             seen.add(json.dumps(sample.window))
     assert len(seen) == dataset.windows, "two entries of one clip share its places"
-    batch = collate([dataset[0, 0], make(folder.entry())[0, 0]])
+    batch = ClipDataset.collate([dataset[0, 0], make(folder.entry())[0, 0]])
     assert batch.video.shape[0] == 1 and batch.moments[0][1].shape == (3,) and batch.moments[1] is None
 
 

@@ -40,23 +40,28 @@ class SourceVideo:
 
 
 class Captions:
-    """Captions from a JSON object by a video's path, name or stem, from `name.txt` beside it, or else one for all."""
+    """Captions from a JSON object by a video's path, name or stem, from `name.txt` beside it, or else one for all.
 
-    def __init__(self, file: Path | None = None, default: str | None = None):
-        self.default = " ".join(require(default or "", WORDS, "command line: --caption").split())
-        self._given = {} if file is None else _read_captions(file)
+    `option` is what the one for all is called on the command line, `suffix` what stands beside videos, None for nothing.
+    """
+
+    def __init__(self, file: Path | None = None, default: str | None = None, option: str = "caption", suffix: str | None = ".txt"):
+        self.default = " ".join(require(default or "", WORDS, f"command line: --{option}").split())
+        self._given = {} if file is None else _read_captions(file, f"--{option}s: {file}")
+        self._option, self._suffix = option, suffix
 
     def of(self, video: Path) -> str:
         """Return the caption of a video. Raises `UserError` if there is none."""
         for key in (str(video), video.name, video.stem):
             if key in self._given:
                 return self._given[key]
-        words = beside(video, ".txt")
-        if kind_of(words) == "a file" and (text := " ".join(read_text(words, "a caption").split())):
+        words = beside(video, self._suffix) if self._suffix else None
+        if words and kind_of(words) == "a file" and (text := " ".join(read_text(words, "a caption").split())):
             return text
         if self.default:
             return self.default
-        raise UserError(f"{video}: found no caption, expected one in --captions, {words.name} beside it, or --caption for all")
+        places = f"--{self._option}s, {f'{words.name} beside it, ' if words else ''}or --{self._option} for all"
+        raise UserError(f"{video}: found no caption, expected one in {places}")
 
 
 def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[SourceVideo], list[str]]:
@@ -115,9 +120,9 @@ def _existing(path: Path, place: str) -> Path:
     return path
 
 
-def _read_captions(file: Path) -> dict[str, str]:
-    given = require(read_json(file, "a JSON object with captions"), OBJECT, f"--captions: {file}")
+def _read_captions(file: Path, place: str) -> dict[str, str]:
+    given = require(read_json(file, "a JSON object with captions"), OBJECT, place)
     for name in given:
-        if not take(given, name, WORDS, f"--captions: {file}").strip():
-            raise UserError(f"--captions: {file}: {name}: found no words, expected a caption; write one, or remove the line")
+        if not take(given, name, WORDS, place).strip():
+            raise UserError(f"{place}: {name}: found no words, expected a caption; write one, or remove the line")
     return {name: " ".join(text.split()) for name, text in given.items()}

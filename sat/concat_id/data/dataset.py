@@ -1,9 +1,9 @@
 """Samples for training: a window of a clip, its caption and its people's references, the same for the same (seed, epoch, index)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from concat_id.weights.tensor_cache import TensorCache
 MASK_PROBABILITY = 0.9  # as released
 ATTEMPTS = 20  # other clips tried before so many failures are taken for a mistake in the list
 WINDOWS = 4  # places of a clip that are encoded where encodings are cached
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -64,7 +65,48 @@ class Batch:
         return self
 
 
-class ClipDataset(Dataset):
+class ReplacingDataset(Dataset):
+    """Samples by (epoch, record index); what cannot be read is noted in `bad_files`, and another record of its kind takes its place.
+
+    `kinds` says which samples can share a batch. A subclass has `_files`, `_sample` and, for the loader, `collate`.
+    """
+
+    noun, remedy = "clips", "check the list with sat/check_dataset.py"
+
+    def __init__(self, records: Sequence[Any], kinds: Sequence[int], seed: int, bad_files: Path | None):
+        if not records:
+            raise UserError(f"train_data: no {self.noun}, expected at least one; check args.train_data")
+        self.records, self.kinds, self.seed, self.bad_files = list(records), list(kinds), seed, BadFiles(bad_files)
+        self._alike = {kind: np.flatnonzero(np.array(self.kinds) == kind) for kind in set(self.kinds)}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """Return the sample of (epoch, record index); raises `UserError` when neither it nor its many replacements can be read."""
+        failures: list[str] = []
+        epoch, asked = key
+        for index in self._candidates(epoch, asked):
+            record = self.records[index]
+            reason = next(filter(None, map(self.bad_files.reason, self._files(record))), None)
+            if reason is None:
+                try:
+                    return self._sample(record, epoch, index, replaced=index != asked)
+                except UnreadableClipError as error:
+                    self.bad_files.add(error.path, error.reason, record.source)
+                    reason = error.reason
+            failures.append(f"{record.source}: {reason}")
+        raise UserError(f"{len(failures)} {self.noun} in a row cannot be read, the first is {failures[0]}; {self.remedy}")
+
+    def _candidates(self, epoch: int, index: int):
+        """The record asked for, then others of its kind in an order of its own."""
+        yield int(index)
+        others = self._alike[self.kinds[index]]
+        others = others[others != index]
+        yield from np.random.default_rng([self.seed, epoch, index, 1]).permutation(others)[:ATTEMPTS].tolist()
+
+
+class ClipDataset(ReplacingDataset):
     """Samples of records by (epoch, record index). Images are not flipped: a mirrored face is another face.
 
     Records whose video is an image give one frame. `kinds` says which samples can share a batch: the number of people, negative for
@@ -83,41 +125,27 @@ class ClipDataset(Dataset):
         timeout_s: float = 60.0,
         latents: TensorCache | None = None,
     ):
-        if not records:
-            raise UserError("train_data: no clips, expected at least one; check args.train_data")
-        self.records, self.data, self.training, self.seed = list(records), data, training, seed
-        self.bad_files, self.reader = BadFiles(bad_clips), ClipReader(timeout_s)
-        self.latents = latents
-        self.kinds = [-record.num_refs if record.is_image else record.num_refs for record in self.records]
-        self._alike = {kind: np.flatnonzero(np.array(self.kinds) == kind) for kind in set(self.kinds)}
+        super().__init__(records, [-record.num_refs if record.is_image else record.num_refs for record in records], seed, bad_clips)
+        self.data, self.training, self.reader, self.latents = data, training, ClipReader(timeout_s), latents
 
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Return the sample of (epoch, record index); raises `UserError` when neither it nor its many replacements can be read."""
-        failures: list[str] = []
-        epoch, asked = key
-        for index in self._candidates(epoch, asked):
-            record = self.records[index]
-            reason = self.bad_files.reason(record.video)
-            if reason is None:
-                try:
-                    return self._sample(record, epoch, index, replaced=index != asked)
-                except UnreadableClipError as error:
-                    self.bad_files.add(error.path, error.reason, record.source)
-                    reason = error.reason
-            failures.append(f"{record.source}: {reason}")
-        raise UserError(
-            f"{len(failures)} clips in a row cannot be read, the first is {failures[0]}; check the list with sat/check_dataset.py"
+    @staticmethod
+    def collate(samples: Sequence[Sample]) -> Batch:
+        """Put samples of one kind together."""
+        videos = [sample.video for sample in samples if sample.video is not None]
+        return Batch(
+            captions=[sample.caption for sample in samples],
+            refs=torch.stack([sample.refs for sample in samples]),
+            video=torch.stack(videos) if videos else None,
+            moments=[sample.moments for sample in samples],
+            windows=[sample.window for sample in samples],
+            indices=[sample.index for sample in samples],
+            replaced=[sample.replaced for sample in samples],
+            held=[sample.held for sample in samples],
         )
 
-    def _candidates(self, epoch: int, index: int):
-        """The record asked for, then others of its kind in an order of its own."""
-        yield int(index)
-        others = self._alike[self.kinds[index]]
-        others = others[others != index]
-        yield from np.random.default_rng([self.seed, epoch, index, 1]).permutation(others)[:ATTEMPTS].tolist()
+    def _files(self, record: Record) -> tuple[Path, ...]:
+        """Those that need not be tried when they are known to be unreadable."""
+        return (record.video,)
 
     def _sample(self, record: Record, epoch: int, index: int, replaced: bool) -> Sample:
         random = np.random.default_rng([self.seed, epoch, index, 0]) if self.training else None
@@ -150,12 +178,12 @@ class ClipDataset(Dataset):
     def _reference(self, record: Record, path: Path, mask: Path | None) -> Tensor:
         """Load an image, or the first frame of a clip that training sees, as (3, H, W) in [-1, 1], what its mask does not cover black."""
         if not record.shows_itself:
-            image = _load(path)
+            image = readable(path)
         else:
             first = Window(self.data.fps, 1, self.data.skip_frms_num, tuple(self.data.video_size), 0.0)
             image = Image.fromarray(self.reader.read(path, first).pixels[0].numpy())
         if mask is not None:
-            image = apply_mask(image, _load(mask))
+            image = apply_mask(image, readable(mask))
         return to_tensor(fit_and_pad(image, tuple(self.data.video_size)))
 
 
@@ -179,23 +207,9 @@ def apply_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
     return ImageChops.multiply(image, grey.resize(image.size, Image.Resampling.BILINEAR).convert("RGB"))
 
 
-def _load(path: Path) -> Image.Image:
+def readable(path: Path, read: Callable[[Path], Read] = load_image) -> Read:
+    """Read a file of a sample. Raises `UnreadableClipError` where `read` has something to tell the user."""
     try:
-        return load_image(path)
+        return read(path)
     except UserError as error:
         raise UnreadableClipError(path, str(error).removeprefix(f"{path}: ")) from error
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples of one kind together."""
-    videos = [sample.video for sample in samples if sample.video is not None]
-    return Batch(
-        captions=[sample.caption for sample in samples],
-        refs=torch.stack([sample.refs for sample in samples]),
-        video=torch.stack(videos) if videos else None,
-        moments=[sample.moments for sample in samples],
-        windows=[sample.window for sample in samples],
-        indices=[sample.index for sample in samples],
-        replaced=[sample.replaced for sample in samples],
-        held=[sample.held for sample in samples],
-    )

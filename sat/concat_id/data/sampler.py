@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from concat_id.data.dataset import Batch, ClipDataset, Sample, collate
+from concat_id.data.dataset import Batch, ReplacingDataset, Sample
 from concat_id.errors import UserError, reason_of, warn
 
 MAX_RESTARTS = 3  # of the loader's processes, without a batch in between
@@ -94,7 +94,7 @@ class EpochSampler(Sampler[list[Key]]):
 class _Guarded(Dataset):
     """Samples, or the `UserError` in their place: torch would turn it into pages of text."""
 
-    def __init__(self, dataset: ClipDataset):
+    def __init__(self, dataset: ReplacingDataset):
         self.dataset = dataset
 
     def __getitem__(self, key: Key) -> Sample | UserError:
@@ -103,13 +103,13 @@ class _Guarded(Dataset):
         except UserError as error:
             return error
 
-
-def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
-    failed = next((sample for sample in samples if isinstance(sample, UserError)), None)
-    if failed is not None:
-        return failed
-    batch = collate(samples)
-    return batch if get_worker_info() is None else _shared(batch)
+    def collate(self, samples: list[Sample | UserError]) -> Batch | UserError:
+        """Put samples together, in shared memory if this is not the trainer's process; or return the first error."""
+        failed = next((sample for sample in samples if isinstance(sample, UserError)), None)
+        if failed is not None:
+            return failed
+        batch = self.dataset.collate(samples)
+        return batch if get_worker_info() is None else _shared(batch)
 
 
 def _shared(batch: Batch) -> Batch | UserError:
@@ -146,7 +146,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        dataset: ClipDataset,
+        dataset: ReplacingDataset,
         sampler: EpochSampler,
         num_workers: int = 0,
         prefetch_factor: int | None = None,
@@ -174,11 +174,12 @@ class ClipLoader:
 
     def _batches(self) -> Iterator[Batch | UserError]:
         before = signal.getsignal(signal.SIGCHLD)
+        guarded = _Guarded(self.dataset)
         batches = iter(
             DataLoader(
-                _Guarded(self.dataset),
+                guarded,
                 batch_sampler=self.sampler,
-                collate_fn=_collate,
+                collate_fn=guarded.collate,
                 num_workers=self.num_workers,
                 prefetch_factor=self.prefetch_factor,
                 worker_init_fn=_ignore_interrupts,
@@ -192,7 +193,7 @@ class ClipLoader:
 
 
 def build_loader(
-    dataset: ClipDataset, sampler: EpochSampler, num_workers: int = 0, prefetch_factor: int | None = None
+    dataset: ReplacingDataset, sampler: EpochSampler, num_workers: int = 0, prefetch_factor: int | None = None
 ) -> ClipLoader:
     """Make the iterable of batches for training; every process makes `prefetch_factor` of them in advance (None: 2)."""
     return ClipLoader(dataset, sampler, num_workers, prefetch_factor)

@@ -9,12 +9,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from concat_id.errors import UserError
+from concat_id.video.face_parts import CLASSES
 from concat_id.weights.model_folders import built_from, load_pretrained, read_settings
 
-CLASSES = (
-    *("background", "skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear", "right ear"),
-    *("mouth", "upper lip", "lower lip", "hair", "hat", "earring", "necklace", "neck", "cloth"),
-)
 BACKGROUND, SKIN, HAIR = (CLASSES.index(name) for name in ("background", "skin", "hair"))
 
 

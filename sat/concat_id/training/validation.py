@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from concat_id.config.schema import Config
-from concat_id.data.dataset import Batch, ClipDataset, collate
+from concat_id.data.dataset import Batch, ClipDataset
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files.paths import safe_name, written_whole
@@ -88,7 +88,7 @@ class Validation:
         return sheet
 
     def _batch(self, index: int) -> Batch:
-        return collate([self.clips[0, index]]).as_floats()
+        return self.clips.collate([self.clips[0, index]]).as_floats()
 
 
 def _turns(count: int) -> Sequence[int]:

@@ -4,9 +4,10 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,10 @@ TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+CLIP_SIZE = 224
+CLIP_MEAN, CLIP_STD = np.float32((0.48145466, 0.4578275, 0.40821073)), np.float32((0.26862954, 0.26130258, 0.27577711))
 _one_at_a_time = threading.Lock()
+Read = TypeVar("Read")
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -35,11 +39,25 @@ def load_image(path: str | Path) -> Image.Image:
 
     Raises `UserError` if the file is missing, unreadable, damaged, too large or no image.
     """
-    path = Path(path)
+    return _load(Path(path), _read)
+
+
+def load_labels(path: str | Path, num_classes: int) -> np.ndarray:
+    """Read an image whose grey values, or places in a palette, are numbers of classes: uint8 (H, W).
+
+    Raises `UserError` for any other image, and for numbers from `num_classes` on.
+    """
+    labels = _load(Path(path), _read_labels)
+    if labels.max() >= num_classes:
+        raise UserError(f"{path}: found the number {labels.max()}, expected classes from 0 to {num_classes - 1}; make the mask again")
+    return labels
+
+
+def _load(path: Path, read: Callable[[Image.Image], Read]) -> Read:
     require_file(path, "an image")
     try:
         with _open(path) as image:
-            return _read(image)
+            return read(image)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
@@ -90,9 +108,7 @@ def _quiet(with_libraries: bool = False) -> Iterator[None]:
 
 def _read(image: Image.Image) -> Image.Image:
     """Decode an image. Raises `UserError` without a path."""
-    width, height = size = image.size
-    if width * height > LARGEST or max(size) > LARGEST_SIDE:
-        raise UserError(f"found {width}x{height} pixels, expected at most {LARGEST:,} and {LARGEST_SIDE:,} a side; make it smaller")
+    width, height = size = _checked_size(image)
     factor = 1
     while width * height > AMPLE * factor**2:
         factor *= 2
@@ -107,6 +123,21 @@ def _read(image: Image.Image) -> Image.Image:
         image = _shrink(image, factor)
     image = to_srgb(image, profile)
     return image if turn is None else image.transpose(turn)
+
+
+def _checked_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    if width * height > LARGEST or max(image.size) > LARGEST_SIDE:
+        raise UserError(f"found {width}x{height} pixels, expected at most {LARGEST:,} and {LARGEST_SIDE:,} a side; make it smaller")
+    return width, height
+
+
+def _read_labels(image: Image.Image) -> np.ndarray:
+    """Decode an image of numbers. Raises `UserError` without a path."""
+    _checked_size(image)
+    if image.mode not in ("L", "P"):
+        raise UserError(f"found an image of mode {image.mode}, expected grey with the number of a class in each pixel; make it again")
+    return np.array(image)
 
 
 def _shrink(image: Image.Image, factor: int) -> Image.Image:
@@ -136,6 +167,21 @@ def fit_and_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     # Pillow's bicubic filter widens with the scale when it makes images smaller, so it does not alias.
     canvas.paste(image.resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
     return canvas
+
+
+def fill_square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
+    """Scale an image's shorter side to `size`, keeping its aspect ratio, and cut the square out of its middle."""
+    shorter = min(image.size)
+    scaled = image.resize(tuple(int(size * side / shorter) for side in image.size), filter)
+    left, top = ((side - size) // 2 for side in scaled.size)
+    return scaled.crop((left, top, left + size, top + size))
+
+
+def clip_pixels(image: Image.Image) -> Tensor:
+    """Turn an image into what CLIP's image encoders take, float32 (3, 224, 224): as transformers' CLIPImageProcessorPil, bit for bit."""
+    square = fill_square(image.convert("RGB"), CLIP_SIZE, Image.Resampling.BICUBIC)
+    pixels = (np.asarray(square).astype(np.float64) * (1 / 255)).astype(np.float32)
+    return torch.from_numpy((pixels - CLIP_MEAN) / CLIP_STD).permute(2, 0, 1).contiguous()
 
 
 def to_tensor(image: Image.Image) -> Tensor:

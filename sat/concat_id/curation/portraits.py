@@ -1,0 +1,194 @@
+"""Photographs to ConsistentID's training data: squeezed photos, the classes of their pixels, ArcFace vectors, and the list of all."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from colorsys import hsv_to_rgb
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from concat_id.config.cogvideox import FaceConfig
+from concat_id.curation.source_videos import Captions
+from concat_id.data.clips import file_state
+from concat_id.data.portraits import IDENTITY_SIZE
+from concat_id.errors import UserError, one_line, reason_of
+from concat_id.face.detection import TEMPLATE_SIZE, FaceDetector, UprightPhoto
+from concat_id.face.recognition import FaceRecognizer, load_recognizer
+from concat_id.face.reference import FaceParser, choose_folders, load_face_models
+from concat_id.files.formats import is_image, media_in
+from concat_id.files.json_files import recall_json, write_json
+from concat_id.files.paths import file_digest, kind_of, remove_partial_files, resolve_path, safe_name, text_digest, written_whole
+from concat_id.video.face_parts import RELEASED_CLASSES, part_masks, squeezed, to_released
+from concat_id.video.transforms import load_image
+from concat_id.video.writing import write_image
+from concat_id.weights.loading import content_digest, writing
+
+VERSION = 1  # raise it when the same photo would give other files
+LIST = "JSON_all.json"
+PHOTO, COLOURS, MASK, IDENTITY, RECORD = (  # of a photo's id, as in ConsistentID's README
+    *("resize_IMG/{}_resize.png", "parsing_color_IMG/{}_color.png", "parsing_mask_IMG/{}_mask.png"),
+    *("all_faceID/{}_faceid.bin", "JSON/{}.json"),
+)
+KEYS = ("origin_IMG", "resize_IMG", "parsing_color_IMG", "parsing_mask_IMG", "vqa_llva", "id_embed_file_resize",
+        "vqa_llva_more_face_detail")  # fmt: skip
+RECOGNIZER, RECOGNIZER_FILE = "models/buffalo_l", "w600k_r50"  # ConsistentID's
+# Far hues for neighbouring classes, black for the background.
+PALETTE = np.uint8([(0, 0, 0)] + [np.rint(255 * np.array(hsv_to_rgb(7 * number / 18 % 1, 1 - number % 2 / 3, 1)))
+                                  for number in range(len(RELEASED_CLASSES) - 1)])  # fmt: skip
+OPACITY = 0.6  # of the colours over the photo
+
+
+class PortraitTools(NamedTuple):
+    """The models that look at portraits; `recognizer` is None where vectors are left out."""
+
+    detector: FaceDetector
+    recognizer: FaceRecognizer | None
+    parser: FaceParser
+
+
+def load_portrait_tools(detector: str | None, recognizer: str | None, parser: str | None, device: torch.device,
+                        with_vectors: bool = True) -> tuple[PortraitTools, list[str]]:  # fmt: skip
+    """Load the models of folders, None for the usual ones; also return a line for each that stands in for another.
+
+    Raises `UserError` where there is no parser, and for a recogniser whose vectors have other than ArcFace's 512 numbers.
+    """
+    own = {"detector": detector, "fallback_detector": detector} if detector else {}
+    config = FaceConfig(**own | ({"parser": parser} if parser else {}))
+    if choose_folders(config).parser is None:
+        raise UserError(f"{config.parser}: not there, expected a Segformer that tells eyes, ears, nose and mouth apart; "
+                        "download jonathandinu/face-parsing, or name its folder with --parser")  # fmt: skip
+    found = _load_arcface(recognizer, device) if with_vectors else None
+    faces = load_face_models(config, device)
+    notices = list(faces.notices)
+    if found and found.file.stem != RECOGNIZER_FILE:
+        notices.append(f"{found.name} makes the vectors; released ConsistentID weights know those of buffalo_l's {RECOGNIZER_FILE} alone")
+    return PortraitTools(faces.detector, found, faces.parser), notices
+
+
+def _load_arcface(folder: str | None, device: torch.device) -> FaceRecognizer:
+    usual = RECOGNIZER if os.path.isdir(resolve_path(RECOGNIZER)) else None
+    recognizer = load_recognizer(folder or usual, device)
+    width = recognizer.embed_crops([Image.new("RGB", (TEMPLATE_SIZE, TEMPLATE_SIZE))]).shape[1]
+    if width != IDENTITY_SIZE:
+        raise UserError(
+            f"{recognizer.file.parent}: {recognizer.name} makes vectors of {width} numbers, expected ArcFace's {IDENTITY_SIZE}; "
+            f"put insightface's buffalo_l into {RECOGNIZER}, or leave vectors out with --without_vectors"
+        )
+    return recognizer
+
+
+def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Collect photos from files and folders by their ids; also return what cannot be used, a line each."""
+    photos, problems = {}, []
+    for argument in paths:
+        is_folder = kind_of(argument) == "a folder"
+        try:
+            found = media_in(argument, is_image) if is_folder else [argument]
+        except OSError as error:
+            problems.append(f"{argument}: cannot be read ({reason_of(error)}); check its permissions")
+            continue
+        if not found:
+            problems.append(f"{argument}: found no photo in this folder, expected JPEG, PNG or the like")
+        for path in found:
+            name = safe_name(path.stem, 100)
+            if (kind := kind_of(path)) != "a file":
+                problems.append(f"--photos: found {kind}, {str(path)!r}, expected a photo or a folder; check the path")
+            elif name in photos:
+                problems.append(f"{path}: is called {name} as {photos[name]} is, which is used; rename one of them")
+            else:
+                photos[name] = path
+    return photos, problems
+
+
+class PortraitPreparation:
+    """Prepares photos under `output`; a later run takes over what is whole and has not changed."""
+
+    def __init__(self, output: Path, tools: PortraitTools):
+        self.output, self.tools = output, tools
+        models = [tools.detector, tools.recognizer] if tools.recognizer else [tools.detector]
+        parser = content_digest(tools.parser.folder)
+        self._models = [VERSION, *(file_digest(model.file) for model in models), parser]
+        for file in (PHOTO, COLOURS, MASK, IDENTITY, RECORD):
+            remove_partial_files((output / file).parent)
+
+    def prepare(self, name: str, path: Path, captions: Captions, face_captions: Captions) -> tuple[dict[str, str], str | None]:
+        """Write the files of a photo, or take them over; return its entry and perhaps a note.
+
+        Raises `UserError` for a photo that cannot be read or shows no face, and where there is no caption.
+        """
+        texts = {"vqa_llva": captions.of(path), "vqa_llva_more_face_detail": face_captions.of(path)}
+        file = self.output / RECORD.format(name)
+        fingerprint = text_digest(json.dumps([self._models, str(path.absolute()), file_state(path)]))
+        known, note = recall_json(file) or {}, None
+        if not self._is_whole(known, fingerprint):
+            files, note = self._make(name, path)
+            sizes = {written: (self.output / written).stat().st_size for written in files.values()}
+            made = {"origin_IMG": str(path.absolute()), **files}
+        else:
+            made, sizes = {key: known[key] for key in KEYS if key in known}, known["files"]
+        entry = {key: (made | texts)[key] for key in KEYS if key in made | texts}
+        if (record := entry | {"fingerprint": fingerprint, "files": sizes}) != known:
+            write_json(file, record)
+        return entry, note
+
+    def _is_whole(self, record: Mapping[str, Any], fingerprint: str) -> bool:
+        sizes = record.get("files")
+        if record.get("fingerprint") != fingerprint or not isinstance(sizes, dict):
+            return False
+        return all(kind_of(self.output / file) == "a file" and (self.output / file).stat().st_size == size for file, size in sizes.items())
+
+    def _make(self, name: str, path: Path) -> tuple[dict[str, str], str | None]:
+        """Return the files of a photo by the keys of its entry, and perhaps a note."""
+        found = self.tools.detector.search(load_image(path))
+        if (face := found.largest) is None:
+            raise UserError(f"{path}: found no face, expected one; leave the photo out, or take another")
+        photo = squeezed(found.photo)
+        labels = self.tools.parser.parse(photo, face.keypoints * (np.array(photo.size) / found.photo.size))
+        if "face" not in part_masks(labels):
+            raise UserError(f"{path}: {self.tools.parser.name} found no part of a face in it; leave the photo out, or take a closer one")
+        classes = to_released(labels)
+        files = {"resize_IMG": PHOTO, "parsing_color_IMG": COLOURS, "parsing_mask_IMG": MASK}
+        images = photo, Image.blend(photo, Image.fromarray(PALETTE[classes]), OPACITY), Image.fromarray(classes)
+        for file, image in zip(files.values(), images, strict=True):
+            write_image(self.output / file.format(name), image)
+        if self.tools.recognizer:
+            files["id_embed_file_resize"] = IDENTITY
+            vector = torch.from_numpy(self.tools.recognizer.embed(found.photo, face))[None]
+            with written_whole(self.output / IDENTITY.format(name)) as temporary, writing():
+                torch.save(vector, temporary)
+        return {key: file.format(name) for key, file in files.items()}, _note(path, found)
+
+
+def _note(path: Path, found: UprightPhoto) -> str | None:
+    several = f"found {len(found.faces)} faces; the largest one is the person's" if len(found.faces) > 1 else None
+    notes = list(filter(None, (found.note, several)))
+    return f"{path}: {'; '.join(notes)}" if notes else None
+
+
+def prepare_portraits(preparation: PortraitPreparation, photos: Mapping[str, Path], captions: Captions,
+                      face_captions: Captions) -> tuple[Path, list[dict[str, str]], list[str]]:  # fmt: skip
+    """Prepare photos and list them; return the list's file, its entries, and what is wrong with the other photos, a line each.
+
+    Without any entry, the list of an earlier run stays.
+    """
+    entries, problems = [], []
+    with tqdm(photos.items(), unit="photo", dynamic_ncols=True) as progress:
+        for name, path in progress:
+            progress.set_description(one_line(path.name[:30]))
+            try:
+                entry, note = preparation.prepare(name, path, captions, face_captions)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            entries.append(entry)
+            if note:
+                progress.write(one_line(note))
+    file = preparation.output / LIST
+    if entries:
+        write_json(file, entries)
+    return file, entries, problems

@@ -1,0 +1,226 @@
+"""Portraits for ConsistentID's training: its JSON lists, and samples of photo, parts, identity and words.
+
+A list is JSON: `[{"resize_IMG": ..., "parsing_mask_IMG": ..., "vqa_llva": ..., "vqa_llva_more_face_detail": ...}, ...]`: a photo, a PNG
+with the class of each of its pixels in ConsistentID's numbering, words about the photo and about the face. `id_embed_file_origin`, or
+else `id_embed_file_resize`, names a tensor with the face's ArcFace vector. sat/prepare_portraits.py writes such lists. Other keys are
+left alone.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from concat_id.data.dataset import ReplacingDataset, readable
+from concat_id.data.records import SHOWN
+from concat_id.distributed import rank
+from concat_id.errors import UserError, warn
+from concat_id.files.json_files import OBJECT, TEXT, WORDS, parse_list, require, take
+from concat_id.files.paths import expand_path, kind_of, read_text, resolve_path
+from concat_id.video.face_parts import (
+    PARTS,
+    RELEASED_CLASSES,
+    from_released,
+    mask_of,
+    part_images,
+    part_masks,
+    part_pixels,
+    without_background,
+)
+from concat_id.video.transforms import clip_pixels, fill_square, load_labels
+from concat_id.weights.loading import load_tensors
+
+IDENTITY_SIZE = 512  # numbers of an ArcFace vector
+# What the released trainer reads, and behind it what the released README and scripts call the same.
+PHOTO, MASK, CAPTION = ("resize_IMG", "IMG"), ("parsing_mask_IMG",), ("vqa_llva",)
+FACE_CAPTION = ("vqa_llva_more_face_detail", "vqa_llva_facial", "vqa_llva_face_caption")
+IDENTITY = ("id_embed_file_origin", "id_embed_file_resize")
+SIZE = 512
+REMEDY = "make it again with sat/prepare_portraits.py"
+
+
+class PortraitRoots(NamedTuple):
+    """Folders that paths in lists start at, None for those of the lists."""
+
+    photos: Path | None = None
+    masks: Path | None = None
+    identities: Path | None = None
+
+BESIDE = PortraitRoots()
+
+
+@dataclass(frozen=True)
+class PortraitRecord:
+    """A photo of one person, the classes of its pixels, its ArcFace vector if there is one, and words about both.
+
+    `source` says where it was written, for messages.
+    """
+
+    photo: Path
+    mask: Path
+    identity: Path | None
+    caption: str
+    face_caption: str
+    source: str
+
+
+def read_portraits(paths: Sequence[str | Path], roots: PortraitRoots = BESIDE) -> list[PortraitRecord]:
+    """Read lists, one after the other; entries without an ArcFace vector are told.
+
+    Raises `UserError` naming line and column of broken JSON, or the first few entries that are wrong or name files that are not there.
+    """
+    records, problems = [], []
+    for path in (expand_path(path, "train_data") for path in paths):
+        text = read_text(path, "a JSON list of portraits", "name the JSON_all.json that sat/prepare_portraits.py writes")
+        for number, (line, entry) in enumerate(parse_list(text, str(path)), 1):
+            try:
+                records.append(_make_record(entry, path.parent, roots, f"{path}:{line}: entry {number}"))
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError("; ".join(problems[:SHOWN]) + more)
+    if not records:
+        raise UserError(f"{', '.join(map(str, paths)) or 'train_data'}: found no portraits, expected one or more; add entries")
+    if (nameless := sum(record.identity is None for record in records)) and rank() == 0:
+        warn(f"{nameless} of {len(records)} portraits have no {IDENTITY[0]}; their identity counts as zeros")
+    return records
+
+
+def _make_record(entry: Any, base: Path, roots: PortraitRoots, source: str) -> PortraitRecord:
+    require(entry, OBJECT, source)
+    photo, mask, caption, face_caption, identity = (_key(entry, names) for names in (PHOTO, MASK, CAPTION, FACE_CAPTION, IDENTITY))
+    return PortraitRecord(
+        _file(entry, photo, base, roots.photos, source, "a photo"),
+        _file(entry, mask, base, roots.masks, source, "an image with the class of each pixel"),
+        _file(entry, identity, base, roots.identities, source, "an ArcFace vector") if entry.get(identity) is not None else None,
+        take(entry, caption, WORDS, source),
+        take(entry, face_caption, WORDS, source),
+        source,
+    )
+
+
+def _key(entry: dict[str, Any], names: Sequence[str]) -> str:
+    return next((name for name in names if name in entry), names[0])
+
+
+def _file(entry: dict[str, Any], key: str, base: Path, root: Path | None, source: str, expected: str) -> Path:
+    """Find a file that an entry names, in its root, or else beside the list."""
+    text, place = take(entry, key, TEXT, source), f"{source}: {key}"
+    path = resolve_path(root / text if root and os.path.lexists(root / text) else text, base, place)
+    if (found := kind_of(path)) != "a file":
+        roots = f" in {root} or" if root else ""
+        raise UserError(f"{place}: found {found} {text!r}, expected {expected}{roots} beside the list; correct it, or name its root")
+    return path
+
+
+@dataclass
+class PortraitSample:
+    """One portrait, of which `parts` are seen: images and masks of S x S pixels, uint8; the rest float32.
+
+    `image` (3, S, S); `clip_pixels` (3, 224, 224) of the whole photo and `part_pixels` (5, 3, 224, 224) of its parts, as CLIP takes them;
+    `part_masks` (5, S, S) and `without_background` (1, S, S), 255 inside. The n-th place belongs to `parts[n]`; those behind the last
+    part are zeros. `identity` (1, 512). `index` is the record that was read, `replaced` whether the one asked for cannot be.
+    """
+
+    caption: str
+    face_caption: str
+    parts: tuple[str, ...]
+    image: Tensor
+    clip_pixels: Tensor
+    part_pixels: Tensor
+    part_masks: Tensor
+    without_background: Tensor
+    identity: Tensor
+    index: int
+    replaced: bool = False
+
+
+@dataclass
+class PortraitBatch:
+    """B samples, their tensors stacked: `images` (B, 3, S, S), `clip_pixels` (B, 3, 224, 224), `part_pixels` (B, 5, 3, 224, 224),
+    `part_masks` (B, 5, S, S), `without_background` (B, 1, S, S), `identities` (B, 1, 512); of the rest one a sample.
+    """
+
+    captions: list[str]
+    face_captions: list[str]
+    parts: list[tuple[str, ...]]
+    images: Tensor
+    clip_pixels: Tensor
+    part_pixels: Tensor
+    part_masks: Tensor
+    without_background: Tensor
+    identities: Tensor
+    indices: list[int]
+    replaced: list[bool]
+
+    def as_floats(self) -> "PortraitBatch":
+        """Turn what is uint8 into float32, in place: images in [-1, 1], masks in [0, 1]."""
+        if self.images.dtype == torch.uint8:
+            self.images = self.images.float().div_(127.5).sub_(1)
+            self.part_masks, self.without_background = (masks.float().div_(255) for masks in (self.part_masks, self.without_background))
+        return self
+
+
+class PortraitDataset(ReplacingDataset):
+    """Samples of portraits by (epoch, record index), the same in every epoch. Images are squares of `size` pixels, the middle of the photo.
+
+    All are of one kind. Nothing is left out at random here; sizes and ranges are those of `PortraitSample`.
+    """
+
+    noun, remedy = "portraits", REMEDY.replace("it", "them")
+
+    def __init__(self, records: Sequence[PortraitRecord], size: int = SIZE, seed: int = 42, bad_portraits: Path | None = None):
+        super().__init__(records, [1] * len(records), seed, bad_portraits)
+        self.size = size
+
+    @staticmethod
+    def collate(samples: Sequence[PortraitSample]) -> PortraitBatch:
+        """Put samples together."""
+        values = zip(*(vars(sample).values() for sample in samples), strict=True)  # in the order of the fields, which both classes share
+        return PortraitBatch(*(torch.stack(column) if isinstance(column[0], Tensor) else list(column) for column in values))
+
+    def _files(self, record: PortraitRecord) -> tuple[Path, ...]:
+        return tuple(filter(None, (record.photo, record.mask, record.identity)))
+
+    def _sample(self, record: PortraitRecord, epoch: int, index: int, replaced: bool) -> PortraitSample:
+        photo = readable(record.photo)
+        labels = from_released(readable(record.mask, partial(load_labels, num_classes=len(RELEASED_CLASSES))))
+        parts = part_masks(labels)
+        masks = torch.zeros(len(PARTS), self.size, self.size, dtype=torch.uint8)
+        for place, mask in enumerate(parts.values()):
+            masks[place] = self._square(mask_of(mask, photo.size))[0]
+        return PortraitSample(
+            caption=record.caption,
+            face_caption=record.face_caption,
+            parts=tuple(parts),
+            image=self._square(photo),
+            clip_pixels=clip_pixels(photo),
+            part_pixels=part_pixels(part_images(photo, parts)),
+            part_masks=masks,
+            without_background=self._square(mask_of(without_background(labels), photo.size)),
+            identity=readable(record.identity, load_identity) if record.identity else torch.zeros(1, IDENTITY_SIZE),
+            index=index,
+            replaced=replaced,
+        )
+
+    def _square(self, image: Image.Image) -> Tensor:
+        """Turn an image into uint8 (C, S, S)."""
+        pixels = np.array(fill_square(image, self.size, Image.Resampling.BILINEAR))
+        return torch.from_numpy(pixels.reshape(self.size, self.size, -1)).permute(2, 0, 1).contiguous()
+
+
+def load_identity(path: Path) -> Tensor:
+    """Read an ArcFace vector, float32 (1, 512). Raises `UserError` for anything else."""
+    vector = load_tensors(path, mmap=False)
+    if not isinstance(vector, Tensor) or not vector.is_floating_point() or vector.numel() != IDENTITY_SIZE or not vector.isfinite().all():
+        found = f"a tensor {tuple(vector.shape)} of {vector.dtype}" if isinstance(vector, Tensor) else f"a {type(vector).__name__}"
+        raise UserError(f"{path}: found {found}, expected an ArcFace vector of {IDENTITY_SIZE} numbers; {REMEDY}")
+    return vector.detach().float().reshape(1, IDENTITY_SIZE)

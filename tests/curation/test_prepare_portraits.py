@@ -1,0 +1,126 @@
+"""From photographs to ConsistentID's training data through the command, and what its reader makes of them."""
+
+import shutil
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from tiny_segformer import write_segformer
+
+from concat_id.data.portraits import PortraitDataset, read_portraits
+from concat_id.face.parsing import CLASSES, SegformerParser
+from concat_id.face.recognition import FaceRecognizer
+from concat_id.video.face_parts import FACE_CAPTION, RELEASED_CLASSES, squeezed
+from concat_id.video.transforms import load_image
+
+from .conftest import read
+
+
+def write_arcface(folder):
+    """A recogniser with ArcFace's interface and random weights: means of blocks of 8 pixels, and a matrix."""
+    folder.mkdir()
+    matrix = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((588, 512), dtype=np.float32), "matrix")
+    nodes = [onnx.helper.make_node("AveragePool", ["x"], ["means"], kernel_shape=[8, 8], strides=[8, 8]),
+             onnx.helper.make_node("Flatten", ["means"], ["flat"]), onnx.helper.make_node("MatMul", ["flat", "matrix"], ["y"])]  # fmt: skip
+    inputs, outputs = ([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)]
+                       for name, shape in (("x", ["n", 3, 112, 112]), ("y", ["n", 512])))  # fmt: skip
+    graph = onnx.helper.make_graph(nodes, "arcface", inputs, outputs, [matrix])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), folder / "w600k_r50.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "parser").mkdir()
+    write_segformer(folder / "parser")
+    return SimpleNamespace(arcface=write_arcface(folder / "arcface"), parser=folder / "parser")
+
+
+@pytest.fixture
+def prepare(call, face_folder, models, tmp_path):
+    folders = "--detector", face_folder, "--parser", models.parser, "--device", "cpu", "--output", tmp_path / "out"
+    return partial(call, "prepare_portraits", *folders)
+
+
+@pytest.fixture
+def photos(tmp_path, photographs):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("astronaut", "six"):
+        shutil.copy(photographs[name], folder / f"{name}{photographs[name].suffix}")
+    (folder / "six.txt").write_text("six  people")
+    return folder
+
+
+def test_photographs_become_what_training_reads(prepare, photos, models, tmp_path, detector):
+    arcface, words = ("--recognizer", models.arcface), ("--caption", "a portrait")
+    done, out = prepare("--photos", photos, *arcface, *words), tmp_path / "out"
+    assert f"{out / 'JSON_all.json'}: 2 portraits, 0 photos that cannot be used" in done.done and "weights know" not in done.err
+    assert "six.jpg: found 6 faces; the largest" in done.out + done.err
+    first, six = read(out / "JSON_all.json")
+    assert first == {
+        "origin_IMG": str(photos / "astronaut.png"), "resize_IMG": "resize_IMG/astronaut_resize.png",
+        "parsing_color_IMG": "parsing_color_IMG/astronaut_color.png", "parsing_mask_IMG": "parsing_mask_IMG/astronaut_mask.png",
+        "vqa_llva": "a portrait", "id_embed_file_resize": "all_faceID/astronaut_faceid.bin", "vqa_llva_more_face_detail": FACE_CAPTION,
+    }  # fmt: skip
+    assert six["vqa_llva"] == "six people"
+
+    photo, mask = load_image(photos / "six.jpg"), np.asarray(Image.open(out / six["parsing_mask_IMG"]))
+    np.testing.assert_array_equal(np.asarray(Image.open(out / six["resize_IMG"])), np.asarray(squeezed(photo)))
+    labels = SegformerParser(models.parser, "cpu").parse(squeezed(photo), None)
+    assert [RELEASED_CLASSES[mask[at, at]] for at in range(512)] == [CLASSES[labels[at, at]] for at in range(512)]
+    colours = np.asarray(Image.open(out / six["parsing_color_IMG"])).astype(float) - 0.4 * np.asarray(squeezed(photo))
+    assert len({tuple((colours[mask == number].mean(0) / 20).round()) for number in np.unique(mask)}) == len(np.unique(mask)) > 3
+    vector = torch.load(out / six["id_embed_file_resize"], weights_only=True)
+    largest = max(detector.detect(photo), key=lambda face: face.area)
+    np.testing.assert_allclose(vector, FaceRecognizer.from_folder(models.arcface, "cpu").embed(photo, largest)[None], atol=1e-6)
+    assert vector.shape == (1, 512)
+
+    sample = PortraitDataset(read_portraits([out / "JSON_all.json"]))[0, 1]
+    assert sample.parts[:2] == ("face", "eyes") and torch.equal(sample.identity, vector) and sample.image.shape == (3, 512, 512)
+    assert sample.part_masks[: len(sample.parts)].flatten(1).any(1).all()
+
+
+def test_a_second_run_takes_over_what_is_whole(prepare, photos, tmp_path):
+    def times(*options):
+        assert prepare("--photos", photos, "--without_vectors", *options).code == 0
+        return {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*/*.*")}
+
+    first = times("--caption", "c")
+    assert len(first) == 8 and "id_embed_file_resize" not in read(tmp_path / "out" / "JSON_all.json")[0]
+    assert times("--caption", "c") == first
+    changed = {name for name, time in times("--caption", "d").items() if first[name] != time}
+    assert changed == {"astronaut.json"} and read(tmp_path / "out" / "JSON_all.json")[0]["vqa_llva"] == "d"
+    (tmp_path / "out" / "parsing_mask_IMG" / "six_mask.png").write_bytes(b"half")
+    assert {name for name, time in times("--caption", "d").items() if first[name] != time} == {
+        "astronaut.json", "six_resize.png", "six_color.png", "six_mask.png"}  # fmt: skip
+
+
+def test_bad_photos_are_told_and_the_others_prepared(prepare, photos, photographs, tmp_path):
+    shutil.copy(photographs["coffee"], photos)
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    (photos / "six.png").write_bytes(b"another")
+    (photos / "words.json").write_text('{"astronaut": "a woman", "broken": "b", "coffee": "c"}')
+    shutil.copy(photos / "astronaut.png", photos / "silent.png")
+    options = "--photos", photos, tmp_path / "gone.jpg", "--captions", photos / "words.json", "--without_vectors"
+    code, out, told = prepare(*options)
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    for text in ("coffee.png: found no face", "broken.jpg: not an image", "six.png: is called six as", "gone.jpg', expected a photo",
+                 "silent.png: found no caption, expected one in --captions, silent.txt beside it, or --caption"):  # fmt: skip
+        assert sum(text in line for line in errors) == 1, text
+    assert code == 1 and len(errors) == 5 and "Traceback" not in told and "2 portraits, 5 photos" in out
+    assert [entry["vqa_llva"] for entry in read(tmp_path / "out" / "JSON_all.json")] == ["a woman", "six people"]
+
+
+def test_unfit_models_are_refused_in_one_line(prepare, photos, recognizer_folder, tmp_path):
+    command = "--photos", photos, "--caption", "c"
+    code, _, told = prepare(*command, "--recognizer", recognizer_folder)
+    assert code == 2 and "SFace makes vectors of 128 numbers, expected ArcFace's 512; put insightface's buffalo_l into models/b" in told
+    code, _, told = prepare(*command, "--parser", tmp_path / "nowhere")
+    assert code == 2 and "nowhere: not there, expected a Segformer" in told and told.count("\n") == 1
