@@ -5,11 +5,10 @@ from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from PIL import Image
-from tiny_segformer import write_segformer
+from tiny_faces import write_arcface, write_segformer
 
 from concat_id.data.portraits import PortraitDataset, read_portraits
 from concat_id.face.parsing import CLASSES, SegformerParser
@@ -18,20 +17,6 @@ from concat_id.video.face_parts import FACE_CAPTION, RELEASED_CLASSES, squeezed
 from concat_id.video.transforms import load_image
 
 from .conftest import read
-
-
-def write_arcface(folder):
-    """A recogniser with ArcFace's interface and random weights: means of blocks of 8 pixels, and a matrix."""
-    folder.mkdir()
-    matrix = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((588, 512), dtype=np.float32), "matrix")
-    nodes = [onnx.helper.make_node("AveragePool", ["x"], ["means"], kernel_shape=[8, 8], strides=[8, 8]),
-             onnx.helper.make_node("Flatten", ["means"], ["flat"]), onnx.helper.make_node("MatMul", ["flat", "matrix"], ["y"])]  # fmt: skip
-    inputs, outputs = ([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)]
-                       for name, shape in (("x", ["n", 3, 112, 112]), ("y", ["n", 512])))  # fmt: skip
-    graph = onnx.helper.make_graph(nodes, "arcface", inputs, outputs, [matrix])
-    opset = onnx.helper.make_opsetid("", 17)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), folder / "w600k_r50.onnx")
-    return folder
 
 
 @pytest.fixture(scope="module")

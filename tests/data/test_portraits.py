@@ -7,11 +7,14 @@ import pytest
 import torch
 from conftest import golden_arrays, seeded
 from golden_portraits import META, RELEASED_PARTS, ellipses, image_of
+from hypothesis import given
 from in_process import refused
+from odd_input import FEW, mutated, result_or_line
 from PIL import Image
 
 from concat_id.data.portraits import PortraitDataset, PortraitRoots, load_identity, read_portraits
 from concat_id.data.sampler import EpochSampler, build_loader
+from concat_id.files.json_files import write_json
 from concat_id.video.face_parts import CLASSES, RELEASED_CLASSES
 
 
@@ -24,6 +27,14 @@ def written(tmp_path):
         Image.fromarray(labels).save(tmp_path / f"p{number}_mask.png")
         torch.save(seeded(f"consistentid/data/id{number}", (1, 512)), tmp_path / f"p{number}_faceid.bin")
     return write_list(tmp_path, [entry["item"] for entry in META["dataset"]])
+
+
+@pytest.fixture(scope="module")
+def folder_of_one(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    for key in ("resize_IMG", "parsing_mask_IMG", "id_embed_file_origin"):
+        (folder / META["dataset"][0]["item"][key]).touch()
+    return folder
 
 
 def write_list(folder, entries):
@@ -96,6 +107,13 @@ def test_wrong_entries(written, tmp_path, change, told):
     refused("vqa_llva_more_face_detail: missing", read_portraits, [write_list(tmp_path, [{
         key: value for key, value in entries[0].items() if key != "vqa_llva_more_face_detail"}])])  # fmt: skip
     refused("entry 1: found 3, expected an object; .*and 1 more", read_portraits, [write_list(tmp_path, [3] * 4)])
+
+
+@FEW
+@given(content=mutated([META["dataset"][0]["item"]]))
+def test_any_value_anywhere_in_a_list_is_read_or_told(folder_of_one, content):
+    write_json(folder_of_one / "odd.json", content)
+    result_or_line(".*odd.json:", read_portraits, [folder_of_one / "odd.json"])
 
 
 def test_masks_and_vectors_of_another_kind(written, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from in_process import refused
 from PIL import Image
-from tiny_segformer import MEAN, STD, write_segformer
+from tiny_faces import MEAN, STD, write_segformer
 
 from concat_id.face.detection import TEMPLATE
 from concat_id.face.parsing import BACKGROUND, HAIR, SKIN, EllipseParser, SegformerParser

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import golden_arrays, seeded
 from golden_portraits import META, RELEASED_PARTS, ellipses, image_of
+from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from concat_id.face.parsing import CLASSES
@@ -81,3 +82,8 @@ def test_images_of_parts(golden):
 def test_pixels_for_clip_are_those_of_its_processor(size):
     image = image_of("clip", size)
     assert torch.equal(clip_pixels(image), CLIPImageProcessorPil()(image, return_tensors="pt")["pixel_values"][0])
+
+
+def test_a_very_long_image_needs_no_memory_for_what_is_cut_off():
+    long = Image.new("RGB", (1, 65_535), "red")
+    assert torch.equal(clip_pixels(long), clip_pixels(Image.new("RGB", (9, 9), "red")))

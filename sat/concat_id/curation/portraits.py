@@ -158,7 +158,7 @@ class PortraitPreparation:
             write_image(self.output / file.format(name), image)
         if self.tools.recognizer:
             files["id_embed_file_resize"] = IDENTITY
-            vector = torch.from_numpy(self.tools.recognizer.embed(found.photo, face))[None]
+            vector = torch.from_numpy(self.tools.recognizer.embed(found.photo, face))[None]  # with its aspect ratio, as at inference
             with written_whole(self.output / IDENTITY.format(name)) as temporary, writing():
                 torch.save(vector, temporary)
         return {key: file.format(name) for key, file in files.items()}, _note(path, found)

@@ -28,6 +28,7 @@ TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+LONGEST = 32  # sides of a square that its image may be long while it is scaled
 CLIP_SIZE = 224
 CLIP_MEAN, CLIP_STD = np.float32((0.48145466, 0.4578275, 0.40821073)), np.float32((0.26862954, 0.26130258, 0.27577711))
 _one_at_a_time = threading.Lock()
@@ -172,6 +173,9 @@ def fit_and_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def fill_square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
     """Scale an image's shorter side to `size`, keeping its aspect ratio, and cut the square out of its middle."""
     shorter = min(image.size)
+    if max(image.size) > LONGEST * shorter:  # scaled as a whole, it might need gigabytes
+        beyond = [max(0, side - LONGEST * shorter) // 2 for side in image.size]
+        image = image.crop((*beyond, image.width - beyond[0], image.height - beyond[1]))
     scaled = image.resize(tuple(int(size * side / shorter) for side in image.size), filter)
     left, top = ((side - size) // 2 for side in scaled.size)
     return scaled.crop((left, top, left + size, top + size))

@@ -1,0 +1,114 @@
+"""The frozen networks around the adapter: Stable Diffusion 1.5 and CLIP's image encoder, from local folders."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from concat_id.config.neighbours import ConsistentIDConfig
+from concat_id.errors import UserError, one_line, reason_of
+from concat_id.files.paths import kind_of, resolve_path
+from concat_id.weights.folders import weight_files
+from concat_id.weights.loading import check_whole
+from concat_id.weights.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
+
+NOISE = {  # as released
+    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+}  # fmt: skip
+SCHEDULERS = {
+    "euler": (EulerDiscreteScheduler, {}),
+    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
+}
+KIND = "StableDiffusionPipeline"
+EXPECTED = "expected Stable Diffusion 1.5 in diffusers' layout"
+WEIGHTS = ("unet", "vae", "text_encoder")
+
+
+def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """Load the base model onto the CPU, other weights and LoRA files put in as the configuration says; nothing is downloaded.
+
+    Raises `UserError` for a folder that is incomplete or of another model.
+    """
+    folder = resolve_path(model.base)
+    _check(folder)
+    with _told(folder):
+        base = StableDiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, safety_checker=None, feature_extractor=None, image_encoder=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+    for file in map(resolve_path, model.lora_weights):
+        check_whole(file)
+        with _told(file):
+            base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
+            base.fuse_lora()
+            base.unload_lora_weights()
+    base.scheduler = make_scheduler(model.sampler.name, base.scheduler.config.get("prediction_type", "epsilon"))
+    base.set_progress_bar_config(disable=True)
+    for network in (base.unet, base.vae, base.text_encoder):
+        network.eval().requires_grad_(False)
+    return base
+
+
+def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
+    """Make a sampler with the noise levels of Stable Diffusion 1.5."""
+    kind, settings = SCHEDULERS[name]
+    return kind(**NOISE, **settings, prediction_type=prediction)
+
+
+def _check(folder: Path) -> None:
+    if (found := kind_of(folder)) != "a folder":
+        raise UserError(f"{folder}: found {found}, {EXPECTED}; set model.base")
+    kind = read_settings(folder / "model_index.json", EXPECTED.removeprefix("expected ")).get("_class_name")
+    if kind != KIND:
+        raise UserError(f"{folder}: found a {kind}, {EXPECTED}; the adapter does not fit another model")
+    check_tokenizer(folder / "tokenizer")
+    for name in WEIGHTS:
+        for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model")):
+            check_whole(file)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise for files that are not theirs into one line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the readers of the formats raise whatever they like
+        raise UserError(f"{path}: cannot be loaded ({one_line(reason_of(error, 150))}); {EXPECTED}, or what fits it") from error
+
+
+class ImageFeatures:
+    """CLIP's image encoder up to its last layer but one, from a folder with all of CLIP or with that part alone."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype):
+        """Load onto the CPU. Raises `UserError` for a folder that is incomplete or of another model."""
+        file = folder / "config.json"
+        settings = read_settings(file, "settings of CLIP", "set model.image_encoder")
+        weights = {name: tensor for name, tensor in load_pretrained(folder).items() if name.startswith("vis")}
+        own = settings.get("vision_config", settings)
+        own = own | {"projection_dim": settings.get("projection_dim", own.get("projection_dim", 512))}
+        with built_from(file, "image encoder of CLIP", weights):
+            self.network, report = CLIPVisionModelWithProjection.from_pretrained(
+                None, config=CLIPVisionConfig.from_dict(own), state_dict=weights, dtype=dtype, output_loading_info=True
+            )
+        if missing := sorted(report["missing_keys"]):
+            raise UserError(f"{folder}: found no {missing[0]} in the weights, expected CLIP; download the folder again")
+        self.network.eval().requires_grad_(False)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a feature."""
+        return self.network.config.hidden_size
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Compute features (B, N, C) of pixels (B, 3, 224, 224), as `clip_pixels` makes them."""
+        first = next(self.network.parameters())
+        return self.network(pixels.to(first.device, first.dtype), output_hidden_states=True).hidden_states[-2]
+

@@ -1,0 +1,162 @@
+"""ConsistentID from files on disk: whole samplings of the released code, and a portrait through the script."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, assert_close, golden_arrays, seeded
+from golden_consistentid import META, SIZES, make_adapter, make_unet, tokenizer, weights  # noqa: F401
+from golden_portraits import ellipses, image_of
+from PIL import Image
+from tiny_faces import write_arcface, write_segformer
+
+from concat_id.config.loading import load_config
+from concat_id.models.consistentid.adapter import released_groups
+from concat_id.sampling import consistentid
+from concat_id.sampling.consistentid import Pipeline, PortraitReference
+from concat_id.video.face_parts import from_released, part_images, part_masks
+
+GOLDEN, P, PIPE = golden_arrays("consistentid_shared"), "consistentid/", META["pipe"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):  # noqa: F811
+    """Base model, image encoder and adapter of the golden files, in the real formats."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    folder, sizes = tmp_path_factory.mktemp("consistentid"), META["sizes"]
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=49408, hidden_size=sizes["d"], intermediate_size=2 * sizes["d"], num_hidden_layers=sizes["text_layers"],
+        num_attention_heads=sizes["text_heads"], max_position_embeddings=77, hidden_act="quick_gelu",
+    ))  # fmt: skip
+    text.load_state_dict(weights("text_encoder"))
+    vision = CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=sizes["clip"], intermediate_size=2 * sizes["clip"], num_hidden_layers=sizes["clip_layers"],
+        num_attention_heads=sizes["clip_heads"], image_size=224, patch_size=sizes["patch"], projection_dim=32, hidden_act="gelu",
+    ))  # fmt: skip
+    vision.load_state_dict(weights("image_encoder"))
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=make_unet(), scheduler=EulerDiscreteScheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "base")  # fmt: skip
+    vision.save_pretrained(folder / "clip")
+    torch.save(released_groups(make_adapter().state_dict()), folder / "adapter.bin")
+    sampler = {"num_inference_steps": PIPE["steps"], "start_merge_step": 2}
+    model = {"base": "base", "image_encoder": "clip", "negative_prompt": PIPE["negative"], "sampler": sampler}
+    args = {"load": "adapter.bin", "fp16": False, "sampling_image_size": [PIPE["height"], PIPE["width"]]}
+    (folder / "own.yaml").write_text(yaml.safe_dump({"model": model, "args": args}))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_heads(monkeypatch):
+    """The golden part projection has heads of 16 numbers, of which a file tells nothing."""
+    load = consistentid.load_adapter
+    monkeypatch.setattr(consistentid, "load_adapter", lambda *arguments: load(*arguments, head_size=SIZES.head_size))
+
+
+def pipeline(folder, **sampler) -> Pipeline:
+    config = load_config([*FILES, folder / "own.yaml"])
+    vars(config.model.sampler).update(sampler)
+    return Pipeline(config, torch.device("cpu"))
+
+
+FILES = [ROOT / "configs" / "consistentid.yaml", ROOT / "configs" / "inference" / "consistentid.yaml"]
+
+
+@pytest.fixture(scope="module")
+def reference() -> PortraitReference:
+    photo = image_of("pipe/picture", PIPE["picture"])
+    masks = part_masks(from_released(ellipses(512, PIPE["labels"])))
+    vector = seeded(f"{P}pipe/id", (1, 512))
+    parts = dict(zip(masks, part_images(photo, masks), strict=True))
+    return PortraitReference(photo, photo, "", "", None, photo=photo, parts=parts, vector=vector / vector.norm())
+
+
+@torch.inference_mode()
+def test_conditions_are_those_of_the_released_code(folder, reference):
+    made = pipeline(folder)
+    person = made.encode_people([reference])
+    assert_close(person.part_features[:, :3], GOLDEN["pipe/parts_hidden"], 1e-5)
+    for name, found in zip(("text", "fused", "fused_uncond"), made._texts(PIPE["prompt"], person), strict=True):
+        assert_close(found[0], GOLDEN[f"pipe/{name}"], 1e-5, name)
+    for name, found in zip(("tokens_uncond", "tokens"), made._identity(person), strict=True):
+        assert_close(found, GOLDEN[f"pipe/{name}"], 1e-5, name)
+
+
+@pytest.mark.parametrize(("name", "merge"), [("euler", 2), ("euler", 0), ("euler", 5), ("ddim", 2)])
+def test_samplings_are_those_of_the_released_code(folder, reference, name, merge):
+    made = pipeline(folder, name=name, start_merge_step=merge)
+    noise = seeded(f"{P}pipe/noise", (1, 4, PIPE["height"] // 8, PIPE["width"] // 8))
+    steps = []
+    latents = made.denoise(PIPE["prompt"], made.encode_people([reference]), noise, steps.append)
+    assert_close(latents, GOLDEN[f"pipe/{name}/m{merge}/latents"], 1e-4)
+    assert steps == list(range(PIPE["steps"]))
+
+
+@pytest.fixture
+def portray(folder, face_folder, call, tmp_path):
+    """Call the script with everything from files; returns how it ended."""
+    if not (folder / "parser").exists():
+        write_arcface(folder / "arcface")
+        (folder / "parser").mkdir()
+        write_segformer(folder / "parser")
+    faces = {"detector": str(face_folder), "recognizer": str(folder / "arcface"), "parser": str(folder / "parser")}
+
+    def start(*options, own=(), **model):
+        (tmp_path / "more.yaml").write_text(yaml.safe_dump({"model": {"faces": faces | dict(own), **model}}))
+        files = "--base", *FILES, folder / "own.yaml", tmp_path / "more.yaml"
+        return call("sample_video", *files, "--output", tmp_path / "out", "--sampling_image_size", 128, 96, *options)
+
+    return start
+
+
+def test_a_portrait_through_the_script(portray, tmp_path, photo):
+    options = "--prompt", "a woman laughs", "--image", photo, "--batch_size", 2
+    assert portray(*options).done
+    (result,) = (tmp_path / "out").glob("0*")
+    names = {"portrait.png", "portrait_2.png", "sheet.png", "sheet_2.png", "reference_1.png", "reference_1_crop.png", "info.json"}
+    assert {path.name for path in result.iterdir()} == names
+    info = json.loads((result / "info.json").read_text())
+    assert info["settings"]["seed"] == 2024 and set(info["settings"]["weights"]) == {
+        "adapter", "unet", "text_encoder", "autoencoder", "image_encoder"
+    }
+    assert Image.open(result / "portrait.png").size == (96, 128)
+    first, other = ((result / name).read_bytes() for name in ("portrait.png", "portrait_2.png"))
+    assert "finished already" in portray(*options).done
+    assert portray(*options[:-2], "--seed", 2025).done
+    again = next(path for path in (tmp_path / "out").glob("0*") if path != result)
+    assert first != other == (again / "portrait.png").read_bytes()
+
+
+def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photographs, recognizer_folder):
+    def line(*more, image=photo, **model) -> str:
+        ended = portray("--prompt", "a woman laughs", "--image", image, *more, **model)
+        assert ended.code and "Traceback" not in ended.err
+        return ended.err
+
+    assert "expected one photo, as the model takes one person" in line("--image", photo)
+    assert "coffee.png: found no face" in line(image=photographs["coffee"])
+    assert "found vectors of 128 numbers, expected 512" in line(own={"recognizer": str(recognizer_folder)})
+    assert "expected prompts with this system" in line("--parallel", "video")
+    shutil.copytree(folder / "base", tmp_path / "xl")
+    index = tmp_path / "xl" / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
+    assert "found a StableDiffusionXLPipeline, expected Stable Diffusion 1.5" in line(base=str(tmp_path / "xl"))
+    groups = torch.load(folder / "adapter.bin")
+    torch.save({"adapter_modules": groups["adapter_modules"]}, tmp_path / "part.bin")
+    assert "part.bin: found no image_proj, FacialEncoder, expected ConsistentID-v1.bin" in line("--load", tmp_path / "part.bin")
+    weights_file = folder / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copytree(folder / "base", tmp_path / "half")
+    (tmp_path / "half" / "unet" / weights_file.name).write_bytes(weights_file.read_bytes()[:-1000])
+    assert "diffusion_pytorch_model.safetensors" in line(base=str(tmp_path / "half"))
+    (tmp_path / "half" / "unet" / weights_file.name).unlink()
+    assert f"{tmp_path / 'half' / 'unet'}" in line(base=str(tmp_path / "half"))
