@@ -121,7 +121,8 @@ def _tokens(config: Config, num_refs: int) -> int:
 
 def _branches(config: Config) -> int:
     sampler = config.model.sampler
-    return 1 + (sampler.guidance_scale != 1) + len(set(sampler.ref_guidance_scale) - {1.0})
+    others = set(sampler.ref_guidance_scale) - {1.0}
+    return 2 + len(others) if others or sampler.guidance_scale != 1 else 1
 
 
 def time_of_video(name: str, config: Config, device: torch.device, num_refs: int = 1) -> Finding:
