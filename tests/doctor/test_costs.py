@@ -52,6 +52,17 @@ def test_a_video_takes_what_is_reckoned(mode, options):
         assert replace(costs, eager=0, tiled=0, autoencoder=0).needs(True, "low", True, *mode[2:])[0] == pytest.approx(2 * block, rel=0.06)
 
 
+@torch.inference_mode()
+def test_a_step_of_wan_takes_what_is_reckoned():
+    config = load_config(files_of("wan_1_3b"), {"bf16": False, "sampling_num_frames": 3})
+    sizes = {"num_layers": 2, "hidden_size": 384, "num_attention_heads": 6, "ffn_dim": 2240, "text_hidden_size": 64}
+    config.model.transformer, config.args.sampling_image_size = replace(config.model.transformer, **sizes), (96, 144)
+    network = backbones.new_transformer(config)
+    network.initialize_weights(torch.Generator().manual_seed(0))
+    latents, text, references = torch.zeros(1, 3, 16, 12, 18), torch.zeros(1, 512, 64), torch.zeros(1, 1, 16, 12, 18)
+    assert costs_of(config).eager == near(peak(lambda: network(latents, torch.tensor([500]), text, references)))
+
+
 @pytest.mark.parametrize("name", ["cogvideox_5b", "wan_1_3b"])
 def test_weights_of_the_large_models_are_those_of_their_networks(name):
     config = load_config(files_of(name))

@@ -2,7 +2,7 @@
 
 Weights are counted, activations are multiples of a tensor's size, taken from what CogVideoX-5B was measured to need on an H100
 (docs/performance.md): 25.8 GiB for a video, 15.6 GiB with --tiled_decoding, 12.2 GiB for its steps, compiled; and of eager steps from
-what a CPU's allocator gave the small models (tests/doctor/test_costs.py). Wan's decoding takes 4.0 and 1.4 GiB as traced without contents.
+what a CPU's allocator gave small models (tests/doctor/test_costs.py). Wan's decoding takes 4.0 and 1.4 GiB as traced without contents.
 """
 
 import statistics
