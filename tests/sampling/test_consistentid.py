@@ -9,6 +9,7 @@ import yaml
 from conftest import ROOT, assert_close, golden_arrays, seeded
 from golden_consistentid import META, SIZES, make_adapter, make_unet, tokenizer, weights  # noqa: F401
 from golden_portraits import ellipses, image_of
+from in_process import refused
 from PIL import Image
 from tiny_faces import write_arcface, write_segformer
 
@@ -160,3 +161,28 @@ def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photogr
     assert "diffusion_pytorch_model.safetensors" in line(base=str(tmp_path / "half"))
     (tmp_path / "half" / "unet" / weights_file.name).unlink()
     assert f"{tmp_path / 'half' / 'unet'}" in line(base=str(tmp_path / "half"))
+
+
+def test_lora_files_of_the_community_are_added_to_the_base(folder, tmp_path):
+    from safetensors.torch import save_file
+
+    def loaded(**model):
+        made = pipeline(folder)
+        vars(made.config.model).update(model)
+        return made.load()[0].unet.state_dict()
+
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    plain = loaded()
+    out, wide = plain[f"{layer}.weight"].shape
+    down, up = seeded("lora/down", (4, wide)), seeded("lora/up", (out, 4))
+    kohya = "lora_unet_" + layer.replace(".", "_")
+    for tensors in (
+        {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up},
+        {f"{kohya}.lora_down.weight": down, f"{kohya}.lora_up.weight": up, f"{kohya}.alpha": torch.tensor(4.0)},
+    ):
+        save_file(tensors, tmp_path / "style.safetensors")
+        found = loaded(lora_weights=(str(tmp_path / "style.safetensors"),))
+        assert found.keys() == plain.keys(), "and nothing of it stays beside them"
+        assert_close(found[f"{layer}.weight"], plain[f"{layer}.weight"] + up @ down, 1e-6)
+    save_file({"a": down}, tmp_path / "other.safetensors")
+    refused("other.safetensors: ", loaded, lora_weights=(str(tmp_path / "other.safetensors"),))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,25 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
             requires_safety_checker=False,
         )  # fmt: skip
     for file in map(resolve_path, model.lora_weights):
-        check_whole(file)
-        with _told(file):
-            base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
-            base.fuse_lora()
-            base.unload_lora_weights()
+        _put_in(base, file)
     base.scheduler = make_scheduler(model.sampler.name, base.scheduler.config.get("prediction_type", "epsilon"))
     base.set_progress_bar_config(disable=True)
     for network in (base.unet, base.vae, base.text_encoder):
         network.eval().requires_grad_(False)
     return base
+
+
+def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
+    """Add the low-rank weights of a file, in diffusers' or kohya's names, to the base model's own."""
+    if not find_spec("peft"):
+        raise UserError(f"{file}: found no package peft, which LoRA files need; run bash scripts/setup.sh neighbours")
+    check_whole(file)
+    with _told(file):
+        base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
+        if not base.get_active_adapters():
+            raise UserError(f"{file}: found no low-rank weights of Stable Diffusion 1.5; take another file")
+        base.fuse_lora()
+        base.unload_lora_weights()
 
 
 def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
