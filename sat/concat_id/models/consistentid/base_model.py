@@ -35,13 +35,16 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
 
     Raises `UserError` for a folder that is incomplete or of another model.
     """
-    folder = resolve_path(model.base)
-    _check(folder)
-    with _told(folder):
-        base = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, safety_checker=None, feature_extractor=None, image_encoder=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
+    folder, file = resolve_path(model.base), model.base_file and resolve_path(model.base_file)
+    _check(folder, with_weights=not file)
+    settings = {"local_files_only": True, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if file:
+        check_whole(file)
+        with _told(file):
+            base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
+    else:
+        with _told(folder):
+            base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, **settings)
     for file in map(resolve_path, model.lora_weights):
         _put_in(base, file)
     base.scheduler = make_scheduler(model.sampler.name, base.scheduler.config.get("prediction_type", "epsilon"))
@@ -70,14 +73,14 @@ def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
     return kind(**NOISE, **settings, prediction_type=prediction)
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, with_weights: bool) -> None:
     if (found := kind_of(folder)) != "a folder":
         raise UserError(f"{folder}: found {found}, {EXPECTED}; set model.base")
     kind = read_settings(folder / "model_index.json", EXPECTED.removeprefix("expected ")).get("_class_name")
     if kind != KIND:
         raise UserError(f"{folder}: found a {kind}, {EXPECTED}; the adapter does not fit another model")
     check_tokenizer(folder / "tokenizer")
-    for name in WEIGHTS:
+    for name in WEIGHTS if with_weights else ():
         for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model")):
             check_whole(file)
 
