@@ -29,6 +29,12 @@ class Run:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def title(self) -> str:
+        """The run's name, and which system made its videos where that is known."""
+        systems = sorted({sample.system for sample in self.samples} - {""})
+        return f"{self.name} ({', '.join(systems)})" if systems else self.name
+
 
 def find_runs(paths: Sequence[Path], benchmark: Path | None) -> list[Run]:
     """Find the videos of each folder; runs are called like their folders. Raises `UserError`."""
