@@ -65,8 +65,9 @@ def _as_json(summary: Summary) -> dict[str, Any]:
                     for name, metric in summary.metrics.items()},
         "not_computed": summary.not_computed(),
         "runs": [
-            {"name": run.name, "title": run.title, "folder": str(run.folder), "summary": means, "problems": run.problems,
-             "notes": run.notes, "videos": [{name: value for name, value in result.items() if name not in INTERNAL} for result in run.results]}
+            {"name": run.name, "title": run.title, "folder": str(run.folder), "summary": means,
+             "problems": run.problems, "notes": run.notes,
+             "videos": [{name: value for name, value in result.items() if name not in INTERNAL} for result in run.results]}
             for run, means in zip(summary.runs, summary.means, strict=True)
         ],
         "comparisons": [{"first": first, "second": second, "second_minus_first": values} for first, second, values in summary.comparisons],
