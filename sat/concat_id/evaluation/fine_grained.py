@@ -41,8 +41,8 @@ def fine_grained_scores(
     """Score frames (F, H, W, 3), RGB: the cosine of each part that a reference and a face taken for that person both show.
 
     `fgis`: mean over the parts of a face, then over a person's frames, then over people; `fgis_<part>`: the same of one part. Frames
-    without the face, or without a part in common, are left out; None if none remain. The paper does not say how it averages, and the
-    released code has no FGIS: its numbers cannot be compared with these.
+    without the face, or without a part in common, are left out; None if none remain. The averages are chosen here, as the released
+    code has no FGIS: the paper's numbers cannot be compared with these.
     """
     found = [
         _average([compare_parts(parts, encoder.encode(Image.fromarray(frames[number]), seen.face)) for number, seen in track.faces.items()])
