@@ -97,7 +97,7 @@ def kind(hint: Any, metadata: Any) -> str:
         inner = get_args(hint)
         return f"list of {kind(inner[0], metadata)}" if inner[-1] is Ellipsis else f"{len(inner)} x {kind(inner[0], metadata)}"
     if dataclasses.is_dataclass(hint):
-        return "[keys below](#lora-of-both)"
+        return "[keys below](#lora-of-cogvideox-and-wan)"
     if "auto" in str(metadata.get("metavar")):
         return metadata["metavar"].strip("{}").replace(",", ", ")
     named = {int: "integer", float: "number", bool: "true, false", str: "path" if metadata.get("path") else "text"}[hint]
