@@ -10,11 +10,11 @@ import yaml
 from conftest import ROOT, assert_close
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, ConsisIDPipeline, ConsisIDTransformer3DModel
 from entry import PROMPT, only_error, results
+from in_process import refused
 from PIL import Image
-from tiny_consisid import HIDDEN, VECTOR, WIDTH, write_tiny_consisid
+from tiny_consisid import HIDDEN, VECTOR, write_tiny_consisid
 from transformers import T5EncoderModel, T5Tokenizer
 
-from concat_id.models.consisid import load_network
 from concat_id.sampling import consisid
 from concat_id.sampling.consisid import FaceFeatures, load_face_reader
 
@@ -82,19 +82,13 @@ def test_dynamic_guidance_and_a_negative_prompt(run, tiny_consisid, photo):
     assert_close(run.latents[0], expected, 1e-5)
 
 
-def test_the_face_is_attended_to_after_every_other_block(tiny_consisid, monkeypatch):
-    network = load_network(tiny_consisid.parent / "ConsisID" / "transformer", torch.float32)
-    seen = [face(Image.new("RGB", (8, 8), (shade,) * 3)) for shade in (1, 2)]
-    inputs = {"hidden_states": torch.ones(1, 3, 32, 4, 6), "encoder_hidden_states": torch.ones(1, 226, 32), "timestep": torch.ones(1)}
-    calls, outputs = [], []
-    for attention in network.perceiver_cross_attention:
-        attention.register_forward_hook(lambda *_: calls.append(1))
-    for each in seen:
-        network.look_at(each.identity, each.features, torch.device("cpu"))
-        assert network.face.shape == (1, 4, WIDTH // 3 * 2)
-        with torch.no_grad():
-            outputs.append(network(**inputs).sample)
-    assert len(calls) == 2 * 2 and (outputs[0] - outputs[1]).abs().max() > 1e-3
+def test_kernels_and_8_bits(run, photo):
+    for options in ([], ["--attention-kernel", "math", "--overwrite"], ["--quantize", "int8"]):
+        ended = run("--image", photo, *options)
+        assert ended.code == 0, ended.err
+    exact, math, quantised = run.latents
+    assert_close(math, exact, 1e-5)
+    assert 1e-5 < (quantised - exact).norm() / exact.norm() < 0.2
 
 
 @pytest.mark.parametrize("cache", ["first_block", "dbcache"])
@@ -137,6 +131,4 @@ def test_missing_files_are_listed_at_once(run, tiny_consisid, photo, tmp_path):
 
 
 def test_packages_that_read_faces_are_named(tiny_consisid):
-    from in_process import refused
-
     refused("found no package .*facexlib", lambda: load_face_reader(tiny_consisid.parent, torch.device("cpu"), torch.float32))

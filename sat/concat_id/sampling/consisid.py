@@ -89,7 +89,7 @@ def load_face_reader(folder: Path, device: torch.device, dtype: torch.dtype) -> 
             from diffusers.pipelines.consisid.consisid_utils import prepare_face_models, process_face_embeddings_infer
         except (ImportError, RuntimeError, OSError) as error:  # torchvision's operators fit but one build of torch
             found = f"cannot be imported beside torch {torch.__version__} ({reason_of(error, 100)})"
-            remedy = "install the torchvision of that version and build, or use an environment of its own with CONCAT_ID_PYTHON"
+            remedy = "install both from one index, as https://download.pytorch.org/whl/cpu for a machine without a GPU"
             raise UserError(f"ConsisID's faces: torchvision or what needs it {found}; {remedy}") from error
         try:  # without a parser that facexlib would download, though diffusers puts another in its place
             with patch("facexlib.utils.face_restoration_helper.init_parsing_model", lambda **_: None):
