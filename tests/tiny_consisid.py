@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, ConsisIDTra
 from tiny_model import write_text_encoder
 from transformers import T5Config, T5EncoderModel
 
-from concat_id.sampling.consisid import FACE_FILES
+from concat_id.config.neighbours import FACE_FILES
 
 WIDTH, VECTOR, HIDDEN = 48, 24, (5, 16)  # of the network's tokens; of a face's vector; CLIP's tokens and their width
 SMALL = {"num_attention_heads": 3, "attention_head_dim": 16, "time_embed_dim": 32, "text_embed_dim": 32, "num_layers": 4,
@@ -55,7 +55,7 @@ def _write_parts(model: Path, network: dict[str, Any], vae: dict[str, Any], **sa
     CogVideoXDPMScheduler(**SCHEDULE).save_pretrained(model / "scheduler")
     for name in FACE_FILES:
         (model / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (model / "face_encoder" / name).touch()
+        (model / "face_encoder" / name).write_bytes(b"a face model")
 
 
 def _write_paths(folder: Path, settings: dict[str, Any]) -> Path:

@@ -21,17 +21,19 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from concat_id.config.cogvideox import AutoencoderConfig
+from concat_id.config.neighbours import FACE_FILES, FACE_PICKLES
 from concat_id.config.schema import Config
 from concat_id.errors import UserError, reason_of, warn
 from concat_id.face.reference import PreparedReference, load_face_models, prepare_found
-from concat_id.files.json_files import read_json
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models import backbones
 from concat_id.models.acceleration import StepCache, stream_blocks
 from concat_id.models.attention import KERNELS
+from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline
 from concat_id.video.transforms import load_image
 from concat_id.weights.loading import check_whole
+from concat_id.weights.model_folders import read_settings
 
 if TYPE_CHECKING:
     from concat_id.models.autoencoder import VideoAutoencoder
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = "BestWishYsh/ConsisID-preview"
 PACKAGES = "torchvision", "timm", "facexlib", "consisid_eva_clip"
-PICKLES = "detection_Resnet50_Final.pth", "parsing_bisenet.pth", "EVA02_CLIP_L_336_psz14_s6B.pt"
-FACE_FILES = (*PICKLES, "models/antelopev2/glintr100.onnx", "models/antelopev2/scrfd_10g_bnkps.onnx")
 SETTINGS = ("transformer/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/spiece.model",
             "scheduler/scheduler_config.json")  # fmt: skip
 WEIGHTS = "transformer", "vae", "text_encoder"
@@ -82,7 +82,7 @@ def load_face_reader(folder: Path, device: torch.device, dtype: torch.dtype) -> 
     """
     if missing := [name for name in PACKAGES if not find_spec(name)]:
         raise UserError(f"ConsisID's faces: found no package {', '.join(missing)}; run bash scripts/setup.sh neighbours")
-    for name in PICKLES:
+    for name in FACE_PICKLES:
         check_whole(folder / "face_encoder" / name)
     with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):  # advice on other packages; a missing CUDA provider
         try:
@@ -121,11 +121,13 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Fac
     detector, parser, notices = load_face_models(config.model.faces, device)
     for notice in notices:
         warn(notice)
-    read = load_face_reader(resolve_path(config.model.path), device, getattr(torch, config.args.dtype_name))
+    with memory_checked():
+        read = load_face_reader(resolve_path(config.model.path), device, getattr(torch, config.args.dtype_name))
 
     def prepare(photo: Path) -> FaceReference:
         upright = detector.search(load_image(photo))
-        face = read(upright.photo)
+        with memory_checked():
+            face = read(upright.photo)
         if face is None:
             raise UserError(f"{photo}: found no face, expected one person's; take a photo that shows it larger and from the front")
         judged = prepare_found(upright, config.args.sampling_image_size, detector, parser)
@@ -141,9 +143,9 @@ class Pipeline(VideoPipeline):
         super().__init__(config, device, cache_dir)
         self.folder = resolve_path(config.model.path)
         require_whole(self.folder)
-        learned = read_json(self.folder / SETTINGS[0], "settings of ConsisID's transformer")
-        own = [8 * learned.get(f"sample_{side}", 0) for side in ("height", "width")]
-        if learned.get("use_learned_positional_embeddings") and list(config.args.sampling_image_size) != own:
+        known = read_settings(self.folder / SETTINGS[0], "settings of ConsisID's transformer")
+        own = [8 * known.get(f"sample_{side}", 0) for side in ("height", "width")]
+        if known.get("use_learned_positional_embeddings") and list(config.args.sampling_image_size) != own:
             found = "x".join(map(str, config.args.sampling_image_size))
             raise UserError(f"args.sampling_image_size: found {found}, expected {own[0]}x{own[1]}: the weights know no other positions")
 
