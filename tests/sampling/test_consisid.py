@@ -103,9 +103,10 @@ def test_step_caches(run, photo, cache, tmp_path):
 
 
 def test_options_that_do_not_fit_are_refused(run, photo):
-    for options in (["--cache", "mag"], ["--parallel", "video"], ["--attention-kernel", "sage"], ["--quantize", "gguf:x"],
-                    ["--sampling-image-size", 64, 96], ["--image", photo, photo]):  # fmt: skip
-        ended = run(*(options if "--image" in options else ["--image", photo, *options]))
+    refused_ones = ("--cache mag", "--parallel video", "--attention-kernel sage", "--quantize gguf:x", "--load x", "--ref-guidance-scale 2",
+                    "--sampling-image-size 64 96")  # fmt: skip
+    for options in [[photo, *words.split()] for words in refused_ones] + [[photo, photo]]:
+        ended = run("--image", *options)
         assert "expected" in only_error(ended.code, ended.err), options
     assert not run.latents
 

@@ -136,7 +136,7 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Fac
     return prepare
 
 
-class Pipeline(VideoPipeline):
+class ConsisIDPipeline(VideoPipeline):
     """T5, ConsisID's transformer and CogVideoX's VAE in diffusers' `ConsisIDPipeline`."""
 
     def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
@@ -203,12 +203,12 @@ class Pipeline(VideoPipeline):
     @cached_property
     def library(self) -> Any:
         """Diffusers' pipeline around the networks."""
-        from diffusers.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
+        from diffusers.pipelines.consisid.pipeline_consisid import ConsisIDPipeline as LibraryPipeline
 
         from concat_id.models.consisid import load_scheduler
 
         scheduler = load_scheduler(self.folder / "scheduler")
-        pipeline = ConsisIDPipeline(None, None, self.autoencoder.autoencoder, self.transformer, scheduler)
+        pipeline = LibraryPipeline(None, None, self.autoencoder.autoencoder, self.transformer, scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -266,6 +266,9 @@ class Pipeline(VideoPipeline):
             raise UserError(f"the model gave NaN or infinite latents; check the weights, {self._finer()}")
         on_step(len(reached) - 1)
         return latents
+
+
+Pipeline = ConsisIDPipeline  # as `pipeline.make_pipeline` asks for it
 
 
 def _quantize(network: torch.nn.Module, kind: str) -> None:
