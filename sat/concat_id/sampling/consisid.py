@@ -32,7 +32,8 @@ from concat_id.models.attention import KERNELS
 from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline
 from concat_id.video.transforms import load_image
-from concat_id.weights.loading import check_whole
+from concat_id.weights.folders import some
+from concat_id.weights.loading import check_whole, load_tensors
 from concat_id.weights.model_folders import read_settings
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from concat_id.models.consisid import FaceAttendingCogVideoX
     from concat_id.models.text_encoder import TextEncoder
 
-REPOSITORY = "BestWishYsh/ConsisID-preview"
+REPOSITORY, ON_MODELSCOPE = "BestWishYsh/ConsisID-preview", "BestWishYSH/ConsisID-preview"
 PACKAGES = "torchvision", "timm", "facexlib", "consisid_eva_clip"
 SETTINGS = ("transformer/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/spiece.model",
             "scheduler/scheduler_config.json")  # fmt: skip
@@ -71,7 +72,7 @@ def require_whole(folder: Path) -> None:
     missing = [name for name in names if kind_of(folder / name) != "a file"]
     missing += [f"weights in {part}" for part in WEIGHTS if not [*folder.glob(f"{part}/*.safetensors*"), *folder.glob(f"{part}/*.bin*")]]
     if missing:
-        remedy = f"hf download {REPOSITORY} --local-dir {folder}, or modelscope download --model {REPOSITORY} --local_dir {folder}"
+        remedy = f"hf download {REPOSITORY} --local-dir {folder}, or modelscope download --model {ON_MODELSCOPE} --local_dir {folder}"
         raise UserError(f"{folder}: ConsisID lacks {', '.join(missing)}; fetch them with: {remedy}")
 
 
@@ -98,6 +99,7 @@ def load_face_reader(folder: Path, device: torch.device, dtype: torch.dtype) -> 
             raise
         except Exception as error:  # of four libraries
             raise UserError(f"{folder / 'face_encoder'}: cannot be loaded ({reason_of(error, 150)}); download it again") from error
+    _check_names(folder / "face_encoder" / FACE_PICKLES[2], clip)
 
     @torch.no_grad()
     def read(photo: Image.Image) -> FaceFeatures | None:
@@ -116,6 +118,15 @@ def load_face_reader(folder: Path, device: torch.device, dtype: torch.dtype) -> 
     return read
 
 
+def _check_names(file: Path, clip: torch.nn.Module) -> None:
+    """Raise `UserError` if a file lacks tensors of CLIP's image encoder, which its library leaves random then."""
+    content = load_tensors(file)
+    content = next((content[key] for key in ("model", "module", "state_dict") if key in content), content)
+    there = {name.removeprefix("module.") for name in content}
+    if missing := [name for name in clip.state_dict() if f"visual.{name}" not in there and "rope" not in name]:
+        raise UserError(f"{file}: found no {some(missing)}, expected EVA02-CLIP-L-14-336; download it again")
+
+
 def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], FaceReference]:
     """What prepares a photograph: ConsisID's face models for the network, Concat-ID's for the verdict. Raises `UserError`."""
     detector, parser, notices = load_face_models(config.model.faces, device)
@@ -126,7 +137,7 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Fac
 
     def prepare(photo: Path) -> FaceReference:
         upright = detector.search(load_image(photo))
-        with memory_checked():
+        with memory_checked(), warnings.catch_warnings(action="ignore"):  # of what insightface calls
             face = read(upright.photo)
         if face is None:
             raise UserError(f"{photo}: found no face, expected one person's; take a photo that shows it larger and from the front")
