@@ -146,18 +146,10 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
 
     Returns what to say of the choice. Raises `UserError` for one that does not run on the device.
     """
-    from concat_id.models.attention import activate, can_run, fastest
-
-    args, transformer = config.args, config.model.transformer
-    dtype, heads = getattr(torch, args.dtype_name), transformer.num_attention_heads
-    kernel, head_size, told = args.attention_kernel, transformer.hidden_size // heads, None
-    if not can_run(kernel, device, dtype, head_size):
-        raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
-    if measure and kernel == "auto" and is_cuda(device):
-        sides = (length // config.model.autoencoder.spatial_factor for length in args.sampling_image_size)
-        tokens = count_tokens(transformer, args.sampling_num_frames + 1, *sides)
-        kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
-    activate(kernel)
+    transformer, heads = config.model.transformer, config.model.transformer.num_attention_heads
+    sides = (length // config.model.autoencoder.spatial_factor for length in config.args.sampling_image_size)
+    tokens = count_tokens(transformer, config.args.sampling_num_frames + 1, *sides) if measure else 0
+    kernel, told = pick_kernel(config, device, heads, transformer.hidden_size // heads, tokens)
     if hasattr(network, "get_mixin"):
         network.get_mixin("adaln_layer").attention_kernel = kernel
     else:
@@ -166,6 +158,23 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
         use_kernel(network.network, kernel)
         network.attention_kernel = kernel
     return told
+
+
+def pick_kernel(config: Config, device: torch.device, heads: int, head_size: int, tokens: int) -> tuple[str, str | None]:
+    """Activate the attention kernel that is asked for or, with auto on CUDA, the fastest for so many `tokens`, if any are given.
+
+    Returns its name, and what to say of the choice. Raises `UserError` for one that does not run on the device.
+    """
+    from concat_id.models.attention import activate, can_run, fastest
+
+    args = config.args
+    kernel, dtype, told = args.attention_kernel, getattr(torch, args.dtype_name), None
+    if not can_run(kernel, device, dtype, head_size):
+        raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
+    if tokens and kernel == "auto" and is_cuda(device):
+        kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
+    activate(kernel)
+    return kernel, told
 
 
 def kernel_of(network: nn.Module) -> str:

@@ -87,7 +87,8 @@ class Pipeline:
 
     sharing = step_cache = None
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
+        """Keep no prompts in `cache_dir`: CLIP takes no time for them."""
         self.config, self.device, self.dtype = config, device, getattr(torch, config.args.dtype_name)
         self._loaded: tuple[Any, ConsistentIDAdapter, ImageFeatures] | None = None
 
