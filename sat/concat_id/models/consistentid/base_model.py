@@ -57,7 +57,7 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
 def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
     """Add the low-rank weights of a file, in diffusers' or kohya's names, to the base model's own."""
     if not find_spec("peft"):
-        raise UserError(f"{file}: found no package peft, which LoRA files need; run bash scripts/setup.sh neighbours")
+        raise UserError(f"{file}: found no package peft, which LoRA files need; install requirements.txt")
     check_whole(file)
     with _told(file):
         base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
