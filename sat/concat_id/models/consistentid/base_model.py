@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from torch import Tensor
@@ -13,6 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from concat_id.config.neighbours import ConsistentIDConfig
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files.paths import kind_of, resolve_path
+from concat_id.video.transforms import to_frames
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_whole
 from concat_id.weights.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
@@ -60,6 +62,21 @@ def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
     return kind(**NOISE, **settings, prediction_type=prediction)
 
 
+def encode_moments(base: StableDiffusionPipeline, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode images (B, 3, H, W) in [-1, 1]: mean and standard deviation (B, 4, h, w) of their latents, float32."""
+    with torch.no_grad():
+        posterior = base.vae.encode(images.to(base.vae.dtype)).latent_dist
+    return tuple(moment.float() * base.vae.config.scaling_factor for moment in (posterior.mean, posterior.std))
+
+
+def decode_latents(base: StableDiffusionPipeline, latents: Tensor) -> np.ndarray:
+    """Turn latents (1, 4, h, w), on the device that the VAE computes on, into one uint8 frame (1, H, W, 3)."""
+    image = base.vae.decode(latents.to(base.vae.dtype) / base.vae.config.scaling_factor).sample
+    if not torch.isfinite(image).all():
+        raise UserError("the autoencoder gave NaN or infinite pixels; check its weights, or try --fp16 false")
+    return to_frames(image[0][:, None])
+
+
 def _check(folder: Path) -> None:
     if (found := kind_of(folder)) != "a folder":
         raise UserError(f"{folder}: found {found}, {EXPECTED}; set model.base")
@@ -88,7 +105,7 @@ class ImageFeatures:
 
     def __init__(self, folder: Path, dtype: torch.dtype):
         """Load onto the CPU. Raises `UserError` for a folder that is incomplete or of another model."""
-        file = folder / "config.json"
+        self.folder, file = folder, folder / "config.json"
         settings = read_settings(file, "settings of CLIP", "set model.image_encoder")
         weights = {name: tensor for name, tensor in load_pretrained(folder).items() if name.startswith("vis")}
         own = settings.get("vision_config", settings)
@@ -105,6 +122,12 @@ class ImageFeatures:
     def width(self) -> int:
         """Numbers of a feature."""
         return self.network.config.hidden_size
+
+    def check(self, expected: int, source: str) -> None:
+        """Raise `UserError` unless features have the numbers that the adapter of `source` takes."""
+        if self.width != expected:
+            raise UserError(f"{self.folder}: found features of {self.width} numbers, the adapter in {source} takes {expected}; take "
+                            "CLIP-ViT-H-14")  # fmt: skip
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
