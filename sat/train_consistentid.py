@@ -1,6 +1,6 @@
 """Train ConsistentID's adapter on portraits that sat/prepare_portraits.py made.
 
-  python sat/train_consistentid.py --base configs/consistentid.yaml configs/training/consistentid.yaml \\
+  python sat/train_consistentid.py --base configs/consistentid.yaml configs/training/consistentid.yaml
       --train_data data/portraits/JSON_all.json [--load models/ConsistentID/ConsistentID-v1.bin] [--resume] [options]
 
 Alone or under torchrun. Without --load a new adapter is trained. The run's folder gets checkpoints with the adapter alone, metrics.jsonl,

@@ -124,7 +124,6 @@ def _of_neighbour(config: Config) -> Iterator[tuple[str, bool, str]]:
         for name in ("cache", "quantize"):
             yield f"args.{name}", getattr(args, name) is None, "none with this system"
         yield "args.parallel", args.parallel == "prompts", "prompts with this system"
-        yield "args.latent_cache", config.training.latent_cache is None, "none with this system, whose images are encoded as they come"
     multiple = 16 if model.kind == "consisid" else 8
     fits = all(side % multiple == 0 for side in args.sampling_image_size)
     yield "args.sampling_image_size", fits, f"[height, width] divisible by {multiple}"
