@@ -1,5 +1,6 @@
 """ConsistentID's training: losses and gradients of the released code, and the way from photographs to a portrait of a trained adapter."""
 
+import shutil
 import signal
 from functools import partial
 from types import SimpleNamespace
@@ -70,6 +71,43 @@ def test_losses_and_gradients_are_those_of_the_released_code(kind):
         assert_close(gradient_norms(adapter, loss), GOLDEN[f"loss/grad_norms_{name}"], GRADIENTS, name)
 
 
+def test_words_have_their_own_parts_and_dropped_samples_the_vector_alone(tokenizer):  # noqa: F811
+    made = objective(tokenizer, pairing="intended")
+    made.features = lambda pixels: pixels.flatten(2)[..., :6].transpose(1, 2)  # (B, 6, 3)
+    made.base.text_encoder = lambda tokens: [tokens]
+    parts, item = ("face", "eyes", "ears"), META["dataset"][0]["item"]
+    batch = SimpleNamespace(
+        captions=[item["vqa_llva"]] * 2, face_captions=["A face, small ears, and green eyes."] * 2, parts=[parts] * 2,
+        clip_pixels=torch.ones(2, 3, 8, 8), part_pixels=torch.arange(5.0)[None, :, None, None, None].expand(2, 5, 3, 8, 8),
+        part_masks=torch.arange(5.0)[None, :, None, None].expand(2, 5, 8, 8), identities=torch.ones(2, 1, 512),
+    )  # fmt: skip
+    found = made.conditions(batch, [False, True])
+    assert len(found.positions[0]) == 3 and found.positions[1] == [] and found.masks[0][:, 0, 0].tolist() == [0, 2, 1]
+    assert found.parts[:, :, 0, 0].tolist() == [[0, 2, 1], [0, 0, 0]] and found.features[:, 0, 0].tolist() == [1, 0]
+    assert found.vectors.all() and found.text[1].tolist() == META["dataset"][3]["ids"]
+    batch.face_captions = ["Green eyes."] * 2
+    assert made.conditions(batch, [False, False]).masks[0][:, 0, 0].tolist() == [1], "parts without a word have no place"
+
+
+def test_batches_without_parts_have_gradients_for_every_weight():
+    adapter, inputs = make_adapter().train(), (2, META["clip_tokens"], SIZES.features)
+    prediction, maps = adapter(
+        torch.randn(2, 4, 8, 8), torch.tensor([1, 2]), torch.randn(2, 77, SIZES.text), torch.randn(2, 512), torch.randn(inputs),
+        torch.zeros(2, 1, *inputs[1:]), [[], []],
+    )  # fmt: skip
+    prediction.square().mean().backward()
+    missing = [name for name, parameter in adapter.named_parameters() if parameter.grad is None]
+    assert not missing and not maps and not adapter.FacialEncoder.fuse_module.mlp1.fc1.weight.grad.any()
+
+
+def test_words_behind_the_last_pixel_count_nothing():
+    """As released, `self` takes a word's place for a pixel; where there is none, the released code fails."""
+    maps, masks = [torch.rand(1, 2, 16, 16)], [torch.ones(2, 8, 8)]
+    masks[0][:, :4] = 0
+    alone = localization_losses(maps, [masks[0][:1]], [[3]])
+    assert_close(localization_losses(maps, masks, [[3, 16]]), alone, 1e-4)
+
+
 def test_words_of_the_released_data_set(tokenizer):  # noqa: F811
     names = [tuple(RELEASED_PARTS[part] for part in RELEASED_PARTS)] * len(META["dataset"])
     items = [case["item"] for case in META["dataset"]]
@@ -110,7 +148,8 @@ def portraits(setup, tmp_path_factory, released_folder, photographs, face_folder
     (folder / "own.yaml").write_text(yaml.safe_dump(own))
     bases, setup.bases = setup.bases, [*map(str, FILES), str(folder / "own.yaml")]
     script = {"script": "train_consistentid"}
-    yield SimpleNamespace(setup=setup, train=partial(setup.train, **script), refused=partial(setup.refused, **script), list=lists[0])
+    called = {name: partial(getattr(setup, name), **script) for name in ("train", "refused")}
+    yield SimpleNamespace(setup=setup, base=base, of_clips=bases, **called)
     setup.bases = bases
 
 
@@ -122,7 +161,7 @@ def whole(portraits, tmp_path_factory):
 
 def test_a_run_learns_and_leaves_the_adapter_alone(whole):
     losses = [line["validation_loss"] for line in metrics(whole) if "validation_loss" in line]
-    assert losses[1] < losses[0] < 1.6, losses
+    assert losses[1] < losses[0] < metrics(whole)[0]["loss"], losses
     assert {name.split(".")[0] for name in weights(whole, "8")} == {"image_proj", "adapter_modules", "FacialEncoder"}
     assert len(list((whole / "samples" / "000008").glob("*.png"))) == 2
 
@@ -138,3 +177,59 @@ def test_accumulating_equals_more_processes(portraits, whole, tmp_path):
     _, run = portraits.train(tmp_path, "--gradient_accumulation_steps", 2)
     for mine, theirs in zip(metrics(run), metrics(whole), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_trained_adapter_is_sampled_and_written_as_released(portraits, whole, call, photo, tmp_path):
+    assert "268 tensors in the released file's layout" in call("convert_weights", "to-consistentid", whole, tmp_path / "a.bin").done
+    call("convert_weights", "to-consistentid", whole / "4", tmp_path / "4.bin", "--weights", "ema", "--dtype", "float16")
+    assert torch.load(tmp_path / "a.bin").keys() == {"image_proj", "adapter_modules", "FacialEncoder"}
+    assert same(read_adapter(tmp_path / "a.bin"), weights(whole, "8"))
+    averaged = {name: tensor.half() for name, tensor in weights(whole, "4-ema").items()}
+    assert same(read_adapter(tmp_path / "4.bin"), averaged)
+    made = []
+    for load in (whole, tmp_path / "a.bin"):
+        options = "--prompt", "a woman laughs", "--image", photo, "--sampling_image_size", 64, 64, "--load", load
+        bases = portraits.setup.bases[0], portraits.setup.bases[2]
+        assert call("sample_video", "--base", *bases, *options, "--output", tmp_path / load.name).done
+        made.append(next((tmp_path / load.name).glob("0*/portrait.png")).read_bytes())
+    assert made[0] == made[1]
+
+
+def test_new_adapters_are_equal_and_masters_are_float32(portraits, monkeypatch, tmp_path):
+    monkeypatch.setattr(consistentid, "AdapterSizes", partial(AdapterSizes, width=64, depth=1, heads=1))
+    overrides = {"mode": "pretrain", "bf16": True, "save": str(tmp_path), "checkpoint_activations": True}
+    config = load_config(portraits.setup.bases, overrides)
+    config.args.load = None
+    made = [consistentid.load_network(config, *consistentid.load_frozen(config, CPU), None) for _ in range(2)]
+    assert same(*(adapter.state_dict() for adapter in made)) and made[0].sizes.rank == 4
+    assert {tensor.dtype for tensor in (*made[0].state_dict().values(), *made[0].unet.parameters())} == {torch.bfloat16}
+    assert not made[0].adapter_modules[0].to_q_lora.up.weight.any()
+
+
+def test_activations_that_are_computed_again_change_nothing(portraits, tmp_path):
+    runs = [portraits.train(tmp_path / flag, "--train_iters", 2, "--checkpoint_activations", flag)[1] for flag in ("true", "false")]
+    for mine, theirs in zip(*map(metrics, runs), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+def test_mistakes_are_told_in_one_line(portraits, whole, setup, tiny_model, tmp_path):
+    own, model = tmp_path / "own", lambda **values: {"base": {"model": values}}
+    portraits.refused("args.train_data: missing", own, base={"args": {"train_data": []}})
+    portraits.refused("expected a square", own, base={"data": {"video_size": [64, 72]}})
+    portraits.refused("latent_cache: found 'there', expected none", own, "--latent_cache", "there")
+    portraits.refused("model.rank: found 8, expected 4, as the adapter in", own, **model(rank=8))
+    portraits.refused("model.mask_loss: unknown key", own, **model(mask_loss=0.5))
+    portraits.refused("args.load: missing, expected an adapter to go on with, or mode: pretrain", own, base={"args": {"load": None}})
+    xl = tmp_path / "xl"
+    shutil.copytree(portraits.base, xl)
+    index = xl / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
+    portraits.refused("found a StableDiffusionXLPipeline, expected Stable Diffusion 1.5", own, **model(base=str(xl)))
+    setup.refused("model.kind: found 'consistentid', expected cogvideox or wan; train it with sat/train_consistentid.py", own)
+    bases, setup.bases = setup.bases, portraits.of_clips
+    try:
+        other = setup.train(tmp_path / "other", "--train_iters", 1)[1]
+        portraits.refused("train it with sat/train_video.py", own)
+    finally:
+        setup.bases = bases
+    portraits.refused("found no image_proj, adapter_modules, FacialEncoder", own, "--resume", other)

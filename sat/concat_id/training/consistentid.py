@@ -37,7 +37,7 @@ def read_lists(config: Config) -> list[list[PortraitRecord]]:
     """Portraits for training and for validation; raises `UserError` for images that are no squares."""
     (height, width), cache = config.data.video_size, config.training.latent_cache
     if cache is not None:
-        raise mismatch("args.latent_cache", cache, "none with portraits, which are encoded as they come", config.origins)
+        raise mismatch("args.latent_cache", cache, "none with portraits, which are encoded as they come", config.origins, "leave it out")
     if height != width or height % 8:
         raise mismatch("data.video_size", [height, width], "a square, [512, 512] as released, divisible by 8", config.origins)
     return [read_portraits(paths) if paths else [] for paths in list_paths(config)]

@@ -27,7 +27,7 @@ def run_training(train: Callable[[Any], int], description: str, kinds: Collectio
 
         config = load_config(bases, overrides)
         if (kind := config.model.kind) not in kinds:
-            remedy = f"train it with sat/{SCRIPTS[kind]}" if kind in SCRIPTS else "it is not trained here"
+            remedy = f"train it with sat/{SCRIPTS[kind]}, or name other files with --base" if kind in SCRIPTS else "it is not trained here"
             raise mismatch("model.kind", kind, " or ".join(kinds), config.origins, remedy)
         return train(config)
     except UserError:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.utils import logging as transformers_logging
 
 from concat_id.config.neighbours import ConsistentIDConfig
 from concat_id.errors import UserError, one_line, reason_of
@@ -38,6 +40,8 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
     """
     folder = resolve_path(model.base)
     _check(folder)
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # of files that load in seconds
     with _told(folder):
         base = StableDiffusionPipeline.from_pretrained(
             folder, dtype=dtype, local_files_only=True, safety_checker=None, feature_extractor=None, image_encoder=None,
