@@ -83,7 +83,7 @@ def load_network(config: Config, base: Any, features: ImageFeatures, saved: Save
 
 @dataclass(frozen=True)
 class Conditions:
-    """What B portraits are made under: inputs of the adapter's `forward`, and the masks (P, S, S) of the parts at each one's positions."""
+    """What B portraits are made under, as `forward` of the adapter takes it, and each one's masks (P, S, S) of the parts at its places."""
 
     text: Tensor
     vectors: Tensor
@@ -91,6 +91,11 @@ class Conditions:
     parts: Tensor
     positions: list[list[int]]
     masks: list[Tensor]
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What the adapter's `forward` takes behind latents and timesteps."""
+        return self.text, self.vectors, self.features, self.parts, self.positions
 
 
 class PortraitObjective:
@@ -135,10 +140,10 @@ class PortraitObjective:
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Noise latents (B, 4, h, w) and return the prediction, the attention maps that were asked for, and the target."""
         noised = self.schedule.add_noise(latents, noise, timesteps).to(self.dtype)
-        of = conditions
-        prediction, maps = network(noised, timesteps, of.text, of.vectors, of.features, of.parts, of.positions)
-        velocity = self.schedule.config.prediction_type == "v_prediction"
-        return prediction, maps, self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
+        prediction, maps = network(noised, timesteps, *conditions.inputs)
+        if self.schedule.config.prediction_type == "v_prediction":
+            return prediction, maps, self.schedule.get_velocity(latents, noise, timesteps)
+        return prediction, maps, noise
 
     @torch.no_grad()
     def conditions(self, batch: PortraitBatch, dropped: Sequence[bool]) -> Conditions:
