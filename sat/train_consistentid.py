@@ -1,11 +1,12 @@
 """Train ConsistentID's adapter on portraits that sat/prepare_portraits.py made.
 
-  python sat/train_consistentid.py --base configs/consistentid.yaml configs/training/consistentid.yaml
-      --train_data data/portraits/JSON_all.json [--load models/ConsistentID/ConsistentID-v1.bin] [--resume] [options]
+  python sat/train_consistentid.py --base configs/training/consistentid.yaml --train_data data/portraits/JSON_all.json [options]
+  python sat/train_consistentid.py --base configs/training/consistentid.yaml --train_data data/portraits/JSON_all.json --resume
 
-Alone or under torchrun. Without --load a new adapter is trained. The run's folder gets checkpoints with the adapter alone, metrics.jsonl,
-TensorBoard files and sampled portraits. SIGTERM and Ctrl-C save first; --resume goes on from the last checkpoint as if nothing had
-happened. Sampling takes the run as it is, --load exps/RUN; sat/convert_weights.py to-consistentid writes the released file's layout.
+Alone or under torchrun. --load ADAPTER trains that one on, else a new one is trained. The run's folder gets checkpoints with the adapter
+alone, metrics.jsonl, TensorBoard files and sampled portraits. SIGTERM and Ctrl-C save first; --resume goes on from the last checkpoint as
+if nothing had happened. Sampling takes the run's folder, --load exps/RUN; sat/convert_weights.py to-consistentid writes the released
+file's layout.
 """
 
 import dataclasses
