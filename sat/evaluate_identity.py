@@ -7,6 +7,7 @@ The exit code is 1 if a video could not be measured.
 
 from pathlib import Path
 
+from concat_id.config.cogvideox import FaceConfig
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, one_line, report, run, warn
 from concat_id.startup import prepare_process
@@ -28,6 +29,7 @@ def read_arguments() -> Namespace:
     weights.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     weights.add_argument("--clip", default="models/clip-vit-base-patch32", metavar="FOLDER", help="CLIP (default: %(default)s)")
     weights.add_argument("--viclip", default="models/viclip", metavar="FOLDER", help="ViCLIP (default: %(default)s)")
+    weights.add_argument("--parser", default=FaceConfig().parser, metavar="FOLDER", help="face parser, for FGIS (default: %(default)s)")
     weights.add_argument("--threshold", type=float, metavar="X", help="similarity from which two faces are one person's (SFace: 0.363)")
     meaning = parser.add_argument_group("what the scores mean")
     meaning.add_argument("--calibration", type=Path, metavar="FOLDER",
@@ -63,7 +65,7 @@ def main() -> int:
     runs = find_runs(arguments.videos, arguments.benchmark)
     require_images(arguments.calibration, arguments.training_images)
     check_writable(arguments.output)
-    weights = {name: getattr(arguments, name) for name in ("detector", "recognizer", "clip", "viclip", "threshold")}
+    weights = {name: getattr(arguments, name) for name in ("detector", "recognizer", "clip", "viclip", "parser", "threshold")}
     instruments = load_instruments(choose_device(arguments.device), **weights, num_frames=arguments.frames, metrics=metrics)
     recalled = measure_runs(runs, instruments, arguments.output, arguments.overwrite)
     if recalled:

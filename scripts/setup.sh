@@ -3,7 +3,7 @@
 #
 #   source scripts/setup.sh; set_up          then "$PYTHON" is the interpreter to use
 #   source scripts/setup.sh; set_up training tests    installs what training needs and the test tools as well
-#   bash scripts/setup.sh people             installs what demo/render_people.py needs as well
+#   bash scripts/setup.sh people             installs what demo/render_people.py needs as well; neighbours: what other systems do
 #   bash scripts/setup.sh                    sets up without running anything
 #
 # CONCAT_ID_PYTHON=/path/to/python uses that interpreter as it is: no .venv, nothing installed.
@@ -76,20 +76,20 @@ make_venv() {
     logged "$python" -m venv "$VENV" || fail "making $VENV failed; the lines above are the end of $SETUP_LOG"
 }
 
-# Install one part. Lines of requirements.txt marked "training", "studio", "acceleration" or "people" are the part of that name;
-# of the others, those marked "alone" come second and without their dependencies.
+# Install one part: the lines of requirements.txt that are marked with its name, or those of no part ("base"). Lines marked "alone" come
+# second and without their dependencies.
 install() {
-    local list others='# (training|studio|acceleration|people)'
+    local list lines parts='training|studio|acceleration|neighbours|people' alone='# ([a-z]+, )?alone'
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
-    if [[ "$1" =~ ^(training|studio|acceleration|people)$ ]]; then
-        grep -E "# $1" "$list" >"$VENV/.list" || true
-        others=.
+    if [[ "$1" =~ ^($parts)$ ]]; then
+        lines="$(grep -E "# $1([:,]|\$)" "$list")" || true
     else
-        grep -vE '# (alone|training|studio|acceleration|people)' "$list" >"$VENV/.list" || true
+        lines="$(grep -vE "# ($parts)([:,]|\$)" "$list")" || true
     fi
+    grep -vE "$alone" <<<"$lines" >"$VENV/.list" || true
     logged "${pip[@]}" -r "$VENV/.list" || return
-    if grep -vE "$others" "$list" | grep -E '# alone' >"$VENV/.list"; then
+    if grep -E "$alone" <<<"$lines" >"$VENV/.list"; then
         logged "${pip[@]}" --no-deps -r "$VENV/.list" || return
     fi
     cksum <"$list" >"$VENV/.installed-$1"

@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "sat"))
 
 from concat_id.config.args import DataConfig, SamplingArgs, TrainingArgs  # noqa: E402
-from concat_id.config.cogvideox import LoraConfig, ModelConfig  # noqa: E402
+from concat_id.config.cogvideox import LoraConfig  # noqa: E402
 from concat_id.config.released_args import ACCEPTED_ARGS  # noqa: E402
-from concat_id.config.wan import WanModelConfig  # noqa: E402
+from concat_id.config.schema import MODELS  # noqa: E402
 
 PAGE = ROOT / "docs" / "configuration.md"
 OPENING = """# Configuration
@@ -54,9 +54,9 @@ def page() -> str:
     """Return the page's text."""
     parts = [OPENING]
     parts += [f"## {title}\n\n{text}\n\n{table(section)}" for title, (section, text) in SECTIONS.items()]
-    parts += [f"## `model:` of kind {name}\n\n{tables(section)}" for name, section in (("cogvideox", ModelConfig), ("wan", WanModelConfig))]
+    parts += [f"## `model:` of kind {name}\n\n{tables(section)}" for name, section in MODELS.items()]
     lora = f"{sentence(LoraConfig)} Of Wan, `targets` are such as `network.blocks.*.attn1.to_q`."
-    parts.append(f"### `lora:` of both\n\n{lora}\n\n{table(LoraConfig)}")
+    parts.append(f"### `lora:` of cogvideox and wan\n\n{lora}\n\n{table(LoraConfig)}")
     accepted = [f"| `{name}` | {entry.reason} |" for name, entry in ACCEPTED_ARGS.items()]
     parts += [DEEPSPEED, "\n".join(["## Keys without effect\n", "| key of `args:` | why |", "|---|---|", *accepted]) + "\n"]
     return "\n".join(parts)
@@ -97,7 +97,7 @@ def kind(hint: Any, metadata: Any) -> str:
         inner = get_args(hint)
         return f"list of {kind(inner[0], metadata)}" if inner[-1] is Ellipsis else f"{len(inner)} x {kind(inner[0], metadata)}"
     if dataclasses.is_dataclass(hint):
-        return "[keys below](#lora-of-both)"
+        return "[keys below](#lora-of-cogvideox-and-wan)"
     if "auto" in str(metadata.get("metavar")):
         return metadata["metavar"].strip("{}").replace(",", ", ")
     named = {int: "integer", float: "number", bool: "true, false", str: "path" if metadata.get("path") else "text"}[hint]

@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 from in_process import write_program
 
+from concat_id.bootstrap import parts_for
+
 STAND_IN = """#!/bin/bash
 echo "$*" >>"$CALLS"
 case "$*" in
@@ -21,6 +23,7 @@ case "$*" in
 esac
 """
 REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # training\nanny==5  # people\n"
+REQUIREMENTS += "timm==6  # neighbours: why\nfacexlib==7  # neighbours, alone: why\n"
 
 
 class Tree:
@@ -78,6 +81,13 @@ def test_a_part_brings_its_own_lines_and_nothing_twice(tree, part, line, other):
     code, _, calls = tree.run(part)
     assert code == 0 and line in calls and other not in calls and "torch==1" not in calls and "--no-deps" not in calls
     assert tree.run(part) == (0, "", "")
+
+
+def test_a_part_may_have_lines_that_come_alone(tree):
+    assert "facexlib" not in tree.run()[2]
+    first, alone = tree.run("neighbours")[2].split("--no-deps")
+    assert "timm==6" in first and "facexlib" not in first and "facexlib==7" in alone and "torch" not in alone + first
+    assert parts_for(["--model", "consisid"]) == ("neighbours",) and parts_for(["--cache", "dbcache"]) == ("acceleration",)
 
 
 def test_a_checkout_without_the_recogniser_gets_it(tree):

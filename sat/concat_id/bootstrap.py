@@ -32,8 +32,9 @@ def set_up(*parts: str, environment: Mapping[str, str] = os.environ) -> str:
 
 def parts_for(words: Sequence[str]) -> tuple[str, ...]:
     """Which parts of requirements.txt a command line needs besides the base."""
-    needed = any(word.startswith("--quantize") or word.endswith("dbcache") for word in words)
-    return ("acceleration",) if needed else ()
+    acceleration = any(word.startswith("--quantize") or word.endswith("dbcache") for word in words)
+    neighbours = any(word in ("consisid", "--model=consisid") or word.endswith("consisid.yaml") for word in words)
+    return ("acceleration",) * acceleration + ("neighbours",) * neighbours
 
 
 def enter_environment() -> None:

@@ -85,6 +85,8 @@ WRONG = {  # YAML: parts of what is said
     "seed: 3": ["seed: belongs under args"],
     "args: {sampling_num_frames: abc}": ["args.sampling_num_frames: found 'abc', expected an integer"],
     "args: {seed: true}": ["args.seed: found True, expected an integer"],
+    "args: {compile: ture}": ["args.compile: found 'ture', expected true, false or auto"],
+    "args: {bf16: atuo}": ["args.bf16: found 'atuo', expected true, false or auto"],
     "args: {seed: -1}": ["args.seed: found -1, expected 0 to"],
     "args: {guidance_scale: .nan}": ["args.guidance_scale: found nan, expected a number"],
     "args: {experiment_name: 7}": ["args.experiment_name: found 7, expected text; put it in quotes"],

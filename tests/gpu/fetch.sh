@@ -5,7 +5,7 @@ set -euo pipefail
 HERE="$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 PYTHON="${CONCAT_ID_PYTHON:-$HERE/../../.venv/bin/python}"
 pinned() { sed -n "s/^\($1==[^ ]*\).*/\1/p" "$HERE/../../requirements.txt"; }
-PACKAGES=(SwissArmyTransformer omegaconf diffusers ftfy wcwidth)
+PACKAGES=(SwissArmyTransformer omegaconf diffusers ftfy wcwidth cache-dit torchao gguf)
 mkdir -p "$HERE/wheels"
 "$PYTHON" -m pip download -q --no-deps --only-binary=:all: -d "$HERE/wheels" \
   $(for package in "${PACKAGES[@]}"; do pinned "$package"; done) importlib_metadata zipp hjson "$@"

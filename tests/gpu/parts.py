@@ -5,6 +5,7 @@ import gc
 import math
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from concat_id.config.loading import load_config
+from concat_id.doctor.costs import costs_of
 from concat_id.errors import UserError
 from concat_id.models import attention, backbones, compilation
+from concat_id.models.diffusers_transformer import DiffusersTransformer
 from concat_id.models.embeddings import rotary_table
+from concat_id.sampling import magnitudes
 
 DEVICE, DTYPE = torch.device("cuda" if CUDA else "cpu"), torch.bfloat16 if CUDA else torch.float32
 MINI = ["configs/mini.yaml", "configs/inference/mini_single_identity.yaml"]
@@ -338,3 +342,51 @@ def engine(folder: Path) -> Found:
                 assert all(map(math.isfinite, alone.losses(whole)))
             except UserError as error:
                 yield f"{precision}: refused", str(error)
+
+
+def acceleration(folder: Path) -> Found:
+    """Videos of 5B's width in four steps by diffusers' network, and what libraries do for it. What fails loses itself alone.
+
+    "Off" are the latents against those of the plain network of as many layers.
+    """
+    kernels_here = [name for name in ("cudnn", "flash", "flash3", "sage", "efficient") if attention.can_run(name, DEVICE, DTYPE, 64)]
+    low = {"memory": "low"}
+    deep = {"plain": {}, "compiled": {"compile": "true"}, "cache mag": {"cache": "mag"}}
+    few = {"plain": {}, **{f"attention by {name}": {"attention_kernel": name} for name in kernels_here}, "streamed": low}
+    few |= {f"{kind}, streamed": {"quantize": kind, **low} for kind in ("int8", "fp8")} | {"int8": {"quantize": "int8"}}
+    few |= {f"cache {kind}": {"cache": kind} for kind in ("first_block", "dbcache")}
+    failed = []
+    for layers, cases in ((21, deep), (8, few)):
+        expected = None
+        for case, args in cases.items():
+            name = f"{layers} layers, {case}"
+            try:
+                found, latents = accelerated(layers, {"attention_kernel": kernels_here[0] if CUDA else "auto", **args})
+                expected = latents if case == "plain" else expected
+                yield name, found | ({} if expected is None else {"off": difference(latents, expected)})
+            except Exception:
+                failed.append(name)
+                yield f"{name}: failed", traceback.format_exc()[-600:]
+            torch.compiler.reset()
+            gc.collect()
+    assert not failed, failed
+
+
+def accelerated(layers: int, args: dict) -> tuple[dict, Tensor]:
+    """Seconds of the second video, the most memory in it beside what is reckoned, and the latents, of random weights on the CPU."""
+    config = config_5b(**{"network": "diffusers", "compile": "false", "num_inference_steps": "4", **args})
+    config.model.transformer = dataclasses.replace(config.model.transformer, num_layers=min(layers, config.model.transformer.num_layers))
+    torch.manual_seed(0)
+    network = DiffusersTransformer(config.model.transformer, "meta")
+    network.load_sat_tensors(random_network(config).state_dict(), "random weights", DTYPE)
+    pipeline, given, digests = pipeline_of(config), conditions(config, 1), {"transformer": "random"}
+    loaded = mock.patch.object(backbones, "load_transformer", lambda *_: network.cpu())
+    with loaded, mock.patch.object(magnitudes, "weight_digests", lambda _: digests):
+        pipeline.sample(*given, seed=3)
+    found, made = {}, []
+    if peak := peak_gib(lambda: found.update(s=once(lambda: made.append(pipeline.sample(*given, seed=3).cpu())))):
+        costs = dataclasses.replace(costs_of(config), autoencoder=0, tiled=0, text_encoder=0)
+        found |= {"GiB": peak, "GiB reckoned": costs.needs(True, config.args.memory, True, 2, bool(config.args.quantize))[0] / GIB}
+    if pipeline.step_cache:
+        found["steps computed"] = len(pipeline.step_cache.computed)
+    return found, made[0]

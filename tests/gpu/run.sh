@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that a machine with one GPU can prove in eight minutes: bash tests/gpu/run.sh [--parts ...]; --help tells more.
+# Everything that a machine with one GPU can prove in ten minutes: bash tests/gpu/run.sh [--parts ...]; --help tells more.
 # Takes .venv, or the Python of CONCAT_ID_PYTHON; wheels that tests/gpu/fetch.sh has brought come before what that has installed.
 set -euo pipefail
 HERE="$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"

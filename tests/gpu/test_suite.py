@@ -11,7 +11,7 @@ from gpu import suite
 RUN = Path(__file__).with_name("run.sh")
 
 
-@pytest.mark.skipif(suite.parts.CUDA, reason="takes eight minutes on a GPU; start it by itself")
+@pytest.mark.skipif(suite.parts.CUDA, reason="takes ten minutes on a GPU; start it by itself")
 def test_every_part_finds_something_and_the_command_says_so(tmp_path):
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
     done = subprocess.run(["bash", RUN, "--output", tmp_path], capture_output=True, text=True, timeout=500, env=environment)
@@ -19,7 +19,21 @@ def test_every_part_finds_something_and_the_command_says_so(tmp_path):
     assert results.keys() == suite.LIMITS.keys()
     assert {name: result["failed"] for name, result in results.items() if "failed" in result} == {} and done.returncode == 0, done.stderr
     assert all(len(result) >= 2 for result in results.values())
+    assert max(results["acceleration"][f"21 layers, {case}"]["off"] for case in ("plain", "compiled")) < 1e-5
+    assert 0 < results["acceleration"]["8 layers, int8, streamed"]["off"] < 0.05
     assert f"| engine | seconds | {results['engine']['seconds']:.4g} |" in done.stdout
+
+
+def test_an_acceleration_that_fails_loses_itself_alone(tmp_path, monkeypatch):
+    def accelerated(layers, args):
+        if "cache" in args:
+            raise ValueError("as it happens")
+        return {"s": 1.0}, suite.parts.torch.ones(3)
+
+    monkeypatch.setattr(suite.parts, "accelerated", accelerated)
+    found = suite.run("acceleration", 30, tmp_path)
+    assert "as it happens" in found["21 layers, cache mag: failed"] and "8 layers, cache dbcache" in found["failed"]
+    assert found["8 layers, fp8, streamed"] == {"s": 1.0, "off": 0.0} and found["21 layers, compiled"]["off"] == 0
 
 
 def test_a_part_that_fails_or_hangs_loses_itself_alone(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """CogVideoX by diffusers' network, and what libraries do for it: equal to SAT's, or off by what is said."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -118,10 +119,13 @@ def test_quantised_weights_take_less_and_change_little(pipeline_of, name, capsys
         assert_close(latents_of(pipeline_of(name, quantize=kind, memory="low")), latents_of(pipeline), 1e-4)
 
 
-def test_embeddings_of_quantised_encoders_are_kept_apart(pipeline_of, tmp_path):
+def test_embeddings_of_quantised_encoders_are_kept_apart_and_it_is_told_how_far_off_they_are(pipeline_of, tmp_path, capsys):
     plain, quantised = (pipeline_of("debug", tmp_path, **overrides) for overrides in ({}, {"quantize": "int8"}))
     (expected,), (found,) = (pipeline.encode_prompts(["a man in a red hat"]) for pipeline in (plain, quantised))
     assert 0 < difference(found, expected) < 0.05
+    told = r"the text encoder's weights are in int8: (\S+) to (\S+) GB, its output on a fixed input is off by (\S+)%"
+    whole, less, off = map(float, re.search(told, capsys.readouterr().err).groups())
+    assert less < whole and 0 < off < 5
 
 
 def test_all_linear_layers_of_a_text_encoder_are_quantised(pipeline_of):

@@ -9,10 +9,13 @@ import yaml
 from conftest import ROOT, assert_close, golden_arrays, seeded
 from golden_consistentid import META, SIZES, released_folder, tokenizer  # noqa: F401
 from golden_portraits import ellipses, image_of
+from in_process import refused
 from PIL import Image
+from single_file import single_file
 from tiny_faces import write_arcface, write_segformer
 
 from concat_id.config.loading import load_config
+from concat_id.models.consistentid.base_model import load_base
 from concat_id.sampling import consistentid
 from concat_id.sampling.consistentid import Pipeline, PortraitReference
 from concat_id.video.face_parts import from_released, part_images, part_masks
@@ -134,3 +137,45 @@ def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photogr
     assert "diffusion_pytorch_model.safetensors" in line(base=str(tmp_path / "half"))
     (tmp_path / "half" / "unet" / weights_file.name).unlink()
     assert f"{tmp_path / 'half' / 'unet'}" in line(base=str(tmp_path / "half"))
+
+
+def test_lora_files_of_the_community_are_added_to_the_base(folder, tmp_path):
+    from safetensors.torch import save_file
+
+    def loaded(**model):
+        made = pipeline(folder)
+        vars(made.config.model).update(model)
+        return made.load()[0].unet.state_dict()
+
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    plain = loaded()
+    out, wide = plain[f"{layer}.weight"].shape
+    down, up = seeded("lora/down", (4, wide)), seeded("lora/up", (out, 4))
+    kohya = "lora_unet_" + layer.replace(".", "_")
+    for tensors in (
+        {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up},
+        {f"{kohya}.lora_down.weight": down, f"{kohya}.lora_up.weight": up, f"{kohya}.alpha": torch.tensor(4.0)},
+    ):
+        save_file(tensors, tmp_path / "style.safetensors")
+        found = loaded(lora_weights=(str(tmp_path / "style.safetensors"),))
+        assert found.keys() == plain.keys(), "and nothing of it stays beside them"
+        assert_close(found[f"{layer}.weight"], plain[f"{layer}.weight"] + up @ down, 1e-6)
+    save_file({"a": down}, tmp_path / "other.safetensors")
+    refused("other.safetensors: ", loaded, lora_weights=(str(tmp_path / "other.safetensors"),))
+
+
+def test_other_bases_load_from_one_file(folder, tmp_path):
+    from safetensors.torch import save_file
+
+    file, model = tmp_path / "base.safetensors", pipeline(folder).config.model
+    expected = load_base(model, torch.float32)
+    for parameter in (*expected.unet.parameters(), *expected.vae.parameters(), *expected.text_encoder.parameters()):
+        parameter.mul_(2)  # other weights than those of the folder
+    save_file(single_file(expected), file)
+    model.base_file = str(file)
+    found = load_base(model, torch.float32)
+    for name in ("unet", "vae", "text_encoder"):
+        tensors, own = getattr(found, name).state_dict(), getattr(expected, name).state_dict()
+        assert tensors.keys() == own.keys() and all(torch.equal(tensor, own[key]) for key, tensor in tensors.items()), name
+    file.write_bytes(file.read_bytes()[:-500])
+    refused("base.safetensors", load_base, model, torch.float32)

@@ -86,7 +86,7 @@ class SamplingArgs:
     )  # fmt: skip
     parallel: ParallelName = setting(
         "prompts", "what several processes do (NPROC_PER_NODE): share the lines of --input_file, the tokens of one video, or its guidance "
-        "branches (two processes); auto: guidance where it fits, else video", group="acceleration",
+        "branches (a number that divides them); auto: guidance where it fits, else video", group="acceleration",
     )  # fmt: skip
     cache: CacheName | None = setting(
         None, "skip layers in steps that change little, at a loss: first_block and dbcache look at what the first layer changed, "

@@ -80,6 +80,9 @@ class ConsistentIDConfig(OnePerson):
 
     kind: Literal["consistentid"] = setting("consistentid", "the system")
     base: str = setting("models/Realistic_Vision_V6.0_B1_noVAE", "Stable Diffusion 1.5, a folder in diffusers' layout", path="read")
+    base_file: str | None = setting(
+        None, "other weights of Stable Diffusion 1.5, in one .safetensors file; sizes and tokenizer stay those of base", path="read"
+    )
     image_encoder: str = setting("models/CLIP-ViT-H-14-laion2B-s32B-b79K", "CLIP's image encoder, a folder", path="read")
     lora_weights: tuple[str, ...] = setting((), "LoRA files of Stable Diffusion 1.5 to load beside the adapter", path="read")
     sampler: ConsistentIDSamplerConfig = field(default_factory=ConsistentIDSamplerConfig)
@@ -105,13 +108,16 @@ class ConsistentIDConfig(OnePerson):
 
 NEIGHBOURS = {"consisid": ConsisIDConfig, "consistentid": ConsistentIDConfig}  # by model.kind
 PARTS_OF_CONSISID = {"transformer": "transformer", "text_encoder": "text_encoder", "autoencoder": "vae"}  # folders by name
+FACE_PICKLES = "detection_Resnet50_Final.pth", "parsing_bisenet.pth", "EVA02_CLIP_L_336_psz14_s6B.pt"  # in ConsisID's face_encoder/
+FACE_FILES = *FACE_PICKLES, "models/antelopev2/glintr100.onnx", "models/antelopev2/scrfd_10g_bnkps.onnx"
 PARTS_OF_BASE = {"unet": "unet", "text_encoder": "text_encoder", "autoencoder": "vae"}
 
 
 def weight_paths(model: ConsisIDConfig | ConsistentIDConfig, load: str | None) -> dict[str, str]:
     """Name the weights of a system by what they are; `load` is ConsistentID's adapter."""
     if model.kind == "consisid":
-        return {name: f"{model.path}/{folder}" for name, folder in PARTS_OF_CONSISID.items()}
-    base = {name: f"{model.base}/{folder}" for name, folder in PARTS_OF_BASE.items()}
+        faces = {name.rpartition("/")[2]: f"face_encoder/{name}" for name in FACE_FILES}
+        return {name: f"{model.path}/{part}" for name, part in (PARTS_OF_CONSISID | faces).items()}
+    base = {"base": model.base_file} if model.base_file else {name: f"{model.base}/{folder}" for name, folder in PARTS_OF_BASE.items()}
     own = {f"lora_{number}": file for number, file in enumerate(model.lora_weights, 1)}
     return {"adapter": load or "", **base, "image_encoder": model.image_encoder, **own}

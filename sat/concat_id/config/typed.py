@@ -105,15 +105,16 @@ def build(cls: type, raw: Any, key: str, origins: Origins) -> Any:
     for name, field in fields.items():
         path = f"{key}.{name}"
         if name in raw:
-            values[name] = convert(raw[name], hints[name], path, origins)
+            more = "true, false or auto" if "auto" in str(field.metadata.get("metavar")) else ""  # which the loading takes
+            values[name] = convert(raw[name], hints[name], path, origins, more)
             _check_bounds(values[name], field.metadata, path, origins)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UserError(f"{origins.place(path)}: missing, expected {_describe(hints[name])}")
     return cls(**values)
 
 
-def convert(value: Any, hint: Any, key: str, origins: Origins) -> Any:
-    """Return `value` as the annotated type `hint`.
+def convert(value: Any, hint: Any, key: str, origins: Origins, expected: str = "") -> Any:
+    """Return `value` as the annotated type `hint`; `expected` says it in place of the type's own words.
 
     Numbers may be written as text ("1e-5", "8."), whole floats count as integers, lists stand for tuples and a single
     value for a list of one.
@@ -122,7 +123,7 @@ def convert(value: Any, hint: Any, key: str, origins: Origins) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return convert(value, _without_none(hint), key, origins)
+        return convert(value, _without_none(hint), key, origins, expected)
     if origin is Literal:
         if not isinstance(value, str) or value not in get_args(hint):
             raise mismatch(key, value, _describe(hint), origins, f"the nearest is {nearest(shown(value), get_args(hint))}")
@@ -134,8 +135,8 @@ def convert(value: Any, hint: Any, key: str, origins: Origins) -> Any:
     converted = _SCALARS[hint](value)
     if converted is None:
         remedy = "put it in quotes" if hint is str and isinstance(value, int | float) else ""
-        expected = f"{_describe(hint)} up to {LARGEST_FLOAT:g}" if hint is float and _is_large(value) else _describe(hint)
-        raise mismatch(key, value, expected, origins, remedy)
+        own = f"{_describe(hint)} up to {LARGEST_FLOAT:g}" if hint is float and _is_large(value) else _describe(hint)
+        raise mismatch(key, value, expected or own, origins, remedy)
     return converted
 
 

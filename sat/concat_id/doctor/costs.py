@@ -1,11 +1,10 @@
 """What a video takes, reckoned from sizes alone: memory in each --memory mode, and time from a probe of this machine's speed.
 
 Weights are counted, activations are multiples of a tensor's size, taken from what CogVideoX-5B was measured to need on an H100
-(docs/performance.md): 25.8 GiB for a video, 15.6 GiB with --tiled_decoding, 12.2 GiB for its steps. Wan's decoding, which goes frame
-by frame, takes 4.0 and 1.4 GiB as traced without contents, as much as CogVideoX's of a few frames.
+(docs/performance.md): 25.8 GiB for a video, 15.6 GiB with --tiled_decoding, 12.2 GiB for its steps, compiled; and of eager steps from
+what a CPU's allocator gave small models (tests/doctor/test_costs.py). Wan's decoding takes 4.0 and 1.4 GiB as traced without contents.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -20,13 +19,17 @@ from concat_id.models.operations import count_tokens, count_weights, forward_ope
 
 TEXT_ENCODERS = {"t5": 4.76e9, "umt5": 5.68e9}  # parameters of the XXL sizes, whose width is
 XXL = 4096
-AUTOENCODERS = {"cogvideox": 215.6e6 / 128**2, "wan": 126.9e6 / 96**2}  # parameters by the square of the first width
-STEP, DECODE, TILED = 8.2, 3.7, 1.2  # copies of the hidden states, of the widest layer's frames, of the same where it is done in tiles
-FRAMES_OF_WAN = 15  # that its decoding holds at once: four, and those that layers remember
+AUTOENCODERS = {"cogvideox": (5041, 2706), "wan": (13770, 0)}  # parameters by the square of the first width, and more per layer of a block
+COMPILED_STEP, EAGER_STEPS = 8.2, {"cogvideox": 14, "wan": 18}  # copies of the hidden states
+DECODE = {"cogvideox": (20.1, 9), "wan": (3.7, 15)}  # copies of the widest layer's frames, and how many of these are decoded at once
+TILE, TILED = 36 * 52, 0.324  # latents that are one tile, and what part of that memory larger images take in tiles
 USABLE = 0.95  # of the memory; the rest is the driver's and the libraries'
-MODES = {  # --memory, whether decoding is tiled
+MODES = {  # --memory, whether decoding is tiled, layers on the GPU with low, whether weights are in 8 bits; exact ones first
     "--memory high": ("high", False), "--memory high --tiled_decoding": ("high", True),
-    "--memory balanced": ("balanced", False), "--memory balanced --tiled_decoding": ("balanced", True), "--memory low": ("low", True),
+    "--memory balanced": ("balanced", False), "--memory balanced --tiled_decoding": ("balanced", True),
+    "--memory low": ("low", True), "--memory low --network diffusers": ("low", True, 2),
+    "--quantize int8 --memory balanced --tiled_decoding": ("balanced", True, 2, True),
+    "--quantize int8 --memory low": ("low", True, 2, True),
 }  # fmt: skip
 PATIENCE = 3 * 3600  # seconds for a video that one may wait
 COMPILED, EAGER = 37, 79  # times that a layer reads and writes its tokens: tests/models/test_compilation.py
@@ -37,24 +40,31 @@ LONG_ENOUGH = 0.2  # seconds of one probe
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes of the weights, of a layer's, and of what steps and decoding hold above them."""
+    """Bytes of the weights, of what compiled steps, one branch of eager ones, and decoding hold above them.
+
+    The text encoder is read whole and quantised on its device, so that 8 bits do not lower its peak.
+    """
 
     transformer: int
-    layer: int
+    quantized: int
     text_encoder: int
     autoencoder: int
-    steps: int
+    compiled: int
+    eager: int
     decoding: int
     tiled: int
+    branches: int
+    num_layers: int
 
-    def needs(self, mode: str, tiled: bool, on_gpu: bool) -> tuple[int, int]:
+    def needs(self, on_gpu: bool, memory: str, tiled: bool, layers: int = 1, is_quantized: bool = False) -> tuple[int, int]:
         """Bytes on the device, and beside it in the machine's memory."""
-        decoding = self.tiled if tiled else self.decoding
-        steps = self.steps // 2 if mode == "low" else self.steps  # the branches one after the other
-        if mode == "low" and on_gpu:
-            return max(self.layer + steps, self.autoencoder + decoding), self.transformer + self.text_encoder
-        resident = self.transformer + self.autoencoder + max(steps, decoding)
-        return (resident + self.text_encoder if mode == "high" else max(resident, self.text_encoder)), 0
+        decoding, transformer = self.tiled if tiled else self.decoding, self.quantized if is_quantized else self.transformer
+        steps = self.eager if memory == "low" else self.compiled if on_gpu else self.branches * self.eager
+        if memory == "low" and on_gpu:
+            streamed = layers * transformer // self.num_layers
+            return max(streamed + steps, self.autoencoder + decoding), transformer + self.text_encoder
+        resident = transformer + self.autoencoder + max(steps, decoding)
+        return (resident + self.text_encoder if memory == "high" else max(resident, self.text_encoder)), 0
 
 
 @dataclass(frozen=True)
@@ -68,25 +78,26 @@ class Speed:
 
 def costs_of(config: Config, num_refs: int = 1) -> Costs:
     """Reckon a video of the configuration's size."""
-    model, network = config.model, config.model.transformer
-    bytes_each = getattr(torch, config.args.dtype_name).itemsize
-    encoder = getattr(model.text_encoder, "kind", "t5")
-    scale = (network.text_hidden_size / XXL) ** 2
-    widest, is_wan = model.autoencoder.block_out_channels[0], model.kind == "wan"
-    frames = 4 * (config.args.sampling_num_frames - 1) + 1
-    pixels = math.prod(config.args.sampling_image_size) * widest * bytes_each
-    hidden = 2 * _tokens(config, num_refs) * network.hidden_size * bytes_each
-    counts = count_weights(network), weights_per_token(network), TEXT_ENCODERS[encoder] * scale, AUTOENCODERS[model.kind] * widest**2
-    decoding = (DECODE * min(frames, FRAMES_OF_WAN) if is_wan else DECODE * frames) * pixels
-    tiled = TILED / DECODE * decoding
-    return Costs(*(int(count * bytes_each) for count in counts), int(STEP * hidden), int(decoding), int(tiled))
+    model, network, section = config.model, config.model.transformer, config.model.autoencoder
+    bytes_each, branches = getattr(torch, config.args.dtype_name).itemsize, _branches(config)
+    (height, width), widest = config.args.sampling_image_size, section.block_out_channels[0]
+    hidden = _tokens(config, num_refs) * network.hidden_size
+    copies, most = DECODE[model.kind]
+    decoding = copies * min(4 * (config.args.sampling_num_frames - 1) + 1, most) * height * width * widest
+    in_tiles = TILED if height * width > TILE * section.spatial_factor**2 else 1
+    (fixed, each), encoder = AUTOENCODERS[model.kind], TEXT_ENCODERS[getattr(model.text_encoder, "kind", "t5")]
+    weights = count_weights(network), encoder * (network.text_hidden_size / XXL) ** 2, (fixed + each * section.layers_per_block) * widest**2
+    counts = *weights, COMPILED_STEP * branches * hidden, EAGER_STEPS[model.kind] * hidden, decoding, in_tiles * decoding
+    transformer, *others = (int(count * bytes_each) for count in counts)
+    quantized = transformer - network.num_layers * weights_per_token(network) * (bytes_each - 1)  # modulations and ways in and out stay
+    return Costs(transformer, quantized, *others, branches, network.num_layers)
 
 
 def memory_modes(config: Config, capacity: Capacity) -> list[Finding]:
     """Tell of each of `MODES` what it needs and whether that fits."""
     costs, findings = costs_of(config), []
     for flags, mode in MODES.items():
-        device, beside = costs.needs(*mode, capacity.gpu > 0)
+        device, beside = costs.needs(capacity.gpu > 0, *mode)
         fits = device <= USABLE * capacity.device and beside <= capacity.ram
         found = f"about {gib(device)} of {gib(capacity.device)} GiB" + (f", and {gib(beside)} GiB beside the GPU" if beside else "")
         found += "" if fits else ": too much"
@@ -108,12 +119,18 @@ def _tokens(config: Config, num_refs: int) -> int:
     return count_tokens(config.model.transformer, config.args.sampling_num_frames + num_refs, *sides)
 
 
+def _branches(config: Config) -> int:
+    sampler = config.model.sampler
+    others = set(sampler.ref_guidance_scale) - {1.0}
+    return 2 + len(others) if others or sampler.guidance_scale != 1 else 1
+
+
 def time_of_video(name: str, config: Config, device: torch.device, num_refs: int = 1) -> Finding:
     """Reckon the denoising of a video from the speed of this device; reading weights and decoding come on top."""
     network, sampler = config.model.transformer, config.model.sampler
     dtype, tokens = getattr(torch, config.args.dtype_name), _tokens(config, num_refs)
     speed = probe(device, dtype, network.hidden_size, network.num_attention_heads, tokens)
-    passes = 1 + (sampler.guidance_scale != 1) + len(set(sampler.ref_guidance_scale) - {1.0})
+    passes = _branches(config)
     products, attention = forward_operations(network, tokens)
     hidden = network.num_layers * tokens * network.hidden_size * dtype.itemsize
     computing = passes * (products / speed.products + attention / speed.attention)

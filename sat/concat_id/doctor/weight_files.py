@@ -18,7 +18,7 @@ from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, from_error
 from concat_id.errors import UserError
 from concat_id.face.onnx_files import check_onnx_length, onnx_files
 from concat_id.files.paths import resolve_path, visible_files
-from concat_id.weights.folders import find_sat_checkpoint, weight_files
+from concat_id.weights.folders import STEMS, find_sat_checkpoint, weight_files
 from concat_id.weights.loading import check_whole
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
@@ -41,7 +41,7 @@ def parts_of(config: Config) -> list[Part]:
     """Return the transformer, the text encoder and the autoencoder of a configuration."""
     if config.model.kind in NEIGHBOURS:
         paths = weight_paths(config.model, config.args.load)
-        return [Part(what, path, lambda path: weight_files(path) if path.is_dir() else [path]) for what, path in paths.items()]
+        return [Part(what, path, lambda path: weight_files(path, STEMS) if path.is_dir() else [path]) for what, path in paths.items()]
     if config.model.kind == "wan":
         from concat_id.models.wan.text_encoder import find_parts
         from concat_id.models.wan.weights import wan_files

@@ -1,7 +1,7 @@
 """Faces of references, and the tracks of a video that show the same people."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from PIL import ImageOps
 from scipy.optimize import linear_sum_assignment
 
 from concat_id.errors import UserError
+from concat_id.evaluation.fine_grained import PartEncoder, Parts
 from concat_id.face.detection import FaceDetector
 from concat_id.face.recognition import FaceRecognizer
 from concat_id.face.tracking import FoundFace, Track, embed_faces, similarity
@@ -20,14 +21,15 @@ GREY = (128, 128, 128)
 
 @dataclass(frozen=True)
 class Reference:
-    """The largest face of a reference image, and remarks on it."""
+    """The largest face of a reference image, remarks on it, and vectors of the face's parts if they are asked for."""
 
     path: Path
     found: FoundFace
     notes: tuple[str, ...] = ()
+    parts: Parts = field(default_factory=dict)
 
 
-def read_reference(path: Path, detector: FaceDetector, recognizer: FaceRecognizer) -> Reference:
+def read_reference(path: Path, detector: FaceDetector, recognizer: FaceRecognizer, encoder: PartEncoder | None = None) -> Reference:
     """Find the largest face of an image. Raises `UserError` if the image or a face in it is missing."""
     image, faces, turned = detector.search(load_image(path))
     notes = [turned] if turned else []
@@ -39,7 +41,9 @@ def read_reference(path: Path, detector: FaceDetector, recognizer: FaceRecognize
         raise UserError(f"{path}: found no face in the reference; use a photo with one clear, large face")
     if len(faces) > 1:
         notes.append(f"found {len(faces)} faces; the largest is the reference")
-    return Reference(path, embed_faces([(image, max(faces, key=lambda face: face.area))], recognizer)[0], tuple(notes))
+    face = max(faces, key=lambda face: face.area)
+    parts = encoder.encode(image, face) if encoder else {}
+    return Reference(path, embed_faces([(image, face)], recognizer)[0], tuple(notes), parts)
 
 
 def assign(references: Sequence[Reference], tracks: Sequence[Track], num_frames: int, threshold: float) -> list[Track]:

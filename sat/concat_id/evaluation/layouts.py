@@ -6,7 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from concat_id.config.neighbours import NEIGHBOURS
+from concat_id.config.presets import PRESETS
+from concat_id.config.schema import BACKBONES
 from concat_id.errors import UserError, reason_of
 from concat_id.files.formats import beside, is_image, is_video, media_in
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, list_of, read_json, require, take
@@ -23,12 +27,16 @@ AGAIN, DOWNLOAD = "make the video again", "download the benchmark again"
 
 @dataclass(frozen=True)
 class GeneratedVideo:
-    """A video with its references from left to right and its prompt. `name` is the same for the same request in another run."""
+    """A video, or a portrait, with its references from left to right and its prompt.
+
+    `name` is the same for the same request in another run; `system` is what made it, "" if that is not known.
+    """
 
     name: str
     video: Path
     references: tuple[Path, ...]
     prompt: str
+    system: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,16 @@ def _own_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[st
         references = [_photo(images[number]) or place / f"reference_{number + 1}_crop.png" for number in firsts]
         for video in sorted({*made, *listed}):
             number = MADE.fullmatch(video.name)[2] or "1"
-            samples.append(GeneratedVideo(f"{place.name}/{number}", video, tuple(references), prompt))
+            samples.append(GeneratedVideo(f"{place.name}/{number}", video, tuple(references), prompt, system_of(info)))
     return samples, problems, []
+
+
+def system_of(info: dict[str, Any]) -> str:
+    """Name the system that made a video by `settings.model.kind` of its info.json, "" if that says nothing known."""
+    kind: Any = info
+    for key in ("settings", "model", "kind"):
+        kind = kind.get(key) if isinstance(kind, dict) else None
+    return "Concat-ID" if kind in tuple(BACKBONES) else PRESETS[kind].title if kind in tuple(NEIGHBOURS) else ""
 
 
 def _photo(image: str) -> Path | None:

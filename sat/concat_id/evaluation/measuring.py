@@ -17,6 +17,7 @@ from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError, one_line, warn
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
 from concat_id.evaluation.face_tracks import Reference, assign, read_reference
+from concat_id.evaluation.fine_grained import PartEncoder, fine_grained_scores
 from concat_id.evaluation.identity import identity_scores, published_similarity
 from concat_id.evaluation.layouts import GeneratedVideo
 from concat_id.evaluation.motion import motion_scores
@@ -24,6 +25,7 @@ from concat_id.evaluation.multi_person import multi_person_scores
 from concat_id.evaluation.sampled_video import read_video
 from concat_id.evaluation.user_metrics import MetricInput, UserMetric
 from concat_id.face.detection import FaceDetector
+from concat_id.face.parsing import SegformerParser
 from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
 from concat_id.face.reference import choose_folders
 from concat_id.face.tracking import FoundFace, Track, build_tracks, find_faces
@@ -33,10 +35,11 @@ from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights.loading import content_digest
 
-VERSION = 4  # raise it when the same video would be scored differently
+VERSION = 5  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP, VICLIP = "models/clip-vit-base-patch32", "models/viclip"
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
+PARSER_NEEDS = "the files of a Segformer that parses faces (jonathandinu/face-parsing)"
 VICLIP_NEEDS = "ViCLIP-L_InternVid-FLT-10M.pth and CLIP's vocab.json and merges.txt"
 THUMBNAIL = 132  # pixels of a frame's height in the report
 
@@ -51,6 +54,7 @@ class Instruments:
     num_frames: int = 16
     clip: ClipEncoder | None = None
     viclip: ViClipEncoder | None = None
+    parts: PartEncoder | None = None
     metrics: Sequence[UserMetric] = ()
     not_computed: dict[str, str] = field(default_factory=dict)
     _references: dict[Path, Reference] = field(default_factory=dict)
@@ -64,6 +68,7 @@ class Instruments:
             "recognizer": file_digest(self.recognizer.file),
             "clip": None if self.clip is None else content_digest(self.clip.folder),
             "viclip": None if self.viclip is None else content_digest(self.viclip.file),
+            "parser": None if self.parts is None else content_digest(self.parts.parser.folder),
             "threshold": self.threshold,
             "frames": self.num_frames,
             "metrics": [metric.digest for metric in self.metrics],
@@ -72,29 +77,37 @@ class Instruments:
     def reference(self, path: Path) -> Reference:
         """Find the face of a reference, once for all videos. Raises `UserError`."""
         if path not in self._references:
-            self._references[path] = read_reference(path, self.detector, self.recognizer)
+            self._references[path] = read_reference(path, self.detector, self.recognizer, self.parts)
         return self._references[path]
 
 
 def load_instruments(device: torch.device | str, *, detector: str | None, recognizer: str | None, clip: str, viclip: str, num_frames: int,
-                     threshold: float | None, metrics: Sequence[UserMetric] = ()) -> Instruments:  # fmt: skip
-    """Load what there is; metrics whose weights are missing are told instead of guessed. Raises `UserError` for faces, which all need."""
+                     threshold: float | None, parser: str | None = None, metrics: Sequence[UserMetric] = ()) -> Instruments:  # fmt: skip
+    """Load what there is; metrics whose weights are missing are told instead of guessed. Without a `parser` nobody asks for FGIS.
+
+    Raises `UserError` for faces, which all need.
+    """
     folders = choose_folders(FaceConfig() if detector is None else FaceConfig(detector=detector, fallback_detector=detector))
     found = load_recognizer(recognizer, device)
     encoders, not_computed = {}, {}
     for option, folder, load, scores, needed in (
-        ("clip", clip, ClipEncoder, ("clip_text", "clip_consistency", "clip_distance"), CLIP_NEEDS),
+        ("clip", clip, ClipEncoder, ("clip_text", "clip_consistency", "clip_distance", "fgis"), CLIP_NEEDS),
         ("viclip", viclip, ViClipEncoder, ("viclip",), VICLIP_NEEDS),
+        ("parser", parser, SegformerParser, ("fgis",), PARSER_NEEDS),
     ):
+        if folder is None:
+            continue
         if resolve_path(folder).exists():
             encoders[option] = load(resolve_path(folder), device)
         else:
-            not_computed |= dict.fromkeys(scores, f"put {needed} into {folder}, or name their folder by --{option}")
+            reason = f"put {needed} into {folder}, or name their folder by --{option}"
+            not_computed |= {score: f"{not_computed[score]}; {reason}" if score in not_computed else reason for score in scores}
     chosen = same_person(found.name, found.threshold, threshold)
     if threshold is None and found.threshold is None:
         warn(f"{one_line(chosen)}; set --threshold to change it")
-    detector = FaceDetector(folders.detector, device)
-    return Instruments(detector, found, chosen.threshold, num_frames, **encoders, metrics=metrics, not_computed=not_computed)
+    detector, faces = FaceDetector(folders.detector, device), encoders.pop("parser", None)
+    parts = PartEncoder(detector, faces, encoders["clip"]) if faces and "clip" in encoders else None
+    return Instruments(detector, found, chosen.threshold, num_frames, **encoders, parts=parts, metrics=metrics, not_computed=not_computed)
 
 
 def result_file(sample: GeneratedVideo, run: str, output: Path) -> Path:
@@ -157,14 +170,18 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     scores |= multi_person_scores(references, people, tracks, count, instruments.threshold)
     scores |= motion_scores(video.small, video.fps)
     notes = [f"{reference.path}: {note}" for reference in references for note in reference.notes]
+    if video.count == 1:
+        notes.append("a single image; motion, consistency of frames and ViCLIP are left out")
     if not any(faces):
-        notes.append(f"found no face in any of {count} frames, which scores 0")
+        notes.append(f"found no face in {'the image' if count == 1 else f'any of {count} frames'}, which scores 0")
     if instruments.clip is not None:
         more, remarks = clip_scores(instruments.clip, video.frames, sample.prompt, references, people)
         scores, notes = scores | more, notes + remarks
-    if instruments.viclip is not None:
+    if instruments.viclip is not None and video.count > 1:
         more, remarks = viclip_scores(instruments.viclip, video.frames, sample.prompt)
         scores, notes = scores | more, notes + remarks
+    if instruments.parts is not None:
+        scores |= fine_grained_scores(video.frames, [reference.parts for reference in references], people, instruments.parts)
     failures = []
     given = MetricInput(sample.video, sample.prompt, video.frames, video.indices, video.fps, references, faces, people)
     given.frames.flags.writeable = False

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+from concat_id.video.face_parts import PARTS
+
 
 class Metric(NamedTuple):
     """`label` may hold {face}, the recogniser's name, and {clip}, the CLIP model's; `places` are the decimals shown."""
@@ -45,6 +47,11 @@ METRICS = {
         "CLIPDist ({clip})", "more",
         "1 - cosine of CLIP vectors of the aligned face crops of reference and frame: how far the face departs from the photo. "
         "Defined here; the paper names the score without its details."),
+    "fgis": Metric(
+        "FGIS ({clip})", "more",
+        "Fine-grained identity similarity (ConsistentID): mean cosine of CLIP vectors of the parts that reference and face both show, over "
+        "frames with the face. Strangers score high too: read it beside another run.", group="Parts of the face"),
+    **{f"fgis_{part}": Metric(f"FGIS, {part}", "more", f"The same of the {part} alone.", group="Parts of the face") for part in PARTS},
     "match_rate": Metric("in its place", "more", "Share of places, left to right, whose face resembles their own reference most.",
                          group="Several people"),
     "swap_rate": Metric("swapped", "less", "Share of places whose face resembles another reference most.", group="Several people"),

@@ -10,7 +10,7 @@ from concat_id.evaluation.charts import interval_bar, similarity_chart
 from concat_id.evaluation.measuring import COLOURS, read_thumbnails
 from concat_id.evaluation.metrics import Metric
 from concat_id.evaluation.runs import Run
-from concat_id.evaluation.summary import Summary, request_of
+from concat_id.evaluation.summary import Summary, amount, request_of
 
 STYLE = Path(__file__).with_name("page.css")
 OPEN_VIDEOS = 24  # the frames of more videos are shown when asked for
@@ -22,20 +22,20 @@ ARROWS = {"more": "↑", "less": "↓", "": ""}
 
 def render_page(summary: Summary) -> str:
     """Return the page as HTML."""
-    count = sum(len(run.results) for run in summary.runs)
+    results = [result for run in summary.runs for result in run.results]
     title = f"Concat-ID evaluation: {', '.join(run.name for run in summary.runs)}"
     parts = [
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{_text(title)}</title>",
         '<meta name=viewport content="width=device-width, initial-scale=1"><meta name=color-scheme content="light dark">',
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f"<header><p class=eyebrow>Concat-ID evaluation</p><h1>{_text(' · '.join(run.name for run in summary.runs))}</h1>",
-        f"<p class=lead>{_videos(count)} measured. Faces are compared by {escape(summary.instruments.recognizer.name)}; "
+        f"<p class=lead>{amount(results)} measured. Faces are compared by {escape(summary.instruments.recognizer.name)}; "
         "its scores cannot be compared with those of other recognisers.</p></header>",
         _problems(summary),
         _scores(summary),
         _comparisons(summary),
         "<section><h2>Videos</h2>",
-        *_requests(summary, count <= OPEN_VIDEOS),
+        *_requests(summary, len(results) <= OPEN_VIDEOS),
         "</section>",
         _method(summary),
         "</main></body></html>\n",
@@ -49,10 +49,6 @@ def _text(text: str) -> str:
     return escape(text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
 
 
-def _videos(count: int) -> str:
-    return "1 video" if count == 1 else f"{count} videos"
-
-
 def _problems(summary: Summary) -> str:
     items = [f"<li>{_text(problem)}</li>" for run in summary.runs for problem in run.problems]
     return f"<section class=alert><h2>Not in these numbers: {len(items)}</h2><ul>{''.join(items)}</ul></section>" if items else ""
@@ -60,7 +56,7 @@ def _problems(summary: Summary) -> str:
 
 def _scores(summary: Summary) -> str:
     """Write a table with one row a metric and one column a run."""
-    head = "".join(f"<th scope=col>{_text(run.name)}<small>{_videos(len(run.results))}</small></th>" for run in summary.runs)
+    head = "".join(f"<th scope=col>{_text(run.title)}<small>{amount(run.results)}</small></th>" for run in summary.runs)
     rows = []
     for group, named in groupby(summary.metrics.items(), key=lambda item: item[1].group):
         rows.append(f"<tr class=group><th colspan={len(summary.runs) + 1}>{group}</th></tr>")
@@ -141,10 +137,12 @@ def _video(summary: Summary, run: Run, result: dict[str, Any], with_name: bool) 
     chips = "".join(f"<li{' class=main' if name in HEADLINE else ''}><b>{summary.metrics[name].shown(result['scores'][name])}</b>"
                     f"<span>{escape(summary.metrics[name].label)}{spread.get(name, '')}</span></li>" for name in names)  # fmt: skip
     notes = "".join(f"<li>{_text(note)}</li>" for note in result["notes"])
-    size = result["frames"]["size"]
-    about = f"{result['frames']['of']} frames of {size[0]}×{size[1]}, {result['frames']['fps']:g} fps · {_text(result['video'])}"
-    return (f"<article>{f'<h3>{_text(run.name)}</h3>' if with_name else ''}<div class=strip>{frames}</div>"
-            f"{similarity_chart(result, summary.instruments.threshold)}<ul class=chips>{chips}</ul>"
+    size, is_image = result["frames"]["size"], result["frames"]["of"] == 1
+    chart = "" if is_image else similarity_chart(result, summary.instruments.threshold)
+    kind = "image" if is_image else f"{result['frames']['of']} frames, {result['frames']['fps']:g} fps"
+    about = f"{kind}, {size[0]}×{size[1]} · {_text(result['video'])}"
+    return (f"<article>{f'<h3>{_text(run.title)}</h3>' if with_name else ''}<div class=strip>{frames}</div>"
+            f"{chart}<ul class=chips>{chips}</ul>"
             f"{f'<ul class=quiet>{notes}</ul>' if notes else ''}<p class=about>{about}</p></article>")  # fmt: skip
 
 

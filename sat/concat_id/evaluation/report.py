@@ -8,7 +8,7 @@ from typing import Any
 from concat_id.errors import one_line
 from concat_id.evaluation.metrics import CSV_HEAD, CSV_TAIL, METRICS
 from concat_id.evaluation.page import render_page
-from concat_id.evaluation.summary import Summary
+from concat_id.evaluation.summary import Summary, amount
 from concat_id.files.json_files import write_json
 from concat_id.files.paths import write_text
 from concat_id.versions import versions
@@ -30,7 +30,7 @@ def write_report(summary: Summary, output: Path) -> list[Path]:
 def print_summary(summary: Summary) -> None:
     """Print every metric of every run, honest and as published, then what was not computed."""
     for run, means in zip(summary.runs, summary.means, strict=True):
-        print(f"\n{one_line(run.name)}: {len(run.results)} videos, {len(run.problems)} problems")
+        print(f"\n{one_line(run.title)}: {amount(run.results)}, {len(run.problems)} problems")
         _print_means(summary, means)
     for first, second, compared in summary.comparisons:
         print(f"\n{one_line(f'{second} - {first}')}, paired")
@@ -65,7 +65,8 @@ def _as_json(summary: Summary) -> dict[str, Any]:
                     for name, metric in summary.metrics.items()},
         "not_computed": summary.not_computed(),
         "runs": [
-            {"name": run.name, "folder": str(run.folder), "summary": means, "problems": run.problems, "notes": run.notes,
+            {"name": run.name, "title": run.title, "folder": str(run.folder), "summary": means,
+             "problems": run.problems, "notes": run.notes,
              "videos": [{name: value for name, value in result.items() if name not in INTERNAL} for result in run.results]}
             for run, means in zip(summary.runs, summary.means, strict=True)
         ],

@@ -29,6 +29,12 @@ class Run:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def title(self) -> str:
+        """The run's name, and which system made its videos where that is known."""
+        systems = sorted({sample.system for sample in self.samples} - {""})
+        return f"{self.name} ({', '.join(systems)})" if systems else self.name
+
 
 def find_runs(paths: Sequence[Path], benchmark: Path | None) -> list[Run]:
     """Find the videos of each folder; runs are called like their folders. Raises `UserError`."""
@@ -53,9 +59,10 @@ def require_images(calibration: Path | None, training: Path | None) -> None:
 
 def measure_runs(runs: Sequence[Run], instruments: Instruments, output: Path, overwrite: bool) -> int:
     """Measure every sample under one progress bar; a bad one is noted and left out. Returns how many results were there already."""
-    recalled, failed = 0, defaultdict(list)
+    recalled = 0
     with tqdm(total=sum(len(run.samples) for run in runs), unit="video", dynamic_ncols=True) as bar:
         for run in runs:
+            failed, noted = defaultdict(list), defaultdict(list)
             for sample in run.samples:
                 bar.set_description(one_line(run.name))
                 try:
@@ -65,14 +72,18 @@ def measure_runs(runs: Sequence[Run], instruments: Instruments, output: Path, ov
                     recalled += was_there
                     for failure in result["failures"]:
                         failed[failure].append(sample.video)
-                    run.notes += [f"{sample.video}: {note}" for note in result["notes"]]
+                    for note in result["notes"]:
+                        noted[note].append(sample.video)
                 except UserError as error:
                     run.problems.append(str(error) if str(sample.video) in str(error) else f"{sample.video}: {error}")
                 bar.update()
-            for failure, videos in failed.items():
-                run.problems.append(f"{failure} ({videos[0]}{f' and {len(videos) - 1} more' if videos[1:] else ''})")
-            failed.clear()
+            run.problems += [f"{failure} ({_first(videos)})" for failure, videos in failed.items()]
+            run.notes += [f"{_first(videos)}: {note}" for note, videos in noted.items()]
     return recalled
+
+
+def _first(videos: Sequence[Path]) -> str:
+    return f"{videos[0]}{f' and {len(videos) - 1} more' if videos[1:] else ''}"
 
 
 def drop_trained_on(runs: Sequence[Run], folder: Path, instruments: Instruments, output: Path) -> dict[str, Any]:

@@ -97,12 +97,21 @@ class Summary:
         }
         if tools.clip is not None:
             settings["images and prompts compared by"] = tools.clip.name
+        if tools.parts is not None:
+            settings["parts of faces told apart by"] = tools.parts.parser.name
         if tools.metrics:
             settings["your metrics"] = ", ".join(str(metric.file) for metric in tools.metrics)
         if self.training_overlap is not None:
             count, dropped = self.training_overlap["images"], len(self.training_overlap["dropped"])
             settings["training images"] = f"{count} with a face; {dropped} references closer than {TOO_CLOSE} left out"
         return settings
+
+
+def amount(results: Sequence[dict[str, Any]]) -> str:
+    """Count videos and images, which are videos of one frame, in words."""
+    images = sum(result["frames"]["of"] == 1 for result in results)
+    counts = {"video": len(results) - images, "image": images}
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items() if count) or "0 videos"
 
 
 def _by_request(run: Run) -> dict[tuple[str, ...], dict[str, Any]]:

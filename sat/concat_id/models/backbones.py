@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from concat_id.config.neighbours import NEIGHBOURS, weight_paths
 from concat_id.config.schema import Config
-from concat_id.distributed import is_cuda
-from concat_id.errors import UserError
+from concat_id.distributed import is_cuda, rank
+from concat_id.errors import UserError, tell
 from concat_id.files.paths import resolve_path
 from concat_id.models.operations import count_tokens
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
@@ -91,14 +91,19 @@ def _of_gguf(config: Config, file: Path, dtype: torch.dtype) -> nn.Module:
 
 def quantize_transformer(config: Config, transformer: nn.Module, device: torch.device) -> str:
     """Hold the weights of a transformer of diffusers in 8 bits; returns what that saves, and what it changes on a fixed input."""
-    from concat_id.models import quantization
+    from concat_id.models.quantization import quantize_and_compare, sample_output
 
-    dtype: torch.dtype = getattr(torch, config.args.dtype_name)
-    whole, expected = quantization.bytes_of(transformer), quantization.sample_output(transformer, dtype, device)
-    quantization.quantize(transformer.network, config.args.quantize)
-    off = quantization.difference(quantization.sample_output(transformer, dtype, device), expected)
-    sizes = f"{whole / 1e9:.3g} to {quantization.bytes_of(transformer) / 1e9:.3g} GB"
-    return f"the transformer's weights are in {config.args.quantize}: {sizes}, its output on a fixed input is off by {off:.2%}"
+    output = partial(sample_output, transformer, getattr(torch, config.args.dtype_name), device)
+    return "the transformer's " + quantize_and_compare(transformer.network, config.args.quantize, output)
+
+
+def _quantize_text_encoder(kind: str, network: nn.Module) -> None:
+    from concat_id.models.quantization import quantize_and_compare
+
+    tokens = torch.arange(1, 17, device=network.device)[None]
+    told = quantize_and_compare(network, kind, lambda: network(input_ids=tokens).last_hidden_state.float().cpu())
+    if rank() == 0:
+        tell(f"the text encoder's {told}")
 
 
 def compile_blocks(config: Config, network: nn.Module, device: torch.device, steps: int) -> str | None:
@@ -141,18 +146,10 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
 
     Returns what to say of the choice. Raises `UserError` for one that does not run on the device.
     """
-    from concat_id.models.attention import activate, can_run, fastest
-
-    args, transformer = config.args, config.model.transformer
-    dtype, heads = getattr(torch, args.dtype_name), transformer.num_attention_heads
-    kernel, head_size, told = args.attention_kernel, transformer.hidden_size // heads, None
-    if not can_run(kernel, device, dtype, head_size):
-        raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
-    if measure and kernel == "auto" and is_cuda(device):
-        sides = (length // config.model.autoencoder.spatial_factor for length in args.sampling_image_size)
-        tokens = count_tokens(transformer, args.sampling_num_frames + 1, *sides)
-        kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
-    activate(kernel)
+    transformer, heads = config.model.transformer, config.model.transformer.num_attention_heads
+    sides = (length // config.model.autoencoder.spatial_factor for length in config.args.sampling_image_size)
+    tokens = count_tokens(transformer, config.args.sampling_num_frames + 1, *sides) if measure else 0
+    kernel, told = pick_kernel(config, device, heads, transformer.hidden_size // heads, tokens)
     if hasattr(network, "get_mixin"):
         network.get_mixin("adaln_layer").attention_kernel = kernel
     else:
@@ -161,6 +158,23 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
         use_kernel(network.network, kernel)
         network.attention_kernel = kernel
     return told
+
+
+def pick_kernel(config: Config, device: torch.device, heads: int, head_size: int, tokens: int) -> tuple[str, str | None]:
+    """Activate the attention kernel that is asked for or, with auto on CUDA, the fastest for so many `tokens`, if any are given.
+
+    Returns its name, and what to say of the choice. Raises `UserError` for one that does not run on the device.
+    """
+    from concat_id.models.attention import activate, can_run, fastest
+
+    args = config.args
+    kernel, dtype, told = args.attention_kernel, getattr(torch, args.dtype_name), None
+    if not can_run(kernel, device, dtype, head_size):
+        raise UserError(f"args.attention_kernel: {kernel} cannot run on {device} in {args.dtype_name}; choose another or auto")
+    if tokens and kernel == "auto" and is_cuda(device):
+        kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
+    activate(kernel)
+    return kernel, told
 
 
 def kernel_of(network: nn.Module) -> str:
@@ -211,9 +225,7 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
         from concat_id.models.text_encoder import TextEncoder as Encoder
     encoder = Encoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
     if config.args.quantize and not config.args.gguf:
-        from concat_id.models.quantization import quantize
-
-        encoder.change(config.args.quantize, partial(quantize, kind=config.args.quantize))
+        encoder.change(config.args.quantize, partial(_quantize_text_encoder, config.args.quantize))
     return encoder
 
 

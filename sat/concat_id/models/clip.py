@@ -38,9 +38,9 @@ class ClipEncoder:
             )
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
-            has_settings = os.path.isfile(self.folder / "preprocessor_config.json")
+            has_settings, side = os.path.isfile(self.folder / "preprocessor_config.json"), self.model.config.vision_config.image_size
             self.processor = CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True) if has_settings else (
-                CLIPImageProcessorPil(size={"shortest_edge": self.model.config.vision_config.image_size}))  # fmt: skip
+                CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}))  # fmt: skip
         except Exception as error:  # the readers of the formats raise whatever they like
             raise UserError(f"{self.folder}: CLIP cannot be loaded ({' '.join(str(error).split())[:150]}); download it again") from error
         if found["missing_keys"]:

@@ -19,9 +19,11 @@ def weights_per_token(config: Any) -> int:
 
 
 def count_weights(config: Any) -> int:
-    """Weights of all layers: those that tokens meet, and CogVideoX's twelve modulations of each layer. Right to 3 %."""
-    modulations = 0 if hasattr(config, "ffn_dim") else 12 * config.hidden_size * config.time_embed_dim
-    return config.num_layers * (weights_per_token(config) + modulations)
+    """Weights that tokens meet in all layers, CogVideoX's twelve modulations of each layer, and the ways in and out. Right to 2 %."""
+    dim, time = config.hidden_size, config.time_embed_dim
+    is_wan = hasattr(config, "ffn_dim")
+    modulations, ends = (0, 8 * dim**2 + time * dim) if is_wan else (12 * dim * time, 3 * dim * time + time**2)
+    return config.num_layers * (weights_per_token(config) + modulations) + config.text_hidden_size * dim + ends
 
 
 def forward_operations(config: Any, tokens: int) -> tuple[int, int]:

@@ -118,7 +118,7 @@ class PromptEncoder:
 class TextEncoder(PromptEncoder):
     """T5's encoder over prompts (B, L, D), padded, without an attention mask.
 
-    `folder` has the Hugging Face layout; nothing is downloaded.
+    `folder` has the Hugging Face layout, with the tokenizer in it or in `tokenizer_folder`; nothing is downloaded.
     """
 
     def __init__(
@@ -129,12 +129,14 @@ class TextEncoder(PromptEncoder):
         device: torch.device | str = "cpu",
         cache_folder: str | Path | None = None,
         trust: bool = False,
+        tokenizer_folder: Path | None = None,
     ):
         self.folder, self.trust = Path(folder), trust
-        self.files = check_folder(self.folder)
-        settings = [self.folder / "config.json", *(self.folder / name for name in TOKENIZER_FILES)]
+        tokenizer_folder = tokenizer_folder or self.folder
+        self.files = check_folder(self.folder, tokenizer_folder)
+        settings = [self.folder / "config.json", *(tokenizer_folder / name for name in TOKENIZER_FILES)]
         identity = identity_of([*self.files, *settings], max_length, dtype)
-        super().__init__(load_tokenizer(self.folder), identity, max_length, dtype, device, cache_folder)
+        super().__init__(load_tokenizer(tokenizer_folder), identity, max_length, dtype, device, cache_folder)
 
     def load(self) -> nn.Module:
         """Read T5's encoder."""
@@ -152,14 +154,15 @@ def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *mor
     return json.dumps([digests, max_length, str(dtype), *more])
 
 
-def check_folder(folder: Path) -> list[Path]:
+def check_folder(folder: Path, tokenizer_folder: Path | None = None) -> list[Path]:
     """Return the files of the weights; raise `UserError` if anything the encoder needs is absent."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder, expected T5's encoder; download the weights or correct text_encoder.path")
     if not os.path.isfile(folder / "config.json"):
         raise UserError(f"{folder}: found no config.json, expected T5's encoder; download it again or correct text_encoder.path")
-    if not any(os.path.isfile(folder / name) for name in TOKENIZER_FILES):
-        raise UserError(f"{folder}: found no tokenizer, expected {' or '.join(TOKENIZER_FILES)}; download it again")
+    tokenizer_folder = tokenizer_folder or folder
+    if not any(os.path.isfile(tokenizer_folder / name) for name in TOKENIZER_FILES):
+        raise UserError(f"{tokenizer_folder}: found no tokenizer, expected {' or '.join(TOKENIZER_FILES)}; download it again")
     return weight_files(folder)
 
 

@@ -87,8 +87,11 @@ class Pipeline:
 
     sharing = step_cache = None
 
-    def __init__(self, config: Config, device: torch.device, loaded: tuple[Any, ConsistentIDAdapter, ImageFeatures] | None = None):
-        """Take networks that are `loaded` and placed, or load them when they are needed."""
+    def __init__(
+        self, config: Config, device: torch.device, cache_dir: Path | None = None,
+        loaded: tuple[Any, ConsistentIDAdapter, ImageFeatures] | None = None,
+    ):  # fmt: skip
+        """Take networks that are `loaded` and placed, or load them when needed. CLIP takes no time for prompts: `cache_dir` stays empty."""
         self.config, self.device, self.dtype = config, device, getattr(torch, config.args.dtype_name)
         self._loaded = loaded
 

@@ -146,8 +146,7 @@ class VideoPipeline:
         """Say what the text encoder does not see of a prompt."""
         notes, encoder = [], self.text_encoder
         if cut := encoder.truncated_part(prompt):
-            limit = self.config.model.text_encoder.max_length
-            notes.append(f"the prompt is longer than {limit} tokens; this end of it is cut off: {shortened(cut)!r}")
+            notes.append(f"the prompt is longer than {encoder.max_length} tokens; this end of it is cut off: {shortened(cut)!r}")
         if unknown := encoder.unknown_part(prompt):
             notes.append(f"out of the text encoder's vocabulary, which the video will not show: {shortened(unknown)!r}")
         return notes
@@ -337,7 +336,7 @@ def make_pipeline(
         option = "--cache dbcache" if missing == "cache_dit" else f"--quantize {args.quantize}"
         raise UserError(f"{option}: found no package {missing}, which it needs; run bash scripts/setup.sh acceleration")
     if config.model.kind in NEIGHBOURS:
-        return neighbour(config).Pipeline(config, device)
+        return neighbour(config).Pipeline(config, device, cache_dir)
     return PIPELINES[config.model.kind](config, device, cache_dir, sharing)
 
 

@@ -252,10 +252,10 @@ def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None
     """Embed all prompts at once, so that the text encoder is gone before sampling starts."""
     if not prepared:
         return
-    for item in prepared:
-        for note in pipeline.notes_on(item.job.prompt):
-            warn(f"{item.job.source}: {note}")
     with memory_checked():
+        for item in prepared:
+            for note in pipeline.notes_on(item.job.prompt):
+                warn(f"{item.job.source}: {note}")
         embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
     for item, embedding in zip(prepared, embeddings, strict=True):
         item.prompt_embeds = embedding

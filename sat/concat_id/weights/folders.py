@@ -12,6 +12,7 @@ from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 MODEL_STATES = "mp_rank_*_model_states.pt"
 LONGEST_TAG = 200  # characters
+STEMS = "model", "pytorch_model", "diffusion_pytorch_model"  # of weights, in the layouts of transformers and diffusers
 DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pytorch_model*")
 
 # What to do with weights of another kind, told by a part of their names.

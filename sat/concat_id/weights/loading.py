@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from concat_id.errors import UserError, one_line
 from concat_id.files.paths import require_file
-from concat_id.weights.folders import find_sat_checkpoint, some, weight_files, what_to_do_with
+from concat_id.weights.folders import STEMS, find_sat_checkpoint, some, weight_files, what_to_do_with
 from concat_id.weights.pickle_calls import INERT, RecordedCall
 from concat_id.weights.pickles import ForeignNamesError, check_pickles
 
@@ -221,7 +221,7 @@ def content_digest(path: str | Path) -> str:
     path = Path(path)
     if not os.path.isdir(path):
         return weights_digest(path)
-    files = weight_files(path, ("model", "pytorch_model", "diffusion_pytorch_model"))
+    files = weight_files(path, STEMS)
     return "+".join(weights_digest(file) for file in files)
 
 

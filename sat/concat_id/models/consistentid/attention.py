@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Product(nn.Module):
+class LowRankMap(nn.Module):
     """A product of two low matrices beside a linear layer, which starts as zero."""
 
     def __init__(self, width: int, out: int, rank: int):
@@ -32,8 +32,8 @@ class IdentityAttention(nn.Module):
         super().__init__()
         self.scale = 1.0
         self.records = False  # whether attention maps are wanted of it
-        self.to_q_lora, self.to_out_lora = Product(width, width, rank), Product(width, width, rank)
-        self.to_k_lora, self.to_v_lora = Product(text or width, width, rank), Product(text or width, width, rank)
+        self.to_q_lora, self.to_out_lora = LowRankMap(width, width, rank), LowRankMap(width, width, rank)
+        self.to_k_lora, self.to_v_lora = LowRankMap(text or width, width, rank), LowRankMap(text or width, width, rank)
         self.is_cross = text is not None
         if self.is_cross:
             self.to_k_ip, self.to_v_ip = nn.Linear(text, width, bias=False), nn.Linear(text, width, bias=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +39,38 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
 
     Raises `UserError` for a folder that is incomplete or of another model.
     """
-    folder = resolve_path(model.base)
-    _check(folder)
+    folder, file = resolve_path(model.base), model.base_file and resolve_path(model.base_file)
+    _check(folder, with_weights=not file)
+    settings = {"local_files_only": True, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # of files that load in seconds
-    with _told(folder):
-        base = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, safety_checker=None, feature_extractor=None, image_encoder=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
-    for file in map(resolve_path, model.lora_weights):
+    if file:
         check_whole(file)
         with _told(file):
-            base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
-            base.fuse_lora()
-            base.unload_lora_weights()
+            base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
+    else:
+        with _told(folder):
+            base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, **settings)
+    for file in map(resolve_path, model.lora_weights):
+        _put_in(base, file)
     base.scheduler = make_scheduler(model.sampler.name, base.scheduler.config.get("prediction_type", "epsilon"))
     base.set_progress_bar_config(disable=True)
     for network in (base.unet, base.vae, base.text_encoder):
         network.eval().requires_grad_(False)
     return base
+
+
+def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
+    """Add the low-rank weights of a file, in diffusers' or kohya's names, to the base model's own."""
+    if not find_spec("peft"):
+        raise UserError(f"{file}: found no package peft, which LoRA files need; run bash scripts/setup.sh neighbours")
+    check_whole(file)
+    with _told(file):
+        base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
+        if not base.get_active_adapters():
+            raise UserError(f"{file}: found no low-rank weights of Stable Diffusion 1.5; take another file")
+        base.fuse_lora()
+        base.unload_lora_weights()
 
 
 def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
@@ -81,14 +94,14 @@ def decode_latents(base: StableDiffusionPipeline, latents: Tensor) -> np.ndarray
     return to_frames(image[0][:, None])
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, with_weights: bool) -> None:
     if (found := kind_of(folder)) != "a folder":
         raise UserError(f"{folder}: found {found}, {EXPECTED}; set model.base")
     kind = read_settings(folder / "model_index.json", EXPECTED.removeprefix("expected ")).get("_class_name")
     if kind != KIND:
         raise UserError(f"{folder}: found a {kind}, {EXPECTED}; the adapter does not fit another model")
     check_tokenizer(folder / "tokenizer")
-    for name in WEIGHTS:
+    for name in WEIGHTS if with_weights else ():
         for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model")):
             check_whole(file)
 
