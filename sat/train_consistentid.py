@@ -44,7 +44,7 @@ def make_sampler(config, device, base, features):
         of_parts = features(batch.part_pixels[0])[: len(parts)]
         vector = batch.identities[0].to(device, base.unet.dtype)
         person = Person(vector, features(batch.clip_pixels)[0], of_parts, parts)
-        return Pipeline(config, device, (base, network, features)).sample(batch.captions[0], person, config.args.seed)
+        return Pipeline(config, device, loaded=(base, network, features)).sample(batch.captions[0], person, config.args.seed)
 
     return sample
 
