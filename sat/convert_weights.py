@@ -4,6 +4,7 @@
   python sat/convert_weights.py to-hf exps/RUN hf/mine [--weights ema] [--lora keep]
   python sat/convert_weights.py to-sat hf/single-identity models/back
   python sat/convert_weights.py to-gguf hf/single-identity models/single-identity-Q8_0.gguf [--type Q8_0]
+  python sat/convert_weights.py to-consistentid exps/RUN ConsistentID.bin [--weights ema] [--dtype float16]
   python sat/convert_weights.py check models/single-identity hf/single-identity
   python sat/convert_weights.py merge-lora exps/RUN/100 models/merged [--weights ema] [--load MODEL]
   python sat/convert_weights.py average models/single-identity models/average --with exps/RUN/100-ema [--shares 0.5 0.5]
@@ -25,6 +26,7 @@ OPTIONS = {  # of each direction
     "to-hf": "base dtype weights lora load check trust_checkpoint",
     "to-sat": "dtype lora trust_checkpoint",
     "to-gguf": "type",
+    "to-consistentid": "dtype weights trust_checkpoint",
     "check": "base dtype weights load trust_checkpoint",
     "merge-lora": "weights load trust_checkpoint",
     "average": "with shares trust_checkpoint",

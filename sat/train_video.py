@@ -5,59 +5,37 @@ Ctrl-C save first; --resume goes on from the last checkpoint as if nothing had h
 """
 
 import dataclasses
-import os
-import time
 from collections.abc import Callable
 
-from concat_id.errors import UserError, run
-from concat_id.startup import prepare_process
+from concat_id.errors import run
+from concat_id.training.script import run_training
 
 
-def train(load_parts: Callable | None = None, description: str = __doc__) -> int:
+def train(config, load_parts: Callable | None = None) -> int:
     """Read the clips, load the networks, take the steps; `load_parts` returns the `Parts` of a training of one's own."""
-    prepare_process()
-    from concat_id.config.command_line import read_command_line
-
-    bases, overrides = read_command_line(description, training=True)
-
-    from concat_id.config.loading import load_config
-
-    config = load_config(bases, overrides)
-
-    from concat_id.distributed import choose_device, warn_of_emulation, world_size
     from concat_id.training import preparation as prepare
-    from concat_id.training.engine import Engine, start_processes
-    from concat_id.training.settings import engine_settings
-    from concat_id.training.trainer import Trainer, memory_told
+    from concat_id.training.run import opened_training
     from concat_id.training.validation import Validation
 
     parts = load_parts() if load_parts else prepare.Parts()
-    settings = engine_settings(config, world_size())
     records, valid_records = prepare.read_lists(config)
-    device = choose_device(config.args.device)
-    warn_of_emulation(device, config.args.dtype_name)
-    start_processes(device)
-    with prepare.opened_run(config) as (folder, saved):
+    with opened_training(config) as training:
+        device, bad_clips = training.device, training.folder / "bad_clips.jsonl"
         latents = prepare.open_latent_cache(config)
-        sampler, loader = prepare.build_data(config, records, folder, settings.micro_batch_size, latents, parts)
-        config.training.count_steps(sampler.batches_per_epoch / (settings.accumulation * world_size()))
-        prepare.record_configuration(folder, config, settings.notes)
+        clips = parts.dataset(parts.repeated(records), config.data, True, config.args.seed, bad_clips, latents=latents)
+        loader = training.order(clips, parts.sampler)
 
         embed = prepare.embed_captions(config, [*records, *valid_records], device)
         autoencoder = prepare.load_autoencoder(config, device)
         objective = parts.objective(config, autoencoder, embed, device, latents)
         validation = None
         if valid_records:
-            clips = parts.dataset(valid_records, config.data, training=False, bad_clips=folder / "bad_clips.jsonl")
-            validation = Validation(config, clips, objective, make_sampler(config, device, embed), folder / "samples")
-
-        with memory_told(lambda: "the engine"):
-            engine = Engine(prepare.load_network(config, saved, device), settings, device)
-        trainer = Trainer(config, folder, engine, objective, sampler, validation, saved)
-        return trainer.train(loader)
+            clips = parts.dataset(valid_records, config.data, training=False, bad_clips=bad_clips)
+            validation = Validation(config, clips, objective, make_sampler(config, device, objective), training.folder / "samples")
+        return training.train(lambda: prepare.load_network(config, training.saved, device), loader, objective, validation)
 
 
-def make_sampler(config, device, embed):
+def make_sampler(config, device, objective):
     """The sampling of validation videos, as long and as large as the training clips, for any network."""
     from concat_id.sampling.pipeline import make_pipeline
 
@@ -65,22 +43,18 @@ def make_sampler(config, device, embed):
     sampling = {"sampling_image_size": config.data.video_size, "sampling_num_frames": frames, "memory": "high"}
     config = dataclasses.replace(config, args=dataclasses.replace(config.args, **sampling))
     pipeline = make_pipeline(config, device)
-    pipeline.embed_negative_prompt(embed)
+    pipeline.embed_negative_prompt(objective.embed)
 
-    def sample(network, prompt_embeds, ref_latents):
+    def sample(network, batch):
         pipeline.transformer = network
-        return pipeline.sample(prompt_embeds, ref_latents, config.args.seed)
+        return pipeline.sample(objective.embed(batch.captions), objective.encode_refs(batch.refs), config.args.seed)
 
     return sample
 
 
 def main(load_parts: Callable | None = None, description: str = __doc__) -> int:
-    """Train; what all processes find wrong, the first one tells, after which torchrun ends the others."""
-    try:
-        return train(load_parts, description)
-    except UserError:
-        time.sleep(3 if os.environ.get("RANK", "0") != "0" else 0)
-        raise
+    """Train, with what `load_parts` returns."""
+    return run_training(lambda config: train(config, load_parts), description, ("cogvideox", "wan"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, assert_close, golden_arrays, seeded
-from golden_consistentid import META, SIZES, make_adapter, make_unet, tokenizer, weights  # noqa: F401
+from golden_consistentid import META, SIZES, released_folder, tokenizer  # noqa: F401
 from golden_portraits import ellipses, image_of
 from in_process import refused
 from PIL import Image
@@ -15,7 +15,6 @@ from single_file import single_file
 from tiny_faces import write_arcface, write_segformer
 
 from concat_id.config.loading import load_config
-from concat_id.models.consistentid.adapter import released_groups
 from concat_id.models.consistentid.base_model import load_base
 from concat_id.sampling import consistentid
 from concat_id.sampling.consistentid import Pipeline, PortraitReference
@@ -25,38 +24,13 @@ GOLDEN, P, PIPE = golden_arrays("consistentid_shared"), "consistentid/", META["p
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tokenizer):  # noqa: F811
-    """Base model, image encoder and adapter of the golden files, in the real formats."""
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    folder, sizes = tmp_path_factory.mktemp("consistentid"), META["sizes"]
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=sizes["d"], intermediate_size=2 * sizes["d"], num_hidden_layers=sizes["text_layers"],
-        num_attention_heads=sizes["text_heads"], max_position_embeddings=77, hidden_act="quick_gelu",
-    ))  # fmt: skip
-    text.load_state_dict(weights("text_encoder"))
-    vision = CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=sizes["clip"], intermediate_size=2 * sizes["clip"], num_hidden_layers=sizes["clip_layers"],
-        num_attention_heads=sizes["clip_heads"], image_size=224, patch_size=sizes["patch"], projection_dim=32, hidden_act="gelu",
-    ))  # fmt: skip
-    vision.load_state_dict(weights("image_encoder"))
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=make_unet(), scheduler=EulerDiscreteScheduler(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder / "base")  # fmt: skip
-    vision.save_pretrained(folder / "clip")
-    torch.save(released_groups(make_adapter().state_dict()), folder / "adapter.bin")
+def folder(released_folder):  # noqa: F811
+    """The golden files' models, and the file that names them."""
     sampler = {"num_inference_steps": PIPE["steps"], "start_merge_step": 2}
     model = {"base": "base", "image_encoder": "clip", "negative_prompt": PIPE["negative"], "sampler": sampler}
     args = {"load": "adapter.bin", "fp16": False, "sampling_image_size": [PIPE["height"], PIPE["width"]]}
-    (folder / "own.yaml").write_text(yaml.safe_dump({"model": model, "args": args}))
-    return folder
+    (released_folder / "own.yaml").write_text(yaml.safe_dump({"model": model, "args": args}))
+    return released_folder
 
 
 @pytest.fixture(autouse=True)

@@ -117,6 +117,8 @@ def test_validation_loss_is_shared_out_and_the_same_for_any_number_of_processes(
     totals, asked, engine = [], [], SimpleNamespace(evaluating=lambda: nullcontext(None), device="cpu")
 
     class Objective:
+        num_timesteps = 1000
+
         def validation_losses(self, network, batch, timesteps, key):
             asked[-1].append((batch.indices, timesteps, key))
             return [float(key)] * len(timesteps)

@@ -1,4 +1,6 @@
-"""What sat/convert_weights.py does for to-hf, to-sat and check."""
+"""What sat/convert_weights.py does for to-hf, to-sat, to-gguf, to-consistentid and check."""
+
+from pathlib import Path
 
 import torch
 
@@ -9,6 +11,9 @@ from concat_id.conversion.folders import choose_model, to_hf, to_sat
 from concat_id.conversion.gguf_files import to_gguf
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import printable
+from concat_id.files.paths import written_whole
+from concat_id.models.consistentid.adapter import read_adapter, released_groups
+from concat_id.weights.loading import writing
 
 
 def convert(args: Namespace) -> None:
@@ -17,6 +22,9 @@ def convert(args: Namespace) -> None:
     if args.direction == "to-gguf":
         count = to_gguf(args.source, args.target, args.type or "Q8_0")
         return print(f"{printable(args.target)}: {count} matrices in few bits, the rest in 16 or 32")
+    if args.direction == "to-consistentid":
+        count = to_consistentid(args.source, args.target, args.weights, dtype, trust)
+        return print(f"{printable(args.target)}: {count} tensors in the released file's layout")
     if wan_folders.is_wan(args.source, trust):
         others = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
         wan_folders.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)
@@ -33,3 +41,11 @@ def convert(args: Namespace) -> None:
     if args.check or args.direction == "check":
         difference = largest_difference(source, args.target, model.transformer)
         print(f"largest difference of the transformers' outputs: {difference:.1e} of the largest value")
+
+
+def to_consistentid(source: Path, target: Path, weights: str | None, dtype: torch.dtype | None, trust: bool) -> int:
+    """Write the adapter of a run as ConsistentID-v1.bin has it, three state dicts in a pickle; returns the number of tensors."""
+    tensors = read_adapter(open_source(source, weights, trust=trust).path, trust)
+    with written_whole(target) as temporary, writing():
+        torch.save(released_groups({name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}), temporary)
+    return len(tensors)

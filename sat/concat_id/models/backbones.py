@@ -233,7 +233,9 @@ def weight_digests(config: Config) -> dict[str, str]:
     """Name the weights of every part by their content; raises `UserError` for those that are not there."""
     model, source = config.model, config.args.gguf or config.args.load
     if model.kind == "consisid" or model.kind in NEIGHBOURS and source:
-        return {name: content_digest(resolve_path(path)) for name, path in weight_paths(model, source).items()}
+        paths = {name: resolve_path(path) for name, path in weight_paths(model, source).items()}
+        runs = {name: find_sat_checkpoint(path) for name, path in paths.items() if name == "adapter" and os.path.isdir(path)}
+        return {name: content_digest(path) for name, path in (paths | runs).items()}
     if not source:
         raise UserError(f"args.load: {MISSING}")
     if config.args.gguf:

@@ -17,10 +17,10 @@ from concat_id.face.recognition import FaceRecognizer
 from concat_id.face.reference import PreparedReference, load_face_models, prepare_found
 from concat_id.files.paths import resolve_path
 from concat_id.models.consistentid.adapter import ConsistentIDAdapter, load_adapter
-from concat_id.models.consistentid.base_model import ImageFeatures, load_base
+from concat_id.models.consistentid.base_model import ImageFeatures, decode_latents, load_base
 from concat_id.models.consistentid.prompts import LENGTH, MARKER, FacialTokenizer
 from concat_id.video.face_parts import FACE_CAPTION, PARSED_SIZE, PARTS, part_images, part_masks, squeezed
-from concat_id.video.transforms import CLIP_SIZE, clip_pixels, fit_and_pad, load_image, to_frames
+from concat_id.video.transforms import CLIP_SIZE, clip_pixels, fit_and_pad, load_image
 
 VECTOR = 512  # numbers of an ArcFace vector
 COLUMNS = 2  # of the tiles that show what the model sees: the photo, and its parts
@@ -87,10 +87,13 @@ class Pipeline:
 
     sharing = step_cache = None
 
-    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None):
-        """Keep no prompts in `cache_dir`: CLIP takes no time for them."""
+    def __init__(
+        self, config: Config, device: torch.device, cache_dir: Path | None = None,
+        loaded: tuple[Any, ConsistentIDAdapter, ImageFeatures] | None = None,
+    ):  # fmt: skip
+        """Take networks that are `loaded` and placed, or load them when needed. CLIP takes no time for prompts: `cache_dir` stays empty."""
         self.config, self.device, self.dtype = config, device, getattr(torch, config.args.dtype_name)
-        self._loaded: tuple[Any, ConsistentIDAdapter, ImageFeatures] | None = None
+        self._loaded = loaded
 
     def load(self) -> tuple[Any, ConsistentIDAdapter, ImageFeatures]:
         """Load base, adapter and image encoder, once. Raises `UserError` for files that are not theirs."""
@@ -100,9 +103,7 @@ class Pipeline:
             adapter = load_adapter(base.unet, resolve_path(args.load), self.dtype, args.trust_checkpoint).requires_grad_(False).eval()
             adapter.set_strength(model.sampler.ref_guidance_scale[0])
             features = ImageFeatures(resolve_path(model.image_encoder), self.dtype)
-            if features.width != adapter.sizes.features:
-                raise UserError(f"{model.image_encoder}: found features of {features.width} numbers, the adapter in {args.load} takes "
-                                f"{adapter.sizes.features}; take CLIP-ViT-H-14")  # fmt: skip
+            features.check(adapter.sizes.features, args.load)
             self._place(base, adapter, features)
             self._loaded = base, adapter, features
         return self._loaded
@@ -200,8 +201,4 @@ class Pipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Turn latents (1, 4, h, w) into one uint8 frame (1, H, W, 3)."""
-        base = self.load()[0]
-        image = base.vae.decode(latents.to(self.device, self.dtype) / base.vae.config.scaling_factor).sample
-        if not torch.isfinite(image).all():
-            raise UserError("the autoencoder gave NaN or infinite pixels; check its weights, or try --fp16 false")
-        return to_frames(image[0][:, None])
+        return decode_latents(self.load()[0], sent(latents, self.device))

@@ -84,7 +84,7 @@ class Engine:
         self.optimizer = optimizer
         self._make_states()
 
-    def __call__(self, *inputs: Tensor | None) -> Tensor:
+    def __call__(self, *inputs: Any) -> Any:
         """Run the network for training."""
         return self.deepspeed(*inputs)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_times
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.distributed import sent
 from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.video.transforms import to_frames
 from concat_id.weights.tensor_cache import TensorCache
 
 EmbedPrompts = Callable[[list[str]], Tensor]
@@ -57,7 +59,7 @@ class Objective:
         self.model, self.seed, self.device = config.model, config.args.seed, device
         self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
         self.autoencoder, self.embed, self.latents = autoencoder, embed, latents
-        self.recipe = recipe_of(config.model)
+        self.recipe, self.num_timesteps = recipe_of(config.model), config.model.schedule.num_timesteps
 
     def training_loss(self, network: Network, batch: Batch, step: int, part: int, parts: int) -> Tensor:
         """Loss of micro-batch `part` of the `parts` that make up a step; each draws timesteps from a slice of its own."""
@@ -73,7 +75,7 @@ class Objective:
 
     def draw_timesteps(self, batch: int, generator: torch.Generator, part: int, parts: int) -> Tensor:
         """Draw timesteps (B,) uniformly from slice `part` of `parts` of the schedule."""
-        return draw_timesteps(batch, generator, part, parts, self.model.schedule.num_timesteps)
+        return draw_timesteps(batch, generator, part, parts, self.num_timesteps)
 
     def validation_losses(self, network: Network, batch: Batch, timesteps: list[int], key: int) -> list[float]:
         """Loss of a batch at fixed timesteps with fixed noise; nothing is dropped or corrupted."""
@@ -99,6 +101,14 @@ class Objective:
         else:
             mean, std = (sent(torch.stack(tensors), self.device) for tensors in zip(*self._cached_moments(batch), strict=True))
         return mean if generator is None else mean + std * sent(torch.randn(mean.shape, generator=generator), self.device)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Decode latents (1, T, C, h, w) into uint8 frames (F, H, W, 3)."""
+        return to_frames(self.autoencoder.decode(latents.to(self.autoencoder.dtype))[0].cpu())
+
+    def shown(self, batch: Batch) -> Tensor:
+        """The references (R, 3, H, W) of the first clip, which are shown beside what is made of them."""
+        return batch.refs[0]
 
     def _cached_moments(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation (T, C, h, w) of each clip on the CPU; those that are not cached are encoded one by one and kept."""

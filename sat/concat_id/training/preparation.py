@@ -18,7 +18,7 @@ from torch import nn
 from concat_id.config.schema import Config, to_dict
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records
-from concat_id.data.sampler import ClipLoader, EpochSampler, build_loader
+from concat_id.data.sampler import EpochSampler
 from concat_id.distributed import own_share, rank, sent, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
 from concat_id.files.locks import locked
@@ -128,17 +128,21 @@ def load_autoencoder(config: Config, device: torch.device) -> VideoAutoencoder:
 
 def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
     """Records for training and for validation, with no more people than the model takes."""
-    args, most = config.training, config.model.transformer.max_refs
-    if not args.train_data:
-        raise UserError("args.train_data: missing, expected training lists (JSON) or folders; set it")
-    lists = []
-    for paths in (args.train_data, args.valid_data):
-        records = read_records([resolve_path(path) for path in paths]) if paths else []
+    lists, most = [], config.model.transformer.max_refs
+    for paths in list_paths(config):
+        records = read_records(paths) if paths else []
         for record in records:
             if record.num_refs > most:
                 raise UserError(f"{record.source}: image_path: found {record.num_refs} people, expected at most {most}; remove some")
         lists.append(records)
     return lists[0], lists[1]
+
+
+def list_paths(config: Config) -> tuple[list[Path], list[Path]]:
+    """Paths of the lists for training, of which there must be some, and for validation."""
+    if not config.training.train_data:
+        raise UserError("args.train_data: missing, expected training lists (JSON) or folders; set it")
+    return tuple([resolve_path(path) for path in paths] for paths in (config.training.train_data, config.training.valid_data))
 
 
 def open_latent_cache(config: Config) -> TensorCache | None:
@@ -158,16 +162,6 @@ class Parts:
     sampler: type[EpochSampler] = EpochSampler
     objective: type[Objective] = Objective
     repeated: Callable[[list[Record]], list[Record]] = list
-
-
-def build_data(
-    config: Config, records: list[Record], run: Path, micro_batch_size: int, latents: TensorCache | None, parts: Parts
-) -> tuple[EpochSampler, ClipLoader]:
-    """The order of the clips for this process, and the loader that follows it."""
-    records, seed = parts.repeated(records), config.args.seed
-    dataset = parts.dataset(records, config.data, True, seed, run / "bad_clips.jsonl", latents=latents)
-    sampler = parts.sampler(dataset.kinds, micro_batch_size, rank(), world_size(), seed)
-    return sampler, build_loader(dataset, sampler, config.training.num_workers, prefetch_factor=config.training.prefetch_factor)
 
 
 def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:

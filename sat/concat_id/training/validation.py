@@ -1,7 +1,8 @@
-"""How good the network is at a step: the loss at fixed timesteps and noise, and videos with their references beside them."""
+"""How good the network is at a step: the loss at fixed timesteps and noise, and videos or portraits with their references beside them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch.distributed as dist
@@ -9,28 +10,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from concat_id.config.schema import Config
-from concat_id.data.dataset import Batch, ClipDataset
+from concat_id.data.dataset import ReplacingDataset
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files.paths import safe_name, written_whole
 from concat_id.training.engine import Engine, all_reduce
 from concat_id.training.objective import Objective
-from concat_id.video.transforms import to_frames, to_pil
+from concat_id.video.transforms import to_pil
 from concat_id.video.writing import contact_sheet, write_image, write_video
 
 PARTS = 4  # validation timesteps: the middles of so many equal parts of the range
 
-SampleLatents = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, prompt embeddings (1, L, D), reference latents (1, R, C, h, w)) -> latents (1, T, C, h, w)."""
+SampleLatents = Callable[[nn.Module, Any], Tensor]
+"""(network, batch of one sample) -> latents (1, T, C, h, w) of a video or (1, C, h, w) of an image."""
 
 
 class Validation:
     """Validates on the first clips of a data set; the processes share them and each takes part equally often, as ZeRO-3 needs."""
 
-    def __init__(self, config: Config, clips: ClipDataset, objective: Objective, sample: SampleLatents | None, folder: Path):
+    def __init__(self, config: Config, clips: ReplacingDataset, objective: Objective, sample: SampleLatents | None, folder: Path):
         self.args, self.fps = config.training, config.args.sampling_fps
         self.clips, self.objective, self.sample, self.folder = clips, objective, sample, folder
-        steps = config.model.schedule.num_timesteps
+        steps = objective.num_timesteps
         self.timesteps = [steps * (2 * part + 1) // (2 * PARTS) for part in range(PARTS)]
 
     def loss(self, engine: Engine) -> float:
@@ -46,7 +47,7 @@ class Validation:
         return total / number
 
     def write_samples(self, engine: Engine, step: int) -> dict[str, Image.Image]:
-        """Write one video for each of the first clips; returns the first process's contact sheets by name."""
+        """Write one video or portrait for each of the first clips; returns the first process's contact sheets by name."""
         sheets = {}
         everyone = engine.settings.zero_stage == 3
         with engine.evaluating() as network:
@@ -62,9 +63,9 @@ class Validation:
         batch = self._batch(index)
         caption = batch.captions[0]
         try:
-            latents = self.sample(network, self.objective.embed([caption]), self.objective.encode_refs(batch.refs))
+            latents = self.sample(network, batch)
         except UserError as error:  # NaN; the network may recover, and the losses tell
-            warn(f"step {step}: no video for validation clip {index}: {error}")
+            warn(f"step {step}: no sample for validation entry {index}: {error}")
             return None
         if not write:
             return None
@@ -75,19 +76,19 @@ class Validation:
             warn(f"step {step}: {error}")
             return None
 
-    def _write_files(self, name: Path, latents: Tensor, batch: Batch, caption: str) -> Image.Image | None:
+    def _write_files(self, name: Path, latents: Tensor, batch: Any, caption: str) -> Image.Image | None:
         if self.args.only_log_video_latents:
             with written_whole(name.with_suffix(".safetensors")) as temporary:
                 temporary.write_bytes(safetensors.torch.save({"latents": latents.cpu().contiguous()}))
             return None
-        autoencoder = self.objective.autoencoder
-        frames = to_frames(autoencoder.decode(latents.to(autoencoder.dtype))[0].cpu())
-        sheet = contact_sheet([to_pil(image) for image in batch.refs[0]], frames, caption)
-        write_video(name.with_suffix(".mp4"), frames, self.fps)
+        frames = self.objective.decode(latents)
+        sheet = contact_sheet([to_pil(image) for image in self.objective.shown(batch)], frames, caption)
+        if latents.ndim == 5:  # with a time
+            write_video(name.with_suffix(".mp4"), frames, self.fps)
         write_image(name.with_suffix(".png"), sheet)
         return sheet
 
-    def _batch(self, index: int) -> Batch:
+    def _batch(self, index: int) -> Any:
         return self.clips.collate([self.clips[0, index]]).as_floats()
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from concat_id.weights.model_folders import made_on
 GROUPS = ("image_proj", "adapter_modules", "FacialEncoder")
 CALLED_ALSO = {"image_proj_model": "image_proj"}  # in files of the SDXL variant and of the released converter
 WIDTH_OF_SDXL = 2048
+LOCALIZED = ("down_blocks.1.", "down_blocks.2.", "mid_block.", "up_blocks.1.", "up_blocks.2.")  # layers that training looks at
 REMEDY = "expected ConsistentID-v1.bin for Stable Diffusion 1.5, or a run of sat/train_consistentid.py"
 
 
@@ -66,18 +67,26 @@ class ConsistentIDAdapter(nn.Module):
         for processor in self.adapter_modules:
             processor.scale = scale
 
+    def record(self, kind: Literal["cross", "self"] | None) -> None:
+        """Choose which attention maps `forward` returns: of the cross- or the self-attentions that training looks at, or none."""
+        for name, processor in zip(self.unet.attn_processors, self.adapter_modules, strict=True):
+            processor.records = kind is not None and processor.is_cross == (kind == "cross") and name.startswith(LOCALIZED)
+
     def forward(
         self, latents: Tensor, timestep: Tensor, text: Tensor, vectors: Tensor, features: Tensor, parts: Tensor,
-        positions: Sequence[Sequence[int]], maps: list[Tensor] | None = None,
-    ) -> Tensor:  # fmt: skip
+        positions: Sequence[Sequence[int]],
+    ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
         """Predict the noise (B, 4, h, w) of latents at timesteps (B,) under text (B, 77, D), whose words at `positions` take parts.
 
-        `vectors` (B, 512), `features` (B, N, C) of the photo, `parts` (B, P, N, C) of its parts. `maps` takes attention maps of the
-        layers that are to give them.
+        `vectors` (B, 512), `features` (B, N, C) of the photo, `parts` (B, P, N, C) of its parts. The second result are the attention
+        maps (B, heads, pixels, L) that `record` asks for, in the order down, middle, up.
         """
-        text = self.FacialEncoder(text, parts, positions)
+        fused = self.FacialEncoder(text, parts, positions)
+        if self.training and not any(positions):  # weights without a gradient would keep the other processes waiting
+            fused = fused + 0 * self.FacialEncoder(text[:1], parts[:1], [[1]]).sum()
+        maps: list[Tensor] = []
         identity = self.image_proj(vectors, features)
-        return self.unet(latents, timestep, text, cross_attention_kwargs={"identity": identity, "maps": maps}).sample
+        return self.unet(latents, timestep, fused, cross_attention_kwargs={"identity": identity, "maps": maps}).sample, maps
 
 
 def read_adapter(path: Path, trust: bool = False) -> dict[str, Tensor]:

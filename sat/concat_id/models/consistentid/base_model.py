@@ -6,14 +6,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.utils import logging as transformers_logging
 
 from concat_id.config.neighbours import ConsistentIDConfig
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files.paths import kind_of, resolve_path
+from concat_id.video.transforms import to_frames
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_whole
 from concat_id.weights.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
@@ -38,6 +42,8 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
     folder, file = resolve_path(model.base), model.base_file and resolve_path(model.base_file)
     _check(folder, with_weights=not file)
     settings = {"local_files_only": True, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # of files that load in seconds
     if file:
         check_whole(file)
         with _told(file):
@@ -73,6 +79,21 @@ def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
     return kind(**NOISE, **settings, prediction_type=prediction)
 
 
+def encode_moments(base: StableDiffusionPipeline, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode images (B, 3, H, W) in [-1, 1]: mean and standard deviation (B, 4, h, w) of their latents, float32."""
+    with torch.no_grad():
+        posterior = base.vae.encode(images.to(base.vae.dtype)).latent_dist
+    return tuple(moment.float() * base.vae.config.scaling_factor for moment in (posterior.mean, posterior.std))
+
+
+def decode_latents(base: StableDiffusionPipeline, latents: Tensor) -> np.ndarray:
+    """Turn latents (1, 4, h, w), on the device that the VAE computes on, into one uint8 frame (1, H, W, 3)."""
+    image = base.vae.decode(latents.to(base.vae.dtype) / base.vae.config.scaling_factor).sample
+    if not torch.isfinite(image).all():
+        raise UserError("the autoencoder gave NaN or infinite pixels; check its weights, or try --fp16 false")
+    return to_frames(image[0][:, None])
+
+
 def _check(folder: Path, with_weights: bool) -> None:
     if (found := kind_of(folder)) != "a folder":
         raise UserError(f"{folder}: found {found}, {EXPECTED}; set model.base")
@@ -101,7 +122,7 @@ class ImageFeatures:
 
     def __init__(self, folder: Path, dtype: torch.dtype):
         """Load onto the CPU. Raises `UserError` for a folder that is incomplete or of another model."""
-        file = folder / "config.json"
+        self.folder, file = folder, folder / "config.json"
         settings = read_settings(file, "settings of CLIP", "set model.image_encoder")
         weights = {name: tensor for name, tensor in load_pretrained(folder).items() if name.startswith("vis")}
         own = settings.get("vision_config", settings)
@@ -118,6 +139,12 @@ class ImageFeatures:
     def width(self) -> int:
         """Numbers of a feature."""
         return self.network.config.hidden_size
+
+    def check(self, expected: int, source: str) -> None:
+        """Raise `UserError` unless features have the numbers that the adapter of `source` takes."""
+        if self.width != expected:
+            raise UserError(f"{self.folder}: found features of {self.width} numbers, the adapter in {source} takes {expected}; take "
+                            "CLIP-ViT-H-14")  # fmt: skip
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:

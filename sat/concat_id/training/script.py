@@ -1,0 +1,35 @@
+"""The frame of a script that trains; libraries are imported when the command line and the files are right."""
+
+import os
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from concat_id.config.typed import mismatch
+from concat_id.errors import UserError
+from concat_id.startup import prepare_process
+
+SCRIPTS = {"cogvideox": "train_video.py", "wan": "train_video.py", "consistentid": "train_consistentid.py"}
+
+
+def run_training(train: Callable[[Any], int], description: str, kinds: Collection[str]) -> int:
+    """Read the command line and call `train` with its configuration, whose `model.kind` is one of `kinds`; returns the exit code.
+
+    What all processes find wrong, the first one tells, after which torchrun ends the others.
+    """
+    try:
+        prepare_process()
+        from concat_id.config.command_line import read_command_line
+
+        bases, overrides = read_command_line(description, training=True)
+
+        from concat_id.config.loading import load_config
+
+        config = load_config(bases, overrides)
+        if (kind := config.model.kind) not in kinds:
+            remedy = f"train it with sat/{SCRIPTS[kind]}, or name other files with --base" if kind in SCRIPTS else "it is not trained here"
+            raise mismatch("model.kind", kind, " or ".join(kinds), config.origins, remedy)
+        return train(config)
+    except UserError:
+        time.sleep(3 if os.environ.get("RANK", "0") != "0" else 0)
+        raise
