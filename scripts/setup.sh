@@ -76,17 +76,17 @@ make_venv() {
     logged "$python" -m venv "$VENV" || fail "making $VENV failed; the lines above are the end of $SETUP_LOG"
 }
 
-# Install one part. Lines of requirements.txt marked "training", "studio", "acceleration" or "people" are the part of that name;
+# Install one part. Lines of requirements.txt marked "training", "studio", "acceleration", "ray" or "people" are the part of that name;
 # of the others, those marked "alone" come second and without their dependencies.
 install() {
-    local list others='# (training|studio|acceleration|people)'
+    local list others='# (training|studio|acceleration|ray|people)'
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
-    if [[ "$1" =~ ^(training|studio|acceleration|people)$ ]]; then
+    if [[ "$1" =~ ^(training|studio|acceleration|ray|people)$ ]]; then
         grep -E "# $1" "$list" >"$VENV/.list" || true
         others=.
     else
-        grep -vE '# (alone|training|studio|acceleration|people)' "$list" >"$VENV/.list" || true
+        grep -vE '# (alone|training|studio|acceleration|ray|people)' "$list" >"$VENV/.list" || true
     fi
     logged "${pip[@]}" -r "$VENV/.list" || return
     if grep -vE "$others" "$list" | grep -E '# alone' >"$VENV/.list"; then
