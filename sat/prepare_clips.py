@@ -1,16 +1,17 @@
 """Prepare videos and photographs for training: `python sat/prepare_clips.py --videos a.mp4 folder/ list.json --output data/real`.
 
 Finds the people of each video, cuts it at shot changes into clips of the length that training needs, discards clips without a steady
-face, and chooses up to five crops of everybody in a clip. Writes a folder for each video and manifest.json, which sat/make_pairs.py
-turns into training lists. A photograph is a clip of one frame. A list is JSON with `video_path` or `image_path` and, if known, `caption`,
-`identities` (from left to right), `split` and `recording` (what several clips were taken from: none of them shows a person anew).
+face, and chooses up to five crops of everybody in a clip. Writes a folder for each video, manifest.json, which sat/make_pairs.py
+turns into training lists, and summary.html, which shows what was found. A photograph is a clip of one frame. A list is JSON with
+`video_path` or `image_path` and, if known, `caption`, `identities` (from left to right), `split` and `recording` (what several clips
+were taken from: none of them shows a person anew). `--engine ray` spreads the work over the machines of a Ray cluster.
 A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all, or none gave a clip.
 """
 
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.curation.options import check_limits
+from concat_id.curation.options import add_engine_options, check_limits
 from concat_id.errors import one_line, report, run, warn
 from concat_id.startup import prepare_process
 
@@ -34,12 +35,10 @@ def read_arguments() -> Namespace:
     parser.add_argument("--max_people", type=int, default=3, metavar="N", help="people in a clip (default: %(default)s)")
     parser.add_argument("--references", type=int, default=5, metavar="N", help="crops of a person in a clip (default: %(default)s)")
     parser.add_argument("--crop", type=int, default=448, metavar="N", help="pixels of the side of a crop (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="limit for reading a video (default: %(default)s)")
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
     parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
+    add_engine_options(parser)
     arguments = parser.parse_args()
     check_limits(arguments)
     return arguments
@@ -64,7 +63,8 @@ def main() -> int:
 def prepare(arguments: Namespace, sources: list) -> list[str]:
     """Do it in a folder that nobody else writes; return what went wrong."""
     from concat_id.curation.clip_people import Demands
-    from concat_id.curation.preparing import FaceModelNames, Settings, collect, load_tools, prepare_all, result
+    from concat_id.curation.engines import local_engine, ray_engine
+    from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools
     from concat_id.face.recognition import same_person
 
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.device)
@@ -75,14 +75,13 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
                         arguments.references, arguments.crop, arguments.timeout,
                         Demands(arguments.presence, arguments.min_face, arguments.max_people), same.threshold)  # fmt: skip
-    prepared, failures = prepare_all(arguments.output, settings, models, sources, arguments.workers)
+    stage = Preparation(arguments.output, settings, models, arguments.gpus_per_actor or 0)
+    engine, *options = ((ray_engine, arguments.ray_address, arguments.actors) if arguments.engine == "ray"
+                        else (local_engine, arguments.workers))  # fmt: skip
+    prepared, failures = gather(sources, engine(stage, sources, *options))
     if not prepared:
         return failures  # an earlier manifest stays
-    file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer)
-    print(result(arguments.output, manifest, prepared, failures))
-    if not manifest["clips"]:
-        failures.append(f"{file}: found no clip in any video, expected one or more; its `discarded` says why, change the options")
-    return failures
+    return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ make_venv() {
 # Install one part: the lines of requirements.txt that are marked with its name, or those of no part ("base"). Lines marked "alone" come
 # second and without their dependencies.
 install() {
-    local list lines parts='training|studio|acceleration|neighbours|people' alone='# ([a-z]+, )?alone'
+    local list lines parts='training|studio|acceleration|neighbours|ray|people' alone='# ([a-z]+, )?alone'
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
     if [[ "$1" =~ ^($parts)$ ]]; then

@@ -22,7 +22,7 @@ case "$*" in
     *"convert_weights.py face-models"*) mkdir -p "$4"/face_{detector,recognizer} && touch "$4"/face_{detector,recognizer}/README.md ;;
 esac
 """
-REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # training\nanny==5  # people\n"
+REQUIREMENTS = "torch==1  # why\ninsightface==2  # alone: why\nwandb==3  # training\nanny==5  # people\nray==6  # ray\n"
 REQUIREMENTS += "timm==6  # neighbours: why\nfacexlib==7  # neighbours, alone: why\n"
 
 
@@ -72,7 +72,8 @@ def test_installs_once_then_is_quiet(tree):
     assert tree.run() == (0, "", "")
 
 
-PARTS = [("training", "wandb==3", "anny==5"), ("people", "anny==5", "wandb==3"), ("tests", "pytest==4", "wandb==3")]
+PARTS = [("training", "wandb==3", "anny==5"), ("people", "anny==5", "ray==6"), ("ray", "ray==6", "anny==5"),
+         ("tests", "pytest==4", "wandb==3")]  # fmt: skip
 
 
 @pytest.mark.parametrize("part, line, other", PARTS)

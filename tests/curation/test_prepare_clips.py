@@ -28,6 +28,9 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
                for left, top, right, bottom in [person["box"]])  # fmt: skip
     reasons = sorted((entry["start"], entry["reason"]) for entry in manifest["discarded"])
     assert reasons == [(1.2, "a shot of 0.4 s, expected 1.1"), (1.6, "no face in 6 frames")]
+    page = (output / "summary.html").read_text()
+    assert "2 clips of 2 videos, 2 discarded" in page and "<td>1</td><td>no face in N frames</td>" in page and "http" not in page
+    assert page.count('<img src="data:image/jpeg') == 3 and "<title>1.5 to 2.5: 1</title>" in page
 
     name, clips = read_manifest(output / "manifest.json")
     assert name == "SFace" and clips[1].video == output / two["video_path"] and clips[1].video.stat().st_size > 1000
@@ -115,7 +118,7 @@ def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
     assert "2 people, but the list names 1" in [entry["reason"] for entry in manifest["discarded"]]
     (clip,) = manifest["clips"]
     assert (clip["identities"], clip["split"], clip["caption"]) == (["p1"], "test", "c")
-    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["cuts", "manifest.json", "whole"]
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["cuts", "manifest.json", "summary.html", "whole"]
 
 
 def test_nothing_half_written_on_a_full_disk(videos, prepare, tmp_path):

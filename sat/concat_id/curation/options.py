@@ -8,8 +8,9 @@ from concat_id.errors import UserError
 LIMITS = {
     "frames": (1, 10_000), "fps": (1e-3, 1000), "skip": (0, 10_000), "max_clips": (1, 10_000_000), "rate": (1e-3, 1000),
     "min_face": (1, 10_000), "max_people": (1, 100), "references": (1, 1000), "timeout": (1e-3, 1e6), "crop": (64, 4096),
-    "workers": (1, 1024),
+    "workers": (1, 1024), "actors": (1, 100_000), "gpus_per_actor": (0, 64),
 }  # fmt: skip
+RAY = ("ray_address", "actors", "gpus_per_actor")
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +29,28 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
                          help="from which people without a name are one (default: the recogniser's own, else 0.3)")  # fmt: skip
 
 
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add those of sat/prepare_clips.py that say where it computes."""
+    engines = parser.add_argument_group("where it computes")
+    engines.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="limit for reading a video (default: %(default)s)")
+    engines.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
+    engines.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine, or Ray (default: %(default)s)")
+    engines.add_argument("--workers", type=int, default=1, metavar="N", help="local: processes (default: %(default)s)")
+    engines.add_argument("--ray_address", metavar="HOST:PORT", help="ray: a cluster's, or auto (default: one of this machine's own)")
+    engines.add_argument("--actors", type=int, metavar="N", help="ray: processes (default: as many as there is room for)")
+    engines.add_argument("--gpus_per_actor", type=float, metavar="X", help="ray: GPUs, or a share of one, for each (default: 0)")
+
+
 def check_limits(arguments: argparse.Namespace) -> None:
     """Raise `UserError` for a number of sat/prepare_clips.py that is too small or too large for any use."""
     for name, (low, high) in LIMITS.items():
         value = getattr(arguments, name)
         if value is not None and not low <= value <= high:
             raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:g}")
+    if arguments.engine == "local" and (given := [name for name in RAY if getattr(arguments, name) is not None]):
+        raise UserError(f"command line: --{given[0]}: needs --engine ray; give that too, or leave it out (processes: --workers)")
+    if (gpus := arguments.gpus_per_actor or 0) > 1 and gpus % 1:
+        raise UserError(f"command line: --gpus_per_actor: found {gpus:g}, expected a share up to 1 or a whole number")
     if not 0 < arguments.presence <= 1 or not 16 <= min(arguments.size) <= max(arguments.size) <= 16_384:
         raise UserError("command line: expected --presence above 0, up to 1, and --size from 16 to 16384")
 

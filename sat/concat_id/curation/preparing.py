@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,9 +14,11 @@ from tqdm import tqdm
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people
+from concat_id.curation.engines import Lost, Resources, Result
 from concat_id.curation.reference_crops import ReferenceCrop, choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
+from concat_id.curation.summary_page import write_summary
 from concat_id.curation.video_parts import cut_clip, read_frames, visible_part
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, file_state
 from concat_id.data.manifest import VECTORS, read_clips
@@ -30,13 +31,12 @@ from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces,
 from concat_id.face.verdict import PhotoVerdict
 from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
 from concat_id.files.paths import file_digest, folder_written_whole, kind_of, text_digest, written_whole
-from concat_id.startup import prepare_process
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
-from concat_id.workers import in_processes
 
 VERSION = 3  # raise it when the same video would give other clips
 RECORD = "video.json"
+HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,21 @@ class Look(NamedTuple):
 
 
 class Preparation:
-    """Prepares videos under `output`, each in a folder of its own that a later run takes over if nothing has changed."""
+    """The stage that prepares videos under `output`, each in a folder of its own that a later run takes over if nothing has changed."""
 
-    def __init__(self, output: Path, settings: Settings, tools: FaceTools):
-        self.output, self.settings, self.tools = output, settings, tools
-        digests = [file_digest(model.file) for model in (tools.detector, tools.recognizer)]
-        wanted = {name: value for name, value in asdict(settings).items() if name != "timeout_s"}
-        self._identity = [VERSION, wanted, *digests, tools.parser.name]
-        self._reader = ClipReader(settings.timeout_s)
+    def __init__(self, output: Path, settings: Settings, models: FaceModelNames, gpus: float = 0.0):
+        self.output, self.settings, self.models = output, settings, models
+        self.resources = Resources(gpus=gpus, seconds=HANGING * settings.timeout_s)
 
-    def prepare(self, source: SourceVideo) -> PreparedVideo:
+    def setup(self) -> None:
+        """Load the models. Raises `UserError`."""
+        self.tools, _ = load_tools(self.models)
+        digests = [file_digest(model.file) for model in (self.tools.detector, self.tools.recognizer)]
+        wanted = {name: value for name, value in asdict(self.settings).items() if name != "timeout_s"}
+        self._identity = [VERSION, wanted, *digests, self.tools.parser.name]
+        self._reader = ClipReader(self.settings.timeout_s)
+
+    def process(self, source: SourceVideo) -> PreparedVideo:
         """Make the folder of a video. Raises `UserError` if the video cannot be read; nothing is left behind then."""
         folder = self.output / source.name
         fingerprint = self._fingerprint(source)
@@ -244,55 +249,27 @@ def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return record if all(kind_of(file) == "a file" for file in needed) and not any(changed) else None
 
 
-def prepare_all(
-    output: Path, settings: Settings, models: FaceModelNames, sources: Sequence[SourceVideo], workers: int = 1
-) -> tuple[list[PreparedVideo], list[str]]:
-    """Prepare videos in `workers` processes, telling what is discarded; return those that can be read and what is wrong with the others."""
-    prepared, problems = [], []
-    results = _results(output, settings, models, sources, workers)
-    with tqdm(total=len(sources), unit="video", dynamic_ncols=True) as progress, results as made:
-        for source, result in zip(sources, made, strict=True):
+def gather(sources: Sequence[SourceVideo], results: Iterable[Result]) -> tuple[list[PreparedVideo], list[str]]:
+    """Take the results of an engine, telling what is discarded; return the videos that can be read and what is wrong with the others.
+
+    Both are in the order of `sources`, whatever that of `results` is.
+    """
+    prepared, problems = {}, {}
+    with tqdm(total=len(sources), unit="video", dynamic_ncols=True) as progress:
+        for number, result in results:
+            source = sources[number]
             progress.set_description(one_line(source.path.name[:30]))
             progress.update()
+            if isinstance(result, Lost):
+                result = f"{source.path}: {result.reason}, twice; the same command tries it again, else leave it out"
             if isinstance(result, str):
-                problems.append(result)
+                problems[number] = result
                 continue
-            prepared.append(result)
+            prepared[number] = result
             notable = result.record["discarded"] or any("note" in clip for clip in result.record["clips"])
             if not result.recalled and (notable or not source.is_image):
                 progress.write(_summary(source, result.record))
-    return prepared, problems
-
-
-_preparation: Preparation | None = None  # of this process
-
-
-def _start_worker(output: Path, settings: Settings, models: FaceModelNames) -> None:
-    global _preparation
-    prepare_process()
-    _preparation = Preparation(output, settings, load_tools(models)[0])
-
-
-def _prepare_one(source: SourceVideo) -> PreparedVideo | str:
-    try:
-        return _preparation.prepare(source)
-    except UserError as error:
-        return str(error)
-
-
-@contextmanager
-def _results(
-    output: Path, settings: Settings, models: FaceModelNames, sources: Sequence[SourceVideo], workers: int
-) -> Iterator[Iterator[PreparedVideo | str]]:
-    if workers > 1:
-        with closing(in_processes(_prepare_one, sources, workers, _start_worker, (output, settings, models))) as results:
-            yield results
-        return
-    _start_worker(output, settings, models)
-    try:
-        yield map(_prepare_one, sources)
-    finally:
-        _preparation.close()
+    return [prepared[number] for number in sorted(prepared)], [problems[number] for number in sorted(problems)]
 
 
 def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
@@ -320,13 +297,20 @@ def collect(output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRec
     return manifest
 
 
-def result(output: Path, manifest: dict[str, Any], prepared: Sequence[PreparedVideo], failures: Sequence[str]) -> str:
-    """Say in a line or two what has become of all videos, and what their photos are worth."""
-    clips, discarded = manifest["clips"], manifest["discarded"]
-    told = f"{one_line(output / 'manifest.json')}: {len(clips)} clips of {len(prepared)} videos, {len(discarded)} discarded, "
-    told += f"{len(failures)} that cannot be used"
+def conclude(
+    output: Path, prepared: Sequence[PreparedVideo], failures: Sequence[str], recognizer: FaceRecognizer, threshold: float
+) -> list[str]:
+    """Write manifest.json and summary.html, and say in a line or two what they hold; return all that went wrong."""
+    manifest, file = collect(output, prepared, recognizer), output / "manifest.json"
     verdicts = count_verdicts((video.folder, video.record) for video in prepared)
-    return f"{told}\nreference crops: {verdicts}" if verdicts else told
+    write_summary(output / "summary.html", manifest, prepared, verdicts, threshold)
+    clips, discarded = manifest["clips"], manifest["discarded"]
+    told = f"{one_line(file)}: {len(clips)} clips of {len(prepared)} videos, {len(discarded)} discarded, "
+    print(f"{told}{len(failures)} that cannot be used")
+    if verdicts:
+        print(f"reference crops: {verdicts}")
+    reason = "found no clip in any video, expected one or more; its `discarded` says why, change the options"
+    return [*failures, *([] if clips else [f"{file}: {reason}"])]
 
 
 def _entry(folder: str, identity: str | None, person: Track, references: list[ReferenceCrop], verdicts: list[PhotoVerdict],
