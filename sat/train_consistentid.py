@@ -1,7 +1,7 @@
 """Train ConsistentID's adapter on portraits that sat/prepare_portraits.py made.
 
-  python sat/train_consistentid.py --base configs/training/consistentid.yaml --train_data data/portraits/JSON_all.json [options]
-  python sat/train_consistentid.py --base configs/training/consistentid.yaml --train_data data/portraits/JSON_all.json --resume
+  python sat/train_consistentid.py --train_data data/portraits/JSON_all.json [options]
+  python sat/train_consistentid.py --train_data data/portraits/JSON_all.json --resume
 
 Alone or under torchrun. --load ADAPTER trains that one on, else a new one is trained. The run's folder gets checkpoints with the adapter
 alone, metrics.jsonl, TensorBoard files and sampled portraits. SIGTERM and Ctrl-C save first; --resume goes on from the last checkpoint as
@@ -51,7 +51,7 @@ def make_sampler(config, device, base, features):
 
 def main() -> int:
     """Train ConsistentID."""
-    return run_training(train, __doc__, ("consistentid",))
+    return run_training(train, __doc__, ("consistentid",), "configs/training/consistentid.yaml")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,11 @@ def shortened(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
+def finer(dtype: object) -> str:
+    """What to try against overflow in a torch dtype, as the end of a message."""
+    return {"torch.bfloat16": "or try --bf16 false", "torch.float16": "or try --bf16"}.get(str(dtype), "or download them again")
+
+
 def is_text(value: str) -> bool:
     """Whether UTF-8 can write it: no half of a pair of surrogates, no byte of a file's name that is no text."""
     try:

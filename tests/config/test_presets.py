@@ -1,5 +1,6 @@
 """Models by name: their files, and which of their weights are missing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,12 @@ def test_absent_weights_are_one_line_for_every_model(root):
             assert "google/umt5-xxl" in message and presets.FETCH_WAN in message
     refused("lacks models/vae/3d-vae.pt", choose, "cogvideox_2b", own_weights=True)
     assert names(choose("wan_mini", training=True)) == ["wan_mini.yaml", "wan_mini.yaml"]
+
+
+def test_each_pattern_of_a_download_has_its_option():
+    """hf takes what follows a pattern for the name of a file."""
+    commands = [command for preset in PRESETS.values() for command in (preset.fetch, *preset.fetch_parts.values())]
+    assert not [command for command in commands if re.search(r"--(in|ex)clude \S+ (?!--|&&|$)", command)]
 
 
 def test_own_checkpoint_stands_in_for_the_released_one(root):

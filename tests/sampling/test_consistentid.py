@@ -112,6 +112,8 @@ def test_a_portrait_through_the_script(portray, tmp_path, photo):
     assert portray(*options[:-2], "--seed", 2025).done
     again = next(path for path in (tmp_path / "out").glob("0*") if path != result)
     assert first != other == (again / "portrait.png").read_bytes()
+    late = portray(*options[:-2], "--num_inference_steps", 3)
+    assert "the face's parts never enter the text: model.sampler.start_merge_step is 2, of 3 steps" in late.err
 
 
 def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photographs, recognizer_folder):
@@ -122,8 +124,11 @@ def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photogr
 
     assert "expected one photo, as the model takes one person" in line("--image", photo)
     assert "coffee.png: found no face" in line(image=photographs["coffee"])
-    assert "found vectors of 128 numbers, expected 512" in line(own={"recognizer": str(recognizer_folder)})
+    assert "SFace makes vectors of 128 numbers, expected ArcFace's 512" in line(own={"recognizer": str(recognizer_folder)})
     assert "expected prompts with this system" in line("--parallel", "video")
+    assert "expected auto with this system" in line("--attention_kernel", "math")
+    assert "nowhere: not there, expected a Segformer" in line(own={"parser": "nowhere"})
+    assert "nowhere: no such folder, expected ArcFace; put insightface's buffalo_l" in line(own={"recognizer": "nowhere"})
     shutil.copytree(folder / "base", tmp_path / "xl")
     index = tmp_path / "xl" / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
@@ -162,6 +167,23 @@ def test_lora_files_of_the_community_are_added_to_the_base(folder, tmp_path):
         assert_close(found[f"{layer}.weight"], plain[f"{layer}.weight"] + up @ down, 1e-6)
     save_file({"a": down}, tmp_path / "other.safetensors")
     refused("other.safetensors: ", loaded, lora_weights=(str(tmp_path / "other.safetensors"),))
+
+
+def test_what_libraries_go_on_without_is_missed(folder, tmp_path):
+    """Half of a download: words, a layer of the text, a tensor of the others."""
+    from safetensors.torch import load_file, save_file
+
+    model = pipeline(folder).config.model
+    shutil.copytree(folder / "base", tmp_path / "base")
+    model.base = str(tmp_path / "base")
+    for part in ("text_encoder", "unet", "vae"):
+        (file,) = (tmp_path / "base" / part).glob("*.safetensors")
+        whole = load_file(file)
+        save_file({name: tensor for name, tensor in whole.items() if name != sorted(whole)[-1]}, file)
+        refused(f"found no {sorted(whole)[-1]}", load_base, model, torch.float32)
+        save_file(whole, file)
+    shutil.rmtree(tmp_path / "base" / "tokenizer")
+    refused("tokenizer: found .* as the end of a text, expected 49407", load_base, model, torch.float32)
 
 
 def test_other_bases_load_from_one_file(folder, tmp_path):

@@ -13,6 +13,7 @@ from concat_id.config.parser import Parser
 from concat_id.config.presets import FETCH, PRESETS, TASKS, UNTRAINED, choose, files_of
 from concat_id.config.schema import fields_of_args
 from concat_id.errors import warn
+from concat_id.files.paths import PROJECT_ROOT
 
 MEMORY_HELP = {  # CogVideoX-5B
     "high": "text encoder, transformer and autoencoder stay on the device, 21 GB",
@@ -29,19 +30,23 @@ SHORTER = {"output_dir": "--output"}
 WITHOUT_VALUE = {"resume": "latest"}  # what an option that is not a switch means when it stands alone
 
 
-def build_parser(description: str, training: bool = False, task: str = TASKS[0]) -> Parser:
-    """Make the parser of sampling or of training, for `task` where none is given; only what is given ends up in its result."""
+def build_parser(description: str, training: bool = False, task: str = TASKS[0], base: str | None = None) -> Parser:
+    """Make the parser of sampling or of training, for `task` where none is given; only what is given ends up in its result.
+
+    A script for one system has a file `base` in place of the models to choose from.
+    """
     parser = Parser(description=description, argument_default=argparse.SUPPRESS)
-    parser.usage = "%(prog)s [--model NAME | --base FILE [FILE ...]] [--<key> VALUE ...]"
+    parser.usage = f"%(prog)s [{'' if base else '--model NAME | '}--base FILE [FILE ...]] [--<key> VALUE ...]"
     parser.epilog = EPILOG
     other = "sat/sample_video.py" if training else "sat/train_video.py"
     parser.elsewhere = dict.fromkeys(fields_of_args(), other)
     files = parser.add_argument_group("configuration")
     default = "mini" if training else "cogvideox_5b where its weights are in models/, else mini"
     names = [name for name, preset in PRESETS.items() if preset.training or not training]
-    files.add_argument("--model", metavar="NAME", help=f"{', '.join(names)} (default: {default})")
-    files.add_argument("--task", choices=TASKS, help=f"which of the model's files to take (default: {task})")
-    text = "YAML files in place of the model's, merged left to right"
+    if not base:
+        files.add_argument("--model", metavar="NAME", help=f"{', '.join(names)} (default: {default})")
+        files.add_argument("--task", choices=TASKS, help=f"which of the model's files to take (default: {task})")
+    text = f"YAML files, merged left to right (default: {base})" if base else "YAML files in place of the model's, merged left to right"
     files.add_argument("--base", nargs="+", action="extend", metavar="FILE", help=text)
     if training:
         add_options(parser.add_argument_group("training"), TrainingArgs)
@@ -72,12 +77,17 @@ def add_option(group: Any, item: dataclasses.Field, hint: Any, memory: dict[str,
     group.add_argument(*spellings, f"--{item.name}", **settings)
 
 
-def read_command_line(description: str, training: bool = False, argv: Sequence[str] | None = None) -> tuple[list[str], dict[str, Any]]:
+def read_command_line(
+    description: str, training: bool = False, argv: Sequence[str] | None = None, base: str | None = None
+) -> tuple[list[str], dict[str, Any]]:
     """Parse `argv` (the process's by default) into YAML files, those of --base or of the model, and the keys of `args:` that were given.
 
+    `base` is the file of a script for one system, where none is given.
     Raises `UserError` for a model whose weights are not there.
     """
-    given = vars(build_parser(description, training).parse_args(argv))
+    given = vars(build_parser(description, training, base=base).parse_args(argv))
+    if base:
+        given.setdefault("base", [str(PROJECT_ROOT / base)])
     named, model = "base" in given, given.get("model")
     files = resolve_files(given, training)
     if not named and not training and os.environ.get("RANK", "0") == "0":

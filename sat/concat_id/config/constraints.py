@@ -123,6 +123,7 @@ def _of_neighbour(config: Config) -> Iterator[tuple[str, bool, str]]:
     if model.kind == "consistentid":
         for name in ("cache", "quantize"):
             yield f"args.{name}", getattr(args, name) is None, "none with this system"
+        yield "args.attention_kernel", args.attention_kernel == "auto", "auto with this system"
     else:
         yield "args.cache", args.cache != "mag", "first_block or dbcache with this system, which mag cannot measure"
         yield "args.quantize", not args.gguf, "int8 or fp8 with this system"
@@ -130,6 +131,7 @@ def _of_neighbour(config: Config) -> Iterator[tuple[str, bool, str]]:
         yield "model.sampler.ref_guidance_scale", {*model.sampler.ref_guidance_scale} == {1.0}, "1 with this system, which knows no other"
         yield "args.attention_kernel", args.attention_kernel != "sage", "one of PyTorch's own with this system"
     yield "args.parallel", args.parallel == "prompts", "prompts with this system"
+    yield "model.sampler.num_inference_steps", model.sampler.num_inference_steps <= 1000, "at most the schedule's 1000 steps"
     multiple = 16 if model.kind == "consisid" else 8
     fits = all(side % multiple == 0 for side in args.sampling_image_size)
     yield "args.sampling_image_size", fits, f"[height, width] divisible by {multiple}"

@@ -6,6 +6,8 @@ from typing import Literal
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.config.typed import setting, size
 
+IDENTITY_SIZE = 512  # numbers of the ArcFace vectors that ConsistentID takes
+BUFFALO = "models/buffalo_l"  # insightface's detector and recogniser, which make them
 HEIGHT, WIDTH = "pixel rows of an image", "pixel columns of an image"
 ONE_STRENGTH = "strength of the photo"
 
@@ -70,8 +72,8 @@ class ConsistentIDSamplerConfig:
 class ConsistentIDFaceConfig(FaceConfig):
     """Face models."""
 
-    detector: str = setting("models/buffalo_l", "folder of insightface's detector", path="read")
-    recognizer: str = setting("models/buffalo_l", "folder of its recogniser, whose vectors have 512 numbers", path="read")
+    detector: str = setting(BUFFALO, "folder of insightface's detector", path="read")
+    recognizer: str = setting(BUFFALO, "folder of its recogniser, whose vectors have 512 numbers", path="read")
 
 
 @dataclass

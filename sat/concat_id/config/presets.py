@@ -41,8 +41,10 @@ REALISTIC_VISION, CLIP_H = "Realistic_Vision_V6.0_B1_noVAE", "CLIP-ViT-H-14-laio
 BUFFALO = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
 FETCH_CONSISTENTID = {
     CONSISTENTID: HUB.format("JackAILab/ConsistentID ConsistentID-v1.bin", "ConsistentID"),
-    f"models/{REALISTIC_VISION}": HUB.format(f"SG161222/{REALISTIC_VISION} --exclude '*.ckpt' '*B1*.safetensors'", REALISTIC_VISION),
-    f"models/{CLIP_H}": HUB.format(f"laion/{CLIP_H} --include '*.json' model.safetensors", CLIP_H),
+    f"models/{REALISTIC_VISION}": HUB.format(
+        f"SG161222/{REALISTIC_VISION} --exclude '*.ckpt' --exclude '*B1*.safetensors'", REALISTIC_VISION
+    ),
+    f"models/{CLIP_H}": HUB.format(f"laion/{CLIP_H} --include '*.json' --include model.safetensors", CLIP_H),
     "models/buffalo_l": f"curl -LO {BUFFALO} && unzip buffalo_l.zip -d models/buffalo_l",
     "models/jonathandinu/face-parsing": HUB.format("jonathandinu/face-parsing", "jonathandinu/face-parsing"),
 }
@@ -76,7 +78,7 @@ PRESETS = {
     ),
     "consistentid": Preset(
         "ConsistentID", "consistentid", {TASKS[0]: "consistentid"}, {}, {TASKS[0]: CONSISTENTID},
-        tuple(FETCH_CONSISTENTID)[1:], fetch_parts=FETCH_CONSISTENTID,
+        tuple(FETCH_CONSISTENTID)[1:], " && ".join(FETCH_CONSISTENTID.values()), fetch_parts=FETCH_CONSISTENTID,
     ),
 }  # fmt: skip
 NEIGHBOURS = "consisid", "consistentid"  # systems beside Concat-ID

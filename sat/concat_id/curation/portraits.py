@@ -13,13 +13,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from concat_id.config.cogvideox import FaceConfig
+from concat_id.config.neighbours import BUFFALO
 from concat_id.curation.source_videos import Captions
 from concat_id.data.clips import file_state
-from concat_id.data.portraits import IDENTITY_SIZE
 from concat_id.errors import UserError, one_line, reason_of
-from concat_id.face.detection import TEMPLATE_SIZE, FaceDetector, UprightPhoto
-from concat_id.face.recognition import FaceRecognizer, load_recognizer
-from concat_id.face.reference import FaceParser, choose_folders, load_face_models
+from concat_id.face.detection import FaceDetector, UprightPhoto
+from concat_id.face.recognition import FaceRecognizer, load_arcface
+from concat_id.face.reference import FaceParser, load_face_models, require_parser
 from concat_id.files.formats import is_image, media_in
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import file_digest, kind_of, remove_partial_files, resolve_path, safe_name, text_digest, written_whole
@@ -36,7 +36,7 @@ PHOTO, COLOURS, MASK, IDENTITY, RECORD = (  # of a photo's id, as in ConsistentI
 )
 KEYS = ("origin_IMG", "resize_IMG", "parsing_color_IMG", "parsing_mask_IMG", "vqa_llva", "id_embed_file_resize",
         "vqa_llva_more_face_detail")  # fmt: skip
-RECOGNIZER, RECOGNIZER_FILE = "models/buffalo_l", "w600k_r50"  # ConsistentID's
+RECOGNIZER, RECOGNIZER_FILE = "models/antelopev2", "w600k_r50"  # what stands in for buffalo_l, and buffalo_l's own file
 # Far hues for neighbouring classes, black for the background.
 PALETTE = np.uint8([(0, 0, 0)] + [np.rint(255 * np.array(hsv_to_rgb(7 * number / 18 % 1, 1 - number % 2 / 3, 1)))
                                   for number in range(len(RELEASED_CLASSES) - 1)])  # fmt: skip
@@ -59,27 +59,16 @@ def load_portrait_tools(detector: str | None, recognizer: str | None, parser: st
     """
     own = {"detector": detector, "fallback_detector": detector} if detector else {}
     config = FaceConfig(**own | ({"parser": parser} if parser else {}))
-    if choose_folders(config).parser is None:
-        raise UserError(f"{config.parser}: not there, expected a Segformer that tells eyes, ears, nose and mouth apart; "
-                        "download jonathandinu/face-parsing, or name its folder with --parser")  # fmt: skip
-    found = _load_arcface(recognizer, device) if with_vectors else None
+    require_parser(config)
+    found = None
+    if with_vectors:
+        usual = BUFFALO if os.path.isdir(resolve_path(BUFFALO)) else RECOGNIZER
+        found = load_arcface(recognizer or usual, device, ", or leave vectors out with --without_vectors")
     faces = load_face_models(config, device)
     notices = list(faces.notices)
     if found and found.file.stem != RECOGNIZER_FILE:
         notices.append(f"{found.name} makes the vectors; released ConsistentID weights know those of buffalo_l's {RECOGNIZER_FILE} alone")
     return PortraitTools(faces.detector, found, faces.parser), notices
-
-
-def _load_arcface(folder: str | None, device: torch.device) -> FaceRecognizer:
-    usual = RECOGNIZER if os.path.isdir(resolve_path(RECOGNIZER)) else None
-    recognizer = load_recognizer(folder or usual, device)
-    width = recognizer.embed_crops([Image.new("RGB", (TEMPLATE_SIZE, TEMPLATE_SIZE))]).shape[1]
-    if width != IDENTITY_SIZE:
-        raise UserError(
-            f"{recognizer.file.parent}: {recognizer.name} makes vectors of {width} numbers, expected ArcFace's {IDENTITY_SIZE}; "
-            f"put insightface's buffalo_l into {RECOGNIZER}, or leave vectors out with --without_vectors"
-        )
-    return recognizer
 
 
 def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:

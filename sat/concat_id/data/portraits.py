@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from concat_id.config.neighbours import IDENTITY_SIZE
 from concat_id.data.dataset import ReplacingDataset, readable
 from concat_id.data.records import SHOWN
 from concat_id.distributed import rank
@@ -37,7 +38,6 @@ from concat_id.video.face_parts import (
 from concat_id.video.transforms import clip_pixels, fill_square, load_labels
 from concat_id.weights.loading import load_tensors
 
-IDENTITY_SIZE = 512  # numbers of an ArcFace vector
 # What the released trainer reads, and behind it what the released README and scripts call the same.
 PHOTO, MASK, CAPTION = ("resize_IMG", "IMG"), ("parsing_mask_IMG",), ("vqa_llva",)
 FACE_CAPTION = ("vqa_llva_more_face_detail", "vqa_llva_facial", "vqa_llva_face_caption")
@@ -108,7 +108,7 @@ def _make_record(entry: Any, base: Path, roots: PortraitRoots, source: str) -> P
 
 
 def _key(entry: dict[str, Any], names: Sequence[str]) -> str:
-    return next((name for name in names if name in entry), names[0])
+    return next((name for name in names if entry.get(name) is not None), names[0])
 
 
 def _file(entry: dict[str, Any], key: str, base: Path, root: Path | None, source: str, expected: str) -> Path:
@@ -175,7 +175,7 @@ class PortraitDataset(ReplacingDataset):
     All are of one kind. Nothing is left out at random here; sizes and ranges are those of `PortraitSample`.
     """
 
-    noun, remedy = "portraits", REMEDY.replace("it", "them")
+    noun, remedy = "portraits", "make them again with sat/prepare_portraits.py"
 
     def __init__(self, records: Sequence[PortraitRecord], size: int = SIZE, seed: int = 42, bad_portraits: Path | None = None):
         super().__init__(records, [1] * len(records), seed, bad_portraits)

@@ -41,7 +41,11 @@ def parts_of(config: Config) -> list[Part]:
     """Return the transformer, the text encoder and the autoencoder of a configuration."""
     if config.model.kind in NEIGHBOURS:
         paths = weight_paths(config.model, config.args.load)
-        return [Part(what, path, lambda path: weight_files(path, STEMS) if path.is_dir() else [path]) for what, path in paths.items()]
+        parts = [Part(what, path, lambda path: weight_files(path, STEMS) if path.is_dir() else [path]) for what, path in paths.items()]
+        if config.model.kind == "consistentid":  # nothing stands in for these
+            faces = config.model.faces
+            parts += [Part("recogniser", faces.recognizer, _onnx_files), Part("parser", faces.parser, weight_files)]
+        return parts
     if config.model.kind == "wan":
         from concat_id.models.wan.text_encoder import find_parts
         from concat_id.models.wan.weights import wan_files
@@ -71,7 +75,8 @@ def examine_model(name: str, is_asked: bool, digests: bool = False) -> list[Find
     another = any(part not in absent for part in parts if part.what.startswith("transformer"))
     for part in parts:
         mark = NOTE if another and part.what.startswith("transformer") else missing
-        findings += [Finding(mark, part.what, f"{part.path}: not here", preset.fetch)] if part in absent else examine(part, digests)
+        fetch = next((command for path, command in preset.fetch_parts.items() if part.path.startswith(path)), preset.fetch)
+        findings += [Finding(mark, part.what, f"{part.path}: not here", fetch)] if part in absent else examine(part, digests)
     if is_asked:
         command = MINI_AGAIN if preset.shipped else preset.fetch
         damaged = any(finding.mark == PROBLEM and finding.advice != preset.fetch for finding in findings)
@@ -123,6 +128,8 @@ def examine(part: Part, digests: bool = False) -> list[Finding]:
 def examine_faces(config: Config, digests: bool = False) -> Iterator[Finding]:
     """Look at the face detector, what stands in for it, and the face parser; each has a stand-in but the last detector."""
     faces = config.model.faces
+    if config.model.kind == "consistentid":  # which looks for them among its weights
+        return
     detector, fallback, parser = (str(Path(path)) for path in (faces.detector, faces.fallback_detector, faces.parser))
     detectors = [path for path in (detector, fallback) if os.path.lexists(resolve_path(path))]
     for path in detectors:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from concat_id.config.neighbours import BUFFALO, IDENTITY_SIZE
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, warp
 from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_files
@@ -75,6 +76,18 @@ class FaceRecognizer:
             return np.zeros((0, self.model.output_shape[1]), np.float32)
         stacked = np.concatenate(vectors).astype(np.float32)
         return stacked / np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), 1e-12)
+
+
+def load_arcface(folder: str, device: torch.device | str, otherwise: str = "") -> FaceRecognizer:
+    """Load the recogniser whose vectors ConsistentID takes. Raises `UserError` for another; `otherwise` says what to do without."""
+    remedy = f"put insightface's buffalo_l into {BUFFALO}{otherwise}"
+    if not os.path.isdir(resolve_path(folder)):
+        raise UserError(f"{folder}: no such folder, expected ArcFace; {remedy}")
+    recognizer = FaceRecognizer.from_folder(resolve_path(folder), device)
+    width = recognizer.embed_crops([Image.new("RGB", (TEMPLATE_SIZE, TEMPLATE_SIZE))]).shape[1]
+    if width != IDENTITY_SIZE:
+        raise UserError(f"{folder}: {recognizer.name} makes vectors of {width} numbers, expected ArcFace's {IDENTITY_SIZE}; {remedy}")
+    return recognizer
 
 
 def load_recognizer(folder: str | None = None, device: torch.device | str = "cpu") -> FaceRecognizer:

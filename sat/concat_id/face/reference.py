@@ -97,6 +97,13 @@ class FaceFolders(NamedTuple):
     notices: list[str]
 
 
+def require_parser(config: FaceConfig) -> None:
+    """Raise `UserError` where an oval would stand in for the parser, as it tells no parts of a face apart."""
+    if choose_folders(config).parser is None:
+        raise UserError(f"{config.parser}: not there, expected a Segformer that tells eyes, ears, nose and mouth apart; "
+                        "download jonathandinu/face-parsing, or name its folder")  # fmt: skip
+
+
 class FaceModels(NamedTuple):
     """Detector, parser, and one line for each that stands in for the configured one."""
 

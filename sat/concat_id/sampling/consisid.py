@@ -23,7 +23,7 @@ from torch.nn.attention import sdpa_kernel
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.neighbours import FACE_FILES, FACE_PICKLES
 from concat_id.config.schema import Config
-from concat_id.errors import UserError, reason_of, warn
+from concat_id.errors import UserError, finer, reason_of, warn
 from concat_id.face.reference import PreparedReference, load_face_models, prepare_found
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models import backbones
@@ -159,6 +159,10 @@ class ConsisIDPipeline(VideoPipeline):
         if known.get("use_learned_positional_embeddings") and list(config.args.sampling_image_size) != own:
             found = "x".join(map(str, config.args.sampling_image_size))
             raise UserError(f"args.sampling_image_size: found {found}, expected {own[0]}x{own[1]}: the weights know no other positions")
+        frames, known_frames = 4 * (config.args.sampling_num_frames - 1) + 1, known.get("sample_frames", 49)
+        if known.get("use_learned_positional_embeddings") and frames != known_frames:
+            found, expected = config.args.sampling_num_frames, f"{(known_frames - 1) // 4 + 1} ({known_frames} frames)"
+            raise UserError(f"args.sampling_num_frames: found {found}, expected {expected}: the weights know no other positions")
 
     def _networks(self) -> tuple:
         args, model = self.config.args, self.config.model
@@ -274,7 +278,7 @@ class ConsisIDPipeline(VideoPipeline):
                     generator=torch.Generator().manual_seed(seed), output_type="latent", callback_on_step_end=follow, **options,
                 ).frames.float()  # fmt: skip
         if not torch.isfinite(latents).all():
-            raise UserError(f"the model gave NaN or infinite latents; check the weights, {self._finer()}")
+            raise UserError(f"the model gave NaN or infinite latents; check the weights, {finer(self.dtype)}")
         on_step(len(reached) - 1)
         return latents
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from concat_id.config.schema import Config
 from concat_id.distributed import sent
-from concat_id.errors import UserError, shortened, warn
-from concat_id.face.recognition import FaceRecognizer
-from concat_id.face.reference import PreparedReference, load_face_models, prepare_found
+from concat_id.errors import UserError, finer, shortened, warn
+from concat_id.face.recognition import load_arcface
+from concat_id.face.reference import PreparedReference, load_face_models, prepare_found, require_parser
 from concat_id.files.paths import resolve_path
 from concat_id.models.consistentid.adapter import ConsistentIDAdapter, load_adapter
 from concat_id.models.consistentid.base_model import ImageFeatures, decode_latents, load_base
@@ -22,7 +22,6 @@ from concat_id.models.consistentid.prompts import LENGTH, MARKER, FacialTokenize
 from concat_id.video.face_parts import FACE_CAPTION, PARSED_SIZE, PARTS, part_images, part_masks, squeezed
 from concat_id.video.transforms import CLIP_SIZE, clip_pixels, fit_and_pad, load_image
 
-VECTOR = 512  # numbers of an ArcFace vector
 COLUMNS = 2  # of the tiles that show what the model sees: the photo, and its parts
 
 
@@ -46,12 +45,17 @@ class Person:
 
 
 def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], PortraitReference]:
-    """What prepares a photograph. Says what stands in for the face parser if it is not there."""
+    """What prepares a photograph. Raises `UserError` for face models that are not there, or know no parts or other vectors."""
     faces, size = config.model.faces, config.args.sampling_image_size
+    sampler = config.model.sampler
+    if sampler.start_merge_step > sampler.num_inference_steps - 2:
+        told = f"model.sampler.start_merge_step is {sampler.start_merge_step}, of {sampler.num_inference_steps} steps"
+        warn(f"the face's parts never enter the text: {told}; set one of them")
+    require_parser(faces)
     detector, parser, notices = load_face_models(faces, device)
     for notice in notices:
         warn(notice)
-    recognizer = FaceRecognizer.from_folder(resolve_path(faces.recognizer), device)
+    recognizer = load_arcface(faces.recognizer, device)
 
     def prepare(path: Path) -> PortraitReference:
         found = detector.search(load_image(path))
@@ -62,8 +66,6 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Por
         masks = part_masks(labels)
         parts = dict(zip(masks, part_images(photo, masks), strict=True))
         vector = torch.from_numpy(recognizer.embed(photo, face))[None]
-        if vector.shape[1] != VECTOR:
-            raise UserError(f"{recognizer.file}: found vectors of {vector.shape[1]} numbers, expected {VECTOR}, as buffalo_l's have")
         seen = _tiles([photo, *parts.values()], size)
         return PortraitReference(
             seen, prepared.crop, prepared.detector, prepared.parser, prepared.verdict, prepared.face,
@@ -175,7 +177,7 @@ class Pipeline:
             cross_attention_kwargs={"identity": identity if guided else identity[1:]},
         ).images  # fmt: skip
         if not torch.isfinite(latents).all():
-            raise UserError("the model gave NaN or infinite latents; check that the weights belong to this model, or try --fp16 false")
+            raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to it, {finer(self.dtype)}")
         return latents.float()
 
     def _texts(self, prompt: str, person: Person) -> tuple[Tensor, Tensor, Tensor]:

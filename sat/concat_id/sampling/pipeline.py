@@ -22,7 +22,7 @@ from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.distributed import rank, sent
-from concat_id.errors import UserError, shortened
+from concat_id.errors import UserError, finer, shortened
 from concat_id.face.reference import PreparedReference
 from concat_id.models import backbones
 from concat_id.models.acceleration import StepCache, share_tokens, share_unevenly
@@ -266,7 +266,7 @@ class VideoPipeline:
 
             latents = self.samplers[sampler.name](watched, start, steps, noise_like, follow)
         if not torch.isfinite(latents).all():
-            raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {self._finer()}")
+            raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {finer(self.dtype)}")
         on_step(len(reached) - 1)
         return latents
 
@@ -285,12 +285,8 @@ class VideoPipeline:
         with self.placement.on_device(self.autoencoder) as autoencoder:
             video = autoencoder.decode(latents.to(self.placement.device), tiled=tiled)
         if not torch.isfinite(video).all():
-            raise UserError(f"the autoencoder gave NaN or infinite pixels; check its weights, {self._finer()}")
+            raise UserError(f"the autoencoder gave NaN or infinite pixels; check its weights, {finer(self.dtype)}")
         return to_frames(video[0])
-
-    def _finer(self) -> str:
-        """What to try against overflow, as the end of a message."""
-        return {"bfloat16": "or try --bf16 false", "float16": "or try --bf16"}.get(self.config.args.dtype_name, "or download them again")
 
 
 class CogVideoXPipeline(VideoPipeline):

@@ -134,6 +134,8 @@ def result_settings(config: Config) -> dict[str, Any]:
     scales = config.model.sampler.ref_guidance_scale
     model["sampler"]["ref_guidance_scale"] = scales[0] if len(set(scales)) == 1 else list(scales)
     model["faces"] = {"detector": faces.detector.name, "parser": faces.parser.name if faces.parser else "none"}
+    if recognizer := getattr(config.model.faces, "recognizer", None):
+        model["faces"]["recognizer"] = Path(recognizer).name
     changing = {"photos": "all"} if args.photos == "all" else {}
     changing |= {name: value for name in ("cache", "cache_threshold", "quantize") if (value := getattr(args, name)) is not None}
     changing |= {"attention_kernel": "sage"} if args.attention_kernel == "sage" else {}

@@ -21,7 +21,15 @@ from concat_id.distributed import sent
 from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
 from concat_id.models.consistentid.adapter import AdapterSizes, ConsistentIDAdapter, load_adapter
-from concat_id.models.consistentid.base_model import NOISE, ImageFeatures, decode_latents, encode_moments, load_base, make_scheduler
+from concat_id.models.consistentid.base_model import (
+    NOISE,
+    ImageFeatures,
+    check_base,
+    decode_latents,
+    encode_moments,
+    load_base,
+    make_scheduler,
+)
 from concat_id.models.consistentid.prompts import FacialPrompt, FacialTokenizer
 from concat_id.training.checkpoint import SavedState
 from concat_id.training.engine import Engine
@@ -35,6 +43,7 @@ TARGETS = ("epsilon", "v_prediction")  # what base models predict
 
 def read_lists(config: Config) -> list[list[PortraitRecord]]:
     """Portraits for training and for validation; raises `UserError` for images that are no squares."""
+    check_base(config.model)
     (height, width), cache = config.data.video_size, config.training.latent_cache
     if cache is not None:
         raise mismatch("args.latent_cache", cache, "none with portraits, which are encoded as they come", config.origins, "leave it out")

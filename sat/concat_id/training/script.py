@@ -12,8 +12,10 @@ from concat_id.startup import prepare_process
 SCRIPTS = {"cogvideox": "train_video.py", "wan": "train_video.py", "consistentid": "train_consistentid.py"}
 
 
-def run_training(train: Callable[[Any], int], description: str, kinds: Collection[str]) -> int:
+def run_training(train: Callable[[Any], int], description: str, kinds: Collection[str], base: str | None = None) -> int:
     """Read the command line and call `train` with its configuration, whose `model.kind` is one of `kinds`; returns the exit code.
+
+    `base` is the file of a script for one system, where the command line names none.
 
     What all processes find wrong, the first one tells, after which torchrun ends the others.
     """
@@ -21,7 +23,7 @@ def run_training(train: Callable[[Any], int], description: str, kinds: Collectio
         prepare_process()
         from concat_id.config.command_line import read_command_line
 
-        bases, overrides = read_command_line(description, training=True)
+        bases, overrides = read_command_line(description, training=True, base=base)
 
         from concat_id.config.loading import load_config
 

@@ -1,5 +1,6 @@
 """The frozen networks around the adapter: Stable Diffusion 1.5 and CLIP's image encoder, from local folders."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -11,14 +12,15 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from concat_id.config.neighbours import ConsistentIDConfig
-from concat_id.errors import UserError, one_line, reason_of
+from concat_id.config.presets import FETCH_CONSISTENTID
+from concat_id.errors import UserError, finer, one_line, reason_of
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.video.transforms import to_frames
-from concat_id.weights.folders import weight_files
+from concat_id.weights.folders import some, weight_files
 from concat_id.weights.loading import check_whole
 from concat_id.weights.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
 
@@ -40,17 +42,23 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
     Raises `UserError` for a folder that is incomplete or of another model.
     """
     folder, file = resolve_path(model.base), model.base_file and resolve_path(model.base_file)
-    _check(folder, with_weights=not file)
+    check_base(model)
     settings = {"local_files_only": True, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # of files that load in seconds
     if file:
-        check_whole(file)
+        _require_safetensors(file, "model.base_file")
         with _told(file):
             base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
     else:
         with _told(folder):
-            base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, **settings)
+            text_encoder, report = CLIPTextModel.from_pretrained(
+                folder / "text_encoder", dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+            if missing := sorted(report["missing_keys"]):
+                raise UserError(f"{folder / 'text_encoder'}: found no {some(missing)} in the weights, {EXPECTED}; download it again")
+            base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, text_encoder=text_encoder, **settings)
+    _check_loaded(base, file or folder)
     for file in map(resolve_path, model.lora_weights):
         _put_in(base, file)
     base.scheduler = make_scheduler(model.sampler.name, base.scheduler.config.get("prediction_type", "epsilon"))
@@ -60,17 +68,32 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
     return base
 
 
+def _check_loaded(base: StableDiffusionPipeline, source: Path) -> None:
+    """Raise `UserError` where the libraries went on without some weights, or without the tokenizer's words."""
+    for name in WEIGHTS:
+        if missing := [key for key, tensor in getattr(base, name).state_dict().items() if tensor.is_meta]:
+            raise UserError(f"{source}: found no {some(missing)} of the {name}, {EXPECTED}; download it again")
+    if (end := base.tokenizer.eos_token_id) != (last := base.text_encoder.config.vocab_size - 1):
+        raise UserError(f"{base.name_or_path}/tokenizer: found {end} as the end of a text, expected {last}; download it again")
+
+
 def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
     """Add the low-rank weights of a file, in diffusers' or kohya's names, to the base model's own."""
     if not find_spec("peft"):
         raise UserError(f"{file}: found no package peft, which LoRA files need; install requirements.txt")
-    check_whole(file)
-    with _told(file):
+    _require_safetensors(file, "model.lora_weights")
+    with _told(file, "expected low-rank weights of Stable Diffusion 1.5"), _silent():
         base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
         if not base.get_active_adapters():
             raise UserError(f"{file}: found no low-rank weights of Stable Diffusion 1.5; take another file")
         base.fuse_lora()
         base.unload_lora_weights()
+
+
+def _require_safetensors(file: Path, key: str) -> None:
+    if file.suffix != ".safetensors":
+        raise UserError(f"{key}: found {file.name}, expected a .safetensors file; convert it")
+    check_whole(file)
 
 
 def make_scheduler(name: str, prediction: str = "epsilon") -> Any:
@@ -90,31 +113,44 @@ def decode_latents(base: StableDiffusionPipeline, latents: Tensor) -> np.ndarray
     """Turn latents (1, 4, h, w), on the device that the VAE computes on, into one uint8 frame (1, H, W, 3)."""
     image = base.vae.decode(latents.to(base.vae.dtype) / base.vae.config.scaling_factor).sample
     if not torch.isfinite(image).all():
-        raise UserError("the autoencoder gave NaN or infinite pixels; check its weights, or try --fp16 false")
+        raise UserError(f"the autoencoder gave NaN or infinite pixels; check its weights, {finer(base.vae.dtype)}")
     return to_frames(image[0][:, None])
 
 
-def _check(folder: Path, with_weights: bool) -> None:
+def check_base(model: ConsistentIDConfig) -> None:
+    """Raise `UserError` for a base that is not there, of another model or half downloaded; no weights are loaded."""
+    folder = resolve_path(model.base)
     if (found := kind_of(folder)) != "a folder":
-        raise UserError(f"{folder}: found {found}, {EXPECTED}; set model.base")
+        fetch = FETCH_CONSISTENTID.get(str(Path(model.base)))
+        raise UserError(f"{folder}: found {found}, {EXPECTED}; {f'fetch it with: {fetch}' if fetch else 'set model.base'}")
     kind = read_settings(folder / "model_index.json", EXPECTED.removeprefix("expected ")).get("_class_name")
     if kind != KIND:
         raise UserError(f"{folder}: found a {kind}, {EXPECTED}; the adapter does not fit another model")
     check_tokenizer(folder / "tokenizer")
-    for name in WEIGHTS if with_weights else ():
+    for name in () if model.base_file else WEIGHTS:
         for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model")):
             check_whole(file)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _silent() -> Iterator[None]:
+    """Keep what the libraries log to themselves: they raise it as well."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _told(path: Path, expected: str = EXPECTED) -> Iterator[None]:
     """Turn what the libraries raise for files that are not theirs into one line."""
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:  # the readers of the formats raise whatever they like
-        raise UserError(f"{path}: cannot be loaded ({one_line(reason_of(error, 150))}); {EXPECTED}, or what fits it") from error
+        raise UserError(f"{path}: cannot be loaded ({one_line(reason_of(error, 150))}); {expected}") from error
 
 
 class ImageFeatures:
