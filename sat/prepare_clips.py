@@ -36,6 +36,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--crop", type=int, default=448, metavar="N", help="pixels of the side of a crop (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="limit for reading a video (default: %(default)s)")
+    parser.add_argument("--shard_mb", type=float, metavar="N", help="Parquet manifests of so many MB (default: 256, above 20,000 clips)")
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
     parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
@@ -78,7 +79,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     prepared, failures = prepare_all(arguments.output, settings, models, sources, arguments.workers)
     if not prepared:
         return failures  # an earlier manifest stays
-    file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer)
+    file, manifest = arguments.output / "manifest.json", collect(arguments.output, prepared, tools.recognizer, arguments.shard_mb)
     print(result(arguments.output, manifest, prepared, failures))
     if not manifest["clips"]:
         failures.append(f"{file}: found no clip in any video, expected one or more; its `discarded` says why, change the options")

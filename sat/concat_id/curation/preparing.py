@@ -21,6 +21,7 @@ from concat_id.curation.source_videos import SourceVideo
 from concat_id.curation.video_parts import cut_clip, read_frames, visible_part
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, file_state
 from concat_id.data.manifest import VECTORS, read_clips
+from concat_id.data.manifest_files import write_manifest
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import CROP_SIZE, FaceDetector
@@ -239,7 +240,8 @@ def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         count_verdicts([(folder, record)])
     except UserError:
         return None
-    needed = [file for clip in clips for file in (clip.video, *(mask for person in clip.people for mask in person.masks))]
+    masks = [person.mask(number) for clip in clips for person in clip.people for number in range(len(person.names))]
+    needed = [*(clip.video for clip in clips), *masks]
     changed = (name for name, size in sizes.items() if kind_of(folder / name) == "a file" and (folder / name).stat().st_size != size)
     return record if all(kind_of(file) == "a file" for file in needed) and not any(changed) else None
 
@@ -302,8 +304,10 @@ def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def collect(output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRecognizer) -> dict[str, Any]:
-    """Write manifest.json, the clips of all videos with paths from `output` and without verdicts, and return it."""
+def collect(
+    output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRecognizer, shard_mb: float | None = None
+) -> dict[str, Any]:
+    """Write the manifest, the clips of all videos with paths from `output` and without verdicts, in shards if it is large; return it."""
     clips, discarded = [], []
     for folder, record, _ in prepared:
         for clip in record["clips"]:
@@ -316,7 +320,7 @@ def collect(output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRec
         discarded += [{"source": record["source"]} | entry for entry in record["discarded"]]
     own = {} if recognizer.threshold is None else {"threshold": recognizer.threshold}
     manifest = {"recognizer": recognizer.name, **own, "clips": clips, "discarded": discarded}
-    write_json(output / "manifest.json", manifest)
+    write_manifest(output, manifest, shard_mb)
     return manifest
 
 
