@@ -3,7 +3,7 @@
 #
 #   source scripts/setup.sh; set_up          then "$PYTHON" is the interpreter to use
 #   source scripts/setup.sh; set_up training tests    installs what training needs and the test tools as well
-#   bash scripts/setup.sh people             installs what demo/render_people.py needs as well
+#   bash scripts/setup.sh people             installs what demo/render_people.py needs as well; curation: what large sets of clips do
 #   bash scripts/setup.sh                    sets up without running anything
 #
 # CONCAT_ID_PYTHON=/path/to/python uses that interpreter as it is: no .venv, nothing installed.
@@ -76,17 +76,17 @@ make_venv() {
     logged "$python" -m venv "$VENV" || fail "making $VENV failed; the lines above are the end of $SETUP_LOG"
 }
 
-# Install one part. Lines of requirements.txt marked "training", "studio", "acceleration" or "people" are the part of that name;
+# Install one part. Lines of requirements.txt marked "training", "studio", "acceleration", "curation" or "people" are the part of that name;
 # of the others, those marked "alone" come second and without their dependencies.
 install() {
-    local list others='# (training|studio|acceleration|people)'
+    local list others='# (training|studio|acceleration|curation|people)'
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
-    if [[ "$1" =~ ^(training|studio|acceleration|people)$ ]]; then
+    if [[ "$1" =~ ^(training|studio|acceleration|curation|people)$ ]]; then
         grep -E "# $1" "$list" >"$VENV/.list" || true
         others=.
     else
-        grep -vE '# (alone|training|studio|acceleration|people)' "$list" >"$VENV/.list" || true
+        grep -vE '# (alone|training|studio|acceleration|curation|people)' "$list" >"$VENV/.list" || true
     fi
     logged "${pip[@]}" -r "$VENV/.list" || return
     if grep -vE "$others" "$list" | grep -E '# alone' >"$VENV/.list"; then

@@ -40,6 +40,12 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
         crop, mask = Image.open(person.image(0)), np.asarray(Image.open(person.mask(0)))
         assert crop.size == (448, 448) and set(np.unique(mask)) == {0, 255} and mask[224, 224] == 255
 
+    again = prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", " two  words ", "--output", output, "--shard_mb", 1)
+    assert "2 clips of 2 videos" in again.done and read(output / "manifest.json")["shards"] == {"manifest-00000.parquet": 2}
+    for clip, sharded in zip(clips, read_manifest(output).clips, strict=True):
+        assert (clip.file, clip.caption) == (sharded.file, sharded.caption)
+        assert all(np.array_equal(one.vectors, other.vectors) for one, other in zip(clip.people, sharded.people, strict=True))
+
 
 def test_crops_get_verdicts_that_are_counted(prepare, tmp_path, portraits):
     sharp, blurred = portraits["left"], portraits["middle"].filter(ImageFilter.GaussianBlur(3))

@@ -16,7 +16,7 @@ from concat_id.errors import UserError, tell
 EXACT = 100_000  # vectors that are all compared
 BLOCK = 2048  # rows of cosines at a time
 CELL, TRAINED_ON, ROUNDS = 250, 32, 5  # vectors of a cell of the index; of them those that k-means sees, and how often
-PROBES, CAREFUL = 256, 2048  # cells searched for each vector, and for one that nothing was found for
+PROBES, CAREFUL = 64, 1024  # cells searched for each vector, and for one that nothing was found for
 NEIGHBOURS, MOST_NEIGHBOURS = 32, 2048  # asked for at first, and at most
 MARGIN = 0.2  # by which a cosine of FAISS's codes may be wrong
 PAIRS = 8192  # cosines at a time
@@ -71,6 +71,7 @@ def join_close(parts: Components, vectors: np.ndarray, threshold: float, named: 
     asked, count = np.arange(len(vectors)), NEIGHBOURS
     while len(asked) and count <= MOST_NEIGHBOURS:  # whoever has as many as were asked for may have more
         asked = _join_found(parts, index, vectors, asked, count, PROBES, threshold, named)
+        asked = asked[np.bincount(parts.labels)[parts.labels[asked]] <= MOST_NEIGHBOURS]  # larger groups have links enough
         count *= 8
     labels = parts.labels
     alone = np.flatnonzero(np.bincount(labels)[labels] == 1)

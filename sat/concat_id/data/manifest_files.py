@@ -106,13 +106,13 @@ def _write_shards(folder: Path, manifest: Mapping[str, Any], limit: float) -> di
         room = len(json.dumps(entry)) + own.nbytes
         if rows and size + room > limit:
             name = f"manifest-{first + len(counts):05d}.parquet"
-            counts[name] = _write_shard(folder / name, facts, rows, vectors)
+            counts[name] = write_shard(folder / name, facts, rows, vectors)
             rows, vectors, size = [], [], 0
         rows.append(entry)
         vectors.append(own)
         size += room
     name = f"manifest-{first + len(counts):05d}.parquet"
-    return counts | {name: _write_shard(folder / name, facts, rows, vectors)}
+    return counts | {name: write_shard(folder / name, facts, rows, vectors)}
 
 
 def _with_vectors(entries: Sequence[dict[str, Any]], folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
@@ -124,7 +124,8 @@ def _with_vectors(entries: Sequence[dict[str, Any]], folder: Path) -> Iterator[t
             yield entry | {"people": people}, np.concatenate([seen.rows for seen in clip.people]).astype(np.float32)
 
 
-def _write_shard(file: Path, facts: Mapping[str, Any], rows: list[dict[str, Any]], vectors: list[np.ndarray]) -> int:
+def write_shard(file: Path, facts: Mapping[str, Any], rows: list[dict[str, Any]], vectors: list[np.ndarray]) -> int:
+    """Write entries with the names of images, and the vectors (N, D) of each; return their number. Raises `UserError`."""
     arrow, parquet = _parquet()
     schema = _schema({**facts, "size": vectors[0].shape[1], "images": sum(map(len, vectors))})
     starts = np.cumsum([0, *(own.size for own in vectors)])
@@ -139,7 +140,7 @@ def _write_shard(file: Path, facts: Mapping[str, Any], rows: list[dict[str, Any]
 
 
 class _Shard(NamedTuple):
-    reader: Any
+    clips: int
     recognizer: str
     threshold: float | None
     size: int
@@ -150,19 +151,20 @@ def _open_shard(file: Path, clips: int | None) -> _Shard:
     arrow, parquet = _parquet()
     require_file(file, "a shard of a manifest", COMMAND)
     try:
-        reader = parquet.ParquetFile(file)
-        facts = json.loads(reader.schema_arrow.metadata[FACTS])
+        with parquet.ParquetFile(file) as reader:
+            schema, number = reader.schema_arrow, reader.metadata.num_rows
+        facts = json.loads(schema.metadata[FACTS])
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"{file}: cut short or damaged ({reason_of(error)}); {COMMAND}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: found another Parquet file, expected a shard of a manifest; {COMMAND}") from error
     kinds = {"recognizer": TEXT, "size": COUNT, "images": COUNT}
     told = {name: take(facts, name, kind, str(file), COMMAND) for name, kind in kinds.items()}
-    if not reader.schema_arrow.equals(_schema({})):
+    if not schema.equals(_schema({})):
         raise UserError(f"{file}: found other columns than those of a manifest; {COMMAND}")
-    if clips not in (None, reader.metadata.num_rows):
-        raise UserError(f"{file}: found {reader.metadata.num_rows} clips, expected {clips}; {COMMAND}")
-    return _Shard(reader, threshold=take(facts, "threshold", NUMBER, str(file), COMMAND, optional=True), **told)
+    if clips not in (None, number):
+        raise UserError(f"{file}: found {number} clips, expected {clips}; {COMMAND}")
+    return _Shard(number, threshold=take(facts, "threshold", NUMBER, str(file), COMMAND, optional=True), **told)
 
 
 def _read_shards(manifest: Path, counts: Mapping[Path, int | None]) -> Manifest:
@@ -176,7 +178,7 @@ def _read_shards(manifest: Path, counts: Mapping[Path, int | None]) -> Manifest:
         if other.recognizer != first.recognizer or other.size != first.size:
             raise UserError(f"{file}: found {other.recognizer}'s vectors of {other.size} numbers, and {first.recognizer}'s of {first.size} "
                             f"in {name.name}, expected one recogniser's; {COMMAND}")  # fmt: skip
-    images, clips = (sum(numbers) for numbers in zip(*((own.images, own.reader.metadata.num_rows) for own in opened.values()), strict=True))
+    images, clips = (sum(numbers) for numbers in zip(*((own.images, own.clips) for own in opened.values()), strict=True))
     dtype = np.dtype(np.float32 if images <= FLOAT32 else np.float16)
     room = images * first.size * dtype.itemsize
     tell(f"{manifest.parent}: {clips:,} clips in {len(opened)} shards, {images:,} vectors of {first.size} in {dtype}: "
@@ -194,11 +196,12 @@ def _read_shards(manifest: Path, counts: Mapping[Path, int | None]) -> Manifest:
 
 
 def _read_shard(file: Path, shard: _Shard, home: Path, vectors: np.ndarray) -> Iterator[Clip]:
-    arrow, _ = _parquet()
+    arrow, parquet = _parquet()
     known: dict[tuple[str, ...], tuple[str, ...]] = {}  # names of images, which are the same for most
     row = start = 0
     try:
-        for batch in shard.reader.iter_batches(ROWS, columns=list(READ)):
+        reader = parquet.ParquetFile(file, pre_buffer=False)  # which would keep all vectors once more
+        for batch in reader.iter_batches(ROWS, columns=list(READ)):
             lists = batch.column("vectors")
             values, ends = lists.flatten().to_numpy().reshape(-1), np.cumsum(lists.value_lengths().fill_null(0).to_numpy())
             if not are_bounded(values):
