@@ -101,7 +101,7 @@ def _nearest_strangers(names: np.ndarray, people: Sequence[Appearance], random: 
 
 def similarities(found: Sequence[Appearance], mean: np.ndarray) -> np.ndarray:
     """Mean cosines of all crops with a clip's crops, whose mean vector is given."""
-    if len(found) <= FEW:
+    if len(found) <= FEW and found[0].rows.dtype != np.float16:
         return np.concatenate([other.vectors @ mean for other in found])
     return np.concatenate([other.rows for other in found]).astype(mean.dtype) @ mean
 
