@@ -105,10 +105,14 @@ def test_shards_that_are_cut_short_or_missing_are_told_in_a_line(folder):
     assert str(first) in refused("prepare the clips again", read_manifest, folder)
 
 
-def test_shards_without_pyarrow_name_the_command(folder, monkeypatch):
-    shards_of(folder)
+def test_without_pyarrow_the_command_is_named(folder, monkeypatch, capsys):
+    plain = read(folder / "manifest.json")
+    monkeypatch.setattr(manifest_files, "MOST_IN_JSON", 31)
+    write_manifest(folder, plain)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused("bash scripts/setup.sh curation", read_manifest, folder)
+    write_manifest(folder, plain)
+    assert read(folder / "manifest.json") == plain and "bash scripts/setup.sh curation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -65,7 +65,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any], shard_mb: float | 
         try:
             shards = _write_shards(folder, content, (shard_mb or SHARD_MB) * 1e6)
         except ImportError:
-            warn(f"{folder / MANIFEST}: holds {len(content['clips'])} clips; shards take less time and memory, and pyarrow: "
+            warn(f"{folder / MANIFEST}: holds all {len(content['clips'])} clips, as pyarrow is not installed, which writes shards; "
                  "`bash scripts/setup.sh curation`, then the same command")  # fmt: skip
     if shards:
         del content["clips"]
