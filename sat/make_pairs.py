@@ -75,7 +75,7 @@ def make_lists(arguments: Namespace) -> None:
         "2": lambda: pairs.cross_video_pairs(clips, thresholds, arguments.seed),
         "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed),
     }
-    stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
+    stages = {number: make for number, make in makers.items() if arguments.stage in (number, "all")}
     prompts = write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
     summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
     summary["prompts"] = prompts

@@ -76,7 +76,7 @@ def run_size(people: int, vectors: int, crops: int, same_person: float) -> dict:
         timed("leakage")
         makers = {"1": lambda: pairs.pretraining_pairs(clips, 42), "2": lambda: pairs.cross_video_pairs(clips, thresholds, 42),
                   "3": lambda: pairs.trade_off_pairs(clips, thresholds, 2, 42)}  # fmt: skip
-        summary = lists.write_lists(Path(folder), {number: make() for number, make in makers.items()}, masks=True)
+        summary = lists.write_lists(Path(folder), makers, masks=True)
         timed("pair, write")
     seconds["all"] = round(sum(seconds.values()), 1)
     found = {f"pairs, stage {number}": sum(summary[f"stage {number}"]["clips"].values()) for number in makers}

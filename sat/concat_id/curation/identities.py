@@ -14,7 +14,7 @@ from concat_id.curation.neighbours import BLOCK, EXACT, Components, join_close, 
 from concat_id.data.manifest import Appearance, Clip
 from concat_id.errors import UserError, tell, warn
 
-STRANGERS = 64  # training people whose crops are compared with those of somebody else, and whose recall is told
+STRANGERS = 128  # training people whose crops are compared with those of somebody else, and whose recall is told
 SAMPLE, TOLERANCE = 100, 1e-3  # people for whom it is told, and by which cosines of float16 differ
 MANY, CHAINED = 10_000, 0.1  # people in clips, and the share of them from which one person is too many to believe
 
