@@ -23,7 +23,7 @@ MOST_IN_JSON = 20_000  # clips; of more, shards are written unasked
 SHARD_MB = 256.0
 FLOAT32 = 100_000  # vectors of shards; more are kept in float16
 ROWS = 1024  # clips that are read at a time
-CLIP_BYTES = 1300  # of a clip in memory besides its vectors, as measured by tests/bench/bench_people.py
+CLIP_BYTES = 2000  # of a clip in memory besides vectors and their mean in float16, as measured by tests/bench/bench_people.py
 COUNT = Kind("a count", lambda value: type(value) is int and value > 0)
 READ = ("video_path", "caption", "split", "recording", "people.list.element.folder", "people.list.element.identity",
         "people.list.element.images.list.element", "vectors.list.element")  # fmt: skip
@@ -180,9 +180,9 @@ def _read_shards(manifest: Path, counts: Mapping[Path, int | None]) -> Manifest:
                             f"in {name.name}, expected one recogniser's; {COMMAND}")  # fmt: skip
     images, clips = (sum(numbers) for numbers in zip(*((own.images, own.clips) for own in opened.values()), strict=True))
     dtype = np.dtype(np.float32 if images <= FLOAT32 else np.float16)
-    room = images * first.size * dtype.itemsize
+    room, more = images * first.size * dtype.itemsize, clips * (CLIP_BYTES + 2 * first.size)
     tell(f"{manifest.parent}: {clips:,} clips in {len(opened)} shards, {images:,} vectors of {first.size} in {dtype}: "
-         f"{room / 1e9:.2f} GB of memory, and {clips * CLIP_BYTES / 1e9:.2f} GB for names")  # fmt: skip
+         f"{room / 1e9:.2f} GB of memory, and about {more / 1e9:.2f} GB for names, means and pairs")  # fmt: skip
     try:
         vectors = np.empty((images, first.size), dtype)
     except MemoryError as error:
