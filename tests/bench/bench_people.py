@@ -3,8 +3,9 @@
     python tests/bench/bench_people.py [--people 100000] [--vectors 1000000] [--crops 1] [--same_person 0.5]
 
 Vectors have the cosines of real talking heads, 0.87 within a clip and 0.02 between people (docs/data.md), and two that are assumed: 0.74
-between clips of a person, and a spread of 0.07 between people (200 of 512 dimensions count). Nobody has a name. Each size, a quarter, half and all of it, is read from Parquet shards in a
-process of its own; `slope` is that of the logarithm of time over the logarithm of size: 1 where twice as much takes twice as long.
+between clips of a person, and a spread of 0.07 between people (200 of 512 dimensions count). Nobody has a name. Each size, a quarter, half
+and all of it, is read from Parquet shards in a process of its own; `slope` is that of the logarithms of time and size: 1 where twice as
+much takes twice as long. Set OMP_NUM_THREADS=1 for seconds that can be compared.
 """
 
 import argparse
