@@ -135,8 +135,10 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
     count = min(count, len(vectors))
     if len(vectors) > EXACT:
         return Candidates(vectors).search(queries, count)[1]
-    blocks = range(0, len(queries), BLOCK // 4)
-    return np.concatenate([np.argpartition(-(queries[start : start + BLOCK // 4] @ vectors.T), count - 1)[:, :count] for start in blocks])
+    found = np.empty((len(queries), count), int)
+    for start in range(0, len(queries), BLOCK // 8):  # each row of cosines is as long as there are vectors
+        found[start : start + BLOCK // 8] = np.argpartition(-(queries[start : start + BLOCK // 8] @ vectors.T), count - 1)[:, :count]
+    return found
 
 
 def _tell_recall(parts: Components, vectors: np.ndarray, threshold: float, named: np.ndarray) -> None:
