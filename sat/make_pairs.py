@@ -16,7 +16,7 @@ from concat_id.startup import prepare_process
 def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("manifest", type=Path, help="manifest.json of sat/prepare_clips.py")
+    parser.add_argument("manifest", type=Path, help="manifest.json of sat/prepare_clips.py, or its folder")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the lists")
     parser.add_argument("--stage", choices=("1", "2", "3", "all"), default="all", help="default: %(default)s")
     parser.add_argument("--people", type=int, metavar="N", help="only clips of so many people (default: any)")
@@ -48,19 +48,18 @@ def make_lists(arguments: Namespace) -> None:
     """Do it in a folder that nobody else writes."""
     from concat_id.curation import pairs
     from concat_id.curation import training_lists as lists
-    from concat_id.curation.identities import recorded_threshold
     from concat_id.curation.test_set import write_test_set
     from concat_id.curation.thresholds import choose_thresholds
-    from concat_id.data.manifest import read_manifest
+    from concat_id.data.manifest_files import read_manifest
     from concat_id.face.recognition import same_person
     from concat_id.files.json_files import write_json
 
-    recognizer, clips = read_manifest(arguments.manifest)
+    recognizer, threshold, clips = read_manifest(arguments.manifest)
     lists.require_videos(clips)
     clips = [clip for clip in clips if arguments.people in (None, len(clip.people))]
     if not clips:
         raise UserError(f"{arguments.manifest}: --people: found no clip of {arguments.people}, expected at least one")
-    same = same_person(recognizer, recorded_threshold(arguments.manifest), arguments.same_person)
+    same = same_person(recognizer, threshold, arguments.same_person)
     print(one_line(same))
     clips, dropped = lists.place_clips(clips, same.threshold, (arguments.valid, arguments.test), arguments.seed)
     given = {name: getattr(arguments, name) for name in ("cross", "cross_two", "trade_off", "hygiene")}
@@ -76,7 +75,7 @@ def make_lists(arguments: Namespace) -> None:
         "2": lambda: pairs.cross_video_pairs(clips, thresholds, arguments.seed),
         "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed),
     }
-    stages = {number: make() for number, make in makers.items() if arguments.stage in (number, "all")}
+    stages = {number: make for number, make in makers.items() if arguments.stage in (number, "all")}
     prompts = write_test_set(arguments.output, clips, arguments.test_captions, arguments.test_people)
     summary = lists.describe(clips, dropped, close) | told | lists.write_lists(arguments.output, stages, not arguments.no_masks)
     summary["prompts"] = prompts

@@ -35,6 +35,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--max_people", type=int, default=3, metavar="N", help="people in a clip (default: %(default)s)")
     parser.add_argument("--references", type=int, default=5, metavar="N", help="crops of a person in a clip (default: %(default)s)")
     parser.add_argument("--crop", type=int, default=448, metavar="N", help="pixels of the side of a crop (default: %(default)s)")
+    parser.add_argument("--shard_mb", type=float, metavar="N", help="Parquet manifests of so many MB (default: 256, above 20,000 clips)")
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
     parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
@@ -81,7 +82,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     prepared, failures = gather(sources, engine(stage, sources, *options))
     if not prepared:
         return failures  # an earlier manifest stays
-    return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold)
+    return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold, arguments.shard_mb)
 
 
 if __name__ == "__main__":

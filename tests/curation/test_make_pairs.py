@@ -30,7 +30,8 @@ def manifest(tmp_path_factory) -> Path:
                 Image.new("RGB" if kind[-1] == "1" else "L", (16, 16), number).save(home / kind / f"{index}.png")
         (home / "clip_000.mp4").write_bytes((folder / "clip.mp4").read_bytes())
         files = [f"clip_000_person_1/{index}.png" for index in range(3)]
-        np.savez(home / "vectors.npz", files=np.array(files), vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        np.savez(home / "vectors.npz", files=np.array(files), vectors=vectors.astype(np.float32))
         people = [{"folder": f"v{number}/clip_000_person_1", "identity": f"p{who}"}]
         clips.append({"video_path": f"v{number}/clip_000.mp4", "caption": f"person\n@@{who}", "split": None, "people": people})
     (folder / "manifest.json").write_text(json.dumps({"recognizer": "SFace", "clips": clips}))

@@ -17,7 +17,7 @@ from PIL import Image
 from concat_id.curation.preparing import RECORD, recall
 from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.curation.thresholds import Thresholds
-from concat_id.data.manifest import read_manifest
+from concat_id.data.manifest_files import read_manifest
 from concat_id.errors import one_line
 from concat_id.files.json_files import write_json
 

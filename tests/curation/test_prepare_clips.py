@@ -10,7 +10,7 @@ from odd_input import is_told
 from PIL import Image, ImageFilter
 
 from concat_id.curation.source_videos import Captions, read_sources
-from concat_id.data.manifest import read_manifest
+from concat_id.data.manifest_files import read_manifest
 from concat_id.video.writing import write_video
 
 from .conftest import read, scene
@@ -32,16 +32,22 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
     assert "2 clips of 2 videos, 2 discarded" in page and "<td>1</td><td>no face in N frames</td>" in page and "http" not in page
     assert page.count('<img src="data:image/jpeg') == 3 and "<title>1.5 to 2.5: 1</title>" in page
 
-    name, clips = read_manifest(output / "manifest.json")
+    name, _, clips = read_manifest(output / "manifest.json")
     assert name == "SFace" and clips[1].video == output / two["video_path"] and clips[1].video.stat().st_size > 1000
     known = {name: recognizer.embed(portrait, detector.detect(portrait)[0]) for name, portrait in portraits.items()}
     found = [clips[0].people[0], *clips[1].people]
     for person, name in zip(found, ("left", "middle", "right"), strict=True):
         cosines = {other: float((person.vectors @ vector).min()) for other, vector in known.items()}
         assert max(cosines, key=cosines.get) == name and cosines[name] > 0.6
-        assert 1 <= len(person.images) <= 2 and [mask.is_file() for mask in person.masks] == [True] * len(person.images)
-        crop, mask = Image.open(person.images[0]), np.asarray(Image.open(person.masks[0]))
+        assert 1 <= len(person.names) <= 2 and all(person.mask(number).is_file() for number in range(len(person.names)))
+        crop, mask = Image.open(person.image(0)), np.asarray(Image.open(person.mask(0)))
         assert crop.size == (448, 448) and set(np.unique(mask)) == {0, 255} and mask[224, 224] == 255
+
+    again = prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", " two  words ", "--output", output, "--shard_mb", 1)
+    assert "2 clips of 2 videos" in again.done and read(output / "manifest.json")["shards"] == {"manifest-00000.parquet": 2}
+    for clip, sharded in zip(clips, read_manifest(output).clips, strict=True):
+        assert (clip.file, clip.caption) == (sharded.file, sharded.caption)
+        assert all(np.array_equal(one.vectors, other.vectors) for one, other in zip(clip.people, sharded.people, strict=True))
 
 
 def test_crops_get_verdicts_that_are_counted(prepare, tmp_path, portraits):
@@ -166,11 +172,11 @@ def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(pre
     assert manifests[0] == manifests[1], "paths are from the manifest's folder"
     assert [entry["reason"] for entry in manifests[0]["discarded"]] == ["no face in 1 frames"]
 
-    _, clips = read_manifest(tmp_path / "2" / "manifest.json")
+    clips = read_manifest(tmp_path / "2" / "manifest.json").clips
     assert [clip.video.name for clip in clips] == ["left.png", "middle.png", "right.png"]
     assert [clip.origin for clip in clips] == ["group"] * 3 and clips[0].caption == "c left"
-    assert [len(clip.people[0].images) for clip in clips] == [1, 1, 1] and Image.open(clips[0].people[0].images[0]).size == (96, 96)
-    _, again = read_manifest(tmp_path / "1" / "manifest.json")
+    assert [len(clip.people[0].names) for clip in clips] == [1, 1, 1] and Image.open(clips[0].people[0].image(0)).size == (96, 96)
+    again = read_manifest(tmp_path / "1" / "manifest.json").clips
     assert np.array_equal(again[0].people[0].vectors, clips[0].people[0].vectors)
 
 
@@ -180,6 +186,6 @@ def test_a_photograph_that_lies_becomes_an_upright_clip(prepare, tmp_path, portr
     code, out, _ = prepare(*options)
     assert code == 0 and "the photo lies on its left side; it is turned upright" in out
     assert "two faces are one person's from a cosine of 0.5 (as asked for)" in out
-    _, (clip,) = read_manifest(tmp_path / "out" / "manifest.json")
+    (clip,) = read_manifest(tmp_path / "out" / "manifest.json").clips
     assert clip.video.parent.parent == tmp_path / "out" and clip.video.name == "clip_000.png"
     assert np.array_equal(np.asarray(Image.open(clip.video)), np.asarray(portraits["left"])) and clip.origin == str(clip.video)

@@ -8,7 +8,7 @@ from concat_id.errors import UserError
 LIMITS = {
     "frames": (1, 10_000), "fps": (1e-3, 1000), "skip": (0, 10_000), "max_clips": (1, 10_000_000), "rate": (1e-3, 1000),
     "min_face": (1, 10_000), "max_people": (1, 100), "references": (1, 1000), "timeout": (1e-3, 1e6), "crop": (64, 4096),
-    "workers": (1, 1024), "actors": (1, 100_000), "gpus_per_actor": (0, 64),
+    "workers": (1, 1024), "actors": (1, 100_000), "gpus_per_actor": (0, 64), "shard_mb": (1e-3, 4096),
 }  # fmt: skip
 RAY = ("ray_address", "actors", "gpus_per_actor")
 

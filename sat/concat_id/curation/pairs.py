@@ -3,26 +3,38 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, Others
-from concat_id.curation.thresholds import Band, Thresholds
+from concat_id.curation.thresholds import Band, Thresholds, similarities
 from concat_id.data.manifest import Appearance
 
 Pairing = Literal["random", "minimum"]
+MOST: dict[Pairing, int] = {"random": 64, "minimum": 1000}  # other clips of a person that are looked at; of more, so many are drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """A clip and, for each of its people from left to right, a crop or a folder of them, with masks and similarity."""
+    """A clip and, for each of its people from left to right, whose images go with it: one by its number, or all."""
 
     clip: NamedClip
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...]
+    sources: tuple[Appearance, ...]
+    numbers: tuple[int | None, ...]
     cosines: tuple[float, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """An image or a folder of them for each person."""
+        return tuple(source.image(number) for source, number in zip(self.sources, self.numbers, strict=True))
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """Their masks."""
+        return tuple(source.mask(number) for source, number in zip(self.sources, self.numbers, strict=True))
 
 
 @dataclass
@@ -51,25 +63,31 @@ def pretraining_pairs(clips: Sequence[NamedClip], seed: int) -> Stage:
     for clip in clips:
         for name, person in zip(clip.identities, clip.clip.people, strict=True):
             known[clip.split, name][clip.clip.origin].append(person)
+
+    @cache
+    def ordered(key: tuple[str, str]) -> dict[str, list[Appearance]]:
+        return _by_typicality(known[key])
+
     stage = Stage()
     for index, clip in enumerate(clips):
         sources = list(clip.clip.people)
         if clip.clip.is_image:
             random = np.random.default_rng([seed, index])
-            others = [_more_typical(person, clip.clip.origin, known[clip.split, name], random)
+            others = [_more_typical(person, clip.clip.origin, ordered((clip.split, name)), random)
                       for name, person in zip(clip.identities, sources, strict=True)]  # fmt: skip
             sources = others if all(others) else sources
-        stage.pairs.append(Pair(clip, tuple(person.images[0].parent for person in sources),
-                                tuple(person.masks[0].parent for person in sources)))  # fmt: skip
+        stage.pairs.append(Pair(clip, tuple(sources), (None,) * len(sources)))
     return stage
 
 
-def _more_typical(
-    person: Appearance, origin: str, recordings: dict[str, list[Appearance]], random: np.random.Generator
-) -> Appearance | None:
-    """Choose what stands for a person's appearance in the recording `origin`, but not itself; None if there is no other."""
+def _by_typicality(recordings: dict[str, list[Appearance]]) -> dict[str, list[Appearance]]:
+    """Put first of each recording what is closest to the mean of all."""
     middle = np.mean([other.mean for found in recordings.values() for other in found], axis=0)
-    ordered = {name: sorted(found, key=lambda other: -float(other.mean @ middle)) for name, found in recordings.items()}
+    return {name: sorted(found, key=lambda other: -float(other.mean @ middle)) for name, found in recordings.items()}
+
+
+def _more_typical(person: Appearance, origin: str, ordered: dict[str, list[Appearance]], random: np.random.Generator) -> Appearance | None:
+    """Choose what stands for a person's appearance in the recording `origin`, but not itself; None if there is no other."""
     if ordered[origin][0] is not person:
         return ordered[origin][0]
     elsewhere = [found[0] for name, found in ordered.items() if name != origin] or ordered[origin][1:2]
@@ -106,19 +124,21 @@ def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per
 
 
 def _add(stage: Stage, clip: NamedClip, others: Others, band: Band, pairing: Pairing, random: np.random.Generator) -> None:
-    images, masks, cosines = [], [], []
+    sources, numbers, cosines = [], [], []
     for place, person in enumerate(clip.clip.people):
-        found = list(others.of(clip, place))
+        found = others.of(clip, place, MOST[pairing], random)
         if not found:
             stage.dropped["no other clip of a person"] += 1
             return
-        similar = np.concatenate([other.vectors @ person.mean for other in found])
+        similar = similarities(found, person.mean)
         chosen = choose(similar, band, pairing, random)
         if chosen is None:
             side = "above" if (similar >= band[1]).all() else "below" if (similar < band[0]).all() else "on both sides of"
             stage.dropped[f"all crops of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"] += 1
             return
-        images.append([crop for other in found for crop in other.images][chosen])
-        masks.append([mask for other in found for mask in other.masks][chosen])
+        ends = np.cumsum([len(other.names) for other in found])
+        source = int(np.searchsorted(ends, chosen, side="right"))
+        sources.append(found[source])
+        numbers.append(chosen - int(ends[source]))  # from the end
         cosines.append(float(similar[chosen]))
-    stage.pairs.append(Pair(clip, tuple(images), tuple(masks), tuple(cosines)))
+    stage.pairs.append(Pair(clip, tuple(sources), tuple(numbers), tuple(cosines)))

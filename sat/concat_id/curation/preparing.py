@@ -22,6 +22,7 @@ from concat_id.curation.summary_page import write_summary
 from concat_id.curation.video_parts import cut_clip, read_frames, visible_part
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, file_state
 from concat_id.data.manifest import VECTORS, read_clips
+from concat_id.data.manifest_files import write_manifest
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import CROP_SIZE, FaceDetector
@@ -244,7 +245,8 @@ def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         count_verdicts([(folder, record)])
     except UserError:
         return None
-    needed = [file for clip in clips for file in (clip.video, *(mask for person in clip.people for mask in person.masks))]
+    masks = [person.mask(number) for clip in clips for person in clip.people for number in range(len(person.names))]
+    needed = [*(clip.video for clip in clips), *masks]
     changed = (name for name, size in sizes.items() if kind_of(folder / name) == "a file" and (folder / name).stat().st_size != size)
     return record if all(kind_of(file) == "a file" for file in needed) and not any(changed) else None
 
@@ -279,8 +281,10 @@ def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def collect(output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRecognizer) -> dict[str, Any]:
-    """Write manifest.json, the clips of all videos with paths from `output` and without verdicts, and return it."""
+def collect(
+    output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRecognizer, shard_mb: float | None = None
+) -> dict[str, Any]:
+    """Write the manifest, the clips of all videos with paths from `output` and without verdicts, in shards if it is large; return it."""
     clips, discarded = [], []
     for folder, record, _ in prepared:
         for clip in record["clips"]:
@@ -293,15 +297,16 @@ def collect(output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRec
         discarded += [{"source": record["source"]} | entry for entry in record["discarded"]]
     own = {} if recognizer.threshold is None else {"threshold": recognizer.threshold}
     manifest = {"recognizer": recognizer.name, **own, "clips": clips, "discarded": discarded}
-    write_json(output / "manifest.json", manifest)
+    write_manifest(output, manifest, shard_mb)
     return manifest
 
 
 def conclude(
-    output: Path, prepared: Sequence[PreparedVideo], failures: Sequence[str], recognizer: FaceRecognizer, threshold: float
-) -> list[str]:
+    output: Path, prepared: Sequence[PreparedVideo], failures: Sequence[str], recognizer: FaceRecognizer, threshold: float,
+    shard_mb: float | None = None,
+) -> list[str]:  # fmt: skip
     """Write manifest.json and summary.html, and say in a line or two what they hold; return all that went wrong."""
-    manifest, file = collect(output, prepared, recognizer), output / "manifest.json"
+    manifest, file = collect(output, prepared, recognizer, shard_mb), output / "manifest.json"
     verdicts = count_verdicts((video.folder, video.record) for video in prepared)
     write_summary(output / "summary.html", manifest, prepared, verdicts, threshold)
     clips, discarded = manifest["clips"], manifest["discarded"]

@@ -72,7 +72,7 @@ def _cosines_between(sample: Sequence[Appearance]) -> np.ndarray:
     if len(sample) < 2:
         return np.empty(0)
     means = np.stack([person.mean / np.linalg.norm(person.mean) for person in sample])
-    origins = np.array([str(person.images[0].parent).rpartition("_person_")[0] for person in sample])
+    origins = np.array([str(person.image()).rpartition("_person_")[0] for person in sample])
     return (means @ means.T)[np.triu(origins[:, None] != origins)]
 
 
@@ -106,6 +106,6 @@ def _reasons(discarded: Iterable[dict[str, Any]]) -> str:
 
 def _crop(person: Appearance) -> str:
     buffer = io.BytesIO()
-    Image.open(person.images[0]).convert("RGB").resize((CROP, CROP), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
-    name = escape(one_line("/".join(person.images[0].parts[-3:])), quote=True)
+    Image.open(person.image(0)).convert("RGB").resize((CROP, CROP), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
+    name = escape(one_line("/".join(person.image(0).parts[-3:])), quote=True)
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="{name}" title="{name}">'

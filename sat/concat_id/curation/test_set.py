@@ -67,14 +67,17 @@ def _former_test_set(folder: Path) -> list[Path]:
 def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], captions: int, people: int | None) -> dict[str, int]:
     """Write it into the folder `made`, with paths as they will be in `folder`."""
     groups: dict[tuple[str, ...], list[NamedClip]] = defaultdict(list)
+    shown: dict[str, list[NamedClip]] = defaultdict(list)
     for clip in clips:
         if clip.split == "test":
             groups[clip.identities].append(clip)
-    photos = {name: photos_of(name, clips) for group in groups for name in group}
+            for name in clip.identities:
+                shown[name].append(clip)
+    photos = {name: photos_of(name, shown[name]) for group in groups for name in group}
     written: Counter = Counter()
     for size in sorted({len(group) for group in groups}):
-        lines, shown = [], sorted(group for group in groups if len(group) == size)[:people]
-        for group in shown:
+        lines, chosen = [], sorted(group for group in groups if len(group) == size)[:people]
+        for group in chosen:
             told = _captions_of(groups[group], {photos[name][0].origin for name in group})
             for number, (caption, clip) in enumerate(list(told.items())[:captions]):
                 files = [str(_photo_file(folder, name).absolute()) for name in group]
@@ -83,7 +86,7 @@ def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], caption
                     _write_clip(made / f"test_clips_{size}" / _own_name(f"{'_'.join(group)}_{number}"), clip.video, caption, files)
         if not lines:
             continue
-        for name in {name for group in shown for name in group}:
+        for name in {name for group in chosen for name in group}:
             _write_photos(_photo_file(made, name), photos[name])
         write_text(made / f"test_prompts_{size}.txt", "".join(lines))
         written["one person" if size == 1 else f"{size} people"] = len(lines)
@@ -123,7 +126,7 @@ def photos_of(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
         for place, identity in enumerate(clip.identities):
             if clip.split == "test" and identity == name:
                 person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.is_image
-                photo = Photo(clip.clip.video if whole else person.images[0], clip.clip.origin)
+                photo = Photo(clip.clip.video if whole else person.image(0), clip.clip.origin)
                 found.append((whole, photo, person.vectors[0]))
     middle = np.mean([vector for _, _, vector in found], axis=0)
     best: dict[str, Photo] = {}

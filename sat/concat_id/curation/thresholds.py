@@ -23,6 +23,8 @@ QUANTILES = (0.1, 0.9, 0.999)
 STRANGERS = 0.95  # share of people to whom no crop of anybody else is as close as a test person may be to training; set as well
 MIN_PAIRS = 20
 MAX_PAIRS = 200_000
+MAX_CLIPS, MAX_OTHERS = 20_000, 64  # that are compared, and with how many others of the same person
+FEW = 64  # appearances that are not put together first
 MAX_IMAGES, MAX_PEOPLE = 20_000, 500  # among which, and for how many, the nearest stranger is looked for
 CALIBRATE = "make them with `python sat/make_pairs.py ... --calibrate`"
 
@@ -71,9 +73,10 @@ def measure(clips: Sequence[NamedClip], seed: int) -> Distribution:
 
     Raises `UserError` when there are too few to tell anything.
     """
-    others = Others(clips)
-    same = np.concatenate([np.zeros(0), *(other.vectors @ person.mean for clip in clips for place, person in enumerate(clip.clip.people)
-                                          for other in others.of(clip, place))])  # fmt: skip
+    others, drawn = Others(clips), np.random.default_rng(seed)
+    asked = [clips[number] for number in drawn.choice(len(clips), MAX_CLIPS, replace=False)] if len(clips) > MAX_CLIPS else clips
+    same = np.concatenate([np.zeros(0), *(similarities(found, own.mean) for clip in asked for place, own in enumerate(clip.clip.people)
+                                          if (found := others.of(clip, place, MAX_OTHERS, drawn)))])  # fmt: skip
     names = np.array([name for clip in clips for name in clip.identities])
     people = [person for clip in clips for person in clip.clip.people]
     random = np.random.default_rng(seed)
@@ -87,11 +90,20 @@ def measure(clips: Sequence[NamedClip], seed: int) -> Distribution:
 
 
 def _nearest_strangers(names: np.ndarray, people: Sequence[Appearance], random: np.random.Generator) -> np.ndarray:
-    owners = np.concatenate([[name] * len(person.vectors) for name, person in zip(names, people, strict=True)])
-    vectors = np.concatenate([person.vectors for person in people])
-    pool = random.permutation(len(vectors))[:MAX_IMAGES]
+    ends = np.cumsum([len(person.rows) for person in people])
+    pool = random.permutation(ends[-1])[:MAX_IMAGES]
     asked = random.permutation(np.unique(names))[:MAX_PEOPLE]
-    return np.array([float((vectors[owners == name] @ vectors[pool[owners[pool] != name]].T).max()) for name in asked])
+    owners = np.searchsorted(ends, pool, side="right")
+    vectors = np.stack([people[owner].vectors[number - ends[owner]] for owner, number in zip(owners, pool, strict=True)])
+    others = {name: np.concatenate([people[number].vectors for number in np.flatnonzero(names == name)]) for name in asked}
+    return np.array([float((own @ vectors[names[owners] != name].T).max()) for name, own in others.items()])
+
+
+def similarities(found: Sequence[Appearance], mean: np.ndarray) -> np.ndarray:
+    """Mean cosines of all crops with a clip's crops, whose mean vector is given."""
+    if len(found) <= FEW and found[0].rows.dtype != np.float16:
+        return np.concatenate([other.vectors @ mean for other in found])
+    return np.concatenate([other.rows for other in found]).astype(mean.dtype) @ mean
 
 
 def calibrate(found: Distribution, recognizer: str, quantiles: Sequence[float] = QUANTILES) -> Thresholds:

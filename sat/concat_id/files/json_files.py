@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from concat_id.errors import UserError, warn
-from concat_id.files.paths import read_text, write_text
+from concat_id.files.paths import read_text, write_text, written_whole
 
 DEEPEST = 60  # brackets within brackets; no file of this project's needs ten
 DIGITS = 300  # of a number
@@ -31,8 +31,20 @@ def recall_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; names of files that are not text come back as they were."""
+    write_text(path, _as_text(value) + "\n")
+
+
+def write_json_list(path: Path, values: Iterable[Any]) -> None:
+    """Write values as `write_json` writes a list of them, one after the other: there may be a million."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for number, value in enumerate(values):
+            stream.write((",\n  " if number else "[\n  ") + _as_text(value).replace("\n", "\n  "))
+        stream.write("\n]\n")
+
+
+def _as_text(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    write_text(path, re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def parse_json(text: str, name: str, told: bool = True) -> Any:
