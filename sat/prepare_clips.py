@@ -5,13 +5,14 @@ face, and chooses up to five crops of everybody in a clip. Writes a folder for e
 turns into training lists, and summary.html, which shows what was found. A photograph is a clip of one frame. A list is JSON with
 `video_path` or `image_path` and, if known, `caption`, `identities` (from left to right), `split` and `recording` (what several clips
 were taken from: none of them shows a person anew). `--engine ray` spreads the work over the machines of a Ray cluster.
-A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all, or none gave a clip.
+`--captioner` describes the clips that have no caption. A run that was stopped is continued by the same command. The exit code is 1 if
+a video could not be used at all, or none gave a clip.
 """
 
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.curation.options import add_engine_options, check_limits
+from concat_id.curation.options import add_caption_options, add_engine_options, check_limits
 from concat_id.errors import one_line, report, run, warn
 from concat_id.startup import prepare_process
 
@@ -21,8 +22,6 @@ def read_arguments() -> Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--videos", type=Path, nargs="+", required=True, metavar="PATH", help="videos, photographs, folders, JSON lists")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
-    parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
-    parser.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 720), metavar=("H", "W"),
                         help="of the videos to train on: what their shape cuts off is not looked at (default: 480 720)")  # fmt: skip
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="frames to train on (default: %(default)s)")
@@ -38,6 +37,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
     parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
+    add_caption_options(parser)
     add_engine_options(parser)
     arguments = parser.parse_args()
     check_limits(arguments)
@@ -52,7 +52,8 @@ def main() -> int:
     from concat_id.curation.source_videos import Captions, read_sources
     from concat_id.files.paths import only_writer
 
-    sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption))
+    captions = Captions(arguments.captions, arguments.caption, optional=arguments.captioner is not None)
+    sources, problems = read_sources(arguments.videos, captions)
     with only_writer(arguments.output):
         problems += prepare(arguments, sources)
     for problem in problems:
@@ -62,6 +63,7 @@ def main() -> int:
 
 def prepare(arguments: Namespace, sources: list) -> list[str]:
     """Do it in a folder that nobody else writes; return what went wrong."""
+    from concat_id.curation.captioning import captioning
     from concat_id.curation.clip_people import Demands
     from concat_id.curation.engines import local_engine, ray_engine
     from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools
@@ -75,13 +77,14 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
                         arguments.references, arguments.crop, arguments.timeout,
                         Demands(arguments.presence, arguments.min_face, arguments.max_people), same.threshold)  # fmt: skip
+    caption = captioning(arguments.captioner, arguments.caption_prompt, arguments.device, settings)
     stage = Preparation(arguments.output, settings, models, arguments.gpus_per_actor or 0)
     engine, *options = ((ray_engine, arguments.ray_address, arguments.actors) if arguments.engine == "ray"
                         else (local_engine, arguments.workers))  # fmt: skip
     prepared, failures = gather(sources, engine(stage, sources, *options))
     if not prepared:
         return failures  # an earlier manifest stays
-    return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold)
+    return conclude(arguments.output, caption(prepared), failures, tools.recognizer, same.threshold)
 
 
 if __name__ == "__main__":
