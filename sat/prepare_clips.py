@@ -5,8 +5,7 @@ face, and chooses up to five crops of everybody in a clip. Writes a folder for e
 turns into training lists, and summary.html, which shows what was found. A photograph is a clip of one frame. A list is JSON with
 `video_path` or `image_path` and, if known, `caption`, `identities` (from left to right), `split` and `recording` (what several clips
 were taken from: none of them shows a person anew). `--engine ray` spreads the work over the machines of a Ray cluster.
-`--captioner` describes the clips that have no caption. A run that was stopped is continued by the same command. The exit code is 1 if
-a video could not be used at all, or none gave a clip.
+A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all, or none gave a clip.
 """
 
 from pathlib import Path
@@ -52,8 +51,7 @@ def main() -> int:
     from concat_id.curation.source_videos import Captions, read_sources
     from concat_id.files.paths import only_writer
 
-    captions = Captions(arguments.captions, arguments.caption, optional=arguments.captioner is not None)
-    sources, problems = read_sources(arguments.videos, captions)
+    sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption, optional=bool(arguments.captioner)))
     with only_writer(arguments.output):
         problems += prepare(arguments, sources)
     for problem in problems:
@@ -84,7 +82,8 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     prepared, failures = gather(sources, engine(stage, sources, *options))
     if not prepared:
         return failures  # an earlier manifest stays
-    return conclude(arguments.output, caption(prepared), failures, tools.recognizer, same.threshold)
+    caption(prepared)
+    return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,12 +14,9 @@ from concat_id.curation.video_parts import read_frames, visible_part
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError
 from concat_id.files.formats import is_image
-from concat_id.files.json_files import WORDS, recall_json, write_json
+from concat_id.files.json_files import WORDS, recall_json, require, write_json
 from concat_id.files.paths import file_digest, read_text, text_digest
 from concat_id.video.transforms import load_image
-
-if TYPE_CHECKING:
-    from concat_id.models.captioner import Captioner
 
 BATCH = 4  # clips described at a time
 FRAMES = 6  # of a clip
@@ -29,22 +26,11 @@ INSTRUCTION = (
     "wear, the place and the light. Say nothing about faces, hair, age or who anybody is, and do not mention images or frames."
 )
 
-Captioning = Callable[[Sequence[PreparedVideo]], list[PreparedVideo]]
 
-
-class _Job(NamedTuple):
-    """A clip without a caption: its video's folder, its number there, its file, and its length in seconds."""
-
-    folder: Path
-    number: int
-    file: Path
-    seconds: float
-
-
-def captioning(folder: Path | None, prompt: Path | None, device: str, settings: Settings) -> Captioning:
+def captioning(folder: Path | None, prompt: Path | None, device: str, settings: Settings) -> Callable[[Sequence[PreparedVideo]], Any]:
     """Check model and instruction; return what gives clips their captions, nothing where there is no model. Raises `UserError`."""
     if folder is None:
-        return list
+        return lambda prepared: None
     from concat_id.models.captioner import Captioner  # takes seconds
 
     instruction = INSTRUCTION if prompt is None else read_text(prompt, "what to ask of the captioner").strip()
@@ -53,66 +39,41 @@ def captioning(folder: Path | None, prompt: Path | None, device: str, settings: 
     return partial(caption_clips, captioner=Captioner(folder, choose_device(device)), instruction=instruction, settings=settings)
 
 
-def caption_clips(prepared: Sequence[PreparedVideo], captioner: "Captioner", instruction: str, settings: Settings) -> list[PreparedVideo]:
-    """Return the videos with a caption for every clip; a clip that cannot be described is discarded, with the reason.
+def caption_clips(prepared: Sequence[PreparedVideo], captioner: Any, instruction: str, settings: Settings) -> None:
+    """Put captions into the records of videos, where there are none; a clip that cannot be described is discarded, with the reason.
 
     What is written is kept in .captions/ beside the folders, by content of clip and weights and by instruction, and not asked for again.
     """
-    jobs = [_Job(folder, number, folder / clip["video_path"], clip["end"] - clip["start"])
-            for folder, record, _ in prepared for number, clip in enumerate(record["clips"]) if not clip["caption"]]  # fmt: skip
-    captions: dict[tuple[Path, int], str | UserError] = {}
-    with tqdm(total=len(jobs), unit="caption", dynamic_ncols=True, disable=not jobs) as progress:
-        for start in range(0, len(jobs), BATCH):
-            batch = jobs[start : start + BATCH]
-            results = _captions(batch, captioner, instruction, settings)
-            captions |= {(job.folder, job.number): result for job, result in zip(batch, results, strict=True)}
-            progress.update(len(batch))
-    return [_with_captions(video, captions) for video in prepared]
+    clips = [(video.folder, clip) for video in prepared for clip in video.record["clips"] if not clip["caption"]]
+    reasons: dict[int, str] = {}
+    with tqdm(total=len(clips), unit="caption", dynamic_ncols=True, disable=not clips) as progress:
+        for start in range(0, len(clips), BATCH):
+            asked = []
+            for folder, clip in clips[start : start + BATCH]:
+                file, cache = folder / clip["video_path"], folder.parent / ".captions" / f"{folder.name}.json"
+                try:
+                    key = text_digest(f"{file_digest(file)} {settings.size} {captioner.digest} {instruction}")
+                    clip["caption"] = require((recall_json(cache) or {}).get(key, ""), WORDS, str(cache))
+                    if not clip["caption"]:
+                        asked.append((clip, cache, key, _frames(file, clip["end"] - clip["start"], settings)))
+                except UserError as error:
+                    reasons[id(clip)] = str(error)
+            texts = captioner.describe([frames for *_, frames in asked], instruction) if asked else []
+            for (clip, cache, key, _), text in zip(asked, texts, strict=True):
+                clip["caption"] = text
+                write_json(cache, (recall_json(cache) or {}) | {key: text})
+            progress.update(len(clips[start : start + BATCH]))
+    for _, record, _ in prepared:
+        record["discarded"] += [{"start": clip["start"], "end": clip["end"],
+                                 "reason": f"no caption: {reasons.get(id(clip), 'the captioner wrote no words')}"}
+                                for clip in record["clips"] if not clip["caption"]]  # fmt: skip
+        record["clips"] = [clip for clip in record["clips"] if clip["caption"]]
 
 
-def _captions(jobs: Sequence[_Job], captioner: "Captioner", instruction: str, settings: Settings) -> list[str | UserError]:
-    """Recall the captions of some clips or have them written."""
-    results: list[str | UserError] = [""] * len(jobs)
-    asked = []
-    for place, job in enumerate(jobs):
-        try:
-            key = text_digest(f"{file_digest(job.file)} {settings.size} {captioner.digest} {instruction}")
-            known = (recall_json(_cache(job)) or {}).get(key)
-            if WORDS.fits(known) and known:
-                results[place] = known
-            else:
-                asked.append((place, key, _frames(job, settings)))
-        except UserError as error:
-            results[place] = error
-    texts = captioner.describe([frames for *_, frames in asked], instruction) if asked else []
-    for (place, key, _), text in zip(asked, texts, strict=True):
-        results[place] = text or UserError("the captioner wrote no words")
-        if text:
-            write_json(_cache(jobs[place]), (recall_json(_cache(jobs[place])) or {}) | {key: text})
-    return results
-
-
-def _cache(job: _Job) -> Path:
-    return job.folder.parent / ".captions" / f"{job.folder.name}.json"
-
-
-def _frames(job: _Job, settings: Settings) -> list[Image.Image]:
-    """Read evenly spaced frames, as far as training sees them."""
-    if is_image(job.file):
-        frames = [np.asarray(load_image(job.file))]
-    else:
-        frames = list(read_frames(job.file, f"fps={FRAMES / job.seconds:.6f}", settings.timeout_s, 0.0, job.seconds))[:FRAMES]
+def _frames(file: Path, seconds: float, settings: Settings) -> list[Image.Image]:
+    """Read evenly spaced frames of a clip, as far as training sees them."""
+    frames = [np.asarray(load_image(file))] if is_image(file) else read_frames(file, f"fps={FRAMES / seconds:.6f}", settings.timeout_s)
     images = [visible_part(frame, settings.size) for frame in frames]
     for image in images:
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return images
-
-
-def _with_captions(video: PreparedVideo, captions: dict[tuple[Path, int], str | UserError]) -> PreparedVideo:
-    clips, discarded = [], list(video.record["discarded"])
-    for number, clip in enumerate(video.record["clips"]):
-        if isinstance(caption := captions.get((video.folder, number), clip["caption"]), UserError):
-            discarded.append({"start": clip["start"], "end": clip["end"], "reason": f"no caption: {caption}"})
-        else:
-            clips.append(clip | {"caption": caption})
-    return video._replace(record=video.record | {"clips": clips, "discarded": discarded})
+    return images[:FRAMES]

@@ -10,12 +10,13 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils.logging import disable_progress_bar
 
 from concat_id.distributed import is_out_of_memory
 from concat_id.errors import UserError, reason_of
 from concat_id.files.json_files import read_json
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import content_digest
+from concat_id.weights.loading import check_whole, content_digest
 
 LONGEST = 120  # tokens of a caption
 EXPECTED = "an image-text model such as Qwen2.5-VL"
@@ -31,8 +32,10 @@ class Captioner:
     def __init__(self, folder: Path, device: torch.device):
         self.folder, self.device = folder, device
         read_json(folder / "config.json", f"settings of {EXPECTED}", f"expected {EXPECTED}; correct --captioner, or download it again")
-        if any(file.suffix != ".safetensors" for file in weight_files(folder)):
-            raise UserError(f"{folder}: found pickled weights, expected model.safetensors; download that")
+        for file in weight_files(folder):
+            if file.suffix != ".safetensors":
+                raise UserError(f"{file}: found pickled weights, expected model.safetensors; download that")
+            check_whole(file)
         try:
             self._config = AutoConfig.from_pretrained(folder, **LOCAL)
             kind = type(self._config)
@@ -54,6 +57,7 @@ class Captioner:
 
     @cached_property
     def _network(self) -> Any:
+        disable_progress_bar()
         dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
         try:
             network, found = AutoModelForImageTextToText.from_pretrained(
