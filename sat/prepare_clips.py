@@ -11,7 +11,7 @@ A run that was stopped is continued by the same command. The exit code is 1 if a
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.curation.options import add_engine_options, check_limits
+from concat_id.curation.options import add_caption_options, add_engine_options, check_limits
 from concat_id.errors import one_line, report, run, warn
 from concat_id.startup import prepare_process
 
@@ -21,8 +21,6 @@ def read_arguments() -> Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--videos", type=Path, nargs="+", required=True, metavar="PATH", help="videos, photographs, folders, JSON lists")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
-    parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
-    parser.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 720), metavar=("H", "W"),
                         help="of the videos to train on: what their shape cuts off is not looked at (default: 480 720)")  # fmt: skip
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="frames to train on (default: %(default)s)")
@@ -39,6 +37,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
     parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
+    add_caption_options(parser)
     add_engine_options(parser)
     arguments = parser.parse_args()
     check_limits(arguments)
@@ -53,7 +52,7 @@ def main() -> int:
     from concat_id.curation.source_videos import Captions, read_sources
     from concat_id.files.paths import only_writer
 
-    sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption))
+    sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption, optional=bool(arguments.captioner)))
     with only_writer(arguments.output):
         problems += prepare(arguments, sources)
     for problem in problems:
@@ -63,6 +62,7 @@ def main() -> int:
 
 def prepare(arguments: Namespace, sources: list) -> list[str]:
     """Do it in a folder that nobody else writes; return what went wrong."""
+    from concat_id.curation.captioning import captioning
     from concat_id.curation.clip_people import Demands
     from concat_id.curation.engines import local_engine, ray_engine
     from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools
@@ -76,12 +76,14 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
                         arguments.references, arguments.crop, arguments.timeout,
                         Demands(arguments.presence, arguments.min_face, arguments.max_people), same.threshold)  # fmt: skip
+    caption = captioning(arguments.captioner, arguments.caption_prompt, arguments.device, settings)
     stage = Preparation(arguments.output, settings, models, arguments.gpus_per_actor or 0)
     engine, *options = ((ray_engine, arguments.ray_address, arguments.actors) if arguments.engine == "ray"
                         else (local_engine, arguments.workers))  # fmt: skip
     prepared, failures = gather(sources, engine(stage, sources, *options))
     if not prepared:
         return failures  # an earlier manifest stays
+    caption(prepared)
     return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold, arguments.shard_mb)
 
 

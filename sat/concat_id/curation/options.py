@@ -29,6 +29,16 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
                          help="from which people without a name are one (default: the recogniser's own, else 0.3)")  # fmt: skip
 
 
+def add_caption_options(parser: argparse.ArgumentParser) -> None:
+    """Add those of sat/prepare_clips.py that say where captions come from."""
+    captions = parser.add_argument_group("captions")
+    captions.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.mp4": "caption"}; else a.txt beside a.mp4')
+    captions.add_argument("--caption", metavar="TEXT", help="for videos without another caption")
+    captions.add_argument("--captioner", type=Path, metavar="FOLDER", help="image-text model that describes clips without a caption, in "
+                          "this process, on --device, after all clips are made (such as models/Qwen2.5-VL-7B)")  # fmt: skip
+    captions.add_argument("--caption_prompt", type=Path, metavar="FILE", help="what to ask it (default: for action, clothes and place)")
+
+
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add those of sat/prepare_clips.py that say where it computes."""
     engines = parser.add_argument_group("where it computes")
@@ -49,6 +59,8 @@ def check_limits(arguments: argparse.Namespace) -> None:
             raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:g}")
     if arguments.engine == "local" and (given := [name for name in RAY if getattr(arguments, name) is not None]):
         raise UserError(f"command line: --{given[0]}: needs --engine ray; give that too, or leave it out (processes: --workers)")
+    if arguments.caption_prompt is not None and arguments.captioner is None:
+        raise UserError("command line: --caption_prompt: needs --captioner FOLDER; give that too, or leave it out")
     if (gpus := arguments.gpus_per_actor or 0) > 1 and gpus % 1:
         raise UserError(f"command line: --gpus_per_actor: found {gpus:g}, expected a share up to 1 or a whole number")
     if not 0 < arguments.presence <= 1 or not 16 <= min(arguments.size) <= max(arguments.size) <= 16_384:

@@ -42,13 +42,15 @@ class SourceVideo:
 class Captions:
     """Captions from a JSON object by a video's path, name or stem, from `name.txt` beside it, or else one for all.
 
-    `option` is what the one for all is called on the command line, `suffix` what stands beside videos, None for nothing.
+    `option` is what the one for all is called on the command line, `suffix` what stands beside videos, None for nothing. Where they are
+    `optional`, that of a video without one is empty.
     """
 
-    def __init__(self, file: Path | None = None, default: str | None = None, option: str = "caption", suffix: str | None = ".txt"):
+    def __init__(self, file: Path | None = None, default: str | None = None, option: str = "caption", suffix: str | None = ".txt",
+                 optional: bool = False):  # fmt: skip
         self.default = " ".join(require(default or "", WORDS, f"command line: --{option}").split())
         self._given = {} if file is None else _read_captions(file, f"--{option}s: {file}")
-        self._option, self._suffix = option, suffix
+        self._option, self._suffix, self._optional = option, suffix, optional
 
     def of(self, video: Path) -> str:
         """Return the caption of a video. Raises `UserError` if there is none."""
@@ -58,7 +60,7 @@ class Captions:
         words = beside(video, self._suffix) if self._suffix else None
         if words and kind_of(words) == "a file" and (text := " ".join(read_text(words, "a caption").split())):
             return text
-        if self.default:
+        if self.default or self._optional:
             return self.default
         places = f"--{self._option}s, {f'{words.name} beside it, ' if words else ''}or --{self._option} for all"
         raise UserError(f"{video}: found no caption, expected one in {places}")
