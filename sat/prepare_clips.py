@@ -39,9 +39,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
     add_caption_options(parser)
     add_engine_options(parser)
-    arguments = parser.parse_args()
-    check_limits(arguments)
-    return arguments
+    return check_limits(parser.parse_args())
 
 
 def main() -> int:
@@ -78,8 +76,8 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
                         Demands(arguments.presence, arguments.min_face, arguments.max_people), same.threshold)  # fmt: skip
     caption = captioning(arguments.captioner, arguments.caption_prompt, arguments.device, settings)
     stage = Preparation(arguments.output, settings, models, arguments.gpus_per_actor or 0)
-    engine, *options = ((ray_engine, arguments.ray_address, arguments.actors) if arguments.engine == "ray"
-                        else (local_engine, arguments.workers))  # fmt: skip
+    on_ray = ray_engine, arguments.ray_address, arguments.actors
+    engine, *options = on_ray if arguments.engine == "ray" else (local_engine, arguments.workers)
     prepared, failures = gather(sources, engine(stage, sources, *options))
     if not prepared:
         return failures  # an earlier manifest stays

@@ -51,8 +51,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     engines.add_argument("--gpus_per_actor", type=float, metavar="X", help="ray: GPUs, or a share of one, for each (default: 0)")
 
 
-def check_limits(arguments: argparse.Namespace) -> None:
-    """Raise `UserError` for a number of sat/prepare_clips.py that is too small or too large for any use."""
+def check_limits(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Return what was parsed. Raises `UserError` for a number of sat/prepare_clips.py that is too small or too large for any use."""
     for name, (low, high) in LIMITS.items():
         value = getattr(arguments, name)
         if value is not None and not low <= value <= high:
@@ -65,6 +65,7 @@ def check_limits(arguments: argparse.Namespace) -> None:
         raise UserError(f"command line: --gpus_per_actor: found {gpus:g}, expected a share up to 1 or a whole number")
     if not 0 < arguments.presence <= 1 or not 16 <= min(arguments.size) <= max(arguments.size) <= 16_384:
         raise UserError("command line: expected --presence above 0, up to 1, and --size from 16 to 16384")
+    return arguments
 
 
 def check_pairing(arguments: argparse.Namespace) -> None:
