@@ -3,10 +3,11 @@
 import pytest
 import torch
 from conftest import assert_close, golden_arrays, seeded
-from golden_consistentid import META, SIZES, make_adapter, tokenizer  # noqa: F401
+from golden_consistentid import META, SIZES, make_adapter, make_unet, tokenizer  # noqa: F401
 from golden_portraits import RELEASED_PARTS
 
 from concat_id.models.consistentid.adapter import GROUPS, load_adapter, read_adapter, released_groups, sizes_of
+from concat_id.models.consistentid.base_model import make_scheduler
 from concat_id.models.consistentid.prompts import FacialTokenizer, clauses_of
 
 GOLDEN = golden_arrays("consistentid_shared")
@@ -43,6 +44,8 @@ def identity(adapter, faceless: bool = False) -> torch.Tensor:
 def test_a_face_becomes_identity_tokens(adapter):
     assert_close(identity(adapter), GOLDEN["proj/out"], 1e-5)
     assert_close(identity(adapter, faceless=True), GOLDEN["proj/out_noface"], 1e-5)
+    latents = adapter.image_proj.norm(adapter.image_proj.proj(seeded(f"{P}proj_in/id", (2, 512))).unflatten(-1, (4, -1)))
+    assert_close(latents + 0.5 * identity(adapter), GOLDEN["proj/out_shortcut"], 1e-5, "the way that SDXL goes")
 
 
 @torch.no_grad()
@@ -55,6 +58,21 @@ def test_the_unet_attends_to_the_identity(adapter, scale, name):
     finally:
         adapter.set_strength(1.0)
     assert_close(found, GOLDEN[f"unet/{name}"], 1e-5)
+
+
+@torch.no_grad()
+def test_the_unet_without_the_adapter(adapter):
+    inputs = seeded(f"{P}unet_in/x", (2, 4, 32, 32)), torch.tensor([17, 843]), seeded(f"{P}unet_in/text", (2, 77, SIZES.text))
+    assert_close(make_unet()(*inputs).sample, GOLDEN["unet/out_base"], 1e-5)
+
+
+@pytest.mark.parametrize(("name", "steps", "golden"), [("euler", 6, "euler"), ("ddim", 6, "ddim"), ("euler", 50, "euler50")])
+def test_samplers_have_the_released_noise_levels(name, steps, golden):
+    scheduler = make_scheduler(name)
+    scheduler.set_timesteps(steps)
+    assert_close(scheduler.timesteps.float(), GOLDEN[f"pipe/{golden}/timesteps"], 1e-6)
+    if name == "euler":
+        assert_close(scheduler.sigmas, GOLDEN[f"pipe/{golden}/sigmas"], 1e-6)
 
 
 @pytest.mark.parametrize("case", META["prompts"], ids=range(len(META["prompts"])))
@@ -78,8 +96,6 @@ def test_ears_and_eyes_are_swapped_as_released(tokenizer):  # noqa: F811
 
 
 def test_the_released_file_is_read_and_written(adapter, tmp_path):
-    from golden_consistentid import make_unet
-
     groups = released_groups(adapter.state_dict())
     assert {group: {name: list(tensor.shape) for name, tensor in tensors.items()} for group, tensors in groups.items()} == {
         group: META["keys"][group] for group in GROUPS
