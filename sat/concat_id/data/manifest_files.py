@@ -23,7 +23,7 @@ MOST_IN_JSON = 20_000  # clips; of more, shards are written unasked
 SHARD_MB = 256.0
 FLOAT32 = 100_000  # vectors of shards; more are kept in float16
 ROWS = 1024  # clips that are read at a time
-CLIP_BYTES = 2000  # of a clip in memory besides vectors and their mean in float16, as measured by tests/bench/bench_people.py
+CLIP_BYTES = 1000  # of a clip in memory besides vectors and their mean in float16, as measured by tests/bench/bench_people.py
 COUNT = Kind("a count", lambda value: type(value) is int and value > 0)
 READ = ("video_path", "caption", "split", "recording", "people.list.element.folder", "people.list.element.identity",
         "people.list.element.images.list.element", "vectors.list.element")  # fmt: skip
