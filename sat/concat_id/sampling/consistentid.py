@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -182,23 +183,27 @@ class Pipeline:
 
     def _texts(self, prompt: str, person: Person) -> tuple[Tensor, Tensor, Tensor]:
         """The text (1, 77, D) as it is, with the face's parts in it, and guidance's other one, in whose words there is nothing."""
-        (base, adapter, features), model = self.load(), self.config.model
+        (base, adapter, _), model = self.load(), self.config.model
         tokenizer = FacialTokenizer(base.tokenizer)
         made = tokenizer.for_sampling(prompt, FACE_CAPTION, person.parts)
         tokens = [tokenizer.plain(made.text), made.tokens, tokenizer.plain(model.negative_prompt or "")]
         plain, marked, negative = base.text_encoder(torch.tensor(tokens, device=self.device))[0].split(1)
         order = made.order(person.parts, model.pairing)
-        nothing = features(torch.zeros(1, 3, CLIP_SIZE, CLIP_SIZE)).expand(max(1, len(order)), -1, -1)
+        nothing = self._nothing.expand(max(1, len(order)), -1, -1)
         fused = adapter.FacialEncoder(marked, person.part_features[order][None], [made.positions[: len(order)]])
         # As released: parts that are not seen are put into the negative prompt's words at the places of the prompt's.
         return plain, fused, adapter.FacialEncoder(negative, nothing[None], [made.positions[: len(order)]])
 
     def _identity(self, person: Person) -> Tensor:
         """Identity tokens (2, 4, D): of nobody, for guidance's other branch, and of the person."""
-        _, adapter, features = self.load()
-        nobody = features(torch.zeros(1, 3, CLIP_SIZE, CLIP_SIZE))
+        adapter = self.load()[1]
         vectors = torch.cat([torch.zeros_like(person.vector), person.vector])
-        return adapter.image_proj(vectors, torch.cat([nobody, person.features[None]]))
+        return adapter.image_proj(vectors, torch.cat([self._nothing, person.features[None]]))
+
+    @cached_property
+    def _nothing(self) -> Tensor:
+        """Features (1, N, C) of an image of zeros, which stands for no photo and no part."""
+        return self.load()[2](torch.zeros(1, 3, CLIP_SIZE, CLIP_SIZE))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:

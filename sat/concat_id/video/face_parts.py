@@ -75,12 +75,6 @@ def without_background(labels: np.ndarray) -> np.ndarray:
     return labels != CLASSES.index("background")
 
 
-def without_filled_background(labels: np.ndarray) -> np.ndarray:
-    """Return what is outside the background's outer contours, bool (H, W)."""
-    # As released: nothing is left of a person whom background surrounds on all sides.
-    return ~filled(~without_background(labels))
-
-
 def mask_of(region: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Turn a region, bool (H, W), into a mask of `size` (width, height) for an image, with soft edges where it is scaled."""
     return Image.fromarray(region.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
