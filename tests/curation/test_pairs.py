@@ -66,6 +66,22 @@ def test_every_pair_is_in_its_band_of_the_same_person_and_another_clip(seed):
                 assert mask == image.parent.with_name(f"{image.parent.name}.masks") / image.name
 
 
+def test_of_three_people_two_need_a_crop_of_another_clip_and_the_third_shows_its_own():
+    vectors = unit(np.eye(4, 24, dtype=np.float32)[:, None])
+
+    def clip(name: str, *people: int) -> NamedClip:
+        known = tuple(Appearance(f"/data/{name}/{person}", ("0.png",), vectors[person]) for person in people)
+        return NamedClip(Clip(f"/data/{name}.mp4", "", known), tuple(f"p{person}" for person in people), "train")
+
+    clips = [clip("all", 0, 1, 2), clip("a", 0), clip("b", 2), clip("few", 2, 3, 1), clip("two", 0, 3)]
+    stage = cross_video_pairs(clips[:3], Thresholds(cross_two=(0.9, 1.1)), 0)
+    (pair,) = stage.pairs
+    assert pair.images == (Path("/data/a/0/0.png"), Path("/data/all/1"), Path("/data/b/2/0.png")) and len(pair.cosines) == 2
+    assert pair.masks[1] == Path("/data/all/1.masks")
+    for chosen in (clips[1:4], [clips[1], clips[4]]):  # of three only one is elsewhere; of two only one
+        assert not [pair for pair in cross_video_pairs(chosen, Thresholds(cross_two=(0.9, 1.1)), 0).pairs if len(pair.clip.identities) > 1]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_minimum_pairing_takes_the_least_of_the_band_and_random_pairing_any(seed):
     random = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,23 @@ from concat_id.data.manifest import Appearance
 
 Pairing = Literal["random", "minimum"]
 MOST: dict[Pairing, int] = {"random": 64, "minimum": 1000}  # other clips of a person that are looked at; of more, so many are drawn
+AT_LEAST = 2  # people of a clip of three or more who need a crop of another clip
+
+
+class Crop(NamedTuple):
+    """Whose image stands for a person, its number (None: any), and its cosine with the clip if that is another one's."""
+
+    source: Appearance
+    number: int | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A clip and, for each of its people from left to right, whose images go with it: one by its number, or all."""
+    """A clip and, for each of its people from left to right, whose images go with it: one by its number, or all.
+
+    `cosines` are those of crops that other clips show.
+    """
 
     clip: NamedClip
     sources: tuple[Appearance, ...]
@@ -124,21 +136,29 @@ def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per
 
 
 def _add(stage: Stage, clip: NamedClip, others: Others, band: Band, pairing: Pairing, random: np.random.Generator) -> None:
-    sources, numbers, cosines = [], [], []
-    for place, person in enumerate(clip.clip.people):
-        found = others.of(clip, place, MOST[pairing], random)
-        if not found:
-            stage.dropped["no other clip of a person"] += 1
-            return
-        similar = similarities(found, person.mean)
-        chosen = choose(similar, band, pairing, random)
-        if chosen is None:
-            side = "above" if (similar >= band[1]).all() else "below" if (similar < band[0]).all() else "on both sides of"
-            stage.dropped[f"all crops of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"] += 1
-            return
-        ends = np.cumsum([len(other.names) for other in found])
-        source = int(np.searchsorted(ends, chosen, side="right"))
-        sources.append(found[source])
-        numbers.append(chosen - int(ends[source]))  # from the end
-        cosines.append(float(similar[chosen]))
-    stage.pairs.append(Pair(clip, tuple(sources), tuple(numbers), tuple(cosines)))
+    """Add a clip's pair to a stage, or the reason why it has none to `dropped`.
+
+    One or two people all need a crop of another clip; of more, two do, and the others show the clip's own (the paper's supplement).
+    """
+    found = [_crop(clip, place, others, band, pairing, random) for place in range(len(clip.clip.people))]
+    crops = [crop if isinstance(crop, Crop) else Crop(own) for crop, own in zip(found, clip.clip.people, strict=True)]
+    cosines = tuple(crop.cosine for crop in crops if crop.cosine is not None)
+    if len(cosines) < min(len(found), AT_LEAST):
+        stage.dropped[next(reason for reason in found if isinstance(reason, str))] += 1
+        return
+    stage.pairs.append(Pair(clip, tuple(crop.source for crop in crops), tuple(crop.number for crop in crops), cosines))
+
+
+def _crop(clip: NamedClip, place: int, others: Others, band: Band, pairing: Pairing, random: np.random.Generator) -> Crop | str:
+    """Choose a crop of the person at `place` from another clip, or say why there is none."""
+    found = others.of(clip, place, MOST[pairing], random)
+    if not found:
+        return "no other clip of a person"
+    similar = similarities(found, clip.clip.people[place].mean)
+    chosen = choose(similar, band, pairing, random)
+    if chosen is None:
+        side = "above" if (similar >= band[1]).all() else "below" if (similar < band[0]).all() else "on both sides of"
+        return f"all crops of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"
+    ends = np.cumsum([len(other.names) for other in found])
+    source = int(np.searchsorted(ends, chosen, side="right"))
+    return Crop(found[source], chosen - int(ends[source]), float(similar[chosen]))  # numbered from the end
