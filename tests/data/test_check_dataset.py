@@ -29,7 +29,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
         "broken.png": "broken.png: not an image",
         "image as a clip": "broken.png cannot be read: not an image",
         "tall.png": "expected the shape of 64x48",
-        "people": "4 people, the model takes at most 3",
+        "people": "4 reference images, the model takes at most 3",
         "again": "the same clip, caption and images as",
     }
     entries = [folder.entry(clip=name) for name in wrong if name.endswith("mp4")]
@@ -41,7 +41,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
         assert sum(words in problem for problem in report.problems) == 1, (words, report.problems)
     assert len(report.problems) == len(wrong) and report.clips[folder.path / "b.png"]["frames"] == 1, report.problems
     assert any("copy.mp4 has the same content as" in note for note in report.notes)
-    assert any("different numbers of people" in note for note in report.notes)
+    assert any("different numbers of references" in note for note in report.notes)
     assert all("\n" not in line for line in report.problems + report.notes)
 
 

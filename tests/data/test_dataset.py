@@ -101,6 +101,18 @@ def test_masks_blacken_nine_times_in_ten(make, folder):
     assert colour(make(folder.entry(mask_path="mask.png"), training=False)[0, 0].refs[0]) == [-1, -1, -1]
 
 
+def test_clothes_alone_are_mirrored_in_half_of_the_epochs(make, folder):
+    halves = Image.new("RGB", (64, 48), "red")
+    halves.paste("lime", (32, 0, 64, 48))
+    halves.save(folder.path / "halves.png")
+    entry = folder.entry(image="@@".join(["halves.png"] * 3), kind="face@@clothes@@background")
+    dataset, still = make(entry), make(entry, training=False)
+    seen = [[ref[0, HEIGHT // 2, WIDTH // 4] > 0 for ref in dataset[epoch, 0].refs] for epoch in range(40)]
+    faces, clothes, backgrounds = zip(*seen, strict=True)
+    assert all(faces) and all(backgrounds) and 10 < sum(clothes) < 30
+    assert all(ref[0, HEIGHT // 2, WIDTH // 4] > 0 for epoch in range(8) for ref in still[epoch, 0].refs)
+
+
 @pytest.mark.parametrize("white", [1, 255])
 def test_masks_keep_what_is_white_or_one(white):
     mask = np.zeros((10, 20), np.uint8)

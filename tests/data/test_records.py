@@ -25,6 +25,13 @@ def test_entries_become_records(folder, monkeypatch):
     assert [record.source for record in (first, second)] == [f"{path}:2", f"{path}:7"]
 
 
+def test_references_have_kinds_and_may_have_no_mask(folder):
+    entry = folder.entry(image="a.png@@b.png@@c.png", mask_path="b.png@@ @@", kind="face@@clothes@@ background")
+    plain, mixed = read_records([folder.list(folder.entry(), entry)])
+    assert plain.kinds == ("face",) and mixed.kinds == ("face", "clothes", "background")
+    assert mixed.masks == ((folder.path / "b.png",), (), ())
+
+
 def test_several_lists_follow_one_another(folder):
     lists = [folder.list(folder.entry(caption=str(number)), name=f"{number}.json") for number in (2, 1)]
     assert [record.caption for record in read_records(lists)] == ["2", "1"]
@@ -58,6 +65,8 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
     ({"image_path": "empty"}, "no images in the folder 'empty'"),
     ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
     ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),
+    ({"kind": "hat"}, "kind: found 'hat', expected face, clothes or background"),
+    ({"kind": "face@@clothes"}, "kind: found 2, expected 1 as in image_path"),
 ])  # fmt: skip
 def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
     (folder.path / "empty").mkdir()

@@ -15,7 +15,7 @@ from networks.stages import LogitNormalObjective, repeated
 
 def test_clips_and_rare_words_come_more_often(tmp_path):
     def times(caption: str, video: str) -> int:
-        return len(repeated([Record(tmp_path / video, caption, ((tmp_path / "a.png",),), (), "list:1")]))
+        return len(repeated([Record(tmp_path / video, caption, ((tmp_path / "a.png",),), (), ("face",), "list:1")]))
 
     assert [times(caption, "a.png") for caption in ("a man in a red Hat.", "a man chats", "a t-shirt and glasses")] == [3, 1, 3]
     assert (times("a man", "a.mp4"), times("a man nods", "a.mp4")) == (4, 12)

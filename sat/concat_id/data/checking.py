@@ -117,7 +117,8 @@ def _check_images(report: Report, workers: int) -> None:
     found = _in_parallel(size, users, "images", workers)
     report.problems += [f"{users[path][0].source}: {facts}" for path, facts in found.items() if isinstance(facts, str)]
     for record in report.records:
-        for image, mask in zip(sum(() if record.shows_itself else record.images, ()), sum(record.masks, ()), strict=False):
+        pairs = () if record.shows_itself else zip(record.images, record.masks, strict=bool(record.masks))
+        for image, mask in (pair for images, masks in pairs for pair in zip(images, masks, strict=bool(masks))):
             sizes = found[image], found[mask]
             if not any(isinstance(facts, str) for facts in sizes):
                 (width, height), (mask_width, mask_height) = sizes
@@ -130,12 +131,12 @@ def _check_people(report: Report, max_refs: int) -> None:
     counts = Counter(record.num_refs for record in report.records)
     for record in report.records:
         if record.num_refs > max_refs:
-            report.problems.append(f"{record.source}: image_path: {record.num_refs} people, the model takes at most {max_refs}")
+            report.problems.append(f"{record.source}: image_path: {record.num_refs} reference images, the model takes at most {max_refs}")
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
         first = next(record for record in report.records if record.num_refs != usual)
-        parts = ", ".join(f"{number} with {_people(count)}" for count, number in sorted(counts.items()))
-        report.notes.append(f"{first.source}: clips with different numbers of people ({parts}) never share a batch")
+        parts = ", ".join(f"{number} with {count}" for count, number in sorted(counts.items()))
+        report.notes.append(f"{first.source}: clips with different numbers of references ({parts}) never share a batch")
 
 
 def _check_repetitions(report: Report) -> None:
@@ -159,7 +160,8 @@ def summary(report: Report) -> list[str]:
     seconds = sum(facts["seconds"] for facts in report.clips.values())
     rates = Counter(f"{'about ' if facts['varies'] else ''}{facts['fps']:.4g}" for facts in clips)
     sizes = Counter(f"{facts['width']}x{facts['height']}" for facts in clips)
-    people = Counter(_people(record.num_refs) for record in report.records)
+    people = Counter(_people(record.kinds.count("face")) for record in report.records)
+    kinds = Counter(kind for record in report.records for kind in record.kinds)
     alternatives = sum(len(person) > 1 for record in report.records for person in record.images)
     return [
         f"entries   {len(report.records)}, of which {len(clips)} can be read, {len(report.clips)} different clips",
@@ -167,6 +169,7 @@ def summary(report: Report) -> list[str]:
         f"fps       {_shares(rates)}",
         f"sizes     {_shares(sizes)}",
         f"people    {_shares(people)}; {alternatives} of them with alternative images",
+        *([f"kinds     {_shares(kinds)}"] if set(kinds) - {"face"} else []),
         f"masks     {sum(bool(record.masks) for record in report.records)} entries",
     ]
 

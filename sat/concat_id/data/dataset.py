@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +19,7 @@ from concat_id.video.transforms import fit_and_pad, load_image, to_tensor
 from concat_id.weights.tensor_cache import TensorCache
 
 MASK_PROBABILITY = 0.9  # as released
+MIRRORED = 0.5  # of the clothes; nothing else is, as a mirrored face is another face
 ATTEMPTS = 20  # other clips tried before so many failures are taken for a mistake in the list
 WINDOWS = 4  # places of a clip that are encoded where encodings are cached
 Read = TypeVar("Read")
@@ -107,7 +108,7 @@ class ReplacingDataset(Dataset):
 
 
 class ClipDataset(ReplacingDataset):
-    """Samples of records by (epoch, record index). Images are not flipped: a mirrored face is another face.
+    """Samples of records by (epoch, record index). References of clothes are mirrored now and then, others never.
 
     Records whose video is an image give one frame. `kinds` says which samples can share a batch: the number of people, negative for
     images. With `latents`, windows start at one of `windows` places, and what is cached is not decoded.
@@ -175,7 +176,7 @@ class ClipDataset(ReplacingDataset):
         chosen = [_choose(record, person, random) for person in range(record.num_refs)]
         return torch.stack([self._reference(record, *files) for files in chosen])
 
-    def _reference(self, record: Record, path: Path, mask: Path | None) -> Tensor:
+    def _reference(self, record: Record, path: Path, mask: Path | None, mirrored: bool) -> Tensor:
         """Load an image, or the first frame of a clip that training sees, as (3, H, W) in [-1, 1], what its mask does not cover black."""
         if not record.shows_itself:
             image = readable(path)
@@ -184,14 +185,15 @@ class ClipDataset(ReplacingDataset):
             image = Image.fromarray(self.reader.read(path, first).pixels[0].numpy())
         if mask is not None:
             image = apply_mask(image, readable(mask))
-        return to_tensor(fit_and_pad(image, tuple(self.data.video_size)))
+        return to_tensor(fit_and_pad(ImageOps.mirror(image) if mirrored else image, tuple(self.data.video_size)))
 
 
-def _choose(record: Record, person: int, random: np.random.Generator | None) -> tuple[Path, Path | None]:
-    """Draw one of a person's images, and whether to use its mask."""
-    images = record.images[person]
+def _choose(record: Record, person: int, random: np.random.Generator | None) -> tuple[Path, Path | None, bool]:
+    """Draw one of a person's images, whether to use its mask, and whether to mirror it (the paper's supplement, B.2)."""
+    images, masks = record.images[person], record.masks[person] if record.masks else ()
     chosen, masked = (0, True) if random is None else (int(random.integers(len(images))), random.random() < MASK_PROBABILITY)
-    return images[chosen], record.masks[person][chosen] if record.masks and masked else None
+    mirrored = random is not None and record.kinds[person] == "clothes" and random.random() < MIRRORED
+    return images[chosen], masks[chosen] if masks and masked else None, mirrored
 
 
 def window_key(record: Record, window: Window) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 A list is JSON: `[{"video_path": ..., "caption": ..., "image_path": "a.png" | "a.png@@b.png" | "folder"}, ...]`, people from left to
 right, optionally with a `mask_path` of the same form. A folder in the place of an image holds alternatives, of which one is drawn per
-epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask. Relative paths start at the list's folder,
-else at the current one. Other keys are left alone.
+epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask; so does an empty part of `a.png@@`. Relative
+paths start at the list's folder, else at the current one. `"kind": "face@@clothes@@background"` says what the images show, all of them
+faces without it. Other keys are left alone.
 
 A folder can stand for a list. Each `name.mp4` in it needs `name.txt`, the caption, and its people: `name.png` (or another image),
 or a folder `name/` with one person's alternative images, or with one folder per person (`name/1/`, `name/2/`, left to right).
@@ -27,16 +28,17 @@ from concat_id.files.json_files import as_json, parse_list
 from concat_id.files.paths import expand_path, kind_of, read_text, resolve_path
 
 SEPARATOR = "@@"
-REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path",)
+REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path", "kind")
 KNOWN = (*REQUIRED, *OPTIONAL)
 MAY_BE_EMPTY = ("caption", "image_path", "mask_path")
+KINDS = ("face", "clothes", "background")  # of references
 SHOWN = 3  # problems in one message
 
 
 @dataclass(frozen=True)
 class Record:
     """A clip, or an image as a video of one frame. `images` holds, per person from left to right, the alternative images; `masks`
-    theirs, or nothing at all.
+    theirs, or nothing at all. Clothes and a background are references like people, of another of the `kinds`.
 
     `source` says where it was written, for messages.
     """
@@ -45,11 +47,12 @@ class Record:
     caption: str
     images: tuple[tuple[Path, ...], ...]
     masks: tuple[tuple[Path, ...], ...]
+    kinds: tuple[str, ...]
     source: str
 
     @property
     def num_refs(self) -> int:
-        """How many people have an image."""
+        """How many references there are."""
         return len(self.images)
 
     @property
@@ -165,9 +168,20 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
     images, masks = (_files(texts[key], key, base, problems) if texts.get(key, "").strip() else () for key in ("image_path", "mask_path"))
     images = images or ((video,),)
     masks = _match_masks(images, masks, problems) if masks and not problems else ()
+    kinds = _kinds(texts.get("kind"), len(images), problems)
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
-    return Record(video, " ".join(caption.split()), images, masks, source)
+    return Record(video, " ".join(caption.split()), images, masks, kinds, source)
+
+
+def _kinds(text: str | None, number: int, problems: list[str]) -> tuple[str, ...]:
+    """Read `face@@clothes`, the kind of each of the references; what is wrong is added to `problems`."""
+    kinds = (KINDS[0],) * number if text is None else tuple(part.strip() for part in text.split(SEPARATOR))
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        problems.append(f"kind: found {wrong[0]!r}, expected {', '.join(KINDS[:-1])} or {KINDS[-1]} for each reference")
+    elif len(kinds) != number and not problems:
+        problems.append(f"kind: found {len(kinds)}, expected {number} as in image_path")
+    return kinds
 
 
 def _files(
@@ -183,6 +197,9 @@ def _files(
             people.append((Path(part),))
             continue
         found = kind_of(path) if part else "nothing"
+        if key == "mask_path" and not part:
+            people.append(())
+            continue
         alternatives = [path]
         if several and found == "a folder":
             alternatives = media_in(path, is_image)
@@ -203,6 +220,9 @@ def _match_masks(
         return ()
     matched = []
     for alternatives, own in zip(images, masks, strict=True):
+        if not own:
+            matched.append(())
+            continue
         by_name = {mask.stem: mask for mask in own}
         chosen = [own[0] if len(own) == len(alternatives) == 1 else by_name.get(path.stem) for path in alternatives]
         missing = [path.name for path, mask in zip(alternatives, chosen, strict=True) if mask is None]
