@@ -11,7 +11,7 @@ A run that was stopped is continued by the same command. The exit code is 1 if a
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.curation.options import add_caption_options, add_engine_options, check_limits
+from concat_id.curation.options import add_caption_options, add_engine_options, check_limits, run_stage
 from concat_id.errors import one_line, report, run, warn
 from concat_id.startup import prepare_process
 
@@ -62,8 +62,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     """Do it in a folder that nobody else writes; return what went wrong."""
     from concat_id.curation.captioning import captioning
     from concat_id.curation.clip_people import Demands
-    from concat_id.curation.engines import local_engine, ray_engine
-    from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools
+    from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools, tell_of
     from concat_id.face.recognition import same_person
 
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.device)
@@ -76,10 +75,8 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
                         Demands(arguments.presence, arguments.min_face, arguments.max_people), same.threshold)  # fmt: skip
     caption = captioning(arguments.captioner, arguments.caption_prompt, arguments.device, settings)
     stage = Preparation(arguments.output, settings, models, arguments.gpus_per_actor or 0)
-    on_ray = ray_engine, arguments.ray_address, arguments.actors
-    engine, *options = on_ray if arguments.engine == "ray" else (local_engine, arguments.workers)
-    prepared, failures = gather(sources, engine(stage, sources, *options))
-    if not prepared:
+    made, failures = gather(sources, run_stage(arguments, stage, sources), tell_of)
+    if not (prepared := list(made.values())):
         return failures  # an earlier manifest stays
     caption(prepared)
     return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold, arguments.shard_mb)

@@ -1,14 +1,17 @@
 """The options of sat/make_pairs.py that say how alike crops have to be, and what the numbers of both scripts may be."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from concat_id.curation.engines import CurationStage, Result, local_engine, ray_engine
 from concat_id.errors import UserError
 
 LIMITS = {
     "frames": (1, 10_000), "fps": (1e-3, 1000), "skip": (0, 10_000), "max_clips": (1, 10_000_000), "rate": (1e-3, 1000),
     "min_face": (1, 10_000), "max_people": (1, 100), "references": (1, 1000), "timeout": (1e-3, 1e6), "crop": (64, 4096),
-    "workers": (1, 1024), "actors": (1, 100_000), "gpus_per_actor": (0, 64), "shard_mb": (1e-3, 4096),
+    "workers": (1, 1024), "max_refs": (1, 64), "actors": (1, 100_000), "gpus_per_actor": (0, 64), "shard_mb": (1e-3, 4096),
 }  # fmt: skip
 RAY = ("ray_address", "actors", "gpus_per_actor")
 
@@ -40,7 +43,7 @@ def add_caption_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add those of sat/prepare_clips.py that say where it computes."""
+    """Add those that say where a script computes."""
     engines = parser.add_argument_group("where it computes")
     engines.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="limit for reading a video (default: %(default)s)")
     engines.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")
@@ -53,18 +56,26 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 def check_limits(arguments: argparse.Namespace) -> argparse.Namespace:
     """Return what was parsed. Raises `UserError` for a number of sat/prepare_clips.py that is too small or too large for any use."""
+    check_engine(arguments)
+    if arguments.caption_prompt is not None and arguments.captioner is None:
+        raise UserError("command line: --caption_prompt: needs --captioner FOLDER; give that too, or leave it out")
+    if not 0 < arguments.presence <= 1:
+        raise UserError(f"command line: --presence: found {arguments.presence:g}, expected above 0, up to 1")
+    return arguments
+
+
+def check_engine(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Return what was parsed. Raises `UserError` for numbers of any script out of bounds, and for what does not fit its engine."""
     for name, (low, high) in LIMITS.items():
-        value = getattr(arguments, name)
+        value = getattr(arguments, name, None)
         if value is not None and not low <= value <= high:
             raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:g}")
     if arguments.engine == "local" and (given := [name for name in RAY if getattr(arguments, name) is not None]):
         raise UserError(f"command line: --{given[0]}: needs --engine ray; give that too, or leave it out (processes: --workers)")
-    if arguments.caption_prompt is not None and arguments.captioner is None:
-        raise UserError("command line: --caption_prompt: needs --captioner FOLDER; give that too, or leave it out")
     if (gpus := arguments.gpus_per_actor or 0) > 1 and gpus % 1:
         raise UserError(f"command line: --gpus_per_actor: found {gpus:g}, expected a share up to 1 or a whole number")
-    if not 0 < arguments.presence <= 1 or not 16 <= min(arguments.size) <= max(arguments.size) <= 16_384:
-        raise UserError("command line: expected --presence above 0, up to 1, and --size from 16 to 16384")
+    if not 16 <= min(arguments.size) <= max(arguments.size) <= 16_384:
+        raise UserError(f"command line: --size: found {' '.join(map(str, arguments.size))}, expected numbers from 16 to 16384")
     return arguments
 
 
@@ -78,3 +89,10 @@ def check_pairing(arguments: argparse.Namespace) -> None:
         minimum = 0 if name == "quantiles" else -1
         if values and (list(values) != sorted(set(values)) or not minimum <= values[0] <= values[-1] <= 1):
             raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers from {minimum} to 1")
+
+
+def run_stage(options: argparse.Namespace, stage: CurationStage, sources: Sequence[Any]) -> Iterator[Result]:
+    """Yield the results of the engine that the options of the command line name."""
+    if options.engine == "ray":
+        return ray_engine(stage, sources, options.ray_address, options.actors)
+    return local_engine(stage, sources, options.workers)

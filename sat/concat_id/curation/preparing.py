@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -251,12 +251,14 @@ def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return record if all(kind_of(file) == "a file" for file in needed) and not any(changed) else None
 
 
-def gather(sources: Sequence[SourceVideo], results: Iterable[Result]) -> tuple[list[PreparedVideo], list[str]]:
-    """Take the results of an engine, telling what is discarded; return the videos that can be read and what is wrong with the others.
+def gather(
+    sources: Sequence[Any], results: Iterable[Result], told: Callable[[Any, Any], str | None] = lambda source, result: None
+) -> tuple[dict[int, Any], list[str]]:
+    """Take the results of an engine, telling what `told` says of each; return what was made, by number, and what is wrong with the others.
 
     Both are in the order of `sources`, whatever that of `results` is.
     """
-    prepared, problems = {}, {}
+    made, problems = {}, {}
     with tqdm(total=len(sources), unit="video", dynamic_ncols=True) as progress:
         for number, result in results:
             source = sources[number]
@@ -267,11 +269,16 @@ def gather(sources: Sequence[SourceVideo], results: Iterable[Result]) -> tuple[l
             if isinstance(result, str):
                 problems[number] = result
                 continue
-            prepared[number] = result
-            notable = result.record["discarded"] or any("note" in clip for clip in result.record["clips"])
-            if not result.recalled and (notable or not source.is_image):
-                progress.write(_summary(source, result.record))
-    return [prepared[number] for number in sorted(prepared)], [problems[number] for number in sorted(problems)]
+            made[number] = result
+            if lines := told(source, result):
+                progress.write(lines)
+    return dict(sorted(made.items())), [problems[number] for number in sorted(problems)]
+
+
+def tell_of(source: SourceVideo, prepared: PreparedVideo) -> str | None:
+    """Say what became of a video, unless an earlier run has said it, or a photograph gave nothing to tell."""
+    notable = prepared.record["discarded"] or any("note" in clip for clip in prepared.record["clips"])
+    return _summary(source, prepared.record) if not prepared.recalled and (notable or not source.is_image) else None
 
 
 def _summary(source: SourceVideo, record: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """The frozen networks around the adapter: Stable Diffusion 1.5 and CLIP's image encoder, from local folders."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from concat_id.config.neighbours import ConsistentIDConfig
 from concat_id.config.presets import FETCH_CONSISTENTID
 from concat_id.errors import UserError, finer, one_line, reason_of
 from concat_id.files.paths import kind_of, resolve_path
+from concat_id.models.local_folders import silent
 from concat_id.video.transforms import to_frames
 from concat_id.weights.folders import some, weight_files
 from concat_id.weights.loading import check_whole
@@ -82,7 +82,7 @@ def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
     if not find_spec("peft"):
         raise UserError(f"{file}: found no package peft, which LoRA files need; install requirements.txt")
     _require_safetensors(file, "model.lora_weights")
-    with _told(file, "expected low-rank weights of Stable Diffusion 1.5"), _silent():
+    with _told(file, "expected low-rank weights of Stable Diffusion 1.5"), silent():
         base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
         if not base.get_active_adapters():
             raise UserError(f"{file}: found no low-rank weights of Stable Diffusion 1.5; take another file")
@@ -130,16 +130,6 @@ def check_base(model: ConsistentIDConfig) -> None:
     for name in () if model.base_file else WEIGHTS:
         for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model")):
             check_whole(file)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what the libraries log to themselves: they raise it as well."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 @contextmanager

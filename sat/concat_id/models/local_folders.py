@@ -1,0 +1,67 @@
+"""Networks of transformers and diffusers from local folders of safetensors, loaded as data and whole."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from concat_id.distributed import is_out_of_memory
+from concat_id.errors import UserError, reason_of
+from concat_id.files.json_files import read_json
+from concat_id.weights.folders import STEMS, weight_files
+from concat_id.weights.loading import check_whole
+
+LOCAL = {"local_files_only": True, "trust_remote_code": False}  # nothing is fetched, no code of the folder is run
+
+
+def check_folder(folder: Path, expected: str, option: str) -> None:
+    """Raise `UserError` unless a folder has settings, and weights that are safetensors and not cut short."""
+    read_json(folder / "config.json", f"settings of {expected}", f"correct {option}, or download it again")
+    for file in weight_files(folder, STEMS):
+        if file.suffix != ".safetensors":
+            raise UserError(f"{file}: found pickled weights, expected model.safetensors; download that")
+        check_whole(file)
+
+
+def load_network(kind: Any, folder: Path, device: torch.device, expected: str, **options: Any) -> Any:
+    """Load a network of the class `kind` onto `device`, bfloat16 but on a CPU. Raises `UserError` where it is not all there."""
+    disable_progress_bar()
+    with told(folder, expected, device):
+        network, found = kind.from_pretrained(folder, dtype=usual_dtype(device), use_safetensors=True, output_loading_info=True,
+                                              **LOCAL, **options)  # fmt: skip
+        network = network.eval().requires_grad_(False).to(device)
+    if found["missing_keys"]:
+        raise UserError(f"{folder}: found no {sorted(found['missing_keys'])[0]} in the weights; download the folder again")
+    return network
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """Return what networks are computed in where it is not asked for."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+@contextmanager
+def told(folder: Path, expected: str, device: torch.device | None = None) -> Iterator[None]:
+    """Turn what the libraries raise inside the block into a `UserError` about the folder: the readers raise whatever they like."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if device is not None and is_out_of_memory(error):
+            raise UserError(f"{folder}: {device} has no room for it; choose a smaller model, or --device cpu") from error
+        raise UserError(f"{folder}: cannot be loaded as {expected} ({reason_of(error, 150)}); download it again") from error
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep what the libraries log to themselves: what matters they raise as well."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

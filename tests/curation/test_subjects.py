@@ -1,0 +1,125 @@
+"""Clothes and backgrounds as references: cut out and cleared by exact masks, and by tiny models of the real classes through the script."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_subjects import write_detector, write_inpainter, write_segmenter
+
+from concat_id.curation import subjects
+from concat_id.curation.clip_people import DiscardError
+from concat_id.curation.subjects import OBJECTS, clear_of_people, cut_out_clothes
+from concat_id.data.records import read_records
+from concat_id.models import segmenter
+
+from .conftest import HEIGHT, WIDTH, read
+
+GREY, RED, BLUE = (90, 90, 90), (250, 10, 10), (10, 10, 250)
+
+
+class Found(NamedTuple):
+    mask: np.ndarray
+
+
+def frame_with(*garments: tuple[int, tuple[int, int, int]]) -> tuple[Image.Image, list[Found]]:
+    """A grey frame with rectangles of 40 x 30 pixels from a column on, and the mask of each."""
+    pixels, masks = np.full((100, 200, 3), GREY, np.uint8), []
+    for left, colour in garments:
+        mask = np.zeros(pixels.shape[:2], bool)
+        mask[50:90, left : left + 30] = True
+        pixels[mask] = colour
+        masks.append(Found(mask))
+    return Image.fromarray(pixels), masks
+
+
+def test_garments_are_cut_out_on_black_from_left_to_right():
+    frame, masks = frame_with((120, BLUE), (20, RED))
+    speck = np.zeros_like(masks[0].mask)
+    speck[:5, :5] = True
+    red, blue = cut_out_clothes(frame, 2, lambda image, words: [*masks, Found(speck)], "clothes")
+    assert red.size == blue.size == (34, 44) and red.getpixel((17, 22)) == RED and blue.getpixel((17, 22)) == BLUE
+    assert red.getpixel((0, 0)) == (0, 0, 0)
+    for people in (1, 3):
+        with pytest.raises(DiscardError, match=f"found 2 times 'clothes' .* expected {people}"):
+            cut_out_clothes(frame, people, lambda image, words: masks, "clothes")
+
+
+def test_people_alone_are_taken_out_for_a_thing_that_the_seed_draws():
+    frame, masks = frame_with((20, RED), (120, BLUE))
+    asked = []
+
+    def fill(image, mask, prompt, seed):
+        asked.append((prompt, seed))
+        return Image.fromarray(np.where(mask[..., None], np.uint8(0), np.asarray(image)))
+
+    def cleared(seed: int) -> np.ndarray:
+        return np.asarray(clear_of_people(frame, lambda image, words: masks, fill, np.random.default_rng(seed)))
+
+    first = cleared(0)
+    assert not first[48:92, 20:50].any() and not first[50:90, 18:52].any(), "grown by some pixels"
+    assert (first[:45] == GREY).all() and (first[:, 60:110] == GREY).all()
+    cleared(0), cleared(1)
+    assert asked[0] == asked[1] != asked[2] and {prompt for prompt, _ in asked} <= set(OBJECTS) and "person" not in OBJECTS
+    for found, words in (([], "nobody"), ([Found(np.ones((100, 200), bool))], "people cover 100%")):
+        with pytest.raises(DiscardError, match=words):
+            clear_of_people(frame, lambda image, words, found=found: found, fill, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("subjects")
+    makers = {"detector": write_detector, "segmenter": write_segmenter, "inpainter": write_inpainter}
+    return {name: make(home / name) for name, make in makers.items()}
+
+
+@pytest.fixture
+def add(call, folders, monkeypatch, tmp_path, videos, portraits):
+    """Start sat/add_subjects.py on a list of two clips, with random weights that find one thing wherever they look."""
+    monkeypatch.setattr(segmenter, "BOX", 0.0)
+    monkeypatch.setattr(segmenter, "INSIDE", -1.0)
+    monkeypatch.setattr(subjects, "LARGEST", 1.0)
+    portraits["left"].save(tmp_path / "face.png")
+    entries = [{"video_path": str(videos / f"{name}.mp4"), "caption": name, "image_path": image, "mask_path": image}
+               for name, image in {"whole": "face.png", "cuts": "face.png@@face.png"}.items()]  # fmt: skip
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    options = [part for name, folder in folders.items() for part in (f"--{name}", folder)]
+    return partial(call, "add_subjects", tmp_path / "list.json", "--output", tmp_path / "lists" / "more.json", *options,
+                   "--size", HEIGHT, WIDTH, "--skip", 0, "--device", "cpu")  # fmt: skip
+
+
+def test_a_list_gets_clothes_and_backgrounds_once(add, tmp_path):
+    told = add().done
+    assert "1 with clothes" in told and "1 without clothes: found 1 times" in told and "2 with background" in told
+    written = tmp_path / "lists" / "more.json"
+    one, two = read_records([written])
+    assert one.kinds == ("face", "clothes", "background") and two.kinds == ("face", "face", "background")
+    assert [bool(mask) for mask in two.masks] == [True, True, False]
+    assert all(Image.open(image).getbbox() for images in one.images for image in images)
+    images = sorted((tmp_path / "lists" / "more").rglob("*.*"))
+    before, entries = [(file.stat().st_ino, file.read_bytes()) for file in images], read(written)
+    assert len(images) == 5 and add().done and read(written) == entries
+    assert [(file.stat().st_ino, file.read_bytes()) for file in images] == before
+    shutil.rmtree(images[0].parent)
+    assert add().done and [file.read_bytes() for file in images] == [content for _, content in before]
+    assert add("--max_refs", 2, "--seed", 1).done and [record.kinds for record in read_records([written])][1] == ("face", "face")
+
+
+def test_what_does_not_fit_is_told(add, folders, tmp_path):
+    def told(*options) -> str:
+        ended = add(*options)
+        assert ended.code == 2 and len(ended.err.splitlines()) == 1, ended.err
+        return ended.err
+
+    assert "found a sam2 model, expected Grounding DINO" in told("--detector", folders["segmenter"])
+    assert "found a grounding-dino model, expected SAM 2" in told("--segmenter", folders["detector"])
+    assert "model_index.json: found no such file" in told("--inpainter", folders["detector"])
+    assert "expected a .json file that is no list to read" in told("--output", tmp_path / "list.json")
+    cut = shutil.copytree(folders["segmenter"], tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-100])
+    assert f"{cut / 'model.safetensors'}: " in told("--segmenter", cut)
+    assert not (tmp_path / "lists").exists()
