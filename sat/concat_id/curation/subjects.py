@@ -104,7 +104,7 @@ def cut_out_clothes(frame: Image.Image, people: int, find: Find, words: str) -> 
     """
     masks = [found.mask for found in find(frame, words) if found.mask.mean() >= SMALLEST]
     if len(masks) != people:
-        raise DiscardError(f"found {len(masks)} times {words!r} of at least {SMALLEST:.0%} of the frame, expected {people}")
+        raise DiscardError(f"not one {words!r} of at least {SMALLEST:.0%} of the frame is found for each person")
     return [_cut_out(frame, mask) for mask in sorted(masks, key=lambda mask: float(np.nonzero(mask)[1].mean()))]
 
 
@@ -124,7 +124,7 @@ def clear_of_people(frame: Image.Image, find: Find, fill: Fill, random: np.rando
     radius = max(round(GROWN * max(frame.size)), 1)
     mask = binary_dilation(np.any(masks, axis=0), iterations=radius)
     if mask.mean() > LARGEST:
-        raise DiscardError(f"people cover {mask.mean():.0%} of the frame, expected at most {LARGEST:.0%}")
+        raise DiscardError(f"people cover more than {LARGEST:.0%} of the frame")
     return fill(frame, mask, str(random.choice(OBJECTS)), int(random.integers(2**31)))
 
 
