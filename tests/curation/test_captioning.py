@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import refused
 from odd_input import is_told
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -92,3 +93,19 @@ def test_another_folder_is_told_in_a_line(harm, told, videos, prepare, tmp_path,
     harm(Path(shutil.copytree(captioner_folder, tmp_path / "m")))
     ended = prepare("--videos", videos / "whole.mp4", "--output", tmp_path / "out", "--captioner", tmp_path / "m")
     assert is_told(ended, 2) and told in ended.err and str(tmp_path / "m") in ended.err
+
+
+def test_clips_that_do_not_fit_together_are_described_one_by_one(captioner_folder, monkeypatch):
+    frames, describe, room = Image.new("RGB", (56, 56), "red"), Captioner._describe, [1]
+    captioner = Captioner(captioner_folder, torch.device("cpu"))
+    expected = captioner.describe([[frames], [frames, frames]], "a person")
+
+    def narrow(self, clips, instruction):
+        if len(clips) > room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return describe(self, clips, instruction)
+
+    monkeypatch.setattr(Captioner, "_describe", narrow)
+    assert captioner.describe([[frames], [frames, frames]], "a person") == expected
+    room[0] = 0
+    refused("cpu has no room for it; choose a smaller model", captioner.describe, [[frames]], "a person")

@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from concat_id.distributed import is_out_of_memory
 from concat_id.errors import UserError
-from concat_id.models.local_folders import LOCAL, check_folder, load_network, told
+from concat_id.models.local_folders import LOCAL, check_folder, load_network, room_on, told
 from concat_id.weights.loading import content_digest
 
 LONGEST = 120  # tokens of a caption
@@ -48,7 +49,19 @@ class Captioner:
         return load_network(AutoModelForImageTextToText, self.folder, self.device, EXPECTED, config=self._config)
 
     def describe(self, clips: Sequence[Sequence[Image.Image]], instruction: str) -> list[str]:
-        """Write what `instruction` asks for about the frames of each clip, on one line, by the likeliest token each time."""
+        """Write what `instruction` asks for about the frames of each clip, on one line, by the likeliest token each time.
+
+        Clips for which there is no room together are described one by one.
+        """
+        try:
+            return self._describe(clips, instruction)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        with room_on(self.device, self.folder):
+            return [text for frames in clips for text in self._describe([frames], instruction)]
+
+    def _describe(self, clips: Sequence[Sequence[Image.Image]], instruction: str) -> list[str]:
         talks = [[{"role": "user", "content": [*({"type": "image", "image": frame} for frame in frames),
                                                {"type": "text", "text": instruction}]}] for frames in clips]  # fmt: skip
         inputs = self._processor.apply_chat_template(talks, add_generation_prompt=True, tokenize=True, return_dict=True,

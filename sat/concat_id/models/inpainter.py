@@ -12,7 +12,7 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.files.json_files import read_json
-from concat_id.models.local_folders import LOCAL, check_folder, silent, told, usual_dtype
+from concat_id.models.local_folders import LOCAL, check_folder, room_on, silent, told, usual_dtype
 from concat_id.weights.loading import content_digest
 
 EXPECTED = "Stable Diffusion XL's inpainting, such as stable-diffusion-xl-1.0-inpainting-0.1"
@@ -41,7 +41,7 @@ class Inpainter:
     @cached_property
     def _pipeline(self) -> Any:
         logging.disable_progress_bar()
-        with told(self.folder, EXPECTED, self.device):
+        with room_on(self.device, self.folder), told(self.folder, EXPECTED):
             pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(
                 self.folder, dtype=usual_dtype(self.device), use_safetensors=True, add_watermarker=False, **LOCAL
             )
@@ -58,7 +58,7 @@ class Inpainter:
         scale = side / (image.width * image.height) ** 0.5
         width, height = (max(round(length * scale / MULTIPLE), 1) * MULTIPLE for length in image.size)
         white = Image.fromarray(mask.astype(np.uint8) * 255)
-        with silent():
+        with room_on(self.device, self.folder), silent():
             filled = self._pipeline(prompt=prompt, image=image.resize((width, height), Image.Resampling.LANCZOS),
                                     mask_image=white.resize((width, height)), height=height, width=width,
                                     generator=torch.Generator("cpu").manual_seed(seed), **SETTINGS).images[0]  # fmt: skip

@@ -30,7 +30,7 @@ def check_folder(folder: Path, expected: str, option: str) -> None:
 def load_network(kind: Any, folder: Path, device: torch.device, expected: str, **options: Any) -> Any:
     """Load a network of the class `kind` onto `device`, bfloat16 but on a CPU. Raises `UserError` where it is not all there."""
     disable_progress_bar()
-    with told(folder, expected, device):
+    with room_on(device, folder), told(folder, expected):
         network, found = kind.from_pretrained(folder, dtype=usual_dtype(device), use_safetensors=True, output_loading_info=True,
                                               **LOCAL, **options)  # fmt: skip
         network = network.eval().requires_grad_(False).to(device)
@@ -45,16 +45,27 @@ def usual_dtype(device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def told(folder: Path, expected: str, device: torch.device | None = None) -> Iterator[None]:
+def told(folder: Path, expected: str) -> Iterator[None]:
     """Turn what the libraries raise inside the block into a `UserError` about the folder: the readers raise whatever they like."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if device is not None and is_out_of_memory(error):
-            raise UserError(f"{folder}: {device} has no room for it; choose a smaller model, or --device cpu") from error
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{folder}: cannot be loaded as {expected} ({reason_of(error, 150)}); download it again") from error
+
+
+@contextmanager
+def room_on(device: torch.device, folder: Path) -> Iterator[None]:
+    """Say in a line that a device has no room for the network of a folder, or for what it computes."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{folder}: {device} has no room for it; choose a smaller model, or --device cpu") from error
 
 
 @contextmanager

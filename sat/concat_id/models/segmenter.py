@@ -13,7 +13,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
 from concat_id.errors import UserError
-from concat_id.models.local_folders import LOCAL, check_folder, load_network, told
+from concat_id.models.local_folders import LOCAL, check_folder, load_network, room_on, told
 from concat_id.video.transforms import to_tensor
 from concat_id.weights.loading import content_digest
 
@@ -62,9 +62,12 @@ class Segmenter:
 
     def find(self, image: Image.Image, words: str) -> list[Segment]:
         """Find all that `words` name in an image, the surest first; of what lies in one another, the surest alone."""
-        boxes, scores = self._boxes(image, words)
+        with room_on(self.device, self.detector):
+            boxes, scores = self._boxes(image, words)
+        with room_on(self.device, self.segmenter):
+            masks = self._masks(image, boxes) if len(boxes) else ()
         segments = []
-        for score, mask in sorted(zip(scores, self._masks(image, boxes), strict=True), key=lambda found: -found[0]) if len(boxes) else ():
+        for score, mask in sorted(zip(scores, masks, strict=True), key=lambda found: -found[0]):
             if mask.any() and not any(_overlap(mask, other.mask) > INSIDE for other in segments):
                 segments.append(Segment(score, mask))
         return segments
