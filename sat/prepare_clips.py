@@ -78,8 +78,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     made, failures = gather(sources, run_stage(arguments, stage, sources), tell_of)
     if not (prepared := list(made.values())):
         return failures  # an earlier manifest stays
-    caption(prepared)
-    return conclude(arguments.output, prepared, failures, tools.recognizer, same.threshold, arguments.shard_mb)
+    return conclude(arguments.output, caption(prepared), failures, tools.recognizer, same.threshold, arguments.shard_mb)
 
 
 if __name__ == "__main__":

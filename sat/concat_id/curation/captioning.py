@@ -30,7 +30,7 @@ INSTRUCTION = (
 def captioning(folder: Path | None, prompt: Path | None, device: str, settings: Settings) -> Callable[[Sequence[PreparedVideo]], Any]:
     """Check model and instruction; return what gives clips their captions, nothing where there is no model. Raises `UserError`."""
     if folder is None:
-        return lambda prepared: None
+        return lambda prepared: prepared
     from concat_id.models.captioner import Captioner  # takes seconds
 
     instruction = INSTRUCTION if prompt is None else read_text(prompt, "what to ask of the captioner").strip()
@@ -39,35 +39,54 @@ def captioning(folder: Path | None, prompt: Path | None, device: str, settings: 
     return partial(caption_clips, captioner=Captioner(folder, choose_device(device)), instruction=instruction, settings=settings)
 
 
-def caption_clips(prepared: Sequence[PreparedVideo], captioner: Any, instruction: str, settings: Settings) -> None:
+def caption_clips(prepared: Sequence[PreparedVideo], captioner: Any, instruction: str, settings: Settings) -> list[PreparedVideo]:
     """Put captions into the records of videos, where there are none; a clip that cannot be described is discarded, with the reason.
 
     What is written is kept in .captions/ beside the folders, by content of clip and weights and by instruction, and not asked for again.
     """
-    clips = [(video.folder, clip) for video in prepared for clip in video.record["clips"] if not clip["caption"]]
-    reasons: dict[int, str] = {}
-    with tqdm(total=len(clips), unit="caption", dynamic_ncols=True, disable=not clips) as progress:
-        for start in range(0, len(clips), BATCH):
-            asked = []
-            for folder, clip in clips[start : start + BATCH]:
-                file, cache = folder / clip["video_path"], folder.parent / ".captions" / f"{folder.name}.json"
-                try:
-                    key = text_digest(f"{file_digest(file)} {settings.size} {captioner.digest} {instruction}")
-                    clip["caption"] = require((recall_json(cache) or {}).get(key, ""), WORDS, str(cache))
-                    if not clip["caption"]:
-                        asked.append((clip, cache, key, _frames(file, clip["end"] - clip["start"], settings)))
-                except UserError as error:
-                    reasons[id(clip)] = str(error)
-            texts = captioner.describe([frames for *_, frames in asked], instruction) if asked else []
-            for (clip, cache, key, _), text in zip(asked, texts, strict=True):
-                clip["caption"] = text
-                write_json(cache, (recall_json(cache) or {}) | {key: text})
-            progress.update(len(clips[start : start + BATCH]))
-    for _, record, _ in prepared:
-        record["discarded"] += [{"start": clip["start"], "end": clip["end"],
-                                 "reason": f"no caption: {reasons.get(id(clip), 'the captioner wrote no words')}"}
-                                for clip in record["clips"] if not clip["caption"]]  # fmt: skip
-        record["clips"] = [clip for clip in record["clips"] if clip["caption"]]
+    wanted = [sum(not clip["caption"] for clip in video.record["clips"]) for video in prepared]
+    captioned, waiting = [], []
+    with tqdm(total=sum(wanted), unit="caption", dynamic_ncols=True, disable=not any(wanted)) as progress:
+        for number, video in enumerate(prepared):
+            waiting.append((video, video.record if wanted[number] else None))
+            clips = [(video.folder, clip) for video, record in waiting if record for clip in record["clips"] if not clip["caption"]]
+            if len(clips) < BATCH and number + 1 < len(prepared):
+                continue
+            reasons: dict[int, str] = {}
+            for start in range(0, len(clips), BATCH):
+                reasons |= _caption(clips[start : start + BATCH], captioner, instruction, settings)
+                progress.update(len(clips[start : start + BATCH]))
+            for video, record in waiting:
+                captioned.append(PreparedVideo.of(video.folder, _with_words(record, reasons), video.recalled) if record else video)
+            waiting.clear()
+    return captioned
+
+
+def _caption(clips: Sequence[tuple[Path, dict[str, Any]]], captioner: Any, instruction: str, settings: Settings) -> dict[int, str]:
+    """Caption the clips of a batch, each with its video's folder; return why some have no caption, by `id`."""
+    asked, reasons = [], {}
+    for folder, clip in clips:
+        file, cache = folder / clip["video_path"], folder.parent / ".captions" / f"{folder.name}.json"
+        try:
+            key = text_digest(f"{file_digest(file)} {settings.size} {captioner.digest} {instruction}")
+            clip["caption"] = require((recall_json(cache) or {}).get(key, ""), WORDS, str(cache))
+            if not clip["caption"]:
+                asked.append((clip, cache, key, _frames(file, clip["end"] - clip["start"], settings)))
+        except UserError as error:
+            reasons[id(clip)] = str(error)
+    texts = captioner.describe([frames for *_, frames in asked], instruction) if asked else []
+    for (clip, cache, key, _), text in zip(asked, texts, strict=True):
+        clip["caption"] = text
+        write_json(cache, (recall_json(cache) or {}) | {key: text})
+    return reasons
+
+
+def _with_words(record: dict[str, Any], reasons: dict[int, str]) -> dict[str, Any]:
+    """Discard the clips of a record that have no caption."""
+    silent = [clip for clip in record["clips"] if not clip["caption"]]
+    discarded = [{"start": clip["start"], "end": clip["end"],
+                  "reason": f"no caption: {reasons.get(id(clip), 'the captioner wrote no words')}"} for clip in silent]  # fmt: skip
+    return record | {"clips": [clip for clip in record["clips"] if clip["caption"]], "discarded": record["discarded"] + discarded}
 
 
 def _frames(file: Path, seconds: float, settings: Settings) -> list[Image.Image]:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -91,11 +92,21 @@ def load_tools(models: FaceModelNames) -> tuple[FaceTools, list[str]]:
 
 
 class PreparedVideo(NamedTuple):
-    """What became of a video: its folder, its record, and whether an earlier run had made it."""
+    """What became of a video: its folder, its record, packed as there may be a million, and whether an earlier run had made it."""
 
     folder: Path
-    record: dict[str, Any]
+    packed: bytes
     recalled: bool
+
+    @classmethod
+    def of(cls, folder: Path, record: dict[str, Any], recalled: bool) -> "PreparedVideo":
+        """Pack a record."""
+        return cls(folder, zlib.compress(json.dumps(record).encode(), 1), recalled)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Unpack the record, anew each time."""
+        return json.loads(zlib.decompress(self.packed))
 
 
 class Look(NamedTuple):
@@ -130,13 +141,13 @@ class Preparation:
         folder = self.output / source.name
         fingerprint = self._fingerprint(source)
         if (record := recall(folder, fingerprint)) is not None:
-            return PreparedVideo(folder, record, True)
+            return PreparedVideo.of(folder, record, True)
         shutil.rmtree(folder, ignore_errors=True)
         with folder_written_whole(folder) as temporary:
             record = {"fingerprint": fingerprint, "source": str(source.path.absolute())} | self._make(source, temporary)
             record["files"] = {str(file.relative_to(temporary)): file.stat().st_size for file in temporary.rglob("*") if file.is_file()}
             write_json(temporary / RECORD, record)
-        return PreparedVideo(folder, record, False)
+        return PreparedVideo.of(folder, record, False)
 
     def close(self) -> None:
         """End the process that reads videos."""
@@ -277,8 +288,9 @@ def gather(
 
 def tell_of(source: SourceVideo, prepared: PreparedVideo) -> str | None:
     """Say what became of a video, unless an earlier run has said it, or a photograph gave nothing to tell."""
-    notable = prepared.record["discarded"] or any("note" in clip for clip in prepared.record["clips"])
-    return _summary(source, prepared.record) if not prepared.recalled and (notable or not source.is_image) else None
+    record = prepared.record
+    notable = record["discarded"] or any("note" in clip for clip in record["clips"])
+    return _summary(source, record) if not prepared.recalled and (notable or not source.is_image) else None
 
 
 def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
@@ -288,22 +300,37 @@ def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+class ManifestClips(Collection):
+    """The clips of all videos as entries of a manifest, with paths from its folder and without verdicts, made when asked for."""
+
+    def __init__(self, prepared: Sequence[PreparedVideo]):
+        self._prepared, self._number = prepared, sum(len(video.record["clips"]) for video in prepared)
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __contains__(self, entry: object) -> bool:
+        return any(entry == own for own in self)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield them in the order of the videos."""
+        for folder, record in ((video.folder, video.record) for video in self._prepared):
+            for clip in record["clips"]:
+                video = clip["video_path"] if Path(clip["video_path"]).is_absolute() else f"{folder.name}/{clip['video_path']}"
+                people = [person | {"folder": f"{folder.name}/{person['folder']}", "references": _without_verdicts(person)}
+                          for person in clip["people"]]  # fmt: skip
+                identities = [person.get("identity") for person in people]
+                yield (clip | {"video_path": video, "source": record["source"], "people": people}
+                       | ({"identities": identities} if all(identities) else {}))  # fmt: skip
+
+
 def collect(
-    output: Path, prepared: Iterable[PreparedVideo], recognizer: FaceRecognizer, shard_mb: float | None = None
+    output: Path, prepared: Sequence[PreparedVideo], recognizer: FaceRecognizer, shard_mb: float | None = None
 ) -> dict[str, Any]:
-    """Write the manifest, the clips of all videos with paths from `output` and without verdicts, in shards if it is large; return it."""
-    clips, discarded = [], []
-    for folder, record, _ in prepared:
-        for clip in record["clips"]:
-            video = clip["video_path"] if Path(clip["video_path"]).is_absolute() else f"{folder.name}/{clip['video_path']}"
-            people = [person | {"folder": f"{folder.name}/{person['folder']}", "references": _without_verdicts(person)}
-                      for person in clip["people"]]  # fmt: skip
-            identities = [person.get("identity") for person in people]
-            clips.append(clip | {"video_path": video, "source": record["source"], "people": people}
-                         | ({"identities": identities} if all(identities) else {}))  # fmt: skip
-        discarded += [{"source": record["source"]} | entry for entry in record["discarded"]]
+    """Write the manifest of all videos, in shards if it is large; return it."""
+    discarded = [{"source": record["source"]} | entry for record in (video.record for video in prepared) for entry in record["discarded"]]
     own = {} if recognizer.threshold is None else {"threshold": recognizer.threshold}
-    manifest = {"recognizer": recognizer.name, **own, "clips": clips, "discarded": discarded}
+    manifest = {"recognizer": recognizer.name, **own, "clips": ManifestClips(prepared), "discarded": discarded}
     write_manifest(output, manifest, shard_mb)
     return manifest
 

@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import combinations
@@ -28,13 +28,21 @@ text{fill:currentColor;font-size:11px}td{padding:3px 24px 3px 0}td:first-child{t
 .crops{display:grid;grid-template-columns:repeat(auto-fill,96px);gap:6px}img{width:96px;height:96px;border-radius:6px}"""
 
 
-def write_summary(file: Path, manifest: dict[str, Any], prepared: Sequence[tuple[Path, dict[str, Any], bool]], verdicts: str,
-                  threshold: float) -> None:  # fmt: skip
-    """Write the page of all videos; of many, the vectors and crops of an even sample are read. Equal results give equal pages."""
-    people = [person for _, record, _ in prepared for clip in record["clips"] for person in clip["people"]]
-    judged = [crop["verdict"].get("measurements", {}) for person in people for crop in person.get("references") or () if "verdict" in crop]
-    sample = [appearance for folder, record, _ in _spread([one for one in prepared if one[1]["clips"]], SAMPLED_VIDEOS)
-              for clip in read_clips(record["clips"], folder, str(folder)) for appearance in clip.people]  # fmt: skip
+def write_summary(file: Path, manifest: dict[str, Any], prepared: Sequence[Any], verdicts: str, threshold: float) -> None:
+    """Write the page of all videos, each with a `folder` and a `record`; of many, the vectors and crops of an even sample are read.
+
+    Equal results give equal pages.
+    """
+    clips, people, measured = [], [], defaultdict(list)
+    for record in (video.record for video in prepared):
+        clips.append(len(record["clips"]))
+        people += [len(clip["people"]) for clip in record["clips"]]
+        for crop in (crop for clip in record["clips"] for person in clip["people"] for crop in person.get("references") or ()):
+            for name, value in crop.get("verdict", {}).get("measurements", {}).items():
+                measured[name].append(value)
+    with_clips = [video for video, number in zip(prepared, clips, strict=True) if number]
+    sample = [appearance for video in _spread(with_clips, SAMPLED_VIDEOS)
+              for clip in read_clips(video.record["clips"], video.folder, str(video.folder)) for appearance in clip.people]  # fmt: skip
     cosines, same_person = np.linspace(-0.2, 1, 25), {"one person": threshold}
     degrees, whole = np.arange(-90, 91, 10), np.arange(-0.5, 10)
     parts = [
@@ -46,11 +54,11 @@ def write_summary(file: Path, manifest: dict[str, Any], prepared: Sequence[tuple
         _histogram("crops of a person in a clip", _cosines_within(sample), cosines, same_person),
         _histogram("people of different clips", _cosines_between(sample), cosines, same_person),
         "</div><h2>Videos, faces and crops</h2><div class=row>",
-        _histogram("clips of a video", [len(record["clips"]) for _, record, _ in prepared], whole),
-        _histogram("people in a clip", [len(clip["people"]) for clip in manifest["clips"]], whole),
-        _histogram("width of faces, pixels", (values["width"] for values in judged if "width" in values), np.linspace(0, 500, 26)),
-        _histogram("yaw, degrees", (values["yaw"] for values in judged if "yaw" in values), degrees),
-        _histogram("pitch, degrees", (values["pitch"] for values in judged if "pitch" in values), degrees),
+        _histogram("clips of a video", clips, whole),
+        _histogram("people in a clip", people, whole),
+        _histogram("width of faces, pixels", measured["width"], np.linspace(0, 500, 26)),
+        _histogram("yaw, degrees", measured["yaw"], degrees),
+        _histogram("pitch, degrees", measured["pitch"], degrees),
         "</div>",
         _reasons(manifest["discarded"]),
         f"<h2>A sample of the crops</h2><div class=crops>{''.join(map(_crop, _spread(sample, SAMPLED_CROPS)))}</div></body></html>\n",

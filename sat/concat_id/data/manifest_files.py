@@ -5,7 +5,7 @@ one another. Its metadata tell the recogniser, the size of a vector, and how man
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +60,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any], shard_mb: float | None = None) -> None:
     """Write manifest.json, or shards of at most `shard_mb` MB if that is given or there are many clips; shards of earlier runs go."""
-    content, shards = dict(manifest), {}
+    content, shards = dict(manifest), {}  # its clips may be any collection
     if content["clips"] and (shard_mb or len(content["clips"]) > MOST_IN_JSON):
         try:
             shards = _write_shards(folder, content, (shard_mb or SHARD_MB) * 1e6)
@@ -70,6 +70,8 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any], shard_mb: float | 
     if shards:
         del content["clips"]
         content["shards"] = shards
+    else:
+        content["clips"] = list(content["clips"])
     write_json(folder / MANIFEST, content)  # from here on the new ones count
     for old in folder.glob(SHARDS):
         if old.name not in shards:
@@ -115,7 +117,7 @@ def _write_shards(folder: Path, manifest: Mapping[str, Any], limit: float) -> di
     return counts | {name: write_shard(folder / name, facts, rows, vectors)}
 
 
-def _with_vectors(entries: Sequence[dict[str, Any]], folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def _with_vectors(entries: Iterable[dict[str, Any]], folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yield each entry with the names of its images, and their vectors (N, D)."""
     for _, group in groupby(entries, lambda entry: Path(entry["people"][0]["folder"]).parent):
         found = list(group)
