@@ -9,7 +9,7 @@ beside it, and a run that was stopped is continued by the same command. The exit
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.curation.options import add_engine_options, check_engine, run_stage
+from concat_id.curation.options import add_engine_options, check_subjects, run_stage
 from concat_id.errors import UserError, one_line, report, run
 from concat_id.startup import prepare_process
 
@@ -30,12 +30,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--skip", type=int, default=3, metavar="N", help="frames skipped at both ends by training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of what fills people's places (default: %(default)s)")
     add_engine_options(parser)
-    arguments = check_engine(parser.parse_args())
-    if "background" in arguments.kinds and arguments.inpainter is None:
-        raise UserError("command line: --inpainter: missing, expected the folder of an inpainting pipeline; give it, or --kinds clothes")
-    if arguments.output.suffix != ".json" or arguments.output.resolve() in (path.resolve() for path in arguments.lists):
-        raise UserError(f"command line: --output: found {arguments.output}, expected a .json file that is no list to read")
-    return arguments
+    return check_subjects(parser.parse_args())
 
 
 def main() -> int:
@@ -49,22 +44,27 @@ def main() -> int:
     from concat_id.files.json_files import write_json_list
     from concat_id.files.paths import only_writer
 
-    records = read_records(arguments.lists)
-    settings = subjects.SubjectSettings(tuple(arguments.kinds), tuple(arguments.size), arguments.skip, arguments.words, arguments.seed,
-                                        arguments.timeout)  # fmt: skip
+    records, folder = read_records(arguments.lists), arguments.output.parent
+    for record in records:
+        subjects.entry_with(record, (), folder)  # what a list cannot hold is told before anything is made
+    settings = subjects.SubjectSettings(tuple(arguments.size), arguments.skip, arguments.words, arguments.seed, arguments.timeout)
     inpainter = arguments.inpainter if "background" in arguments.kinds else None
     models = subjects.ModelFolders(arguments.detector, arguments.segmenter, inpainter, arguments.device)
     subjects.load_tools(models)
-    images = arguments.output.with_suffix("")
+    images = arguments.output.with_suffix(".subjects")
     with only_writer(images):
         stage = subjects.SubjectStage(images, settings, models, arguments.gpus_per_actor or 0)
-        clips = subjects.listed_clips(records)
-        made, problems = gather(clips, run_stage(arguments, stage, clips))
-        found = {clips[number].path: images for number, images in made.items()}
-        entries, counts = subjects.add_subjects(records, found, arguments.output.parent, arguments.max_refs)
+        asked = [subjects.images_wanted(record, arguments.kinds, arguments.max_refs) for record in records]
+        found = {wanted: stage.recall(wanted) for wanted in dict.fromkeys(wanted for own in asked for wanted in own)}
+        missing = [wanted for wanted, made in found.items() if made is None]
+        made, problems = gather(missing, run_stage(arguments, stage, missing)) if missing else ({}, [])
+        found |= {missing[number]: one for number, one in made.items()}
+        if problems and not any(found.values()):
+            raise UserError(f"{problems[0]}; nothing can be added, {arguments.output} is not written")
+        entries, counts = subjects.extended(records, asked, found, folder)
         write_json_list(arguments.output, entries)
     print(one_line(f"{arguments.output}: {len(entries)} entries"))
-    for told, number in counts.most_common():
+    for told, number in sorted(counts.items()):
         print(one_line(f"{number} {told}"))
     for problem in problems:
         report(problem)

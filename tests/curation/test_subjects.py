@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_subjects import write_detector, write_inpainter, write_segmenter
 
 from concat_id.curation import subjects
@@ -41,7 +42,8 @@ def test_garments_are_cut_out_on_black_from_left_to_right():
     frame, masks = frame_with((120, BLUE), (20, RED))
     speck = np.zeros_like(masks[0].mask)
     speck[:5, :5] = True
-    red, blue = cut_out_clothes(frame, 2, lambda image, words: [*masks, Found(speck)], "clothes")
+    sleeve = masks[0].mask & (np.arange(200) < 130)
+    red, blue = cut_out_clothes(frame, 2, lambda image, words: [*masks, Found(sleeve), Found(speck)], "clothes")
     assert red.size == blue.size == (34, 44) and red.getpixel((17, 22)) == RED and blue.getpixel((17, 22)) == BLUE
     assert red.getpixel((0, 0)) == (0, 0, 0)
     for people in (1, 3):
@@ -79,9 +81,9 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def add(call, folders, monkeypatch, tmp_path, videos, portraits):
-    """Start sat/add_subjects.py on a list of two clips, with random weights that find one thing wherever they look."""
+    """Start sat/add_subjects.py on a list of two clips, with random weights that find the whole image wherever they look."""
     monkeypatch.setattr(segmenter, "BOX", 0.0)
-    monkeypatch.setattr(segmenter, "INSIDE", -1.0)
+    monkeypatch.setattr(subjects, "INSIDE", -1.0)
     monkeypatch.setattr(subjects, "LARGEST", 1.0)
     portraits["left"].save(tmp_path / "face.png")
     entries = [{"video_path": str(videos / f"{name}.mp4"), "caption": name, "image_path": image, "mask_path": image}
@@ -89,7 +91,7 @@ def add(call, folders, monkeypatch, tmp_path, videos, portraits):
     (tmp_path / "list.json").write_text(json.dumps(entries))
     options = [part for name, folder in folders.items() for part in (f"--{name}", folder)]
     return partial(call, "add_subjects", tmp_path / "list.json", "--output", tmp_path / "lists" / "more.json", *options,
-                   "--size", HEIGHT, WIDTH, "--skip", 0, "--device", "cpu")  # fmt: skip
+                   "--size", HEIGHT, WIDTH, "--skip", 0, "--max_refs", 5, "--device", "cpu")  # fmt: skip
 
 
 def test_a_list_gets_clothes_and_backgrounds_once(add, tmp_path):
@@ -100,26 +102,58 @@ def test_a_list_gets_clothes_and_backgrounds_once(add, tmp_path):
     assert one.kinds == ("face", "clothes", "background") and two.kinds == ("face", "face", "background")
     assert [bool(mask) for mask in two.masks] == [True, True, False]
     assert all(Image.open(image).getbbox() for images in one.images for image in images)
-    images = sorted((tmp_path / "lists" / "more").rglob("*.*"))
-    before, entries = [(file.stat().st_ino, file.read_bytes()) for file in images], read(written)
-    assert len(images) == 5 and add().done and read(written) == entries
-    assert [(file.stat().st_ino, file.read_bytes()) for file in images] == before
-    shutil.rmtree(images[0].parent)
-    assert add().done and [file.read_bytes() for file in images] == [content for _, content in before]
-    assert add("--max_refs", 2, "--seed", 1).done and [record.kinds for record in read_records([written])][1] == ("face", "face")
+
+    def state() -> dict[Path, tuple[int, bytes]]:
+        return {file: (file.stat().st_ino, file.read_bytes()) for file in sorted((tmp_path / "lists" / "more.subjects").rglob("*.*"))}
+
+    first, entries = state(), read(written)
+    assert len(first) == 7 and add().done and read(written) == entries and state() == first
+    (clothes,), (background,) = one.images[1:]
+    clothes.unlink()
+    background.write_bytes(background.read_bytes()[:100])
+    assert add().done
+    again = state()
+    assert [content for _, content in again.values()] == [content for _, content in first.values()] and again != first
+    assert add("--kinds", "clothes", "--seed", 1).done and state() == again, "what does not depend on it stays"
+    assert add("--max_refs", 3, "--seed", 1).done and state()[background] != again[background] and state()[clothes] == again[clothes]
+    assert [record.kinds for record in read_records([written])] == [one.kinds, two.kinds]
+
+
+def test_other_entries_stay_as_they_are(add, tmp_path, videos):
+    (entry, _), source = read(tmp_path / "list.json"), tmp_path / "list.json"
+    entries = [entry | {"image_path": "", "mask_path": ""}, entry | {"video_path": "face.png"}, entry | {"kind": "clothes"}]
+    source.write_text(json.dumps(entries))
+    assert add().done == f"{tmp_path / 'lists' / 'more.json'}: 3 entries\n"
+    assert read_records([tmp_path / "lists" / "more.json"]) != [] and [record.kinds for record in read_records([source])] == [
+        record.kinds for record in read_records([tmp_path / "lists" / "more.json"])]  # fmt: skip
 
 
 def test_what_does_not_fit_is_told(add, folders, tmp_path):
     def told(*options) -> str:
         ended = add(*options)
-        assert ended.code == 2 and len(ended.err.splitlines()) == 1, ended.err
+        assert ended.code == 2 and ended.err.count("error: ") == 1 and "Traceback" not in ended.err, ended.err
         return ended.err
+
+    def changed(name: str, file: str, change) -> Path:
+        folder = Path(shutil.copytree(folders[name], tmp_path / f"{name} {file.replace('/', ' ')}"))
+        change(folder / file)
+        return folder
 
     assert "found a sam2 model, expected Grounding DINO" in told("--detector", folders["segmenter"])
     assert "found a grounding-dino model, expected SAM 2" in told("--segmenter", folders["detector"])
     assert "model_index.json: found no such file" in told("--inpainter", folders["detector"])
     assert "expected a .json file that is no list to read" in told("--output", tmp_path / "list.json")
-    cut = shutil.copytree(folders["segmenter"], tmp_path / "cut")
-    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-100])
+    assert "--words: found 0 letters" in told("--words", " ")
+    cut = changed("segmenter", "model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:-100]))
     assert f"{cut / 'model.safetensors'}: " in told("--segmenter", cut)
+    assert "knows no words" in told("--detector", changed("detector", "tokenizer.json", Path.unlink))
     assert not (tmp_path / "lists").exists()
+    del_one = changed("detector", "model.safetensors", lambda file: save_file(dict(list(load_file(file).items())[:-1]), file))
+    assert "found no " in told("--detector", del_one, "--kinds", "clothes")
+    assert "knows no words" in told("--inpainter", changed("inpainter", "tokenizer_2/tokenizer.json", Path.unlink))
+    assert not (tmp_path / "lists" / "more.json").exists()
+    assert add().done
+    folder = next((tmp_path / "lists" / "more.subjects").glob("whole-*-background"))
+    (folder / "subjects.json").rename(folder / "video.json")
+    ended = add()
+    assert ended.code == 1 and "expected a folder that add_subjects.py made" in ended.err and (folder / "video.json").exists()

@@ -65,7 +65,7 @@ def changed_list(setup, folder, count=1, people=2):
 
 def test_wrong_entries_are_told_before_anything_is_loaded(setup, tmp_path):
     clips = changed_list(setup, tmp_path, people=4)
-    setup.refused("list.json:2: image_path: found 4 people, expected at most 3", tmp_path, "--train_data", clips)
+    setup.refused("list.json:2: image_path: found 4 references, expected at most 3", tmp_path, "--train_data", clips)
     assert not list(tmp_path.glob("run-*"))
 
 

@@ -13,6 +13,7 @@ LIMITS = {
     "min_face": (1, 10_000), "max_people": (1, 100), "references": (1, 1000), "timeout": (1e-3, 1e6), "crop": (64, 4096),
     "workers": (1, 1024), "max_refs": (1, 64), "actors": (1, 100_000), "gpus_per_actor": (0, 64), "shard_mb": (1e-3, 4096),
 }  # fmt: skip
+LONGEST = 200  # letters of what a detector is asked for
 RAY = ("ray_address", "actors", "gpus_per_actor")
 
 
@@ -89,6 +90,19 @@ def check_pairing(arguments: argparse.Namespace) -> None:
         minimum = 0 if name == "quantiles" else -1
         if values and (list(values) != sorted(set(values)) or not minimum <= values[0] <= values[-1] <= 1):
             raise UserError(f"command line: --{name}: found {' '.join(map(str, values))}, expected rising numbers from {minimum} to 1")
+
+
+def check_subjects(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Return what was parsed. Raises `UserError` for what sat/add_subjects.py cannot do."""
+    check_engine(arguments)
+    if "background" in arguments.kinds and arguments.inpainter is None:
+        raise UserError("command line: --inpainter: missing, expected the folder of an inpainting pipeline; give it, or --kinds clothes")
+    output, taken = arguments.output, [path.resolve() for path in arguments.lists]
+    if output.suffix != ".json" or "@@" in output.name or output.is_dir() or output.resolve() in taken:
+        raise UserError(f"command line: --output: found {output}, expected a .json file that is no list to read, without @@")
+    if not 0 < len(arguments.words.strip()) <= LONGEST:
+        raise UserError(f"command line: --words: found {len(arguments.words.strip())} letters, expected 1 to {LONGEST}")
+    return arguments
 
 
 def run_stage(options: argparse.Namespace, stage: CurationStage, sources: Sequence[Any]) -> Iterator[Result]:

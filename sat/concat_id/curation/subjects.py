@@ -1,13 +1,14 @@
 """References of what people wear and of where they are, for the clips of a training list (the paper's supplement, B.2)."""
 
 import json
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,12 +22,18 @@ from concat_id.data.clips import ClipReader, UnreadableClipError, Window, file_s
 from concat_id.data.records import Record
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError
-from concat_id.files.json_files import NUMBER, OBJECT, TEXT, recall_json, take, write_json
+from concat_id.files.json_files import OBJECT, TEXT, WORDS, recall_json, take, write_json
 from concat_id.files.paths import folder_written_whole, kind_of, safe_name, text_digest
 from concat_id.video.writing import write_image
 
+if TYPE_CHECKING:
+    from concat_id.models.inpainter import Inpainter
+    from concat_id.models.segmenter import Segmenter
+
 CLOTHES, BACKGROUND = "clothes", "background"
 RECORD = "subjects.json"
+VERSION = 1  # raise it when the same clip would give other images
+INSIDE = 0.5  # share of the smaller one from which two masks show the same garment
 SMALLEST, LARGEST = 0.01, 0.8  # shares of a frame that clothes must have at least, and people may have at most
 MARGIN = 0.04  # of a garment's larger side, black around it
 GROWN = 0.015  # of the frame's larger side, by which masks of people are grown
@@ -42,16 +49,15 @@ OBJECTS = (
 )  # fmt: skip
 
 Find = Callable[[Image.Image, str], Sequence[Any]]
-"""(image, words) -> what is found, each with its `mask` (H, W), bool."""
+"""(image, words) -> what is found, the surest first, each with its `mask` (H, W), bool."""
 Fill = Callable[[Image.Image, np.ndarray, str, int], Image.Image]
 """(image, mask (H, W), prompt, seed) -> the image with other pixels where the mask is."""
 
 
 @dataclass(frozen=True)
 class SubjectSettings:
-    """What is asked for: kinds of references, `size` (height, width) and `skip` of training, words for clothes, a seed."""
+    """What is asked for: `size` (height, width) and `skip` of training, words for clothes, a seed of what fills backgrounds."""
 
-    kinds: tuple[str, ...] = (CLOTHES, BACKGROUND)
     size: tuple[int, int] = (480, 720)
     skip: int = 3
     words: str = "clothes"
@@ -69,40 +75,39 @@ class ModelFolders(NamedTuple):
 
 
 @cache
-def load_tools(models: ModelFolders) -> tuple[Find, Fill | None, tuple[str, ...]]:
-    """Return what finds and what fills, whose weights are read at the first image, and the digests of these. Raises `UserError`."""
+def load_tools(models: ModelFolders) -> "tuple[Segmenter, Inpainter | None]":
+    """Return what finds and what fills, whose weights are not yet read. Raises `UserError`."""
     from concat_id.models.inpainter import Inpainter  # takes seconds
     from concat_id.models.segmenter import Segmenter
 
     device = choose_device(models.device)
-    segmenter = Segmenter(models.detector, models.segmenter, device)
-    if models.inpainter is None:
-        return segmenter.find, None, (segmenter.digest,)
-    inpainter = Inpainter(models.inpainter, device)
-    return segmenter.find, inpainter.fill, (segmenter.digest, inpainter.digest)
+    return Segmenter(models.detector, models.segmenter, device), None if models.inpainter is None else Inpainter(models.inpainter, device)
 
 
-class ListedClip(NamedTuple):
-    """A clip of a list, and how many people it shows."""
+class Wanted(NamedTuple):
+    """Images of a kind that a clip is to get; of clothes as many as `people`, of whom backgrounds have 0."""
 
     path: Path
+    kind: str
     people: int
 
 
-class Subjects(NamedTuple):
-    """The images that were made of a clip, people's clothes from left to right, and reasons by kind for what was not."""
+class Made(NamedTuple):
+    """The images that were made, people's clothes from left to right, or why there are none."""
 
-    clothes: tuple[Path, ...]
-    background: Path | None
-    reasons: dict[str, str]
+    images: tuple[Path, ...]
+    reason: str
 
 
 def cut_out_clothes(frame: Image.Image, people: int, find: Find, words: str) -> list[Image.Image]:
     """Cut what each person wears out of a frame, from left to right, on black.
 
-    Raises `DiscardError` where not as many garments as people are found, each of them large enough.
+    Of garments that lie in one another the surest counts. Raises `DiscardError` where they are not as many as people.
     """
-    masks = [found.mask for found in find(frame, words) if found.mask.mean() >= SMALLEST]
+    masks: list[np.ndarray] = []
+    for mask in (found.mask for found in find(frame, words) if found.mask.mean() >= SMALLEST):
+        if all((mask & other).sum() <= INSIDE * min(mask.sum(), other.sum()) for other in masks):
+            masks.append(mask)
     if len(masks) != people:
         raise DiscardError(f"not one {words!r} of at least {SMALLEST:.0%} of the frame is found for each person")
     return [_cut_out(frame, mask) for mask in sorted(masks, key=lambda mask: float(np.nonzero(mask)[1].mean()))]
@@ -129,54 +134,73 @@ def clear_of_people(frame: Image.Image, find: Find, fill: Fill, random: np.rando
 
 
 class SubjectStage:
-    """The stage that makes these images under `output`, in a folder for each clip that a later run takes over if nothing has changed."""
+    """The stage that makes these images under `output`, each clip's of a kind in a folder of its own."""
 
     def __init__(self, output: Path, settings: SubjectSettings, models: ModelFolders, gpus: float = 0.0):
         self.output, self.settings, self.models = output, settings, models
         self.resources = Resources(gpus=gpus, seconds=HANGING * settings.timeout_s)
 
     def setup(self) -> None:
-        """Take the models. Raises `UserError`."""
-        self.find, self.fill, digests = load_tools(self.models)
-        self._identity = [{name: value for name, value in asdict(self.settings).items() if name != "timeout_s"}, digests]
+        """Read the models' weights. Raises `UserError`."""
+        for tool in filter(None, load_tools(self.models)):
+            tool.load()
         self._reader = ClipReader(self.settings.timeout_s)
-
-    def process(self, clip: ListedClip) -> Subjects:
-        """Make the images of a clip. Raises `UserError` if it cannot be read."""
-        path = clip.path.absolute()
-        folder = self.output / f"{safe_name(path.stem, 40)}-{text_digest(str(path))[:6]}"
-        fingerprint = text_digest(json.dumps([self._identity, str(path), file_state(path), clip.people]))
-        if (subjects := recall(folder, fingerprint)) is not None:
-            return subjects
-        shutil.rmtree(folder, ignore_errors=True)
-        with folder_written_whole(folder) as temporary:
-            made, reasons = self._make(clip, text_digest(str(path)))
-            for name, image in made.items():
-                write_image(temporary / name, image)
-            names = sorted(name for name in made if name.startswith(CLOTHES))
-            write_json(temporary / RECORD, {"fingerprint": fingerprint, "source": str(path), CLOTHES: len(names), "reasons": reasons})
-        return recall(folder, fingerprint)
 
     def close(self) -> None:
         """End the process that reads clips."""
         self._reader.close()
 
-    def _make(self, clip: ListedClip, digest: str) -> tuple[dict[str, Image.Image], dict[str, str]]:
-        """Return images by file name, clothes of the middle frame, background of the first; and why others are none: kind -> reason."""
-        made, reasons = {}, {}
-        if CLOTHES in self.settings.kinds:
+    def recall(self, wanted: Wanted) -> Made | None:
+        """Return what an earlier run made of the same clip with the same settings, None unless it is all there."""
+        folder, fingerprint = self._folder(wanted), self._fingerprint(wanted)
+        record = recall_json(folder / RECORD)
+        try:
+            if take(record, "fingerprint", TEXT, RECORD) != fingerprint:
+                return None
+            files, reason = take(record, "files", OBJECT, RECORD), take(record, "reason", WORDS, RECORD)
+        except UserError:
+            return None
+        images = tuple(folder / name for name in files)
+        whole = all(kind_of(file) == "a file" and file.stat().st_size == files[file.name] for file in images)
+        return Made(images, reason) if whole else None
+
+    def process(self, wanted: Wanted) -> Made:
+        """Make the images, whole or not at all. Raises `UserError` if the clip cannot be read, or the folder is somebody else's."""
+        folder = self._folder(wanted)
+        if kind_of(folder) != "no such file":
+            if kind_of(folder / RECORD) != "a file":
+                raise UserError(f"{folder}: found no {RECORD}, expected a folder that add_subjects.py made; choose another --output")
+            shutil.rmtree(folder)
+        with folder_written_whole(folder) as temporary:
             try:
-                found = cut_out_clothes(self._frame(clip.path, 0.5), clip.people, self.find, self.settings.words)
-                made |= {_name(place): image for place, image in enumerate(found)}
-            except DiscardError as reason:
-                reasons[CLOTHES] = str(reason)
-        if BACKGROUND in self.settings.kinds:
-            random = np.random.default_rng([self.settings.seed, int(digest[:8], 16)])
-            try:
-                made[f"{BACKGROUND}.png"] = clear_of_people(self._frame(clip.path, 0.0), self.find, self.fill, random)
-            except DiscardError as reason:
-                reasons[BACKGROUND] = str(reason)
-        return made, reasons
+                images, reason = self._make(wanted), ""
+            except DiscardError as error:
+                images, reason = [], str(error)
+            names = [f"{number}.png" for number in range(len(images))]
+            for name, image in zip(names, images, strict=True):
+                write_image(temporary / name, image)
+            files = {name: (temporary / name).stat().st_size for name in names}
+            own = {"fingerprint": self._fingerprint(wanted), "source": _absolute(wanted.path)}
+            write_json(temporary / RECORD, own | {"files": files, "reason": reason})
+        return Made(tuple(folder / name for name in names), reason)
+
+    def _folder(self, wanted: Wanted) -> Path:
+        people = f"_of_{wanted.people}" if wanted.people else ""
+        return self.output / f"{safe_name(wanted.path.stem, 40)}-{_digest(wanted)[:6]}-{wanted.kind}{people}"
+
+    def _fingerprint(self, wanted: Wanted) -> str:
+        """Name what the images depend on."""
+        (segmenter, inpainter), settings = load_tools(self.models), self.settings
+        own = [settings.words, wanted.people] if wanted.kind == CLOTHES else [settings.seed, inpainter.digest]
+        clip = [_absolute(wanted.path), file_state(wanted.path)]
+        return text_digest(json.dumps([VERSION, wanted.kind, settings.size, settings.skip, segmenter.digest, own, clip]))
+
+    def _make(self, wanted: Wanted) -> list[Image.Image]:
+        segmenter, inpainter = load_tools(self.models)
+        if wanted.kind == CLOTHES:
+            return cut_out_clothes(self._frame(wanted.path, 0.5), wanted.people, segmenter.find, self.settings.words)
+        random = np.random.default_rng([self.settings.seed, int(_digest(wanted)[:8], 16)])
+        return [clear_of_people(self._frame(wanted.path, 0.0), segmenter.find, inpainter.fill, random)]
 
     def _frame(self, path: Path, position: float) -> Image.Image:
         """Read a frame as training sees it."""
@@ -187,60 +211,54 @@ class SubjectStage:
             raise UserError(f"{path}: cannot be read ({error.reason}); convert it or leave it out") from error
 
 
-def recall(folder: Path, fingerprint: str) -> Subjects | None:
-    """Return what was made for `fingerprint`, None unless it is all there."""
-    record = recall_json(folder / RECORD)
-    try:
-        if take(record, "fingerprint", TEXT, RECORD) != fingerprint:
-            return None
-        clothes = tuple(folder / _name(place) for place in range(int(take(record, CLOTHES, NUMBER, RECORD))))
-        reasons = take(record, "reasons", OBJECT, RECORD)
-    except UserError:
-        return None
-    background = folder / f"{BACKGROUND}.png"
-    found = kind_of(background) == "a file"
-    there = all(kind_of(file) == "a file" for file in clothes)
-    return Subjects(clothes, background if found else None, reasons) if there else None
+def _absolute(path: Path) -> str:
+    """Name a file in one way, from wherever it is named."""
+    return os.path.abspath(path)
 
 
-def _name(place: int) -> str:
-    return f"{CLOTHES}_{place + 1}.png"
+def _digest(wanted: Wanted) -> str:
+    return text_digest(_absolute(wanted.path))
 
 
-def listed_clips(records: Sequence[Record]) -> list[ListedClip]:
-    """Name each video of a list once, with the most people that an entry gives it; images and their own references are left out."""
-    people: dict[Path, int] = {}
-    for record in records:
-        if not record.is_image and not record.shows_itself and set(record.kinds) == {"face"}:
-            people[record.video] = max(people.get(record.video, 0), record.num_refs)
-    return [ListedClip(*clip) for clip in people.items()]
+def images_wanted(record: Record, kinds: Sequence[str], most: int) -> list[Wanted]:
+    """Say what an entry is to get so that it has up to `most` references: clothes for all faces, then a background.
 
-
-def add_subjects(
-    records: Sequence[Record], found: dict[Path, Subjects], folder: Path, most: int
-) -> tuple[list[dict[str, Any]], Counter]:
-    """Make the entries of a list in `folder` in which clips have up to `most` references; also count them, and why others are left out.
-
-    Clothes come after the faces, and the background comes last.
+    Entries without a reference of their own, of photographs, and with other things than faces get nothing.
     """
+    if record.is_image or record.shows_itself or set(record.kinds) != {"face"}:
+        return []
+    path, wanted, number = Path(_absolute(record.video)), [], record.num_refs
+    for kind, people, added in ((CLOTHES, record.num_refs, record.num_refs), (BACKGROUND, 0, 1)):
+        if kind in kinds and number + added <= most:
+            wanted.append(Wanted(path, kind, people))
+            number += added
+    return wanted
+
+
+def extended(
+    records: Sequence[Record], asked: Sequence[Sequence[Wanted]], found: Mapping[Wanted, Made | None], folder: Path
+) -> tuple[list[dict[str, Any]], Counter]:
+    """Make the entries of a list in `folder` with what was found of that asked for each; also count what became of it."""
     entries, counts = [], Counter()
-    for record in records:
-        kinds, images, masks = list(record.kinds), list(map(_given, record.images)), list(map(_given, record.masks))
-        subjects = found.get(record.video) if not record.is_image and not record.shows_itself else None
-        for kind, files in () if subjects is None else ((CLOTHES, subjects.clothes), (BACKGROUND, [*filter(None, [subjects.background])])):
-            if kind in subjects.reasons:
-                counts[f"without {kind}: {subjects.reasons[kind]}"] += 1
-            elif files and len(kinds) + len(files) > most:
-                counts[f"without {kind}: {len(kinds) + len(files)} references, expected at most {most}"] += 1
-            elif files:
-                kinds, images = kinds + [kind] * len(files), images + list(files)
-                counts[f"with {kind}"] += 1
-        masks += [None] * (len(images) - len(masks)) if masks else []
-        entry = {"video_path": path_from(record.video, folder), "caption": record.caption,
-                 "image_path": "" if record.shows_itself else joined(path_from(image, folder) for image in images)}  # fmt: skip
-        entry |= {"mask_path": joined(path_from(mask, folder) if mask else "" for mask in masks)} if masks else {}
-        entries.append(entry | ({"kind": joined(kinds)} if set(kinds) != {"face"} else {}))
+    for record, own in zip(records, asked, strict=True):
+        made = {wanted.kind: found[wanted] for wanted in own}
+        for kind, one in made.items():
+            reason = "the clip cannot be used" if one is None else one.reason
+            counts[f"without {kind}: {reason}" if reason else f"with {kind}"] += 1
+        entries.append(entry_with(record, [(kind, one.images) for kind, one in made.items() if one], folder))
     return entries, counts
+
+
+def entry_with(record: Record, subjects: Sequence[tuple[str, Sequence[Path]]], folder: Path) -> dict[str, Any]:
+    """Make the entry of a list in `folder` that has images of these kinds behind an entry's faces. Raises `UserError`."""
+    kinds, images, masks = list(record.kinds), list(map(_given, record.images)), list(map(_given, record.masks))
+    for kind, files in subjects:
+        kinds, images = kinds + [kind] * len(files), images + list(files)
+    masks += [None] * (len(images) - len(masks)) if masks else []
+    entry = {"video_path": path_from(record.video, folder), "caption": record.caption,
+             "image_path": "" if record.shows_itself else joined(path_from(image, folder) for image in images)}  # fmt: skip
+    entry |= {"mask_path": joined(path_from(mask, folder) if mask else "" for mask in masks)} if masks else {}
+    return entry | ({"kind": joined(kinds)} if set(kinds) != {"face"} else {})
 
 
 def _given(alternatives: Sequence[Path]) -> Path | None:

@@ -142,7 +142,7 @@ def _check_people(report: Report, max_refs: int) -> None:
 def _check_repetitions(report: Report) -> None:
     first: dict[Any, Record] = {}
     for record in report.records:
-        entry = record.video.resolve(), record.caption, record.images, record.masks
+        entry = record.video.resolve(), record.caption, record.images, record.masks, record.kinds
         earlier = first.setdefault(entry, record)
         if earlier is not record:
             report.problems.append(f"{record.source}: the same clip, caption and images as {earlier.source}")
@@ -170,7 +170,7 @@ def summary(report: Report) -> list[str]:
         f"sizes     {_shares(sizes)}",
         f"people    {_shares(people)}; {alternatives} of them with alternative images",
         *([f"kinds     {_shares(kinds)}"] if set(kinds) - {"face"} else []),
-        f"masks     {sum(bool(record.masks) for record in report.records)} entries",
+        f"masks     {sum(any(record.masks) for record in report.records)} entries",
     ]
 
 

@@ -168,7 +168,7 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
     images, masks = (_files(texts[key], key, base, problems) if texts.get(key, "").strip() else () for key in ("image_path", "mask_path"))
     images = images or ((video,),)
     masks = _match_masks(images, masks, problems) if masks and not problems else ()
-    kinds = _kinds(texts.get("kind"), len(images), problems)
+    kinds = _kinds(texts.get("kind", "").strip() or None, len(images), problems)
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
     return Record(video, " ".join(caption.split()), images, masks, kinds, source)

@@ -13,7 +13,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from concat_id.distributed import is_out_of_memory
 from concat_id.errors import UserError
-from concat_id.models.local_folders import LOCAL, check_folder, load_network, room_on, told
+from concat_id.models.local_folders import LOCAL, check_folder, check_words, load_network, room_on, told
 from concat_id.weights.loading import content_digest
 
 LONGEST = 120  # tokens of a caption
@@ -37,6 +37,7 @@ class Captioner:
             self._processor = _without_videos(PROCESSOR_MAPPING[kind]).from_pretrained(folder, **LOCAL)
         if not (self._processor.chat_template or self._processor.tokenizer.chat_template):
             raise UserError(f"{folder}: found no chat_template.jinja, expected {EXPECTED} that follows instructions; choose another")
+        check_words(self._processor.tokenizer, folder)
         self._processor.tokenizer.padding_side = "left"  # what is written follows the prompt at once
 
     @cached_property

@@ -12,8 +12,7 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.files.json_files import read_json
-from concat_id.models.local_folders import LOCAL, check_folder, room_on, silent, told, usual_dtype
-from concat_id.weights.loading import content_digest
+from concat_id.models.local_folders import LOCAL, check_folder, check_words, folder_digest, room_on, silent, told, usual_dtype
 
 EXPECTED = "Stable Diffusion XL's inpainting, such as stable-diffusion-xl-1.0-inpainting-0.1"
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -22,7 +21,7 @@ MULTIPLE = 64  # of which height and width are
 
 
 class Inpainter:
-    """The pipeline from a folder in diffusers' layout, read at the first image. Raises `UserError` for another model."""
+    """The pipeline from a folder in diffusers' layout, read by `load`. Raises `UserError` for another model."""
 
     def __init__(self, folder: Path, device: torch.device):
         self.folder, self.device = folder, device
@@ -35,8 +34,8 @@ class Inpainter:
 
     @cached_property
     def digest(self) -> str:
-        """Name the weights."""
-        return " ".join(content_digest(self.folder / name) for name in NETWORKS)
+        """Name the models."""
+        return " ".join(folder_digest(self.folder / name) for name in NETWORKS)
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -48,9 +47,15 @@ class Inpainter:
             for name in NETWORKS:
                 if missing := [key for key, tensor in getattr(pipeline, name).state_dict().items() if tensor.is_meta]:
                     raise UserError(f"{self.folder / name}: found no {missing[0]} in the weights; download the folder again")
+            for tokenizer in (pipeline.tokenizer, pipeline.tokenizer_2):
+                check_words(tokenizer, self.folder)
             pipeline.to(self.device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def load(self) -> None:
+        """Read the weights. Raises `UserError`."""
+        _ = self._pipeline
 
     def fill(self, image: Image.Image, mask: np.ndarray, prompt: str, seed: int) -> Image.Image:
         """Fill the pixels `mask` (H, W) of an image, at the size that the model was made for; the others stay as they are."""

@@ -127,13 +127,13 @@ def load_autoencoder(config: Config, device: torch.device) -> VideoAutoencoder:
 
 
 def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
-    """Records for training and for validation, with no more people than the model takes."""
+    """Records for training and for validation, with no more references than the model takes."""
     lists, most = [], config.model.transformer.max_refs
     for paths in list_paths(config):
         records = read_records(paths) if paths else []
         for record in records:
             if record.num_refs > most:
-                raise UserError(f"{record.source}: image_path: found {record.num_refs} people, expected at most {most}; remove some")
+                raise UserError(f"{record.source}: image_path: found {record.num_refs} references, expected at most {most}; remove some")
         lists.append(records)
     return lists[0], lists[1]
 
