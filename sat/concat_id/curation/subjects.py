@@ -84,7 +84,7 @@ def load_tools(models: ModelFolders) -> "tuple[Segmenter, Inpainter | None]":
     return Segmenter(models.detector, models.segmenter, device), None if models.inpainter is None else Inpainter(models.inpainter, device)
 
 
-class Wanted(NamedTuple):
+class WantedImages(NamedTuple):
     """Images of a kind that a clip is to get; of clothes as many as `people`, of whom backgrounds have 0."""
 
     path: Path
@@ -92,7 +92,7 @@ class Wanted(NamedTuple):
     people: int
 
 
-class Made(NamedTuple):
+class MadeImages(NamedTuple):
     """The images that were made, people's clothes from left to right, or why there are none."""
 
     images: tuple[Path, ...]
@@ -150,7 +150,7 @@ class SubjectStage:
         """End the process that reads clips."""
         self._reader.close()
 
-    def recall(self, wanted: Wanted) -> Made | None:
+    def recall(self, wanted: WantedImages) -> MadeImages | None:
         """Return what an earlier run made of the same clip with the same settings, None unless it is all there."""
         folder, fingerprint = self._folder(wanted), self._fingerprint(wanted)
         record = recall_json(folder / RECORD)
@@ -162,9 +162,9 @@ class SubjectStage:
             return None
         images = tuple(folder / name for name in files)
         whole = all(kind_of(file) == "a file" and file.stat().st_size == files[file.name] for file in images)
-        return Made(images, reason) if whole else None
+        return MadeImages(images, reason) if whole else None
 
-    def process(self, wanted: Wanted) -> Made:
+    def process(self, wanted: WantedImages) -> MadeImages:
         """Make the images, whole or not at all. Raises `UserError` if the clip cannot be read, or the folder is somebody else's."""
         folder = self._folder(wanted)
         if kind_of(folder) != "no such file":
@@ -182,20 +182,20 @@ class SubjectStage:
             files = {name: (temporary / name).stat().st_size for name in names}
             own = {"fingerprint": self._fingerprint(wanted), "source": _absolute(wanted.path)}
             write_json(temporary / RECORD, own | {"files": files, "reason": reason})
-        return Made(tuple(folder / name for name in names), reason)
+        return MadeImages(tuple(folder / name for name in names), reason)
 
-    def _folder(self, wanted: Wanted) -> Path:
+    def _folder(self, wanted: WantedImages) -> Path:
         people = f"_of_{wanted.people}" if wanted.people else ""
         return self.output / f"{safe_name(wanted.path.stem, 40)}-{_digest(wanted)[:6]}-{wanted.kind}{people}"
 
-    def _fingerprint(self, wanted: Wanted) -> str:
+    def _fingerprint(self, wanted: WantedImages) -> str:
         """Name what the images depend on."""
         (segmenter, inpainter), settings = load_tools(self.models), self.settings
         own = [settings.words, wanted.people] if wanted.kind == CLOTHES else [settings.seed, inpainter.digest]
         clip = [_absolute(wanted.path), file_state(wanted.path)]
         return text_digest(json.dumps([VERSION, wanted.kind, settings.size, settings.skip, segmenter.digest, own, clip]))
 
-    def _make(self, wanted: Wanted) -> list[Image.Image]:
+    def _make(self, wanted: WantedImages) -> list[Image.Image]:
         segmenter, inpainter = load_tools(self.models)
         if wanted.kind == CLOTHES:
             return cut_out_clothes(self._frame(wanted.path, 0.5), wanted.people, segmenter.find, self.settings.words)
@@ -216,11 +216,11 @@ def _absolute(path: Path) -> str:
     return os.path.abspath(path)
 
 
-def _digest(wanted: Wanted) -> str:
+def _digest(wanted: WantedImages) -> str:
     return text_digest(_absolute(wanted.path))
 
 
-def images_wanted(record: Record, kinds: Sequence[str], most: int) -> list[Wanted]:
+def images_wanted(record: Record, kinds: Sequence[str], most: int) -> list[WantedImages]:
     """Say what an entry is to get so that it has up to `most` references: clothes for all faces, then a background.
 
     Entries without a reference of their own, of photographs, and with other things than faces get nothing.
@@ -230,13 +230,13 @@ def images_wanted(record: Record, kinds: Sequence[str], most: int) -> list[Wante
     path, wanted, number = Path(_absolute(record.video)), [], record.num_refs
     for kind, people, added in ((CLOTHES, record.num_refs, record.num_refs), (BACKGROUND, 0, 1)):
         if kind in kinds and number + added <= most:
-            wanted.append(Wanted(path, kind, people))
+            wanted.append(WantedImages(path, kind, people))
             number += added
     return wanted
 
 
 def extended(
-    records: Sequence[Record], asked: Sequence[Sequence[Wanted]], found: Mapping[Wanted, Made | None], folder: Path
+    records: Sequence[Record], asked: Sequence[Sequence[WantedImages]], found: Mapping[WantedImages, MadeImages | None], folder: Path
 ) -> tuple[list[dict[str, Any]], Counter]:
     """Make the entries of a list in `folder` with what was found of that asked for each; also count what became of it."""
     entries, counts = [], Counter()
