@@ -89,7 +89,7 @@ stop_after render
 
 step "faces"
 "$PYTHON" sat/prepare_clips.py --videos "$DATA"/{images/clips,images/stills,clips/clips}.json --output "$DATA/prepared" \
-    --size 96 144 --frames 17 --skip 0 --min_face 20 --crop 96 --references 3 --workers "$PROCESSES" --device cpu
+    --size 96 144 --frames 17 --skip 0 --min_face 20 --crop 96 --references 3 --parser models/mini/face_parser --workers "$PROCESSES" --device cpu
 stop_after prepare
 
 step "pairs"

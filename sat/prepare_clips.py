@@ -36,6 +36,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--shard_mb", type=float, metavar="N", help="Parquet manifests of so many MB (default: 256, above 20,000 clips)")
     parser.add_argument("--detector", metavar="FOLDER", help="face detector (default: models/antelopev2, else models/face_detector)")
     parser.add_argument("--recognizer", metavar="FOLDER", help="face recogniser (default: models/antelopev2, else models/face_recognizer)")
+    parser.add_argument("--parser", metavar="FOLDER", help="Segformer of faces (default: models/jonathandinu/face-parsing, else an oval)")
     parser.add_argument("--same_person", type=float, metavar="X", help="cosine of two faces of one person (default: the recogniser's)")
     add_caption_options(parser)
     add_engine_options(parser)
@@ -65,7 +66,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools, tell_of
     from concat_id.face.recognition import same_person
 
-    models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.device)
+    models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.parser, arguments.device)
     tools, notices = load_tools(models)
     for notice in notices:
         warn(notice)

@@ -8,6 +8,7 @@ import numpy as np
 from in_process import ffmpeg, no_file_larger_than
 from odd_input import is_told
 from PIL import Image, ImageFilter
+from tiny_faces import write_segformer
 
 from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.data.manifest_files import read_manifest
@@ -48,6 +49,13 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
     for clip, sharded in zip(clips, read_manifest(output).clips, strict=True):
         assert (clip.file, clip.caption) == (sharded.file, sharded.caption)
         assert all(np.array_equal(one.vectors, other.vectors) for one, other in zip(clip.people, sharded.people, strict=True))
+
+
+def test_the_parser_may_be_named(videos, prepare, tmp_path):
+    command = "--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path / "out", "--parser", tmp_path / "parser"
+    assert (ended := prepare(*command)).code == 2 and "parser: not there, expected a Segformer" in ended.err
+    write_segformer(tmp_path / "parser")
+    assert (ended := prepare(*command)).done and "oval" not in ended.err and "Traceback" not in ended.err
 
 
 def test_crops_get_verdicts_that_are_counted(prepare, tmp_path, portraits):

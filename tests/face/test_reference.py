@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import skimage.data
+from conftest import ROOT
 from in_process import refused
 from PIL import Image
 
 from concat_id.config.cogvideox import FaceConfig
+from concat_id.config.loading import load_config
 from concat_id.face.detection import Face
 from concat_id.face.parsing import CLASSES, EllipseParser
 from concat_id.face.reference import kept_pixels, load_face_models, mask_surroundings, prepare_reference
@@ -135,6 +137,17 @@ def test_what_stands_in_is_told(tmp_path, detector_folder):
         models = load_face_models(config_of(tmp_path, **{place: detector_folder}), "cpu")
         assert models.detector.folder == detector_folder and isinstance(models.parser, EllipseParser)
         assert len(models.notices) == len(absent) and all(map(str.__contains__, models.notices, absent)) and "oval" in models.notices[-1]
+
+
+def test_the_demonstration_models_parser_leaves_no_background(detector):
+    """The wall behind this person is blue."""
+    models = load_face_models(load_config([str(ROOT / "configs" / "mini.yaml")]).model.faces, "cpu")
+    assert not any("oval" in notice for notice in models.notices)
+    blue = {}
+    for parser in (models.parser, EllipseParser()):
+        pixels = np.asarray(prepare_reference(ROOT / "examples" / "people" / "ben.png", SIZE, detector, parser).image).astype(int)
+        blue[parser.name] = float((pixels[..., 2] > pixels[..., 0] + 30).mean())
+    assert blue["Segformer (face_parser)"] < 0.001 < 0.005 < blue["ellipse"]
 
 
 def test_nothing_there_or_half_there(tmp_path, detector_folder):

@@ -28,7 +28,7 @@ from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import CROP_SIZE, FaceDetector
 from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_recognizer
-from concat_id.face.reference import FaceParser, load_face_models
+from concat_id.face.reference import FaceParser, load_face_models, require_parser
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
 from concat_id.face.verdict import PhotoVerdict
 from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
@@ -79,6 +79,7 @@ class FaceModelNames(NamedTuple):
 
     detector: str | None = None
     recognizer: str | None = None
+    parser: str | None = None
     device: str = "auto"
 
 
@@ -87,6 +88,9 @@ def load_tools(models: FaceModelNames) -> tuple[FaceTools, list[str]]:
     """Load the models, once; also return a line for each that stands in for another. Raises `UserError`."""
     device = choose_device(models.device)
     own = {"detector": models.detector, "fallback_detector": models.detector} if models.detector else {}
+    own |= {"parser": models.parser} if models.parser else {}
+    if models.parser:
+        require_parser(FaceConfig(**own))
     faces = load_face_models(FaceConfig(**own), device)
     return FaceTools(faces.detector, load_recognizer(models.recognizer, device), faces.parser), faces.notices
 

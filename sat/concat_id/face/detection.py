@@ -136,13 +136,13 @@ class FaceDetector:
 
     def align(self, image: Image.Image, face: Face, size: int = CROP_SIZE) -> tuple[Image.Image, np.ndarray]:
         """Cut a face out, upright: the crop of `size` x `size`, black beyond the image's edge, and the key points in it (5, 2)."""
-        keypoints = self._look_again(image, face.keypoints) if self.looks_again else face.keypoints
-        matrix = alignment(keypoints, size)
+        matrix = alignment(keypoints := self.keypoints(image, face), size)
         return warp(image, matrix, size), moved(keypoints, matrix)
 
-    def _look_again(self, image: Image.Image, keypoints: np.ndarray) -> np.ndarray:
-        """Find the key points (5, 2) anew where the face stands upright; those given, if it is not found there."""
-        for _ in range(MORE_LOOKS):
+    def keypoints(self, image: Image.Image, face: Face) -> np.ndarray:
+        """The key points (5, 2) of a face, found anew where it stands upright if the detector is imprecise and finds it there."""
+        keypoints = face.keypoints
+        for _ in range(MORE_LOOKS if self.looks_again else 0):
             matrix = alignment(keypoints, LOOK_CROP)
             matrix[:, 2] += (DETECTION_SIZE - LOOK_CROP) / 2
             expected = moved(keypoints, matrix)

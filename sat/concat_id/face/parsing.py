@@ -23,6 +23,7 @@ class SegformerParser:
 
     def __init__(self, folder: str | Path, device: torch.device | str):
         from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil  # takes seconds
+        from transformers.utils.logging import disable_progress_bar
 
         self.folder = Path(folder)
         self.name = f"Segformer ({self.folder.name})"
@@ -31,6 +32,7 @@ class SegformerParser:
         file = self.folder / "config.json"
         settings, weights = read_settings(file, "settings of a Segformer"), load_pretrained(self.folder)
         read_settings(self.folder / "preprocessor_config.json", "settings of a Segformer's images")
+        disable_progress_bar()
         with built_from(file, "Segformer", weights):
             self.model, report = SegformerForSemanticSegmentation.from_pretrained(
                 None, config=SegformerConfig.from_dict(settings), state_dict=weights, dtype=torch.float32, output_loading_info=True
