@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation.clips import write_clip
-from in_process import refused
+from in_process import ffmpeg, refused
 from PIL import Image
 
 from concat_id.evaluation.calibration import Calibration, Range
@@ -44,6 +44,9 @@ def test_damaged_and_slow_files(tmp_path):
     content[middle : middle + 50] = bytes(50)  # a scratch, which players get over as well
     (tmp_path / "d.mp4").write_bytes(content)
     assert len(read_video(tmp_path / "d.mp4", 4).frames) == 4
+    ffmpeg("-i", clip, "-c", "copy", "-movflags", "+faststart", tmp_path / "e.mp4")
+    (tmp_path / "e.mp4").write_bytes((tmp_path / "e.mp4").read_bytes()[:-20_000])  # what tells of all frames comes first
+    refused("e.mp4: ends before its last frame", read_video, tmp_path / "e.mp4", 4)
 
 
 @pytest.fixture(scope="module")

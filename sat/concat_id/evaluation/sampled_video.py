@@ -75,4 +75,6 @@ def _probe(path: Path, timeout_s: float) -> tuple[int, float]:
         lines = [line for line in told.strip().splitlines() if not line.startswith(("frame=", "Conversion"))] or ["damaged"]
         reason = "no video in it" if "matches no streams" in told else re.sub(r"^\[[^]]*\] *", "", lines[-1])
         raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
+    if "partial file" in told or "corrupt input packet" in told:
+        raise UserError(f"{path}: ends before its last frame; the file was cut short, make or copy it again")
     return int(counts[-1]), float(rates[0]) if rates and float(rates[0]) > 0 else 25.0
