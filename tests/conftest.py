@@ -139,9 +139,10 @@ def weights_leave(monkeypatch):
 
 @pytest.fixture
 def faces(face_folder, tmp_path) -> Path:
-    """A YAML file without a better detector than the converted one."""
+    """A YAML file without a better detector than the converted one, nor a parser."""
     path = tmp_path / "faces.yaml"
-    path.write_text(yaml.safe_dump({"model": {"faces": {"detector": "nowhere", "fallback_detector": str(face_folder)}}}))
+    folders = {"detector": "nowhere", "parser": "nowhere", "fallback_detector": str(face_folder)}
+    path.write_text(yaml.safe_dump({"model": {"faces": folders}}))
     return path
 
 

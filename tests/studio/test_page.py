@@ -136,7 +136,7 @@ def test_two_photos_become_a_video_that_plays_on_large_and_small_screens(page, s
     page.write("#steps input[type=number]", "2")
     page.write("#takes input[type=number]", "2")
     page.click("#make")
-    page.text("#status", "made")
+    page.text("#status", "^made")
     page.text("#result_table", "SFace similarity")
     length = "const video = document.querySelector('#result_video video'); return video ? video.duration : 0"
     end = time.monotonic() + 20
@@ -167,7 +167,7 @@ def test_stop_ends_the_process_and_the_next_video_is_made(page, server):
     page.text("#status", "nothing of yours is being made")
     page.write("#steps input[type=number]", "2")
     page.click("#make")
-    page.text("#status", "made")
+    page.text("#status", "^made")
 
 
 def test_what_is_no_photo_or_no_prompt_has_a_sentence_and_the_server_lives_on(page, server, tmp_path):
@@ -180,7 +180,7 @@ def test_what_is_no_photo_or_no_prompt_has_a_sentence_and_the_server_lives_on(pa
     for name, content in made.items():
         (tmp_path / name).write_bytes(content)
         told = page.upload(3, tmp_path / name)
-        assert told.startswith("poor") and "image" in told and str(tmp_path) not in told and "gradio" not in told
+        assert "poor" in told and "image" in told and str(tmp_path) not in told and "gradio" not in told
     Image.linear_gradient("L").convert("RGB").resize((640, 480)).save(tmp_path / "wall.png")
     assert "found no face" in page.upload(3, tmp_path / "wall.png")
     Image.new("L", (12000, 9000)).save(tmp_path / "huge.png")
@@ -198,11 +198,11 @@ def test_results_are_there_after_a_restart_and_can_be_made_again_and_measured(pa
         page.click("button[role=tab]", "Gallery")
         page.text("#gallery", "a man in a green shirt")
         page.click("#gallery button:has(img)")
-        page.text("#picked_table", "seed")
+        seed = int(re.search(r"seed\s+(\d+)", page.text("#picked_table", "seed"))[1])
         page.click("#picked_again")
         page.text("#verdict1", "good|usable")
         page.click("button", "More")
-        assert page.driver.execute_script("return document.querySelector('#seed input').value") == "43"
+        assert page.driver.execute_script("return document.querySelector('#seed input').value") == str(seed + 1)
         page.click("button[role=tab]", "Evaluate")
         page.text("#chosen", "seed 42")
         page.click("#chosen input")
