@@ -20,13 +20,12 @@ FOLDER and MODEL are seen from the project's folder.
   --steps N       steps of every stage, or N,N,N of one after the other (default: those of the stage's file)
   --from MODEL    folder with the transformer/ to start from and its t5/, such as models/mini (default: from nothing)
   --first N       stage to begin with, 1, 2 or 3 (default: 1); the model of --from takes the place of the stage before
-  --autoencoder   use FOLDER/3d-vae.pt, and train it if it is not there, in place of the autoencoder in models/mini; that of MODEL is not read
   --until PART    stop after one of: render, prepare, pairs, train, sample (default: report, the last one)
   -h, --help      this text
 END
 }
 
-DATA=data/mini PEOPLE=1300 CLIPS=600 TEST=32 FROM="" FIRST=1 PROCESSES="" STEPS="" AUTOENCODER="" UNTIL=report
+DATA=data/mini PEOPLE=1300 CLIPS=600 TEST=32 FROM="" FIRST=1 PROCESSES="" STEPS="" UNTIL=report
 PARTS=(render prepare pairs train sample report)
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -36,7 +35,6 @@ while [ $# -gt 0 ]; do
             printf -v "${name^^}" %s "$2"
             shift
             ;;
-        --autoencoder) AUTOENCODER=yes ;;
         -h | --help)
             usage
             exit
@@ -97,7 +95,7 @@ step "pairs"
     --cross_two 0.45 0.957 --trade_off 0.87 0.99 --trade_off_clips 4 # smaller, moving and covered faces are less alike
 stop_after pairs
 
-begun="$DATA/exps/begun.txt" options="--from '$FROM' --first $FIRST --autoencoder '$AUTOENCODER'"
+begun="$DATA/exps/begun.txt" options="--from '$FROM' --first $FIRST"
 if [ -f "$begun" ] && [ "$(<"$begun")" != "$options" ]; then
     fail "$DATA/exps: was begun with $(<"$begun"), found $options; give the same, or move $DATA/exps and $DATA/samples away"
 fi
@@ -109,13 +107,7 @@ if [ ! -d "$T5" ]; then
     step "text encoder"
     "$PYTHON" demo/train_text_encoder.py --output "$T5"
 fi
-autoencoder=models/mini/vae/3d-vae.pt
-if [ -n "$AUTOENCODER" ]; then
-    step "autoencoder"
-    autoencoder="$DATA/3d-vae.pt"
-    [ -f "$autoencoder" ] || "$PYTHON" demo/train_autoencoder.py --output "$autoencoder" --frames 17 --lists "$DATA"/{images,clips}/clips.json
-fi
-printf 'model:\n  text_encoder: {path: "%s"}\n  autoencoder: {path: "%s"}\n' "$T5" "$autoencoder" >"$DATA/encoders.yaml"
+printf 'model:\n  text_encoder: {path: "%s"}\n' "$T5" >"$DATA/encoders.yaml"
 MODEL=(configs/mini.yaml "$DATA/encoders.yaml")
 
 # Train a stage in FOLDER/exps/stage<n>, from the weights of the one before.

@@ -1,4 +1,4 @@
-"""Networks of the released classes with small sizes and fresh weights, for demo/train_text_encoder.py and demo/train_autoencoder.py."""
+"""Networks of the released classes with small sizes and fresh weights, for demo/train_text_encoder.py and demo/gpu_run.py."""
 
 import json
 from dataclasses import dataclass

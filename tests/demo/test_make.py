@@ -65,7 +65,7 @@ def test_every_part_is_started_once_and_what_is_trained_is_not_trained_again(tra
 
 def test_another_start_in_the_same_folder_is_refused(train, tmp_path, model):
     train("--until", "train")
-    for options in (["--from", model], ["--autoencoder"], ["--from", model, "--first", 2]):
+    for options in (["--from", model], ["--from", model, "--first", 2]):
         code, errors, calls = train("--until", "train", *options)
         assert code == 2 and f"{tmp_path}/data/exps: was begun with --from '' --first 1" in errors.splitlines()[-1]
         assert not any("train_stage.py" in call for call in calls)
@@ -110,4 +110,4 @@ def test_mistakes_are_told_in_a_line(train):
     ):
         code, errors, calls = train(*options)
         assert code == 2 and text in errors and len(errors.splitlines()) == 1 and not calls
-    assert "--autoencoder" in subprocess.run(["bash", ROOT / "demo" / "make.sh", "--help"], capture_output=True, text=True).stdout
+    assert "--until PART" in subprocess.run(["bash", ROOT / "demo" / "make.sh", "--help"], capture_output=True, text=True).stdout
