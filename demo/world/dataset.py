@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import imageio
 import numpy as np
 import torch
 from PIL import Image
@@ -146,6 +145,8 @@ def jobs_of(settings: WorldSettings, index: int) -> Iterator[tuple[int, int]]:
 
 def write_clip(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 frames (F, H, W, 3) as H.264 with little loss. Raises `UserError` where the encoder fails."""
+    import imageio  # not where frames stay in memory
+
     with written_whole(path) as temporary:
         try:
             imageio.mimwrite(temporary, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2, output_params=QUALITY)
@@ -207,6 +208,5 @@ def write_world(folder: Path, settings: WorldSettings, num_people: int, workers:
         writer = WorldWriter(folder, settings, num_people)
         yield from map(writer.write_person, range(num_people))
         return
-    HeadModel()  # builds its cache if need be, before the workers would do so all at once
     os.environ["OMP_NUM_THREADS"] = "1"
     yield from in_processes(_write_person, range(num_people), workers, _start_worker, (folder, settings, num_people))
