@@ -24,7 +24,7 @@ BUDGETS = {  # lines of code, without blank ones, comments and docstrings
     # many photographs are judged rightly); models have both networks of CogVideoX, and what libraries make of them
     "config": 1730, "weights": 830, "files": 492, "video": 345, ".": 360, "models": 2740, "diffusion": 300, "face": 970, "data": 1345,
     "sampling": 1610, "training": 1645, "conversion": 920, "evaluation": 1425, "curation": 1650, "doctor": 652, "studio": 570,
-    "demo": 2900, "tests": 11810, "bench": 700, "gpu": 500,
+    "demo": 3150, "tests": 11810, "bench": 700, "gpu": 500,
 }  # fmt: skip
 LIBRARIES = {  # a library is known in these rooms alone
     "sat": {"models", "training"},

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.files.paths import written_whole
-from concat_id.models.autoencoder import VideoAutoencoder, released_settings, to_sat_names
+from concat_id.models.autoencoder import AutoencoderKLCogVideoX, VideoAutoencoder, released_settings, to_sat_names
 
 TOKENIZER = "spiece.model"
 TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # numbers 0, 1, 2

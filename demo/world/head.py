@@ -53,6 +53,7 @@ class HeadModel:
         normals = vertex_normals(self.rest, self.triangles)
         self.masks = self._masks(quads, coarse, normals)
         self.offsets = self._action_offsets(average)
+        self.landmarks = self._landmarks()
 
     def vertices(self, phenotype: dict[str, float], local_changes: dict[str, float]) -> np.ndarray:
         """Compute a person (V, 3) at rest, in head coordinates."""
@@ -122,6 +123,13 @@ class HeadModel:
             lash[skin] = np.maximum(lash[skin], near * np.where(away[:, 1] > 0, 1.0, 0.45))
         occlusion = ambient_occlusion(self.rest, self.triangles, normals)
         return np.stack([at_vertices("lips"), at_vertices("ears"), lash, occlusion], axis=1).clip(0, 1).astype(np.float32)
+
+    def _landmarks(self) -> list[np.ndarray]:
+        """Vertices of the eyes (image's left, right), the tip of the nose, and the mouth's corners (left, right)."""
+        x, y, z = self.rest.T
+        nose = np.flatnonzero((np.abs(x) < 0.03) & (np.abs(y) < 0.08))
+        lips = np.flatnonzero(self.masks[:, 0] > 0.5)
+        return [*self.eyes, nose[[z[nose].argmax()]], lips[[x[lips].argmin()]], lips[[x[lips].argmax()]]]
 
     def _action_offsets(self, average: dict) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Offsets of the few vertices that each action moves: (indices, (n, 3)).

@@ -1,0 +1,85 @@
+"""Teach a small video autoencoder whole clips: what moves is coded in the latents of the frames it moves in.
+
+Its decoder learns in the chunks in which sampling decodes. Latents get mean 0 and deviation 1 in the end, as the schedule expects.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from concat_id.config.cogvideox import AutoencoderConfig
+from concat_id.distributed import has_bfloat16
+from concat_id.models.autoencoder import VideoAutoencoder
+from networks.building import build_autoencoder, fold_statistics, matrices
+from networks.learner import Descent
+
+EDGES = 0.5  # weight of differences between neighbours, against differences of pixels
+NEARNESS = 1e-3  # weight of the Kullback-Leibler divergence from a standard normal distribution
+SCALES = (1, 2, 4)  # pixels over which edges are compared
+FIRST = 3  # latents that are decoded at once; then two at a time, as in sampling
+LOG_VARIANCE = (-12.0, 4.0)
+
+
+class AutoencoderTrainer(Descent):
+    """Trains an autoencoder with fresh weights on clips (B, 3, F, H, W) in [-1, 1], F = 8k+1, whole or pieces of them."""
+
+    def __init__(self, config: AutoencoderConfig, device: torch.device, seed: int = 0, learning_rate: float = 1.5e-3):
+        torch.manual_seed(seed)
+        self.autoencoder = build_autoencoder(config).to(device)
+        network = self.autoencoder.autoencoder.requires_grad_(True)
+        super().__init__(network, matrices(network), learning_rate)
+
+    def step(self, video: Tensor, progress: float) -> Tensor:
+        """Encode, decode as sampling does, compare, descend; returns the decibels on the device."""
+        with autocast(video.device):
+            moments = self.network.encoder(video)[0].float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        log_variance = log_variance.clamp(*LOG_VARIANCE)
+        latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        decoded = self._decode(latents)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        self.descend(difference(decoded, video) + NEARNESS * divergence, progress)
+        return decibels(decoded.detach(), video).mean()
+
+    def finish(self, videos: Sequence[Tensor]) -> VideoAutoencoder:
+        """Keep the average of the weights, fold the statistics of clips' latents into them, and freeze the autoencoder."""
+        self.keep_average()
+        self.network.requires_grad_(False)
+        latents = torch.cat([self.autoencoder.encode(video).flatten(0, 1) for video in videos])
+        fold_statistics(self.autoencoder, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+        return self.autoencoder
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Decode latents (B, C, T, H, W) chunk by chunk, with gradients."""
+        cache, parts = None, []
+        for chunk in latents.tensor_split(tuple(range(FIRST, latents.shape[2], 2)), dim=2):
+            with autocast(latents.device):
+                pixels, cache = self.network.decoder(chunk, conv_cache=cache)
+            parts.append(pixels.float())
+        return torch.cat(parts, dim=2)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the processor has it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def difference(decoded: Tensor, video: Tensor) -> Tensor:
+    """Compare pixels, and differences between neighbours along height, width and time, the former two at several scales."""
+    total = F.l1_loss(decoded, video) + EDGES * F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
+    for scale in SCALES:
+        small = [F.avg_pool3d(side, (1, scale, scale)) for side in (decoded, video)]
+        total = total + EDGES * sum(F.l1_loss(small[0].diff(dim=along), small[1].diff(dim=along)) for along in (-2, -1))
+    return total
+
+
+def decibels(decoded: Tensor, video: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (B, F) of each frame of videos (B, 3, F, H, W) in [-1, 1]."""
+    return 10 * torch.log10(4 / (decoded - video).square().mean((1, 3, 4)).clamp(min=1e-10))
+
+
+def to_video(frames: Tensor) -> Tensor:
+    """Turn uint8 frames (..., F, H, W, 3) into a video (..., 3, F, H, W) in [-1, 1]."""
+    return torch.movedim(frames.float() / 127.5 - 1, -1, -4)

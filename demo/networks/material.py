@@ -1,0 +1,138 @@
+"""People to train on, drawn in further processes and kept in memory: clips, and what the model sees of their faces as references."""
+
+import os
+import queue
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+from PIL import Image
+
+CROP = 96  # pixels of a reference's side
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn of each person: `shots` clips of `frames` at `size` (height, width), and `portraits` calm images."""
+
+    size: tuple[int, int]
+    frames: int
+    shots: int = 2
+    portraits: int = 2
+    seed: int = 0
+
+
+@dataclass
+class Person:
+    """Clips (S, F, H, W, 3) with captions, references (R, H, W, 3), the first S of them from the clips; uint8.
+
+    `traits` (R, 4) tell how references differ, the clips' first: yaw in radians, number of expression and of light, covered eyes.
+    """
+
+    number: int
+    clips: np.ndarray
+    captions: list[str]
+    references: np.ndarray
+    traits: np.ndarray
+
+
+class Artist:
+    """Draws people by their number."""
+
+    def __init__(self, plan: Plan):
+        from world.kernel_cache import keep_kernels
+
+        keep_kernels()
+        from world.head import HeadModel
+
+        self.plan, self.head = plan, HeadModel()
+
+    def draw(self, number: int) -> Person:
+        """Draw one person; the same number gives the same."""
+        from world.captions import describe
+        from world.dataset import make_person
+        from world.render import ShotRenderer
+        from world.shots import NEAR, sample_shot
+
+        plan, person = self.plan, make_person(self.head, self.plan.seed, number)
+        clips, captions, references, traits = [], [], [], []
+        for index in range(plan.shots + plan.portraits):
+            calm = index >= plan.shots
+            rng = np.random.default_rng([plan.seed, 19, number, index])
+            shot = sample_shot([person], rng, 1 if calm else plan.frames, calm, NEAR)
+            renderer = ShotRenderer(self.head, [person], shot, plan.size)
+            frames = np.stack([renderer.frame(frame)[0] for frame in range(1 if calm else plan.frames)])
+            if not calm:
+                clips.append(frames)
+                captions.append(describe(shot.facts, rng))
+            chosen = int(rng.integers(len(frames)))
+            references.append(reference_of(frames[chosen], renderer.keypoints(chosen), plan.size))
+            traits.append(traits_of(shot, chosen))
+        return Person(number, np.stack(clips), captions, np.stack(references), np.array(traits, np.float32))
+
+
+def reference_of(frame: np.ndarray, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut a face out as sampling does where no parser's weights are: upright, in an oval, fitted into `size`."""
+    from concat_id.face.detection import alignment, moved, warp
+    from concat_id.face.parsing import EllipseParser
+    from concat_id.face.reference import mask_surroundings
+    from concat_id.video.transforms import fit_and_pad
+
+    matrix = alignment(keypoints, CROP)
+    crop = warp(Image.fromarray(frame), matrix, CROP)
+    masked, _ = mask_surroundings(crop, EllipseParser().parse(crop, moved(keypoints, matrix)))
+    return np.asarray(fit_and_pad(masked, size))
+
+
+def traits_of(shot, frame: int) -> list[float]:
+    """Say in numbers what the first person of a shot does in a frame."""
+    from world.shots import EXPRESSIONS, LIGHTS
+
+    performance, facts = shot.performances[0], shot.facts["people"][0]
+    return [float(performance.yaw[frame]), EXPRESSIONS.index(facts["expression"]), list(LIGHTS).index(shot.facts["light"]),
+            float(facts["glasses"] == "sunglasses")]  # fmt: skip
+
+
+class Studio:
+    """Processes that draw people 0, 1, 2, ... until the block ends; `arrived` tells those that are there, in any order."""
+
+    def __init__(self, plan: Plan, workers: int, first: int = 0):
+        context = get_context("spawn")
+        self.results, self.stop = context.Queue(maxsize=4 * workers), context.Event()
+        self.processes = [context.Process(target=_work, args=(plan, first + index, workers, self.results, self.stop), daemon=True)
+                          for index in range(workers)]  # fmt: skip
+        for process in self.processes:
+            process.start()
+
+    def arrived(self, wait: float = 0.0) -> list[Person]:
+        """People drawn since the last call, at least one if one comes within `wait` seconds. Raises `RuntimeError` without processes."""
+        people = []
+        while True:
+            try:
+                people.append(self.results.get(timeout=wait) if wait and not people else self.results.get_nowait())
+            except queue.Empty:
+                if not people and not any(process.is_alive() for process in self.processes):
+                    raise RuntimeError("the processes that draw people have ended; the lines above say why") from None
+                return people
+
+    def __enter__(self) -> "Studio":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop.set()
+        for process in self.processes:
+            process.terminate()
+            process.join()
+
+
+def _work(plan: Plan, first: int, step: int, results, stop) -> None:
+    import torch
+
+    os.nice(5)  # the process that trains comes first
+    torch.set_num_threads(1)
+    artist, number = Artist(plan), first
+    while not stop.is_set():
+        results.put(artist.draw(number))
+        number += step
+
+
