@@ -2,24 +2,18 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SHARES = {"autoencoder": 0.27, "stage 1": 0.47, "stage 2": 0.10, "stage 3": 0.16}
 PEAK = 989e12  # operations a second of an H100 in bfloat16, dense
 REACHED = {"autoe": 0.08, "stage": 0.3}  # assumed shares of it: narrow convolutions, and tokens of width 320
 
 
-@dataclass
 class Clock:
     """Tells how far a part has come in its share. What a stopped run has spent counts as spent, up to its last save."""
 
-    budget: float
-    spent: float = 0.0
-    now: Callable[[], float] = time.monotonic
-    begun: float = field(init=False)
-
-    def __post_init__(self):
-        self.begun = self.now() - self.spent
+    def __init__(self, budget: float, spent: float = 0.0, now: Callable[[], float] = time.monotonic):
+        self.budget, self.now, self.begun = budget, now, now() - spent
 
     @property
     def elapsed(self) -> float:

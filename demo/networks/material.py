@@ -2,8 +2,10 @@
 
 import os
 import queue
+import threading
 from dataclasses import dataclass
-from multiprocessing import get_context
+from itertools import count
+from multiprocessing import get_context, parent_process
 
 import numpy as np
 from PIL import Image
@@ -98,8 +100,8 @@ class Studio:
 
     def __init__(self, plan: Plan, workers: int, first: int = 0):
         context = get_context("spawn")
-        self.results, self.stop = context.Queue(maxsize=4 * workers), context.Event()
-        self.processes = [context.Process(target=_work, args=(plan, first + index, workers, self.results, self.stop), daemon=True)
+        self.results = context.Queue(maxsize=4 * workers)
+        self.processes = [context.Process(target=_work, args=(plan, first + index, workers, self.results), daemon=True)
                           for index in range(workers)]  # fmt: skip
         for process in self.processes:
             process.start()
@@ -119,20 +121,25 @@ class Studio:
         return self
 
     def __exit__(self, *_) -> None:
-        self.stop.set()
         for process in self.processes:
             process.terminate()
             process.join()
 
 
-def _work(plan: Plan, first: int, step: int, results, stop) -> None:
+def _work(plan: Plan, first: int, step: int, results) -> None:
     import torch
 
     os.nice(5)  # the process that trains comes first
     torch.set_num_threads(1)
-    artist, number = Artist(plan), first
-    while not stop.is_set():
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    artist = Artist(plan)
+    for number in count(first, step):
         results.put(artist.draw(number))
-        number += step
+
+
+def _end_with_parent() -> None:
+    """Leave nothing behind where the parent is killed."""
+    parent_process().join()
+    os._exit(1)
 
 

@@ -54,8 +54,7 @@ class Minutes:
         self.tallies = {name: Tally(**tally) for name, tally in state.get("tallies", {}).items()}
         self.part, self.learner, self.network = state.get("part", "autoencoder"), None, None
         self.pixels: list[Person] = []
-        self.shown: list[Person] = []
-        self.waiting: list[Person] = []
+        self.shown, self.waiting = list(self.pixels), list(self.pixels)
         self.saved = time.monotonic()
         self.vae = folder / "model" / "vae" / "3d-vae.pt"
         if self.part == "autoencoder" and self.vae.is_file():  # cut before the first save of stage I
