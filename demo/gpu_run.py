@@ -44,10 +44,9 @@ def main() -> int:
     from networks.minutes import Minutes
 
     check_writable(arguments.output)
-    config = load_config(arguments.base)
-    workers = arguments.workers or max(1, (os.cpu_count() or 2) - 1)
-    minutes = Minutes(config, arguments.output, arguments.minutes, choose_device("auto"), float(arguments.scale), workers,
-                      arguments.save_every)  # fmt: skip
+    workers, scale = arguments.workers or max(1, (os.cpu_count() or 2) - 1), float(arguments.scale)
+    given = load_config(arguments.base), arguments.output, arguments.minutes, choose_device("auto")
+    minutes = Minutes(*given, scale, workers, arguments.save_every)
     minutes.run()
     print(table(minutes.tallies, arguments.minutes))
     return 0

@@ -4,6 +4,7 @@ Trains each on whole clips of the near world, and measures on clips of other peo
 a photo of the same person, by SFace, of decoded frames and of rendered ones.
 """
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -32,13 +33,12 @@ def draw(people: int, turning: int):
 
     from networks.material import Artist, Plan
 
-    artist = Artist(Plan((128, 96), 17, shots=1, portraits=0))
+    artist = Artist(Plan((128, 96), 17, images=0, portraits=0))
     learned = np.concatenate([artist.draw(number).clips for number in range(people)])
-    artist.plan = Plan((128, 96), 17, shots=1, portraits=1)
-    held_out, number = [], UNSEEN
+    artist.plan = Plan((128, 96), 17, images=0, portraits=1)
+    held_out, numbers = [], itertools.count(UNSEEN)
     while len(held_out) < turning:
-        person = artist.draw(number)
-        number += 1
+        person = artist.draw(next(numbers))
         if " turns " in f" {person.captions[0]} ":
             held_out.append((person.clips[0], person.references[1]))
     return learned, held_out

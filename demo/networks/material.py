@@ -11,28 +11,31 @@ import numpy as np
 from PIL import Image
 
 CROP = 96  # pixels of a reference's side
+LATE = 0.65  # of a shot, after which a frame shows what its caption says
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn of each person: `shots` clips of `frames` at `size` (height, width), and `portraits` calm images."""
+    """What is drawn of each person at `size` (height, width): clips of `frames`, late frames of other shots, and calm portraits."""
 
     size: tuple[int, int]
     frames: int
-    shots: int = 2
+    clips: int = 1
+    images: int = 5
     portraits: int = 2
     seed: int = 0
 
 
 @dataclass
 class Person:
-    """Clips (S, F, H, W, 3) with captions, references (R, H, W, 3), the first S of them from the clips; uint8.
+    """Clips (N, F, H, W, 3), images (M, H, W, 3), captions of both, references (R, H, W, 3), of clips first, then images; uint8.
 
-    `traits` (R, 4) tell how references differ, the clips' first: yaw in radians, number of expression and of light, covered eyes.
+    `traits` (R, 4) tell how references differ: yaw in radians, number of expression and of light, covered eyes.
     """
 
     number: int
     clips: np.ndarray
+    images: np.ndarray
     captions: list[str]
     references: np.ndarray
     traits: np.ndarray
@@ -57,20 +60,23 @@ class Artist:
         from world.shots import NEAR, sample_shot
 
         plan, person = self.plan, make_person(self.head, self.plan.seed, number)
-        clips, captions, references, traits = [], [], [], []
-        for index in range(plan.shots + plan.portraits):
-            calm = index >= plan.shots
+        clips, images, captions, references, traits = [], [], [], [], []
+        for index in range(plan.clips + plan.images + plan.portraits):
+            moving, calm = index < plan.clips, index >= plan.clips + plan.images
             rng = np.random.default_rng([plan.seed, 19, number, index])
             shot = sample_shot([person], rng, 1 if calm else plan.frames, calm, NEAR)
             renderer = ShotRenderer(self.head, [person], shot, plan.size)
-            frames = np.stack([renderer.frame(frame)[0] for frame in range(1 if calm else plan.frames)])
-            if not calm:
-                clips.append(frames)
-                captions.append(describe(shot.facts, rng))
-            chosen = int(rng.integers(len(frames)))
+            chosen = int(rng.integers(0 if moving or calm else int(LATE * plan.frames), 1 if calm else plan.frames))
+            frames = {frame: renderer.frame(frame)[0] for frame in (range(plan.frames) if moving else [chosen])}
+            if moving:
+                clips.append(np.stack(list(frames.values())))
+            elif not calm:
+                images.append(frames[chosen])
+            captions += [] if calm else [describe(shot.facts, rng)]
             references.append(reference_of(frames[chosen], renderer.keypoints(chosen), plan.size))
             traits.append(traits_of(shot, chosen))
-        return Person(number, np.stack(clips), captions, np.stack(references), np.array(traits, np.float32))
+        images = np.array(images, np.uint8).reshape(-1, *plan.size, 3)  # of which there may be none
+        return Person(number, np.array(clips), images, captions, np.stack(references), np.array(traits, np.float32))
 
 
 def reference_of(frame: np.ndarray, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:

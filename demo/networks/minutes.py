@@ -24,7 +24,7 @@ from networks.autoencoder import AutoencoderTrainer, to_video
 from networks.building import matrices, write_autoencoder
 from networks.clock import SHARES, Clock, Tally
 from networks.learner import Descent
-from networks.material import Person, Plan, Studio
+from networks.material import Plan, Studio
 from networks.pool import ENCODED, Pool
 
 STATE = "state.pt"
@@ -53,8 +53,7 @@ class Minutes:
         self.clock, self.state = Clock(60 * minutes, state.get("spent", 0.0)), state
         self.tallies = {name: Tally(**tally) for name, tally in state.get("tallies", {}).items()}
         self.part, self.learner, self.network = state.get("part", "autoencoder"), None, None
-        self.pixels: list[Person] = []
-        self.shown, self.waiting = list(self.pixels), list(self.pixels)
+        self.pixels, self.shown, self.waiting = [], [], []  # people: to learn from, to show, to be encoded
         self.saved = time.monotonic()
         self.vae = folder / "model" / "vae" / "3d-vae.pt"
         if self.part == "autoencoder" and self.vae.is_file():  # cut before the first save of stage I
@@ -64,12 +63,15 @@ class Minutes:
 
     def run(self) -> None:
         """Do what is left."""
+        if self.clock.progress("stage 3") >= 1:
+            return
         plan = Plan(self.config.model.largest_size, self.config.model.num_frames)
         with Studio(plan, min(self.workers, SHOWN), 0) as first:
             while len(self.shown) < max(1, round(SHOWN * self.scale)):
                 self.shown += [person for person in first.arrived(5.0) if person.number < SHOWN]
         pool = self._pool() if self.vae.is_file() else None
-        with Studio(plan, self.workers, 1 + max([SHOWN - 1, *(person.number for person in pool.people)]) if pool else SHOWN) as self.studio:
+        numbers = [person.number for person in pool.people] if pool else []
+        with Studio(plan, self.workers, 1 + max([SHOWN - 1, *numbers])) as self.studio:
             if self.part == "autoencoder":
                 self._learn_autoencoder()
                 pool = self._pool()
@@ -84,9 +86,8 @@ class Minutes:
         self._go_on(trainer)
         torch.backends.cudnn.benchmark = True  # all pieces have one size
         rng, count = np.random.default_rng(trainer.done), max(1, round(CLIPS_A_STEP * self.scale))
-        side = self.config.model.largest_size
-        if CLIPS_A_STEP * self.scale < 1:
-            side = tuple(min(PIECE, own) for own in side)
+        whole, largest = CLIPS_A_STEP * self.scale >= 1, self.config.model.largest_size
+        side = largest if whole else tuple(min(PIECE, own) for own in largest)
         tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, (self.config.model.num_frames, *side)))
         self._await(lambda: self.pixels)
         while (progress := self.clock.progress("autoencoder")) < 1:
@@ -106,9 +107,7 @@ class Minutes:
 
     def _learn_stage(self, stage: int) -> None:
         model, name = self.config.model, f"stage {stage}"
-        if self.network is None:
-            self.network = self._new_network()
-        network = self.network
+        self.network = network = self.network or self._new_network()
         if self.learner is not None:
             self.learner.keep_average()
         learner = self.learner = Descent(network, matrices(network), LEARNING_RATES[stage], AVERAGE)
@@ -136,8 +135,7 @@ class Minutes:
 
     def _loss(self, recipe, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
         """The library's loss at logit-normal timesteps, conditions dropped as its training drops them."""
-        latents, texts, refs = batch
-        model = self.config.model
+        model, (latents, texts, refs) = self.config.model, batch
         condition = recipe.drop(Condition(texts, refs), model.ref_image_dropout, model.text_dropout, generator)
         share = (torch.randperm(len(latents), generator=generator) + torch.rand(len(latents), generator=generator)) / len(latents)
         timestep = logit_normal(share.double(), model.schedule.num_timesteps).to(self.device)
@@ -168,7 +166,8 @@ class Minutes:
         mixin = self.network.get_mixin("adaln_layer")
         fast, mixin.block = mixin.block, self.plain  # other batches would be compiled anew
         refs = np.stack([person.references[-1] for person in self.shown])
-        condition = Condition(self.captions([person.captions[0] for person in self.shown]), self.pool.encode(refs[:, None]))
+        encoded = self.pool.encode(torch.from_numpy(refs)[:, None])
+        condition = Condition(self.captions([person.captions[0] for person in self.shown]), encoded)
         num_steps = max(2, round(sampler.num_inference_steps * min(1, SHOWN * self.scale)))
         schedule = recipe_of(model).schedule.sampling_steps(num_steps)
         generator = torch.Generator(self.device).manual_seed(0)

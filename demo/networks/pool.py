@@ -15,19 +15,19 @@ from concat_id.weights.loading import load_tensors
 from networks.autoencoder import autocast, to_video
 from networks.material import Person
 
-LATE = 0.65  # of a clip, after which a frame shows what the caption says
 BAND = 0.25  # radians: references that are turned by more, or have covered eyes, are less alike than stage III wants
 FULL_TURN = 0.4  # radians between two images that count as much as another expression or another light
-ENCODED = 16  # clips at once
+ENCODED = 32  # people at once
+FRAMES = 512  # encoded at once
 
 
 @dataclass
 class Latents:
-    """One person: clips (S, T, C, h, w), late frames (S, 1, C, h, w), references (R, C, h, w), captions (S, L, D), `Person.traits`."""
+    """One person: clips (N, T, C, h, w), images (M, 1, C, h, w), references (R, C, h, w), captions (N + M, L, D), `Person.traits`."""
 
     number: int
     clips: Tensor
-    frames: Tensor
+    images: Tensor
     references: Tensor
     texts: Tensor
     traits: Tensor
@@ -50,24 +50,20 @@ class Pool:
         """Encode people, references with the noise that training adds to them."""
         for start in range(0, len(people), ENCODED):
             part = people[start : start + ENCODED]
-            rng = np.random.default_rng(part[0].number)
-            shots, frames = part[0].clips.shape[:2]
-            late = [person.clips[:, rng.integers(int(LATE * frames), frames)] for person in part]
-            clips = self.encode(np.concatenate([person.clips for person in part]))
-            singles = self.encode(np.concatenate(late)[:, None])
+            clips = self.encode(torch.from_numpy(np.concatenate([person.clips for person in part])))
+            images = self.encode(torch.from_numpy(np.concatenate([person.images for person in part]))[:, None])
             refs = torch.cat([to_video(torch.from_numpy(person.references[:, None])) for person in part])  # (N, 3, 1, H, W)
             refs = self.encode(add_pixel_noise(refs.transpose(1, 2), self.generator).transpose(1, 2))[:, 0]
             texts = self.captions([caption for person in part for caption in person.captions]).to(self.dtype)
-            for index, person in enumerate(part):
-                own, count = slice(index * shots, (index + 1) * shots), len(person.references)
-                self.people.append(Latents(person.number, clips[own], singles[own], refs[index * count : (index + 1) * count], texts[own],
-                                           torch.from_numpy(person.traits)))  # fmt: skip
+            shared = [tensor.chunk(len(part)) for tensor in (clips, images, refs, texts)]  # everybody has as many
+            self.people += [Latents(person.number, *own, torch.from_numpy(person.traits))
+                            for person, *own in zip(part, *shared, strict=True)]  # fmt: skip
 
     @torch.no_grad()
-    def encode(self, videos: np.ndarray | Tensor) -> Tensor:
+    def encode(self, videos: Tensor) -> Tensor:
         """Latents (B, T, C, h, w) of uint8 frames (B, F, H, W, 3) or of pixels in [-1, 1] (B, 3, F, H, W): their means."""
         parts = []
-        for part in (torch.from_numpy(videos) if isinstance(videos, np.ndarray) else videos).split(ENCODED):
+        for part in videos.split(FRAMES // videos.shape[1 if videos.dtype == torch.uint8 else 2]):
             video = to_video(part.to(self.device)) if part.dtype == torch.uint8 else part.to(self.device)
             with autocast(self.device):
                 moments = self.autoencoder.autoencoder.encoder(video)[0]
@@ -87,10 +83,12 @@ class Pool:
         latents, texts, refs = [], [], []
         for index in rng.integers(len(self.people), size=count):
             person = self.people[index]
-            shot = int(rng.integers(len(person.clips)))
+            kind = person.clips if moving else person.images
+            place = int(rng.integers(len(kind)))
+            shot = place if moving else len(person.clips) + place
             own = stage == 1 and moving  # pre-training: an image of the clip itself, for a single image one of another shot
             chosen = shot if own else choose_reference(person.traits.numpy(), shot, stage, rng)
-            latents.append((person.clips if moving else person.frames)[shot])
+            latents.append(kind[place])
             texts.append(person.texts[shot])
             refs.append(person.references[chosen])
         return torch.stack(latents), torch.stack(texts), torch.stack(refs)[:, None]

@@ -38,8 +38,9 @@ class FakeStudio:
     def arrived(self, wait=0.0):
         number, (height, width) = next(self.people), self.plan.size
         rng = np.random.default_rng(number)
-        clips = rng.integers(256, size=(2, self.plan.frames, height, width, 3), dtype=np.uint8)
-        return [Person(number, clips, ["a man talks", "a woman nods"], clips[[0, 1, 0, 1], 0], np.zeros((4, 4), np.float32))]
+        clips = rng.integers(256, size=(1, self.plan.frames, height, width, 3), dtype=np.uint8)
+        images = clips[0, :2]
+        return [Person(number, clips, images, ["a man talks", "a woman nods", "a man"], clips[0, :4], np.zeros((4, 4), np.float32))]
 
     def __enter__(self):
         return self

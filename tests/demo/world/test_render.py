@@ -127,3 +127,17 @@ def test_near_shots_show_calm_faces_in_many_tokens(head, people):
         sizes.append([np.ptp(np.flatnonzero(face.sum(axis=axis) > 3)) for axis in (1, 0)])
         assert share(classes, "cloth") > 0.01 and share(classes, "background") > 0.02
     assert (np.median(sizes, axis=0) > (80, 64)).all(), "10 x 8 tokens of 8 pixels"
+
+
+def test_key_points_are_where_a_detector_finds_them(head, people, face_folder):
+    from PIL import Image
+
+    from concat_id.face.detection import FaceDetector
+    from world.render import ShotRenderer
+    from world.shots import NEAR, sample_shot
+
+    detector = FaceDetector(face_folder, "cpu")
+    for seed, person in enumerate(people):
+        renderer = ShotRenderer(head, [person], sample_shot([person], np.random.default_rng(seed), 1, True, NEAR), (128, 96))
+        (face,) = detector.detect(Image.fromarray(renderer.frame(0)[0]))
+        assert np.abs(face.keypoints - renderer.keypoints(0)).mean() < 4, "pixels"
