@@ -65,6 +65,7 @@ class Artist:
             moving, calm = index < plan.clips, index >= plan.clips + plan.images
             rng = np.random.default_rng([plan.seed, 19, number, index])
             shot = sample_shot([person], rng, 1 if calm else plan.frames, calm, NEAR)
+            captions += [] if calm else [describe(shot.facts, rng)]
             renderer = ShotRenderer(self.head, [person], shot, plan.size)
             chosen = int(rng.integers(0 if moving or calm else int(LATE * plan.frames), 1 if calm else plan.frames))
             frames = {frame: renderer.frame(frame)[0] for frame in (range(plan.frames) if moving else [chosen])}
@@ -72,7 +73,6 @@ class Artist:
                 clips.append(np.stack(list(frames.values())))
             elif not calm:
                 images.append(frames[chosen])
-            captions += [] if calm else [describe(shot.facts, rng)]
             references.append(reference_of(frames[chosen], renderer.keypoints(chosen), plan.size))
             traits.append(traits_of(shot, chosen))
         images = np.array(images, np.uint8).reshape(-1, *plan.size, 3)  # of which there may be none
