@@ -26,7 +26,7 @@ from networks.pool import choose_reference
 SIZES = {"num_layers": 1, "hidden_size": 64, "num_attention_heads": 1, "time_embed_dim": 32, "in_channels": 4, "out_channels": 4,
          "latent_height": 4, "latent_width": 4, "num_frames": 9}  # fmt: skip
 ABSENT = ("anny", "deepspeed", "decord", "imageio", "onnxruntime", "onnx", "insightface", "cv2", "skimage", "accelerate", "datasets",
-          "wandb", "tensorboardX", "torchao")  # fmt: skip
+          "wandb", "webdataset", "tensorboardX", "torchao")  # fmt: skip
 
 
 class FakeStudio:
@@ -104,7 +104,7 @@ def test_a_bare_machine_has_what_the_run_imports():
 import sys
 sys.modules.update(dict.fromkeys({ABSENT}))
 sys.path[:0] = ["demo", "sat"]
-import networks.minutes, numpy
+import networks.minutes, numpy, concat_id.models.transformer
 from concat_id.models.text_encoder import TextEncoder
 from networks.material import reference_of
 points = numpy.array([[30, 30], [60, 30], [45, 50], [35, 65], [55, 65.0]])
