@@ -29,6 +29,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--stills", type=int, default=0, metavar="N", help="calm images of each person, for references (default: none)")
     parser.add_argument("--images", action="store_true", help="write a late frame of each shot in place of its clip")
     parser.add_argument("--portraits", action="store_true", help="with --images: calm images of its people in the light of each shot")
+    parser.add_argument("--near", action="store_true", help="a nearer camera and calmer heads, for --size 128 96 and one person a clip")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes another world (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=49, metavar="N", help="frames of a clip (default: %(default)s)")
@@ -63,15 +64,17 @@ def main() -> int:
     keep_kernels()
     from world.dataset import WorldSettings, check_settings, jobs_of, write_list, write_world
     from world.sheet import draw_sheet
+    from world.shots import NEAR, WIDE
 
     if arguments.sheet:
-        sheet = draw_sheet(arguments.people, arguments.shots, arguments.seed, tuple(arguments.size), arguments.together)
+        sheet = draw_sheet(arguments.people, arguments.shots, arguments.seed, tuple(arguments.size), arguments.together,
+                           NEAR if arguments.near else WIDE)  # fmt: skip
         write_image(arguments.sheet, sheet)
         return 0
     check_writable(arguments.output)
     settings = WorldSettings(seed=arguments.seed, shots=arguments.shots, stills=arguments.stills, pairs=arguments.pairs,
                              frames=arguments.frames, fps=arguments.fps, size=tuple(arguments.size), samples=arguments.samples,
-                             images=arguments.images, portraits=arguments.portraits)  # fmt: skip
+                             images=arguments.images, portraits=arguments.portraits, near=arguments.near)  # fmt: skip
     check_settings(arguments.output, settings)
     total = sum(len(list(jobs_of(settings, index))) for index in range(arguments.people))
     with tqdm(total=total, unit="shot", desc="rendering") as progress:

@@ -1,7 +1,7 @@
 """Train the small text encoder: `python demo/train_text_encoder.py --output data/t5`.
 
 Makes a sentencepiece vocabulary and a T5 encoder in the layout of the released one, from captions of shots that are drawn by lot and
-not rendered; what happens in them is what its embeddings are to tell. The same command goes on with a run that was stopped.
+not rendered; what happens in them is what its embeddings are to tell.
 """
 
 import sys

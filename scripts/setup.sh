@@ -3,7 +3,7 @@
 #
 #   source scripts/setup.sh; set_up          then "$PYTHON" is the interpreter to use
 #   source scripts/setup.sh; set_up training tests    installs what training needs and the test tools as well
-#   bash scripts/setup.sh people             installs what demo/render_people.py needs as well; neighbours, curation, ray: see requirements.txt
+#   bash scripts/setup.sh people             installs what demo/render_people.py needs as well; neighbours, curation, ray, heads: see requirements.txt
 #   bash scripts/setup.sh                    sets up without running anything
 #
 # CONCAT_ID_PYTHON=/path/to/python uses that interpreter as it is: no .venv, nothing installed.
@@ -79,7 +79,7 @@ make_venv() {
 # Install one part: the lines of requirements.txt that are marked with its name, or those of no part ("base"). Lines marked "alone" come
 # second and without their dependencies.
 install() {
-    local list lines parts='training|studio|acceleration|neighbours|curation|ray|people' alone='# ([a-z]+, )?alone'
+    local list lines parts='training|studio|acceleration|neighbours|curation|ray|people|heads' alone='# ([a-z]+, )?alone'
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
     if [[ "$1" =~ ^($parts)$ ]]; then

@@ -1,4 +1,4 @@
-"""Networks of the released classes with small sizes and fresh weights, for demo/train_text_encoder.py and demo/train_autoencoder.py."""
+"""Networks of the released classes with small sizes and fresh weights, for demo/train_text_encoder.py and demo/gpu_run.py."""
 
 import json
 from dataclasses import dataclass
@@ -6,13 +6,12 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.files.paths import written_whole
-from concat_id.models.autoencoder import VideoAutoencoder, released_settings, to_sat_names
+from concat_id.models.autoencoder import AutoencoderKLCogVideoX, VideoAutoencoder, released_settings, to_sat_names
 
 TOKENIZER = "spiece.model"
 TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # numbers 0, 1, 2

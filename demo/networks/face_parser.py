@@ -18,7 +18,8 @@ from concat_id.face.parsing import BACKGROUND
 from concat_id.face.reference import FaceParser, kept_pixels
 from concat_id.files.paths import folder_written_whole
 from concat_id.video.face_parts import CLASSES
-from networks.learner import Learner
+from networks.learner import WARM_UP, Descent
+from networks.material import classes_of_crop
 from world.dataset import make_person
 from world.head import HeadModel
 from world.render import ShotRenderer
@@ -47,11 +48,7 @@ class Photograph(NamedTuple):
         """Cut the face out as references are, then scale it to `size`; also return its classes (size, size)."""
         matrix = alignment(self.keypoints, CROP_SIZE)
         image = warp(self.image, matrix, CROP_SIZE).resize((size, size), Image.Resampling.BILINEAR)
-        middles = (np.arange(size) + 0.5) * CROP_SIZE / size - 0.5
-        places = (np.stack(np.meshgrid(middles, middles), axis=-1) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-        last = np.array(self.image.size) - 1
-        x, y = np.moveaxis(np.rint(places.clip(0, last)).astype(int), -1, 0)
-        return image, np.where(((places > -0.5) & (places < last + 0.5)).all(axis=-1), self.classes[y, x], BACKGROUND)
+        return image, classes_of_crop(self.classes, matrix, CROP_SIZE, size)
 
 
 def take_photographs(numbers: Sequence[int], seed: int, detector: FaceDetector) -> list[Photograph]:
@@ -82,14 +79,13 @@ def train_parser(photographs: Sequence[Photograph], steps: int, seed: int, outpu
     mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
     network = SegformerForSemanticSegmentation(SegformerConfig(id2label=dict(enumerate(CLASSES)), **LAYERS)).train()
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    descent, generator = Descent(network, [], LEARNING_RATE), torch.Generator().manual_seed(seed)
+    for step in (progress := tqdm(range(steps), desc="face parser", unit="step")):
         chosen = torch.randint(len(images), (BATCH_SIZE,), generator=generator)
         pixels, truth = vary(images[chosen].float() / 255, classes[chosen].long(), generator)
         logits = F.interpolate(network(((pixels - mean) / std).permute(0, 3, 1, 2)).logits, (SIDE, SIDE), mode="bilinear")
-        return F.cross_entropy(logits, truth), {"right": float((logits.detach().argmax(1) == truth).float().mean())}
-
-    for _ in Learner(network, [], steps, LEARNING_RATE, seed).run(loss, "face parser"):
-        pass
+        descent.descend(F.cross_entropy(logits, truth), step / steps, min(WARM_UP, steps / 10))
+        progress.set_postfix(right=f"{float((logits.detach().argmax(1) == truth).float().mean()):.3f}", refresh=False)
     with folder_written_whole(output) as temporary:
         network.half().save_pretrained(temporary)
         processor.save_pretrained(temporary)

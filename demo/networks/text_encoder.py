@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from concat_id.distributed import has_bfloat16
 from concat_id.files.json_files import write_json
 from concat_id.files.paths import folder_written_whole
 from networks.building import TextEncoderSize, build_text_encoder, matrices, write_text_encoder, write_tokenizer
 from networks.captions import AttributeTable, Caption
-from networks.learner import Learner
+from networks.learner import WARM_UP, Descent
 from networks.paraphrases import sentence, vary
 from networks.vocabulary import train_vocabulary
 
@@ -48,7 +49,7 @@ class TextTraining:
 
 
 class TextEncoderTrainer:
-    """Trains on captions, keeping its progress beside `output`, where the finished encoder goes."""
+    """Trains on captions; the tokenizer waits beside `output`, where the finished encoder goes."""
 
     def __init__(self, captions: Sequence[Caption], training: TextTraining, output: Path):
         self.training, self.output, self.folder = training, output, output.with_name(f"{output.name}.training")
@@ -71,16 +72,18 @@ class TextEncoderTrainer:
         outputs = {"attributes": sum(self.table.sizes), "roles": len(self.table.values), "words": len(self.tokenizer)}
         heads = {name: nn.Linear(training.size.width, number) for name, number in outputs.items()}
         self.network = nn.ModuleDict({"encoder": encoder, **heads})
-        settings = [dataclasses.asdict(training), corpus, self.table.values]
-        course = training.steps, training.learning_rate, training.seed
-        self.learner = Learner(self.network, matrices(encoder), *course, self.folder, settings)
+        self.learner = Descent(self.network, matrices(encoder), training.learning_rate)
 
     def train(self) -> None:
-        """Take all steps that are left."""
-        for _ in self.learner.run(self.loss, "text encoder"):
-            pass
+        """Take all steps."""
+        steps, generator = self.training.steps, torch.Generator().manual_seed(self.training.seed)
+        with tqdm(range(steps), desc="text encoder", unit="step") as bar:
+            for step in bar:
+                loss, shown = self.loss(generator)
+                self.learner.descend(loss, step / steps, min(WARM_UP, steps / 10))
+                bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Draw a batch and judge it: attributes of captions that are whole, words of captions and sentences that are not."""
         num_other = int(self.training.batch_size * OTHER)
         num_captions = self.training.batch_size - num_other
@@ -121,7 +124,7 @@ class TextEncoderTrainer:
         return torch.tensor([len(tokens) for tokens in self.tokenizer(texts, verbose=False)["input_ids"]])
 
     def finish(self, report: dict) -> None:
-        """Write the encoder with its tokenizer and how it was made to the output folder, and forget the progress."""
+        """Write the encoder with its tokenizer and how it was made to the output folder."""
         with folder_written_whole(self.output) as temporary:
             for file in self.folder.iterdir():
                 if file.suffix in (".model", ".json"):

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import imageio
 import numpy as np
 import torch
 from PIL import Image
@@ -21,7 +20,7 @@ from world.captions import describe
 from world.head import HeadModel
 from world.people import Person, sample_person
 from world.render import ShotRenderer
-from world.shots import Shot, sample_shot
+from world.shots import NEAR, WIDE, Shot, sample_shot
 
 QUALITY = ["-crf", "12", "-preset", "medium"]  # of x264: the clips are training data
 VALID, TEST = 0.04, 0.08  # shares of the people
@@ -44,6 +43,7 @@ class WorldSettings:
     samples: int
     images: bool = False  # a late frame of each shot in place of the clip
     portraits: bool = False  # with it, calm images of its people in the same light
+    near: bool = False
     version: int = VERSION
 
 
@@ -98,8 +98,8 @@ class WorldWriter:
         rng = np.random.default_rng([settings.seed, kind, index, number])
         if kind == PAIR and rng.random() < 0.5:
             people = people[::-1]
-        count = 1 if kind == STILL else settings.frames
-        shot = sample_shot(people, rng, count, neutral=kind == STILL)
+        count, staging = 1 if kind == STILL else settings.frames, NEAR if settings.near else WIDE
+        shot = sample_shot(people, rng, count, kind == STILL, staging)
         caption = describe(shot.facts, rng)
         single = settings.images and kind != STILL
         indices = [int(rng.integers(int(LATE * count), count))] if single else range(count)
@@ -108,7 +108,7 @@ class WorldWriter:
         facts = {"shot": number, "recording": name, "split": split_of(settings.seed, index)}
         records = [{"image_path" if kind == STILL else "video_path": path, "caption": caption} | self._told(shot, people) | facts]
         for place, person in enumerate(people if single and settings.portraits else ()):
-            portrait = sample_shot([person], rng, 1, neutral=True)
+            portrait = sample_shot([person], rng, 1, True, staging)
             portrait.lamp, portrait.facts["light"] = shot.lamp, shot.facts["light"]
             path = f"stills/{name}_{place}.png"
             self._draw(path, portrait, [person], [0])
@@ -146,6 +146,8 @@ def jobs_of(settings: WorldSettings, index: int) -> Iterator[tuple[int, int]]:
 
 def write_clip(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 frames (F, H, W, 3) as H.264 with little loss. Raises `UserError` where the encoder fails."""
+    import imageio  # not where frames stay in memory
+
     with written_whole(path) as temporary:
         try:
             imageio.mimwrite(temporary, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2, output_params=QUALITY)
@@ -165,7 +167,7 @@ def check_settings(folder: Path, settings: WorldSettings) -> None:
         expected = f"expected the settings that {folder} was begun with; choose another folder"
         raise UserError(f"{file}: cannot be read ({type(error).__name__}), {expected}") from error
     for name in now:
-        if before.get(name) != now[name]:
+        if before.get(name, getattr(WorldSettings, name, None)) != now[name]:
             raise UserError(f"{folder}: was begun with {name} {before.get(name)}, found {now[name]}; choose the same or another folder")
     for part in ("clips", "images", "stills", "records"):
         remove_partial_files(folder / part)
@@ -207,6 +209,5 @@ def write_world(folder: Path, settings: WorldSettings, num_people: int, workers:
         writer = WorldWriter(folder, settings, num_people)
         yield from map(writer.write_person, range(num_people))
         return
-    HeadModel()  # builds its cache if need be, before the workers would do so all at once
     os.environ["OMP_NUM_THREADS"] = "1"
     yield from in_processes(_write_person, range(num_people), workers, _start_worker, (folder, settings, num_people))

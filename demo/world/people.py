@@ -36,11 +36,18 @@ def sample_person(head: HeadModel, name: str, rng: np.random.Generator) -> Perso
     phenotype["gender"] = float(rng.uniform(0.72, 1) if gender == "man" else rng.uniform(0, 0.28))
     phenotype["age"] = float(rng.uniform(0.55, 0.92))
     phenotype["weight"] = float(rng.uniform(0.25, 0.75))
-    vertices = head.vertices([phenotype], [sample_shape(head, rng)])[0]
+    vertices = head.vertices(phenotype, sample_shape(head, rng))
     old = phenotype["age"] > 0.8
     paints = sample_colours(rng, gender, old) | sample_brows(rng, gender)
     hair, volume, quiff, part = sample_hair(rng, gender)
     return Person(name, gender, vertices, paints | hair, volume, quiff, part)
+
+
+def is_changed(label: str) -> bool:
+    """Whether people differ by a local change: not by those that move the whole head."""
+    side, *words = ["", *label.split("-")] if label[1] != "-" else label.split("-")
+    moved = words[0] == "head" and ("trans" in words or "angle" in words)
+    return words[0] in (CHANGED_IN_PAIRS if side else CHANGED) and not moved
 
 
 def sample_shape(head: HeadModel, rng: np.random.Generator) -> dict[str, float]:
@@ -48,15 +55,15 @@ def sample_shape(head: HeadModel, rng: np.random.Generator) -> dict[str, float]:
     changes = {}
     for label in head.local_changes:
         amount = float(np.clip(rng.normal(0, CHANGE), -LARGEST, LARGEST))
-        words = label.split("-")
-        if words[0] in CHANGED:
-            off_middle = "trans" in words and words[-1] == "out"
-            rigid = words[0] == "head" and ("trans" in words or "angle" in words)
-            changes[label] = 0.0 if rigid else 0.25 * amount if off_middle else amount
-        elif words[0] == "l" and words[1] in CHANGED_IN_PAIRS:
+        if not is_changed(label):
+            continue
+        if label.startswith("l-"):
             uneven = float(rng.normal(0, UNEVEN))
             changes[label] = float(np.clip(amount + uneven, -1, 1))
             changes["r" + label[1:]] = float(np.clip(amount - uneven, -1, 1))
+        elif not label.startswith("r-"):
+            off_middle = "-trans-" in label and label.endswith("-out")
+            changes[label] = 0.25 * amount if off_middle else amount
     return changes
 
 

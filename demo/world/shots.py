@@ -17,9 +17,26 @@ EXPRESSIONS = ("smile", "talk", "surprise", "calm")
 TURNS = ("left", "right", "nod", "none")
 WEARS_HAT, WEARS_GLASSES = 0.2, 0.2  # shares of the shots
 LEVEL = 0.10  # radians: the model's head is tipped back by so much
-TURN = (0.32, 0.55)  # radians that a head turns
 LENGTH = 49  # frames, for which how long movements take is given; a shorter clip shows them no faster than it must
 LEAST_NODS = 1.25  # of a short clip
+
+
+@dataclass(frozen=True)
+class Staging:
+    """How far a head turns, in radians, and where the camera is: ranges of `Performance`'s scale and height, and those of calm images."""
+
+    turn: tuple[float, float]
+    scale: tuple[float, float]
+    height: tuple[float, float]
+    calm_scale: tuple[float, float]
+    calm_height: tuple[float, float]
+    hat_scale: float  # the camera steps back, to keep hat and clothes in the image
+    hat_height: float
+
+
+WIDE = Staging((0.32, 0.55), (0.94, 1.04), (0.39, 0.42), (0.74, 0.82), (0.45, 0.48), 0.86, 0.06)  # for 96x144 pixels, of two people too
+NEAR = Staging((0.24, 0.38), (0.83, 0.91), (0.42, 0.45), (0.80, 0.86), (0.46, 0.48), 0.92, 0.05)  # for 128x96, of one person
+TURN = WIDE.turn
 
 
 @dataclass
@@ -53,12 +70,13 @@ class Shot:
     distance: float  # of the camera, in head units
 
 
-def sample_shot(people: list[Person], rng: np.random.Generator, num_frames: int, neutral: bool = False) -> Shot:
+def sample_shot(people: list[Person], rng: np.random.Generator, num_frames: int, neutral: bool = False,
+                staging: Staging = WIDE) -> Shot:  # fmt: skip
     """Draw a shot of one or two people; `neutral`: calm, toward the camera, nothing worn on the head."""
     colours = [str(name) for name in rng.choice(list(NAMED), 1 + len(people), replace=False)]
     kind = str(rng.choice(list(BACKGROUNDS), p=list(BACKGROUNDS.values())))
     light = str(rng.choice(list(LIGHTS), p=[0.58, 0.16, 0.14, 0.12]))
-    performances = [sample_performance(person, colour, colours[0], rng, num_frames, neutral, len(people)) for person, colour in
+    performances = [sample_performance(person, colour, colours[0], rng, num_frames, neutral, len(people), staging) for person, colour in
                     zip(people, colours[1:], strict=True)]  # fmt: skip
     for index, performance in enumerate(performances):
         if len(people) == 2:
@@ -85,7 +103,7 @@ def sample_lamp(light: str, rng: np.random.Generator) -> Lamp:
 
 
 def sample_performance(person: Person, colour: str, behind: str, rng: np.random.Generator, num_frames: int, neutral: bool,
-                       num_people: int) -> Performance:  # fmt: skip
+                       num_people: int, staging: Staging) -> Performance:  # fmt: skip
     """Draw what one person in clothes of a colour does and wears; nothing worn has the colour of what is `behind`."""
     clothes = str(rng.choice(list(CLOTHES)))
     turns = [0.27, 0.27, 0.14, 0.32] if num_people == 1 else [0.12, 0.12, 0.16, 0.6]
@@ -97,28 +115,29 @@ def sample_performance(person: Person, colour: str, behind: str, rng: np.random.
     inner_choices = [name for name in ("white", "black", "gray") if name != colour]
     paints = {"cloth": cloth, "inner": named(str(rng.choice(inner_choices))), "hat": cloth, "clothes": CLOTHES[clothes],
               "frame": linear((0.05, 0.05, 0.055))}  # fmt: skip
-    yaw, pitch = head_curves(turn, rng, num_frames)
+    yaw, pitch = head_curves(turn, rng, num_frames, staging.turn)
     shoulders = float(rng.uniform(0.98, 1.1) if person.gender == "man" else rng.uniform(0.84, 0.95))
     result = Performance(facts, yaw, pitch, np.full(num_frames, rng.uniform(-0.05, 0.05)) + wander(rng, num_frames, 0.015),
                          expression_curves(expression, rng, num_frames), paints, shoulders)  # fmt: skip
-    scale, height = ((0.74, 0.82), (0.45, 0.48)) if neutral else ((0.94, 1.04), (0.39, 0.42))  # a photograph shows all of the hair
+    # A photograph shows all of the hair.
+    scale, height = (staging.calm_scale, staging.calm_height) if neutral else (staging.scale, staging.height)
     result.scale = float(rng.uniform(*scale))
     result.place = float(rng.uniform(-0.06, 0.06)), float(rng.uniform(*height))
     result.sway = np.stack([wander(rng, num_frames, 0.008), wander(rng, num_frames, 0.005)], axis=1)
     if not neutral:
-        dress_up(result, behind, rng)
+        dress_up(result, behind, rng, staging)
     return result
 
 
-def dress_up(performance: Performance, behind: str, rng: np.random.Generator) -> None:
+def dress_up(performance: Performance, behind: str, rng: np.random.Generator, staging: Staging) -> None:
     """Put on a hat or glasses now and then."""
     if rng.random() < WEARS_HAT:
         colour = str(rng.choice([name for name in NAMED if name not in (behind, performance.facts["clothes"]["color"])]))
         performance.hat = str(rng.choice(HATS))
         performance.facts["hat"] = {"kind": performance.hat, "color": colour}
         performance.paint["hat"] = named(colour)
-        performance.scale *= 0.86  # the camera steps back, to keep hat and clothes in the image
-        performance.place = performance.place[0], performance.place[1] + 0.06
+        performance.scale *= staging.hat_scale
+        performance.place = performance.place[0], performance.place[1] + staging.hat_height
     if rng.random() < WEARS_GLASSES:
         performance.dark_lenses = bool(rng.random() < 0.5)
         performance.facts["glasses"] = "sunglasses" if performance.dark_lenses else "glasses"
@@ -144,7 +163,7 @@ def ease(time: np.ndarray, start: float, length: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def head_curves(turn: str, rng: np.random.Generator, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+def head_curves(turn: str, rng: np.random.Generator, num_frames: int, angles: tuple[float, float] = TURN) -> tuple[np.ndarray, np.ndarray]:
     """Yaw and pitch (N,): a turn from slightly the other side, a nod, or keeping still."""
     time = np.linspace(0, 1, num_frames)
     yaw, pitch = wander(rng, num_frames, 0.03), wander(rng, num_frames, 0.02) + LEVEL + rng.uniform(-0.05, 0.05)
@@ -152,7 +171,7 @@ def head_curves(turn: str, rng: np.random.Generator, num_frames: int) -> tuple[n
     if turn in ("left", "right"):
         side = -1 if turn == "left" else 1
         start, length = rng.uniform(0.05, 0.3), min(rng.uniform(0.3, 0.5) * slower, 0.92)
-        yaw = yaw + side * (ease(time, min(start, 0.95 - length), length) * (rng.uniform(*TURN) + 0.08) - 0.08)
+        yaw = yaw + side * (ease(time, min(start, 0.95 - length), length) * (rng.uniform(*angles) + 0.08) - 0.08)
     else:
         yaw = yaw + rng.uniform(-0.07, 0.07)
     if turn == "nod":

@@ -6,15 +6,21 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from conftest import ROOT
 from deepspeed.accelerator import get_accelerator
 from entry import only_error
+from in_process import call_main, load_script
 from training.alone import metrics
+from training.conftest import Setup
 
 from concat_id.config.command_line import read_command_line
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
 from concat_id.training import validation
+from concat_id.training.objective import Objective
+from concat_id.training.preparation import Parts
 
 
 def test_a_run_leaves_what_it_promises(setup, tmp_path):
@@ -134,3 +140,17 @@ def test_validation_loss_is_shared_out_and_the_same_for_any_number_of_processes(
     assert [[entry[0] for entry in own] for own in asked] == [[[0], [2]], [[1], [0]]]  # the last one only keeps the others company
     assert asked[0][0][1] == [125, 375, 625, 875]
     assert totals == [[8.0, 8], [4.0, 4]]
+
+
+def test_a_script_of_ones_own_brings_its_classes(tiny_model, tmp_path, monkeypatch, capsys):
+    setup, script, drawn = Setup(tmp_path, tiny_model), load_script(ROOT / "sat" / "train_video.py"), []
+
+    class LateObjective(Objective):
+        def draw_timesteps(self, batch, generator, part, parts):
+            drawn.append(batch)
+            return torch.full((batch,), 900)
+
+    main = script.main
+    script.main = lambda: main(lambda: Parts(objective=LateObjective), "own")
+    options = "--base", *setup.bases, "--save", tmp_path / "runs", "--train_iters", 1
+    assert call_main(script, options, monkeypatch, capsys).code == 0 and drawn

@@ -1,4 +1,4 @@
-"""The head model, which takes seconds, and people to look at."""
+"""The head model, which takes a second, and people to look at."""
 
 import importlib.util
 from pathlib import Path
@@ -9,9 +9,8 @@ import pytest
 
 def pytest_collection_modifyitems(items):
     """Skip what needs the optional part of requirements.txt where it is absent."""
-    missing = [name for name in ("anny", "numba") if importlib.util.find_spec(name) is None]
-    if missing:
-        skip = pytest.mark.skip(reason=f"{' and '.join(missing)} not installed: `bash scripts/setup.sh people`")
+    if importlib.util.find_spec("numba") is None:
+        skip = pytest.mark.skip(reason="numba is not installed: `bash scripts/setup.sh people`")
         for item in items:
             if item.path.parent == Path(__file__).parent:
                 item.add_marker(skip)

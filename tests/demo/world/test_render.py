@@ -111,3 +111,33 @@ def test_the_detector_finds_everybody(drawn, people, face_folder):
             parts = [CLASSES.index(name) for name in ("left eye", "right eye", "glasses", "skin", "nose")]
             middle = np.argwhere(np.isin(classes, parts))[:, ::-1].mean(axis=0)
             assert (face.box[:2] < middle).all() and (middle < face.box[2:]).all()
+
+
+def test_near_shots_show_calm_faces_in_many_tokens(head, people):
+    from world.render import ShotRenderer
+    from world.shots import NEAR, sample_shot
+
+    shown = [CLASSES.index(name) for name in ("skin", "nose", "glasses", "left eye", "right eye", "left brow", "mouth", "lower lip")]
+    sizes = []
+    for seed, person in enumerate(people * 3):
+        shot = sample_shot([person], np.random.default_rng(seed), 17, staging=NEAR)
+        assert np.abs(shot.performances[0].yaw).max() < np.radians(25)
+        classes = ShotRenderer(head, [person], shot, (128, 96)).frame(0)[1]
+        face = np.isin(classes, shown)
+        sizes.append([np.ptp(np.flatnonzero(face.sum(axis=axis) > 3)) for axis in (1, 0)])
+        assert share(classes, "cloth") > 0.01 and share(classes, "background") > 0.02
+    assert (np.median(sizes, axis=0) > (80, 64)).all(), "10 x 8 tokens of 8 pixels"
+
+
+def test_key_points_are_where_a_detector_finds_them(head, people, face_folder):
+    from PIL import Image
+
+    from concat_id.face.detection import FaceDetector
+    from world.render import ShotRenderer
+    from world.shots import NEAR, sample_shot
+
+    detector = FaceDetector(face_folder, "cpu")
+    for seed, person in enumerate(people):
+        renderer = ShotRenderer(head, [person], sample_shot([person], np.random.default_rng(seed), 1, True, NEAR), (128, 96))
+        (face,) = detector.detect(Image.fromarray(renderer.frame(0)[0]))
+        assert np.abs(face.keypoints - renderer.keypoints(0)).mean() < 4, "pixels"

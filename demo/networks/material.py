@@ -1,0 +1,151 @@
+"""People to train on, drawn in further processes and kept in memory: clips, and what the model sees of their faces as references."""
+
+import os
+import queue
+import threading
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing import get_context, parent_process
+
+import numpy as np
+from PIL import Image
+
+CROP = 96  # pixels of a reference's side
+LATE = 0.65  # of a shot, after which a frame shows what its caption says
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn of each person at `size` (height, width): clips of `frames`, late frames of other shots, and calm portraits."""
+
+    size: tuple[int, int]
+    frames: int
+    clips: int = 1
+    images: int = 5
+    portraits: int = 2
+    seed: int = 0
+
+
+@dataclass
+class Person:
+    """Clips (N, F, H, W, 3), images (M, H, W, 3), captions of both, references (R, H, W, 3), of clips first, then images; uint8.
+
+    `traits` (R, 4) tell how references differ: yaw in radians, number of expression and of light, covered eyes.
+    """
+
+    number: int
+    clips: np.ndarray
+    images: np.ndarray
+    captions: list[str]
+    references: np.ndarray
+    traits: np.ndarray
+
+
+class Artist:
+    """Draws people by their number."""
+
+    def __init__(self, plan: Plan):
+        from world.kernel_cache import keep_kernels
+
+        keep_kernels()
+        from world.head import HeadModel
+
+        self.plan, self.head = plan, HeadModel()
+
+    def draw(self, number: int) -> Person:
+        """Draw one person; the same number gives the same."""
+        from world.captions import describe
+        from world.dataset import make_person
+        from world.render import ShotRenderer
+        from world.shots import NEAR, sample_shot
+
+        plan, person = self.plan, make_person(self.head, self.plan.seed, number)
+        clips, images, captions, references, traits = [], [], [], [], []
+        for index in range(plan.clips + plan.images + plan.portraits):
+            moving, calm = index < plan.clips, index >= plan.clips + plan.images
+            rng = np.random.default_rng([plan.seed, 19, number, index])
+            shot = sample_shot([person], rng, 1 if calm else plan.frames, calm, NEAR)
+            captions += [] if calm else [describe(shot.facts, rng)]
+            renderer = ShotRenderer(self.head, [person], shot, plan.size)
+            chosen = int(rng.integers(0 if moving or calm else int(LATE * plan.frames), 1 if calm else plan.frames))
+            frames = {frame: renderer.frame(frame)[0] for frame in (range(plan.frames) if moving else [chosen])}
+            if moving:
+                clips.append(np.stack(list(frames.values())))
+            elif not calm:
+                images.append(frames[chosen])
+            references.append(reference_of(frames[chosen], renderer.keypoints(chosen), plan.size))
+            traits.append(traits_of(shot, chosen))
+        images = np.array(images, np.uint8).reshape(-1, *plan.size, 3)  # of which there may be none
+        return Person(number, np.array(clips), images, captions, np.stack(references), np.array(traits, np.float32))
+
+
+def reference_of(frame: np.ndarray, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut a face out as sampling does where no parser's weights are: upright, in an oval, fitted into `size`."""
+    from concat_id.face.detection import alignment, moved, warp
+    from concat_id.face.parsing import EllipseParser
+    from concat_id.face.reference import mask_surroundings
+    from concat_id.video.transforms import fit_and_pad
+
+    matrix = alignment(keypoints, CROP)
+    crop = warp(Image.fromarray(frame), matrix, CROP)
+    masked, _ = mask_surroundings(crop, EllipseParser().parse(crop, moved(keypoints, matrix)))
+    return np.asarray(fit_and_pad(masked, size))
+
+
+def traits_of(shot, frame: int) -> list[float]:
+    """Say in numbers what the first person of a shot does in a frame."""
+    from world.shots import EXPRESSIONS, LIGHTS
+
+    performance, facts = shot.performances[0], shot.facts["people"][0]
+    return [float(performance.yaw[frame]), EXPRESSIONS.index(facts["expression"]), list(LIGHTS).index(shot.facts["light"]),
+            float(facts["glasses"] == "sunglasses")]  # fmt: skip
+
+
+class Studio:
+    """Processes that draw people 0, 1, 2, ... until the block ends; `arrived` tells those that are there, in any order."""
+
+    def __init__(self, plan: Plan, workers: int, first: int = 0):
+        context = get_context("spawn")
+        self.results = context.Queue(maxsize=4 * workers)
+        self.processes = [context.Process(target=_work, args=(plan, first + index, workers, self.results), daemon=True)
+                          for index in range(workers)]  # fmt: skip
+        for process in self.processes:
+            process.start()
+
+    def arrived(self, wait: float = 0.0) -> list[Person]:
+        """People drawn since the last call, at least one if one comes within `wait` seconds. Raises `RuntimeError` without processes."""
+        people = []
+        while True:
+            try:
+                people.append(self.results.get(timeout=wait) if wait and not people else self.results.get_nowait())
+            except queue.Empty:
+                if not people and not any(process.is_alive() for process in self.processes):
+                    raise RuntimeError("the processes that draw people have ended; the lines above say why") from None
+                return people
+
+    def __enter__(self) -> "Studio":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in self.processes:
+            process.terminate()
+            process.join()
+
+
+def _work(plan: Plan, first: int, step: int, results) -> None:
+    import torch
+
+    os.nice(5)  # the process that trains comes first
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    artist = Artist(plan)
+    for number in count(first, step):
+        results.put(artist.draw(number))
+
+
+def _end_with_parent() -> None:
+    """Leave nothing behind where the parent is killed."""
+    parent_process().join()
+    os._exit(1)
+
+

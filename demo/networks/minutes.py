@@ -1,0 +1,267 @@
+"""The demonstration model in minutes of one GPU: autoencoder, then stages I to III, by a clock; what a cut takes is a minute."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from concat_id.config.schema import Config
+from concat_id.diffusion.denoiser import Condition, guided_denoiser
+from concat_id.diffusion.guidance import guidance_scale
+from concat_id.diffusion.samplers import SAMPLERS
+from concat_id.distributed import is_cuda
+from concat_id.files.paths import remove_partial_files, written_whole
+from concat_id.models import backbones
+from concat_id.models.autoencoder import VideoAutoencoder
+from concat_id.models.operations import count_tokens
+from concat_id.training.objective import generator_of, recipe_of
+from concat_id.video.transforms import to_frames
+from concat_id.weights.loading import SAT_PREFIX, load_tensors
+from networks.autoencoder import AutoencoderTrainer, to_video
+from networks.building import matrices, write_autoencoder
+from networks.clock import SHARES, Clock, Tally
+from networks.learner import Descent
+from networks.material import Plan, Studio
+from networks.pool import ENCODED, Pool
+
+STATE = "state.pt"
+SHOWN = 8  # the first people, on whom samples are made and nothing is learned; fewer, in fewer steps, where a step has few tokens
+CLIPS_A_STEP = 16  # of the autoencoder
+TOKENS_A_STEP = 150_000  # of the transformer
+LEARNING_RATES = {1: 1e-3, 2: 2e-4, 3: 2e-4}
+AVERAGE = 0.998
+LOGIT_STD = 1.2  # of timesteps: more of the middle noise levels, where it is decided whom a face resembles
+UNTRAINED = "transformer.position_embeddings.weight"  # in the file format, but nothing uses it
+PIECE = 64  # pixels of a side that the autoencoder learns from where a step has less than one clip
+FEWEST = 8  # people that a part waits for, fewer where a step has few tokens
+
+
+class Minutes:
+    """One run in `folder`, gone on with if it was begun there: state.pt, model/, samples/, latents/.
+
+    `scale` is that of batches, 1 for a GPU; `workers` processes draw; `save_every` is in seconds.
+    """
+
+    def __init__(self, config: Config, folder: Path, minutes: float, device: torch.device, scale: float, workers: int, save_every: float):
+        self.config, self.folder, self.device = config, folder, device
+        self.scale, self.workers, self.save_every = scale, workers, save_every
+        remove_partial_files(folder)
+        state = load_tensors(folder / STATE, mmap=False) if (folder / STATE).is_file() else {}
+        self.clock, self.state = Clock(60 * minutes, state.get("spent", 0.0)), state
+        self.tallies = {name: Tally(**tally) for name, tally in state.get("tallies", {}).items()}
+        self.part, self.learner, self.network = state.get("part", "autoencoder"), None, None
+        self.pixels, self.shown, self.waiting = [], [], []  # people: to learn from, to show, to be encoded
+        self.saved = time.monotonic()
+        self.vae = folder / "model" / "vae" / "3d-vae.pt"
+        if self.part == "autoencoder" and self.vae.is_file():  # cut before the first save of stage I
+            self.part, self.state = "stage 1", {}
+        self.text_encoder = backbones.make_text_encoder(config, device, None)
+        self.text_network = self.text_encoder.load()
+
+    def run(self) -> None:
+        """Do what is left."""
+        if self.clock.progress("stage 3") >= 1:
+            return
+        plan = Plan(self.config.model.largest_size, self.config.model.num_frames)
+        with Studio(plan, min(self.workers, SHOWN), 0) as first:
+            while len(self.shown) < max(1, round(SHOWN * self.scale)):
+                self.shown += [person for person in first.arrived(5.0) if person.number < SHOWN]
+        pool = self._pool() if self.vae.is_file() else None
+        numbers = [person.number for person in pool.people] if pool else []
+        with Studio(plan, self.workers, 1 + max([SHOWN - 1, *numbers])) as self.studio:
+            if self.part == "autoencoder":
+                self._learn_autoencoder()
+                pool = self._pool()
+                pool.add(self.pixels)
+                self.pixels, self.learner = [], None
+            self.pool = pool
+            for stage in range(max(1, list(SHARES).index(self.part)), 4):
+                self._learn_stage(stage)
+
+    def _learn_autoencoder(self) -> None:
+        trainer = self.learner = AutoencoderTrainer(self.config.model.autoencoder, self.device)
+        self._go_on(trainer)
+        torch.backends.cudnn.benchmark = True  # all pieces have one size
+        rng, count = np.random.default_rng(trainer.done), max(1, round(CLIPS_A_STEP * self.scale))
+        whole, largest = CLIPS_A_STEP * self.scale >= 1, self.config.model.largest_size
+        side = largest if whole else tuple(min(PIECE, own) for own in largest)
+        tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, (self.config.model.num_frames, *side)))
+        self._await(lambda: self.pixels)
+        while (progress := self.clock.progress("autoencoder")) < 1:
+            self.pixels += self.studio.arrived()
+            clips = np.stack([self._piece(rng, side) for _ in range(count)])
+            start = time.monotonic()
+            quality = trainer.step(to_video(torch.from_numpy(clips).to(self.device)), progress)
+            self._took(tally, start, count, f"{float(quality):.1f} dB" if trainer.done % 20 == 0 else "")
+        chosen = [to_video(torch.from_numpy(person.clips[:1])).to(self.device) for person in self.pixels[:64]]
+        write_autoencoder(self.vae, trainer.finish(chosen), torch.float16)
+
+    def _piece(self, rng: np.random.Generator, side: tuple[int, int]) -> np.ndarray:
+        person = self.pixels[rng.integers(len(self.pixels))]
+        clip = person.clips[rng.integers(len(person.clips))]
+        top, left = (int(rng.integers(own - part + 1)) for own, part in zip(clip.shape[1:3], side, strict=True))
+        return clip[:, top : top + side[0], left : left + side[1]]
+
+    def _learn_stage(self, stage: int) -> None:
+        model, name = self.config.model, f"stage {stage}"
+        self.network = network = self.network or self._new_network()
+        if self.learner is not None:
+            self.learner.keep_average()
+        learner = self.learner = Descent(network, matrices(network), LEARNING_RATES[stage], AVERAGE)
+        if self.part == name:
+            self._go_on(learner)
+        self.part = name
+        self._await(lambda: self.pool.people)
+        rng = np.random.default_rng([stage, learner.done])
+        recipe, sides = recipe_of(model), [side // model.autoencoder.spatial_factor for side in model.largest_size]
+        while (progress := self.clock.progress(name)) < 1:
+            moving = learner.done % 2 == 1
+            frames = model.max_latent_frames if moving else 1
+            tokens = count_tokens(model.transformer, frames + 1, *sides)
+            count = max(1, round(TOKENS_A_STEP * self.scale / tokens))
+            tally = self._tally(f"{name}, {'clips' if moving else 'images'}", 3 * block_operations(model.transformer, tokens))
+            self.waiting += self.studio.arrived()
+            if len(self.waiting) >= ENCODED * self.scale:
+                self.pool.add(self.waiting)
+                self.waiting = []
+            start = time.monotonic()
+            loss = self._loss(recipe, self.pool.batch(stage, moving, count, rng), generator_of(stage, learner.done))
+            learner.descend(loss, progress)
+            self._took(tally, start, count, f"loss {float(loss.detach()):.3f}" if learner.done % 20 < 2 else "")
+        self._save()
+
+    def _loss(self, recipe, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        """The library's loss at logit-normal timesteps, conditions dropped as its training drops them."""
+        model, (latents, texts, refs) = self.config.model, batch
+        condition = recipe.drop(Condition(texts, refs), model.ref_image_dropout, model.text_dropout, generator)
+        share = (torch.randperm(len(latents), generator=generator) + torch.rand(len(latents), generator=generator)) / len(latents)
+        timestep = logit_normal(share.double(), model.schedule.num_timesteps).to(self.device)
+        noise = torch.randn_like(latents, dtype=torch.float32)
+        return recipe.loss(self._cast(self.network), recipe.schedule, latents.float(), noise, timestep, condition).mean()
+
+    def _cast(self, network: nn.Module):
+        dtype = next(network.parameters()).dtype
+        return lambda latents, timestep, text, refs: network(latents.to(dtype), timestep, text.to(dtype), refs.to(dtype))
+
+    def _new_network(self) -> nn.Module:
+        """A transformer with fresh weights, in bfloat16 and with compiled blocks on a GPU."""
+        network = backbones.new_transformer(self.config)
+        network.initialize_weights(generator_of("weights"))
+        network.to(self.device, torch.bfloat16 if is_cuda(self.device) else torch.float32)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name != UNTRAINED)
+        self.plain = network.get_mixin("adaln_layer").block
+        if is_cuda(self.device):
+            self.config.args.compile = True
+            backbones.compile_blocks(self.config, network, self.device, 1000)
+        return network.train()
+
+    @torch.no_grad()
+    def _draw_samples(self) -> None:
+        """Write samples/NNN.png: of each of the first people a reference, then frames of a video by a caption of theirs."""
+        model, sampler = self.config.model, self.config.model.sampler
+        mixin = self.network.get_mixin("adaln_layer")
+        fast, mixin.block = mixin.block, self.plain  # other batches would be compiled anew
+        refs = np.stack([person.references[-1] for person in self.shown])
+        encoded = self.pool.encode(torch.from_numpy(refs)[:, None])
+        condition = Condition(self.captions([person.captions[0] for person in self.shown]), encoded)
+        num_steps = max(2, round(sampler.num_inference_steps * min(1, SHOWN * self.scale)))
+        schedule = recipe_of(model).schedule.sampling_steps(num_steps)
+        generator = torch.Generator(self.device).manual_seed(0)
+        sides = [side // model.autoencoder.spatial_factor for side in model.largest_size]
+        start = torch.randn(len(refs), model.max_latent_frames, model.transformer.in_channels, *sides, generator=generator,
+                            device=self.device)  # fmt: skip
+        scale = guidance_scale(sampler.guidance, sampler.guidance_scale, num_steps)
+        with self.learner.averaged() as network:
+            denoise = guided_denoiser(self._cast(network), schedule, condition, scale, ref_scales=sampler.ref_guidance_scale)
+            noise = lambda like: torch.randn(like.shape, generator=generator, device=self.device)  # noqa: E731
+            latents = SAMPLERS[sampler.name](denoise, start, schedule, noise)
+        mixin.block = fast
+        videos = [to_frames(video) for video in self.pool.autoencoder.decode(latents)]
+        rows = [np.concatenate([ref, *video[:: max(1, len(video) // 4)]], axis=1) for ref, video in zip(refs, videos, strict=True)]
+        with written_whole(self.folder / "samples" / f"{round(self.clock.elapsed):04d}.png") as temporary:
+            Image.fromarray(np.concatenate(rows)).save(temporary)
+
+    def _save(self) -> None:
+        """Write everything that goes on from here, the weights so far in the released layout, and samples."""
+        if self.part != "autoencoder":
+            self.pool.save()
+            with self.learner.averaged() as network:
+                weights = {SAT_PREFIX + name: tensor.to(torch.bfloat16).cpu() for name, tensor in network.state_dict().items()}
+                stage = self.folder / "model" / "transformer" / self.part.replace(" ", "")
+                with written_whole(stage / "mp_rank_00_model_states.pt") as temporary:
+                    torch.save({"module": weights, "iteration": self.learner.done}, temporary)
+            with written_whole(stage.parent / "latest") as temporary:
+                temporary.write_text(stage.name, encoding="utf-8")
+            self._draw_samples()
+        tallies = {name: vars(tally) for name, tally in self.tallies.items()}
+        with written_whole(self.folder / STATE) as temporary:
+            torch.save({"spent": self.clock.elapsed, "part": self.part, "tallies": tallies, "learner": self.learner.state()}, temporary)
+        self.saved = time.monotonic()
+
+    def _go_on(self, learner: Descent) -> None:
+        if "learner" in self.state:
+            learner.go_on(self.state.pop("learner"))
+
+    def _tally(self, name: str, operations: float) -> Tally:
+        return self.tallies.setdefault(name, Tally(operations))
+
+    def _took(self, tally: Tally, start: float, count: int, note: str) -> None:
+        """Count a step, say now and then how it goes, and save every minute."""
+        if note:  # which has waited for the device
+            print(f"{self.clock.elapsed:5.0f} s, {self.part}, step {self.learner.done}: {note}", flush=True)
+        tally.seconds += time.monotonic() - start
+        tally.samples += count
+        if time.monotonic() - self.saved > self.save_every:
+            self._save()
+
+    def _await(self, there) -> None:
+        """Wait for the first people."""
+        while len(there()) < max(1, round(FEWEST * self.scale)):
+            arrived = self.studio.arrived(5.0)
+            if self.part == "autoencoder":
+                self.pixels += arrived
+            else:
+                self.pool.add(arrived)
+
+    @torch.no_grad()
+    def captions(self, sentences: list[str]) -> Tensor:
+        """Embed captions (N, L, D), all at once."""
+        tokens = torch.cat([self.text_encoder.tokenize(sentence) for sentence in sentences])
+        return self.text_network(input_ids=tokens.to(self.device)).last_hidden_state.float()
+
+    def _pool(self) -> Pool:
+        config = self.config.model.autoencoder
+        config.path = str(self.vae)
+        autoencoder = VideoAutoencoder.from_config(config, self.config.model.scale_factor, device=self.device)
+        return Pool(autoencoder, self.captions, self.device, self.folder / "latents")
+
+
+def logit_normal(share: Tensor, count: int) -> Tensor:
+    """The timesteps (B,) of `count`, of normal logit log(t / (1 - t)), below which shares (B,) lie (Esser et al. 2024, section 3.1)."""
+    return (count * torch.sigmoid(LOGIT_STD * torch.special.ndtri(share))).long().clamp_(max=count - 1)
+
+
+def conv_operations(autoencoder: VideoAutoencoder, shape: tuple[int, int, int]) -> float:
+    """Operations of the convolutions that encode and decode one clip of a shape (F, H, W)."""
+    total, convolutions = [], (nn.Conv2d, nn.Conv3d)
+
+    def count(module: nn.Module, inputs, output: Tensor) -> None:
+        total.append(2 * output.numel() * module.weight[0].numel())
+
+    hooks = [module.register_forward_hook(count) for module in autoencoder.modules() if isinstance(module, convolutions)]
+    video = torch.zeros(1, 3, *shape, device=autoencoder.device)
+    autoencoder.decode(autoencoder.encode(video))
+    for hook in hooks:
+        hook.remove()
+    return float(sum(total))
+
+
+def block_operations(config, tokens: int) -> float:
+    """Operations of a sample of so many tokens: products with weights and of attention."""
+    width = config.hidden_size
+    return config.num_layers * (24.0 * width**2 * tokens + 4.0 * width * tokens**2)
+
