@@ -40,7 +40,7 @@ def draw(people: int, turning: int):
     while len(held_out) < turning:
         person = artist.draw(next(numbers))
         if " turns " in f" {person.captions[0]} ":
-            held_out.append((person.clips[0], person.references[1]))
+            held_out.append((person.clips[0], person.references[1, 0]))
     return learned, held_out
 
 

@@ -47,8 +47,8 @@ class AutoencoderTrainer(Descent):
         """Keep the average of the weights, fold the statistics of clips' latents into them, and freeze the autoencoder."""
         self.keep_average()
         self.network.requires_grad_(False)
-        latents = torch.cat([self.autoencoder.encode(video).flatten(0, 1) for video in videos])
-        fold_statistics(self.autoencoder, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+        latents = torch.cat([self.autoencoder.encode(video).movedim(2, 0).flatten(1) for video in videos], dim=1)  # (C, N)
+        fold_statistics(self.autoencoder, latents.mean(1), latents.std(1))
         return self.autoencoder
 
     def _decode(self, latents: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def table(tallies: dict[str, Tally], minutes: float) -> str:
     lines = ["| step | seconds | samples | a second | GFLOP a sample | H100, a second | H100, samples |", "|---|---|---|---|---|---|---|"]
     for name, tally in tallies.items():
         part, _, kind = name.partition(", ")
-        rate, seconds = REACHED[part[:5]] * PEAK / tally.operations, minutes * 60 * SHARES[part] / (2 if kind else 1)
+        share = 1 if not kind else 1 / 8 if kind.endswith("of two") else 3 / 8  # of the steps, which take about as long as one another
+        rate, seconds = REACHED[part[:5]] * PEAK / tally.operations, minutes * 60 * SHARES[part] * share
         lines.append(f"| {name} | {tally.seconds:.1f} | {tally.samples} | {tally.samples / max(tally.seconds, 1e-9):.2f} | "
                      f"{tally.operations / 1e9:.0f} | {rate:.0f} | {rate * seconds:,.0f} |")  # fmt: skip
     return "\n".join(lines)

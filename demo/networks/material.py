@@ -3,6 +3,7 @@
 import os
 import queue
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing import get_context, parent_process
@@ -11,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 CROP = 96  # pixels of a reference's side
+TOGETHER = 4  # people of whom one is drawn with the next one as well
 LATE = 0.65  # of a shot, after which a frame shows what its caption says
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn of each person at `size` (height, width): clips of `frames`, late frames of other shots, and calm portraits."""
+    """What is drawn of `people` together at `size` (height, width): clips of `frames`, late frames of other shots, and calm portraits."""
 
     size: tuple[int, int]
     frames: int
@@ -24,13 +26,15 @@ class Plan:
     images: int = 5
     portraits: int = 2
     seed: int = 0
+    people: int = 1
 
 
 @dataclass
 class Person:
-    """Clips (N, F, H, W, 3), images (M, H, W, 3), captions of both, references (R, H, W, 3), of clips first, then images; uint8.
+    """Clips (N, F, H, W, 3), images (M, H, W, 3), captions of both, references (R, P, H, W, 3), of clips first, then images; uint8.
 
-    `traits` (R, 4) tell how references differ: yaw in radians, number of expression and of light, covered eyes.
+    P people are seen together, `number` and those after it. `traits` (R, P, 4) tell how references differ: yaw in radians, number of
+    expression and of light, covered eyes.
     """
 
     number: int
@@ -53,61 +57,77 @@ class Artist:
         self.plan, self.head = plan, HeadModel()
 
     def draw(self, number: int) -> Person:
-        """Draw one person; the same number gives the same."""
+        """Draw one person, or as many as the plan has from this one on; the same number gives the same."""
         from world.captions import describe
         from world.dataset import make_person
         from world.render import ShotRenderer
         from world.shots import NEAR, sample_shot
 
-        plan, person = self.plan, make_person(self.head, self.plan.seed, number)
+        plan, (height, width) = self.plan, self.plan.size
+        cast = [make_person(self.head, plan.seed, number + place) for place in range(plan.people)]
         clips, images, captions, references, traits = [], [], [], [], []
         for index in range(plan.clips + plan.images + plan.portraits):
             moving, calm = index < plan.clips, index >= plan.clips + plan.images
-            rng = np.random.default_rng([plan.seed, 19, number, index])
-            shot = sample_shot([person], rng, 1 if calm else plan.frames, calm, NEAR)
-            captions += [] if calm else [describe(shot.facts, rng)]
-            renderer = ShotRenderer(self.head, [person], shot, plan.size)
-            chosen = int(rng.integers(0 if moving or calm else int(LATE * plan.frames), 1 if calm else plan.frames))
-            frames = {frame: renderer.frame(frame)[0] for frame in (range(plan.frames) if moving else [chosen])}
+            rng = np.random.default_rng([plan.seed, 18 + plan.people, number, index])
+            seen, told = [], []
+            for group in [[person] for person in cast] if calm else [cast]:  # a portrait shows one person
+                shot = sample_shot(group, rng, 1 if calm else plan.frames, calm, NEAR)
+                captions += [] if calm else [describe(shot.facts, rng)]
+                renderer = ShotRenderer(self.head, group, shot, (height, width // plan.people) if calm else plan.size)
+                chosen = int(rng.integers(0 if moving or calm else int(LATE * plan.frames), 1 if calm else plan.frames))
+                frames = {frame: renderer.frame(frame) for frame in (range(plan.frames) if moving else [chosen])}
+                for place in range(len(group)):
+                    seen.append(reference_of(*frames[chosen], renderer.keypoints(chosen, place), plan.size))
+                    told.append(traits_of(shot, chosen, place))
             if moving:
-                clips.append(np.stack(list(frames.values())))
+                clips.append(np.stack([image for image, _ in frames.values()]))
             elif not calm:
-                images.append(frames[chosen])
-            references.append(reference_of(frames[chosen], renderer.keypoints(chosen), plan.size))
-            traits.append(traits_of(shot, chosen))
+                images.append(frames[chosen][0])
+            references.append(np.stack(seen))
+            traits.append(told)
         images = np.array(images, np.uint8).reshape(-1, *plan.size, 3)  # of which there may be none
         return Person(number, np.array(clips), images, captions, np.stack(references), np.array(traits, np.float32))
 
 
-def reference_of(frame: np.ndarray, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cut a face out as sampling does where no parser's weights are: upright, in an oval, fitted into `size`."""
-    from concat_id.face.detection import alignment, moved, warp
-    from concat_id.face.parsing import EllipseParser
+def reference_of(frame: np.ndarray, classes: np.ndarray, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut a face out as sampling does, upright, its surroundings black by the exact classes (H, W), and fit it into `size`."""
+    from concat_id.face.detection import alignment, warp
     from concat_id.face.reference import mask_surroundings
     from concat_id.video.transforms import fit_and_pad
 
     matrix = alignment(keypoints, CROP)
-    crop = warp(Image.fromarray(frame), matrix, CROP)
-    masked, _ = mask_surroundings(crop, EllipseParser().parse(crop, moved(keypoints, matrix)))
+    masked, _ = mask_surroundings(warp(Image.fromarray(frame), matrix, CROP), classes_of_crop(classes, matrix, CROP, CROP))
     return np.asarray(fit_and_pad(masked, size))
 
 
-def traits_of(shot, frame: int) -> list[float]:
-    """Say in numbers what the first person of a shot does in a frame."""
+def classes_of_crop(classes: np.ndarray, matrix: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Cut the classes (H, W) of an image as `matrix` cuts a crop of `side` pixels, scaled to (size, size); background beyond the edge."""
+    middles = (np.arange(size) + 0.5) * side / size - 0.5
+    places = (np.stack(np.meshgrid(middles, middles), axis=-1) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    last = np.array(classes.shape[::-1]) - 1
+    x, y = np.moveaxis(np.rint(places.clip(0, last)).astype(int), -1, 0)
+    return np.where(((places > -0.5) & (places < last + 0.5)).all(axis=-1), classes[y, x], 0)
+
+
+def traits_of(shot, frame: int, place: int) -> list[float]:
+    """Say in numbers what a person of a shot does in a frame."""
     from world.shots import EXPRESSIONS, LIGHTS
 
-    performance, facts = shot.performances[0], shot.facts["people"][0]
+    performance, facts = shot.performances[place], shot.facts["people"][place]
     return [float(performance.yaw[frame]), EXPRESSIONS.index(facts["expression"]), list(LIGHTS).index(shot.facts["light"]),
             float(facts["glasses"] == "sunglasses")]  # fmt: skip
 
 
 class Studio:
-    """Processes that draw people 0, 1, 2, ... until the block ends; `arrived` tells those that are there, in any order."""
+    """Processes that draw people 0, 1, 2, ... until the block ends; `arrived` tells those that are there, in any order.
 
-    def __init__(self, plan: Plan, workers: int, first: int = 0):
+    Everybody is drawn by the first of the plans, and every `TOGETHER`-th by the others.
+    """
+
+    def __init__(self, plans: Sequence[Plan], workers: int, first: int = 0):
         context = get_context("spawn")
         self.results = context.Queue(maxsize=4 * workers)
-        self.processes = [context.Process(target=_work, args=(plan, first + index, workers, self.results), daemon=True)
+        self.processes = [context.Process(target=_work, args=(plans, first + index, workers, self.results), daemon=True)
                           for index in range(workers)]  # fmt: skip
         for process in self.processes:
             process.start()
@@ -132,15 +152,16 @@ class Studio:
             process.join()
 
 
-def _work(plan: Plan, first: int, step: int, results) -> None:
+def _work(plans: Sequence[Plan], first: int, step: int, results) -> None:
     import torch
 
     os.nice(5)  # the process that trains comes first
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    artist = Artist(plan)
+    artists = [Artist(plan) for plan in plans]
     for number in count(first, step):
-        results.put(artist.draw(number))
+        for artist in artists[: None if number % TOGETHER == 0 else 1]:
+            results.put(artist.draw(number))
 
 
 def _end_with_parent() -> None:

@@ -24,7 +24,7 @@ from networks.autoencoder import AutoencoderTrainer, to_video
 from networks.building import matrices, write_autoencoder
 from networks.clock import SHARES, Clock, Tally
 from networks.learner import Descent
-from networks.material import Plan, Studio
+from networks.material import TOGETHER, Person, Plan, Studio
 from networks.pool import ENCODED, Pool
 
 STATE = "state.pt"
@@ -47,6 +47,7 @@ class Minutes:
 
     def __init__(self, config: Config, folder: Path, minutes: float, device: torch.device, scale: float, workers: int, save_every: float):
         self.config, self.folder, self.device = config, folder, device
+        self.size = tuple(config.args.sampling_image_size)  # of one person; two have the model's largest size
         self.scale, self.workers, self.save_every = scale, workers, save_every
         remove_partial_files(folder)
         state = load_tensors(folder / STATE, mmap=False) if (folder / STATE).is_file() else {}
@@ -65,13 +66,15 @@ class Minutes:
         """Do what is left."""
         if self.clock.progress("stage 3") >= 1:
             return
-        plan = Plan(self.config.model.largest_size, self.config.model.num_frames)
-        with Studio(plan, min(self.workers, SHOWN), 0) as first:
-            while len(self.shown) < max(1, round(SHOWN * self.scale)):
+        frames = self.config.model.num_frames
+        plans = [Plan(self.size, frames), Plan(self.config.model.largest_size, frames, images=3, portraits=1, people=2)]
+        with Studio(plans, min(self.workers, SHOWN), 0) as first:
+            wanted = {people: max(1, round(number * self.scale)) for people, number in ((1, SHOWN), (2, SHOWN // TOGETHER))}
+            while any(len(self._shown(people)) < number for people, number in wanted.items()):
                 self.shown += [person for person in first.arrived(5.0) if person.number < SHOWN]
         pool = self._pool() if self.vae.is_file() else None
         numbers = [person.number for person in pool.people] if pool else []
-        with Studio(plan, self.workers, 1 + max([SHOWN - 1, *numbers])) as self.studio:
+        with Studio(plans, self.workers, 1 + max([SHOWN - 1, *numbers])) as self.studio:
             if self.part == "autoencoder":
                 self._learn_autoencoder()
                 pool = self._pool()
@@ -86,8 +89,7 @@ class Minutes:
         self._go_on(trainer)
         torch.backends.cudnn.benchmark = True  # all pieces have one size
         rng, count = np.random.default_rng(trainer.done), max(1, round(CLIPS_A_STEP * self.scale))
-        whole, largest = CLIPS_A_STEP * self.scale >= 1, self.config.model.largest_size
-        side = largest if whole else tuple(min(PIECE, own) for own in largest)
+        side = self.size if CLIPS_A_STEP * self.scale >= 1 else tuple(min(PIECE, own) for own in self.size)
         tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, (self.config.model.num_frames, *side)))
         self._await(lambda: self.pixels)
         while (progress := self.clock.progress("autoencoder")) < 1:
@@ -114,21 +116,23 @@ class Minutes:
         if self.part == name:
             self._go_on(learner)
         self.part = name
-        self._await(lambda: self.pool.people)
+        self._await(lambda: self.pool.together(1))
         rng = np.random.default_rng([stage, learner.done])
-        recipe, sides = recipe_of(model), [side // model.autoencoder.spatial_factor for side in model.largest_size]
+        recipe = recipe_of(model)
         while (progress := self.clock.progress(name)) < 1:
-            moving = learner.done % 2 == 1
-            frames = model.max_latent_frames if moving else 1
-            tokens = count_tokens(model.transformer, frames + 1, *sides)
+            people, moving = self.pool.together(2) if learner.done % 8 >= 6 else [], learner.done % 2 == 1
+            people = people or self.pool.together(1)
+            number, sides = people[0].references.shape[1], people[0].references.shape[-2:]
+            tokens = count_tokens(model.transformer, (model.max_latent_frames if moving else 1) + number, *sides)
             count = max(1, round(TOKENS_A_STEP * self.scale / tokens))
-            tally = self._tally(f"{name}, {'clips' if moving else 'images'}", 3 * block_operations(model.transformer, tokens))
+            kind = f"{'clips' if moving else 'images'}{' of two' if number == 2 else ''}"
+            tally = self._tally(f"{name}, {kind}", 3 * block_operations(model.transformer, tokens))
             self.waiting += self.studio.arrived()
             if len(self.waiting) >= ENCODED * self.scale:
                 self.pool.add(self.waiting)
                 self.waiting = []
             start = time.monotonic()
-            loss = self._loss(recipe, self.pool.batch(stage, moving, count, rng), generator_of(stage, learner.done))
+            loss = self._loss(recipe, self.pool.batch(people, stage, moving, count, rng), generator_of(stage, learner.done))
             learner.descend(loss, progress)
             self._took(tally, start, count, f"loss {float(loss.detach()):.3f}" if learner.done % 20 < 2 else "")
         self._save()
@@ -161,29 +165,35 @@ class Minutes:
 
     @torch.no_grad()
     def _draw_samples(self) -> None:
-        """Write samples/NNN.png: of each of the first people a reference, then frames of a video by a caption of theirs."""
-        model, sampler = self.config.model, self.config.model.sampler
+        """Write samples/NNNN.png and NNNN_two.png: references of the first people, then frames of a video by a caption of theirs."""
         mixin = self.network.get_mixin("adaln_layer")
         fast, mixin.block = mixin.block, self.plain  # other batches would be compiled anew
-        refs = np.stack([person.references[-1] for person in self.shown])
-        encoded = self.pool.encode(torch.from_numpy(refs)[:, None])
-        condition = Condition(self.captions([person.captions[0] for person in self.shown]), encoded)
-        num_steps = max(2, round(sampler.num_inference_steps * min(1, SHOWN * self.scale)))
-        schedule = recipe_of(model).schedule.sampling_steps(num_steps)
-        generator = torch.Generator(self.device).manual_seed(0)
-        sides = [side // model.autoencoder.spatial_factor for side in model.largest_size]
-        start = torch.randn(len(refs), model.max_latent_frames, model.transformer.in_channels, *sides, generator=generator,
-                            device=self.device)  # fmt: skip
-        scale = guidance_scale(sampler.guidance, sampler.guidance_scale, num_steps)
-        with self.learner.averaged() as network:
-            denoise = guided_denoiser(self._cast(network), schedule, condition, scale, ref_scales=sampler.ref_guidance_scale)
-            noise = lambda like: torch.randn(like.shape, generator=generator, device=self.device)  # noqa: E731
-            latents = SAMPLERS[sampler.name](denoise, start, schedule, noise)
+        for people, ending in ((1, ""), (2, "_two")):
+            shown = self._shown(people)
+            refs = np.stack([person.references[-1] for person in shown])  # (B, P, H, W, 3)
+            with self.learner.averaged() as network:
+                videos = self._sample(network, refs, [person.captions[0] for person in shown])
+            rows = [np.concatenate([*ref, *video[:: max(1, len(video) // 4)]], axis=1) for ref, video in zip(refs, videos, strict=True)]
+            with written_whole(self.folder / "samples" / f"{round(self.clock.elapsed):04d}{ending}.png") as temporary:
+                Image.fromarray(np.concatenate(rows)).save(temporary)
         mixin.block = fast
-        videos = [to_frames(video) for video in self.pool.autoencoder.decode(latents)]
-        rows = [np.concatenate([ref, *video[:: max(1, len(video) // 4)]], axis=1) for ref, video in zip(refs, videos, strict=True)]
-        with written_whole(self.folder / "samples" / f"{round(self.clock.elapsed):04d}.png") as temporary:
-            Image.fromarray(np.concatenate(rows)).save(temporary)
+
+    def _sample(self, network: nn.Module, refs: np.ndarray, captions: list[str]) -> list[np.ndarray]:
+        """Make videos (F, H, W, 3) of the people in references (B, P, H, W, 3), by the library's sampler."""
+        model, sampler = self.config.model, self.config.model.sampler
+        encoded = self.pool.encode(torch.from_numpy(refs).flatten(0, 1)[:, None])[:, 0].unflatten(0, refs.shape[:2])
+        num_steps = max(2, round(sampler.num_inference_steps * min(1, SHOWN * self.scale)))
+        schedule, generator = recipe_of(model).schedule.sampling_steps(num_steps), torch.Generator(self.device).manual_seed(0)
+        start = torch.randn(len(refs), model.max_latent_frames, *encoded.shape[2:], generator=generator, device=self.device)
+        scale = guidance_scale(sampler.guidance, sampler.guidance_scale, num_steps)
+        denoise = guided_denoiser(self._cast(network), schedule, Condition(self.captions(captions), encoded), scale,
+                                  ref_scales=sampler.ref_guidance_scale)  # fmt: skip
+        noise = lambda like: torch.randn(like.shape, generator=generator, device=self.device)  # noqa: E731
+        return [to_frames(video) for video in self.pool.autoencoder.decode(SAMPLERS[sampler.name](denoise, start, schedule, noise))]
+
+    def _shown(self, people: int) -> list[Person]:
+        """The first people, alone or two together."""
+        return [person for person in self.shown if person.references.shape[1] == people]
 
     def _save(self) -> None:
         """Write everything that goes on from here, the weights so far in the released layout, and samples."""

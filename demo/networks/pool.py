@@ -1,6 +1,6 @@
 """What the timed training learns from, kept on the device: latents of clips, of single frames and of references, with embedded captions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ FRAMES = 512  # encoded at once
 
 @dataclass
 class Latents:
-    """One person: clips (N, T, C, h, w), images (M, 1, C, h, w), references (R, C, h, w), captions (N + M, L, D), `Person.traits`."""
+    """P people: clips (N, T, C, h, w), images (M, 1, C, h, w), references (R, P, C, h, w), captions (N + M, L, D), `Person.traits`."""
 
     number: int
     clips: Tensor
@@ -42,18 +42,19 @@ class Pool:
         self.people: list[Latents] = []
         self.generator = torch.Generator().manual_seed(0)
         for file in sorted(folder.glob("*.pt")):  # of a run that was stopped
-            self.people += [Latents(**{name: self._here(value) for name, value in person.items()}) for person in load_tensors(file)]
+            self.people += [Latents(**{name: value if name in ("number", "traits") else value.to(self.device, self.dtype)
+                                       for name, value in person.items()}) for person in load_tensors(file)]  # fmt: skip
         self.saved = len(self.people)
 
     @torch.no_grad()
     def add(self, people: list[Person]) -> None:
         """Encode people, references with the noise that training adds to them."""
-        for start in range(0, len(people), ENCODED):
-            part = people[start : start + ENCODED]
+        alike = [[person for person in people if person.references.shape[1] == number] for number in (1, 2)]
+        for part in (group[start : start + ENCODED] for group in alike for start in range(0, len(group), ENCODED)):
             clips = self.encode(torch.from_numpy(np.concatenate([person.clips for person in part])))
             images = self.encode(torch.from_numpy(np.concatenate([person.images for person in part]))[:, None])
-            refs = torch.cat([to_video(torch.from_numpy(person.references[:, None])) for person in part])  # (N, 3, 1, H, W)
-            refs = self.encode(add_pixel_noise(refs.transpose(1, 2), self.generator).transpose(1, 2))[:, 0]
+            refs = torch.cat([to_video(torch.from_numpy(person.references)).transpose(1, 2) for person in part])  # (N, P, 3, H, W)
+            refs = self.encode(add_pixel_noise(refs, self.generator).flatten(0, 1)[:, :, None])[:, 0].unflatten(0, refs.shape[:2])
             texts = self.captions([caption for person in part for caption in person.captions]).to(self.dtype)
             shared = [tensor.chunk(len(part)) for tensor in (clips, images, refs, texts)]  # everybody has as many
             self.people += [Latents(person.number, *own, torch.from_numpy(person.traits))
@@ -78,23 +79,26 @@ class Pool:
                             for person in new], temporary)  # fmt: skip
             self.saved = len(self.people)
 
-    def batch(self, stage: int, moving: bool, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw latents (B, T, C, h, w), captions (B, L, D) and references (B, 1, C, h, w) for a stage; single frames if not `moving`."""
+    def together(self, number: int) -> list[Latents]:
+        """Those that show so many people at once."""
+        return [person for person in self.people if person.references.shape[1] == number]
+
+    def batch(
+        self, people: Sequence[Latents], stage: int, moving: bool, count: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw latents (B, T, C, h, w), captions (B, L, D) and references (B, P, C, h, w) for a stage; single frames if not `moving`."""
         latents, texts, refs = [], [], []
-        for index in rng.integers(len(self.people), size=count):
-            person = self.people[index]
+        for index in rng.integers(len(people), size=count):
+            person = people[index]
             kind = person.clips if moving else person.images
             place = int(rng.integers(len(kind)))
             shot = place if moving else len(person.clips) + place
             own = stage == 1 and moving  # pre-training: an image of the clip itself, for a single image one of another shot
-            chosen = shot if own else choose_reference(person.traits.numpy(), shot, stage, rng)
+            chosen = [shot if own else choose_reference(traits, shot, stage, rng) for traits in person.traits.numpy().swapaxes(0, 1)]
             latents.append(kind[place])
             texts.append(person.texts[shot])
-            refs.append(person.references[chosen])
-        return torch.stack(latents), torch.stack(texts), torch.stack(refs)[:, None]
-
-    def _here(self, value):
-        return value.to(self.device, self.dtype) if isinstance(value, Tensor) and value.dim() > 2 else value
+            refs.append(torch.stack([person.references[number, who] for who, number in enumerate(chosen)]))
+        return torch.stack(latents), torch.stack(texts), torch.stack(refs)
 
 
 def choose_reference(traits: np.ndarray, shot: int, stage: int, rng: np.random.Generator) -> int:

@@ -129,9 +129,9 @@ class ShotRenderer:
         averaged = (np.clip(averaged, 0, 1) ** (1 / GAMMA) * 255 + 0.5).astype(np.uint8)
         return averaged, classes[n // 2 :: n, n // 2 :: n]
 
-    def keypoints(self, index: int) -> np.ndarray:
-        """Where the first person's eyes, nose and mouth's corners are in a frame: pixels (5, 2), their centres at whole numbers."""
-        points, _ = self._project(self.actors[0].posed(index), self.actors[0].performance)
+    def keypoints(self, index: int, place: int = 0) -> np.ndarray:
+        """Where a person's eyes, nose and mouth's corners are in a frame: pixels (5, 2), their centres at whole numbers."""
+        points, _ = self._project(self.actors[place].posed(index), self.actors[place].performance)
         return np.stack([points[part].mean(axis=0) for part in self.head.landmarks]) / self.samples - 0.5
 
     def _project(self, vertices: np.ndarray, performance: Performance) -> tuple[np.ndarray, np.ndarray]:

@@ -24,23 +24,26 @@ from networks.material import Person
 from networks.pool import choose_reference
 
 SIZES = {"num_layers": 1, "hidden_size": 64, "num_attention_heads": 1, "time_embed_dim": 32, "in_channels": 4, "out_channels": 4,
-         "latent_height": 4, "latent_width": 4, "num_frames": 9}  # fmt: skip
+         "latent_height": 4, "latent_width": 8, "num_frames": 9}  # fmt: skip
 ABSENT = ("anny", "deepspeed", "decord", "imageio", "onnxruntime", "onnx", "insightface", "cv2", "skimage", "accelerate", "datasets",
           "wandb", "webdataset", "tensorboardX", "torchao")  # fmt: skip
 
 
 class FakeStudio:
-    """Everybody at once, and grey noise for a face."""
+    """Everybody at once, alone and with the next one, and grey noise for a face."""
 
-    def __init__(self, plan, workers, first):
-        self.plan, self.people = plan, itertools.count(first)
+    def __init__(self, plans, workers, first):
+        self.plans, self.people = plans, itertools.count(first)
 
     def arrived(self, wait=0.0):
-        number, (height, width) = next(self.people), self.plan.size
-        rng = np.random.default_rng(number)
-        clips = rng.integers(256, size=(1, self.plan.frames, height, width, 3), dtype=np.uint8)
-        images = clips[0, :2]
-        return [Person(number, clips, images, ["a man talks", "a woman nods", "a man"], clips[0, :4], np.zeros((4, 4), np.float32))]
+        number = next(self.people)
+        return [self.draw(plan, number) for plan in self.plans]
+
+    def draw(self, plan, number):
+        clips = np.random.default_rng(number).integers(256, size=(1, plan.frames, *plan.size, 3), dtype=np.uint8)
+        refs = clips[0, :4, None].repeat(plan.people, axis=1)
+        traits = np.zeros((4, plan.people, 4), np.float32)
+        return Person(number, clips, clips[0, :2], ["a man talks", "a woman nods", "a man"], refs, traits)
 
     def __enter__(self):
         return self
@@ -89,11 +92,12 @@ def test_a_run_that_was_cut_goes_on_to_the_end(begin, tmp_path, monkeypatch):
     assert taken[0] == cut["learner"]["done"] == 3 and taken.count(0) == 2, "stage I goes on, stages II and III begin"
     end = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert end["part"] == "stage 3" and 80 <= end["spent"] < 100 and people > 0
-    assert {part.partition(",")[0] for part in end["tallies"]} == set(SHARES)
+    assert {part.partition(",")[0] for part in end["tallies"]} == set(SHARES) and any(part.endswith("of two") for part in end["tallies"])
     model = tmp_path / "run" / "model" / "transformer"
     assert (model / "latest").read_text() == "stage3" and len(list(model.glob("stage*/*.pt"))) == 3
     weights = load_transformer(config, model).state_dict()
-    assert weights["mixins.final_layer.linear.weight"].abs().max() > 0 and list((tmp_path / "run" / "samples").glob("*.png"))
+    assert weights["mixins.final_layer.linear.weight"].abs().max() > 0
+    assert {file.stem[4:] for file in (tmp_path / "run" / "samples").iterdir()} == {"", "_two"}
     taken.clear()
     begin()[0].run()
     assert not taken, "its minutes are spent"
@@ -108,7 +112,8 @@ import networks.minutes, numpy, concat_id.models.transformer
 from concat_id.models.text_encoder import TextEncoder
 from networks.material import reference_of
 points = numpy.array([[30, 30], [60, 30], [45, 50], [35, 65], [55, 65.0]])
-assert reference_of(numpy.full((128, 96, 3), 9, "uint8"), points, (128, 96)).any()
+frame, classes = numpy.full((128, 96, 3), 9, "uint8"), numpy.ones((128, 96), "uint8")
+assert reference_of(frame, classes, points, (128, 96)).any()
 assert TextEncoder("models/mini/t5", 32).tokenize("a man").shape == (1, 32)
 if {_has_numba()}: import world.dataset, world.render
 """
