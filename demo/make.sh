@@ -15,8 +15,8 @@ were stopped: give the same command again. Nothing under models/ is changed. FOL
 
   --gpu-minutes N  of one GPU, all parts together; makes FOLDER/model, FOLDER/samples (one image a minute) and what a stop needs
   --scale X        size of the batches, such as 1/200 for a rehearsal on a CPU (default: 1)
-  --evaluate       render test people, sample a video of each by FOLDER/model, write FOLDER/report/report.html
-  --people N       test people (default: 32)
+  --evaluate       render test people, sample videos of each and of pairs by FOLDER/model, write FOLDER/report/<people>/report.html
+  --people N       test people, and as many pairs (default: 32)
   --data FOLDER    where everything goes (default: data/near)
   -h, --help       this text
 END
@@ -57,18 +57,27 @@ fi
 [ -n "$EVALUATE" ] || exit 0
 
 set_up people
-test="$DATA/test" size=(--near --size 128 96 --seed 101 --pairs 0)
-# Half as many again as are wanted: not every face is found in every image.
-"$PYTHON" demo/render_people.py --output "$test/images" --people $((PEOPLE * 3 / 2)) --shots 3 --images --portraits "${size[@]}"
-"$PYTHON" demo/render_people.py --output "$test/clips" --people $((PEOPLE * 3 / 2)) --shots 1 --frames 17 "${size[@]}"
-sed -i 's/"split": "[a-z]*"/"split": "test"/' "$test"/images/{clips,stills}.json "$test/clips/clips.json"
-"$PYTHON" sat/prepare_clips.py --videos "$test"/{images/clips,images/stills,clips/clips}.json --output "$test/prepared" \
-    --size 128 96 --frames 17 --skip 0 --min_face 20 --crop 96 --references 3 --parser models/mini/face_parser
-"$PYTHON" sat/make_pairs.py "$test/prepared/manifest.json" --output "$test/lists" --calibrate --test_people "$PEOPLE" --test_captions 1
-printf 'args:\n  load: "%s"\nmodel:\n  autoencoder: {path: "%s"}\n' "$DATA/model/transformer" "$DATA/model/vae/3d-vae.pt" >"$test/weights.yaml"
-"$PYTHON" sat/sample_video.py --base demo/configs/near.yaml "$test/weights.yaml" --input_file "$test/lists/test_prompts_1.txt" \
-    --output "$DATA/videos" --seed 42
-real=("$test/lists/test_clips_1") # the clips that prompts describe: what a perfect model would score
-[ -d "${real[0]}" ] || real=()    # few people may have none
-"$PYTHON" sat/evaluate_identity.py --videos "$DATA/videos" ${real[@]+"${real[@]}"} --calibration "$test/lists/test_people" \
-    --metric demo/adherence.py --output "$DATA/report"
+mkdir -p "$DATA"
+printf 'args:\n  load: "%s"\nmodel:\n  autoencoder: {path: "%s"}\n' "$DATA/model/transformer" "$DATA/model/vae/3d-vae.pt" >"$DATA/weights.yaml"
+for together in 1 2; do
+    test="$DATA/test/$together" size=(128 $((96 * together)))
+    render=(demo/render_people.py --near --size "${size[@]}" --seed 101)
+    # Half as many again as are wanted: not every face is found in every image.
+    if [ "$together" = 1 ]; then
+        "$PYTHON" "${render[@]}" --output "$test/images" --people $((PEOPLE * 3 / 2)) --shots 3 --pairs 0 --images --portraits
+        "$PYTHON" "${render[@]}" --output "$test/clips" --people $((PEOPLE * 3 / 2)) --shots 1 --pairs 0 --frames 17
+    else # pairs of them, and everybody alone for the references
+        "$PYTHON" "${render[@]}" --output "$test/images" --people "$PEOPLE" --shots 1 --pairs 1 --images --portraits
+        "$PYTHON" "${render[@]}" --output "$test/clips" --people "$PEOPLE" --shots 0 --pairs 0.5 --frames 17
+    fi
+    sed -i 's/"split": "[a-z]*"/"split": "test"/' "$test"/images/{clips,stills}.json "$test/clips/clips.json"
+    "$PYTHON" sat/prepare_clips.py --videos "$test"/{images/clips,images/stills,clips/clips}.json --output "$test/prepared" \
+        --size "${size[@]}" --frames 17 --skip 0 --min_face 20 --crop 96 --references 3 --parser models/mini/face_parser
+    "$PYTHON" sat/make_pairs.py "$test/prepared/manifest.json" --output "$test/lists" --calibrate --test_people "$PEOPLE" --test_captions 1
+    "$PYTHON" sat/sample_video.py --base demo/configs/near.yaml "$DATA/weights.yaml" --sampling_image_size "${size[@]}" \
+        --input_file "$test/lists/test_prompts_$together.txt" --output "$DATA/videos/$together" --seed 42
+    real=("$test/lists/test_clips_$together") # the clips that prompts describe: what a perfect model would score
+    [ -d "${real[0]}" ] || real=()             # few people may have none
+    "$PYTHON" sat/evaluate_identity.py --videos "$DATA/videos/$together" ${real[@]+"${real[@]}"} --calibration "$test/lists/test_people" \
+        --metric demo/adherence.py --output "$DATA/report/$together"
+done

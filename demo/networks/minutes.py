@@ -166,7 +166,7 @@ class Minutes:
     @torch.no_grad()
     def _draw_samples(self) -> None:
         """Write samples/NNNN.png and NNNN_two.png: references of the first people, then frames of a video by a caption of theirs."""
-        mixin = self.network.get_mixin("adaln_layer")
+        mixin, now = self.network.get_mixin("adaln_layer"), round(self.clock.elapsed)
         fast, mixin.block = mixin.block, self.plain  # other batches would be compiled anew
         for people, ending in ((1, ""), (2, "_two")):
             shown = self._shown(people)
@@ -174,7 +174,7 @@ class Minutes:
             with self.learner.averaged() as network:
                 videos = self._sample(network, refs, [person.captions[0] for person in shown])
             rows = [np.concatenate([*ref, *video[:: max(1, len(video) // 4)]], axis=1) for ref, video in zip(refs, videos, strict=True)]
-            with written_whole(self.folder / "samples" / f"{round(self.clock.elapsed):04d}{ending}.png") as temporary:
+            with written_whole(self.folder / "samples" / f"{now:04d}{ending}.png") as temporary:
                 Image.fromarray(np.concatenate(rows)).save(temporary)
         mixin.block = fast
 

@@ -40,11 +40,12 @@ def test_evaluation_measures_videos_of_people_who_are_all_for_the_test(make, tmp
     code, errors, calls = make("--evaluate", "--people", 4)
     assert code == 0, errors
     scripts = [call.split()[0] for call in calls if call.startswith(("demo", "sat"))]
-    assert scripts == ["demo/render_people.py", "demo/render_people.py", "sat/prepare_clips.py", "sat/make_pairs.py", "sat/sample_video.py",
-                       "sat/evaluate_identity.py"]  # fmt: skip
+    assert scripts == 2 * ["demo/render_people.py", "demo/render_people.py", "sat/prepare_clips.py", "sat/make_pairs.py",
+                           "sat/sample_video.py", "sat/evaluate_identity.py"]  # fmt: skip
     assert "--people 6 " in calls[0] and all("--near" in call for call in calls[:2]) and "--test_people 4" in calls[3]
-    assert "test" in (tmp_path / "data" / "test" / "images" / "stills.json").read_text()
-    assert f"{tmp_path}/data/model/vae/3d-vae.pt" in (tmp_path / "data" / "test" / "weights.yaml").read_text()
+    assert "--size 128 192" in calls[6] and "test_prompts_2.txt" in calls[10]
+    assert "test" in (tmp_path / "data" / "test" / "2" / "images" / "stills.json").read_text()
+    assert f"{tmp_path}/data/model/vae/3d-vae.pt" in (tmp_path / "data" / "weights.yaml").read_text()
 
 
 def test_mistakes_are_told_in_a_line(make):
