@@ -76,7 +76,9 @@ def main() -> None:
 
     from concat_id.video.transforms import fit_and_pad
     from concat_id.video.writing import write_image
+    from world.kernel_cache import keep_kernels
 
+    keep_kernels()
     rows = [subjects_of_shot(arguments.seed, number, people) for people in (1, 2) for number in range(arguments.shots)]
     height, width = SIZE
     sheet = Image.new("RGB", (5 * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP), "white")
