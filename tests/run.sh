@@ -3,7 +3,7 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../scripts/setup.sh"
-set_up training studio acceleration curation ray tests
+set_up training studio acceleration curation ray people tests
 if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   echo "Installing chromium, in which the page is tested ..." >&2
   { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } >>"$SETUP_LOG" 2>&1 || tail -n 3 "$SETUP_LOG" >&2

@@ -24,7 +24,7 @@ BUDGETS = {  # lines of code, without blank ones, comments and docstrings
     # many photographs are judged rightly); models have both networks of CogVideoX, and what libraries make of them
     "config": 1730, "weights": 830, "files": 492, "video": 345, ".": 370, "models": 2900, "diffusion": 300, "face": 970, "data": 1360,
     "sampling": 1610, "training": 1645, "conversion": 920, "evaluation": 1425, "curation": 1900, "doctor": 652, "studio": 570,
-    "demo": 3370, "tests": 12045, "bench": 700, "gpu": 500,
+    "demo": 3370, "tests": 12050, "bench": 700, "gpu": 500,
 }  # fmt: skip
 LIBRARIES = {  # a library is known in these rooms alone
     "sat": {"models", "training"},

@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding
 from concat_id.files.paths import PROJECT_ROOT
 
-PIN = re.compile(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)\s*(?:#\s*(training|studio|acceleration|neighbours|curation|ray|people)\b)?")
+PIN = re.compile(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)\s*(?:#\s*(training|studio|acceleration|neighbours|curation|ray|people|heads)\b)?")
 PYTHONS = (3, 11), (3, 13)
 SET_UP = "bash scripts/setup.sh"
 COMMANDS = {
     "": SET_UP, "training": "bash finetune_single_identity.sh, which installs it", "studio": "bash studio.sh, which installs it",
-    **{part: f"{SET_UP} {part}" for part in ("acceleration", "neighbours", "curation", "ray", "people")},
+    **{part: f"{SET_UP} {part}" for part in ("acceleration", "neighbours", "curation", "ray", "people", "heads")},
 }  # fmt: skip
 
 
