@@ -45,20 +45,21 @@ def caption_clips(prepared: Sequence[PreparedVideo], captioner: Any, instruction
     What is written is kept in .captions/ beside the folders, by content of clip and weights and by instruction, and not asked for again.
     """
     wanted = [sum(not clip["caption"] for clip in video.record["clips"]) for video in prepared]
-    captioned, waiting = [], []
+    captioned, waiting, pending = [], [], 0
     with tqdm(total=sum(wanted), unit="caption", dynamic_ncols=True, disable=not any(wanted)) as progress:
         for number, video in enumerate(prepared):
             waiting.append((video, video.record if wanted[number] else None))
-            clips = [(video.folder, clip) for video, record in waiting if record for clip in record["clips"] if not clip["caption"]]
-            if len(clips) < BATCH and number + 1 < len(prepared):
+            pending += wanted[number]
+            if pending < BATCH and number + 1 < len(prepared):
                 continue
+            clips = [(video.folder, clip) for video, record in waiting if record for clip in record["clips"] if not clip["caption"]]
             reasons: dict[int, str] = {}
             for start in range(0, len(clips), BATCH):
                 reasons |= _caption(clips[start : start + BATCH], captioner, instruction, settings)
                 progress.update(len(clips[start : start + BATCH]))
             for video, record in waiting:
                 captioned.append(PreparedVideo.of(video.folder, _with_words(record, reasons), video.recalled) if record else video)
-            waiting.clear()
+            waiting, pending = [], 0
     return captioned
 
 

@@ -85,7 +85,7 @@ def load_tools(models: ModelFolders) -> "tuple[Segmenter, Inpainter | None]":
 
 
 class WantedImages(NamedTuple):
-    """Images of a kind that a clip is to get; of clothes as many as `people`, of whom backgrounds have 0."""
+    """Images of a kind that the clip at an absolute path is to get; of clothes as many as `people`, of whom backgrounds have 0."""
 
     path: Path
     kind: str
@@ -160,9 +160,9 @@ class SubjectStage:
             files, reason = take(record, "files", OBJECT, RECORD), take(record, "reason", WORDS, RECORD)
         except UserError:
             return None
-        images = tuple(folder / name for name in files)
-        whole = all(kind_of(file) == "a file" and file.stat().st_size == files[file.name] for file in images)
-        return MadeImages(images, reason) if whole else None
+        sizes = {folder / name: size for name, size in files.items()}
+        whole = all(kind_of(file) == "a file" and file.stat().st_size == size for file, size in sizes.items())
+        return MadeImages(tuple(sizes), reason) if whole else None
 
     def process(self, wanted: WantedImages) -> MadeImages:
         """Make the images, whole or not at all. Raises `UserError` if the clip cannot be read, or the folder is somebody else's."""
@@ -180,7 +180,7 @@ class SubjectStage:
             for name, image in zip(names, images, strict=True):
                 write_image(temporary / name, image)
             files = {name: (temporary / name).stat().st_size for name in names}
-            own = {"fingerprint": self._fingerprint(wanted), "source": _absolute(wanted.path)}
+            own = {"fingerprint": self._fingerprint(wanted), "source": str(wanted.path)}
             write_json(temporary / RECORD, own | {"files": files, "reason": reason})
         return MadeImages(tuple(folder / name for name in names), reason)
 
@@ -192,7 +192,7 @@ class SubjectStage:
         """Name what the images depend on."""
         (segmenter, inpainter), settings = load_tools(self.models), self.settings
         own = [settings.words, wanted.people] if wanted.kind == CLOTHES else [settings.seed, inpainter.digest]
-        clip = [_absolute(wanted.path), file_state(wanted.path)]
+        clip = [str(wanted.path), file_state(wanted.path)]
         return text_digest(json.dumps([VERSION, wanted.kind, settings.size, settings.skip, segmenter.digest, own, clip]))
 
     def _make(self, wanted: WantedImages) -> list[Image.Image]:
@@ -211,13 +211,8 @@ class SubjectStage:
             raise UserError(f"{path}: cannot be read ({error.reason}); convert it or leave it out") from error
 
 
-def _absolute(path: Path) -> str:
-    """Name a file in one way, from wherever it is named."""
-    return os.path.abspath(path)
-
-
 def _digest(wanted: WantedImages) -> str:
-    return text_digest(_absolute(wanted.path))
+    return text_digest(str(wanted.path))
 
 
 def images_wanted(record: Record, kinds: Sequence[str], most: int) -> list[WantedImages]:
@@ -227,7 +222,7 @@ def images_wanted(record: Record, kinds: Sequence[str], most: int) -> list[Wante
     """
     if record.is_image or record.shows_itself or set(record.kinds) != {"face"}:
         return []
-    path, wanted, number = Path(_absolute(record.video)), [], record.num_refs
+    path, wanted, number = Path(os.path.abspath(record.video)), [], record.num_refs
     for kind, people, added in ((CLOTHES, record.num_refs, record.num_refs), (BACKGROUND, 0, 1)):
         if kind in kinds and number + added <= most:
             wanted.append(WantedImages(path, kind, people))
