@@ -45,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, sets_up=True)

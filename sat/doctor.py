@@ -7,7 +7,7 @@ With --training: what a training run needs of each GPU, before machines are paid
 
 import sys
 
-from concat_id.bootstrap import enter_made_environment
+from concat_id.bootstrap import has_libraries
 from concat_id.config.parser import Namespace, Parser
 from concat_id.config.presets import NEIGHBOURS, PRESETS, UNTRAINED, check_name, files_of
 from concat_id.doctor.findings import Findings
@@ -39,7 +39,7 @@ def main() -> int:
     from concat_id.doctor.machine import Capacity, look_around, look_for_gpus
     from concat_id.doctor.software import look_at_packages
 
-    is_ready = enter_made_environment()
+    is_ready = has_libraries()
     report = Findings(arguments.json)
     capacity, gpus = look_for_gpus() if is_ready else (Capacity(0, 0), [])
     report.add("Machine", [*look_around(), *gpus])
@@ -78,7 +78,7 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
 
 def examine_plan() -> int:
     """Plan the training that the command line describes; 1 if its lists have problems."""
-    if not enter_made_environment():
+    if not has_libraries():
         raise UserError("--training: the libraries are not installed; bash scripts/setup.sh")
     from concat_id.doctor.training import plan_training
     from concat_id.training.memory_plan import measure_sizes, plan

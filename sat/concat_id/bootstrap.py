@@ -50,15 +50,20 @@ def enter_environment() -> None:
         os.execve(python, [python, *sys.argv], {**os.environ, ENTERED: "1"})
 
 
-def enter_made_environment() -> bool:
-    """Tell whether the libraries are here; where they are in .venv instead, go on there. Nothing is set up.
+def enter_made_environment() -> None:
+    """Go on in .venv where it is whole and this interpreter lacks the libraries, unless CONCAT_ID_PYTHON is set. Nothing is set up."""
+    made = PROJECT_ROOT / ".venv"
+    python = made / "bin" / "python"
+    if os.environ.get("CONCAT_ID_PYTHON") or all(map(find_spec, LIBRARIES)) or not python.exists() or (made / ".incomplete").exists():
+        return
+    if not made.samefile(sys.prefix):
+        sys.stdout.flush()
+        os.execv(python, [str(python), *sys.argv])
 
-    Raises `UserError` for a torch that cannot be imported.
-    """
+
+def has_libraries() -> bool:
+    """Tell whether the libraries are here. Raises `UserError` for a torch that cannot be imported."""
     ready = all(map(find_spec, LIBRARIES))
-    python = PROJECT_ROOT / ".venv" / "bin" / "python"
-    if not os.environ.pop(ENTERED, None) and not ready and python.exists():
-        os.execve(python, [str(python), *sys.argv], {**os.environ, ENTERED: "1"})
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:  # of what it is linked to

@@ -70,8 +70,15 @@ def reason_of(error: BaseException, limit: int = 200) -> str:
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and leave the process: 0 or what it returned, 2 after a `UserError`, 130 after Ctrl-C."""
+def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
+    """Call `main` and leave the process: 0 or what it returned, 2 after a `UserError` or without a library, 130 after Ctrl-C.
+
+    Goes on in .venv first if the libraries are there and not here, but where `main` sets that up by itself.
+    """
+    from concat_id.bootstrap import enter_made_environment
+
+    if not sets_up:
+        enter_made_environment()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
@@ -79,6 +86,12 @@ def run(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except UserError as error:
         report(error)
+        code = 2
+    except ModuleNotFoundError as error:
+        if "." in (error.name or "."):  # a library's part, or this project's
+            raise
+        report(f"{error.name}: not installed for {sys.executable}; `bash scripts/setup.sh` makes .venv, in which this goes on by itself; "
+               "requirements.txt names the parts that some commands need besides")  # fmt: skip
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -112,4 +112,4 @@ def _number(name: str, text: str, low: int, high: int = 10**6) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, sets_up=True)

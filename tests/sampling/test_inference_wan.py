@@ -211,3 +211,15 @@ def test_a_bare_python_goes_on_in_the_projects_environment(bare_project, tmp_pat
     done = start("-S", script, CALLS=str(calls))
     assert done.returncode == 2 and "installing" in done.stderr and "Traceback" not in done.stderr
     assert not calls.exists()
+
+
+def test_any_other_script_goes_on_there_too_or_says_what_lacks(bare_project, tmp_path):
+    script, calls = bare_project / "sat" / "script.py", tmp_path / "calls"
+    script.write_text("from concat_id.errors import run\nrun(lambda: __import__('torch'))\n")
+    done = start("-S", script, "two words", CALLS=str(calls))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls.read_text().splitlines() == ["", str(script), "two words"]
+    for ending, variables in (("", {"CONCAT_ID_PYTHON": sys.executable}), (".incomplete", {})):
+        (bare_project / ".venv" / ending).touch()
+        done = start("-S", script, CALLS=str(calls), **variables)
+        assert done.returncode == 2 and "torch: not installed" in done.stderr and done.stderr.count("\n") == 1, done.stderr
