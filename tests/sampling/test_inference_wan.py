@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import pytest
 from conftest import ROOT
@@ -105,11 +106,11 @@ def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch
     fetched = []
     monkeypatch.setattr(downloads, "_huggingface", lambda: fetched.append)
     downloads.download("huggingface")
-    assert [of.name for of in fetched] == ["Wan-AI/Wan2.1-T2V-1.3B", "yongzhong/Concat-ID-Wan", "jonathandinu/face-parsing"]
+    assert {of.name for of in fetched} == {"Wan-AI/Wan2.1-T2V-1.3B", "yongzhong/Concat-ID-Wan", "jonathandinu/face-parsing"}
     config = load_config(read_wan_command_line("", ["--use_adaln"]).bases)
-    folders = {of.folder for of in fetched}
-    for path in (config.args.load, config.model.text_encoder.path, config.model.autoencoder.path):
-        assert any(path.removeprefix("./").startswith(folder) for folder in folders), path
+    files = [f"{of.folder}/{pattern}" for of in fetched for pattern in of.patterns]
+    for path in (config.args.load, config.model.text_encoder.path, config.model.autoencoder.path, f"{config.model.faces.detector}/a.onnx"):
+        assert any(fnmatch(path.removeprefix("./"), file) for file in files), path
     capsys.readouterr()
 
     def refuse(of):

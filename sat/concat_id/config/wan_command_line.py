@@ -58,7 +58,7 @@ def build_parser(description: str) -> Parser:
     add("input", "output_dir", "folder for the results (default: outputs/wan-...)", metavar="FOLDER")
     add("input", "seed", "seed of the noise; a negative one stands for any (default: 0)", metavar="N")
     add("model", "model", "the released model, or a small untrained one that shows the way (default: wan_1_3b)", choices=MODELS)
-    add("model", "config", "your own YAML files, which go before the model's", metavar="FILE", nargs="+", action="extend")
+    add("model", "config", "your own YAML files, which change what the model's say", metavar="FILE", nargs="+", action="extend")
     add("model", "use_adaln", "the second stage, whose references have modulations of their own", action="store_true", default=None)
     add("model", "height", "height in pixels, divisible by 16 (default: 480)", metavar="N")
     add("model", "width", "width in pixels, divisible by 16 (default: 832)", metavar="N")

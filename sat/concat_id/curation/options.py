@@ -1,4 +1,4 @@
-"""The options of sat/make_pairs.py that say how alike crops have to be, and what the numbers of both scripts may be."""
+"""Options of the curation scripts that several have or that are many, and what their numbers may be."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_limits(arguments: argparse.Namespace) -> argparse.Namespace:
-    """Return what was parsed. Raises `UserError` for a number of sat/prepare_clips.py that is too small or too large for any use."""
+    """Return what was parsed. Raises `UserError` for what sat/prepare_clips.py cannot do."""
     check_engine(arguments)
     if arguments.caption_prompt is not None and arguments.captioner is None:
         raise UserError("command line: --caption_prompt: needs --captioner FOLDER; give that too, or leave it out")

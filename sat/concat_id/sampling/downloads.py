@@ -26,7 +26,8 @@ REPOSITORIES = (
         ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", f"{TOKENIZER}/*"),
         on_modelscope=True,
     ),
-    Repository("yongzhong/Concat-ID-Wan", "models/Concat-ID-Wan", ("*.pt", "antelopev2/*")),
+    Repository("yongzhong/Concat-ID-Wan", "models/Concat-ID-Wan", ("*.pt",)),
+    Repository("yongzhong/Concat-ID-Wan", "models", ("antelopev2/*",)),
     Repository("jonathandinu/face-parsing", "models/jonathandinu/face-parsing", ("*.json", "model.safetensors")),
 )
 

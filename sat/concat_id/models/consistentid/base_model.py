@@ -80,7 +80,7 @@ def _check_loaded(base: StableDiffusionPipeline, source: Path) -> None:
 def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
     """Add the low-rank weights of a file, in diffusers' or kohya's names, to the base model's own."""
     if not find_spec("peft"):
-        raise UserError(f"{file}: found no package peft, which LoRA files need; install requirements.txt")
+        raise UserError(f"{file}: found no package peft, which LoRA files need; run bash scripts/setup.sh neighbours")
     _require_safetensors(file, "model.lora_weights")
     with _told(file, "expected low-rank weights of Stable Diffusion 1.5"), silent():
         base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
