@@ -261,10 +261,3 @@ def test_a_video_depends_on_no_path_and_on_nothing_that_only_training_reads():
     assert sampling_part(config.model) == before
     config.model.sampler.guidance_scale += 1
     assert sampling_part(config.model) != before
-
-
-def test_withdrawn_keys_are_passed_over_where_they_change_nothing(write):
-    recorded = write("{args: {face_weight: 1.0, early_part: null}, model: {sampler: {early_part: 0.3}}, data: {rare_words: []}}")
-    assert load_config([DEBUG, recorded]) == load_config([DEBUG])
-    for text, place in (("args: {face_weight: 4.0}", "args.face_weight"), ("data: {clip_repeats: 4}", "data.clip_repeats")):
-        assert "withdrawn" in refused(f"{place}: found", load_config, [DEBUG, write(text)])

@@ -139,7 +139,6 @@ class TrainingArgs:
     gradient_accumulation_steps: int | None = setting(None, "batches a step adds up (default: as the deepspeed section says)", low=1)
     zero_stage: int | None = setting(None, "stage of ZeRO (default: that of the deepspeed section)", low=0, high=3)
     checkpoint_activations: bool | None = setting(None, "recompute activations to save memory (default: the model's)")
-    model_parallel_size: int = setting(1, "only 1 is supported", low=1, high=1)
 
     num_workers: int = setting(8, "processes that read clips", low=0, high=256)
     prefetch_factor: int | None = setting(None, "batches each of them reads in advance (default: 2)", low=1, high=256)

@@ -9,7 +9,7 @@ from typing import Any
 from concat_id.config import released_model
 from concat_id.config.args import RIVALS, DataConfig, SamplingArgs, TrainingArgs
 from concat_id.config.constraints import validate
-from concat_id.config.released_args import ACCEPTED_ARGS, drop_accepted, drop_withdrawn
+from concat_id.config.released_args import ACCEPTED_ARGS, drop_accepted
 from concat_id.config.schema import BACKBONES, MODELS, SECTIONS, Config, fields_of_args
 from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unknown_key
 from concat_id.config.yaml_files import merge, read_yaml, resolve_references
@@ -41,7 +41,6 @@ def load_config(
     raw.setdefault("args", {})
     raw = _put_over(origins, raw, {"args": given})
     drop_accepted(raw["args"], origins)
-    drop_withdrawn(raw, origins)
     _choose_rivals(raw["args"], origins)
     _take_auto(raw)
     _take_precision(raw, origins)

@@ -1,8 +1,8 @@
-"""Keys that nothing reads: those of the original's `args:` sections, and those that configurations of earlier runs have recorded."""
+"""Keys of the original's `args:` sections that nothing reads."""
 
 from typing import Any, NamedTuple
 
-from concat_id.config.typed import Origins, mismatch, shown
+from concat_id.config.typed import Origins, mismatch
 from concat_id.distributed import rank
 from concat_id.errors import warn
 
@@ -41,6 +41,7 @@ ACCEPTED_ARGS: dict[str, Accepted] = {
     "sdedit": Accepted("videos start from noise", False),
     "checkpoint_num_layers": Accepted("every layer is a checkpoint of its own", 1),
     "checkpoint_skip_layers": Accepted("every layer is a checkpoint of its own", 0),
+    "model_parallel_size": Accepted("weights are shared by ZeRO (args.zero_stage), tokens by args.parallel", 1),
     "distributed_backend": Accepted("it follows from args.device"),
     "dist_backend": Accepted("it follows from args.device"),
     "fp32_allreduce": Accepted("deepspeed.communication_data_type: fp32 does that", False),
@@ -78,27 +79,3 @@ def drop_accepted(args: dict[str, Any], origins: Origins) -> None:
             raise mismatch(f"args.{name}", value, str(only).lower(), origins, f"{reason}, so remove the key")
         if told and value not in (None, False, [], "") and rank() == 0:
             warn(f"{origins.place(f'args.{name}')}: has no effect; {reason}")
-
-
-# Keys of earlier versions by section, with the value at which they change nothing.
-WITHDRAWN: dict[str, dict[str, Any]] = {
-    "args": {
-        "early_guidance_scale": None, "early_ref_guidance_scale": None, "early_part": None, "end_at_step": None,
-        "timestep_sampling": "uniform", "logit_mean": 0.0, "logit_std": 1.0, "face_weight": 1.0, "latent_windows": 4, "ref_noises": None,
-    },
-    "model.sampler": {"early_guidance_scale": None, "early_ref_guidance_scale": None, "early_part": 0.3, "end_at_step": None},
-    "data": {"picture_batch": None, "clip_repeats": 1, "rare_words": [], "rare_repeats": 1},
-}  # fmt: skip
-
-
-def drop_withdrawn(raw: dict[str, Any], origins: Origins) -> None:
-    """Remove withdrawn keys that change nothing from a whole configuration. Raises `UserError` for one that asks for something."""
-    for place, keys in WITHDRAWN.items():
-        section: Any = raw
-        for name in place.split("."):
-            section = section.get(name) if isinstance(section, dict) else None
-        for name in keys.keys() & section.keys() if isinstance(section, dict) else ():
-            value = section.pop(name)
-            if value != keys[name] and value is not None:
-                remedy = "the key is withdrawn (CHANGELOG.md), so remove it"
-                raise mismatch(f"{place}.{name}", value, shown(keys[name]), origins, remedy)

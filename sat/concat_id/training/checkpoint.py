@@ -167,8 +167,6 @@ class SavedState:
     def restore(self, engine: Engine) -> None:
         """Put everything back into the engine; random generators only where there are as many processes as before."""
         names = set(engine.state_names)
-        if self.values.get("muon"):  # whose states say nothing to AdamW
-            raise UserError(f"{self.folder}: was trained by Muon, expected AdamW; start a new run from these weights with --load")
 
         def read(name: str) -> States:
             states = self.states(name)
