@@ -11,8 +11,9 @@ from pathlib import Path
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, check_minimum, run
+from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process
+from minimum import check_minimum
 
 
 def read_arguments() -> Namespace:

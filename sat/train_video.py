@@ -11,26 +11,27 @@ from concat_id.errors import run
 from concat_id.training.script import run_training
 
 
-def train(config, load_parts: Callable | None = None) -> int:
-    """Read the clips, load the networks, take the steps; `load_parts` returns the `Parts` of a training of one's own."""
+def train(config, load_objective: Callable | None = None) -> int:
+    """Read the clips, load the networks, take the steps; `load_objective` returns a subclass of `Objective` of one's own."""
+    from concat_id.data.dataset import ClipDataset
+    from concat_id.models.backbones import load_autoencoder
     from concat_id.training import preparation as prepare
+    from concat_id.training.objective import Objective
     from concat_id.training.run import opened_training
     from concat_id.training.validation import Validation
 
-    parts = load_parts() if load_parts else prepare.Parts()
     records, valid_records = prepare.read_lists(config)
     with opened_training(config) as training:
         device, bad_clips = training.device, training.folder / "bad_clips.jsonl"
         latents = prepare.open_latent_cache(config)
-        clips = parts.dataset(parts.repeated(records), config.data, True, config.args.seed, bad_clips, latents=latents)
-        loader = training.order(clips, parts.sampler)
+        clips = ClipDataset(records, config.data, True, config.args.seed, bad_clips, latents=latents)
+        loader = training.order(clips)
 
         embed = prepare.embed_captions(config, [*records, *valid_records], device)
-        autoencoder = prepare.load_autoencoder(config, device)
-        objective = parts.objective(config, autoencoder, embed, device, latents)
+        objective = (load_objective() if load_objective else Objective)(config, load_autoencoder(config, device), embed, device, latents)
         validation = None
         if valid_records:
-            clips = parts.dataset(valid_records, config.data, training=False, bad_clips=bad_clips)
+            clips = ClipDataset(valid_records, config.data, training=False, bad_clips=bad_clips)
             validation = Validation(config, clips, objective, make_sampler(config, device, objective), training.folder / "samples")
         return training.train(lambda: prepare.load_network(config, training.saved, device), loader, objective, validation)
 
@@ -52,9 +53,9 @@ def make_sampler(config, device, objective):
     return sample
 
 
-def main(load_parts: Callable | None = None, description: str = __doc__) -> int:
-    """Train, with what `load_parts` returns."""
-    return run_training(lambda config: train(config, load_parts), description, ("cogvideox", "wan"))
+def main(load_objective: Callable | None = None, description: str = __doc__) -> int:
+    """Train, with the class that `load_objective` returns."""
+    return run_training(lambda config: train(config, load_objective), description, ("cogvideox", "wan"))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 LONGEST = 2000  # characters of a line; names and values quoted in it may have millions
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # what a terminal obeys or cannot show
@@ -100,10 +99,3 @@ def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush fail
         code = 141
     sys.exit(code)
-
-
-def check_minimum(arguments: Any, minimum: Mapping[str, int]) -> None:
-    """Raise `UserError` for the first option of a parsed command line that is less than `minimum` says."""
-    for name, smallest in minimum.items():
-        if getattr(arguments, name) < smallest:
-            raise UserError(f"command line: --{name.replace('_', '-')}: found {getattr(arguments, name)}, expected at least {smallest}")

@@ -13,7 +13,7 @@ from odd_input import FEW, mutated, result_or_line
 from PIL import Image
 
 from concat_id.data.portraits import PortraitDataset, PortraitRoots, load_identity, read_portraits
-from concat_id.data.sampler import EpochSampler, build_loader
+from concat_id.data.sampler import ClipLoader, EpochSampler
 from concat_id.files.json_files import write_json
 from concat_id.video.face_parts import CLASSES, RELEASED_CLASSES
 
@@ -65,7 +65,7 @@ def test_samples_of_the_released_data_set(written, capsys):
 def test_the_loader_serves_portraits_and_bad_ones_are_replaced(written, tmp_path):
     (tmp_path / "p1_mask.png").write_bytes(b"nothing")
     dataset = PortraitDataset(read_portraits([written]), size=64, bad_portraits=tmp_path / "bad.jsonl")
-    loader = iter(build_loader(dataset, EpochSampler(dataset.kinds, 4), num_workers=1))
+    loader = iter(ClipLoader(dataset, EpochSampler(dataset.kinds, 4), num_workers=1))
     batch = next(loader)
     assert batch.images.shape == (4, 3, 64, 64) and batch.part_masks.shape == (4, 5, 64, 64) and batch.images.min() >= -1
     assert 0 <= batch.without_background.min() < batch.without_background.max() <= 1 and batch.part_masks.max() == 1

@@ -9,7 +9,7 @@ from in_process import refused
 from concat_id.config.args import DataConfig
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
-from concat_id.data.sampler import EpochSampler, build_loader
+from concat_id.data.sampler import ClipLoader, EpochSampler
 
 from .conftest import HEIGHT, WIDTH
 
@@ -51,9 +51,8 @@ def test_an_epoch_sees_every_clip_and_batches_are_alike(num_refs, batch_size):
     assert len(num_refs) < 3 or len({tuple(indices) for indices in seen}) > 1, "epochs are shuffled differently"
 
 
-def test_order_depends_on_the_seed_and_can_be_plain():
+def test_order_depends_on_the_seed():
     assert take(EpochSampler([1] * 50, seed=1), 50) != take(EpochSampler([1] * 50, seed=2), 50)
-    assert take(EpochSampler([1] * 3, shuffle=False), 4) == [[(0, 0)], [(0, 1)], [(0, 2)], [(1, 0)]]
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def test_batches_do_not_depend_on_the_workers_and_can_be_resumed(dataset):
         sampler = EpochSampler(dataset.kinds, 2)
         sampler.load_state_dict({"samples": samples})
         found = []
-        for batch in build_loader(dataset, sampler, workers):
+        for batch in ClipLoader(dataset, sampler, workers):
             found.append((batch, sampler.state_dict()["samples"]))
             if len(found) == count:
                 return found
@@ -88,7 +87,7 @@ def test_batches_do_not_depend_on_the_workers_and_can_be_resumed(dataset):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_hopeless_list_ends_in_one_line(workers, folder):
     dataset = ClipDataset(read_records([folder.list(folder.entry(clip="broken.mp4"))]), DATA)
-    refused("1 clips in a row cannot be read", next, iter(build_loader(dataset, EpochSampler(dataset.kinds), workers)))
+    refused("1 clips in a row cannot be read", next, iter(ClipLoader(dataset, EpochSampler(dataset.kinds), workers)))
     dataset.reader.close()
 
 
@@ -100,18 +99,5 @@ def test_a_full_shared_memory_is_told(dataset, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     told = r"/dev/shm: has no room for a batch of .* MiB \(unable.*--shm-size.*--num_workers 0"
-    refused(told, next, iter(build_loader(dataset, EpochSampler(dataset.kinds), 1)))
-    assert next(iter(build_loader(dataset, EpochSampler(dataset.kinds), 0))).captions
-
-
-def test_a_subclass_may_have_batches_of_another_size_for_a_kind():
-    class Mixed(EpochSampler):
-        def size_of(self, kind: int) -> int:
-            return 8 if kind < 0 else self.batch_size
-
-    kinds = [1] * 6 + [-1] * 20 + [-2] * 5
-    sampler = Mixed(kinds, 2)
-    assert sampler.batches_per_epoch == len(sampler.epoch_batches(3)) == 3 + 3 + 1
-    for batch in sampler.epoch_batches(3):
-        (kind,) = {kinds[index] for _, index in batch}
-        assert len(batch) == sampler.size_of(kind)
+    refused(told, next, iter(ClipLoader(dataset, EpochSampler(dataset.kinds), 1)))
+    assert next(iter(ClipLoader(dataset, EpochSampler(dataset.kinds), 0))).captions

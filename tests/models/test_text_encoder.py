@@ -94,10 +94,10 @@ def test_says_what_has_no_tokens(folder, foreign):
 
 def test_network_is_loaded_late_freed_and_not_needed_for_cached_prompts(folder, tmp_path, monkeypatch):
     with TextEncoder(folder, LENGTH, torch.bfloat16, cache_folder=tmp_path / "cache") as encoder:
-        assert not encoder.is_loaded
+        assert encoder._network is None
         embeds = encoder.encode([PROMPT, "red hat"])
-        assert encoder.is_loaded
-    assert not encoder.is_loaded
+        assert encoder._network is not None
+    assert encoder._network is None
 
     monkeypatch.setattr(text_encoder, "_load_network", lambda *_: pytest.fail("loaded the network"))
     cached = TextEncoder(folder, LENGTH, torch.bfloat16, cache_folder=tmp_path / "cache").encode(["red hat", PROMPT])

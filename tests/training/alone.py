@@ -60,9 +60,10 @@ def embed(prompts: list[str]) -> torch.Tensor:
 def make_trainer(config, folder: Path, saved=None, validation=None, device=CPU):
     """A trainer of the small random model that `config` names; the autoencoder, which is not trained, computes in float32 always."""
     from concat_id.data.sampler import EpochSampler
+    from concat_id.models.backbones import load_autoencoder
     from concat_id.training.engine import Engine, start_processes
     from concat_id.training.objective import Objective
-    from concat_id.training.preparation import load_autoencoder, load_network
+    from concat_id.training.preparation import load_network
     from concat_id.training.settings import engine_settings
     from concat_id.training.trainer import Trainer
 

@@ -20,7 +20,6 @@ from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
 from concat_id.training import validation
 from concat_id.training.objective import Objective
-from concat_id.training.preparation import Parts
 
 
 def test_a_run_leaves_what_it_promises(setup, tmp_path):
@@ -142,7 +141,7 @@ def test_validation_loss_is_shared_out_and_the_same_for_any_number_of_processes(
     assert totals == [[8.0, 8], [4.0, 4]]
 
 
-def test_a_script_of_ones_own_brings_its_classes(tiny_model, tmp_path, monkeypatch, capsys):
+def test_a_script_of_ones_own_brings_its_objective(tiny_model, tmp_path, monkeypatch, capsys):
     setup, script, drawn = Setup(tmp_path, tiny_model), load_script(ROOT / "sat" / "train_video.py"), []
 
     class LateObjective(Objective):
@@ -151,6 +150,6 @@ def test_a_script_of_ones_own_brings_its_classes(tiny_model, tmp_path, monkeypat
             return torch.full((batch,), 900)
 
     main = script.main
-    script.main = lambda: main(lambda: Parts(objective=LateObjective), "own")
+    script.main = lambda: main(lambda: LateObjective, "own")
     options = "--base", *setup.bases, "--save", tmp_path / "runs", "--train_iters", 1
     assert call_main(script, options, monkeypatch, capsys).code == 0 and drawn

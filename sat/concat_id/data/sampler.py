@@ -27,20 +27,11 @@ class EpochSampler(Sampler[list[Key]]):
     that a loader has asked for in advance.
     """
 
-    def __init__(
-        self,
-        kinds: Sequence[int],
-        batch_size: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 42,
-        shuffle: bool = True,
-    ):
+    def __init__(self, kinds: Sequence[int], batch_size: int = 1, rank: int = 0, world_size: int = 1, seed: int = 42):
         self.kinds = np.asarray(kinds)
-        self.batch_size, self.rank, self.world_size, self.seed, self.shuffle = batch_size, rank, world_size, seed, shuffle
+        self.batch_size, self.rank, self.world_size, self.seed = batch_size, rank, world_size, seed
         self.samples = 0
-        found = zip(*np.unique(self.kinds, return_counts=True), strict=True)
-        self.batches_per_epoch = sum(-(-int(count) // self.size_of(kind)) for kind, count in found)
+        self.batches_per_epoch = sum(-(-int(count) // batch_size) for count in np.unique(self.kinds, return_counts=True)[1])
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield this rank's batches from the position on."""
@@ -55,8 +46,7 @@ class EpochSampler(Sampler[list[Key]]):
 
     def epoch_batches(self, epoch: int) -> list[list[Key]]:
         """The batches of an epoch, of all ranks."""
-        count = len(self.kinds)
-        order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.kinds))
         batches: list[list[Key]] = []
         waiting: dict[int, list[Key]] = {}
         firsts: dict[int, list[Key]] = {}
@@ -65,18 +55,14 @@ class EpochSampler(Sampler[list[Key]]):
             bucket = waiting.setdefault(kind, [])
             bucket.append(key)
             first = firsts.setdefault(kind, [])
-            if len(first) < self.size_of(kind):
+            if len(first) < self.batch_size:
                 first.append(key)
-            if len(bucket) == self.size_of(kind):
+            if len(bucket) == self.batch_size:
                 batches.append(waiting.pop(kind))
         for kind, bucket in waiting.items():
-            missing = self.size_of(kind) - len(bucket)
+            missing = self.batch_size - len(bucket)
             batches.append(bucket + (firsts[kind] * missing)[:missing])
         return batches
-
-    def size_of(self, kind: int) -> int:
-        """How many records of a kind make a batch."""
-        return self.batch_size
 
     def advance(self) -> None:
         """Count one batch on every rank as used."""
@@ -144,13 +130,8 @@ class ClipLoader:
     are started anew and nothing is left out. torch's global random state is not touched.
     """
 
-    def __init__(
-        self,
-        dataset: ReplacingDataset,
-        sampler: EpochSampler,
-        num_workers: int = 0,
-        prefetch_factor: int | None = None,
-    ):
+    def __init__(self, dataset: ReplacingDataset, sampler: EpochSampler, num_workers: int = 0, prefetch_factor: int | None = None):
+        """`prefetch_factor` batches are made in advance by every process (None: 2)."""
         self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
         self.prefetch_factor = prefetch_factor if num_workers else None
 
@@ -190,10 +171,3 @@ class ClipLoader:
             # torch would raise in the middle of whatever the trainer does when a worker dies; asking for a batch tells it as well.
             signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
         return batches
-
-
-def build_loader(
-    dataset: ReplacingDataset, sampler: EpochSampler, num_workers: int = 0, prefetch_factor: int | None = None
-) -> ClipLoader:
-    """Make the iterable of batches for training; every process makes `prefetch_factor` of them in advance (None: 2)."""
-    return ClipLoader(dataset, sampler, num_workers, prefetch_factor)

@@ -50,11 +50,6 @@ class PromptEncoder:
     def __exit__(self, *_) -> None:
         self.unload()
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the network is in memory."""
-        return self._network is not None
-
     def load(self) -> nn.Module:
         """Read the network from disk onto the device."""
         raise NotImplementedError

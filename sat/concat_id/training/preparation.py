@@ -4,9 +4,8 @@ import functools
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -16,19 +15,16 @@ import yaml
 from torch import nn
 
 from concat_id.config.schema import Config, to_dict
-from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import Record, read_records
-from concat_id.data.sampler import EpochSampler
 from concat_id.distributed import own_share, rank, sent, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
 from concat_id.files.locks import locked
 from concat_id.files.paths import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
 from concat_id.models import backbones
-from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
-from concat_id.training.objective import EmbedPrompts, Objective, generator_of
+from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions
 from concat_id.weights.tensor_cache import TensorCache
 
@@ -121,11 +117,6 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     return network.train()
 
 
-def load_autoencoder(config: Config, device: torch.device) -> VideoAutoencoder:
-    """The frozen VAE, in the type of the run."""
-    return backbones.load_autoencoder(config, device)
-
-
 def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
     """Records for training and for validation, with no more references than the model takes."""
     lists, most = [], config.model.transformer.max_refs
@@ -152,16 +143,6 @@ def open_latent_cache(config: Config) -> TensorCache | None:
     model = config.model
     identity = [backbones.autoencoder_digest(config), model.scale_factor, config.args.dtype_name]
     return TensorCache(Path(config.training.latent_cache), identity)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The classes that training is made of, which a script of one's own may replace; `repeated` may show records several times."""
-
-    dataset: type[ClipDataset] = ClipDataset
-    sampler: type[EpochSampler] = EpochSampler
-    objective: type[Objective] = Objective
-    repeated: Callable[[list[Record]], list[Record]] = list
 
 
 def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:

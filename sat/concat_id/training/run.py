@@ -11,7 +11,7 @@ from torch import nn
 
 from concat_id.config.schema import Config
 from concat_id.data.dataset import ReplacingDataset
-from concat_id.data.sampler import ClipLoader, EpochSampler, build_loader
+from concat_id.data.sampler import ClipLoader, EpochSampler
 from concat_id.distributed import choose_device, rank, warn_of_emulation, world_size
 from concat_id.training.checkpoint import SavedState
 from concat_id.training.engine import Engine, start_processes
@@ -31,13 +31,13 @@ class TrainingRun:
     folder: Path
     saved: SavedState | None
 
-    def order(self, dataset: ReplacingDataset, sampler: type[EpochSampler] = EpochSampler) -> ClipLoader:
+    def order(self, dataset: ReplacingDataset) -> ClipLoader:
         """Return the loader of this process's batches, count the steps and record the configuration."""
         args, seed = self.config.training, self.config.args.seed
-        order = sampler(dataset.kinds, self.settings.micro_batch_size, rank(), world_size(), seed)
+        order = EpochSampler(dataset.kinds, self.settings.micro_batch_size, rank(), world_size(), seed)
         args.count_steps(order.batches_per_epoch / (self.settings.accumulation * world_size()))
         record_configuration(self.folder, self.config, self.settings.notes)
-        return build_loader(dataset, order, args.num_workers, prefetch_factor=args.prefetch_factor)
+        return ClipLoader(dataset, order, args.num_workers, args.prefetch_factor)
 
     def train(self, load: Callable[[], nn.Module], loader: ClipLoader, objective: Any, validation: Validation | None) -> int:
         """Load the network that is trained, and take the steps; returns the exit code."""
