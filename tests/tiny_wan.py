@@ -16,7 +16,7 @@ from transformers import UMT5Config, UMT5EncoderModel  # noqa: E402
 
 from concat_id.config.loading import load_config  # noqa: E402
 from concat_id.config.wan import WanTransformerConfig  # noqa: E402
-from concat_id.models.wan.autoencoder import to_native_names as native_autoencoder  # noqa: E402
+from concat_id.models.wan.autoencoder import IN_RESIDUAL_BLOCK, _module_names, _renamed  # noqa: E402
 from concat_id.models.wan.text_encoder import native_names as native_text_encoder  # noqa: E402
 from concat_id.models.wan.transformer import WanDiffusionTransformer  # noqa: E402
 from concat_id.models.wan.weights import PREFIX, to_native_names  # noqa: E402
@@ -44,6 +44,12 @@ def native_tensors(network: WanDiffusionTransformer) -> dict[str, torch.Tensor]:
     """Its tensors under Wan's own names."""
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in network.state_dict().items()}
     return to_native_names(tensors, network.config.num_layers)
+
+
+def native_autoencoder(tensors: dict, num_levels: int = 4, num_res_blocks: int = 2) -> dict:
+    """Rename diffusers' tensors to the names of Wan2.1_VAE.pth."""
+    modules, layers = ({new: old for old, new in names.items()} for names in (_module_names(num_levels, num_res_blocks), IN_RESIDUAL_BLOCK))
+    return {_renamed(name, modules, layers): tensor for name, tensor in tensors.items()}
 
 
 def write_transformers(folder: Path, config: WanTransformerConfig, dtype: torch.dtype = torch.float32, seed: int = 0, **spread) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 FAR = -1e9
+SKY_DIRECTIONS = 96
 
 
 @njit(cache=True, fastmath=True)
@@ -104,10 +105,10 @@ class Shadow:
         self.depths = depth_map(points, np.ascontiguousarray(turned[:, 2]), triangles, self.SIZE)
 
 
-def ambient_occlusion(vertices: np.ndarray, triangles: np.ndarray, normals: np.ndarray, num_directions: int = 96) -> np.ndarray:
+def ambient_occlusion(vertices: np.ndarray, triangles: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """Share of the sky that each vertex sees (V,), weighted by the cosine: depth maps from directions all around."""
-    k = np.arange(num_directions) + 0.5
-    y, phi = 1 - 2 * k / num_directions, k * np.pi * (3 - np.sqrt(5))  # a spiral of even density
+    k = np.arange(SKY_DIRECTIONS) + 0.5
+    y, phi = 1 - 2 * k / SKY_DIRECTIONS, k * np.pi * (3 - np.sqrt(5))  # a spiral of even density
     directions = np.stack([np.sqrt(1 - y**2) * np.cos(phi), y, np.sqrt(1 - y**2) * np.sin(phi)], axis=1)
     seen, total = np.zeros(len(vertices)), np.zeros(len(vertices))
     for direction in directions:

@@ -1,7 +1,7 @@
-"""Time and peak memory of a system beside Concat-ID with each memory mode: one table, on this machine.
+"""Time and peak memory of ConsisID with each memory mode: one table, on this machine.
 
-    python tests/bench/bench_neighbours.py --model consisid [--steps 50]                    # the weights in models/ConsisID
-    python tests/bench/bench_neighbours.py --model consisid --random {small,released}       # random ones of such sizes
+    python tests/bench/bench_neighbours.py [--steps 50]                    # the weights in models/ConsisID
+    python tests/bench/bench_neighbours.py --random {small,released}       # random ones of such sizes
 
 Each mode has a process of its own. Peaks are what the device's allocator used and reserved, on a CPU the whole process. The face is random.
 """
@@ -29,6 +29,7 @@ from concat_id.config.loading import load_config  # noqa: E402
 from concat_id.distributed import choose_device  # noqa: E402
 from concat_id.sampling.pipeline import make_pipeline  # noqa: E402
 
+CONFIG = ROOT / "configs" / "consisid.yaml"
 MODES = {mode: {"memory": mode} for mode in ("high", "balanced", "low")}
 MODES["balanced, tiled_decoding"] = {"memory": "balanced", "tiled_decoding": True}
 HEAD = "| mode | prompts s | load s | step s | decode s | peak used GB | peak reserved GB |\n|" + "---|" * 7
@@ -36,7 +37,6 @@ HEAD = "| mode | prompts s | load s | step s | decode s | peak used GB | peak re
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("consisid",), required=True)
     parser.add_argument("--random", choices=("small", "released"))
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
@@ -45,14 +45,14 @@ def main() -> None:
         print(json.dumps(measure(args, device)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        paths = ROOT / "configs" / f"{args.model}.yaml"
+        paths = CONFIG
         if args.random:
             from tiny_consisid import write_released_sizes, write_tiny_consisid
 
             paths = write_tiny_consisid(Path(folder)) if args.random == "small" else write_released_sizes(Path(folder), device)
         print(f"{device}, torch {torch.__version__}, {args.steps} steps\n{HEAD}", flush=True)
         for mode in MODES:
-            command = [sys.executable, __file__, "--model", args.model, "--steps", str(args.steps), "--measure", mode, str(paths)]
+            command = [sys.executable, __file__, "--steps", str(args.steps), "--measure", mode, str(paths)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             print(f"| {mode} | " + " | ".join(f"{number:.3g}" for number in json.loads(done.stdout.splitlines()[-1])) + " |", flush=True)
 
@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> list[float]:
     from concat_id.sampling.consisid import FaceFeatures
 
     options = MODES[args.measure[0]] | {"num_inference_steps": args.steps, "bf16": True}
-    pipeline = make_pipeline(load_config([ROOT / "configs" / f"{args.model}.yaml", args.measure[1]], options), device)
+    pipeline = make_pipeline(load_config([CONFIG, args.measure[1]], options), device)
     times = [time.perf_counter()]
 
     def lap(result):

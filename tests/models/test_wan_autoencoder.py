@@ -7,9 +7,9 @@ from conftest import assert_close
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from in_process import refused
-from tiny_wan import TINY_VAE
+from tiny_wan import TINY_VAE, native_autoencoder
 
-from concat_id.models.wan.autoencoder import WanAutoencoder, to_diffusers_names, to_native_names
+from concat_id.models.wan.autoencoder import WanAutoencoder, to_diffusers_names
 
 BLOCKS = TINY_VAE["num_res_blocks"]
 
@@ -28,7 +28,7 @@ def library():
 @pytest.fixture(scope="module")
 def native_file(tmp_path_factory, library):
     path = tmp_path_factory.mktemp("vae") / "Wan2.1_VAE.pth"
-    torch.save(to_native_names(library.state_dict(), 4, BLOCKS), path)
+    torch.save(native_autoencoder(library.state_dict(), 4, BLOCKS), path)
     return path
 
 
@@ -61,7 +61,7 @@ def test_names_cover_wan_once_there_and_back_as_diffusers_converter_has_them():
     """Names of the published file by its structure (wan/modules/vae.py); 126,892,531 numbers fill its 507,609,880 bytes but for 40 kB."""
     with torch.device("meta"):
         real = AutoencoderKLWan().state_dict()
-    native = to_native_names(real)
+    native = native_autoencoder(real)
     assert len(native) == len(real) == 194 and to_diffusers_names(native).keys() == real.keys()
     theirs = convert_wan_vae_to_diffusers(dict(native))
     assert all(theirs[name] is tensor for name, tensor in real.items()) and theirs.keys() == real.keys()

@@ -9,7 +9,7 @@ from concat_id.files.paths import folder_written_whole, resolve_path
 from concat_id.weights.loading import average, check_floats, load_sat_checkpoint, write_sat_checkpoint
 
 
-def merge_low_rank(path: Path, output: Path, weights: str | None = None, load: str | None = None, trust: bool = False) -> int:
+def merge_low_rank(path: Path, output: Path, weights: str | None, load: str | None, trust: bool) -> int:
     """Add low-rank products to the weights they were trained on and write those as a checkpoint; return how many layers change.
 
     The options are those of `open_source`. Raises `UserError` for weights without products, and for products that do not fit.
@@ -24,7 +24,7 @@ def merge_low_rank(path: Path, output: Path, weights: str | None = None, load: s
     return len(source.products)
 
 
-def average_checkpoints(paths: Sequence[Path], shares: Sequence[float] | None, output: Path, trust: bool = False) -> int:
+def average_checkpoints(paths: Sequence[Path], shares: Sequence[float] | None, output: Path, trust: bool) -> int:
     """Write the average of checkpoints by `shares` (None: equal ones), in the types of the first; return the number of tensors.
 
     Weights that were trained on from the same ones can often be averaged, and the average does some of what each of them does well.

@@ -128,7 +128,7 @@ class Look(NamedTuple):
 class Preparation:
     """The stage that prepares videos under `output`, each in a folder of its own that a later run takes over if nothing has changed."""
 
-    def __init__(self, output: Path, settings: Settings, models: FaceModelNames, gpus: float = 0.0):
+    def __init__(self, output: Path, settings: Settings, models: FaceModelNames, gpus: float):
         self.output, self.settings, self.models = output, settings, models
         self.resources = Resources(gpus=gpus, seconds=HANGING * settings.timeout_s)
 

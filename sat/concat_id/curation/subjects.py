@@ -136,7 +136,7 @@ def clear_of_people(frame: Image.Image, find: Find, fill: Fill, random: np.rando
 class SubjectStage:
     """The stage that makes these images under `output`, each clip's of a kind in a folder of its own."""
 
-    def __init__(self, output: Path, settings: SubjectSettings, models: ModelFolders, gpus: float = 0.0):
+    def __init__(self, output: Path, settings: SubjectSettings, models: ModelFolders, gpus: float):
         self.output, self.settings, self.models = output, settings, models
         self.resources = Resources(gpus=gpus, seconds=HANGING * settings.timeout_s)
 

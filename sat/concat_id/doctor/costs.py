@@ -76,12 +76,12 @@ class Speed:
     bandwidth: float
 
 
-def costs_of(config: Config, num_refs: int = 1) -> Costs:
-    """Reckon a video of the configuration's size."""
+def costs_of(config: Config) -> Costs:
+    """Reckon a video of the configuration's size with one reference."""
     model, network, section = config.model, config.model.transformer, config.model.autoencoder
     bytes_each, branches = getattr(torch, config.args.dtype_name).itemsize, _branches(config)
     (height, width), widest = config.args.sampling_image_size, section.block_out_channels[0]
-    hidden = _tokens(config, num_refs) * network.hidden_size
+    hidden = _tokens(config) * network.hidden_size
     copies, most = DECODE[model.kind]
     decoding = copies * min(4 * (config.args.sampling_num_frames - 1) + 1, most) * height * width * widest
     in_tiles = TILED if height * width > TILE * section.spatial_factor**2 else 1
@@ -114,9 +114,9 @@ def best_mode(name: str, config: Config, capacity: Capacity, is_asked: bool) -> 
     return replace(fitting[0], what=name, advice="" if fitting[0] is modes[0] else fitting[0].what)
 
 
-def _tokens(config: Config, num_refs: int) -> int:
+def _tokens(config: Config) -> int:
     sides = [side // config.model.autoencoder.spatial_factor for side in config.args.sampling_image_size]
-    return count_tokens(config.model.transformer, config.args.sampling_num_frames + num_refs, *sides)
+    return count_tokens(config.model.transformer, config.args.sampling_num_frames + 1, *sides)  # 1 reference
 
 
 def _branches(config: Config) -> int:
@@ -125,10 +125,10 @@ def _branches(config: Config) -> int:
     return 2 + len(others) if others or sampler.guidance_scale != 1 else 1
 
 
-def time_of_video(name: str, config: Config, device: torch.device, num_refs: int = 1) -> Finding:
+def time_of_video(name: str, config: Config, device: torch.device) -> Finding:
     """Reckon the denoising of a video from the speed of this device; reading weights and decoding come on top."""
     network, sampler = config.model.transformer, config.model.sampler
-    dtype, tokens = getattr(torch, config.args.dtype_name), _tokens(config, num_refs)
+    dtype, tokens = getattr(torch, config.args.dtype_name), _tokens(config)
     speed = probe(device, dtype, network.hidden_size, network.num_attention_heads, tokens)
     passes = _branches(config)
     products, attention = forward_operations(network, tokens)

@@ -27,11 +27,11 @@ class Finding:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def from_error(what: str, error: UserError, mark: str = PROBLEM) -> Finding:
+def from_error(what: str, error: UserError) -> Finding:
     """Turn the line of a refusal, "found, expected; remedy", into a finding."""
     text = one_line(error).replace(f"{PROJECT_ROOT}/", "")
     found, _, advice = text.rpartition("; ") if "; " in text else (text, "", "")
-    return Finding(mark, what, shortened(found, 300), advice)
+    return Finding(PROBLEM, what, shortened(found, 300), advice)
 
 
 class Findings:

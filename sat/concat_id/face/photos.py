@@ -93,7 +93,7 @@ class PhotoComparer:
 class PhotoChecker:
     """Judges photos for videos of `size` (height, width); draws them into a folder and compares them, if these are given."""
 
-    def __init__(self, size: tuple[int, int], models: FaceModels, recognizer: FaceRecognizer | None = None, output: Path | None = None):
+    def __init__(self, size: tuple[int, int], models: FaceModels, recognizer: FaceRecognizer | None, output: Path | None):
         self.size, self.models, self.recognizer, self.output = size, models, recognizer, output
         self.photos: list[dict[str, Any]] = []
         self._prepared: dict[str, PreparedReference] = {}

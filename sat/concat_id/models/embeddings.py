@@ -5,26 +5,28 @@ import math
 import torch
 from torch import Tensor
 
+LONGEST_PERIOD = 10000.0  # of sinusoids, over 2 pi
 
-def timestep_embedding(timestep: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
+
+def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
     """Embed integer timesteps (B,) as sinusoids (B, width), cosines first; float32."""
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
+    frequencies = torch.exp(-math.log(LONGEST_PERIOD) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
     angles = timestep.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def rotary_table(grid: tuple[int, int, int], head_size: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+def rotary_table(grid: tuple[int, int, int], head_size: int) -> tuple[Tensor, Tensor]:
     """Cosine and sine (S, head_size / 2) of each token's rotation angles, for S = T*H*W tokens in (t, h, w) order.
 
     A head's channels are shared out t:h:w = 1/4 : 3/8 : 3/8; within a share the angle of pair j at integer position p is
-    p / theta^(2j / share). Reference i of a video of T frames is frame T+i of the same grid.
+    p / 10000^(2j / share). Reference i of a video of T frames is frame T+i of the same grid.
     """
     height_share = width_share = head_size * 3 // 8
     shares = (head_size - height_share - width_share, height_share, width_share)
     angles = []
     for axis, (length, share) in enumerate(zip(grid, shares, strict=True)):
-        frequencies = theta ** (-torch.arange(0, share, 2, dtype=torch.float32) / share)
+        frequencies = LONGEST_PERIOD ** (-torch.arange(0, share, 2, dtype=torch.float32) / share)
         along = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
         shape = [1, 1, 1, share // 2]
         shape[axis] = length

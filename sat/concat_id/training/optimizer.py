@@ -48,7 +48,7 @@ class EmaAdamW(torch.optim.AdamW):
         return loss
 
 
-def learning_rate_factor(step: int, total: int, style: str | None = None, warmup: int = 0, last: float = 0.0) -> float:
+def learning_rate_factor(step: int, total: int, style: str | None, warmup: int, last: float) -> float:
     """What the learning rate is multiplied with at `step` of `total`, both counted from 0: rising over `warmup`, then by `style`.
 
     "linear" and "cosine" reach `last` at the end; "constant" or None stay.

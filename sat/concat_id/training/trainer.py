@@ -49,8 +49,8 @@ class Trainer:
         engine: Engine,
         objective: Objective,
         sampler: EpochSampler,
-        validation: Validation | None = None,
-        saved: SavedState | None = None,
+        validation: Validation | None,
+        saved: SavedState | None,
     ):
         self.config, self.args, self.run, self.engine = config, config.training, run, engine
         self.objective, self.sampler, self.validation = objective, sampler, validation

@@ -28,7 +28,7 @@ SampleLatents = Callable[[nn.Module, Any], Tensor]
 class Validation:
     """Validates on the first clips of a data set; the processes share them and each takes part equally often, as ZeRO-3 needs."""
 
-    def __init__(self, config: Config, clips: ReplacingDataset, objective: Objective, sample: SampleLatents | None, folder: Path):
+    def __init__(self, config: Config, clips: ReplacingDataset, objective: Objective, sample: SampleLatents, folder: Path):
         self.args, self.fps = config.training, config.args.sampling_fps
         self.clips, self.objective, self.sample, self.folder = clips, objective, sample, folder
         steps = objective.num_timesteps
@@ -51,7 +51,7 @@ class Validation:
         sheets = {}
         everyone = engine.settings.zero_stage == 3
         with engine.evaluating() as network:
-            for index in _turns(self.args.eval_samples * world_size()) if self.sample else ():
+            for index in _turns(self.args.eval_samples * world_size()):
                 if index < len(self.clips) or everyone:
                     sheet = self._write_sample(network, step, index % len(self.clips), write=index < len(self.clips))
                     if sheet is not None:

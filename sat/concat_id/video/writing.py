@@ -17,7 +17,7 @@ from concat_id.files.formats import container_of
 from concat_id.files.paths import written_whole
 
 QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
-MARGIN, SHEET_LINES = 8, 8  # pixels; lines of the prompt on a contact sheet, at most
+MARGIN, SHEET_LINES, SHEET_FRAMES = 8, 8, 6  # pixels; lines of the prompt and frames on a contact sheet, at most
 LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
 LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
 FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
@@ -56,9 +56,9 @@ def write_image(path: Path, image: Image.Image) -> None:
         image.save(temporary, format="PNG")
 
 
-def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt: str, num_frames: int = 6) -> Image.Image:
+def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt: str) -> Image.Image:
     """Draw references, then evenly spaced frames (F, H, W, 3), in one row under the prompt; at least 160 pixels high."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)]
+    chosen = frames[np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int)]
     height, width = frames.shape[1:3]
     scale = max(1, -(-160 // height))
     size = width * scale, height * scale

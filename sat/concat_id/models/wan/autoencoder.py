@@ -127,12 +127,6 @@ def to_diffusers_names(tensors: Mapping[str, Value], num_levels: int = 4, num_re
     return {_renamed(name, modules, IN_RESIDUAL_BLOCK): tensor for name, tensor in tensors.items()}
 
 
-def to_native_names(tensors: Mapping[str, Value], num_levels: int = 4, num_res_blocks: int = 2) -> dict[str, Value]:
-    """Rename diffusers' tensors to the names of Wan2.1_VAE.pth; unknown ones stay as they are."""
-    modules, layers = ({new: old for old, new in names.items()} for names in (_module_names(num_levels, num_res_blocks), IN_RESIDUAL_BLOCK))
-    return {_renamed(name, modules, layers): tensor for name, tensor in tensors.items()}
-
-
 def native_settings(tensors: Mapping[str, Tensor], source: str = "autoencoder") -> dict:
     """Read AutoencoderKLWan's sizes off tensors under Wan's names."""
     places = {name.split(".")[2] for name in tensors if name.startswith("encoder.downsamples.") and name.count(".") > 2}
