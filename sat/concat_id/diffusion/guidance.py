@@ -1,7 +1,7 @@
 """Classifier-free guidance: how far to go from the unconditional estimate through the conditional one."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 GuidanceScale = Callable[[int, int], float]
@@ -23,6 +23,12 @@ def guidance_scale(kind: str, scale: float, num_steps: int, exponent: float = 5.
     if kind == "dynamic_intended":
         return lambda step, timestep: rising(step)
     raise ValueError(f"guidance {kind!r} is none of constant, dynamic, dynamic_intended")
+
+
+def count_branches(kind: str, scale: float, ref_scales: Sequence[float]) -> int:
+    """Tell how many estimates a step combines: one where every scale is 1, else two and one more for each other reference scale."""
+    others = set(ref_scales) - {1.0}
+    return 2 + len(others) if others or kind != "constant" or scale != 1 else 1
 
 
 def _rising(i: float, scale: float, num_steps: int, exponent: float) -> float:

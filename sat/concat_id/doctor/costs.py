@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from concat_id.config.schema import Config
+from concat_id.diffusion.guidance import count_branches
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, gib
 from concat_id.doctor.machine import Capacity
 from concat_id.models.operations import count_tokens, count_weights, forward_operations, weights_per_token
@@ -78,8 +79,9 @@ class Speed:
 
 def costs_of(config: Config) -> Costs:
     """Reckon a video of the configuration's size with one reference."""
-    model, network, section = config.model, config.model.transformer, config.model.autoencoder
-    bytes_each, branches = getattr(torch, config.args.dtype_name).itemsize, _branches(config)
+    model, network, section, sampler = config.model, config.model.transformer, config.model.autoencoder, config.model.sampler
+    bytes_each = getattr(torch, config.args.dtype_name).itemsize
+    branches = count_branches(sampler.guidance, sampler.guidance_scale, sampler.ref_guidance_scale)
     (height, width), widest = config.args.sampling_image_size, section.block_out_channels[0]
     hidden = _tokens(config) * network.hidden_size
     copies, most = DECODE[model.kind]
@@ -119,18 +121,12 @@ def _tokens(config: Config) -> int:
     return count_tokens(config.model.transformer, config.args.sampling_num_frames + 1, *sides)  # 1 reference
 
 
-def _branches(config: Config) -> int:
-    sampler = config.model.sampler
-    others = set(sampler.ref_guidance_scale) - {1.0}
-    return 2 + len(others) if others or sampler.guidance_scale != 1 else 1
-
-
 def time_of_video(name: str, config: Config, device: torch.device) -> Finding:
     """Reckon the denoising of a video from the speed of this device; reading weights and decoding come on top."""
     network, sampler = config.model.transformer, config.model.sampler
     dtype, tokens = getattr(torch, config.args.dtype_name), _tokens(config)
     speed = probe(device, dtype, network.hidden_size, network.num_attention_heads, tokens)
-    passes = _branches(config)
+    passes = costs_of(config).branches
     products, attention = forward_operations(network, tokens)
     hidden = network.num_layers * tokens * network.hidden_size * dtype.itemsize
     computing = passes * (products / speed.products + attention / speed.attention)

@@ -109,7 +109,8 @@ class VideoPipeline:
         args, steps = self.config.args, self.config.model.sampler.num_inference_steps
         if not args.cache:
             return None
-        ratios = magnitude_ratios(self, self.cache_dir and self.cache_dir.parent) if args.cache == "mag" else None
+        folder = self.cache_dir and self.cache_dir.parent
+        ratios = magnitude_ratios(self.config, self._measure_magnitudes, folder, self.sharing) if args.cache == "mag" else None
         return StepCache(self.transformer.network, args.cache, args.cache_threshold, steps, ratios)
 
     @cached_property
@@ -269,6 +270,17 @@ class VideoPipeline:
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {finer(self.dtype)}")
         on_step(len(reached) - 1)
         return latents
+
+    def _measure_magnitudes(self) -> list[float]:
+        """Ratios of steps' magnitudes in a video without prompt and references."""
+        model, steps = self.config.model.transformer, self.config.model.sampler.num_inference_steps
+        text = torch.zeros(1, model.text_length, model.text_hidden_size, dtype=self.dtype, device=self.placement.device)
+        cache = StepCache(self.transformer.network, "mag", None, steps)
+        try:
+            self.denoise(Condition(text, None), None, lambda step, timestep: 1.0, seed=0, cache=cache)
+            return cache.ratios()
+        finally:
+            cache.remove()
 
     def _lengths(self, condition: Condition) -> tuple[int, int]:
         """Lengths of the sequences that processes share: frames' tokens, references' among them, and CogVideoX's text."""

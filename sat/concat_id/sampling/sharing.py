@@ -12,6 +12,7 @@ from torch import Tensor
 
 from concat_id.config.schema import Config
 from concat_id.diffusion.denoiser import Network
+from concat_id.diffusion.guidance import count_branches
 from concat_id.distributed import is_cuda, rank, world_size
 from concat_id.errors import UserError, reason_of, report
 
@@ -28,9 +29,7 @@ def way_of_sharing(config: Config) -> str | None:
     args, processes, sampler = config.args, world_size(), config.model.sampler
     if processes == 1 or args.parallel == "prompts":
         return None
-    branches = 1 if sampler.guidance == "constant" and sampler.guidance_scale == 1 else 2
-    if (others := set(sampler.ref_guidance_scale) - {1.0}) or branches > 1:
-        branches = 2 + len(others)
+    branches = count_branches(sampler.guidance, sampler.guidance_scale, sampler.ref_guidance_scale)
     fits = branches > 1 and branches % processes == 0
     heads = config.model.transformer.num_attention_heads
     way = args.parallel if args.parallel != "auto" else "guidance" if fits else "video"
