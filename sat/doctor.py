@@ -8,8 +8,9 @@ With --training: what a training run needs of each GPU, before machines are paid
 import sys
 
 from concat_id.bootstrap import has_libraries
+from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.parser import Namespace, Parser
-from concat_id.config.presets import NEIGHBOURS, PRESETS, UNTRAINED, check_name, files_of
+from concat_id.config.presets import PRESETS, UNTRAINED, check_name, files_of
 from concat_id.doctor.findings import Findings
 from concat_id.errors import UserError, run
 from concat_id.startup import prepare_process

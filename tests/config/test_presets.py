@@ -8,8 +8,8 @@ from in_process import refused
 
 from concat_id.config import presets
 from concat_id.config.loading import load_config
-from concat_id.config.neighbours import weight_paths
-from concat_id.config.presets import NEIGHBOURS, PRESETS, choose, files_of
+from concat_id.config.neighbours import NEIGHBOURS, weight_paths
+from concat_id.config.presets import PRESETS, choose, files_of
 
 TEXT_ENCODER = ["config.json", "spiece.model", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 

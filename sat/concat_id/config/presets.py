@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from concat_id.config.neighbours import BUFFALO
 from concat_id.config.typed import nearest
+from concat_id.config.wan import WAN_FOLDER
 from concat_id.errors import UserError
 from concat_id.files.paths import PROJECT_ROOT, read_text, resolve_path, visible_files
 
@@ -14,7 +16,6 @@ TASKS = ("single_identity", "two_identities")
 TOKENIZER = "google/umt5-xxl"  # beside Wan's text encoder
 FETCH = "pip install modelscope && modelscope download --model yongzhong/Concat-ID --local_dir models"
 FETCH_WAN = "python inference_wan.py --download"
-WAN = "models/Wan-AI/Wan2.1-T2V-1.3B"
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,18 @@ class Preset:
 
 
 HUB = "hf download {} --local-dir models/{}"  # a command of huggingface_hub, which transformers brings
-CONSISID = "models/ConsisID"
-FETCH_CONSISID = HUB.format("BestWishYsh/ConsisID-preview", "ConsisID")
+CONSISID, CONSISID_HUB = "models/ConsisID", "BestWishYsh/ConsisID-preview"
+FETCH_CONSISID = HUB.format(CONSISID_HUB, "ConsisID")
 CONSISTENTID = "models/ConsistentID/ConsistentID-v1.bin"
 REALISTIC_VISION, CLIP_H = "Realistic_Vision_V6.0_B1_noVAE", "CLIP-ViT-H-14-laion2B-s32B-b79K"
-BUFFALO = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
+BUFFALO_ZIP = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
 FETCH_CONSISTENTID = {
     CONSISTENTID: HUB.format("JackAILab/ConsistentID ConsistentID-v1.bin", "ConsistentID"),
     f"models/{REALISTIC_VISION}": HUB.format(
         f"SG161222/{REALISTIC_VISION} --exclude '*.ckpt' --exclude '*B1*.safetensors'", REALISTIC_VISION
     ),
     f"models/{CLIP_H}": HUB.format(f"laion/{CLIP_H} --include '*.json' --include model.safetensors", CLIP_H),
-    "models/buffalo_l": f"curl -LO {BUFFALO} && unzip buffalo_l.zip -d models/buffalo_l",
+    BUFFALO: f"curl -LO {BUFFALO_ZIP} && unzip buffalo_l.zip -d {BUFFALO}",
     "models/jonathandinu/face-parsing": HUB.format("jonathandinu/face-parsing", "jonathandinu/face-parsing"),
 }
 
@@ -56,7 +57,7 @@ def _both(name: str) -> dict[str, str]:
 
 COGVIDEOX_WEIGHTS = {task: f"models/{task.replace('_', '-')}" for task in TASKS}
 COGVIDEOX_OTHERS = ("models/vae/3d-vae.pt", "models/t5-v1_1-xxl")
-WAN_OTHERS = (f"{WAN}/Wan2.1_VAE.pth", f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth")
+WAN_OTHERS = (f"{WAN_FOLDER}/Wan2.1_VAE.pth", f"{WAN_FOLDER}/models_t5_umt5-xxl-enc-bf16.pth")
 
 
 def _wan(variant: str, weights: str) -> Preset:
@@ -81,7 +82,6 @@ PRESETS = {
         tuple(FETCH_CONSISTENTID)[1:], " && ".join(FETCH_CONSISTENTID.values()), fetch_parts=FETCH_CONSISTENTID,
     ),
 }  # fmt: skip
-NEIGHBOURS = "consisid", "consistentid"  # systems beside Concat-ID
 UNTRAINED = "wan_mini", "wan_mini_adaln"
 
 

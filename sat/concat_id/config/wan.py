@@ -16,7 +16,7 @@ from concat_id.config.cogvideox import (
 )
 from concat_id.config.typed import setting, size
 
-FOLDER = "models/Wan-AI/Wan2.1-T2V-1.3B"  # where the original keeps Wan's own files
+WAN_FOLDER = "models/Wan-AI/Wan2.1-T2V-1.3B"  # where the original keeps Wan's own files
 
 
 @dataclass(kw_only=True)
@@ -70,7 +70,7 @@ class WanSamplerConfig:
 class WanTextEncoderConfig(TextEncoderConfig):
     """The UMT5 encoder."""
 
-    path: str = setting(f"{FOLDER}/models_t5_umt5-xxl-enc-bf16.pth", "Wan's file, or a diffusers folder", path="read")
+    path: str = setting(f"{WAN_FOLDER}/models_t5_umt5-xxl-enc-bf16.pth", "Wan's file, or a diffusers folder", path="read")
     max_length: int = size(512, "tokens of a prompt, padded", low=1)
     kind: Literal["umt5", "t5"] = setting("umt5", "t5: the folder of a T5 encoder, as CogVideoX has it")
 
@@ -79,7 +79,7 @@ class WanTextEncoderConfig(TextEncoderConfig):
 class WanAutoencoderConfig(AutoencoderConfig):
     """Wan's causal 3D VAE."""
 
-    path: str = setting(f"{FOLDER}/Wan2.1_VAE.pth", "its file, or a diffusers folder", path="read")
+    path: str = setting(f"{WAN_FOLDER}/Wan2.1_VAE.pth", "its file, or a diffusers folder", path="read")
     block_out_channels: tuple[int, ...] = size((96, 192, 384, 384), LEVELS, low=1)
     layers_per_block: int = size(2, "residual blocks of a level", low=1)
     kind: Literal["wan", "cogvideox"] = setting("wan", "cogvideox: the VAE of CogVideoX")

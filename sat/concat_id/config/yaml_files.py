@@ -14,6 +14,7 @@ from concat_id.config.typed import Origins, mismatch
 from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import read_text
 
+RUN_FILE = "training_config.yaml"  # in the folder of a training run: what it was started with
 DEEPEST = 40  # brackets or indentations within one another; no file of this project's needs ten
 MOST_NODES = 20_000  # keys and values, those that aliases and references repeat counted each time
 LARGEST = 2**21  # characters of a file

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from concat_id.config.yaml_files import read_yaml
+from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.conversion import zero
 from concat_id.conversion.lazy import changed
 from concat_id.conversion.low_rank_products import Products, read_sat_products, with_products
@@ -18,7 +18,6 @@ from concat_id.weights.folders import find_sat_checkpoint, read_tag
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
-RUN_FILE = "training_config.yaml"  # which a training run leaves in its folder
 AVERAGED = "-ema"
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from concat_id.face.recognition import FaceRecognizer, load_arcface
 from concat_id.face.reference import FaceParser, load_face_models, require_parser
 from concat_id.files.formats import is_image, media_in
 from concat_id.files.json_files import recall_json, write_json
-from concat_id.files.paths import file_digest, kind_of, remove_partial_files, resolve_path, safe_name, text_digest, written_whole
+from concat_id.files.paths import are_whole, file_digest, kind_of, remove_partial_files, resolve_path, safe_name, text_digest, written_whole
 from concat_id.video.face_parts import RELEASED_CLASSES, part_masks, squeezed, to_released
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
@@ -114,22 +114,17 @@ class PortraitPreparation:
         file = self.output / RECORD.format(name)
         fingerprint = text_digest(json.dumps([self._models, str(path.absolute()), file_state(path)]))
         known, note = recall_json(file) or {}, None
-        if not self._is_whole(known, fingerprint):
+        sizes = known.get("files")
+        if known.get("fingerprint") != fingerprint or not isinstance(sizes, dict) or not are_whole(self.output, sizes):
             files, note = self._make(name, path)
             sizes = {written: (self.output / written).stat().st_size for written in files.values()}
             made = {"origin_IMG": str(path.absolute()), **files}
         else:
-            made, sizes = {key: known[key] for key in KEYS if key in known}, known["files"]
+            made = {key: known[key] for key in KEYS if key in known}
         entry = {key: (made | texts)[key] for key in KEYS if key in made | texts}
         if (record := entry | {"fingerprint": fingerprint, "files": sizes}) != known:
             write_json(file, record)
         return entry, note
-
-    def _is_whole(self, record: Mapping[str, Any], fingerprint: str) -> bool:
-        sizes = record.get("files")
-        if record.get("fingerprint") != fingerprint or not isinstance(sizes, dict):
-            return False
-        return all(kind_of(self.output / file) == "a file" and (self.output / file).stat().st_size == size for file, size in sizes.items())
 
     def _make(self, name: str, path: Path) -> tuple[dict[str, str], str | None]:
         """Return the files of a photo by the keys of its entry, and perhaps a note."""

@@ -23,7 +23,7 @@ from concat_id.data.records import Record
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, recall_json, take, write_json
-from concat_id.files.paths import folder_written_whole, kind_of, safe_name, text_digest
+from concat_id.files.paths import are_whole, folder_written_whole, kind_of, safe_name, text_digest
 from concat_id.video.writing import write_image
 
 if TYPE_CHECKING:
@@ -160,9 +160,7 @@ class SubjectStage:
             files, reason = take(record, "files", OBJECT, RECORD), take(record, "reason", WORDS, RECORD)
         except UserError:
             return None
-        sizes = {folder / name: size for name, size in files.items()}
-        whole = all(kind_of(file) == "a file" and file.stat().st_size == size for file, size in sizes.items())
-        return MadeImages(tuple(sizes), reason) if whole else None
+        return MadeImages(tuple(folder / name for name in files), reason) if are_whole(folder, files) else None
 
     def process(self, wanted: WantedImages) -> MadeImages:
         """Make the images, whole or not at all. Raises `UserError` if the clip cannot be read, or the folder is somebody else's."""

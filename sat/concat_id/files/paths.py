@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -93,6 +93,12 @@ def require_file(path: str | Path, expected: str, remedy: str = "check the path"
     if (found := kind_of(path)) != "a file":
         remedy = "download it first" if found == "a web address" else remedy
         raise UserError(f"{path}: found {found}, expected {expected}; {remedy}")
+
+
+def are_whole(folder: Path, sizes: Mapping[str, int]) -> bool:
+    """Tell whether all files of a folder that a record names are there, of the bytes that it says."""
+    files = [(folder / name, size) for name, size in sizes.items()]
+    return all(kind_of(file) == "a file" and file.stat().st_size == size for file, size in files)
 
 
 def read_text(path: str | Path, expected: str, remedy: str = "check the path", errors: str = "strict") -> str:

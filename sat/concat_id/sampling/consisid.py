@@ -22,6 +22,7 @@ from torch.nn.attention import sdpa_kernel
 
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.neighbours import FACE_FILES, FACE_PICKLES
+from concat_id.config.presets import CONSISID_HUB
 from concat_id.config.schema import Config
 from concat_id.errors import UserError, finer, reason_of, warn
 from concat_id.face.reference import PreparedReference, load_face_models, prepare_found
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from concat_id.models.consisid import FaceAttendingCogVideoX
     from concat_id.models.text_encoder import TextEncoder
 
-REPOSITORY, ON_MODELSCOPE = "BestWishYsh/ConsisID-preview", "BestWishYSH/ConsisID-preview"
+ON_MODELSCOPE = "BestWishYSH/ConsisID-preview"
 PACKAGES = "torchvision", "timm", "facexlib", "consisid_eva_clip"
 SETTINGS = ("transformer/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/spiece.model",
             "scheduler/scheduler_config.json")  # fmt: skip
@@ -72,7 +73,7 @@ def require_whole(folder: Path) -> None:
     missing = [name for name in names if kind_of(folder / name) != "a file"]
     missing += [f"weights in {part}" for part in WEIGHTS if not [*folder.glob(f"{part}/*.safetensors*"), *folder.glob(f"{part}/*.bin*")]]
     if missing:
-        remedy = f"hf download {REPOSITORY} --local-dir {folder}, or modelscope download --model {ON_MODELSCOPE} --local_dir {folder}"
+        remedy = f"hf download {CONSISID_HUB} --local-dir {folder}, or modelscope download --model {ON_MODELSCOPE} --local_dir {folder}"
         raise UserError(f"{folder}: ConsisID lacks {', '.join(missing)}; fetch them with: {remedy}")
 
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from concat_id.config.presets import TOKENIZER, WAN
+from concat_id.config.presets import TOKENIZER
+from concat_id.config.wan import WAN_FOLDER
 from concat_id.errors import UserError
 from concat_id.files.paths import PROJECT_ROOT
 
@@ -22,7 +23,7 @@ class Repository:
 REPOSITORIES = (
     Repository(
         "Wan-AI/Wan2.1-T2V-1.3B",
-        WAN,
+        WAN_FOLDER,
         ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", f"{TOKENIZER}/*"),
         on_modelscope=True,
     ),

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from concat_id.config.loading import load_config
-from concat_id.config.presets import NEIGHBOURS, PRESETS, TASKS, UNTRAINED, choose
+from concat_id.config.neighbours import NEIGHBOURS
+from concat_id.config.presets import PRESETS, TASKS, UNTRAINED, choose
 from concat_id.config.schema import Config
 from concat_id.errors import UserError
 

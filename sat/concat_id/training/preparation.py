@@ -15,6 +15,7 @@ import yaml
 from torch import nn
 
 from concat_id.config.schema import Config, to_dict
+from concat_id.config.yaml_files import RUN_FILE
 from concat_id.data.records import Record, read_records
 from concat_id.distributed import own_share, rank, sent, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
@@ -31,7 +32,6 @@ from concat_id.weights.tensor_cache import TensorCache
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
 UNTRAINED = ("transformer.position_embeddings.weight",)  # in the file format, but nothing uses them
 REMEMBERED = 256  # captions whose embeddings stay in memory
-RECORD_FILE = "training_config.yaml"
 LOCK = ".lock"  # of the training that writes into the run's folder
 
 
@@ -80,10 +80,10 @@ def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -
     """Write what the run was started with, versions and commit included, once; continuing leaves it as it is."""
     for note in notes if rank() == 0 else ():
         print(f"note: {one_line(note)}", flush=True)
-    if rank() or (run / RECORD_FILE).exists():
+    if rank() or (run / RUN_FILE).exists():
         return
     made_with = {"versions": versions(PACKAGES), "commit": _commit(), "processes": world_size(), "notes": list(notes)}
-    with written_whole(run / RECORD_FILE) as temporary:
+    with written_whole(run / RUN_FILE) as temporary:
         head = "".join(f"# {line}\n" for line in yaml.safe_dump(made_with, sort_keys=False).splitlines())
         temporary.write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
