@@ -9,8 +9,7 @@ import sys
 
 from concat_id.bootstrap import LIBRARIES, parts_for, set_up
 from concat_id.config.command_line import build_parser, resolve_files
-from concat_id.config.parser import read_whole
-from concat_id.config.typed import shown
+from concat_id.config.parser import number_within
 from concat_id.errors import UserError, run
 from concat_id.files.paths import PROJECT_ROOT
 
@@ -51,7 +50,7 @@ def main() -> None:
 
 def read_machines() -> list[str]:
     """Return torchrun's options for several machines, from the environment; nothing for one."""
-    nodes = _number("NNODES", os.environ.get("NNODES") or "1", 1)
+    nodes = number_within("NNODES", os.environ.get("NNODES") or "1", 1)
     if nodes == 1:
         return []
     address = os.environ.get("MASTER_ADDR")
@@ -59,7 +58,7 @@ def read_machines() -> list[str]:
         raise UserError(f"MASTER_ADDR: missing, expected the address of the first of {nodes} machines")
     if not os.environ.get("NODE_RANK"):
         raise UserError(f"NODE_RANK: missing, expected a number from 0 to {nodes - 1}")
-    rank = _number("NODE_RANK", os.environ["NODE_RANK"], 0, nodes - 1)
+    rank = number_within("NODE_RANK", os.environ["NODE_RANK"], 0, nodes - 1)
     port = os.environ.get("MASTER_PORT") or "29500"
     return ["--nnodes", str(nodes), "--node_rank", str(rank), "--master_addr", address, "--master_port", port]
 
@@ -67,7 +66,7 @@ def read_machines() -> list[str]:
 def count_processes() -> int:
     """How many processes to start on this machine: NPROC_PER_NODE, or one for every visible GPU."""
     if os.environ.get("NPROC_PER_NODE"):
-        return _number("NPROC_PER_NODE", os.environ["NPROC_PER_NODE"], 0)
+        return number_within("NPROC_PER_NODE", os.environ["NPROC_PER_NODE"], 0)
     ids = os.environ.get("CUDA_VISIBLE_DEVICES")
     if ids == "-1":
         return 0
@@ -102,13 +101,6 @@ def check_libraries(python: str, libraries: tuple[str, ...]) -> None:
     find = f"import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, {libraries!r})))"
     if subprocess.run([python, "-c", find], check=False).returncode:
         raise UserError(f"{python}: lacks one of {', '.join(libraries)}; install requirements.txt, or leave CONCAT_ID_PYTHON out")
-
-
-def _number(name: str, text: str, low: int, high: int = 10**6) -> int:
-    number = read_whole(text)
-    if number is None or not low <= number <= high:
-        raise UserError(f"{name}: found {shown(text)}, expected a number from {low} to {high}")
-    return number
 
 
 if __name__ == "__main__":

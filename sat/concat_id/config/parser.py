@@ -15,7 +15,7 @@ from concat_id.files.paths import path_argument
 
 MOST = {"seed": LARGEST, "workers": 256}  # of whole numbers, by option; of any other
 MOST_OTHERWISE = 10**6
-__all__ = ["Namespace", "Parser", "finite_number", "read_whole", "whole_number"]
+__all__ = ["Namespace", "Parser", "finite_number", "number_within", "whole_number"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,14 +68,22 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"command line: {name}: unknown option; the nearest is {nearest(name, options)}; see --help")
 
 
-def read_whole(text: str) -> int | None:
+def _read_whole(text: str) -> int | None:
     """Return the whole number that `text` is; None if it is something else or too large for any use."""
     return int(text) if len(text) < 40 and WHOLE.fullmatch(text) and abs(int(text)) <= LARGEST else None
 
 
+def number_within(name: str, text: str, low: int, high: int = MOST_OTHERWISE) -> int:
+    """Read a whole number of a command line or an environment. Raises `UserError` with its `name` where it is out of bounds."""
+    number = _read_whole(text)
+    if number is None or not low <= number <= high:
+        raise UserError(f"{name}: found {shown(text)}, expected a whole number from {low} to {high}")
+    return number
+
+
 def whole_number(text: str) -> int:
     """Read a whole number, 0 or more, of a command line."""
-    number = read_whole(text)
+    number = _read_whole(text)
     if number is None or number < 0:
         raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a whole number, 0 or more")
     return number

@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 from concat_id.config.args import SamplingArgs
 from concat_id.config.command_line import SAMPLING_GROUPS, add_option
 from concat_id.config.loading import load_config
-from concat_id.config.parser import Parser, read_whole
+from concat_id.config.parser import Parser, number_within
 from concat_id.config.presets import UNTRAINED, files_of
-from concat_id.config.typed import shown
+from concat_id.config.typed import LARGEST
 from concat_id.errors import UserError, warn
 
 MODELS = {"wan_1_3b": ("wan_1_3b", "wan_adaln"), "wan_mini": ("wan_mini", "wan_mini_adaln")}  # without and with --use_adaln
@@ -95,7 +95,7 @@ def read_wan_command_line(description: str, argv: Sequence[str] | None = None) -
 def _seed(given: dict[str, Any]) -> dict[str, int]:
     if "seed" not in given:
         return {}
-    seed = _whole("seed", given["seed"])
+    seed = number_within("command line: --seed", given["seed"], -LARGEST, LARGEST)
     if seed < 0:
         seed = random.SystemRandom().randrange(2**31)
         warn(f"--seed {given['seed']}: {seed} was drawn; give it to make the same again")
@@ -105,9 +105,9 @@ def _seed(given: dict[str, Any]) -> dict[str, int]:
 def _frames(given: dict[str, Any], options: dict[str, str]) -> dict[str, int]:
     if "num_frames" not in given:
         return {}
-    frames = _whole("num_frames", given["num_frames"])
-    if frames < 1 or frames % 4 != 1:
-        near = max(4 * round((frames - 1) / 4) + 1, 1)
+    frames = number_within("command line: --num_frames", given["num_frames"], 1)
+    if frames % 4 != 1:
+        near = 4 * round((frames - 1) / 4) + 1
         raise UserError(f"command line: --num_frames: found {frames}, expected 4 n + 1; the nearest is {near}")
     options["sampling_num_frames"] = f"--num_frames {frames}, in latent frames"
     return {"sampling_num_frames": (frames - 1) // 4 + 1}
@@ -118,13 +118,7 @@ def _size(given: dict[str, Any], options: dict[str, str], bases: list[str]) -> d
     if "height" not in given and "width" not in given:
         return {}
     usual = load_config(bases).args.sampling_image_size
-    sides = [_whole(name, given[name]) if name in given else side for name, side in zip(("height", "width"), usual, strict=True)]
+    asked = [(given.get(name), f"command line: --{name}") for name in ("height", "width")]
+    sides = [side if text is None else number_within(name, text, 1) for (text, name), side in zip(asked, usual, strict=True)]
     options["sampling_image_size"] = "--height and --width"
     return {"sampling_image_size": sides}
-
-
-def _whole(name: str, text: str) -> int:
-    number = read_whole(text)
-    if number is None:
-        raise UserError(f"command line: --{name}: found {shown(text)}, expected a whole number; see --help")
-    return number

@@ -10,11 +10,10 @@ from functools import partial
 from typing import Any
 
 from concat_id.config.command_line import build_parser, resolve_files
-from concat_id.config.loading import load_config
-from concat_id.config.parser import read_whole
+from concat_id.config.loading import COMMAND_LINE, load_config
+from concat_id.config.parser import number_within
 from concat_id.config.presets import files_of
 from concat_id.config.schema import Config
-from concat_id.config.typed import shown
 from concat_id.data.checking import check_lists
 from concat_id.data.clips import Window
 from concat_id.data.records import inspect_records
@@ -39,9 +38,10 @@ def plan_training(measure: Callable[[Config, int], Any], plan: Callable[..., Any
     own = {name: options.pop(name) for name in ("training", "gpus", "zero", "offload", "people", "tflops", "json")}
     files = resolve_files(options, training=True, to_run=False)
     config = load_config(files, options)
-    gpus, stages = ([_number(name, text, *limits) for text in own[name]] for name, limits in (("gpus", (1, 10**6)), ("zero", (0, 3))))
-    people = _number("people", own["people"], 1, config.model.transformer.max_refs)
-    speed = _number("tflops", own["tflops"], 1, 10**6) if own["tflops"] else None
+    gpus = [number_within(f"{COMMAND_LINE}: --gpus", text, 1) for text in own["gpus"]]
+    stages = [number_within(f"{COMMAND_LINE}: --zero", text, 0, 3) for text in own["zero"]]
+    people = number_within(f"{COMMAND_LINE}: --people", own["people"], 1, config.model.transformer.max_refs)
+    speed = number_within(f"{COMMAND_LINE}: --tflops", own["tflops"], 1) if own["tflops"] else None
     report = Findings(own["json"])
     report.add("Training data", examine_lists(config, files))
     sizes = measure(config, people)
@@ -67,14 +67,6 @@ def _build_parser() -> Any:
     parser.add_argument("--tflops", default=None, metavar="X", help="TFLOP/s that one of your GPUs keeps up, to tell the time of a clip")
     parser.add_argument("--json", action="store_true", default=False, help="print JSON, in bytes")
     return parser
-
-
-def _number(name: str, text: str, low: int, high: int) -> int:
-    """Read a whole number of the command line."""
-    number = read_whole(text)
-    if number is None or not low <= number <= high:
-        raise UserError(f"command line: --{name}: found {shown(text)}, expected a whole number from {low} to {high}; see --help")
-    return number
 
 
 def _table(config: Config, sizes: Any, plans: Sequence[Any]) -> Iterator[str]:
