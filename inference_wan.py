@@ -34,14 +34,9 @@ def main() -> int:
     transformer, others = None if config.args.gguf else config.args.load, (config.model.autoencoder.path, config.model.text_encoder.path)
     require(PRESETS[request.model], transformer, others)
 
-    from concat_id.sampling.run import generate
+    from sample_video import make
 
-    judge = None
-    if config.args.best_of:
-        from concat_id.evaluation.ranking import TakeJudge
-
-        judge = TakeJudge()
-    return generate(config, judge)
+    return make(config)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ def main() -> int:
 
     from concat_id.config.loading import load_config
 
-    config = load_config(bases, overrides)
+    return make(load_config(bases, overrides))
 
+
+def make(config) -> int:
+    """Make the videos of a configuration and rank the takes of each; 1 if any line failed."""
     from concat_id.sampling.run import generate
 
     judge = None
