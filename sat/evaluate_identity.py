@@ -35,7 +35,7 @@ def read_arguments() -> Namespace:
     meaning.add_argument("--calibration", type=Path, metavar="FOLDER",
                          help="photos of people, a folder each, for genuine and impostor similarity; a reference name.png is compared with "
                               "the photos in name/")
-    meaning.add_argument("--training-images", type=Path, metavar="FOLDER", help="leave out people closer than 0.45 to one of these images")
+    meaning.add_argument("--training_images", type=Path, metavar="FOLDER", help="leave out people closer than 0.45 to one of these images")
     meaning.add_argument("--metric", type=Path, action="append", default=[], metavar="FILE.py",
                          help="a Python file of your own, whose measure(video) returns more scores; may be given again")
     parser.add_argument("--device", default="auto", help="auto, cpu or an accelerator (default: %(default)s)")

@@ -134,7 +134,7 @@ def test_damaged_face_vectors_count_as_absent(tmp_path, instruments: Instruments
     np.testing.assert_allclose(again, vector, atol=1e-6)
 
 
-@pytest.mark.parametrize("option", ["--videos", "--benchmark", "--calibration", "--training-images", "--metric", "--output"])
+@pytest.mark.parametrize("option", ["--videos", "--benchmark", "--calibration", "--training_images", "--metric", "--output"])
 def test_paths_of_every_kind_are_told(option, evaluate, tmp_path, portraits):
     add(tmp_path / "run", "one", portraits["astronaut"])
     for kind, path in odd_paths(tmp_path).items():

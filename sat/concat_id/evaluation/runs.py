@@ -52,7 +52,7 @@ def find_runs(paths: Sequence[Path], benchmark: Path | None) -> list[Run]:
 
 def require_images(calibration: Path | None, training: Path | None) -> None:
     """Raise `UserError` for a folder without images, before hours of work rather than behind them."""
-    for option, folder in {"--calibration": calibration, "--training-images": training}.items():
+    for option, folder in {"--calibration": calibration, "--training_images": training}.items():
         if folder is not None:
             images_in(folder, option)
 
@@ -88,7 +88,7 @@ def _first(videos: Sequence[Path]) -> str:
 
 def drop_trained_on(runs: Sequence[Run], folder: Path, instruments: Instruments, output: Path) -> dict[str, Any]:
     """Take out the videos of people in a folder of training images; returns how many of these show a face, and whom they show."""
-    training = face_vectors(images_in(folder, "--training-images"), "training images", output, instruments)
+    training = face_vectors(images_in(folder, "--training_images"), "training images", output, instruments)
     dropped = trained_on({path: vector for run in runs for result in run.results for path, vector in references_of(result)}, training)
     for run in runs:
         kept = [result for result in run.results if not any(path in dropped for path, _ in references_of(result))]

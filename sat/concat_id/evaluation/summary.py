@@ -18,7 +18,7 @@ from concat_id.evaluation.user_metrics import GROUP
 class Summary:
     """Everything that the files tell.
 
-    - `training_overlap`: of --training-images how many show a face, and which references were `dropped`
+    - `training_overlap`: of --training_images how many show a face, and which references were `dropped`
     - `metrics`: what is known of every column that some video has a score in, in the page's order; labels name the weights
     - `means`: for each run, by column, mean, 95 % bounds and number of videos, as `mean_with_interval` returns them
     - `comparisons`: (first run's name, another one's, by column the other's minus the first's over the requests that both answered)
