@@ -27,7 +27,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that draw people (default: all cores but one)")
     parser.add_argument("--save-every", type=float, default=60, metavar="N", help="seconds between two saves (default: %(default)s)")
     arguments = parser.parse_args()
-    check_minimum(arguments, dict.fromkeys(("minutes", "scale", "workers", "save_every"), 0))
+    check_minimum(arguments, minutes=0, scale=0, workers=0, save_every=0)
     return arguments
 
 

@@ -26,7 +26,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--steps", type=int, default=2000, metavar="N", help="steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
-    check_minimum(arguments, {"people": 2, "steps": 1, "seed": 0})
+    check_minimum(arguments, people=2, steps=1)
     if arguments.output.exists():
         raise UserError(f"{arguments.output}: exists already; choose another --output or remove it first")
     if find_spec("numba") is None:

@@ -24,7 +24,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
-    check_minimum(arguments, {"world": 200, "steps": 1, "seed": 0})  # so many captions that some are held out
+    check_minimum(arguments, world=200, steps=1)  # so many captions that some are held out
     if arguments.output.exists():
         raise UserError(f"{arguments.output}: exists already; choose another --output or remove it first")
     if find_spec("numba") is None:

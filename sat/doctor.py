@@ -73,8 +73,7 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
 
         report.add("Training", examine_training(asked, capacity, measure_sizes, plan), decisive=())
     report.add("Denoising a video, reckoned", [costs.time_of_video(*each, choose_device("auto")) for each in trained.items()])
-    video = [trial.make_tiny_video()]
-    report.add("A tiny video", video, decisive=video if asked == "mini" else ())
+    report.add("A tiny video", video := [trial.make_tiny_video()], decisive=video if asked == "mini" else ())
 
 
 def examine_plan() -> int:

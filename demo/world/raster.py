@@ -6,7 +6,6 @@ import numpy as np
 from numba import njit
 
 FAR = -1e9
-SKY_DIRECTIONS = 96
 
 
 @njit(cache=True, fastmath=True)
@@ -107,8 +106,8 @@ class Shadow:
 
 def ambient_occlusion(vertices: np.ndarray, triangles: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """Share of the sky that each vertex sees (V,), weighted by the cosine: depth maps from directions all around."""
-    k = np.arange(SKY_DIRECTIONS) + 0.5
-    y, phi = 1 - 2 * k / SKY_DIRECTIONS, k * np.pi * (3 - np.sqrt(5))  # a spiral of even density
+    k = np.arange(96) + 0.5
+    y, phi = 1 - 2 * k / len(k), k * np.pi * (3 - np.sqrt(5))  # a spiral of even density
     directions = np.stack([np.sqrt(1 - y**2) * np.cos(phi), y, np.sqrt(1 - y**2) * np.sin(phi)], axis=1)
     seen, total = np.zeros(len(vertices)), np.zeros(len(vertices))
     for direction in directions:

@@ -14,9 +14,7 @@ from concat_id.sampling.sharing import Sharing
 FILE = ".magnitude_ratios.json"  # of a folder of results
 
 
-def magnitude_ratios(
-    config: Config, measure: Callable[[], list[float]], folder: Path | None, sharing: Sharing | None
-) -> list[float]:  # fmt: skip
+def magnitude_ratios(config: Config, measure: Callable[[], list[float]], folder: Path | None, sharing: Sharing | None) -> list[float]:
     """Return the ratio of every step's magnitude to that of the step before: from `folder`, else `measure` them and keep them there.
 
     Ma et al. 2025 (MagCache) found that they hardly depend on the prompt.
