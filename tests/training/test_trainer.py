@@ -61,7 +61,7 @@ def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_p
 
 def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     config = setup.config(tmp_path, train_iters=6, save_interval=1, keep_checkpoints=3)
-    run = tmp_path / "run-1"
+    run = tmp_path / "run-20260101-000000-2"
     alone.make_trainer(config, run).train(alone.batches(**alone.SMALL))
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["4", "4-ema", "5", "5-ema", "6", "6-ema"]
     assert find_run(tmp_path, "run") == run and open_checkpoint(run).step == 6
@@ -74,7 +74,18 @@ def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     (run / "latest").write_text("3")
     refused("found no finished checkpoint", open_checkpoint, run)
     refused("holds weights only.*--load", open_checkpoint, run / "5")
-    refused("found no run of 'other'", find_run, tmp_path, "other")
+
+
+def test_a_run_is_found_by_its_whole_name_and_a_newer_one_without_a_checkpoint_is_told(tmp_path, capsys):
+    for name in ("anna-20260101-000000", "anna-20260101-000000-9", "anna-lora-20260102-000000", "anna-2-20260102-000000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "latest").write_text("1")
+    assert find_run(tmp_path, "anna").name == "anna-20260101-000000-9" and not capsys.readouterr().err
+    (tmp_path / "anna-20260101-000000-10").mkdir()
+    run = find_run(tmp_path, "anna")
+    assert f"anna-20260101-000000-10: the newest run has no checkpoint; continuing {run}\n" in capsys.readouterr().err
+    for name in ("ann", "other"):
+        refused(f"found no run of '{name}'", find_run, tmp_path, name)
 
 
 def test_global_generators_come_back(tmp_path):

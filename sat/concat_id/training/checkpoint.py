@@ -207,11 +207,16 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def find_run(save: Path, name: str) -> Path:
-    """The newest run under `save` whose name starts with `name` and that has a checkpoint."""
-    runs = [path.parent for path in save.glob(f"{name}*/latest")] if save.is_dir() else []
+    """The run called `name` under `save` whose last checkpoint is the newest; says so if one that began later has none."""
+    form = re.compile(rf"{re.escape(name)}-(\d{{8}}-\d{{6}})(?:-(\d+))?")  # as preparation.py calls them
+    began = {run: (found[1], int(found[2] or 1)) for run in save.glob(f"{name}-*") if (found := form.fullmatch(run.name))}
+    runs = [run for run in began if (run / "latest").is_file()]
     if not runs:
         raise UserError(f"args.resume: found no run of {name!r} with a checkpoint in {save}; name its folder, --resume FOLDER")
-    return max(runs, key=lambda run: (run / "latest").stat().st_mtime_ns)
+    run, newest = max(runs, key=lambda run: (run / "latest").stat().st_mtime_ns), max(began, key=began.get)
+    if newest not in runs and began[newest] > began[run] and rank() == 0:
+        warn(f"{newest}: the newest run has no checkpoint; continuing {run}")
+    return run
 
 
 def folder_of_run(path: Path) -> Path:
