@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_process import LOCKING, another_process, refused
+from in_process import LOCKING, another_process, no_file_larger_than, refused
 
 from concat_id.errors import LONGEST, UserError, one_line
 from concat_id.files.json_files import parse_json, parse_list, read_json, recall_json, write_json
@@ -183,3 +183,7 @@ def test_a_lock_names_its_owner_and_vanishes(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write here"), locked(tmp_path / "file" / ".lock", "this"):
         pass
+    full = r"\.lock: could not be written .*; free some space or choose another folder"
+    with no_file_larger_than(0), pytest.raises(UserError, match=full), locked(tmp_path / ".lock", "this"):
+        pass
+    assert not (tmp_path / ".lock").exists()

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from in_process import LOCKING, another_process
+from in_process import LOCKING, another_process, no_file_larger_than, refused
 from training.alone import metrics, same, states, weights
 
 from concat_id.training import preparation
@@ -52,6 +52,9 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(setup, tmp
             folders.append(run.name)
             assert saved is None and (run / ".lock").is_file()
     assert folders == ["run-20260101-000000", "run-20260101-000000-2", "run-20260101-000000-3"]
+    with no_file_larger_than(0):
+        refused("could not be written .*; free some space", preparation.opened_run(config).__enter__)
+    assert not (tmp_path / "run-20260101-000000-4").exists()
 
 
 def test_accumulating_equals_more_processes(setup, whole, tmp_path):

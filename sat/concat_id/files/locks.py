@@ -24,7 +24,7 @@ class InUseError(UserError):
 def locked(file: Path, what: str) -> Iterator[None]:
     """Hold the lock `file` inside the block; it names its owner, and it is gone when the block or the process ends.
 
-    Raises `InUseError` about `what` where another process has it, `UserError` where no file can be made.
+    Raises `InUseError` about `what` where another process has it, `UserError` where none can be written.
     """
     descriptor = _acquire(Path(file), what)
     try:
@@ -58,9 +58,14 @@ def _acquire(file: Path, what: str) -> int:
         os.close(descriptor)  # its owner has just removed it
     with suppress(OSError):
         os.fchmod(descriptor, 0o666)  # should this process be killed, another user may take what it leaves
-    os.ftruncate(descriptor, 0)
     owner = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    os.write(descriptor, json.dumps(owner).encode())
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(owner).encode())
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise UserError(f"{file}: could not be written ({reason_of(error)}); free some space or choose another folder") from error
     return descriptor
 
 

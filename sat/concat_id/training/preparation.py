@@ -72,7 +72,11 @@ def _new_run(save: Path, name: str, held: ExitStack) -> str:
             raise UserError(f"{save}: found {kind_of(save)}, expected a folder; choose another one with --save") from error
         except (OSError, ValueError) as error:
             raise UserError(f"{run}: cannot be made ({reason_of(error)}); choose another folder with --save") from error
-        held.enter_context(locked(run / LOCK, str(run)))
+        try:
+            held.enter_context(locked(run / LOCK, str(run)))
+        except UserError:  # on a full disk a folder can be made, and no file written
+            run.rmdir()
+            raise
         return str(run)
 
 
