@@ -57,8 +57,8 @@ def options() -> Namespace:
     return args
 
 
-def main() -> None:
-    """Convert as asked."""
+def main() -> int | None:
+    """Convert as asked; returns the exit code, 1 where what is compared differs."""
     args = options()
     prepare_process()
     if args.direction not in ("merge-lora", "average", "face-models"):

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from entry import only_error
+from safetensors.torch import save_file
 
 from concat_id.conversion import wan_folders
 from concat_id.weights.loading import load_sat_checkpoint, load_tensors
@@ -21,6 +22,12 @@ def test_there_checked_and_back(convert, rotary, tmp_path):
     assert convert("to-sat", tmp_path / "hf", tmp_path / "back", "--dtype", "bfloat16").done
     before, after = (load_sat_checkpoint(path).state_dict["time_embed.0.weight"] for path in (rotary.checkpoint, tmp_path / "back"))
     assert torch.equal(before.bfloat16(), after)
+    file = tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors"
+    for factor in (2, float("nan")):  # 16-bit types are compared in test_folders.py
+        tensors = load_tensors(file)
+        save_file(tensors | {"proj_out.weight": tensors["proj_out.weight"] * factor}, file)
+        code, out, err = convert("check", rotary.checkpoint, tmp_path / "hf", "--base", *rotary.bases)
+        assert code == 1 and "outputs: " in out and "hf: does not compute what" in err and err.count("\n") == 1
 
 
 def test_a_runs_own_configuration_is_taken(convert, run, tmp_path):

@@ -13,7 +13,7 @@ from in_process import no_file_larger_than, refused
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
-from concat_id.conversion.check import largest_difference
+from concat_id.conversion.check import TOLERANCE, largest_difference
 from concat_id.conversion.folders import detect_model, to_hf, to_sat
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models import tensor_names as names
@@ -26,8 +26,8 @@ def test_types_and_provenance(rotary, tmp_path):
     to_hf(source, tmp_path / "half", rotary.config.model, dtype=torch.bfloat16)
     for path in (tmp_path / "half").rglob("*.safetensors"):
         assert {tensor.dtype for tensor in load_tensors(path).values()} == {torch.bfloat16}, path
-    assert 1e-4 < largest_difference(source, tmp_path / "half", rotary.config.model.transformer) < 0.1
-    assert largest_difference(source, rotary.folder, rotary.config.model.transformer) < 2e-5
+    for folder in (tmp_path / "half", rotary.folder):  # rounding is no difference
+        assert largest_difference(source, folder, rotary.config.model.transformer) < TOLERANCE
     card = (tmp_path / "half" / "README.md").read_text()
     model = rotary.config.model
     others = [content_digest(path) for path in (model.autoencoder.path, model.text_encoder.path)]

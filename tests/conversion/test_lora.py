@@ -9,7 +9,7 @@ import torch
 from conftest import assert_close
 from in_process import refused
 
-from concat_id.conversion.check import largest_difference
+from concat_id.conversion.check import TOLERANCE, largest_difference
 from concat_id.conversion.folders import to_hf, to_sat
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
 from concat_id.conversion.low_rank_products import to_sat as products_to_sat
@@ -44,14 +44,15 @@ def folders(rotary, products, tmp_path_factory):
     source, made = open_source(products, load=str(rotary.checkpoint)), tmp_path_factory.mktemp("lora hf")
     for mode in ("merge", "keep"):
         to_hf(source, made / mode, rotary.config.model, low_rank=mode)
+    to_hf(source, made / "half", rotary.config.model, torch.bfloat16, "keep")
     return made
 
 
 def test_merged_and_kept_are_the_same_change(rotary, products, folders):
     """Against products added to SAT's weights, of which those of fused layers change all that came of these."""
     source = open_source(products, load=str(rotary.checkpoint))
-    for mode in ("merge", "keep"):
-        assert largest_difference(source, folders / mode, rotary.config.model.transformer) < 2e-5
+    for mode in ("merge", "keep", "half"):
+        assert largest_difference(source, folders / mode, rotary.config.model.transformer) < TOLERANCE
     plain = open_source(rotary.checkpoint)
     assert largest_difference(plain, folders / "merge", rotary.config.model.transformer) > 1e-2
     assert "low-rank weights, merged" in (folders / "merge" / "README.md").read_text()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.conversion.folders import transformer_settings
-from concat_id.conversion.lazy import lazy_files
+from concat_id.conversion.lazy import changed, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, read_diffusers_products, with_products
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.models.embeddings import rotary_table
@@ -19,6 +19,7 @@ from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_strictly
 from concat_id.weights.model_folders import built_from
 
+TOLERANCE = 2e-5  # of the largest value: what other orders of summation amount to in float32
 FRAMES, REFS = 2, 2  # of the input compared; positions of further frames follow the same rule
 
 
@@ -26,7 +27,8 @@ FRAMES, REFS = 2, 2  # of the input compared; positions of further frames follow
 def largest_difference(source: WeightSource, folder: Path, config: TransformerConfig) -> float:
     """Run the same seeded input through both, one after the other, in float32; of the largest value of the output.
 
-    Low-rank products count on either side, merged or kept.
+    Low-rank products count on either side, merged or kept. If the folder's weights are all of one type, the source's are rounded to it
+    first, so that what a type of 16 bits cannot hold is no difference. Not a number where an output holds one.
     """
     settings = transformer_settings(folder / "transformer")
     generator = torch.Generator().manual_seed(0)
@@ -37,13 +39,17 @@ def largest_difference(source: WeightSource, folder: Path, config: TransformerCo
     timestep = torch.tensor([config.num_frames * 10])
 
     kept = os.path.isfile(folder / DIFFUSERS_FILE)
-    transformer = DiffusionTransformer(config, device="meta")
-    tensors = dict(source.merged(exact=kept))
-    load_strictly(transformer, tensors, str(source.path), ignore=UNUSED_IN_CHECKPOINTS, dtype=torch.float32)
-    expected = transformer(latents, timestep, text, refs)
-    del transformer, tensors
-
     tensors = lazy_files(weight_files(folder / "transformer", ("diffusion_pytorch_model",)))
+    types = {tensor.dtype for tensor in tensors.values()}
+    given = source.open() if kept else source.merged()
+    given = changed(given, dict.fromkeys(given, lambda tensor: (tensor.to(*types) if len(types) == 1 else tensor).float()))
+    if kept and source.products is not None:
+        given = with_products(given, source.products, str(source.path))
+    transformer = DiffusionTransformer(config, device="meta")
+    load_strictly(transformer, dict(given), str(source.path), ignore=UNUSED_IN_CHECKPOINTS)
+    expected = transformer(latents, timestep, text, refs)
+    del transformer, given
+
     frames = torch.cat([latents, refs], dim=1)
     rotary = diffusers_rotary(config, frames) if config.position_embedding == "rotary" else None
     with built_from(folder / "transformer" / "config.json", "transformer of these sizes", tensors):
@@ -54,7 +60,7 @@ def largest_difference(source: WeightSource, folder: Path, config: TransformerCo
             products = read_diffusers_products(folder)
             converted.load_state_dict(dict(with_products(converted.state_dict(), products, str(folder / DIFFUSERS_FILE))))
         found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :FRAMES]
-        return float((found - expected).abs().max() / expected.abs().max())
+        return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
 def diffusers_rotary(config: TransformerConfig, frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,18 +6,21 @@ import torch
 
 from concat_id.config.parser import Namespace
 from concat_id.conversion import wan_folders
-from concat_id.conversion.check import largest_difference
+from concat_id.conversion.check import TOLERANCE, largest_difference
 from concat_id.conversion.folders import choose_model, to_hf, to_sat
 from concat_id.conversion.gguf_files import to_gguf
 from concat_id.conversion.weight_sources import open_source
-from concat_id.errors import printable
+from concat_id.errors import printable, report
 from concat_id.files.paths import written_whole
 from concat_id.models.consistentid.adapter import read_adapter, released_groups
 from concat_id.weights.loading import writing
 
 
-def convert(args: Namespace) -> None:
-    """Convert between SAT, diffusers and Wan, or compare; `args` is the command line of sat/convert_weights.py."""
+def convert(args: Namespace) -> int | None:
+    """Convert between SAT, diffusers and Wan, or compare; `args` is the command line of sat/convert_weights.py.
+
+    Returns the exit code, 1 where what is compared differs.
+    """
     dtype, trust = getattr(torch, args.dtype) if args.dtype else None, args.trust_checkpoint
     if args.direction == "to-gguf":
         count = to_gguf(args.source, args.target, args.type or "Q8_0")
@@ -41,6 +44,10 @@ def convert(args: Namespace) -> None:
     if args.check or args.direction == "check":
         difference = largest_difference(source, args.target, model.transformer)
         print(f"largest difference of the transformers' outputs: {difference:.1e} of the largest value")
+        if not difference <= TOLERANCE:  # nor is anything as large as what is not a number
+            report(f"{args.target}: does not compute what {source.path} does: found a difference of {difference:.1e}, expected at most"
+                   f" {TOLERANCE:.0e}; compare it with the weights that it was made from, or convert them again")  # fmt: skip
+            return 1
 
 
 def to_consistentid(source: Path, target: Path, weights: str | None, dtype: torch.dtype | None, trust: bool) -> int:

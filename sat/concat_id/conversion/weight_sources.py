@@ -10,7 +10,6 @@ from torch import Tensor
 
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.conversion import zero
-from concat_id.conversion.lazy import changed
 from concat_id.conversion.low_rank_products import Products, read_sat_products, with_products
 from concat_id.errors import UserError
 from concat_id.files.paths import kind_of, resolve_path
@@ -31,13 +30,10 @@ class WeightSource:
     products: Products | None = None
     base: "WeightSource | None" = None  # what the products belong to, whose tensors `open` gives
 
-    def merged(self, exact: bool = False) -> Mapping[str, Tensor]:
-        """The weights with low-rank products added, where there are some; `exact` in float32 instead of the weights' type."""
+    def merged(self) -> Mapping[str, Tensor]:
+        """The weights with low-rank products added, where there are some."""
         tensors = self.open()
-        if self.products is None:
-            return tensors
-        tensors = changed(tensors, dict.fromkeys(tensors, Tensor.float)) if exact else tensors
-        return with_products(tensors, self.products, str(self.path))
+        return tensors if self.products is None else with_products(tensors, self.products, str(self.path))
 
 
 def open_source(
