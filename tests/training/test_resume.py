@@ -10,8 +10,11 @@ import torch
 from in_process import LOCKING, another_process, no_file_larger_than, refused
 from training.alone import metrics, same, states, weights
 
+from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.training import preparation
 from concat_id.training.engine import start_processes
+
+FREE = "train_iters", "save_interval", "log_interval", "eval_interval", "keep_checkpoints", "warmup_iters", "num_workers"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,20 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(setup, tmp
     with no_file_larger_than(0):
         refused("could not be written .*; free some space", preparation.opened_run(config).__enter__)
     assert not (tmp_path / "run-20260101-000000-4").exists()
+
+
+def test_what_continuing_changes_is_told_and_recorded(setup, tmp_path, capsys):
+    config = setup.config(tmp_path)
+    start_processes(torch.device("cpu"))
+    preparation.record_configuration(tmp_path, config)
+    recorded = read_yaml(tmp_path / RUN_FILE, "it")
+    for changes in ({}, {"lr": 0.5, "seed": 3, "load": "x", "resume": "y"}, {}, dict.fromkeys(FREE, 7)):
+        preparation.record_configuration(tmp_path, setup.config(tmp_path, **changes), step=4)
+    told = capsys.readouterr().out
+    assert f"note: args.lr: None in {tmp_path}, now 0.5\n" in told and told.count("note: ") == 2 + 6 and "note: and 2 more" in told
+    added = (tmp_path / RUN_FILE).read_text().partition("# continued")[2]
+    assert added.count("after step 4\n") == 3 and added.count(", now") == 2 + 7 and "# continued after step 4\n#   as above\n" in added
+    assert "args.seed: 42 above, now 3\n" in added and read_yaml(tmp_path / RUN_FILE, "it") == recorded
 
 
 def test_accumulating_equals_more_processes(setup, whole, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,12 +16,12 @@ import yaml
 from torch import nn
 
 from concat_id.config.schema import Config, to_dict
-from concat_id.config.yaml_files import RUN_FILE
+from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.data.records import Record, read_records
 from concat_id.distributed import own_share, rank, sent, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
 from concat_id.files.locks import locked
-from concat_id.files.paths import PROJECT_ROOT, kind_of, resolve_path, safe_name, written_whole
+from concat_id.files.paths import PROJECT_ROOT, kind_of, read_text, resolve_path, safe_name, write_text, written_whole
 from concat_id.models import backbones
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
@@ -32,6 +33,8 @@ from concat_id.weights.tensor_cache import TensorCache
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
 UNTRAINED = ("transformer.position_embeddings.weight",)  # in the file format, but nothing uses them
 REMEMBERED = 256  # captions whose embeddings stay in memory
+FOUND_BY = {"args.resume", "args.load", "args.save", "args.experiment_name"}  # how a run is found: it goes on with its own weights
+CHANGES_TOLD, CONTINUED = 5, "# continued after step"
 LOCK = ".lock"  # of the training that writes into the run's folder
 
 
@@ -80,16 +83,45 @@ def _new_run(save: Path, name: str, held: ExitStack) -> str:
         return str(run)
 
 
-def record_configuration(run: Path, config: Config, notes: Sequence[str] = ()) -> None:
-    """Write what the run was started with, versions and commit included, once; continuing leaves it as it is."""
+def record_configuration(run: Path, config: Config, notes: Sequence[str] = (), step: int = 0) -> None:
+    """Write what the run was started with, versions and commit included, once; tell and add what continuing after `step` changes."""
     for note in notes if rank() == 0 else ():
         print(f"note: {one_line(note)}", flush=True)
-    if rank() or (run / RUN_FILE).exists():
+    if rank():
         return
+    if (run / RUN_FILE).exists():
+        return _record_changes(run / RUN_FILE, config, step)
     made_with = {"versions": versions(PACKAGES), "commit": _commit(), "processes": world_size(), "notes": list(notes)}
     with written_whole(run / RUN_FILE) as temporary:
         head = "".join(f"# {line}\n" for line in yaml.safe_dump(made_with, sort_keys=False).splitlines())
         temporary.write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def _record_changes(file: Path, config: Config, step: int) -> None:
+    """Tell the first keys that are other than recorded, and add all of them to the record as comments, which change nothing in it."""
+    try:
+        recorded, text = dict(_keys(read_yaml(file, str(file)))), read_text(file, "a YAML file")
+    except UserError as error:
+        return warn(f"{error}: what continuing changes is not recorded")
+    now, found_by = dict(_keys(to_dict(config))), FOUND_BY - ({"args.load"} if getattr(config.model, "lora", None) else set())
+    differing = [key for key in recorded | now if recorded.get(key) != now.get(key) and key not in found_by]
+    values = {key: [shortened(one_line(keys.get(key)), 100) for keys in (recorded, now)] for key in differing}
+    for key, (old, new) in list(values.items())[:CHANGES_TOLD]:
+        print(f"note: {key}: {old} in {printable(file.parent)}, now {new}", flush=True)
+    if len(values) > CHANGES_TOLD:
+        print(f"note: and {len(values) - CHANGES_TOLD} more, which {printable(file)} lists at its end", flush=True)
+    if values or CONTINUED in text:
+        lines = [f"{key}: {old} above, now {new}" for key, (old, new) in values.items()] or ["as above"]
+        write_text(file, text + f"{CONTINUED} {step}\n" + "".join(f"#   {line}\n" for line in lines))
+
+
+def _keys(section: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Go through the keys that hold no mapping, as "args.lr"."""
+    if isinstance(section, dict) and section:
+        for key, value in section.items():
+            yield from _keys(value, f"{name}.{key}" if name else key)
+    else:
+        yield name, section
 
 
 def load_network(config: Config, saved: SavedState | None, device: torch.device) -> nn.Module:

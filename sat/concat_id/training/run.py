@@ -36,7 +36,7 @@ class TrainingRun:
         args, seed = self.config.training, self.config.args.seed
         order = EpochSampler(dataset.kinds, self.settings.micro_batch_size, rank(), world_size(), seed)
         args.count_steps(order.batches_per_epoch / (self.settings.accumulation * world_size()))
-        record_configuration(self.folder, self.config, self.settings.notes)
+        record_configuration(self.folder, self.config, self.settings.notes, self.saved.step if self.saved else 0)
         return ClipLoader(dataset, order, args.num_workers, args.prefetch_factor)
 
     def train(self, load: Callable[[], nn.Module], loader: ClipLoader, objective: Any, validation: Validation | None) -> int:
