@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from conftest import GOLDEN, assert_close, golden_meta, seeded
+from in_process import refused
 
 from concat_id.config.cogvideox import TransformerConfig
+from concat_id.models.tensor_names import POSITIONS
 from concat_id.models.transformer import DiffusionTransformer
-from concat_id.weights.loading import load_strictly
 
 CASES = golden_meta("sat_shared")
 
@@ -29,11 +30,11 @@ def golden_weight(key: str, shape) -> torch.Tensor:
     return 1 + weight if "norm" in key and key.endswith("weight") else weight
 
 
-def golden_model(name: str, **changes) -> DiffusionTransformer:
+def golden_model(name: str, unused: dict | None = None, **changes) -> DiffusionTransformer:
     """A golden model with its weights, built and loaded as users' models are."""
     case = CASES[name]
     model = DiffusionTransformer(config_of(case, **changes), device="meta")
-    load_strictly(model, {key: golden_weight(key, shape) for key, shape in case["keys"].items()}, source=name)
+    model.load_sat_tensors({key: golden_weight(key, shape) for key, shape in case["keys"].items()} | (unused or {}), name)
     return model
 
 
@@ -54,6 +55,13 @@ def test_output_equals_released(sat_golden, name, num_refs, grad):
     with torch.set_grad_enabled(grad):
         output = golden_model(name)(*golden_inputs(name, num_refs))
     assert_close(output.detach(), sat_golden[f"{name}/refs{num_refs}/out"])
+
+
+def test_positions_that_nothing_uses_may_be_any_number_and_nothing_else_may():
+    inputs, other = golden_inputs("dit0", 1), {POSITIONS: torch.ones(3, 5)}
+    model = golden_model("dit0", other)
+    assert torch.equal(model(*inputs), golden_model("dit0")(*inputs)) and torch.equal(model.state_dict()[POSITIONS], other[POSITIONS])
+    refused("1 of .* of another shape: time_embed.0.bias", golden_model, "dit0", other | {"time_embed.0.bias": torch.ones(3)})
 
 
 @pytest.mark.parametrize("name", ["dit0", "dit1"])

@@ -14,7 +14,7 @@ from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, read_diffuser
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.models.embeddings import rotary_table
 from concat_id.models.tensor_names import set_last_epsilon
-from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS, DiffusionTransformer
+from concat_id.models.transformer import DiffusionTransformer
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_strictly
 from concat_id.weights.model_folders import built_from
@@ -46,7 +46,7 @@ def largest_difference(source: WeightSource, folder: Path, config: TransformerCo
     if kept and source.products is not None:
         given = with_products(given, source.products, str(source.path))
     transformer = DiffusionTransformer(config, device="meta")
-    load_strictly(transformer, dict(given), str(source.path), ignore=UNUSED_IN_CHECKPOINTS)
+    transformer.load_sat_tensors(given, str(source.path))
     expected = transformer(latents, timestep, text, refs)
     del transformer, given
 

@@ -16,7 +16,7 @@ from concat_id.errors import UserError, tell
 from concat_id.files.paths import resolve_path
 from concat_id.models.operations import count_tokens
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
-from concat_id.weights.loading import SatCheckpoint, content_digest, load_sat_checkpoint, load_strictly
+from concat_id.weights.loading import SatCheckpoint, content_digest, load_sat_checkpoint
 from concat_id.weights.model_folders import made_on
 
 if TYPE_CHECKING:
@@ -67,12 +67,9 @@ def _of_sat_tensors(config: Config, checkpoint: SatCheckpoint, dtype: torch.dtyp
         from concat_id.models.diffusers_transformer import DiffusersTransformer
 
         network = DiffusersTransformer(config.model.transformer, "meta")
-        network.load_sat_tensors(checkpoint.state_dict, checkpoint.source, dtype)
-        return network
-    from concat_id.models.transformer import UNUSED_IN_CHECKPOINTS
-
-    network = new_transformer(config, "meta")
-    load_strictly(network, checkpoint.state_dict, checkpoint.source, ignore=UNUSED_IN_CHECKPOINTS, dtype=dtype)
+    else:
+        network = new_transformer(config, "meta")
+    network.load_sat_tensors(checkpoint.state_dict, checkpoint.source, dtype)
     return network
 
 

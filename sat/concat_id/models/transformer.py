@@ -1,6 +1,7 @@
 """The method: append the references' latents to the video's along time, attend over everything, drop their outputs."""
 
 import functools
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -11,10 +12,12 @@ from concat_id.config.cogvideox import TransformerConfig
 from concat_id.models import mixins
 from concat_id.models.embeddings import timestep_embedding
 from concat_id.models.sat_library import BaseModel, BaseTransformer, initialize_model_parallel, model_parallel_is_initialized
+from concat_id.models.tensor_names import POSITIONS
+from concat_id.weights.loading import load_strictly
 from concat_id.weights.model_folders import made_on
 
-# Carried by released checkpoints without a use: SAT's learned positions are kept for the file format's sake (and loaded),
-# CogVideoX-2B's sin-cos table is recomputed.
+# Carried by released checkpoints without a use: SAT's learned positions are kept for the file format's sake (and loaded, however many
+# there are), CogVideoX-2B's sin-cos table is recomputed.
 UNUSED_IN_CHECKPOINTS = ("mixins.pos_embed.*",)
 
 
@@ -41,6 +44,13 @@ class DiffusionTransformer(BaseModel):
             for name, mixin in parts.items():
                 self.add_mixin(name, mixin)
         self.config = config
+
+    def load_sat_tensors(self, tensors: Mapping[str, Tensor], source: str, dtype: torch.dtype | None = None) -> None:
+        """Take exactly the tensors of a SAT checkpoint; raises `UserError` with what does not fit."""
+        positions, unused = tensors.get(POSITIONS), self.transformer.position_embeddings
+        if isinstance(positions, Tensor):
+            unused.weight = nn.Parameter(unused.weight.new_empty(positions.shape))
+        load_strictly(self, dict(tensors), source, ignore=UNUSED_IN_CHECKPOINTS, dtype=dtype)
 
     def forward(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, ref_latents: Tensor | None = None) -> Tensor:
         """Predict the velocity (B, T, C, H, W) of noised latents (B, T, C, H, W).
