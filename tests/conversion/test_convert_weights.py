@@ -47,8 +47,9 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, monkeypatch, 
     assert called[0][:2] == (source, tmp_path / "x") and called[0][-1] == {"dtype": torch.float16, "trust": False}
     code, _, err = convert(direction, tmp_path / "other", tmp_path / "x")
     assert code and len(called) == 1 and "other" in only_error(code, err)
-    code, _, err = convert(direction, source, tmp_path / "x", "--lora", "keep")
-    assert "lora: is for CogVideoX alone" in only_error(code, err) and len(called) == 1
+    for options in [("--lora", "keep"), ("--check",)][: 2 if direction == "to-hf" else 1]:
+        code, _, err = convert(direction, source, tmp_path / "x", *options)
+        assert f"{' '.join(options)}: is for CogVideoX alone" in only_error(code, err) and len(called) == 1
     code, _, err = convert(direction, source, tmp_path / "x", "--shares", "0.5")
     assert f"--shares: is no option of {direction}" in only_error(code, err)
 

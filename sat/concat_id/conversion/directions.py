@@ -29,7 +29,8 @@ def convert(args: Namespace) -> int | None:
         count = to_consistentid(args.source, args.target, args.weights, dtype, trust)
         return print(f"{printable(args.target)}: {count} tensors in the released file's layout")
     if wan_folders.is_wan(args.source, trust):
-        others = {"check": args.check or args.direction == "check", "weights": args.weights, "lora": args.lora == "keep", "load": args.load}
+        others = {"check": args.direction == "check", "--check": args.check}
+        others |= {"--weights": args.weights, "--lora keep": args.lora == "keep", "--load": args.load}
         wan_folders.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)
         return print(f"{printable(args.target)}: written")
     if args.direction == "to-sat":

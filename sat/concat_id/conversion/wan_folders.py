@@ -81,7 +81,8 @@ def to_diffusers(
     model = model or find_model(source, trust)
     for part in (model.autoencoder, model.text_encoder):
         if part.kind not in ("wan", "umt5"):
-            raise UserError(f"{part.path}: is of kind {part.kind}, expected Wan's VAE and text encoder; there is no pipeline for others")
+            found = f"is of kind {part.kind}, expected Wan's VAE and text encoder; no pipeline takes others, such as wan_mini's"
+            raise UserError(f"{part.path}: {found}: there is nothing to convert, train wan_1_3b for a folder")
     autoencoder, text_encoder = resolve_path(model.autoencoder.path), resolve_path(model.text_encoder.path)
     with folder_written_whole(target) as folder:
         config = write_transformer(folder / "transformer", source, model.transformer, dtype, trust)
