@@ -92,18 +92,21 @@ def test_finished_means_same_content_and_all_files_there(tmp_path, photo):
     assert job.fingerprint({"seed": 1}) != fingerprint, "a changed photo means other content"
     (folder / "video.mp4").unlink()
     assert finished_folders(tmp_path) == {}
+    for own, name in ((fingerprint, "0000_p"), ("e" * 64, "0000_p_2")):
+        with claimed(job, own, tmp_path) as folder:
+            assert folder.name == name, "what is left of a result is its own job's"
 
 
 DAMAGED = ["", "[]", "[" * 5000, '{"fingerprint": 3, "files": []}', '{"fingerprint": "x"}', '{"files": {"a": 1}}', "\udcff"]
 
 
 @pytest.mark.parametrize("content", DAMAGED)
-def test_a_damaged_info_counts_as_absent(tmp_path, photo, content):
+def test_what_stands_by_a_damaged_info_is_neither_finished_nor_overwritten(tmp_path, photo, content):
     (tmp_path / "0000_p").mkdir()
     (tmp_path / "0000_p" / INFO).write_bytes(content.encode(errors="surrogateescape"))
     assert finished_folders(tmp_path) == {}
     with claimed(make_job(0, "p", [str(photo)], "--prompt", 3), "f" * 64, tmp_path) as folder:
-        assert folder == tmp_path / "0000_p"
+        assert folder == tmp_path / "0000_p_2"
 
 
 def test_results_of_others_stay_and_moved_lines_are_known_again(tmp_path, photo):

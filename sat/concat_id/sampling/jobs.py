@@ -78,6 +78,11 @@ def _finished(folder: Path) -> str | None:
     return info.get("fingerprint") if whole and isinstance(info.get("fingerprint"), str) else None
 
 
+def _is_of_another(folder: Path, fingerprint: str) -> bool:
+    """Whether a folder was finished as something else than the job of a fingerprint; what a damaged info.json stands by may be anything."""
+    return os.path.lexists(folder / INFO) and (recall_json(folder / INFO) or {}).get("fingerprint") != fingerprint
+
+
 @contextmanager
 def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = None) -> Iterator[Path | None]:
     """Yield the folder to make a job in, which no other process uses meanwhile; None if one has just finished the job.
@@ -90,10 +95,10 @@ def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = N
             folder = again or output_dir / (job.name if number == 1 else f"{job.name}_{number}")
             if os.path.lexists(folder) and not folder.is_dir():
                 continue
-            if again is None and (there := _finished(folder)):
-                if there == fingerprint:
-                    yield None
-                    return
+            if again is None and _finished(folder) == fingerprint:
+                yield None
+                return
+            if again is None and _is_of_another(folder, fingerprint):
                 continue
             try:
                 held.enter_context(locked(folder / LOCK, str(folder)))
@@ -101,7 +106,7 @@ def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = N
                 if again is None:
                     continue
                 raise
-            if again is not None or _finished(folder) is None:
+            if again is not None or not _is_of_another(folder, fingerprint):
                 break
             held.close()
         try:
