@@ -66,9 +66,15 @@ def test_the_command(folder, call):
     ended = check("--base", ROOT / "configs" / "debug.yaml", base)
     assert ended.code == 0 and ended.out.endswith("0 problems, 0 notes\n"), ended
     ended = check(bad, "--quiet")
-    assert ended.code == 1 and "problem: " in ended.out and "bad.json:7" in ended.out
+    assert ended.code == 1 and "problem: " in ended.out and "bad.json:7" in ended.out and ended.out.endswith("\n2 problems, 1 note\n")
+    shipped, options = "examples/training/single_identity_train.json", ["--workers", 1]
+    ended = check(shipped, *options)
+    assert ended.done and "judged as clips of 144x96, 49 frames" in ended.out and "configs/mini.yaml" in ended.out, ended
+    ended = check(shipped, *options, "--model", "cogvideox_5b")
+    assert ended.code == 1 and "judged as clips of 720x480" in ended.out and "8 problems" in ended.out, ended
     for options, words in (
-        (["none.json"], "no such file, expected a"), ([], "neither a list nor --base"), ([bad, "--workers", 0], "found 0"),
+        (["none.json"], "no such file, expected a"), (["--model", "cogvideox_5b"], "found no list in"), ([bad, "--workers", 0], "found 0"),
+        (["--model", "mini", "--base", base], "found both"),
     ):  # fmt: skip
         ended = check(*options)
         assert is_told(ended, 2) and words in ended.err
