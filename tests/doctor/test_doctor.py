@@ -63,6 +63,10 @@ def test_whole_weights_are_whole(models):
     assert "models/t5-v1_1-xxl: whole, 3 files of" in told(findings)[1]
     assert told(examine_model("cogvideox_5b", False))[0].startswith("ok cogvideox_5b: whole")
     assert told(examine_faces(load_config(files_of("mini"))))[0].startswith("ok detector: models/antelopev2: whole")
+    config = load_config(files_of("cogvideox_5b"))
+    assert told(examine_faces(config))[-1].partition(" -> ")[2].startswith("hf download jonathandinu/face-parsing --include"), "it alone"
+    config.model.faces.parser = "./models/mini/gone"
+    assert told(examine_faces(config))[-1].endswith("an oval around the head takes its place -> git checkout models/mini")
 
 
 def test_each_damage_is_one_line(models):

@@ -39,6 +39,8 @@ CONSISID, CONSISID_HUB = "models/ConsisID", "BestWishYsh/ConsisID-preview"
 FETCH_CONSISID = HUB.format(CONSISID_HUB, "ConsisID")
 CONSISTENTID = "models/ConsistentID/ConsistentID-v1.bin"
 REALISTIC_VISION, CLIP_H = "Realistic_Vision_V6.0_B1_noVAE", "CLIP-ViT-H-14-laion2B-s32B-b79K"
+PARSER = "jonathandinu/face-parsing"
+FETCH_PARSER = HUB.format(f"{PARSER} --include '*.json' --include model.safetensors", PARSER)
 BUFFALO_ZIP = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
 FETCH_CONSISTENTID = {
     CONSISTENTID: HUB.format("JackAILab/ConsistentID ConsistentID-v1.bin", "ConsistentID"),
@@ -47,7 +49,7 @@ FETCH_CONSISTENTID = {
     ),
     f"models/{CLIP_H}": HUB.format(f"laion/{CLIP_H} --include '*.json' --include model.safetensors", CLIP_H),
     BUFFALO: f"curl -LO {BUFFALO_ZIP} && unzip buffalo_l.zip -d {BUFFALO}",
-    "models/jonathandinu/face-parsing": HUB.format("jonathandinu/face-parsing", "jonathandinu/face-parsing"),
+    f"models/{PARSER}": FETCH_PARSER,
 }
 
 

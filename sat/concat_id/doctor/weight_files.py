@@ -11,7 +11,7 @@ from pathlib import Path
 
 from concat_id.config.loading import load_config
 from concat_id.config.neighbours import NEIGHBOURS, weight_paths
-from concat_id.config.presets import FETCH_WAN, PRESETS, files_of
+from concat_id.config.presets import FETCH_PARSER, PRESETS, files_of
 from concat_id.config.schema import Config
 from concat_id.doctor.digests import check_digest, known_digest
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, from_error
@@ -141,7 +141,8 @@ def examine_faces(config: Config, digests: bool = False) -> Iterator[Finding]:
     if os.path.lexists(resolve_path(parser)):
         yield from examine(Part("parser", parser, weight_files), digests)
     else:
-        yield Finding(NOTE, "parser", f"{parser} is not here, an oval around the head takes its place", FETCH_WAN)
+        fetch = MINI_AGAIN if parser.startswith("models/mini/") else FETCH_PARSER
+        yield Finding(NOTE, "parser", f"{parser} is not here, an oval around the head takes its place", fetch)
 
 
 def examine_downloads() -> list[Finding]:
