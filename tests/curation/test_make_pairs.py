@@ -120,7 +120,8 @@ def test_no_list_is_left_from_before(manifest, call, tmp_path):
     call("make_pairs", manifest, "--output", tmp_path, "--cross", -1, 1, *own)
     assert "mask_path" not in read(tmp_path / "stage_2_train.json")[0] and not list(tmp_path.glob("test_prom*"))
     ended = call("make_pairs", manifest, "--output", tmp_path, "--cross", 0.999, 1, *own)
-    assert not list(tmp_path.glob("stage_2*")) and "all crops of a person in other clips are below 0.999 to 1.000" in ended.out
+    assert not list(tmp_path.glob("stage_2*")) and "crops in other clips are below 0.999, expected 0.999 to 1.000" in ended.out
+    assert "prompts    none\n" in ended.out
 
 
 def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):

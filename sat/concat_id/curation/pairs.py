@@ -157,8 +157,9 @@ def _crop(clip: NamedClip, place: int, others: Others, band: Band, pairing: Pair
     similar = similarities(found, clip.clip.people[place].mean)
     chosen = choose(similar, band, pairing, random)
     if chosen is None:
-        side = "above" if (similar >= band[1]).all() else "below" if (similar < band[0]).all() else "on both sides of"
-        return f"all crops of a person in other clips are {side} {band[0]:.3f} to {band[1]:.3f}"
+        low, high = (f"{limit:.3f}" for limit in band)
+        side = f"from {high} on" if (similar >= band[1]).all() else f"below {low}" if (similar < band[0]).all() else "on both sides"
+        return f"all cosines of a person's crops in other clips are {side}, expected {low} to {high}"
     ends = np.cumsum([len(other.names) for other in found])
     source = int(np.searchsorted(ends, chosen, side="right"))
     return Crop(found[source], chosen - int(ends[source]), float(similar[chosen]))  # numbered from the end

@@ -107,7 +107,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     told = []
     for name, value in summary.items():
         if name == "prompts":
-            told.append(f"{name:<11}{', '.join(f'{number} of {people}' for people, number in value.items())}")
+            told.append(f"{name:<11}{', '.join(f'{number} of {people}' for people, number in value.items()) or 'none'}")
         elif name.startswith("stage"):
             cosine = "; cosine {:.3f} to {:.3f}, mean {:.3f}".format(*(value["cosine"][i] for i in (0, 2, 1))) if "cosine" in value else ""
             told.append(f"{name:<11}{_counts(value['clips'])}{cosine}")
