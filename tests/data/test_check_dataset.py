@@ -39,6 +39,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
     report = check_lists([folder.list(*entries)], WINDOW, workers=2, timeout_s=4)
     for words in wrong.values():
         assert sum(words in problem for problem in report.problems) == 1, (words, report.problems)
+    assert summary(report)[0] == f"entries   {len(entries)}, of which 8 can be read, 4 different clips"
     assert len(report.problems) == len(wrong) and report.clips[folder.path / "b.png"]["frames"] == 1, report.problems
     assert any("copy.mp4 has the same content as" in note for note in report.notes)
     assert any("different numbers of references" in note for note in report.notes)

@@ -22,12 +22,16 @@ SAMPLE = 1 << 16  # bytes at each end of a file by which equal clips are recogni
 
 @dataclass
 class Report:
-    """Problems keep entries from being used as they should; notes are worth a look. `clips` describes those that can be read."""
+    """Problems keep entries from being used as they should; notes are worth a look. `clips` describes those that can be read.
+
+    `entries` is how many the lists have, `records` are those that name what is there.
+    """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     clips: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    entries: int = 0
 
 
 def check_lists(
@@ -45,7 +49,7 @@ def check_lists(
     says why, as in "too long for".
     """
     records, problems, notes = inspect_records(paths)
-    report = Report(problems, notes, records)
+    report = Report(problems, notes, records, entries=len(records) + len(problems))
     _check_clips(report, window, workers, timeout_s, whole)
     _check_images(report, workers)
     _check_people(report, max_refs)
@@ -164,7 +168,7 @@ def summary(report: Report) -> list[str]:
     kinds = Counter(kind for record in report.records for kind in record.kinds)
     alternatives = sum(len(person) > 1 for record in report.records for person in record.images)
     return [
-        f"entries   {len(report.records)}, of which {len(clips)} can be read, {len(report.clips)} different clips",
+        f"entries   {report.entries}, of which {len(clips)} can be read, {len(report.clips)} different clips",
         f"duration  {seconds:.1f} s, {seconds / max(len(report.clips), 1):.1f} s a clip",
         f"fps       {_shares(rates)}",
         f"sizes     {_shares(sizes)}",
