@@ -99,6 +99,8 @@ def _no_list(name: str, text: str, start: int) -> UserError:
                          "[ before the first and ] behind the last")  # fmt: skip
     if Path(name).suffix.lower() in (".csv", ".tsv") or re.match(r"[\w ]+([,\t;][\w ]+)+\r?\n", text[start:]):
         return UserError(f"{name}: found a table, expected a JSON list of objects; convert it")
+    if text[start : start + 1] == "{":
+        return UserError(f"{name}: found an object, expected a list; put [ ] around it")
     return _broken(name, text, start, 'expected "[", the start of a list')
 
 
@@ -198,5 +200,7 @@ def _place(text: str, position: int) -> str:
 
 
 def _broken(name: str, text: str, position: int, reason: str) -> UserError:
+    if not text.strip():
+        return UserError(f"{name}: the file is empty, expected JSON")
     found = " ".join(text[position : position + 40].split()) or "the end of the file"
     return UserError(f"{name}: {_place(text, position)}: not valid JSON: {reason}, found {found!r}; mend that line")
