@@ -46,7 +46,8 @@ def test_a_comma_too_many_is_accepted_with_a_warning(capsys):
 @pytest.mark.parametrize("text, words", [
     ('[{"a": 1}\n {"b": 2}]', "line 2, column 2: not valid JSON: expected \",\" or \"]\" after an entry, found '{\"b\": 2}]'"),
     ('[{"a": 1}', "line 1, column 10.*found 'the end of the file'"),
-    ('{"a": 1}', "line 1, column 1.*the start of a list"),
+    ('{"a": 1}', r"found an object, expected a list; put \[ \] around it"), ("3", "line 1, column 1.*the start of a list"),
+    (" \n", "the file is empty, expected JSON"),
     ("[] []", "line 1, column 4.*nothing after the list"),
     ('[{"a": 1, "a": 2}]', "line 1.*'a' is given twice"),
     ('{"a": 1}\n\n{"a": 2}\n', r"found one object a line \(JSON Lines\), expected a JSON list"),
@@ -59,6 +60,9 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text; image_path: found no file"),
+    ({"image_path": "none.png"}, f"image_path: found no file 'none.png' in {os.sep}"),
+    ({"image_path": "none.png"}, " or the working folder, expected an image"),
+    ({"image_path": "C:\\data\\a.png"}, r"image_path: found a path of Windows 'C:\\data\\a.png', expected an image"),
     ({"caption": "half \ud83d"}, "caption: found \"half \ud83d\", which has half of a character"),
     ({"video_path": "pipe"}, "video_path: found a named pipe 'pipe', expected a video"),
     ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
@@ -78,10 +82,11 @@ def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
     assert problems[0].startswith(f"{path}:7: ") and words in problems[0] and "\n" not in problems[0]
 
 
-def test_problems_are_collected_and_the_first_shown(folder):
-    entries = [{"video_path": "good.mp4"}, 3, *[folder.entry(clip=f"{number}.mp4") for number in range(4)]]
-    told = "caption: missing.*image_path: missing.*found 3, expected an entry.*and 3 more; see all of them"
+def test_problems_are_collected_and_the_first_shown(folder, capsys):
+    entries = [{"video_path": "good.mp4", "captoin": "A person talks."}, 3, *[folder.entry(clip=f"{number}.mp4") for number in range(4)]]
+    told = r'caption: missing, expected text \(is "captoin" meant.*image_path: missing.*found 3, expected an entry.*and 3 more; see all of'
     refused(told, read_records, [folder.list(*entries)])
+    assert "captoin: in 1 entries and not read; the nearest key that is read is caption" in capsys.readouterr().err
 
 
 def test_what_is_no_list_is_told(tmp_path, folder):

@@ -32,6 +32,7 @@ REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path", "kin
 KNOWN = (*REQUIRED, *OPTIONAL)
 MAY_BE_EMPTY = ("caption", "image_path", "mask_path")
 KINDS = ("face", "clothes", "background")  # of references
+WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 SHOWN = 3  # problems in one message
 
 
@@ -89,13 +90,12 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
         is_folder, foreign, silent = os.path.isdir(path), Counter(), 0
         try:
             for source, entry in _folder_entries(path) if is_folder else _list_entries(path):
+                foreign.update(_foreign(entry) if isinstance(entry, dict) else ())
                 try:
                     records.append(_make_record(entry, path if is_folder else path.parent, source))
+                    silent += not records[-1].caption
                 except UserError as error:
                     problems.append(str(error))
-                    continue
-                foreign.update(key for key in entry if key not in KNOWN)
-                silent += not records[-1].caption
         except OSError as error:
             problems.append(f"{error.filename}: cannot be read ({error.strerror}), expected a folder of clips; check its permissions")
         for key, number in foreign.items():
@@ -110,7 +110,7 @@ def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
     if is_video(path) or is_image(path):
         kind = "a video" if is_video(path) else "an image"
         raise UserError(f"{path}: found {kind}, expected a JSON list or a folder; name one")
-    text = read_text(path, "a JSON list of clips or a folder", "check args.train_data and args.valid_data")
+    text = read_text(path, "a JSON list of clips or a folder", "check its path, or args.train_data and args.valid_data")
     return ((f"{path}:{line}", entry) for line, entry in parse_list(text, str(path)))
 
 
@@ -153,7 +153,10 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
         raise entry
     if not isinstance(entry, dict):
         raise UserError(f"{source}: found {as_json(entry)}, expected an entry {{{', '.join(REQUIRED)}}}")
-    problems = [f"{key}: missing, expected text" for key in REQUIRED if key not in entry]
+    problems = []
+    for key in (key for key in REQUIRED if key not in entry):
+        meant = [f" (is {as_json(other)} meant?)" for other in _foreign(entry) if nearest(other, KNOWN) == key]
+        problems.append(f"{key}: missing, expected text{''.join(meant[:1])}")
     for key in REQUIRED + OPTIONAL:
         if key in entry and not (isinstance(entry[key], str) and (key in MAY_BE_EMPTY or entry[key].strip())):
             join = f'; write several people as "a.png{SEPARATOR}b.png"' if isinstance(entry[key], list) else ""
@@ -172,6 +175,10 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
     return Record(video, " ".join(caption.split()), images, masks, kinds, source)
+
+
+def _foreign(entry: dict[str, Any]) -> list[str]:
+    return [key for key in entry if key not in KNOWN]
 
 
 def _kinds(text: str | None, number: int, problems: list[str]) -> tuple[str, ...]:
@@ -196,7 +203,8 @@ def _files(
             problems.append(str(error))
             people.append((Path(part),))
             continue
-        found = kind_of(path) if part else "nothing"
+        found = kind_of(path).replace("no such file", "no file") if part else "nothing"
+        found = "a path of Windows" if found == "no file" and WINDOWS.match(part) else found
         if key == "mask_path" and not part:
             people.append(())
             continue
@@ -206,7 +214,8 @@ def _files(
             if not alternatives:
                 problems.append(f"{key}: found no images in the folder {part!r}, expected at least one")
         elif found != "a file":
-            problems.append(f"{key}: found {found.replace('no such file', 'no file')} {part!r}, expected {expected}")
+            where = f" in {base} or the working folder" if found == "no file" and not path.is_absolute() else ""
+            problems.append(f"{key}: found {found} {part!r}{where}, expected {expected}")
         people.append(tuple(alternatives))
     return tuple(people)
 
