@@ -42,10 +42,18 @@ def test_a_person_may_have_several_photos(tmp_path, photo):
     assert alone.fingerprint({}) == alone.fingerprint({"photos": "all"})  # which changes nothing for one photo
 
 
-@pytest.mark.parametrize("content, words", [(b"\n  \n", "is empty"), (b"\xff\xfe\xff", "UTF-8")])
+@pytest.mark.parametrize("content, words", [
+    (b"\n  \n", "is empty"), (b"\xff\xfe\xff", "UTF-8"), (b"\xff\xd8\0\n\xff\n", "found binary data, expected a prompt file"),
+])
 def test_unusable_prompt_files(tmp_path, content, words):
     (tmp_path / "prompts.txt").write_bytes(content)
     refused(words, read_prompt_file, tmp_path / "prompts.txt", 3)
+
+
+def test_a_comment_and_another_encoding_are_told(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes("# a comment\nUn caf\u00e9@@a.png".encode("latin-1"))
+    _, (comment, encoding) = read_prompt_file(tmp_path / "prompts.txt", 3)
+    assert "'# a comment'; remove it" in comment and "'Un caf\u00e9@@a.png' has bytes that are no UTF-8" in encoding
 
 
 @pytest.mark.parametrize("prompt", ["../../x", "/etc/passwd", "..", "a" * 5000, "日本語", "a/b\\c", "con\n..\n"])

@@ -84,9 +84,8 @@ def measure(clips: Sequence[NamedClip], seed: int) -> Distribution:
     pairs = np.unique(pairs[names[pairs[:, 0]] != names[pairs[:, 1]]], axis=0)
     different = np.concatenate([np.zeros(0), *(people[a].vectors @ people[b].mean for a, b in pairs)])
     if min(len(same), len(different)) < MIN_PAIRS:
-        remedy = "prepare more clips"
-        if len(set(names)) == 1:
-            remedy = f"all {len(clips)} clips count as one person's by the cosine told above; give a higher --same_person, or identities"
+        merged = f"all {len(clips)} clips count as one person's by the cosine told above; give a higher --same_person, or identities"
+        remedy = merged if len(set(names)) == 1 else "prepare more clips"
         raise UserError(f"--calibrate: found {len(same)} pairs of one person in different clips and {len(different)} of different people, "
                         f"expected {MIN_PAIRS} of each; {remedy}")  # fmt: skip
     return Distribution(same, different, _nearest_strangers(names, people, random))

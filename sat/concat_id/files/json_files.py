@@ -57,7 +57,7 @@ def parse_json(text: str, name: str, told: bool = True) -> Any:
         return _decoder().decode(text)
     except json.JSONDecodeError as error:
         raise _broken(name, text, error.pos, error.msg.lower()) from error
-    except (_RepeatedKey, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise _broken(name, text, 0, str(error)) from error
 
 
@@ -78,7 +78,7 @@ def parse_list(text: str, name: str) -> list[tuple[int, Any]]:
             element, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise _broken(name, text, error.pos, error.msg.lower()) from error
-        except (_RepeatedKey, RecursionError, ValueError) as error:
+        except (RecursionError, ValueError) as error:
             raise _broken(name, text, at, str(error)) from error
         line, counted = line + text.count("\n", counted, at), at
         elements.append((line, element))
@@ -104,10 +104,6 @@ def _no_list(name: str, text: str, start: int) -> UserError:
     return _broken(name, text, start, 'expected "[", the start of a list')
 
 
-class _RepeatedKey(ValueError):
-    pass
-
-
 def _decoder() -> json.JSONDecoder:
     return json.JSONDecoder(object_pairs_hook=_unique_keys)
 
@@ -116,7 +112,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     for key, value in pairs:
         if key in entry:
-            raise _RepeatedKey(f"the key {key!r} is given twice")
+            raise ValueError(f"the key {key!r} is given twice")
         entry[key] = value
     return entry
 

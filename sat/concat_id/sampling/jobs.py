@@ -65,9 +65,8 @@ class Job:
 
 def finished_folders(output_dir: Path) -> dict[str, Path]:
     """Find the finished results of an output folder by their fingerprints, whatever their folders are called."""
-    found = {_finished(info.parent): info.parent for info in visible_files(output_dir, f"*/{INFO}")}
-    found.pop(None, None)
-    return found
+    folders = (info.parent for info in visible_files(output_dir, f"*/{INFO}"))
+    return {fingerprint: folder for folder in folders if (fingerprint := _finished(folder))}
 
 
 def _finished(folder: Path) -> str | None:
@@ -93,13 +92,11 @@ def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = N
     with locked(output_dir / f".{fingerprint[:16]}{LOCK}", job.source), ExitStack() as held:
         for number in count(1):
             folder = again or output_dir / (job.name if number == 1 else f"{job.name}_{number}")
-            if os.path.lexists(folder) and not folder.is_dir():
+            if again is None and (os.path.lexists(folder) and not folder.is_dir() or _is_of_another(folder, fingerprint)):
                 continue
             if again is None and _finished(folder) == fingerprint:
                 yield None
                 return
-            if again is None and _is_of_another(folder, fingerprint):
-                continue
             try:
                 held.enter_context(locked(folder / LOCK, str(folder)))
             except InUseError:
@@ -137,8 +134,7 @@ def _photos(image: str | Sequence[str], source: str, beside: Path | None) -> tup
     if not isinstance(image, str):
         return tuple(photo for each in image for photo in _photos(each, source, beside))
     if not image:
-        last = f"{SEPARATOR!r} or {PLUS!r}"
-        raise UserError(f"{source}: found a reference image without a name, expected an image file; remove the last {last}")
+        raise UserError(f"{source}: found a reference image without a name, expected an image file; remove the last '@@' or '+'")
     path = _found(image, beside, source) if PLUS in image else resolve_path(image, beside, source)
     found = kind_of(path) if path else "no such file"
     if found == "a file":
@@ -176,9 +172,11 @@ def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
         source = f"{path}:{number}"
         try:
             if not is_text(line.partition(SEPARATOR)[0]):
-                raise UserError(f"{source}: {line[:60]!r} has bytes that are no UTF-8 text; save the file as UTF-8")
+                shown = line.encode(errors="surrogateescape").decode("latin-1")[:60]
+                raise UserError(f"{source}: {shown!r} has bytes that are no UTF-8 text; save the file as UTF-8")
             if SEPARATOR not in line:
-                raise UserError(f"{source}: no {SEPARATOR!r} in {line[:60]!r}; write `prompt@@image` or `prompt@@image1@@image2`")
+                remedy = "remove it: there are no comments here" if line[0] == "#" else "write `prompt@@image` or `prompt@@image1@@image2`"
+                raise UserError(f"{source}: no {SEPARATOR!r} in {line[:60]!r}; {remedy}")
             prompt, *images = (part.strip() for part in line.split(SEPARATOR))
             jobs.append(make_job(index, prompt, images, source, max_refs, found.parent))
         except UserError as error:
