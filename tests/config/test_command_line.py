@@ -42,6 +42,7 @@ def test_options_reach_the_typed_config():
     assert (args.prompt, args.image, args.output_dir, args.memory) == ("a woman laughs", ("a.jpg", "b.jpg", "c.jpg"), "out", "low")
     assert (args.overwrite, args.bf16, args.sampling_image_size, args.sampling_num_frames) == (True, False, (32, 48), 2)
     assert load_config(paths, {}).args.output_dir == "outputs/debug"
+    refused("^command line: --image: found .* expected the text of the video", load_config, paths, {"image": ["a.jpg"]})
 
 
 def test_sampling_and_training_have_options_of_their_own():

@@ -65,7 +65,7 @@ def _of_args(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "args.image", len(args.image) <= model.max_people, _photos(model.max_people)
     yield "args.prompt", bool(args.image) or args.prompt is None, "a photo per person beside it, given with --image"
     yield "args.prompt", args.prompt is None or bool(args.prompt.strip()), "a text that is not empty"
-    yield "args.prompt", args.prompt is not None or not args.image, "the text of the video, given with --prompt beside --image"
+    yield "args.image", args.prompt is not None or not args.image, "the text of the video beside it, given with --prompt"
 
 
 def _photos(most: int) -> str:
