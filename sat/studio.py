@@ -72,7 +72,7 @@ def serve(arguments: Namespace) -> None:
             footer_links=[], enable_monitoring=False, ssr_mode=False, pwa=False, css=CSS, theme=theme(),
         )  # fmt: skip
     except OSError as error:
-        raise UserError(f"port {arguments.port}: cannot be used ({error}); choose another with --port") from error
+        raise UserError(f"port {arguments.port}: is in use by another program, or not to be had; choose another with --port") from error
     print(f"Concat-ID Studio: http://{arguments.listen or LOCAL}:{arguments.port}   (Ctrl-C ends it)", flush=True)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # as under nohup

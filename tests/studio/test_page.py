@@ -233,6 +233,7 @@ def test_no_path_of_the_server_is_accepted_and_uploads_go_with_it(output, tmp_pa
                 break
         assert json.loads(line.removeprefix("data:"))["success"] is False
         assert list(tmp_path.glob("concat-id-studio-*"))
+        test_options_that_cannot_be_are_refused(["--port", server.address.rpartition(":")[2]], "is in use by another program, or")
     finally:
         server.close()
     assert not list(tmp_path.glob("concat-id-studio-*"))
@@ -242,6 +243,6 @@ def test_no_path_of_the_server_is_accepted_and_uploads_go_with_it(output, tmp_pa
     (["--listen", "0.0.0.0"], "expected one, as others can open the page"),
     (["--port", "0"], "expected 1 to 65535"),
 ])  # fmt: skip
-def test_options_that_would_open_the_page_to_others_are_refused(options, words):
+def test_options_that_cannot_be_are_refused(options, words):
     done = subprocess.run([sys.executable, str(ROOT / "sat" / "studio.py"), *options], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
