@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from concat_id.files.formats import CONTAINERS, container_of
+from concat_id.files.formats import CONTAINERS, LEAVE_OUT, container_of
 
 READABLE = ("mov", "matroska", "avi", "flv", "asf")  # containers in which decord finds every frame
 FAR = 300  # frames that are rather decoded than jumped over
@@ -136,7 +136,7 @@ def complaint_of(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = re.sub(r"^\[[\d:]+\] *|\S+\.(cc|cpp|c|h):\d+: *|\[/proc/[^]]*\] *", "", line)
     line = re.sub(r"^(.*Check failed: .*?)?(ERROR *|$)", "", line)
-    return re.sub(r"(file)?/proc/self/fd/\d+[.]*", "the file", line)[:200] or "it is damaged"
+    return re.sub(r"(file)?/proc/self/fd/\d+[.]*", "the file", line).removesuffix(LEAVE_OUT)[:200] or "it is damaged"
 
 
 def send(stream: BinaryIO, header: dict[str, Any], pixels: np.ndarray | None = None) -> None:

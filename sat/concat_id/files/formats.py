@@ -38,6 +38,7 @@ MAGIC = {
     "gif": rb"GIF8[79]a",
     "mpegts": rb".{,203}?G(?:(?:.{187}G){4}|(?:.{191}G){4}|(?:.{203}G){4})",
 }
+LEAVE_OUT = "; convert it or leave it out"
 HEAD = 4096  # bytes that tell a container
 
 
@@ -99,7 +100,7 @@ def container_of(path: Path) -> str:
     found = next((container for container, magic in MAGIC.items() if re.match(magic, head, re.DOTALL)), None)
     if found is None:
         names = ", ".join(name for name, _ in CONTAINERS.values())
-        raise UserError(f"{path}: not a video that can be read: found {_shown(head)}, expected {names}; convert it or leave it out")
+        raise UserError(f"{path}: not a video that can be read: found {_shown(head)}, expected {names}{LEAVE_OUT}")
     return found
 
 
