@@ -1,5 +1,6 @@
 """A stage of curation in which all goes wrong that can; further processes import it by this name."""
 
+import errno
 import os
 import signal
 import time
@@ -28,6 +29,8 @@ class FailingStage:
             warn("pale colours")
         elif source == "bad":
             raise UserError("bad: no number")
+        elif source == "full":
+            raise UserError("full: no space") from OSError(errno.ENOSPC, "no space")
         elif source == "odd":
             raise KeyError("odd")
         elif source == "killed once" and self.tries(source) == 1:

@@ -3,6 +3,7 @@
 The folders that a stage makes are the only checkpoint: a source that a process or a machine took with it is begun again.
 """
 
+import errno
 import faulthandler
 import io
 import logging
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
@@ -68,22 +70,25 @@ def _begin(stage: CurationStage) -> None:
     _stage = stage
 
 
-def _continue(source: Any) -> Any:
+def _continue(source: Any, stops: bool = False) -> Any:
+    """Return a record or a problem. If it `stops`, a full disk raises `UserError`: it fails all that follow."""
     try:
         return _stage.process(source)
     except UserError as error:
+        if stops and getattr(error.__cause__, "errno", None) == errno.ENOSPC:
+            raise
         return str(error)
 
 
 def local_engine(stage: CurationStage, sources: Sequence[Any], workers: int) -> Iterator[Result]:
     """Yield the results in the order of the sources, of this process or of several."""
     if workers > 1:
-        with closing(in_processes(_continue, sources, workers, _begin, (stage,))) as results:
+        with closing(in_processes(partial(_continue, stops=True), sources, workers, _begin, (stage,))) as results:
             yield from enumerate(results)
     else:
         _begin(stage)
         with closing(stage):
-            yield from enumerate(map(_continue, sources))
+            yield from enumerate(_continue(source, stops=True) for source in sources)
 
 
 def ray_engine(stage: CurationStage, sources: Sequence[Any], address: str | None, actors: int | None) -> Iterator[Result]:
