@@ -99,8 +99,12 @@ install() {
 install_missing() {
     local part start=$SECONDS
     [ ! -e "$VENV/.incomplete" ] || rm -rf "$VENV"
-    echo "Setting up .venv (once; some minutes, details in .setup.log) ..." >&2
-    [ -x "$VENV/bin/python" ] || make_venv
+    if [ -x "$VENV/bin/python" ]; then
+        echo "Adding $* to .venv (details in .setup.log) ..." >&2
+    else
+        echo "Setting up .venv (once; some minutes, details in .setup.log) ..." >&2
+        make_venv
+    fi
     for part in "$@"; do
         rm -f "$VENV/.installed-$part"
         : >"$VENV/.incomplete"
