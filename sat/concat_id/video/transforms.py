@@ -55,7 +55,7 @@ def load_labels(path: str | Path, num_classes: int) -> np.ndarray:
 
 
 def _load(path: Path, read: Callable[[Image.Image], Read]) -> Read:
-    require_file(path, "an image")
+    require_file(path, "an image", f"name its files, as {path}/* does" if path.is_dir() else "check the path")
     try:
         with _open(path) as image:
             return read(image)
