@@ -111,6 +111,4 @@ def is_heif(head: bytes) -> bool:
 
 
 def _shown(head: bytes) -> str:
-    if not head:
-        return "an empty file"
-    return "text" if head.isascii() and b"\0" not in head else "other data"
+    return "an empty file" if not head else "text" if head.isascii() and b"\0" not in head else "other data"
