@@ -140,7 +140,9 @@ def test_the_file_named_is_the_one_the_value_came_from(write):
     refused("command line: --sede: unknown key; the nearest known key is seed", load_config, [DEBUG], {"sede": 1})
 
 
-def test_broken_files_say_where(write, tmp_path):
+def test_broken_files_say_where(write, tmp_path, capsys):
+    load_config([DEBUG, write("# args:", "empty.yaml")])
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path}/empty.yaml: found nothing in it, expected one of the sections model")
     refused("no such file", load_config, [tmp_path / "absent.yaml"])
     refused("found a folder, expected a YAML file", load_config, [tmp_path])
     binary = tmp_path / "binary.yaml"

@@ -14,7 +14,7 @@ from concat_id.config.schema import BACKBONES, MODELS, SECTIONS, Config, fields_
 from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unknown_key
 from concat_id.config.yaml_files import merge, read_yaml, resolve_references
 from concat_id.distributed import choose_device, has_bfloat16
-from concat_id.errors import UserError
+from concat_id.errors import UserError, warn
 from concat_id.files.paths import expand_path, kind_of, resolve_path
 
 COMMAND_LINE = "command line"
@@ -81,6 +81,8 @@ def _model_class(model: dict[str, Any], origins: Origins) -> type:
 
 def _read_file(path: str, origins: Origins) -> dict[str, Any]:
     content = read_yaml(resolve_path(path, place="command line: --base"), path, "check --base") or {}
+    if not content:
+        warn(f"{path}: found nothing in it, expected one of the sections {', '.join(SECTIONS)}")
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected sections {', '.join(SECTIONS)}")
     args = fields_of_args().keys() | ACCEPTED_ARGS.keys()
