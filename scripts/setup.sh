@@ -13,6 +13,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 SETUP_LOG="$ROOT/.setup.log"
 DETECTOR="$ROOT/models/face_detector"
+PARTS='training|studio|acceleration|neighbours|curation|ray|people|heads' # of requirements.txt, besides the base
 
 # The project's sources, then what the user has set; an empty entry would stand for the working folder.
 python_path() (
@@ -79,13 +80,13 @@ make_venv() {
 # Install one part: the lines of requirements.txt that are marked with its name, or those of no part ("base"). Lines marked "alone" come
 # second and without their dependencies.
 install() {
-    local list lines parts='training|studio|acceleration|neighbours|curation|ray|people|heads' alone='# ([a-z]+, )?alone'
+    local list lines alone='# ([a-z]+, )?alone'
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off)
     list="$(requirements_file "$1")"
-    if [[ "$1" =~ ^($parts)$ ]]; then
+    if [[ "$1" =~ ^($PARTS)$ ]]; then
         lines="$(grep -E "# $1([:,]|\$)" "$list")" || true
     else
-        lines="$(grep -vE "# ($parts)([:,]|\$)" "$list")" || true
+        lines="$(grep -vE "# ($PARTS)([:,]|\$)" "$list")" || true
     fi
     grep -vE "$alone" <<<"$lines" >"$VENV/.list" || true
     logged "${pip[@]}" -r "$VENV/.list" || return
@@ -176,5 +177,8 @@ launch() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     set -euo pipefail
+    for part in "$@"; do
+        [[ "$part" =~ ^($PARTS|tests)$ ]] || fail "scripts/setup.sh: found $part, expected nothing or parts of requirements.txt: ${PARTS//|/, }, tests"
+    done
     set_up "$@"
 fi

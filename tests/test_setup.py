@@ -144,6 +144,8 @@ def test_own_interpreter_is_used_as_it_is(tree):
 
 
 def test_unfit_machines_are_told_what_to_install(tree):
+    code, said, calls = tree.run("--help")
+    assert (code, calls) == (2, "") and "found --help, expected nothing or parts of requirements.txt: training, studio" in said
     code, said, _ = tree.run(NO_VENV="1")
     assert code == 2 and "apt install python3.11-venv" in said
     for name in ("python3.11", "python3.12", "python3.13", "python3"):
