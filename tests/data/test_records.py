@@ -60,8 +60,7 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     ({"caption": 1, "image_path": "none.png"}, "caption: found 1, expected text; image_path: found no file"),
-    ({"image_path": "none.png"}, f"image_path: found no file 'none.png' in {os.sep}"),
-    ({"image_path": "none.png"}, " or the working folder, expected an image"),
+    ({"image_path": "none.png"}, "image_path: found no file 'none.png' beside the list or in the working folder, expected an image"),
     ({"image_path": "C:\\data\\a.png"}, r"image_path: found a path of Windows 'C:\\data\\a.png', expected an image"),
     ({"caption": "half \ud83d"}, "caption: found \"half \ud83d\", which has half of a character"),
     ({"video_path": "pipe"}, "video_path: found a named pipe 'pipe', expected a video"),

@@ -214,7 +214,7 @@ def _files(
             if not alternatives:
                 problems.append(f"{key}: found no images in the folder {part!r}, expected at least one")
         elif found != "a file":
-            where = f" in {base.absolute()} or the working folder" if found == "no file" and not path.is_absolute() else ""
+            where = " beside the list or in the working folder" if found == "no file" and not path.is_absolute() else ""
             problems.append(f"{key}: found {found} {part!r}{where}, expected {expected}")
         people.append(tuple(alternatives))
     return tuple(people)
