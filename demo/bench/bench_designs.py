@@ -1,6 +1,6 @@
 """Compare designs of the small autoencoder at equal processor time: `python demo/bench/bench_designs.py --seconds 300`.
 
-Trains each on whole clips of the near world, and measures on clips of other people who turn their heads: decibels, and the likeness to
+Trains each on pieces of clips of the near world, and measures on clips of other people who turn their heads: decibels, and the likeness to
 a photo of the same person, by SFace, of decoded frames and of rendered ones.
 """
 
@@ -22,7 +22,7 @@ DESIGNS = {  # channels of the levels, latent channels; four levels halve height
     "4x4x4 16": ((32, 32, 64), 16),
     "4x4x4 16 wide": ((32, 64, 128), 16),
 }
-CROP = 64  # pixels of a side of what is learned from
+PIECES = 2  # a step
 UNSEEN = 100_000  # number of the first person to measure on
 TURNED = 0.2  # radians between a clip's first and last frame
 
@@ -86,21 +86,20 @@ def main() -> int:
     from concat_id.face.detection import FaceDetector
     from concat_id.face.recognition import load_recognizer
     from concat_id.video.transforms import to_frames
-    from networks.autoencoder import AutoencoderTrainer, decibels, to_video
+    from networks.autoencoder import AutoencoderTrainer, cut_pieces, decibels, to_video
 
     detector, recognizer = FaceDetector("models/face_detector", "cpu"), load_recognizer()
     learned, held_out = draw(people=150, turning=16)
     rendered = [likeness(clip, reference, detector, recognizer) for clip, reference in held_out]
     print(f"rendered: SFace {np.mean(sum(rendered, [])):.3f}", flush=True)
-    print("| design | linear | steps | dB of crops at 1/4, 1/2, end | dB | SFace |", flush=True)
+    print("| design | linear | steps | dB of pieces at 1/4, 1/2, end | dB | SFace |", flush=True)
     for name in arguments.designs:
         channels, latent_channels = DESIGNS[name]
         trainer = AutoencoderTrainer(AutoencoderConfig("", channels, 1, latent_channels), torch.device("cpu"))
         rng, start, curve = np.random.default_rng(0), time.process_time(), []
         while (progress := (time.process_time() - start) / arguments.seconds) < 1:
-            top, left = int(rng.integers(128 - CROP + 1)), int(rng.integers(96 - CROP + 1))
-            clip = learned[rng.integers(len(learned)), :, top : top + CROP, left : left + CROP]
-            curve.append(float(trainer.step(to_video(torch.from_numpy(clip))[None], progress)))
+            pieces = cut_pieces(lambda: learned[rng.integers(len(learned))], PIECES, progress, rng)  # noqa: B023, called before it changes
+            curve.append(float(trainer.step(pieces, progress)))
         autoencoder = trainer.finish([to_video(torch.from_numpy(clip))[None] for clip in learned[:8]])
         quality, alike = [], []
         for clip, reference in held_out:

@@ -1,10 +1,11 @@
-"""Teach a small video autoencoder whole clips: what moves is coded in the latents of the frames it moves in.
+"""Teach a small video autoencoder pieces of clips: what moves is coded in the latents of the frames it moves in.
 
 Its decoder learns in the chunks in which sampling decodes. Latents get mean 0 and deviation 1 in the end, as the schedule expects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +16,8 @@ from concat_id.models.autoencoder import VideoAutoencoder
 from networks.building import build_autoencoder, fold_statistics, matrices
 from networks.learner import Descent
 
+PIECE = (9, 32, 32)  # frames, height and width of what a clip is learned from: many small pieces teach more in the same time than one large
+STILL = 0.25  # share of the time in which single frames are learned from, which is fast, before what moves
 EDGES = 0.5  # weight of differences between neighbours, against differences of pixels
 NEARNESS = 1e-3  # weight of the Kullback-Leibler divergence from a standard normal distribution
 SCALES = (1, 2, 4)  # pixels over which edges are compared
@@ -23,7 +26,7 @@ LOG_VARIANCE = (-12.0, 4.0)
 
 
 class AutoencoderTrainer(Descent):
-    """Trains an autoencoder with fresh weights on clips (B, 3, F, H, W) in [-1, 1], F = 8k+1, whole or pieces of them."""
+    """Trains an autoencoder with fresh weights on pieces (B, 3, F, H, W) of clips in [-1, 1], F = 8k+1."""
 
     def __init__(self, config: AutoencoderConfig, device: torch.device, seed: int = 0, learning_rate: float = 1.5e-3):
         torch.manual_seed(seed)
@@ -61,6 +64,19 @@ class AutoencoderTrainer(Descent):
         return torch.cat(parts, dim=2)
 
 
+def cut_pieces(choose: Callable[[], np.ndarray], count: int, progress: float, rng: np.random.Generator) -> Tensor:
+    """Cut a batch (B, 3, f, h, w) in [-1, 1] out of clips (F, H, W, 3): `count` pieces, or at first as many pixels of single frames.
+
+    `choose` returns a clip.
+    """
+    piece, pieces = (1 if progress < STILL else PIECE[0], *PIECE[1:]), []
+    for _ in range(count * PIECE[0] // piece[0]):
+        clip = choose()
+        first = [int(rng.integers(own - side + 1)) for own, side in zip(clip.shape, piece, strict=False)]
+        pieces.append(clip[tuple(slice(start, start + side) for start, side in zip(first, piece, strict=True))])
+    return to_video(torch.from_numpy(np.stack(pieces)))
+
+
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the processor has it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
@@ -68,7 +84,9 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def difference(decoded: Tensor, video: Tensor) -> Tensor:
     """Compare pixels, and differences between neighbours along height, width and time, the former two at several scales."""
-    total = F.l1_loss(decoded, video) + EDGES * F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
+    total = F.l1_loss(decoded, video)
+    if video.shape[2] > 1:
+        total = total + EDGES * F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
     for scale in SCALES:
         small = [F.avg_pool3d(side, (1, scale, scale)) for side in (decoded, video)]
         total = total + EDGES * sum(F.l1_loss(small[0].diff(dim=along), small[1].diff(dim=along)) for along in (-2, -1))

@@ -17,6 +17,7 @@ TOKENIZER = "spiece.model"
 TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # numbers 0, 1, 2
 NEIGHBOURS = (1, 17, 2, 18)  # T5's buckets of the distances -1, 1, -2, 2
 NEIGHBOUR_BIAS = 6.0
+FIRST_LOG_VARIANCE = -6.0  # of latents: from as much noise as signal little can be learned at first
 MODULATION = 0.3  # of the usual size, for the kernels by which latents scale and shift the decoder's features
 
 
@@ -68,16 +69,22 @@ def matrices(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in module.parameters() if weight.dim() >= 2 and min(weight.shape[:2]) > 1 and id(weight) not in tables]
 
 
+@torch.no_grad()
 def build_autoencoder(config: AutoencoderConfig) -> VideoAutoencoder:
-    """Make an autoencoder with fresh weights that looks at one frame at a time: kernels begin with their last moment alone."""
+    """Make an autoencoder with fresh weights that looks at one frame at a time, and whose latents have little noise.
+
+    Kernels begin with their last moment alone.
+    """
     autoencoder = AutoencoderKLCogVideoX.from_config(released_settings(config))
     for name, weight in autoencoder.named_parameters():
-        with torch.no_grad():
-            if weight.dim() == 5 and weight.shape[2] > 1:
-                weight[:, :, -1] *= weight.shape[2] ** 0.5  # as much as all moments together had
-                weight[:, :, :-1] = 0
-            if ".conv_y." in name or ".conv_b." in name:  # the decoder's norms begin as plain ones
-                weight.mul_(MODULATION) if weight.dim() > 1 else weight.fill_(float(".conv_y." in name))
+        if weight.dim() == 5 and weight.shape[2] > 1:
+            weight[:, :, -1] *= weight.shape[2] ** 0.5  # as much as all moments together had
+            weight[:, :, :-1] = 0
+        if ".conv_y." in name or ".conv_b." in name:  # the decoder's norms begin as plain ones
+            weight.mul_(MODULATION) if weight.dim() > 1 else weight.fill_(float(".conv_y." in name))
+    last = autoencoder.encoder.conv_out.conv  # gives means and log variances
+    last.weight[config.latent_channels :] *= 0.1
+    last.bias[config.latent_channels :] = FIRST_LOG_VARIANCE
     return VideoAutoencoder(autoencoder, scale_factor=1.0)
 
 

@@ -20,7 +20,7 @@ from concat_id.models.operations import count_tokens
 from concat_id.training.objective import generator_of, recipe_of
 from concat_id.video.transforms import to_frames
 from concat_id.weights.loading import SAT_PREFIX, load_tensors
-from networks.autoencoder import AutoencoderTrainer, to_video
+from networks.autoencoder import PIECE, AutoencoderTrainer, cut_pieces, to_video
 from networks.building import matrices, write_autoencoder
 from networks.clock import SHARES, Clock, Tally
 from networks.learner import Descent
@@ -29,13 +29,12 @@ from networks.pool import ENCODED, Pool
 
 STATE = "state.pt"
 SHOWN = 8  # the first people, on whom samples are made and nothing is learned; fewer, in fewer steps, where a step has few tokens
-CLIPS_A_STEP = 16  # of the autoencoder
+PIECES_A_STEP = 256  # of the autoencoder
 TOKENS_A_STEP = 150_000  # of the transformer
 LEARNING_RATES = {1: 1e-3, 2: 2e-4, 3: 2e-4}
 AVERAGE = 0.998
 LOGIT_STD = 1.2  # of timesteps: more of the middle noise levels, where it is decided whom a face resembles
 UNTRAINED = "transformer.position_embeddings.weight"  # in the file format, but nothing uses it
-PIECE = 64  # pixels of a side that the autoencoder learns from where a step has less than one clip
 FEWEST = 8  # people that a part waits for, fewer where a step has few tokens
 
 
@@ -87,25 +86,22 @@ class Minutes:
     def _learn_autoencoder(self) -> None:
         trainer = self.learner = AutoencoderTrainer(self.config.model.autoencoder, self.device)
         self._go_on(trainer)
-        torch.backends.cudnn.benchmark = True  # all pieces have one size
-        rng, count = np.random.default_rng(trainer.done), max(1, round(CLIPS_A_STEP * self.scale))
-        side = self.size if CLIPS_A_STEP * self.scale >= 1 else tuple(min(PIECE, own) for own in self.size)
-        tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, (self.config.model.num_frames, *side)))
+        torch.backends.cudnn.benchmark = True  # pieces have two sizes
+        rng, count = np.random.default_rng(trainer.done), max(1, round(PIECES_A_STEP * self.scale))
+        tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, PIECE))
         self._await(lambda: self.pixels)
         while (progress := self.clock.progress("autoencoder")) < 1:
             self.pixels += self.studio.arrived()
-            clips = np.stack([self._piece(rng, side) for _ in range(count)])
+            pieces = cut_pieces(lambda: self._clip(rng), count, progress, rng)
             start = time.monotonic()
-            quality = trainer.step(to_video(torch.from_numpy(clips).to(self.device)), progress)
+            quality = trainer.step(pieces.to(self.device), progress)
             self._took(tally, start, count, f"{float(quality):.1f} dB" if trainer.done % 20 == 0 else "")
         chosen = [to_video(torch.from_numpy(person.clips[:1])).to(self.device) for person in self.pixels[:64]]
         write_autoencoder(self.vae, trainer.finish(chosen), torch.float16)
 
-    def _piece(self, rng: np.random.Generator, side: tuple[int, int]) -> np.ndarray:
-        person = self.pixels[rng.integers(len(self.pixels))]
-        clip = person.clips[rng.integers(len(person.clips))]
-        top, left = (int(rng.integers(own - part + 1)) for own, part in zip(clip.shape[1:3], side, strict=True))
-        return clip[:, top : top + side[0], left : left + side[1]]
+    def _clip(self, rng: np.random.Generator) -> np.ndarray:
+        clips = self.pixels[rng.integers(len(self.pixels))].clips
+        return clips[rng.integers(len(clips))]
 
     def _learn_stage(self, stage: int) -> None:
         model, name = self.config.model, f"stage {stage}"

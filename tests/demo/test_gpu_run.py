@@ -15,8 +15,8 @@ from conftest import ROOT, assert_close
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.loading import load_config
 from concat_id.models.backbones import load_transformer
-from networks import minutes
-from networks.autoencoder import AutoencoderTrainer, to_video
+from networks import autoencoder, minutes
+from networks.autoencoder import AutoencoderTrainer, cut_pieces
 from networks.building import fold_statistics
 from networks.clock import SHARES, Clock
 from networks.learner import Descent
@@ -60,6 +60,7 @@ def begin(tmp_path, monkeypatch):
     settings["model"]["autoencoder"] |= {"block_out_channels": [32, 32, 32], "latent_channels": 4, "path": "unset.pt"}
     settings["model"]["text_encoder"]["path"] = str(ROOT / "models" / "mini" / "t5")
     (tmp_path / "near.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr(autoencoder, "PIECE", (9, 16, 16))
     monkeypatch.setattr(minutes, "Studio", FakeStudio)
     monkeypatch.setattr(minutes, "Clock", partial(Clock, now=partial(next, itertools.count())))
 
@@ -166,9 +167,13 @@ def test_training_decodes_as_sampling_does_and_learns(trainer):
     latents = torch.randn(1, 5, 4, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert_close(trainer._decode(latents.transpose(1, 2)), trainer.autoencoder.decode(latents), 0.05)  # bfloat16 against float32
-    video = to_video(torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(9, 16, 16, 3))[None]
-    quality = [float(trainer.step(video, 0.0)) for _ in range(30)]
-    assert quality[-1] > quality[0] + 1
+    clip = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (17, 32, 256, 3))
+    rng = np.random.default_rng(0)
+    batches = {progress: cut_pieces(lambda: clip, 2, progress, rng) for progress in (0.0, 1.0)}
+    assert [batch.shape for batch in batches.values()] == [(18, 3, 1, 32, 32), (2, 3, 9, 32, 32)], "as many pixels"
+    for batch in batches.values():
+        quality = [float(trainer.step(batch, 0.0)) for _ in range(20)]
+        assert quality[-1] > quality[0] + 1
 
 
 def test_folding_statistics_changes_latents_and_not_pixels(trainer):
