@@ -54,9 +54,10 @@ def enter_made_environment() -> None:
     """Go on in .venv where it is whole and this interpreter lacks the libraries, unless CONCAT_ID_PYTHON is set. Nothing is set up."""
     made = PROJECT_ROOT / ".venv"
     python = made / "bin" / "python"
-    if os.environ.get("CONCAT_ID_PYTHON") or all(map(find_spec, LIBRARIES)) or not python.exists() or (made / ".incomplete").exists():
+    if os.environ.get("CONCAT_ID_PYTHON") or all(map(find_spec, LIBRARIES)) or not python.exists():
         return
-    if not made.samefile(sys.prefix):
+    whole = (made / ".installed-base").exists() or not (made / ".incomplete").exists()  # a part may just be added to it
+    if whole and not made.samefile(sys.prefix):
         sys.stdout.flush()
         os.execv(python, [str(python), *sys.argv])
 

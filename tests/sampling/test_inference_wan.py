@@ -220,7 +220,9 @@ def test_any_other_script_goes_on_there_too_or_says_what_lacks(bare_project, tmp
     done = start("-S", script, "two words", CALLS=str(calls))
     assert (done.returncode, done.stderr) == (0, "")
     assert calls.read_text().splitlines() == ["", str(script), "two words"]
-    for ending, variables in (("", {"CONCAT_ID_PYTHON": sys.executable}), (".incomplete", {})):
-        (bare_project / ".venv" / ending).touch()
+    (bare_project / ".venv" / ".incomplete").touch()  # while a part is added
+    assert start("-S", script, CALLS=str(calls)).returncode == 0
+    (bare_project / ".venv" / ".installed-base").unlink()
+    for variables in ({"CONCAT_ID_PYTHON": sys.executable}, {}):
         done = start("-S", script, CALLS=str(calls), **variables)
         assert done.returncode == 2 and "torch: not installed" in done.stderr and done.stderr.count("\n") == 1, done.stderr
