@@ -17,6 +17,7 @@ from concat_id.files.paths import remove_partial_files, written_whole
 from concat_id.models import backbones
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.operations import count_tokens
+from concat_id.models.tensor_names import POSITIONS
 from concat_id.training.objective import generator_of, recipe_of
 from concat_id.video.transforms import to_frames
 from concat_id.weights.loading import SAT_PREFIX, load_tensors
@@ -34,7 +35,6 @@ TOKENS_A_STEP = 150_000  # of the transformer
 LEARNING_RATES = {1: 1e-3, 2: 2e-4, 3: 2e-4}
 AVERAGE = 0.998
 LOGIT_STD = 1.2  # of timesteps: more of the middle noise levels, where it is decided whom a face resembles
-UNTRAINED = "transformer.position_embeddings.weight"  # in the file format, but nothing uses it
 FEWEST = 8  # people that a part waits for, fewer where a step has few tokens
 
 
@@ -152,7 +152,7 @@ class Minutes:
         network.initialize_weights(generator_of("weights"))
         network.to(self.device, torch.bfloat16 if is_cuda(self.device) else torch.float32)
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name != UNTRAINED)
+            parameter.requires_grad_(name != POSITIONS)
         self.plain = network.get_mixin("adaln_layer").block
         if is_cuda(self.device):
             self.config.args.compile = True

@@ -41,9 +41,9 @@ def main() -> int:
     """Take two steps on noise; the second is measured."""
     from concat_id.config.loading import load_config
     from concat_id.distributed import rank, world_size
+    from concat_id.models.tensor_names import POSITIONS
     from concat_id.models.transformer import DiffusionTransformer
     from concat_id.training.engine import Engine, start_processes
-    from concat_id.training.preparation import UNTRAINED
     from concat_id.training.settings import engine_settings
 
     request = Path(sys.argv[1])
@@ -55,7 +55,7 @@ def main() -> int:
     network = DiffusionTransformer(config.model.transformer).to(getattr(torch, config.args.dtype_name))
     network.initialize_weights(torch.Generator().manual_seed(0))
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in UNTRAINED)
+        parameter.requires_grad_(name != POSITIONS)
     engine = Engine(network, engine_settings(config, world_size()), torch.device("cpu"))
     for group in engine.optimizer.param_groups:
         group["fused"] = True  # as on a GPU, without temporary tensors

@@ -5,7 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from concat_id.errors import UserError, one_line, printable, reason_of, shortene
 from concat_id.files.locks import locked
 from concat_id.files.paths import PROJECT_ROOT, kind_of, read_text, resolve_path, safe_name, write_text, written_whole
 from concat_id.models import backbones
+from concat_id.models.tensor_names import POSITIONS
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
 from concat_id.training.lora import add_low_rank
@@ -31,7 +32,6 @@ from concat_id.versions import versions
 from concat_id.weights.tensor_cache import TensorCache
 
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
-UNTRAINED = ("transformer.position_embeddings.weight",)  # in the file format, but nothing uses them
 REMEMBERED = 256  # captions whose embeddings stay in memory
 FOUND_BY = {"args.resume", "args.load", "args.save", "args.experiment_name"}  # how a run is found: it goes on with its own weights
 CHANGES_TOLD, CONTINUED = 5, "# continued after step"
@@ -78,7 +78,8 @@ def _new_run(save: Path, name: str, held: ExitStack) -> str:
         try:
             held.enter_context(locked(run / LOCK, str(run)))
         except UserError:  # on a full disk a folder can be made, and no file written
-            run.rmdir()
+            with suppress(OSError):  # somebody else may have taken it
+                run.rmdir()
             raise
         return str(run)
 
@@ -137,7 +138,7 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     else:
         network = backbones.load_transformer(config, source, train=True)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in UNTRAINED)
+        parameter.requires_grad_(name != POSITIONS)
     if lora:
         names = add_low_rank(network, lora, generator_of(config.args.seed, "lora"))
         torch.manual_seed(generator_of(config.args.seed, f"dropout of process {rank()}").initial_seed())  # a resumed run has its own
