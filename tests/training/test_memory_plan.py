@@ -37,7 +37,7 @@ def test_what_real_processes_keep_and_allocate(setup, tmp_path, processes, stage
         assert planned.master == planned.moments == planned.average == 0
     else:
         assert found["update"] == pytest.approx(planned.update, rel=0.1)
-    assert found["forward"] <= planned.network <= 1.35 * found["forward"]
+    assert 0.9 * found["forward"] <= planned.network <= 1.35 * found["forward"]  # when processes let go of what they reduce varies
 
 
 @pytest.mark.parametrize("recompute", [False, True])
