@@ -14,8 +14,9 @@ from concat_id.conversion.folders import to_hf, to_sat
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
 from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
+from concat_id.training.lora import FUSED
 from concat_id.weights.loading import load_sat_checkpoint
-from concat_id.weights.low_rank import save_low_rank
+from concat_id.weights.low_rank import blocks, save_low_rank
 
 LAYERS = (  # one of every kind
     "transformer.layers.0.attention.query_key_value", "transformer.layers.1.attention.dense", "transformer.layers.1.mlp.dense_h_to_4h",
@@ -32,7 +33,8 @@ def products(rotary, tmp_path_factory):
     generator, tensors = torch.Generator().manual_seed(0), {}
     for layer in LAYERS:
         height, width = weights[f"{layer}.weight"].shape
-        tensors[f"{layer}.down.weight"] = torch.randn(3, width, generator=generator) * 0.1
+        rank = 3 * FUSED.get(layer.rpartition(".")[2], 1)
+        tensors[f"{layer}.down.weight"] = torch.randn(rank, width, generator=generator) * 0.1
         tensors[f"{layer}.up.weight"] = torch.randn(height, 3, generator=generator) * 0.1
     save_low_rank(folder, tensors, 0.7)
     return folder
@@ -76,7 +78,7 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
     back = load_sat_checkpoint(tmp_path / "back").state_dict
     if mode == "keep":
         source = open_source(tmp_path / "back", load=str(tmp_path / "back" / "converted"))
-        assert source.products[LAYERS[0]].down.shape[0] == 3  # shared again
+        assert source.products[LAYERS[0]].down.shape[0] == 9  # a block for each of query, key and value
         back = source.merged()
     expected = open_source(products, load=str(rotary.checkpoint)).merged()
     for layer in LAYERS:
@@ -90,8 +92,8 @@ def test_separate_products_of_a_fused_layer_become_one():
                 for letter, rank in (("q", 2), ("v", 4))}  # fmt: skip
     separate = {f"transformer_blocks.0.attn1.to_{letter}": product for letter, product in products.items()}
     fused = products_to_sat(separate, 1)["transformer.layers.0.attention.query_key_value"]
-    assert fused.down.shape == (6, 6) and fused.up.shape == (18, 6)
-    query, key, value = (fused.up @ fused.down).chunk(3)
+    assert fused.down.shape == (12, 6) and fused.up.shape == (18, 4)
+    query, key, value = (rows @ block for block, rows in blocks(*fused))
     for found, letter in ((query, "q"), (value, "v")):
         assert_close(found, products[letter].up @ products[letter].down, 1e-6)
     assert not key.any()

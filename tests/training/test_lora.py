@@ -1,15 +1,19 @@
 """Low-rank products: nothing at first, equal to the merged weights later, small on disk, and continued exactly."""
 
-
+import pytest
 import torch
+from conftest import assert_close
 from in_process import refused
+from sat.model.finetune import lora2
 from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.config.constraints import validate
+from concat_id.models.backbones import load_transformer
 from concat_id.models.transformer import DiffusionTransformer
-from concat_id.training.lora import add_low_rank, low_rank_scale
-from concat_id.weights.loading import load_sat_checkpoint, load_strictly
+from concat_id.training.checkpoint import open_checkpoint
+from concat_id.training.lora import FUSED, add_low_rank, low_rank_scale
+from concat_id.weights.loading import load_sat_checkpoint, load_strictly, write_sat_checkpoint
 from concat_id.weights.low_rank import DOWN, UP, load_low_rank, with_product
 
 
@@ -44,6 +48,46 @@ def test_products_change_nothing_before_training_and_equal_merged_weights_after(
     assert (velocity(network_of(config)) - velocity(plain)).abs().max() > 1e-2
 
 
+def sat_layer(linear: torch.nn.Linear, parts: int, rank: int, alpha: float) -> torch.nn.Module:
+    """SAT's own low-rank form of a layer, as `lora2.LoraMixin` puts it in place, with products that are not zero."""
+    layer = lora2.LoraLinear(torch.nn.Linear, parts, linear.in_features, linear.out_features, rank, alpha, original_obj=linear)
+    for matrix in layer.matrix_B:
+        torch.nn.init.normal_(matrix, std=0.1)
+    return layer
+
+
+def test_products_are_those_of_sat(monkeypatch):
+    """The released configurations name `lora2.LoraMixin`, which gives query, key and value a product each."""
+    monkeypatch.setattr(lora2, "copy_to_model_parallel_region", lambda x: x)
+    network = torch.nn.ModuleDict({"query_key_value": torch.nn.Linear(64, 192), "dense": torch.nn.Linear(64, 64)})
+    x, sat = torch.randn(2, 5, 64), {name: sat_layer(network[name], parts, 4, 2.0) for name, parts in FUSED.items() | {("dense", 1)}}
+    add_low_rank(network, LoraConfig(rank=4, alpha=2.0, targets=("*",)), torch.Generator().manual_seed(0))
+    for name, layer in sat.items():
+        assert network[name].down.weight.std().item() == pytest.approx(torch.cat(list(layer.matrix_A)).std().item(), rel=0.1)
+        network[name].down.weight.data = torch.cat(list(layer.matrix_A)).detach()
+        network[name].up.weight.data = torch.cat(list(layer.matrix_B)).detach()
+        assert_close(network[name](x), layer(x), 1e-6)
+
+
+def test_checkpoints_with_products_of_sat_are_whole_weights(setup, tmp_path, capsys):
+    config = setup.config(tmp_path)
+    layer, checkpoint = "transformer.layers.1.attention.query_key_value", load_sat_checkpoint(config.args.load).state_dict
+    linear = torch.nn.Linear(128, 384)
+    linear.load_state_dict({name: checkpoint.pop(f"{layer}.{name}") for name in ("weight", "bias")})
+    sat = sat_layer(linear, 3, 4, 2.0)
+    (tmp_path / "sat").mkdir()
+    tensors = {f"{layer}.{name}": tensor.detach() for name, tensor in sat.state_dict().items()}
+    write_sat_checkpoint(tmp_path / "sat", "1", checkpoint | tensors)
+    config.args.load, config.model.lora = str(tmp_path / "sat"), LoraConfig(rank=4, alpha=2.0)
+    merged = load_transformer(config, config.args.load).state_dict()
+    assert "merged with lora_alpha 2" in capsys.readouterr().err
+    assert_close(merged[f"{layer}.weight"], lora2.merge_linear_lora(sat).weight, 1e-6)
+    (tmp_path / "odd").mkdir()
+    tensors.pop(f"{layer}.matrix_B.2")
+    write_sat_checkpoint(tmp_path / "odd", "1", tensors)
+    refused(f"the low-rank matrices of {layer} do not fit", load_sat_checkpoint, tmp_path / "odd")
+
+
 def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     config = setup.config(tmp_path, train_iters=4, save_interval=2)
     config.model.lora = LoraConfig(rank=4, alpha=4.0)
@@ -54,6 +98,9 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     assert sum(file.stat().st_size for file in (whole / "4").rglob("*") if file.is_file()) < 500_000
     assert call("convert_weights", "merge-lora", whole / "4", tmp_path / "merged", "--load", config.args.load).code == 0
     before, after = load_sat_checkpoint(config.args.load).state_dict, load_sat_checkpoint(tmp_path / "merged").state_dict
+    config.model.lora.rank = 5
+    told = r"found .*down.weight of \(12, 128\), model.lora gives \(15, 128\); go on with the rank"
+    refused(told, alone.make_trainer, config, parts, open_checkpoint(parts))
     different = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
 

@@ -7,6 +7,7 @@ from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
 from concat_id.files.paths import folder_written_whole, resolve_path
 from concat_id.weights.loading import average, check_floats, load_sat_checkpoint, write_sat_checkpoint
+from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 
 def merge_low_rank(path: Path, output: Path, weights: str | None, load: str | None, trust: bool) -> int:
@@ -16,7 +17,8 @@ def merge_low_rank(path: Path, output: Path, weights: str | None, load: str | No
     """
     source = open_source(resolve_path(path), weights, load, trust=trust)
     if source.products is None:
-        raise UserError(f"{source.path}: found whole weights, no low-rank ones to merge; name a folder such as exps/RUN/100")
+        raise UserError(f"{source.path}: found no {LOW_RANK_FILE}; name a folder such as exps/RUN/100 "
+                        "(SAT's own low-rank checkpoints are merged wherever they are read)")  # fmt: skip
     merged = dict(source.merged())
     check_floats(merged, str(source.path))
     with folder_written_whole(output) as folder:

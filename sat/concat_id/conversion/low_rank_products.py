@@ -13,14 +13,14 @@ from concat_id.conversion.lazy import LazyTensors, changed
 from concat_id.errors import UserError
 from concat_id.models.tensor_names import renamed_modules, split_modules
 from concat_id.weights.loading import check_floats, load_files
-from concat_id.weights.low_rank import DOWN, UP, load_low_rank, save_low_rank, with_product
+from concat_id.weights.low_rank import DOWN, UP, blocks, load_low_rank, save_low_rank, with_product
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
 DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"
 
 
 class Product(NamedTuple):
-    """Adds up @ down to a weight (out, in): down (rank, in), up (out, rank)."""
+    """Adds up @ down to a weight (out, in), block by block of rows where there are several: down (blocks * rank, in), up (out, rank)."""
 
     down: Tensor
     up: Tensor
@@ -70,22 +70,20 @@ def write_diffusers_products(folder: Path, products: Products) -> None:
 
 
 def to_diffusers(products: Products, num_layers: int) -> Products:
-    """Products of diffusers' layers. Where a SAT layer becomes several, they share its A and cut up its B."""
+    """Products of diffusers' layers. Where a SAT layer of one block becomes several, they share its A and cut up its B."""
     made, renamed, split = {}, dict(renamed_modules(num_layers)), {sat: rest for sat, *rest in split_modules(num_layers)}
     for layer, product in products.items():
         if layer in renamed:
             made[renamed[layer]] = product
         elif layer in split:
-            count, parts = split[layer]
-            rows = product.up.chunk(count)
-            made |= {name: Product(product.down, torch.cat([rows[piece] for piece in pieces])) for name, pieces in parts.items()}
+            made |= _cut(product, *split[layer])
         else:
             raise UserError(f"low-rank products of {layer}: diffusers has no such layer; use --lora merge")
     return made
 
 
 def to_sat(products: Products, num_layers: int) -> Products:
-    """Products of SAT's layers. Where several layers become one, their ranks add up, unless they share one A."""
+    """Products of SAT's layers. Where several layers become one, each keeps its own block, filled up with zeros to the largest rank."""
     made, left = {}, dict(products)
     for sat, name in renamed_modules(num_layers):
         if name in left:
@@ -99,20 +97,21 @@ def to_sat(products: Products, num_layers: int) -> Products:
     return made
 
 
+def _cut(product: Product, count: int, parts: Mapping[str, tuple[int, ...]]) -> Products:
+    cut = blocks(*product)
+    if len(cut) != count:
+        cut = [(product.down, rows) for rows in product.up.chunk(count)]
+    return {name: Product(cut[pieces[0]][0], torch.cat([cut[piece][1] for piece in pieces])) for name, pieces in parts.items()}
+
+
 def _stacked(products: Products, count: int, parts: Mapping[str, tuple[int, ...]]) -> Product:
-    downs: list[Tensor] = []
-    for product in products.values():
-        if not any(torch.equal(product.down, known) for known in downs):
-            downs.append(product.down)
-    starts = torch.tensor([0, *(len(down) for down in downs)]).cumsum(0).tolist()
-    first = next(iter(products))
-    height = products[first].up.shape[0] // len(parts[first])
-    up = products[first].up.new_zeros(count, height, starts[-1])
+    first, rank = next(iter(products)), max(len(product.down) for product in products.values())
+    down = products[first].down.new_zeros(count, rank, products[first].down.shape[1])
+    up = products[first].up.new_zeros(count, products[first].up.shape[0] // len(parts[first]), rank)
     for name, product in products.items():
-        column = next(start for start, down in zip(starts, downs, strict=False) if torch.equal(down, product.down))
         for piece, rows in zip(parts[name], product.up.chunk(len(parts[name])), strict=True):
-            up[piece, :, column : column + rows.shape[1]] = rows
-    return Product(torch.cat(downs), up.flatten(0, 1))
+            down[piece, : len(product.down)], up[piece, :, : rows.shape[1]] = product.down, rows
+    return Product(down.flatten(0, 1), up.flatten(0, 1))
 
 
 def with_products(tensors: Mapping[str, Tensor], products: Products, source: str) -> LazyTensors:
@@ -135,15 +134,19 @@ def _add(product: Product, layer: str, source: str, weight: Tensor) -> Tensor:
 def _paired(tensors: Mapping[str, Tensor], down: str, up: str, scale: Callable[[str], float], source: str) -> Products:
     layers = [name.removesuffix(down) for name in tensors if name.endswith(down)]
     foreign = sorted(tensors.keys() - {layer + kind for layer in layers for kind in (down, up)})
-    lonely = [layer for layer in layers if layer + up not in tensors or not _is_pair(tensors[layer + down], tensors[layer + up])]
+    pairs = {layer: (tensors[layer + down], tensors[layer + up]) for layer in layers if layer + up in tensors}
+    lonely = [layer for layer in layers if layer not in pairs or not _is_pair(*pairs[layer], fused=down == DOWN)]
     if foreign or lonely or not layers:
         found = (foreign or lonely or ["nothing"])[0]
         raise UserError(f"{source}: found {found}, expected pairs of <layer>{down} and <layer>{up}; it is no low-rank file of this kind")
-    return {layer: Product(tensors[layer + down], _scaled(tensors[layer + up], scale(layer))) for layer in layers}
+    return {layer: Product(below, _scaled(above, scale(layer))) for layer, (below, above) in pairs.items()}
 
 
-def _is_pair(down: Tensor, up: Tensor) -> bool:
-    return down.dim() == up.dim() == 2 and up.shape[1] == len(down) > 0
+def _is_pair(down: Tensor, up: Tensor, fused: bool) -> bool:
+    if not down.dim() == up.dim() == 2 or 0 in (*down.shape, *up.shape) or len(down) % up.shape[1]:
+        return False
+    parts = len(down) // up.shape[1]
+    return parts == 1 or fused and len(up) % parts == 0
 
 
 def _scaled(tensor: Tensor, scale: float) -> Tensor:

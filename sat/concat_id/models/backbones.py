@@ -52,7 +52,7 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
 
         network = load_wan_transformer(path, config.model.transformer, dtype, trust, start=train)
     else:
-        checkpoint = load_sat_checkpoint(path, trust=trust)
+        checkpoint = load_sat_checkpoint(path, trust=trust, alpha=config.model.lora.alpha if config.model.lora else 1.0)
         if advice := what_to_do_with(checkpoint.state_dict, Path(checkpoint.source)):
             raise UserError(f"{checkpoint.source}: found {some(checkpoint.state_dict)}, {advice}")
         network = _of_sat_tensors(config, checkpoint, dtype, by_diffusers=config.args.network == "diffusers" and not train)

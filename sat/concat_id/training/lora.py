@@ -1,31 +1,39 @@
-"""Low-rank adaptation (Hu et al. 2021): the network stays, small products beside some of its linear layers are trained."""
+"""Low-rank adaptation (Hu et al. 2021): the network stays, small products beside some of its linear layers are trained.
+
+The products and how they start are those of SAT's `lora2.LoraMixin`, which the released configurations name.
+"""
 
 import fnmatch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.errors import UserError
 
+FUSED = {"query_key_value": 3}  # layers of several parts, each of which has a product of its own
+
 
 class LowRank(nn.Module):
-    """A linear layer W beside which alpha / rank * B A is trained: A `down` starts random, B `up` at zero."""
+    """A linear layer W beside which alpha / rank * B A is trained for each of its parts: A `down` starts random, B `up` at zero."""
 
-    def __init__(self, base: nn.Module, config: LoraConfig, generator: torch.Generator):
+    def __init__(self, base: nn.Module, config: LoraConfig, parts: int, generator: torch.Generator):
         super().__init__()
         out_features, in_features = base.weight.shape
-        self.base, self.scale = base, config.alpha / config.rank
-        self.down = nn.Linear(in_features, config.rank, bias=False, dtype=base.weight.dtype)
+        self.base, self.scale, self.parts = base, config.alpha / config.rank, parts
+        self.down = nn.Linear(in_features, parts * config.rank, bias=False, dtype=base.weight.dtype)
         self.up = nn.Linear(config.rank, out_features, bias=False, dtype=base.weight.dtype)
         self.dropout = nn.Dropout(config.dropout)
         with torch.no_grad():
-            self.down.weight.copy_(torch.randn(self.down.weight.shape, generator=generator) / in_features**0.5)
+            self.down.weight.copy_((2 * torch.rand(self.down.weight.shape, generator=generator) - 1) / in_features**0.5)
             self.up.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """W x + alpha / rank * B A x."""
-        return self.base(x) + self.scale * self.up(self.down(self.dropout(x)))
+        narrow, rows = self.down(self.dropout(x)).chunk(self.parts, dim=-1), self.up.weight.chunk(self.parts)
+        wide = [F.linear(part, block) for part, block in zip(narrow, rows, strict=True)]
+        return self.base(x) + self.scale * torch.cat(wide, dim=-1)
 
 
 def add_low_rank(network: nn.Module, config: LoraConfig, generator: torch.Generator) -> list[str]:
@@ -40,7 +48,7 @@ def add_low_rank(network: nn.Module, config: LoraConfig, generator: torch.Genera
     for name in chosen:
         parent, _, last = name.rpartition(".")
         owner = network.get_submodule(parent)
-        setattr(owner, last, LowRank(getattr(owner, last), config, generator))
+        setattr(owner, last, LowRank(getattr(owner, last), config, FUSED.get(last, 1), generator))
     return chosen
 
 

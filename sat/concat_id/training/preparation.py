@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from concat_id.config.schema import Config, to_dict
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
@@ -144,7 +144,7 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
         torch.manual_seed(generator_of(config.args.seed, f"dropout of process {rank()}").initial_seed())  # a resumed run has its own
         for name, parameter in network.named_parameters() if saved else ():
             if parameter.requires_grad:
-                parameter.data.copy_(saved.states(name)["fp32"])
+                parameter.data.copy_(_fitting(saved, name, parameter))
         if rank() == 0:
             print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
     backbones.choose_kernel(config, network, device, measure=False)
@@ -152,6 +152,14 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     if config.args.compile or str(stage) != "3":  # whose hooks no compiler follows
         backbones.compile_blocks(config, network, device, config.training.train_iters)
     return network.train()
+
+
+def _fitting(saved: SavedState, name: str, parameter: Tensor) -> Tensor:
+    tensor = saved.states(name)["fp32"]
+    if tensor.shape != parameter.shape:
+        found = f"found {name} of {tuple(tensor.shape)}, model.lora gives {tuple(parameter.shape)}"
+        raise UserError(f"{saved.folder}: {found}; go on with the rank that the run was started with")
+    return tensor
 
 
 def read_lists(config: Config) -> tuple[list[Record], list[Record]]:

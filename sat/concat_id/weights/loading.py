@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from concat_id.errors import UserError, one_line
+from concat_id.errors import UserError, one_line, warn
 from concat_id.files.paths import require_file
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, some, weight_files, what_to_do_with
+from concat_id.weights.low_rank import MATRIX, merge_sat_products
 from concat_id.weights.pickle_calls import INERT, RecordedCall
 from concat_id.weights.pickles import ForeignNamesError, check_pickles
 
@@ -80,8 +81,8 @@ def _told(path: Path) -> Iterator[bytes]:
         raise UserError(_why_unreadable(path, head, error)) from error
 
 
-def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: bool = False) -> SatCheckpoint:
-    """Read the tensors whose names start with `prefix` (removed) from a SAT checkpoint.
+def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: bool = False, alpha: float = 1.0) -> SatCheckpoint:
+    """Read the tensors whose names start with `prefix` (removed) from a SAT checkpoint; SAT's own low-rank ones are merged by `alpha`.
 
     `folder` holds `latest` and the tag's folder; the tag's folder or its `mp_rank_00_model_states.pt` will do as well.
     """
@@ -96,6 +97,9 @@ def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: boo
     state_dict = {name.removeprefix(prefix): tensor for name, tensor in module.items() if name.startswith(prefix)}
     if not state_dict:
         raise UserError(f"{path}: found tensors {some(module)}, expected names starting with '{prefix}'; check args.load")
+    if any(MATRIX in name for name in state_dict):
+        warn(f"{path}: holds SAT's low-rank matrices, which are merged with lora_alpha {alpha:g}")
+        state_dict = merge_sat_products(state_dict, str(path), alpha)
     return SatCheckpoint(state_dict, str(path), weights_digest(path))
 
 

@@ -1,10 +1,15 @@
-"""Low-rank products on disk: lora.safetensors holds, for some layers with weights W, down (A) and up (B) of W + scale * B A."""
+"""Low-rank products on disk: lora.safetensors holds, for some layers with weights W, down (A) and up (B) of W + scale * B A.
+
+A fused layer (query, key and value in one) has a product for each of its parts, as SAT's `lora2` has: `down` (parts * rank, in) and `up`
+(out, rank) are cut into as many blocks of rows, and block i of `up` times block i of `down` is added to block i of W.
+"""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -13,11 +18,12 @@ from concat_id.files.paths import require_file
 
 FILE = "lora.safetensors"
 DOWN, UP = ".down.weight", ".up.weight"
+ORIGINAL, MATRIX = ".original.", ".matrix_"  # SAT's names of what products belong to, and of A and B
 
 
 def save_low_rank(folder: Path, tensors: Mapping[str, Tensor], scale: float) -> None:
     """Write the trained products beside what they were trained on; names are <layer>.down.weight and <layer>.up.weight."""
-    metadata = {"scale": repr(scale), "format": "W + scale * up @ down"}
+    metadata = {"scale": repr(scale), "format": "W + scale * up @ down, block by block of rows"}
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / FILE, metadata)
 
 
@@ -38,6 +44,30 @@ def load_low_rank(folder: str | Path) -> tuple[dict[str, Tensor], float]:
     return tensors, scale
 
 
+def blocks(down: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Cut `down` and `up` into the products of their blocks of rows."""
+    parts = len(down) // up.shape[1]
+    return list(zip(down.chunk(parts), up.chunk(parts), strict=True))
+
+
 def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """W + scale * B A, in float32; the weight's type stays."""
-    return (weight.float() + scale * up.float() @ down.float()).to(weight.dtype)
+    product = torch.cat([rows.float() @ block.float() for block, rows in blocks(down, up)])
+    return (weight.float() + scale * product).to(weight.dtype)
+
+
+def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float) -> dict[str, Tensor]:
+    """Add the products of SAT's `lora2.LoraMixin` to the weights they belong to, as its `merge_linear_lora` does.
+
+    `alpha` is `lora_alpha`, which no checkpoint tells. Raises `UserError`, naming `source`, for products that do not fit.
+    """
+    merged = {name.replace(ORIGINAL, "."): tensor for name, tensor in tensors.items() if MATRIX not in name}
+    for layer in {name.partition(MATRIX)[0] for name in tensors if MATRIX in name}:
+        parts = range(sum(name.startswith(f"{layer}{MATRIX}A.") for name in tensors))
+        try:
+            down, up = (torch.cat([tensors[f"{layer}{MATRIX}{side}.{part}"] for part in parts]) for side in "AB")
+            merged[f"{layer}.weight"] = with_product(merged[f"{layer}.weight"], down, up, alpha / up.shape[1])
+        except (LookupError, RuntimeError, ArithmeticError, ValueError) as error:
+            expected = "expected pairs of SAT's lora2 beside the weight they change; save the checkpoint again"
+            raise UserError(f"{source}: the low-rank matrices of {layer} do not fit ({reason_of(error)}), {expected}") from error
+    return merged
