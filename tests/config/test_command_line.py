@@ -50,6 +50,14 @@ def test_sampling_and_training_have_options_of_their_own():
     refused("--image: is an option of sat/sample_video.py", read, "--image", "a.png", training=True)
 
 
+def test_options_of_the_original_and_of_launchers_are_taken(capsys):
+    words = "--local_rank=0", "--deepspeed", "--input-type", "txt", "--no_load_rng", "--exit-interval", "5"
+    load_config(*read(*words, training=True))
+    assert "--exit_interval: has no effect; set args.train_iters" in capsys.readouterr().err
+    refused("--image2video: found True, expected false; this project is text-to-video", load_config, *read("--image2video"))
+    refused("--exit_interva: unknown option; the nearest is --save_interval", read, "--exit_interva", training=True)
+
+
 def test_a_model_stands_for_its_files(capsys):
     paths, given = read_command_line("test", False, ["--model", "mini", "--task", "two_identities", "--seed", "7"])
     assert [Path(path).name for path in paths] == ["mini.yaml", "mini_two_identities.yaml"] and given == {"seed": "7"}

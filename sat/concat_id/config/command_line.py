@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from concat_id.config.args import GGUF, SamplingArgs, TrainingArgs
 from concat_id.config.parser import Parser
 from concat_id.config.presets import FETCH, PRESETS, TASKS, UNTRAINED, choose, files_of
+from concat_id.config.released_args import ACCEPTED_ARGS
 from concat_id.config.schema import fields_of_args
 from concat_id.errors import warn
 from concat_id.files.paths import PROJECT_ROOT
@@ -53,6 +54,8 @@ def build_parser(description: str, training: bool = False, task: str = TASKS[0],
         add_options(parser.add_argument_group("model, validation videos, device and precision"), SamplingArgs, shared=True)
     for group, title in {} if training else SAMPLING_GROUPS.items():
         add_options(parser.add_argument_group(title), SamplingArgs, group)
+    for name in ACCEPTED_ARGS:  # of the original's scripts, and of launchers such as deepspeed's
+        parser.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
     return parser
 
 

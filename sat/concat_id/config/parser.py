@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             if name not in known:
                 if script := self.elsewhere.get(name.replace("-", "_").removeprefix("__")):
                     raise UserError(f"command line: {name}: is an option of {script}, not of this script; see --help")
-                options = [option for option in known if option.startswith("--")]
+                options = [option for option, action in known.items() if option.startswith("--") and action.help != argparse.SUPPRESS]
                 raise UserError(f"command line: {name}: unknown option; the nearest is {nearest(name, options)}; see --help")
 
 

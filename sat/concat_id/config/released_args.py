@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 from concat_id.config.typed import Origins, mismatch
-from concat_id.distributed import rank
 from concat_id.errors import warn
 
 
@@ -72,6 +71,8 @@ def drop_accepted(args: dict[str, Any], origins: Origins) -> None:
 
     Raises `UserError` where the value asks for something else than what happens anyway.
     """
+    from concat_id.distributed import rank  # which imports torch; --help has none
+
     for name in [name for name in args if name in ACCEPTED_ARGS]:
         reason, only, told = ACCEPTED_ARGS[name]
         value = args.pop(name)
