@@ -16,9 +16,9 @@ RELEASED = Path(__file__).with_name("released_training.yaml").read_text()
 def read(tmp_path):
     """Settings of the released training file with keys of `deepspeed:` and `args:` changed; None removes."""
 
-    def read(text=RELEASED, world_size=8, args=None, **changes):
-        (tmp_path / "training.yaml").write_text(text)
-        config = load_config([ROOT / "configs" / "cogvideox_5b.yaml", tmp_path / "training.yaml"], args or {})
+    def read(*files, world_size=8, args=None, **changes):
+        (tmp_path / "training.yaml").write_text(RELEASED)
+        config = load_config([ROOT / "configs" / "cogvideox_5b.yaml", tmp_path / "training.yaml", *files], args or {})
         config.deepspeed = {name: value for name, value in (config.deepspeed | changes).items() if value is not None}
         return engine_settings(config, world_size)
 
@@ -59,6 +59,22 @@ def test_the_command_line_goes_first(read):
     assert settings.deepspeed["bf16"]["enabled"] is False
     settings = read(args={"weight_decay": "0.3", "zero_stage": "1", "gradient_accumulation_steps": "4"})
     assert (settings.optimizer["weight_decay"], settings.zero_stage, settings.accumulation) == (0.3, 1, 4)
+
+
+def test_batch_size_of_the_command_line_replaces_the_micro_batch(read):
+    assert (read(args={"batch_size": "3"}).micro_batch_size, read().micro_batch_size) == (3, 1)
+
+
+def test_what_two_sections_say_differently_is_told(read, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("args: {lr: 0.001, weight_decay: 0.0001, bf16: false, batch_size: 4}")
+    settings = read(own)
+    assert settings.optimizer["lr"] == 1e-3 and not settings.deepspeed["bf16"]["enabled"] and settings.micro_batch_size == 1
+    told = {note.partition(":")[0]: note for note in settings.notes if "remove one of them" in note}
+    assert told["args.lr"] == "args.lr: 0.001 is taken, not deepspeed.optimizer.params.lr, which says 1e-05; remove one of them"
+    micro = "deepspeed.train_micro_batch_size_per_gpu"
+    assert told[micro] == f"{micro}: 1 is taken, not args.batch_size, which says 4; remove one of them"
+    assert told.keys() == {"args.lr", "args.bf16", micro}
 
 
 def test_what_deepspeed_knows_passes(read):

@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
+from concat_id.config.loading import COMMAND_LINE
 from concat_id.config.schema import Config
 from concat_id.config.typed import Origins, build, convert, mismatch, size, unknown_key
 from concat_id.errors import UserError
@@ -59,6 +60,7 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
         if not isinstance(given.get(name, {}), dict):
             raise mismatch(f"deepspeed.{name}", given[name], "a mapping of keys to values", origins)
     optimizer = _optimizer(given.pop("optimizer", {}), notes, origins)
+    _conflicts(given, optimizer, config, notes)
     optimizer |= {name: getattr(args, name) for name in ("lr", "weight_decay") if getattr(args, name) is not None}
     optimizer["ema_decay"] = args.ema_decay
     if given.pop("scheduler", None):
@@ -68,6 +70,8 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
         given["gradient_accumulation_steps"] = args.gradient_accumulation_steps
     if args.zero_stage is not None:
         given["zero_optimization"] = given.get("zero_optimization", {}) | {"stage": args.zero_stage}
+    if origins.source("args.batch_size") == COMMAND_LINE:
+        given["train_micro_batch_size_per_gpu"] = config.args.batch_size
     micro, accumulation = _batch_sizes(given, config.args.batch_size, world_size, origins)
     given |= {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
     _precision(given, config, notes)
@@ -90,6 +94,19 @@ def _optimizer(section: dict[str, Any], notes: list[str], origins: Origins) -> d
     if isinstance(params, dict):
         params = {name: value for name, value in params.items() if name not in WITHOUT_EFFECT and (name, value) != ("amsgrad", False)}
     return vars(build(AdamConfig, params, f"{key}.params", origins))
+
+
+def _conflicts(given: dict[str, Any], optimizer: dict[str, Any], config: Config, notes: list[str]) -> None:
+    """Say where files give a key of `args:` and another value in the `deepspeed:` section, which the original prefers."""
+    args, micro = config.training, "train_micro_batch_size_per_gpu"
+    pairs = [(f"args.{name}", f"optimizer.params.{name}", getattr(args, name), optimizer[name]) for name in ("lr", "weight_decay")]
+    for name in ("bf16", "fp16"):
+        pairs.append((f"args.{name}", f"{name}.enabled", getattr(config.args, name), given.get(name, {}).get("enabled")))
+    pairs.append(("args.batch_size", micro, config.args.batch_size, given.get(micro)))
+    for key, other, value, theirs in pairs:
+        if config.origins.source(key) not in (None, COMMAND_LINE) and None not in (value, theirs) and value != theirs:
+            taken = (f"deepspeed.{other}", theirs, key, value) if other == micro else (key, value, f"deepspeed.{other}", theirs)
+            notes.append("{}: {} is taken, not {}, which says {}; remove one of them".format(*taken))
 
 
 def _batch_sizes(given: dict[str, Any], default: int, world_size: int, origins: Origins) -> tuple[int, int]:
