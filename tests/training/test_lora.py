@@ -105,6 +105,18 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
 
 
+def test_prefixes_name_what_stays(setup, tmp_path):
+    config = setup.config(tmp_path, train_iters=1, lr=1e-2)
+    config.model.not_trainable_prefixes = "model.diffusion_model.transformer.layers.0", "conditioner"
+    alone.make_trainer(config, tmp_path / "run").train(alone.batches(**alone.SMALL))
+    before, after = (load_sat_checkpoint(folder).state_dict for folder in (config.args.load, tmp_path / "run"))
+    different = {name for name in after if not torch.equal(before[name], after[name])}
+    assert after.keys() == before.keys() and "time_embed.0.weight" in different
+    assert not any(name.startswith("transformer.layers.0.") for name in different)
+    config.model.not_trainable_prefixes = ("all",)
+    refused("model.not_trainable_prefixes: found all, which leaves nothing to train", alone.make_trainer, config, tmp_path / "run")
+
+
 def test_dropout_is_drawn_by_the_seed_and_not_compiled(setup, tmp_path):
     losses = []
     for number in range(2):

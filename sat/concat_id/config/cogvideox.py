@@ -158,3 +158,7 @@ class ModelConfig(OfVideos):
     negative_prompt: str | None = setting(None, "text of guidance's other branch; null, as released, zeros its embedding")
     trained_refs: int = size(3, "how many people the weights were trained with", low=1, training=True)
     lora: LoraConfig | None = setting(None, "low-rank fine-tuning", training=True)
+    not_trainable_prefixes: tuple[str, ...] = setting(
+        (), "what training leaves as it is: beginnings of the checkpoint's names, such as model.diffusion_model.mixins, or all (with lora)",
+        training=True,
+    )  # fmt: skip

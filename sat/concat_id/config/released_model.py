@@ -7,7 +7,7 @@ from concat_id.config.typed import Origins, convert, mismatch, nearest, shown, u
 from concat_id.errors import UserError, warn
 
 RELEASED, TYPED = "released target:/params:", "typed"
-NEUTRAL = {"scale_factor", "ref_image_dropout", "faces"}  # keys that both forms have
+NEUTRAL = {"scale_factor", "ref_image_dropout", "not_trainable_prefixes", "faces"}  # keys that both forms have
 NO_EFFECT = object()
 
 
@@ -37,7 +37,7 @@ KEYS: dict[str, Any] = {
     "ref_image_dropout": "ref_image_dropout",
     "disable_first_stage_autocast": NO_EFFECT,
     "log_keys": NO_EFFECT,
-    "not_trainable_prefixes": NO_EFFECT,
+    "not_trainable_prefixes": "not_trainable_prefixes",
     "denoiser_config.params.num_idx": "schedule.num_timesteps",
     "denoiser_config.params.quantize_c_noise": Only(False),
     "denoiser_config.params.discretization_config.params.shift_scale": "schedule.shift",

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from concat_id.config.cogvideox import LoraConfig
+from concat_id.config.cogvideox import LoraConfig, OfVideos
 from concat_id.errors import UserError
+from concat_id.models.tensor_names import POSITIONS
+from concat_id.weights.loading import SAT_PREFIX
 
 FUSED = {"query_key_value": 3}  # layers of several parts, each of which has a product of its own
 
@@ -34,6 +36,21 @@ class LowRank(nn.Module):
         narrow, rows = self.down(self.dropout(x)).chunk(self.parts, dim=-1), self.up.weight.chunk(self.parts)
         wide = [F.linear(part, block) for part, block in zip(narrow, rows, strict=True)]
         return self.base(x) + self.scale * torch.cat(wide, dim=-1)
+
+
+def choose_trained(network: nn.Module, model: OfVideos, generator: torch.Generator) -> list[str]:
+    """Freeze what is not trained; returns the names of the layers with products, if `model` asks for some.
+
+    Raises `UserError` if nothing is left to train.
+    """
+    prefixes = tuple(getattr(model, "not_trainable_prefixes", ()))
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name != POSITIONS and "all" not in prefixes and not f"{SAT_PREFIX}{name}".startswith(prefixes))
+    if model.lora:
+        return add_low_rank(network, model.lora, generator)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(f"model.not_trainable_prefixes: found {', '.join(prefixes)}, which leaves nothing to train; remove it or add lora")
+    return []
 
 
 def add_low_rank(network: nn.Module, config: LoraConfig, generator: torch.Generator) -> list[str]:

@@ -16,8 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from concat_id.config.schema import Config
 from concat_id.models.backbones import new_autoencoder, new_transformer
 from concat_id.models.operations import count_tokens, forward_operations
-from concat_id.models.tensor_names import POSITIONS
-from concat_id.training.lora import add_low_rank
+from concat_id.training.lora import choose_trained
 from concat_id.training.objective import generator_of
 
 
@@ -67,10 +66,7 @@ class Traced:
 def empty_network(config: Config) -> nn.Module:
     """The transformer that would be trained, low-rank products included, on the meta device."""
     network = new_transformer(config, "meta")
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name != POSITIONS)
-    if config.model.lora:
-        add_low_rank(network, config.model.lora, generator_of("sizes"))
+    choose_trained(network, config.model, generator_of("sizes"))
     return network
 
 
