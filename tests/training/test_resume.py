@@ -54,9 +54,12 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(setup, tmp
         with preparation.opened_run(config) as (run, saved):
             folders.append(run.name)
             assert saved is None and (run / ".lock").is_file()
+            (run / "metrics.jsonl").touch()
     assert folders == ["run-20260101-000000", "run-20260101-000000-2", "run-20260101-000000-3"]
     with no_file_larger_than(0):
         refused("could not be written .*; free some space", preparation.opened_run(config).__enter__)
+    with pytest.raises(KeyError), preparation.opened_run(config):
+        raise KeyError  # before anything is written
     assert not (tmp_path / "run-20260101-000000-4").exists()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,9 +55,9 @@ def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_p
     alone.make_trainer(config, tmp_path / "run").train(alone.batches(**alone.SMALL))
     before = sample(config.args.load)
     assert np.array_equal(before, sample(tmp_path / "run")) and np.array_equal(before, sample(tmp_path / "run" / "2-ema"))
-    changed = setup.config(tmp_path, train_iters=2, lr=1e-2)
+    changed = setup.config(tmp_path, train_iters=2, lr=1e-2, ema_decay=0)
     alone.make_trainer(changed, tmp_path / "changed").train(alone.batches(**alone.SMALL))
-    assert not np.array_equal(before, sample(tmp_path / "changed"))
+    assert not np.array_equal(before, sample(tmp_path / "changed")) and not (tmp_path / "changed" / "2-ema").exists()
 
 
 def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
@@ -112,4 +113,11 @@ def test_not_a_number_is_told(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
     poisoned = (dataclasses.replace(batch, video=batch.video * float("nan")) for batch in alone.batches())
     refused("step 1: the loss is nan", alone.make_trainer(config, tmp_path).train, poisoned)
-    assert not (tmp_path / "latest").exists()
+    trainer = alone.make_trainer(setup.config(tmp_path, train_iters=1, eval_iters=1, eval_interval=1), tmp_path)
+    trainer.validation = SimpleNamespace(loss=lambda engine: float("inf"))
+    refused("step 1: the validation loss is inf", trainer.train, alone.batches())
+    trainer = alone.make_trainer(setup.config(tmp_path, train_iters=1), tmp_path)
+    trainer.engine.full_states = lambda: iter([("time_embed.0.weight", torch.tensor([1.0, float("nan")]), {})])
+    told = "checkpoint 0: found values of time_embed.0.weight that are no numbers, expected finite ones"
+    refused(told, trainer._save, last=True)
+    assert not (tmp_path / "latest").exists() and not (tmp_path / "0").exists()

@@ -12,6 +12,7 @@ States are kept whole and not as ZeRO cuts them, so that a run can go on with an
 """
 
 import json
+import math
 import random
 import re
 import shutil
@@ -82,24 +83,32 @@ def _write(
 ) -> None:  # fmt: skip
     for leftover in (run / f"{step}-ema", run / str(step)):  # of an earlier attempt that was cut short, else `latest` would know it
         shutil.rmtree(leftover, ignore_errors=True)
-    with folder_written_whole(run / str(step)) as folder, folder_written_whole(run / f"{step}-ema") as ema_folder:
+    with folder_written_whole(run / str(step)) as folder:
         (folder / TRAINING).mkdir()
-        module = {name: tensor.to(dtype) for name, tensor in frozen}
-        averaged = dict(module)
+        module, averaged = {name: tensor.to(dtype) for name, tensor in frozen}, {}
         shards = _Shards(folder / TRAINING)
         for name, master, moments in states:
+            if not math.isfinite(master.norm()):
+                raise UserError(f"found values of {name} that are no numbers, expected finite ones; try a smaller --lr")
             module[name] = master.to(dtype)
-            averaged[name] = moments.get("ema", master).to(dtype)
+            if "ema" in moments:
+                averaged[name] = moments["ema"].to(dtype)
             shards.add(name, {"fp32": master, **moments})
         shards.flush()
-        for place, weights in ((folder, module), (ema_folder, averaged)):
-            if scale is None:
-                _save({"module": {SAT_PREFIX + name: tensor for name, tensor in weights.items()}, "iteration": step}, place / MODEL_STATES)
-            else:
-                save_low_rank(place, weights, scale)
+        _save_weights(folder, module, step, scale)
         _save(generators, folder / TRAINING / RANDOM)
         files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
         write_json(folder / TRAINING / STATE, state | {"files": files})
+        if averaged:
+            with folder_written_whole(run / f"{step}-ema") as ema_folder:
+                _save_weights(ema_folder, module | averaged, step, scale)
+
+
+def _save_weights(folder: Path, weights: dict[str, Tensor], step: int, scale: float | None) -> None:
+    if scale is None:
+        _save({"module": {SAT_PREFIX + name: tensor for name, tensor in weights.items()}, "iteration": step}, folder / MODEL_STATES)
+    else:
+        save_low_rank(folder, weights, scale)
 
 
 def _save(content: Any, path: Path) -> None:

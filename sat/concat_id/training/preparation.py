@@ -23,10 +23,9 @@ from concat_id.errors import UserError, one_line, printable, reason_of, shortene
 from concat_id.files.locks import locked
 from concat_id.files.paths import PROJECT_ROOT, kind_of, read_text, resolve_path, safe_name, write_text, written_whole
 from concat_id.models import backbones
-from concat_id.models.tensor_names import POSITIONS
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.engine import from_first
-from concat_id.training.lora import add_low_rank
+from concat_id.training.lora import choose_trained
 from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions
 from concat_id.weights.tensor_cache import TensorCache
@@ -75,13 +74,14 @@ def _new_run(save: Path, name: str, held: ExitStack) -> str:
             raise UserError(f"{save}: found {kind_of(save)}, expected a folder; choose another one with --save") from error
         except (OSError, ValueError) as error:
             raise UserError(f"{run}: cannot be made ({reason_of(error)}); choose another folder with --save") from error
-        try:
-            held.enter_context(locked(run / LOCK, str(run)))
-        except UserError:  # on a full disk a folder can be made, and no file written
-            with suppress(OSError):  # somebody else may have taken it
-                run.rmdir()
-            raise
+        held.callback(_remove_empty, run)  # what failed before there was anything to keep leaves no folder
+        held.enter_context(locked(run / LOCK, str(run)))
         return str(run)
+
+
+def _remove_empty(run: Path) -> None:
+    with suppress(OSError):  # it is not empty, or somebody else has taken it
+        run.rmdir()
 
 
 def record_configuration(run: Path, config: Config, notes: Sequence[str] = (), step: int = 0) -> None:
@@ -137,10 +137,8 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
         raise UserError(f"args.load: {backbones.MISSING}, or mode: pretrain to start from nothing")
     else:
         network = backbones.load_transformer(config, source, train=True)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name != POSITIONS)
+    names = choose_trained(network, config.model, generator_of(config.args.seed, "lora"))
     if lora:
-        names = add_low_rank(network, lora, generator_of(config.args.seed, "lora"))
         torch.manual_seed(generator_of(config.args.seed, f"dropout of process {rank()}").initial_seed())  # a resumed run has its own
         for name, parameter in network.named_parameters() if saved else ():
             if parameter.requires_grad:

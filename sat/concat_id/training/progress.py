@@ -1,6 +1,7 @@
 """What a run tells: a line on the screen, exact numbers in metrics.jsonl, curves for TensorBoard and, if asked, Weights & Biases."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Progress:
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         """Append a line; a full disk must not end the run, and is told once."""
-        line = b"\n" * self.torn + json.dumps({"step": step, **values}).encode() + b"\n"
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON knows no others
+        line = b"\n" * self.torn + json.dumps({"step": step, **numbers}).encode() + b"\n"
         try:
             reason = None if self.file.write(line) == len(line) else "no space left"
         except OSError as error:

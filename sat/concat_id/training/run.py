@@ -32,17 +32,17 @@ class TrainingRun:
     saved: SavedState | None
 
     def order(self, dataset: ReplacingDataset) -> ClipLoader:
-        """Return the loader of this process's batches, count the steps and record the configuration."""
+        """Return the loader of this process's batches, and count the steps."""
         args, seed = self.config.training, self.config.args.seed
         order = EpochSampler(dataset.kinds, self.settings.micro_batch_size, rank(), world_size(), seed)
         args.count_steps(order.batches_per_epoch / (self.settings.accumulation * world_size()))
-        record_configuration(self.folder, self.config, self.settings.notes, self.saved.step if self.saved else 0)
         return ClipLoader(dataset, order, args.num_workers, args.prefetch_factor)
 
     def train(self, load: Callable[[], nn.Module], loader: ClipLoader, objective: Any, validation: Validation | None) -> int:
-        """Load the network that is trained, and take the steps; returns the exit code."""
+        """Load the network that is trained, record the configuration, and take the steps; returns the exit code."""
         with memory_told(lambda: "the engine"):
             engine = Engine(load(), self.settings, self.device)
+        record_configuration(self.folder, self.config, self.settings.notes, self.saved.step if self.saved else 0)
         return Trainer(self.config, self.folder, engine, objective, loader.sampler, validation, self.saved).train(loader)
 
 

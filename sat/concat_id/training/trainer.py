@@ -110,11 +110,7 @@ class Trainer:
         noted = [float(self.noted == number) for number in SIGNALS]
         total, samples, *noted = all_reduce([total / world_size(), samples, *noted], self.engine.device)
         self.stopped_by = max((number for number, count in zip(SIGNALS, noted, strict=True) if count), default=0)
-        if not math.isfinite(total):
-            remedy = "check clips and weights, or try a smaller --lr"
-            if self.saved_at:
-                remedy += f", with --resume from step {self.saved_at}"
-            raise UserError(f"step {self.done}: the loss is {total}, expected a number; {remedy}")
+        self._require_number("loss", total)
         if self.progress:
             values = {"loss": total, "lr": rate, "gradient_norm": self.engine.gradient_norm}
             self.progress.step(self.done, values, int(samples), self.engine.memory_gib())
@@ -122,11 +118,19 @@ class Trainer:
     def _validate(self) -> None:
         if self.args.eval_iters:
             loss = self.validation.loss(self.engine)
+            self._require_number("validation loss", loss)
             if self.progress:
                 self.progress.validation(self.done, loss)
         if self.args.eval_samples:
             for name, sheet in self.validation.write_samples(self.engine, self.done).items():
                 self.progress.image(self.done, name, sheet)
+
+    def _require_number(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            remedy = "check clips and weights, or try a smaller --lr"
+            if self.saved_at:
+                remedy += f", with --resume from step {self.saved_at}"
+            raise UserError(f"step {self.done}: the {name} is {value}, expected a number; {remedy}")
 
     def _save(self, last: bool) -> None:
         """Save; one that fails on the way is worth a warning, the last one the run."""
