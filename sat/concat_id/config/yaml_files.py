@@ -160,7 +160,7 @@ def _told(tree: dict[str, Any], origins: Origins) -> Iterator[None]:
         for part in re.split(r"[.\[\]]+", key):
             found = found.get(part) if isinstance(found, dict) else found
         reason = reason_of(error).partition(" full_key:")[0]
-        raise mismatch(key, found, "a value, or a reference to one such as ${args.save}", origins, reason) from error
+        raise mismatch(key, found, "a value, or a reference to one such as ${args.save} or ${oc.env:HOME}", origins, reason) from error
 
 
 def _check_references(tree: dict[str, Any], origins: Origins) -> None:
