@@ -48,6 +48,12 @@ def wait_if_failed(failed: bool) -> None:
         store.wait([f"done/{other}" for other in range(size)], forever)
 
 
+def leave_processes() -> None:
+    """Leave the group of the processes that were started together: left to the interpreter's end, its threads abort that now and then."""
+    if world_size() > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def choose_device(name: str) -> torch.device:
     """Turn "auto" into this process's accelerator or else the CPU; other names are taken as torch's.
 

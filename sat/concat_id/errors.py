@@ -83,6 +83,10 @@ def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         code = main() or 0
+        if "torch" in sys.modules:
+            from concat_id.distributed import leave_processes
+
+            leave_processes()
     except UserError as error:
         report(error)
         code = 2

@@ -14,7 +14,7 @@ import torch  # noqa: E402
 from tiny_pipelines import latents_of  # noqa: E402
 
 from concat_id.config.loading import load_config  # noqa: E402
-from concat_id.distributed import rank, world_size  # noqa: E402
+from concat_id.distributed import leave_processes, rank, world_size  # noqa: E402
 from concat_id.sampling.pipeline import make_pipeline  # noqa: E402
 from concat_id.sampling.sharing import Sharing, way_of_sharing  # noqa: E402
 
@@ -37,6 +37,7 @@ def main(cases: str, output: str) -> None:
             sharing.end()
     if rank() == 0:
         torch.save(found, output)
+    leave_processes()
 
 
 if __name__ == "__main__":

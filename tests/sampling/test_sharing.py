@@ -47,7 +47,7 @@ def sampled(folder: Path, cases: dict, processes: int, check: bool = True) -> di
     done = subprocess.run([sys.executable, *launch, *script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     if not check:
         return done
-    assert done.returncode == 0, done.stderr[:6000]
+    assert done.returncode == 0, done.stderr[-2000:]
     return torch.load(folder / f"{processes}.pt")
 
 
