@@ -75,12 +75,25 @@ def test_flicker_is_what_goes_up_and_down(texture):
     assert motion_scores(base[None], 8) == {"temporal_consistency": None, "motion_amplitude": None, "flicker": None}
 
 
-def test_intervals_cover_the_mean():
-    generator = np.random.default_rng(3)
-    samples = generator.normal(0.5, 0.1, (200, 30))
-    covered = [low <= 0.5 <= high for low, high in map(mean_interval, samples)]
-    assert 0.88 <= np.mean(covered) <= 0.99
+@pytest.mark.parametrize("number", [2, 3, 6, 12, 30])
+def test_few_verdicts_are_false(number):
+    """Where nothing differs, about one interval of twenty excludes that: of scores, of shares within videos, of right or wrong."""
+    generator = np.random.default_rng(number)
+    shares = {share: generator.random((2, 1000, number)) < share for share in (0.5, 0.95)}
+    for found in (generator.normal(0, 0.1, (1000, number)), np.diff(generator.beta(8, 2, (2, 1000, number)), axis=0)[0],
+                  *(after * 1.0 - before for before, after in shares.values())):  # fmt: skip
+        intervals = [mean_interval(differences, (-1, 1)) for differences in found]
+        assert np.mean([low > 0 or high < 0 for low, high in intervals]) <= 0.075
+    for share, (first, _) in shares.items():
+        assert np.mean([low - 1e-9 <= share <= high + 1e-9 for low, high in (mean_interval(videos, (0, 1)) for videos in first)]) > 0.9
+
+
+def test_an_interval_needs_values_that_differ_or_bounds():
     assert mean_interval([0.5]) is None and mean_with_interval([0.2]) == {"mean": 0.2, "low": None, "high": None, "n": 1}
+    assert mean_interval([0.9 - 0.8, 0.8 - 0.7]) is None, "the same but for rounding"
+    assert mean_interval([0.4, 0.5, 0.6]) == pytest.approx((0.2516, 0.7484), abs=1e-4)
+    assert mean_interval([1, 1, 1], (0, 1)) == pytest.approx((0.2924, 1), abs=1e-4), "three of three"
+    assert [mean_interval([1] * number, (-1, 1))[0] > 0 for number in (5, 6)] == [False, True], "as the sign test"
 
 
 def test_calibration_by_person_and_by_all():

@@ -72,3 +72,5 @@ METRICS = {
     "motion_amplitude": Metric("motion", "", "Mean optical flow, % of the image's diagonal per second.", 2, "Motion"),
     "flicker": Metric("flicker", "less", "Mean brightness of blocks that goes up and down from frame to frame, % of white.", 2, "Motion"),
 }  # fmt: skip
+SHARES = {"detection_rate", "rank1_identification", "match_rate", "swap_rate", "stranger_rate", "missing_rate", "merge_rate",
+          "order_accuracy"}  # cases of all cases, so that many videos may have the very same one

@@ -62,8 +62,8 @@ def _scores(summary: Summary) -> str:
         rows.append(f"<tr class=group><th colspan={len(summary.runs) + 1}>{group}</th></tr>")
         for name, metric in named:
             known = [means[name] for means in summary.means if name in means]
-            highest = max(max(values["mean"], values["high"] or 0) for values in known)
-            limits = (min(0.0, *(values["mean"] for values in known), 0.0), 1.0 if highest <= 1 and metric.places == 3 else highest)
+            low, high = (extreme(values["mean"] for values in known) for extreme in (min, max))
+            limits = (min(0.0, low), 1.0 if high <= 1 and metric.places == 3 else max(high, *(values["high"] or high for values in known)))
             cells = "".join(_cell(metric, means.get(name), limits) for means in summary.means)
             rows.append(f"<tr><th scope=row>{escape(metric.label)} <span class=arrow>{ARROWS[metric.better]}</span>"
                         f"<small>{escape(metric.meaning)}</small></th>{cells}</tr>")  # fmt: skip

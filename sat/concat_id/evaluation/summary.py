@@ -7,9 +7,9 @@ from typing import Any
 
 from concat_id.errors import one_line
 from concat_id.evaluation.calibration import TOO_CLOSE, Calibration
-from concat_id.evaluation.intervals import mean_with_interval
+from concat_id.evaluation.intervals import UNBOUNDED, mean_with_interval
 from concat_id.evaluation.measuring import Instruments
-from concat_id.evaluation.metrics import METRICS, Metric
+from concat_id.evaluation.metrics import METRICS, SHARES, Metric
 from concat_id.evaluation.runs import Run
 from concat_id.evaluation.user_metrics import GROUP
 
@@ -52,7 +52,7 @@ class Summary:
     def _means(self, run: Run) -> dict[str, dict[str, Any]]:
         columns = {name: [result["scores"].get(name) for result in run.results] for name in self.metrics}
         known = {name: [value for value in values if value is not None] for name, values in columns.items()}
-        return {name: mean_with_interval(values) for name, values in known.items() if values}
+        return {name: mean_with_interval(values, (0, 1) if name in SHARES else UNBOUNDED) for name, values in known.items() if values}
 
     def _compare(self, first: Run, second: Run) -> dict[str, dict[str, Any]]:
         """Compare over the same prompts and references, in the same order of repetition; videos are drawn in pairs."""
@@ -63,7 +63,7 @@ class Summary:
             pairs = [(ours[key]["scores"].get(name), theirs[key]["scores"].get(name)) for key in common]
             differences = [after - before for before, after in pairs if before is not None and after is not None]
             if differences:
-                compared[name] = mean_with_interval(differences)
+                compared[name] = mean_with_interval(differences, (-1, 1) if name in SHARES else UNBOUNDED)
         return compared
 
     @property
@@ -93,7 +93,7 @@ class Summary:
             "frames": f"{tools.num_frames} of each video, evenly spaced from first to last",
             "impostor similarity (other people)": shown(limits.impostor),
             "genuine similarity (other photos of a person)": shown(limits.genuine),
-            "intervals": "95 %, bootstrap over videos (a single video: over its frames)",
+            "intervals": "95 %, Student's t over videos (a single video: over its frames)",
         }
         if tools.clip is not None:
             settings["images and prompts compared by"] = tools.clip.name
