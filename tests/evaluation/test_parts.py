@@ -49,6 +49,26 @@ def test_damaged_and_slow_files(tmp_path):
     refused("e.mp4: ends before its last frame", read_video, tmp_path / "e.mp4", 4)
 
 
+def test_each_frame_counts_once_at_a_rate_that_varies_and_behind_a_cut_or_a_hole(tmp_path):
+    source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=30:d=60", "-c:v", "libx264", "-g", "10", "-preset", "ultrafast"]
+    ffmpeg(*source, "-vf", "select='lt(n,300)+not(mod(n,10))'", "-fps_mode", "passthrough", tmp_path / "varies.mp4")
+    varies = read_video(tmp_path / "varies.mp4", 8)
+    assert (varies.count, varies.announced, varies.indices[-1]) == (450, 450, 449)
+    assert varies.fps == pytest.approx(449 / 59.67, abs=0.01)
+    assert varies.small_fps == pytest.approx(255 / (203 / 30 + 52 / 3), abs=0.05), "of the middle 256"
+    ffmpeg(*source, "-t", "4", tmp_path / "whole.mp4")
+    ffmpeg("-ss", "0.7", "-i", tmp_path / "whole.mp4", "-c", "copy", tmp_path / "cut.mp4")
+    cut = read_video(tmp_path / "cut.mp4", 8)
+    assert cut.count == cut.announced == 99 and cut.fps == 30, "what an edit list hides is not announced"
+    content = (tmp_path / "whole.mp4").read_bytes()
+    for share in (24, 4):
+        start, size = len(content) // 2, len(content) // share
+        (tmp_path / f"hole_{share}.mp4").write_bytes(content[:start] + bytes(size) + content[start + size :])
+    hole = read_video(tmp_path / "hole_24.mp4", 8)
+    assert hole.count < hole.announced == 120
+    refused("hole_4.mp4: .* of 120 frames can be decoded", read_video, tmp_path / "hole_4.mp4", 8)
+
+
 @pytest.fixture(scope="module")
 def texture():
     noise = np.random.default_rng(0).random((30, 44))

@@ -35,7 +35,7 @@ from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights.loading import content_digest
 
-VERSION = 6  # raise it when the same video would be scored differently
+VERSION = 7  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP, VICLIP = "models/clip-vit-base-patch32", "models/viclip"
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
@@ -168,8 +168,10 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     scores, details = identity_scores(references, people, count)
     scores["similarity_as_published"] = published_similarity(references, faces)
     scores |= multi_person_scores(references, people, tracks, count, instruments.threshold)
-    scores |= motion_scores(video.small, video.fps)
+    scores |= motion_scores(video.small, video.small_fps)
     notes = [f"{reference.path}: {note}" for reference in references for note in reference.notes]
+    if video.count < video.announced:
+        notes.append(f"{video.count} of {video.announced} frames can be decoded, the rest is damaged")
     if video.count == 1:
         notes.append("a single image; motion, consistency of frames and ViCLIP are left out")
     if not any(faces):

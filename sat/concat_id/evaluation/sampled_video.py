@@ -1,6 +1,7 @@
 """Read a video once: frames for the metrics that look at images, small grey ones for those that look at motion."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +11,31 @@ import numpy as np
 from concat_id.errors import UserError
 from concat_id.files.formats import is_image
 from concat_id.video.transforms import load_image
-from concat_id.video.writing import STREAM, decode_frames, describe_video
+from concat_id.video.writing import AS_STORED, decode_frames, describe_video
 
 SMALL_SIDE = 160  # pixels of the longer side of the frames for motion
 MOTION_FRAMES = 256  # the middle of longer videos stands for all of it
-MIN_SHARE = 0.9  # of the frames that a file announces; edit lists hide some, damage loses many
+MIN_SHARE = 0.9  # of the frames that a file announces; a scratch loses some, a hole many
+# ffmpeg's list of a stream's packets: time of decoding, of showing, duration, bytes, and flags where there are any; 4: not to be shown
+PACKET = re.compile(r"^0, +(-?\d+), +(-?\d+), +\d+, +[1-9]\d*, 0x\w+(?:, F=0x(\w+))?", re.MULTILINE)
+HIDDEN, UNKNOWN = 4, -(2**63)
 TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class SampledVideo:
-    """`frames` (F, H, W, 3), uint8 RGB, at `indices` of the video's `count`; `small` (K, h, w), uint8 grey, are consecutive."""
+    """`frames` (F, H, W, 3), uint8 RGB, at `indices` of the video's `count`; `small` (K, h, w), uint8 grey, are consecutive.
+
+    `fps` is the mean over the whole, `small_fps` over `small`, which differ where the rate varies. `announced` frames should be there.
+    """
 
     frames: np.ndarray
     indices: tuple[int, ...]
     small: np.ndarray
     fps: float
+    small_fps: float
     count: int
+    announced: int
 
 
 def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> SampledVideo:
@@ -36,12 +45,13 @@ def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Sam
     """
     if is_image(path):
         frame = np.asarray(load_image(path))
-        return SampledVideo(frame[None], (0,), _small(frame)[None], 1.0, 1)
-    announced, fps = _probe(path, timeout_s)
+        return SampledVideo(frame[None], (0,), _small(frame)[None], 1.0, 1.0, 1, 1)
+    times = _times(path, timeout_s)
+    announced = len(times)
     wanted = set(_evenly(announced, num_frames))
     start = max(0, (announced - MOTION_FRAMES) // 2)
     chosen, small, last, count = {}, [], None, 0
-    for last in decode_frames(path, timeout_s):
+    for last in decode_frames(path, timeout_s, rate=AS_STORED):
         if count in wanted:
             chosen[count] = last
         if start <= count < start + MOTION_FRAMES:
@@ -53,7 +63,8 @@ def read_video(path: Path, num_frames: int, timeout_s: float = TIMEOUT_S) -> Sam
     if len({frame.shape for frame in chosen.values()}) > 1:
         raise UserError(f"{path}: the size of its frames changes, expected one size; make it again")
     indices = tuple(sorted(chosen))
-    return SampledVideo(np.stack([chosen[index] for index in indices]), indices, np.stack(small), fps, count)
+    return SampledVideo(np.stack([chosen[index] for index in indices]), indices, np.stack(small), _rate(times),
+                        _rate(times[start : start + MOTION_FRAMES]), count, announced)  # fmt: skip
 
 
 def _evenly(count: int, number: int) -> list[int]:
@@ -67,14 +78,20 @@ def _small(frame: np.ndarray) -> np.ndarray:
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
 
 
-def _probe(path: Path, timeout_s: float) -> tuple[int, float]:
-    """Count frames without decoding them; returns the count and the frames per second."""
-    told = describe_video(path, timeout_s, "-map", "0:V:0", "-c", "copy", "-f", "null", "-")
-    counts, rates = re.findall(r"frame=\s*(\d+)", told), re.findall(STREAM + r"(\d+(?:\.\d+)?) fps", told, re.MULTILINE)
-    if not counts or int(counts[-1]) == 0:
+def _times(path: Path, timeout_s: float) -> list[float]:
+    """List when each frame is shown, in seconds, without decoding any."""
+    told, packets = describe_video(path, timeout_s, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "pipe:1")
+    base = re.search(r"^#tb 0: (\d+)/(\d+)", packets, re.MULTILINE)
+    found = [(int(shown), int(decoded)) for decoded, shown, flags in PACKET.findall(packets) if not int(flags or "0", 16) & HIDDEN]
+    if not base or not found:
         lines = [line for line in told.strip().splitlines() if not line.startswith(("frame=", "Conversion"))] or ["damaged"]
         reason = "no video in it" if "matches no streams" in told else re.sub(r"^\[[^]]*\] *", "", lines[-1])
         raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
     if "partial file" in told or "corrupt input packet" in told:
         raise UserError(f"{path}: ends before its last frame; the file was cut short, make or copy it again")
-    return int(counts[-1]), float(rates[0]) if rates and float(rates[0]) > 0 else 25.0
+    return sorted((decoded if shown == UNKNOWN else shown) * int(base[1]) / int(base[2]) for shown, decoded in found)
+
+
+def _rate(times: Sequence[float]) -> float:
+    """Frames per second of frames shown at `times`, to four digits, as containers round times; 25 where it cannot be said."""
+    return float(f"{(len(times) - 1) / (times[-1] - times[0]):.4g}") if times[-1] > times[0] else 25.0

@@ -21,6 +21,7 @@ MARGIN, SHEET_LINES, SHEET_FRAMES = 8, 8, 6  # pixels; lines of the prompt and f
 LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
 LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
 FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
+AS_STORED = ["-fps_mode", "passthrough", "-enc_time_base", "1:1000000"]  # each frame once, whenever it is shown
 STREAM = r"^ *Stream #\d.*? Video: .*?"  # how ffmpeg's line about a video begins; titles and comments say whatever they like
 HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
 
@@ -87,31 +88,34 @@ def video_input(path: Path) -> list[str]:
     return [*limits, "-protocol_whitelist", "file", "-f", container_of(path), "-i", f"file:{os.path.abspath(path)}"]
 
 
-def describe_video(path: Path, timeout_s: float, *output: str) -> str:
-    """Return what ffmpeg says of a video, with options for an `output` of what it says while it reads all of it; warn of HDR.
+def describe_video(path: Path, timeout_s: float, *output: str) -> tuple[str, str]:
+    """Return what ffmpeg says of a video, with options for an `output` while it reads all of it, and what it writes to it; warn of HDR.
 
     Raises `UserError` for what is no video, and when the time is over.
     """
     command = [ffmpeg(), "-hide_banner", *video_input(path), *output]
     try:
-        told = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
+        done = subprocess.run(command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{path}: not read within {timeout_s:g} s; the file or its disk hangs") from error
+    told, written = (stream.decode(errors="replace") for stream in (done.stderr, done.stdout))
     if found := re.search(rf"{STREAM}({'|'.join(HDR)})", told, re.MULTILINE):
         kind = HDR[found[1]]
         warn(f"{path}: found {kind} colours, expected the usual range; they are used as they are and look pale, convert the video to SDR")
-    return told
+    return told, written
 
 
-def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), filters: str | None = None) -> Iterator[np.ndarray]:
+def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), filters: str | None = None,
+                  rate: Sequence[str] = ()) -> Iterator[np.ndarray]:  # fmt: skip
     """Yield frames (H, W, 3), uint8 RGB, from an ffmpeg that is killed after `timeout_s` seconds: decoders can hang.
 
     Frames of more than `LARGEST_FRAME` pixels are scaled to it while they are decoded. `before` are ffmpeg's options in front of the
-    input. Raises `UserError` for what is no video, when the time is over, and when the output ends inside a frame.
+    input. Frames of a varying rate come at a constant one, some twice or not at all, unless `rate` is `AS_STORED`. Raises `UserError`
+    for what is no video, when the time is over, and when the output ends inside a frame.
     """
     chain = ",".join(filter(None, [filters, FITTING]))
     command = [ffmpeg(), "-v", "error", *before, *video_input(path), "-map", "0:V:0", "-vf", chain]
-    command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
+    command += [*rate, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
     late = threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
         timer = threading.Timer(timeout_s, lambda: (late.set(), process.kill()))
