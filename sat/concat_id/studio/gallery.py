@@ -30,6 +30,11 @@ class Result:
         return str(self.info["prompt"])
 
     @property
+    def name(self) -> str:
+        """Its folder within the output folder, which models have one each of."""
+        return "/".join(self.folder.parts[-2:])
+
+    @property
     def take(self) -> int:
         """The number of the take to show, from 0."""
         scored = [index for index, take in enumerate(self.info["samples"]) if take.get("video") == self.info.get("best")]
@@ -71,12 +76,16 @@ class Result:
         return [*rows, ("sampling", f"{take['sampling_s']} s"), ("folder", str(self.folder))]
 
 
-def find_results(folders: Sequence[Path]) -> list[Result]:
-    """Finished results, the newest first."""
+def result_folders(folders: Sequence[Path]) -> list[Path]:
+    """The finished ones within output folders, the newest first."""
     infos = [path for folder in dict.fromkeys(folders) for path in visible_files(folder, "*/info.json")]
-    newest = sorted(infos, key=lambda path: -path.stat().st_mtime)[:MOST]
-    results = [Result(path.parent, info) for path in newest if (info := recall_json(path))]
-    return [result for result in results if {"prompt", "samples", "settings", "files"} <= result.info.keys() and result.info["samples"]]
+    return [path.parent for path in sorted(infos, key=lambda path: -path.stat().st_mtime)]
+
+
+def read_result(folder: Path) -> Result | None:
+    """What a finished folder holds; None if it is no such folder."""
+    info = recall_json(folder / "info.json") or {}
+    return Result(folder, info) if {"prompt", "samples", "settings", "files"} <= info.keys() and info["samples"] else None
 
 
 @functools.lru_cache(maxsize=4 * MOST)

@@ -16,7 +16,7 @@ from PIL import Image
 from concat_id.errors import UserError
 from concat_id.files.paths import PROJECT_ROOT
 from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, Model, default_model, example_prompts
-from concat_id.studio.gallery import Result, find_results, served
+from concat_id.studio.gallery import MOST, Result, read_result, result_folders, served
 from concat_id.studio.photos import PhotoReader, marked, sentence, side_by_side
 from concat_id.studio.worker import VideoRequest, Worker
 
@@ -36,6 +36,7 @@ CSS = """
 .report {width: 100%; height: 80vh; border: 0; background: white}
 footer {display: none !important}
 """
+GALLERY, EVALUATED = "Results, the newest first", "Results to compare, the newest first"
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
 SAVE = ["fullscreen", "download"]  # buttons of an image
 SECONDS = 600  # that a report or the doctor may take
@@ -74,8 +75,7 @@ class Studio:
             elif event.kind == "preview":
                 yield gr.skip(), gr.update(value=Image.open(io.BytesIO(event.value)), visible=True), *nothing
             elif event.kind == "made":
-                made = [result for result in find_results([Path(event.value).parent]) if result.folder == Path(event.value)]
-                yield marked("made"), preview, *shown(made[0] if made else None)
+                yield marked("made"), preview, *shown(read_result(Path(event.value)))
             elif event.kind in ("failed", "stopped"):
                 told = sentence(UserError(event.value), *uploads) if event.value else "the device is free"
                 yield marked(event.kind, told), preview, *nothing
@@ -102,28 +102,34 @@ class Studio:
         """End what this page is making; what waits is taken out of the queue by Gradio."""
         return marked("stopped", "the device is free" if self.worker.stop(session.session_hash) else "nothing of yours is being made")
 
-    def results(self) -> list[Result]:
-        """Finished results of all models."""
-        return find_results([folder for model in self.models.values() for folder in model.folders])
+    def folders(self) -> list[Path]:
+        """Finished results of all models, the newest first."""
+        return result_folders([folder for model in self.models.values() for folder in model.folders])
 
-    def posters(self) -> tuple[list[tuple[str | None, str]], list[str]]:
+    def results(self) -> tuple[list[Result], str]:
+        """The newest of them, and how many of how many these are, where some are left out."""
+        folders = self.folders()
+        told = f", {MOST} of {len(folders)}" if len(folders) > MOST else ""
+        return [result for folder in folders[:MOST] if (result := read_result(folder))], told
+
+    def posters(self) -> tuple[dict, list[str]]:
         """The results as a gallery shows them, and their folders."""
-        results = self.results()
-        return [(result.poster, result.prompt[:80]) for result in results], [str(result.folder) for result in results]
+        results, told = self.results()
+        posters = [(result.poster, result.prompt[:80]) for result in results]
+        return gr.update(value=posters, label=GALLERY + told), [str(result.folder) for result in results]
 
     def pick(self, event: gr.SelectData, folders: list[str]) -> tuple:
         """The values of the result's components for the one that was clicked."""
-        found = [result for result in self.results() if str(result.folder) == folders[event.index]]
-        return shown(found[0] if found else None)
+        return shown(read_result(Path(folders[event.index])))
 
     def again(self, folder: str | None) -> tuple:
         """The form for an earlier result with another seed, and the tab that it is in: prompt, photos, seed; crops stand in for photos."""
-        found = [result for result in self.results() if str(result.folder) == folder]
-        if not found:
+        found = read_result(Path(folder)) if folder else None
+        if found is None:
             return (gr.skip(),) * (MOST_PEOPLE + 3)
-        crops = [served(path) for path in found[0].crops][:MOST_PEOPLE]
+        crops = [served(path) for path in found.crops][:MOST_PEOPLE]
         photos = [*([crop] for crop in crops), *[None] * (MOST_PEOPLE - len(crops))]
-        return found[0].prompt, *photos, found[0].seed + 1, gr.update(selected="create")
+        return found.prompt, *photos, found.seed + 1, gr.update(selected="create")
 
     def defaults(self, model: str) -> tuple:
         """What the form says for a model: its prompts, sizes, and how many people it takes."""
@@ -142,12 +148,14 @@ class Studio:
 
     def choices(self) -> dict:
         """What can be evaluated."""
-        return gr.update(choices=[(f"{result.prompt[:70]} (seed {result.seed})", str(result.folder)) for result in self.results()])
+        results, told = self.results()
+        named = [(f"{result.name}: {result.prompt[:70]} (seed {result.seed})", str(result.folder)) for result in results]
+        return gr.update(choices=named, label=EVALUATED + told)
 
     def evaluate(self, names: list[str]) -> Iterator[str]:
         """The evaluation's report on the chosen results, in a frame that can do nothing."""
-        known = {str(result.folder): result.folder for result in self.results()}
-        chosen = [str(known[name]) for name in names or () if name in known]
+        known = set(map(str, self.folders()))
+        chosen = [name for name in names or () if name in known]
         if not chosen:
             yield "choose one result or more"
             return
@@ -224,7 +232,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Gallery") as tab, gr.Row():
                 with gr.Column(min_width=320):
                     gallery = gr.Gallery(
-                        label="Results, the newest first", columns=2, object_fit="cover", height="auto", allow_preview=False, buttons=[],
+                        label=GALLERY, columns=2, object_fit="cover", height="auto", allow_preview=False, buttons=[],
                         elem_id="gallery",
                     )  # fmt: skip
                     folders = gr.State([])
@@ -250,7 +258,7 @@ def build_page(studio: Studio) -> gr.Blocks:
 
 
 def _evaluation(studio: Studio, tab: gr.Tab) -> None:
-    chosen = gr.CheckboxGroup(label="Results to compare", elem_id="chosen")
+    chosen = gr.CheckboxGroup(label=EVALUATED, elem_id="chosen")
     measure = gr.Button("Measure", variant="primary", elem_id="measure")
     report = gr.HTML(elem_id="report")
     tab.select(studio.choices, None, chosen, **PRIVATE)
