@@ -131,6 +131,10 @@ def server(output):
 def test_two_photos_become_a_video_that_plays_on_large_and_small_screens(page, server, output):
     page.open(server.address)
     assert "good" in page.upload(1, PEOPLE / "ben.png") and "good" in page.upload(2, PEOPLE / "anna.png")
+    page.click("#photo1 button[aria-label='Clear']")
+    page.click("#photo1 button[aria-label='Photos of person 1']")
+    page.click("#photo3 button[aria-label='Photos of person 3']")
+    assert "good" in page.upload(1, PEOPLE / "ben.png")
     page.write("#prompt textarea", PROMPT)
     page.click("button", "More")
     page.write("#steps input[type=number]", "2")

@@ -36,6 +36,10 @@ CSS = """
 .report {width: 100%; height: 80vh; border: 0; background: white}
 footer {display: none !important}
 """
+# The buttons of Gradio's files are all called alike; they come anew with every upload.
+NAME_UPLOADS = """() => new MutationObserver(() => document.querySelectorAll("[id^=photo] button[aria-dropeffect]").forEach(
+  button => button.setAttribute("aria-label", "Photos of person " + button.closest("[id^=photo]").id.slice(5))
+)).observe(document.body, {childList: true, subtree: true})"""
 GALLERY, EVALUATED = "Results, the newest first", "Results to compare, the newest first"
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
 SAVE = ["fullscreen", "download"]  # buttons of an image
