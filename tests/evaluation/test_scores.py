@@ -1,5 +1,6 @@
 """What the scores must do, on clips made of real photographs."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from evaluation.clips import other_photographs, scene, write_clip
 from PIL import Image
 
+from concat_id.evaluation import measuring
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
 from concat_id.evaluation.face_tracks import Reference
 from concat_id.evaluation.layouts import GeneratedVideo
 from concat_id.evaluation.measuring import load_instruments, measure
 from concat_id.evaluation.multi_person import multi_person_scores
+from concat_id.evaluation.sampled_video import read_video
 from concat_id.face.detection import TEMPLATE, Face
 from concat_id.face.tracking import FoundFace, Track, similarity
 
@@ -40,6 +43,15 @@ def test_misses_count_in_the_honest_score_only(score, portraits):
     assert result["curves"][0][1] is None and result["curves"][0][0] > 0.85
     low, high = result["interval"]
     assert low < scores["similarity"] < high
+
+
+def test_what_is_no_number_or_lost_is_left_out_and_said(score, portraits, monkeypatch):
+    monkeypatch.setattr(measuring, "motion_scores", lambda *_: {"flicker": float("nan"), "motion_amplitude": 1.0})
+    monkeypatch.setattr(measuring, "read_video", lambda *options: replace(read_video(*options), announced=9))
+    result = score([scene(portraits["astronaut"])] * 2, "astronaut")
+    assert result["scores"]["flicker"] is None and json.dumps(result, allow_nan=False)
+    lost, odd = result["notes"]
+    assert lost.startswith("2 of 9 frames") and odd.startswith("flicker: not a finite number")
 
 
 def test_only_one_of_two_people_halves_the_honest_score(score, portraits):

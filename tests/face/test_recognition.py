@@ -41,6 +41,11 @@ def test_antelopev2_holds_both(detector_folder, astronaut, tmp_path, capfd):
     assert captured.out == captured.err == "", "insightface and onnxruntime keep quiet"
 
 
+def test_vectors_that_are_no_numbers(recognizer, astronaut, monkeypatch):
+    monkeypatch.setattr(recognizer.model, "get_feat", lambda crops: np.full((len(crops), 128), np.nan))
+    refused("no finite numbers", recognizer.embed_crops, [astronaut])
+
+
 def test_folders_without_one(tmp_path, detector_folder):
     load = FaceRecognizer.from_folder
     refused("no such folder.*face-models", load, tmp_path / "nowhere", "cpu")

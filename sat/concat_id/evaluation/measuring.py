@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -192,6 +193,9 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
             scores |= metric.scores(given, scores)
         except UserError as error:
             failures.append(str(error))
+    odd = [name for name, value in scores.items() if value is not None and not math.isfinite(value)]
+    scores |= dict.fromkeys(odd)  # JSON has no such numbers, and one would spoil every mean
+    notes += [f"{', '.join(odd)}: not a finite number, which damaged weights can cause; left out"] if odd else []
     return {
         "name": sample.name,
         "video": str(sample.video),

@@ -1,6 +1,5 @@
 """A user's own metrics: `--metric FILE.py`, a Python file with a function `measure`. docs/evaluation.md shows one."""
 
-import math
 import re
 import sys
 import traceback
@@ -15,6 +14,7 @@ import numpy as np
 from concat_id.errors import UserError, reason_of, shortened
 from concat_id.evaluation.face_tracks import FoundFace, Reference, Track
 from concat_id.evaluation.metrics import CSV_HEAD, CSV_TAIL, METRICS, Metric
+from concat_id.files.json_files import LARGEST
 from concat_id.files.paths import read_text, resolve_path, text_digest
 from concat_id.video.transforms import load_image
 
@@ -103,6 +103,6 @@ class UserMetric:
 
     def _number(self, name: str, value: object) -> float | None:
         with suppress(TypeError, ValueError, OverflowError):
-            if value is None or not isinstance(value, str) and math.isfinite(float(value)):
+            if value is None or not isinstance(value, str) and abs(float(value)) < LARGEST:
                 return None if value is None else float(value)
-        raise UserError(f"{self.file}: {name}: found {shortened(repr(value))}, expected a finite number or None; mend it")
+        raise UserError(f"{self.file}: {name}: found {shortened(repr(value))}, expected a finite number below 1e100 or None; mend it")

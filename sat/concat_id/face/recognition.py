@@ -69,12 +69,14 @@ class FaceRecognizer:
         return warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
 
     def embed_crops(self, crops: Sequence[Image.Image]) -> np.ndarray:
-        """Compute the vectors (B, D), float32, of length 1, of faces that `align` cut out."""
+        """Compute the vectors (B, D), float32, of length 1, of faces that `align` cut out. Raises `UserError` for no numbers."""
         bgr = [np.ascontiguousarray(np.asarray(crop.convert("RGB"))[:, :, ::-1]) for crop in crops]
         vectors = [self.model.get_feat(bgr[start : start + self.batch_size]) for start in range(0, len(bgr), self.batch_size)]
         if not vectors:
             return np.zeros((0, self.model.output_shape[1]), np.float32)
         stacked = np.concatenate(vectors).astype(np.float32)
+        if not np.isfinite(stacked).all():
+            raise UserError(f"{self.file}: found vectors that are no finite numbers, expected a recogniser's; make or download it again")
         return stacked / np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), 1e-12)
 
 
