@@ -169,13 +169,15 @@ def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(pre
         portrait.save(tmp_path / f"{name}.png")
     Image.new("RGB", (144, 144), "white").save(tmp_path / "empty.png")
     (tmp_path / "damaged.png").write_bytes(b"no image")
-    entries += [{"video_path": name, "caption": "c"} for name in ("empty.png", "damaged.png")]
+    (tmp_path / "copy.png").write_bytes((tmp_path / "left.png").read_bytes())
+    entries += [{"video_path": name, "caption": "c"} for name in ("empty.png", "damaged.png", "copy.png")]
     (tmp_path / "list.json").write_text(json.dumps(entries, default=str))
     manifests = []
     for workers in (1, 2):
         options = "--videos", tmp_path / "list.json", "--output", tmp_path / str(workers), "--crop", 96, "--workers", workers
         code, _, told = prepare(*options)
-        assert code == 1 and told.count("error: ") == 1 and "damaged.png" in told and "Traceback" not in told
+        assert code == 1 and told.count("error: ") == 2 and "damaged.png" in told and "Traceback" not in told
+        assert f"copy.png: a copy of {tmp_path / 'left.png'}; the first is used" in told, "it would pass for another clip of a person"
         manifests.append(read(tmp_path / str(workers) / "manifest.json"))
     assert manifests[0] == manifests[1], "paths are from the manifest's folder"
     assert [entry["reason"] for entry in manifests[0]["discarded"]] == ["no face in 1 frames"]

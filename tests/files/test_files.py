@@ -16,6 +16,7 @@ from concat_id.errors import LONGEST, UserError, one_line
 from concat_id.files.json_files import parse_json, parse_list, read_json, recall_json, write_json
 from concat_id.files.locks import InUseError, locked
 from concat_id.files.paths import (
+    copies_among,
     expand_path,
     folder_written_whole,
     kind_of,
@@ -187,3 +188,12 @@ def test_a_lock_names_its_owner_and_vanishes(tmp_path):
     with no_file_larger_than(0), pytest.raises(UserError, match=full), locked(tmp_path / ".lock", "this"):
         pass
     assert not (tmp_path / ".lock").exists()
+
+
+def test_copies_are_those_of_the_same_bytes(tmp_path):
+    same, other = b"start" * 20000, b"start" * 15000 + b"other" + b"start" * 4999
+    contents = {"a": same, "shorter": same[5:], "middle": other, "b": same}
+    files = [tmp_path / name for name in (*contents, "empty", "none", "absent")]
+    for file in files[:-1]:
+        file.write_bytes(contents.get(file.name, b""))
+    assert copies_among(files) == {tmp_path / "b": tmp_path / "a"}

@@ -10,7 +10,7 @@ from concat_id.data.manifest import SPLITS
 from concat_id.errors import UserError, reason_of
 from concat_id.files.formats import VIDEOS, beside, is_image, is_video, media_in
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
-from concat_id.files.paths import kind_of, read_text, resolve_path, safe_name, text_digest
+from concat_id.files.paths import copies_among, kind_of, read_text, resolve_path, safe_name, text_digest
 
 NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
 NAMES = Kind("a list of names from left to right", lambda value: list_of(NAME).fits(value) and len(value) > 0)
@@ -88,7 +88,9 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
                 sources[file] = source
             except UserError as error:
                 problems.append(str(error))
-    return list(sources.values()), problems
+    copies = copies_among(source.path for source in sources.values())
+    problems += [f"{copy}: a copy of {first}; the first is used" for copy, first in copies.items()]
+    return [source for source in sources.values() if source.path not in copies], problems
 
 
 def _entries_of(argument: Path) -> Iterator[tuple[str, Any]]:

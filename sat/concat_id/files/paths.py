@@ -10,9 +10,11 @@ import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from concat_id.errors import UserError, is_text, reason_of
 from concat_id.files.locks import locked
@@ -261,3 +263,27 @@ def file_digest(path: Path) -> str:
     require_file(path, "a file")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copies_among(files: Iterable[Path]) -> dict[Path, Path]:
+    """Find files that equal one before them byte by byte; return the first of the kind by each.
+
+    Empty files are no copies, and files that cannot be read are left out. Whole files are read only where size and beginning are equal.
+    """
+
+    def parted(files: Iterable[Path], key: Callable[[Path], Any]) -> list[list[Path]]:
+        groups = defaultdict(list)
+        for file in files:
+            with suppress(OSError):
+                groups[key(file)].append(file)
+        return [group for value, group in groups.items() if value and len(group) > 1]
+
+    groups = [list(files)]
+    for key in (os.path.getsize, _beginning, file_digest):
+        groups = [part for group in groups for part in parted(group, key)]
+    return {file: group[0] for group in groups for file in group[1:]}
+
+
+def _beginning(file: Path) -> bytes:
+    with open(file, "rb") as stream:
+        return stream.read(1 << 16)
