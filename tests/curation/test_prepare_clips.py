@@ -83,18 +83,19 @@ def test_crops_get_verdicts_that_are_counted(prepare, tmp_path, portraits):
     assert f"blurred ({len(right)})" in prepare(*command).done
 
 
-def test_ten_bits_hdr_and_suffixes_in_upper_case_make_the_same_clips(videos, prepare, tmp_path):
+def test_ten_bits_hdr_wide_pixels_and_suffixes_in_upper_case_make_the_same_clips(videos, prepare, tmp_path):
     """As cameras write; the part of a longer video is written with 8 bits."""
     colours = "log-level=none:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"
     hdr = "-c:v", "libx265", "-x265-params", colours, "-pix_fmt", "yuv420p10le"
-    ffmpeg("-i", videos / "cuts.mp4", *hdr, tmp_path / "ten.MOV")
+    ffmpeg("-i", videos / "cuts.mp4", "-vf", "scale=iw/2:ih,setsar=2", *hdr, tmp_path / "ten.MOV")
     (tmp_path / "ten.TXT").write_text("two people")
     (tmp_path / "._ten.mov").write_bytes(b"what macOS writes beside files")
     code, out, told = prepare("--videos", tmp_path, "--output", tmp_path / "out")
     assert code == 0 and "ten.MOV: found HDR (HLG) colours" in told and "._ten" not in told
     (clip,) = read(tmp_path / "out" / "manifest.json")["clips"]
     assert (clip["start"], clip["end"], len(clip["people"]), clip["caption"]) == (0.0, 1.2, 2, "two people")
-    assert iio.immeta(tmp_path / "out" / clip["video_path"], plugin="FFMPEG")["pix_fmt"].startswith("yuv420p(")
+    made = iio.immeta(tmp_path / "out" / clip["video_path"], plugin="FFMPEG")
+    assert made["pix_fmt"].startswith("yuv420p(") and made["size"] == (288, 192)
 
 
 def test_a_second_run_takes_over_what_is_done(videos, prepare, tmp_path):

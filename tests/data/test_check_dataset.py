@@ -16,6 +16,7 @@ WINDOW = Window(8, 9, 3, (HEIGHT, WIDTH))
 
 def test_all_kinds_of_problems_are_found_at_once(folder):
     write_clip(folder.path / "short.mp4", "24", 0.5)
+    write_clip(folder.path / "wide.mp4", "24", 4.0, "setsar=4/3")
     (folder.path / "broken.png").write_bytes(b"no image")
     (folder.path / "copy.mp4").write_bytes((folder.path / "good.mp4").read_bytes())
     Image.new("L", (10, 50)).save(folder.path / "tall.png")
@@ -26,6 +27,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
         "broken.mp4": "broken.mp4 cannot be read",
         "hang.mp4": "not decoded within",
         "short.mp4": "too short: 0.50 s, expected 1.00 s and 3 frames",
+        "wide.mp4": "wide.mp4 has pixels of 4:3, expected square ones",
         "broken.png": "broken.png: not an image",
         "image as a clip": "broken.png cannot be read: not an image",
         "tall.png": "expected the shape of 64x48",
@@ -39,7 +41,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
     report = check_lists([folder.list(*entries)], WINDOW, workers=2, timeout_s=4)
     for words in wrong.values():
         assert sum(words in problem for problem in report.problems) == 1, (words, report.problems)
-    assert summary(report)[0] == f"entries   {len(entries)}, of which 8 can be read, 4 different clips"
+    assert summary(report)[0] == f"entries   {len(entries)}, of which 9 can be read, 5 different clips"
     assert len(report.problems) == len(wrong) and report.clips[folder.path / "b.png"]["frames"] == 1, report.problems
     assert any("copy.mp4 has the same content as" in note for note in report.notes)
     assert any("different numbers of references" in note for note in report.notes)

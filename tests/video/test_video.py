@@ -70,6 +70,7 @@ ODD = {
     "twelve.mkv": ["-c:v", "ffv1", "-pix_fmt", "gbrp12le"],
     "grey.mkv": ["-c:v", "ffv1", "-pix_fmt", "gray16le", "-vf", "format=gray16le"],
     "palette.gif": [],
+    "wide.mp4": ["-pix_fmt", "yuv420p", "-vf", "scale=128:48,setsar=1/2"],
     "-y.mp4": ["-pix_fmt", "yuv420p"],
     "concat:a.mp4|b.mp4": ["-pix_fmt", "yuv420p"],
 }

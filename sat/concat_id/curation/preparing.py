@@ -36,7 +36,7 @@ from concat_id.files.paths import file_digest, folder_written_whole, kind_of, te
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
 
-VERSION = 3  # raise it when the same video would give other clips
+VERSION = 4  # raise it when the same video would give other clips
 RECORD = "video.json"
 HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
 
@@ -187,7 +187,7 @@ class Preparation:
     def _spans(self, path: Path, facts: dict[str, Any], discarded: list[dict[str, Any]]) -> list[Span]:
         """Divide a video at its cuts; what is too short goes to `discarded`."""
         wanted = self.settings.clip_seconds(facts["fps"])
-        filters = f"fps={facts['fps']:.6f},scale={SMALL[1]}:{SMALL[0]}:flags=area"
+        filters = f"fps={facts['fps']:.6f},scale={SMALL[1]}:{SMALL[0]}:flags=area,setsar=1"
         frames = read_frames(path, filters, self.settings.timeout_s)
         cuts = [index / facts["fps"] for index in find_cuts(changes(frames))]
         spans, short = plan_clips(cuts, facts["seconds"], wanted, self.settings.max_clips)
@@ -198,7 +198,7 @@ class Preparation:
         filters = f"fps={max(self.settings.rate, 1 / span.seconds):.6f}"  # a frame of the shortest span
         decoded = list(read_frames(path, filters, self.settings.timeout_s, span.start, span.seconds))
         frames = [visible_part(frame, self.settings.size) for frame in decoded]
-        # Training reads frames without the container's rotation.
+        # Training reads frames without the container's rotation and shape of pixels.
         is_whole = span.whole and decoded[0].shape[:2] == (facts["height"], facts["width"])
         return Look(frames, find_faces(frames, self.tools.detector, self.tools.recognizer), is_whole)
 

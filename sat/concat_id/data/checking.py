@@ -12,12 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from concat_id.data.clips import ClipReader, UnreadableClipError, Window
+from concat_id.data.clips import SQUARE, ClipReader, UnreadableClipError, Window
 from concat_id.data.records import Record, inspect_records
 from concat_id.errors import UserError, shortened
 from concat_id.video.transforms import load_image
 
 SAMPLE = 1 << 16  # bytes at each end of a file by which equal clips are recognised
+TO_SQUARE = 'ffmpeg -i FILE -vf "scale=trunc(iw*sar/2)*2:ih,setsar=1" -crf 17 NEW.mp4'
 
 
 @dataclass
@@ -73,7 +74,8 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
         try:
             if clip in images:
                 width, height = load_image(clip).size
-                return {"frames": 1, "seconds": 0.0, "fps": window.fps, "varies": False, "height": height, "width": width, "held": 0}
+                size = {"height": height, "width": width, "sar": SQUARE}
+                return {"frames": 1, "seconds": 0.0, "fps": window.fps, "varies": False, "held": 0} | size
             return own.reader.probe(clip, window, whole)
         except UnreadableClipError as error:
             return error.reason
@@ -98,6 +100,11 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
             report.problems.append(
                 f"{source}: video_path: {clip} is too short: {facts['seconds']:.2f} s, expected {wanted:.2f} s and {window.skip} frames"
                 f" more at both ends; its last frame would be held {facts['held']} times"
+            )
+        if facts["sar"] != SQUARE:
+            report.problems.append(
+                f"{source}: video_path: {clip} has pixels of {facts['sar']}, expected square ones, as people would be out of shape;"
+                f" convert it with `{TO_SQUARE}`"
             )
         if facts["fps"] < 0.99 * window.fps:
             report.notes.append(f"{source}: {clip} has {facts['fps']:.3g} frames a second, fewer than {window.fps:g}: some would repeat")

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from concat_id.data.decoding import resize_and_crop
 from concat_id.errors import UserError
 from concat_id.startup import python_environment
 from concat_id.video.transforms import load_image
-from concat_id.video.writing import describe_video
+from concat_id.video.writing import STREAM, describe_video
 
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
 ATTEMPTS = 3
+SQUARE = "1:1"
 
 
 class UnreadableClipError(Exception):
@@ -80,11 +82,13 @@ class ClipReader:
         return Frames(torch.from_numpy(pixels).view(header["shape"]), tuple(header["times"]), header["held"])
 
     def probe(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
-        """Describe a clip: frames, seconds, fps, varies, height, width, and how many frames of `window` it lacks (`held`). Warns of HDR."""
+        """Describe a clip: frames, seconds, fps, varies, height, width, how many frames of `window` it lacks (`held`), and the shape of its
+        pixels, such as 4:3, which `read` does not heed (`sar`). Warns of HDR.
+        """
         request = {"task": "probe", "fps": window.fps, "num_frames": window.num_frames, "skip": window.skip, "whole": whole}
         header, _ = self._ask(path, request)
-        describe_video(path, self.timeout_s)
-        return {name: value for name, value in header.items() if name != "shape"}
+        told = re.search(rf"{STREAM}.*\bSAR (\d+:\d+)", describe_video(path, self.timeout_s), re.MULTILINE)
+        return {name: value for name, value in header.items() if name != "shape"} | {"sar": told[1] if told else SQUARE}
 
     def close(self) -> None:
         """End the process, if there is one."""

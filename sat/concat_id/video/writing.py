@@ -20,7 +20,8 @@ QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
 MARGIN, SHEET_LINES, SHEET_FRAMES = 8, 8, 6  # pixels; lines of the prompt and frames on a contact sheet, at most
 LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
 LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
-FITTING = "scale=w='iw*{0}':h='ih*{0}'".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*ih)))")  # leaves smaller frames bit for bit
+# Makes pixels square and frames no larger than that; leaves others bit for bit.
+FITTING = "scale=w='iw*sar*{0}':h='ih*{0}',setsar=1".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*sar*ih)))")
 AS_STORED = ["-fps_mode", "passthrough", "-enc_time_base", "1:1000000"]  # each frame once, whenever it is shown
 STREAM = r"^ *Stream #\d.*? Video: .*?"  # how ffmpeg's line about a video begins; titles and comments say whatever they like
 HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
