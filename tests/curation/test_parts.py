@@ -1,15 +1,18 @@
 """Shots, clips, people and crops that are chosen: on made-up faces, without models."""
 
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from data.conftest import burned_times, write_clip
 from face.test_tracking import sight
 from PIL import Image
 
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people
 from concat_id.curation.reference_crops import choose_references, frontality, spread_out, write_reference
 from concat_id.curation.shots import find_cuts, plan_clips
+from concat_id.curation.video_parts import cut_clip, read_frames
 from concat_id.face.detection import TEMPLATE
 from concat_id.face.tracking import FoundFace, Track
 
@@ -31,16 +34,28 @@ def test_cuts_are_lone_changes():
 @pytest.mark.parametrize("seed", range(8))
 def test_spans_fill_the_shots_that_are_long_enough(seed):
     random = np.random.default_rng(seed)
-    duration, seconds = random.uniform(1, 60), random.uniform(0.5, 8)
-    cuts = random.uniform(0, duration, random.integers(5)).tolist()
-    spans, short = plan_clips(cuts, duration, seconds)
-    assert all(seconds - 1e-4 <= span.seconds < 2 * seconds + 1e-4 for span in spans)
-    assert all(span.seconds < seconds for span in short)
-    assert sum(span.seconds for span in spans + short) == pytest.approx(duration)
-    assert not any(span.start + 1e-6 < cut < span.end - 1e-6 for cut in cuts for span in spans)
-    assert any(span.whole for span in spans) == (not cuts and seconds <= duration < 2 * seconds)
-    fewer, _ = plan_clips(cuts, duration, seconds, most=2)
+    frames, least = random.integers(25, 1500), random.integers(12, 200)
+    cuts = random.integers(0, frames, random.integers(5)).tolist()
+    spans, short = plan_clips(cuts, frames, least, 25)
+    assert all(least <= round(25 * span.seconds, 6) < 2 * least for span in spans)
+    assert all(25 * span.seconds < least for span in short)
+    assert sum(span.seconds for span in spans + short) == pytest.approx(frames / 25)
+    assert not any(span.start + 1e-6 < cut / 25 < span.end - 1e-6 for cut in cuts for span in spans)
+    assert any(span.whole for span in spans) == (not any(cuts) and least <= frames < 2 * least)
+    fewer, _ = plan_clips(cuts, frames, least, 25, most=2)
     assert len(fewer) == min(2, len(spans)) and set(fewer) <= set(spans)
+
+
+@pytest.mark.parametrize("name", ["24000/1001.mp4", "25.mp4", "30000/1001.mkv", "60000/1001.mkv"])
+def test_clips_hold_all_frames_of_their_shot_and_no_other(tmp_path, name):
+    rate, cuts = Fraction(name[:-4]), [41, 83, 107]
+    video = write_clip(tmp_path / f"video{name[-4:]}", name[:-4], 5.0)
+    spans, _ = plan_clips(cuts, round(5 * rate), 21, float(rate))
+    for span in spans:
+        cut_clip(video, tmp_path / "clip.mp4", *span.part, 60)
+        expected = list(range(round(span.start * rate), round(span.end * rate)))
+        for frames in (read_frames(tmp_path / "clip.mp4", "null", 60), read_frames(video, f"fps={rate}", 60, *span.part)):
+            assert [round(rate * second) for second in burned_times(list(frames)).tolist()] == expected
 
 
 def persons(*tracks: dict[int, FoundFace]) -> list[Track]:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from concat_id.video.writing import write_image
 
 VERSION = 4  # raise it when the same video would give other clips
 RECORD = "video.json"
+EPSILON = 1e-3  # frames
 HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
 
 
@@ -186,17 +188,18 @@ class Preparation:
 
     def _spans(self, path: Path, facts: dict[str, Any], discarded: list[dict[str, Any]]) -> list[Span]:
         """Divide a video at its cuts; what is too short goes to `discarded`."""
-        wanted = self.settings.clip_seconds(facts["fps"])
-        filters = f"fps={facts['fps']:.6f},scale={SMALL[1]}:{SMALL[0]}:flags=area,setsar=1"
+        fps = facts["fps"]
+        wanted = self.settings.clip_seconds(fps)
+        filters = f"fps={fps:.6f}:start_time=0,scale={SMALL[1]}:{SMALL[0]}:flags=area,setsar=1"
         frames = read_frames(path, filters, self.settings.timeout_s)
-        cuts = [index / facts["fps"] for index in find_cuts(changes(frames))]
-        spans, short = plan_clips(cuts, facts["seconds"], wanted, self.settings.max_clips)
+        change = changes(frames)
+        spans, short = plan_clips(find_cuts(change), len(change), ceil(wanted * fps - EPSILON), fps, self.settings.max_clips)
         discarded += [_place(span) | {"reason": f"a shot of {span.seconds:.1f} s, expected {wanted:.1f}"} for span in short]
         return spans
 
     def _look_at_video(self, path: Path, span: Span, facts: dict[str, Any]) -> Look:
         filters = f"fps={max(self.settings.rate, 1 / span.seconds):.6f}"  # a frame of the shortest span
-        decoded = list(read_frames(path, filters, self.settings.timeout_s, span.start, span.seconds))
+        decoded = list(read_frames(path, filters, self.settings.timeout_s, *span.part))
         frames = [visible_part(frame, self.settings.size) for frame in decoded]
         # Training reads frames without the container's rotation and shape of pixels.
         is_whole = span.whole and decoded[0].shape[:2] == (facts["height"], facts["width"])
@@ -241,7 +244,7 @@ class Preparation:
         if turned:
             write_image(folder / video, turned[0])
         elif not is_whole:
-            cut_clip(source.path, folder / video, span.start, span.seconds, self.settings.timeout_s)
+            cut_clip(source.path, folder / video, *span.part, self.settings.timeout_s)
         known = {"caption": source.caption, "split": source.split} | ({"recording": source.recording} if source.recording else {})
         known |= {"note": turned[1]} if turned else {}
         return {"video_path": video, **known, **_place(span), "people": entries}, vectors

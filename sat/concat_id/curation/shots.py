@@ -9,20 +9,26 @@ SMALL = (36, 64)  # height and width of the frames that are compared
 MIN_CHANGE = 18.0  # mean difference of two frames, of 255, below which nothing is a cut
 TIMES_USUAL = 4.0  # a cut changes so many times more than the frames around it
 NEIGHBOURS = 8  # frames on both sides
-EPSILON = 1e-6
 
 
 class Span(NamedTuple):
-    """A part of a video in seconds, and whether it is all of it."""
+    """A part of a video in seconds, whether it is all of it, and how long a frame lasts."""
 
     start: float
     end: float
     whole: bool = False
+    frame: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Its length."""
         return self.end - self.start
+
+    @property
+    def part(self) -> tuple[float, float]:
+        """Start and length for ffmpeg: both ends lie half a frame early, in the middle between two frames, whose times are rounded."""
+        start = max(0.0, self.start - self.frame / 2)
+        return start, self.end - self.frame / 2 - start
 
 
 def changes(frames: Iterable[np.ndarray]) -> np.ndarray:
@@ -50,20 +56,19 @@ def find_cuts(change: np.ndarray) -> list[int]:
     return cuts
 
 
-def plan_clips(cuts: Iterable[float], duration: float, seconds: float, most: int | None = None) -> tuple[list[Span], list[Span]]:
-    """Divide the shots between `cuts` (seconds) into spans of equal length, as many as hold `seconds` each.
+def plan_clips(cuts: Iterable[int], frames: int, least: int, fps: float, most: int | None = None) -> tuple[list[Span], list[Span]]:
+    """Divide the shots between `cuts`, the frames that begin one, into spans of equal length, as many as hold `least` frames each.
 
-    Returns the spans, evenly thinned out to `most`, and the shots that are too short. No part of a longer shot is lost: its spans
-    are shorter than twice `seconds`.
+    Returns the spans, evenly thinned out to `most`, and the shots that are too short. No frame of a longer shot is lost: its spans
+    are shorter than twice `least`.
     """
-    edges = [0.0, *sorted(cut for cut in cuts if 0 < cut < duration), duration]
+    edges = [0, *sorted(cut for cut in cuts if 0 < cut < frames), frames]
     spans, short = [], []
     for start, end in zip(edges, edges[1:], strict=False):
-        count = int((end - start + EPSILON) / seconds)
-        steps = np.linspace(start, end, count + 1) if count else ()
-        spans += [Span(float(a), float(b), whole=count == 1 and len(edges) == 2) for a, b in zip(steps, steps[1:], strict=False)]
-        if not count:
-            short.append(Span(start, end))
+        count = (end - start) // least
+        steps = np.linspace(start, end, max(count, 1) + 1).round() / fps
+        parts = [Span(float(a), float(b), count == 1 and len(edges) == 2, 1 / fps) for a, b in zip(steps, steps[1:], strict=False)]
+        (spans if count else short).extend(parts)
     if most is not None and len(spans) > most:
         spans = [spans[index] for index in np.linspace(0, len(spans) - 1, most).round().astype(int)]
     return spans, short

@@ -12,6 +12,7 @@ from concat_id.errors import UserError
 from concat_id.files.paths import written_whole
 from concat_id.video.writing import FITTING, QUALITY, decode_frames, ffmpeg, video_input
 
+PART = "trim=end={:.6f},setpts=PTS-STARTPTS"  # -t counts from the first frame, which may be shown later than the start
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 
 
@@ -20,9 +21,9 @@ def read_frames(path: Path, filters: str, timeout_s: float, start: float = 0.0, 
 
     Raises `UserError` when ffmpeg is not done after `timeout_s` or yields nothing.
     """
-    part = ["-ss", f"{start:.6f}"] + ([] if seconds is None else ["-t", f"{seconds:.6f}"])
+    chain = filters if seconds is None else f"{PART.format(seconds)},{filters}"
     count = 0
-    for frame in decode_frames(path, timeout_s, part, filters):
+    for frame in decode_frames(path, timeout_s, ["-ss", f"{start:.6f}"], chain):
         count += 1
         yield frame
     if not count:
@@ -40,8 +41,8 @@ def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: float) -> None:
     """Write a part of a video as H.264 of 8 bits without sound, at its own size, if that is not beyond 4K, and rate. Raises `UserError`."""
     with written_whole(target) as temporary:
-        command = [ffmpeg(), "-y", "-v", "error", "-ss", f"{start:.6f}", *video_input(path), "-t", f"{seconds:.6f}"]
-        command += ["-map", "0:V:0", "-an", "-vf", f"{FITTING},{EVEN}", "-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY, str(temporary)]
+        command = [ffmpeg(), "-y", "-v", "error", "-ss", f"{start:.6f}", *video_input(path), "-map", "0:V:0", "-an"]
+        command += ["-vf", f"{PART.format(seconds)},{FITTING},{EVEN}", "-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY, str(temporary)]
         try:
             done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
