@@ -98,6 +98,14 @@ def test_ten_bits_hdr_wide_pixels_and_suffixes_in_upper_case_make_the_same_clips
     assert made["pix_fmt"].startswith("yuv420p(") and made["size"] == (288, 192)
 
 
+def test_a_codec_that_training_does_not_read_is_encoded_anew(videos, prepare, tmp_path):
+    ffmpeg("-i", videos / "whole.mp4", "-c:v", "libsvtav1", "-preset", 12, tmp_path / "av1.mp4")
+    assert prepare("--videos", tmp_path / "av1.mp4", "--caption", "c", "--output", tmp_path / "out").done
+    (clip,) = read(tmp_path / "out" / "manifest.json")["clips"]
+    made = iio.immeta(tmp_path / "out" / clip["video_path"], plugin="FFMPEG")
+    assert (made["codec"], made["fps"], made["duration"], len(clip["people"])) == ("h264", 10, 1.2, 1)
+
+
 def test_a_second_run_takes_over_what_is_done(videos, prepare, tmp_path):
     def crops() -> dict[Path, int]:
         assert prepare("--videos", tmp_path / "own.mp4", "--caption", "c", "--output", tmp_path / "out")[0] == 0

@@ -17,6 +17,7 @@ WINDOW = Window(8, 9, 3, (HEIGHT, WIDTH))
 def test_all_kinds_of_problems_are_found_at_once(folder):
     write_clip(folder.path / "short.mp4", "24", 0.5)
     write_clip(folder.path / "wide.mp4", "24", 4.0, "setsar=4/3")
+    write_clip(folder.path / "new.mp4", "24", 0.5, options=("-c:v", "libsvtav1", "-preset", "12"))
     (folder.path / "broken.png").write_bytes(b"no image")
     (folder.path / "copy.mp4").write_bytes((folder.path / "good.mp4").read_bytes())
     Image.new("L", (10, 50)).save(folder.path / "tall.png")
@@ -28,6 +29,7 @@ def test_all_kinds_of_problems_are_found_at_once(folder):
         "hang.mp4": "not decoded within",
         "short.mp4": "too short: 0.50 s, expected 1.00 s and 3 frames",
         "wide.mp4": "wide.mp4 has pixels of 4:3, expected square ones",
+        "new.mp4": "new.mp4 cannot be read: found AV1, which the reader of training clips does not know; convert it with `ffmpeg",
         "broken.png": "broken.png: not an image",
         "image as a clip": "broken.png cannot be read: not an image",
         "tall.png": "expected the shape of 64x48",

@@ -25,6 +25,7 @@ from concat_id.video.writing import STREAM, describe_video
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
 ATTEMPTS = 3
 SQUARE = "1:1"
+NO_STREAM = "cannot find video stream"  # decord says so of a codec that it lacks as well
 
 
 class UnreadableClipError(Exception):
@@ -33,6 +34,10 @@ class UnreadableClipError(Exception):
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
+
+
+class UnknownCodecError(UnreadableClipError):
+    """A video whose codec decord lacks; ffmpeg may know it."""
 
 
 class _DeadError(Exception):
@@ -119,9 +124,20 @@ class ClipReader:
                 self.close()
                 raise
             if "error" in header:
+                if header["error"].startswith(NO_STREAM) and (codec := self._codec(path)):
+                    remedy = "which the reader of training clips does not know; convert it with `ffmpeg -i FILE NEW.mp4`"
+                    raise UnknownCodecError(path, f"found {codec.upper()}, {remedy}")
                 raise UnreadableClipError(path, header["error"])
             return header, pixels
         raise AssertionError
+
+    def _codec(self, path: Path) -> str | None:
+        """Return what ffmpeg calls the codec of a video, None where there is none, or ffmpeg cannot say."""
+        try:
+            told = re.search(rf"{STREAM}(\w+)", describe_video(path, self.timeout_s), re.MULTILINE)
+        except UserError:
+            return None
+        return told and told[1]
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Frames:
