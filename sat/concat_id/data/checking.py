@@ -1,6 +1,5 @@
 """What is wrong with a training list, found before the machines for training are paid for."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,9 @@ from tqdm import tqdm
 from concat_id.data.clips import SQUARE, ClipReader, UnreadableClipError, Window
 from concat_id.data.records import Record, inspect_records
 from concat_id.errors import UserError, shortened
+from concat_id.files.paths import copies_among
 from concat_id.video.transforms import load_image
 
-SAMPLE = 1 << 16  # bytes at each end of a file by which equal clips are recognised
 TO_SQUARE = 'ffmpeg -i FILE -vf "scale=trunc(iw*sar/2)*2:ih,setsar=1" -crf 17 NEW.mp4'
 
 
@@ -157,11 +156,9 @@ def _check_repetitions(report: Report) -> None:
         earlier = first.setdefault(entry, record)
         if earlier is not record:
             report.problems.append(f"{record.source}: the same clip, caption and images as {earlier.source}")
-    contents: dict[Any, Path] = {}
     users = _users(report.records, lambda record: [record.video])
-    for clip in report.clips:
-        other = contents.setdefault(_content(clip), clip)
-        if other is not clip and other.resolve() != clip.resolve():
+    for clip, other in copies_among(report.clips).items():
+        if other.resolve() != clip.resolve():
             report.notes.append(f"{users[clip][0].source}: {clip} has the same content as {other}")
 
 
@@ -202,17 +199,6 @@ def _users(records: Sequence[Record], files: Callable[[Record], Iterable[Path]])
         for file in files(record):
             users[file].append(record)
     return users
-
-
-def _content(file: Path) -> tuple[int, str]:
-    """Size and hash of both ends of a file."""
-    with open(file, "rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(0)
-        digest = hashlib.sha256(stream.read(SAMPLE))
-        stream.seek(max(size - SAMPLE, 0))
-        digest.update(stream.read(SAMPLE))
-    return size, digest.hexdigest()
 
 
 def _shares(counts: Counter, shown: int = 6) -> str:
