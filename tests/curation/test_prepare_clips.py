@@ -106,6 +106,20 @@ def test_a_codec_that_training_does_not_read_is_encoded_anew(videos, prepare, tm
     assert (made["codec"], made["fps"], made["duration"], len(clip["people"])) == ("h264", 10, 1.2, 1)
 
 
+def test_parts_that_are_damaged_are_discarded_with_the_reason(prepare, tmp_path, portraits):
+    write_video(tmp_path / "sound.mp4", scene(0, (portraits["left"], 80), frames=64), 10)
+    ffmpeg("-i", tmp_path / "sound.mp4", "-c:v", "libsvtav1", "-preset", 12, "-g", 4, tmp_path / "video.mp4")
+    video = bytearray((tmp_path / "video.mp4").read_bytes())
+    start, end = len(video) * 3 // 10, len(video) * 6 // 10
+    video[start:end] = bytes(end - start)
+    (tmp_path / "video.mp4").write_bytes(video)
+    assert prepare("--videos", tmp_path / "video.mp4", "--caption", "c", "--output", tmp_path / "out", "--presence", 0.2).done
+    manifest = read(tmp_path / "out" / "manifest.json")
+    reasons = " ".join(entry["reason"] for entry in manifest["discarded"])
+    assert "mp4: no frame can be decoded at " in reasons and " s of it can be decoded, so that the last frame would be held " in reasons
+    assert len(list((tmp_path / "out").glob("*/*.mp4"))) == len(manifest["clips"]) > 0
+
+
 def test_a_second_run_takes_over_what_is_done(videos, prepare, tmp_path):
     def crops() -> dict[Path, int]:
         assert prepare("--videos", tmp_path / "own.mp4", "--caption", "c", "--output", tmp_path / "out")[0] == 0

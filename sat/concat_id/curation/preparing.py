@@ -22,7 +22,7 @@ from concat_id.curation.reference_crops import ReferenceCrop, choose_references,
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
 from concat_id.curation.summary_page import write_summary
-from concat_id.curation.video_parts import cut_clip, read_frames, visible_part
+from concat_id.curation.video_parts import NoFrameError, cut_clip, problem_of, read_frames, visible_part
 from concat_id.data.clips import ClipReader, UnknownCodecError, UnreadableClipError, Window, file_state
 from concat_id.data.manifest import VECTORS, read_clips
 from concat_id.data.manifest_files import write_manifest
@@ -41,6 +41,7 @@ from concat_id.video.writing import STREAM, describe_video, write_image
 VERSION = 4  # raise it when the same video would give other clips
 RECORD = "video.json"
 EPSILON = 1e-3  # frames
+SLACK = 2  # frames more where rates vary, as none may be shown where a clip ends
 HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
 
 
@@ -63,6 +64,11 @@ class Settings:
     timeout_s: float = 600.0
     demands: Demands = field(default_factory=Demands)
     same_person: float = DEFAULT_THRESHOLD
+
+    @property
+    def window(self) -> Window:
+        """What training reads of a clip."""
+        return Window(self.fps, self.num_frames, self.skip, self.size)
 
     def clip_seconds(self, source_fps: float) -> float:
         """Length of the shortest clip that training fills without holding its last frame."""
@@ -170,7 +176,7 @@ class Preparation:
         for span in [Span(0.0, 0.0, whole=True)] if facts is None else self._spans(source.path, facts, discarded):
             try:
                 clip, own = self._make_clip(source, folder, span, facts, f"clip_{len(clips):03d}")
-            except DiscardError as reason:
+            except (DiscardError, NoFrameError) as reason:
                 discarded.append(_place(span) | {"reason": str(reason)})
                 continue
             clips.append(clip)
@@ -182,18 +188,17 @@ class Preparation:
 
     def _probe(self, path: Path) -> dict[str, Any]:
         try:
-            window = Window(self.settings.fps, self.settings.num_frames, self.settings.skip, self.settings.size)
-            return self._reader.probe(path, window)
+            return self._reader.probe(path, self.settings.window)
         except UnreadableClipError as error:
             told = describe_video(path, self.settings.timeout_s) if isinstance(error, UnknownCodecError) else ""
             if rate := re.search(STREAM + r"([1-9][\d.]*) fps", told, re.MULTILINE):
-                return {"fps": float(rate[1]), "height": 0, "width": 0}  # so that no clip is the file itself
+                return {"fps": float(rate[1]), "varies": False, "height": 0, "width": 0}  # so that no clip is the file itself
             raise UserError(f"{path}: cannot be read ({error.reason}); convert it or leave it out") from error
 
     def _spans(self, path: Path, facts: dict[str, Any], discarded: list[dict[str, Any]]) -> list[Span]:
         """Divide a video at its cuts; what is too short goes to `discarded`."""
         fps = facts["fps"]
-        wanted = self.settings.clip_seconds(fps)
+        wanted = self.settings.clip_seconds(fps) + facts["varies"] * SLACK / fps
         filters = f"fps={fps:.6f}:start_time=0,scale={SMALL[1]}:{SMALL[0]}:flags=area,setsar=1"
         frames = read_frames(path, filters, self.settings.timeout_s)
         change = changes(frames)
@@ -206,7 +211,7 @@ class Preparation:
         decoded = list(read_frames(path, filters, self.settings.timeout_s, *span.part))
         frames = [visible_part(frame, self.settings.size) for frame in decoded]
         # Training reads frames without the container's rotation and shape of pixels.
-        is_whole = span.whole and decoded[0].shape[:2] == (facts["height"], facts["width"])
+        is_whole = span.whole and decoded[0].shape[:2] == (facts["height"], facts["width"]) and not facts["held"]
         return Look(frames, find_faces(frames, self.tools.detector, self.tools.recognizer), is_whole)
 
     def _look_at_photo(self, path: Path) -> Look:
@@ -228,6 +233,14 @@ class Preparation:
         if source.identities is not None and len(source.identities) != len(people):
             raise DiscardError(f"{_count(len(people))}, but the list names {len(source.identities)}")
         chosen = choose_references(people, self.settings.references)
+        video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
+        if turned:
+            write_image(folder / video, turned[0])
+        elif not is_whole:
+            cut_clip(source.path, folder / video, *span.part, self.settings.timeout_s)
+            if problem := problem_of(folder / video, self._reader, self.settings.window):
+                (folder / video).unlink()
+                raise DiscardError(problem)
 
         entries, vectors = [], {}
         for place, (person, references) in enumerate(zip(people, chosen, strict=True), 1):
@@ -244,11 +257,6 @@ class Preparation:
                 vectors[crop] = reference.vector
             identity = source.identities[place - 1] if source.identities else None
             entries.append(_entry(stem, identity, person, references, verdicts, len(frames), frames[0].size, self.settings.rate))
-        video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
-        if turned:
-            write_image(folder / video, turned[0])
-        elif not is_whole:
-            cut_clip(source.path, folder / video, *span.part, self.settings.timeout_s)
         known = {"caption": source.caption, "split": source.split} | ({"recording": source.recording} if source.recording else {})
         known |= {"note": turned[1]} if turned else {}
         return {"video_path": video, **known, **_place(span), "people": entries}, vectors

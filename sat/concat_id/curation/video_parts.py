@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from concat_id.data.clips import ClipReader, UnreadableClipError, Window
 from concat_id.errors import UserError
 from concat_id.files.paths import written_whole
 from concat_id.video.writing import FITTING, QUALITY, decode_frames, ffmpeg, video_input
@@ -16,10 +17,14 @@ PART = "trim=end={:.6f},setpts=PTS-STARTPTS"  # -t counts from the first frame, 
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 
 
+class NoFrameError(UserError):
+    """A part of a video without any frame that can be decoded."""
+
+
 def read_frames(path: Path, filters: str, timeout_s: float, start: float = 0.0, seconds: float | None = None) -> Iterator[np.ndarray]:
     """Yield frames (H, W, 3), uint8 RGB, of a part of a video after ffmpeg's `filters`.
 
-    Raises `UserError` when ffmpeg is not done after `timeout_s` or yields nothing.
+    Raises `UserError` when ffmpeg is not done after `timeout_s`, `NoFrameError` when it yields nothing.
     """
     chain = filters if seconds is None else f"{PART.format(seconds)},{filters}"
     count = 0
@@ -27,7 +32,7 @@ def read_frames(path: Path, filters: str, timeout_s: float, start: float = 0.0, 
         count += 1
         yield frame
     if not count:
-        raise UserError(f"{path}: no frame can be decoded at {start:.1f} s; the file is damaged, make it again")
+        raise NoFrameError(f"{path}: no frame can be decoded at {start:.1f} s; the file is damaged, make it again")
 
 
 def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -51,3 +56,13 @@ def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: 
             told = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
             reason = re.sub(r"^(\[[^]]*\] *)+", "", told[-1])
             raise UserError(f"{target}: could not be cut ({reason}); free some space or mend {path.name}")
+
+
+def problem_of(clip: Path, reader: ClipReader, window: Window) -> str | None:
+    """Say why training cannot fill a window with a clip that has been cut, as of a damaged video; None if it can."""
+    try:
+        facts = reader.measure(clip, window)
+    except UnreadableClipError as error:
+        return f"what is cut out of it cannot be read ({error.reason})"
+    held = f"{facts['seconds']:.1f} s of it can be decoded, so that the last frame would be held {facts['held']} times"
+    return held if facts["held"] else None

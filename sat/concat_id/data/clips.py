@@ -90,10 +90,15 @@ class ClipReader:
         """Describe a clip: frames, seconds, fps, varies, height, width, how many frames of `window` it lacks (`held`), and the shape of its
         pixels, such as 4:3, which `read` does not heed (`sar`). Warns of HDR.
         """
+        facts = self.measure(path, window, whole)
+        told = re.search(rf"{STREAM}.*\bSAR (\d+:\d+)", describe_video(path, self.timeout_s), re.MULTILINE)
+        return facts | {"sar": told[1] if told else SQUARE}
+
+    def measure(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
+        """Describe a clip as `probe` does, but for the shape of its pixels, and without a warning."""
         request = {"task": "probe", "fps": window.fps, "num_frames": window.num_frames, "skip": window.skip, "whole": whole}
         header, _ = self._ask(path, request)
-        told = re.search(rf"{STREAM}.*\bSAR (\d+:\d+)", describe_video(path, self.timeout_s), re.MULTILINE)
-        return {name: value for name, value in header.items() if name != "shape"} | {"sar": told[1] if told else SQUARE}
+        return {name: value for name, value in header.items() if name != "shape"}
 
     def close(self) -> None:
         """End the process, if there is one."""
