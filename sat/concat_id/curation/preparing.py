@@ -1,7 +1,6 @@
 """One video to clips with reference crops, in a folder that is whole or absent, and the manifest of all of them."""
 
 import json
-import re
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
 from concat_id.curation.summary_page import write_summary
 from concat_id.curation.video_parts import NoFrameError, cut_clip, problem_of, read_frames, visible_part
-from concat_id.data.clips import ClipReader, UnknownCodecError, UnreadableClipError, Window, file_state
+from concat_id.data.clips import ClipReader, UnknownCodecError, UnreadableClipError, Window, file_state, told_of
 from concat_id.data.manifest import VECTORS, read_clips
 from concat_id.data.manifest_files import write_manifest
 from concat_id.distributed import choose_device
@@ -36,7 +35,7 @@ from concat_id.face.verdict import PhotoVerdict
 from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
 from concat_id.files.paths import file_digest, folder_written_whole, kind_of, text_digest, written_whole
 from concat_id.video.transforms import load_image
-from concat_id.video.writing import STREAM, describe_video, write_image
+from concat_id.video.writing import write_image
 
 VERSION = 4  # raise it when the same video would give other clips
 RECORD = "video.json"
@@ -190,9 +189,9 @@ class Preparation:
         try:
             return self._reader.probe(path, self.settings.window)
         except UnreadableClipError as error:
-            told = describe_video(path, self.settings.timeout_s) if isinstance(error, UnknownCodecError) else ""
-            if rate := re.search(STREAM + r"([1-9][\d.]*) fps", told, re.MULTILINE):
-                return {"fps": float(rate[1]), "varies": False, "height": 0, "width": 0}  # so that no clip is the file itself
+            is_new = isinstance(error, UnknownCodecError)
+            if is_new and (rate := told_of(path, r"([1-9][\d.]*) fps", self.settings.timeout_s)):
+                return {"fps": float(rate), "varies": False, "height": 0, "width": 0}  # so that no clip is the file itself
             raise UserError(f"{path}: cannot be read ({error.reason}); convert it or leave it out") from error
 
     def _spans(self, path: Path, facts: dict[str, Any], discarded: list[dict[str, Any]]) -> list[Span]:

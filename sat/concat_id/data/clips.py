@@ -90,9 +90,7 @@ class ClipReader:
         """Describe a clip: frames, seconds, fps, varies, height, width, how many frames of `window` it lacks (`held`), and the shape of its
         pixels, such as 4:3, which `read` does not heed (`sar`). Warns of HDR.
         """
-        facts = self.measure(path, window, whole)
-        told = re.search(rf"{STREAM}.*\bSAR (\d+:\d+)", describe_video(path, self.timeout_s), re.MULTILINE)
-        return facts | {"sar": told[1] if told else SQUARE}
+        return self.measure(path, window, whole) | {"sar": told_of(path, r".*\bSAR (\d+:\d+)", self.timeout_s) or SQUARE}
 
     def measure(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
         """Describe a clip as `probe` does, but for the shape of its pixels, and without a warning."""
@@ -139,10 +137,15 @@ class ClipReader:
     def _codec(self, path: Path) -> str | None:
         """Return what ffmpeg calls the codec of a video, None where there is none, or ffmpeg cannot say."""
         try:
-            told = re.search(rf"{STREAM}(\w+)", describe_video(path, self.timeout_s), re.MULTILINE)
+            return told_of(path, r"(\w+)", self.timeout_s)
         except UserError:
             return None
-        return told and told[1]
+
+
+def told_of(path: Path, pattern: str, timeout_s: float) -> str | None:
+    """Return the part of ffmpeg's line about a video that a `pattern` marks, None if there is none. Warns of HDR. Raises `UserError`."""
+    told = re.search(STREAM + pattern, describe_video(path, timeout_s)[0], re.MULTILINE)
+    return told and told[1]
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Frames:
