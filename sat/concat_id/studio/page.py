@@ -22,7 +22,7 @@ from concat_id.studio.worker import VideoRequest, Worker
 
 CONSENT = "Use photos of people who have agreed to it, and say of the result that it is generated. Photos stay on this machine."
 CSS = """
-.gradio-container {max-width: 1200px !important; margin: auto}
+.gradio-container {width: 100%; max-width: 1200px !important; margin: auto}
 .bar {height: 8px; border-radius: 4px; background: var(--border-color-primary)}
 .bar > div {height: 8px; border-radius: 4px; background: var(--color-accent)}
 .word {padding: 1px 8px; border-radius: 9px; color: white; font-size: 90%}
