@@ -79,7 +79,7 @@ class Bench:
         self.likeness = None
         if args.random:
             checkpoint = random_checkpoint(config)
-            backbones.load_sat_checkpoint = lambda path, trust=False: checkpoint
+            backbones.load_sat_checkpoint = lambda path, **_: checkpoint
             backbones.weight_digests = lambda config: {"transformer": "random"}
             model, generator = config.model, torch.Generator().manual_seed(1)
             sides = [side // model.autoencoder.spatial_factor for side in config.args.sampling_image_size]

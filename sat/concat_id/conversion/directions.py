@@ -38,6 +38,8 @@ def convert(args: Namespace) -> int | None:
         return print(f"{printable(args.target)}: SAT checkpoint written")
     source = open_source(args.source, args.weights, args.load, args.dtype == "float32", trust)
     name, model = choose_model(source, args.source, args.base)
+    if model.lora:
+        source = open_source(args.source, args.weights, args.load, args.dtype == "float32", trust, model.lora.alpha)
     print(f"model: {name}; weights: {printable(source.path)}, {source.digest}")
     if args.direction == "to-hf":
         to_hf(source, args.target, model, dtype, args.lora or "merge", trust)

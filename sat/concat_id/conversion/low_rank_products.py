@@ -1,7 +1,7 @@
 """Low-rank products in SAT's and in diffusers' names: exactly the same change of the same weights."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,8 +106,9 @@ def _cut(product: Product, count: int, parts: Mapping[str, tuple[int, ...]]) -> 
 
 def _stacked(products: Products, count: int, parts: Mapping[str, tuple[int, ...]]) -> Product:
     first, rank = next(iter(products)), max(len(product.down) for product in products.values())
-    down = products[first].down.new_zeros(count, rank, products[first].down.shape[1])
-    up = products[first].up.new_zeros(count, products[first].up.shape[0] // len(parts[first]), rank)
+    dtype = reduce(torch.promote_types, (tensor.dtype for product in products.values() for tensor in product))
+    down = torch.zeros(count, rank, products[first].down.shape[1], dtype=dtype)
+    up = torch.zeros(count, products[first].up.shape[0] // len(parts[first]), rank, dtype=dtype)
     for name, product in products.items():
         for piece, rows in zip(parts[name], product.up.chunk(len(parts[name])), strict=True):
             down[piece, : len(product.down)], up[piece, :, : rows.shape[1]] = product.down, rows

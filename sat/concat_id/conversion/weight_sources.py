@@ -16,6 +16,7 @@ from concat_id.files.paths import kind_of, resolve_path
 from concat_id.weights.folders import find_sat_checkpoint, read_tag
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
+from concat_id.weights.low_rank import MATRIX
 
 AVERAGED = "-ema"
 
@@ -37,17 +38,18 @@ class WeightSource:
 
 
 def open_source(
-    path: Path, weights: str | None = None, load: str | None = None, precise: bool = False, trust: bool = False
+    path: Path, weights: str | None = None, load: str | None = None, precise: bool = False, trust: bool = False, alpha: float = 1.0
 ) -> WeightSource:
     """Find what to convert in a checkpoint's folder, a training run's or a file.
 
     `weights` "ema" takes the averages, "plain" the last weights, None what `path` names. `load` names the checkpoint that low-rank
-    products were trained on, if the run does not. `precise` takes float32 masters from ZeRO's shards where there are some.
+    products were trained on, if the run does not. `precise` takes float32 masters from ZeRO's shards where there are some. `alpha` is the
+    `lora_alpha` of SAT's own products.
     """
     folder, averaged = _choose(path, weights)
     if kind_of(folder / LOW_RANK_FILE) == "a file":
         file = folder / LOW_RANK_FILE
-        base = open_source(resolve_path(load or _trained_on(folder)), trust=trust)
+        base = open_source(resolve_path(load or _trained_on(folder)), trust=trust, alpha=alpha)
         if base.products is not None:
             raise UserError(f"{base.path}: found low-rank products, expected the whole weights that {file} was trained on; see --load")
         return WeightSource(file, weights_digest(file), base.open, read_sat_products(folder), base)
@@ -58,7 +60,7 @@ def open_source(
     if averaged:
         raise UserError(f"{folder}: found no averaged weights (no folder {folder.name}{AVERAGED}); leave --weights ema out")
     file = find_sat_checkpoint(folder)
-    return WeightSource(file, weights_digest(file), lambda: load_sat_checkpoint(file, trust=trust).state_dict)
+    return WeightSource(file, weights_digest(file), lambda: load_sat_checkpoint(file, trust=trust, alpha=alpha).state_dict)
 
 
 def run_configuration(path: Path) -> Path | None:
@@ -100,4 +102,7 @@ def _gathered(folder: Path, averaged: bool, trust: bool) -> Mapping[str, Tensor]
     if not makers:
         some = ", ".join(list(tensors)[:3])
         raise UserError(f"{folder}: found tensors {some}, expected names starting with '{SAT_PREFIX}'; check the folder")
+    if any(MATRIX in name for name in makers):
+        expected = "which are merged from one file with all weights; leave --dtype float32 and --weights ema out"
+        raise UserError(f"{folder}: found SAT's low-rank matrices in shards, {expected}, or merge them by SAT")
     return type(tensors)(makers)

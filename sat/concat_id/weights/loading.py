@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from concat_id.distributed import rank
 from concat_id.errors import UserError, one_line, warn
 from concat_id.files.paths import require_file
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, some, weight_files, what_to_do_with
@@ -98,7 +99,8 @@ def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: boo
     if not state_dict:
         raise UserError(f"{path}: found tensors {some(module)}, expected names starting with '{prefix}'; check args.load")
     if any(MATRIX in name for name in state_dict):
-        warn(f"{path}: holds SAT's low-rank matrices, which are merged with lora_alpha {alpha:g}")
+        if rank() == 0:
+            warn(f"{path}: holds SAT's low-rank matrices, which are merged with lora_alpha {alpha:g}")
         state_dict = merge_sat_products(state_dict, str(path), alpha)
     return SatCheckpoint(state_dict, str(path), weights_digest(path))
 

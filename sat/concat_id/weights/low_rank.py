@@ -65,9 +65,11 @@ def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float)
     for layer in {name.partition(MATRIX)[0] for name in tensors if MATRIX in name}:
         parts = range(sum(name.startswith(f"{layer}{MATRIX}A.") for name in tensors))
         try:
-            down, up = (torch.cat([tensors[f"{layer}{MATRIX}{side}.{part}"] for part in parts]) for side in "AB")
-            merged[f"{layer}.weight"] = with_product(merged[f"{layer}.weight"], down, up, alpha / up.shape[1])
-        except (LookupError, RuntimeError, ArithmeticError, ValueError) as error:
+            down, up = ([tensors[f"{layer}{MATRIX}{side}.{part}"].float() for part in parts] for side in "AB")
+            weight = merged[f"{layer}.weight"]
+            product = torch.cat([rows @ block for block, rows in zip(down, up, strict=True)])
+            merged[f"{layer}.weight"] = (weight.float() + alpha / len(down[0]) * product).to(weight.dtype)
+        except (LookupError, RuntimeError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
             expected = "expected pairs of SAT's lora2 beside the weight they change; save the checkpoint again"
             raise UserError(f"{source}: the low-rank matrices of {layer} do not fit ({reason_of(error)}), {expected}") from error
     return merged
