@@ -48,9 +48,12 @@ def wait_if_failed(failed: bool) -> None:
         store.wait([f"done/{other}" for other in range(size)], forever)
 
 
-def leave_processes() -> None:
-    """Leave the group of the processes that were started together: left to the interpreter's end, its threads abort that now and then."""
-    if world_size() > 1 and torch.distributed.is_initialized():
+def leave_processes(failed: bool = False) -> None:
+    """Leave the group of the processes that were started together: left to the interpreter's end, its threads abort that now and then.
+
+    A process that `failed` leaves groups of gloo alone, as NCCL might wait for those that never come.
+    """
+    if world_size() > 1 and torch.distributed.is_initialized() and not (failed and torch.distributed.get_backend() != "gloo"):
         torch.distributed.destroy_process_group()
 
 

@@ -83,10 +83,6 @@ def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         code = main() or 0
-        if "torch" in sys.modules:
-            from concat_id.distributed import leave_processes
-
-            leave_processes()
     except UserError as error:
         report(error)
         code = 2
@@ -102,4 +98,8 @@ def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
     except BrokenPipeError:  # whoever read what is printed has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush fail
         code = 141
+    if "torch" in sys.modules:
+        from concat_id.distributed import leave_processes
+
+        leave_processes(failed=code != 0)
     sys.exit(code)
