@@ -13,7 +13,7 @@ from concat_id.models.backbones import load_transformer
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training.checkpoint import open_checkpoint
 from concat_id.training.lora import FUSED, add_low_rank, low_rank_scale
-from concat_id.weights.loading import load_sat_checkpoint, load_strictly, write_sat_checkpoint
+from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, write_sat_checkpoint
 from concat_id.weights.low_rank import DOWN, UP, load_low_rank, with_product
 
 
@@ -69,8 +69,9 @@ def test_products_are_those_of_sat(monkeypatch):
         assert_close(network[name](x), layer(x), 1e-6)
 
 
-def test_checkpoints_with_products_of_sat_are_whole_weights(setup, tmp_path, capsys):
-    config = setup.config(tmp_path)
+def test_checkpoints_with_products_of_sat_are_whole_weights(setup, call, tmp_path, capfd):
+    config, own = setup.config(tmp_path), tmp_path / "own.yaml"
+    own.write_text("model: {lora: {rank: 4, alpha: 2.0}}")
     layer, checkpoint = "transformer.layers.1.attention.query_key_value", load_sat_checkpoint(config.args.load).state_dict
     linear = torch.nn.Linear(128, 384)
     linear.load_state_dict({name: checkpoint.pop(f"{layer}.{name}") for name in ("weight", "bias")})
@@ -80,8 +81,11 @@ def test_checkpoints_with_products_of_sat_are_whole_weights(setup, tmp_path, cap
     write_sat_checkpoint(tmp_path / "sat", "1", checkpoint | tensors)
     config.args.load, config.model.lora = str(tmp_path / "sat"), LoraConfig(rank=4, alpha=2.0)
     merged = load_transformer(config, config.args.load).state_dict()
-    assert "merged with lora_alpha 2" in capsys.readouterr().err
+    assert "merged with lora_alpha 2" in capfd.readouterr().err
     assert_close(merged[f"{layer}.weight"], lora2.merge_linear_lora(sat).weight, 1e-6)
+    assert call("convert_weights", "to-hf", tmp_path / "sat", tmp_path / "hf", "--base", *setup.bases, own).done
+    query = load_files([tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors"])["transformer_blocks.1.attn1.to_q.weight"]
+    assert_close(query, merged[f"{layer}.weight"].chunk(3)[0], 1e-6)
     (tmp_path / "odd").mkdir()
     tensors.pop(f"{layer}.matrix_B.2")
     write_sat_checkpoint(tmp_path / "odd", "1", tensors)
@@ -113,6 +117,9 @@ def test_prefixes_name_what_stays(setup, tmp_path):
     different = {name for name in after if not torch.equal(before[name], after[name])}
     assert after.keys() == before.keys() and "time_embed.0.weight" in different
     assert not any(name.startswith("transformer.layers.0.") for name in different)
+    config.model.not_trainable_prefixes = ("transformer.layers",)
+    told = "found transformer.layers, expected all, or the beginning of a parameter's name; the nearest is model.diffusion_model"
+    refused(told, alone.make_trainer, config, tmp_path / "run")
     config.model.not_trainable_prefixes = ("all",)
     refused("model.not_trainable_prefixes: found all, which leaves nothing to train", alone.make_trainer, config, tmp_path / "run")
 

@@ -75,6 +75,10 @@ def test_what_two_sections_say_differently_is_told(read, tmp_path):
     micro = "deepspeed.train_micro_batch_size_per_gpu"
     assert told[micro] == f"{micro}: 1 is taken, not args.batch_size, which says 4; remove one of them"
     assert told.keys() == {"args.lr", "args.bf16", micro}
+    assert not [note for note in read(own, optimizer=None, bf16=None).notes if note.startswith(("args.lr", "args.bf16"))]
+    own.write_text("args: {lr: 0.00001, zero_stage: 3, gradient_accumulation_steps: 2}")
+    told = [note.partition(",")[0] for note in read(own).notes if "remove one of them" in note]
+    assert told == ["args.zero_stage: 3 is taken", "args.gradient_accumulation_steps: 2 is taken"]
 
 
 def test_what_deepspeed_knows_passes(read):

@@ -55,7 +55,8 @@ def build_parser(description: str, training: bool = False, task: str = TASKS[0],
     for group, title in {} if training else SAMPLING_GROUPS.items():
         add_options(parser.add_argument_group(title), SamplingArgs, group)
     for name in ACCEPTED_ARGS:  # of the original's scripts, and of launchers such as deepspeed's
-        parser.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+        several = {"nargs": "*"} if name in ("train_data_weights", "test_data") else {"nargs": "?", "const": True}
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS, **several)
     return parser
 
 

@@ -55,7 +55,7 @@ class Summary:
         return {name: mean_with_interval(values, (0, 1) if name in SHARES else UNBOUNDED) for name, values in known.items() if values}
 
     def _compare(self, first: Run, second: Run) -> dict[str, dict[str, Any]]:
-        """Compare over the same prompts and references, in the same order of repetition; videos are drawn in pairs."""
+        """Compare over the same prompts and references, in the same order of repetition; differences are those of pairs."""
         ours, theirs = _by_request(first), _by_request(second)
         common = sorted(ours.keys() & theirs.keys())
         compared = {}

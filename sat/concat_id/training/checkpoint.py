@@ -46,11 +46,15 @@ class CheckpointError(UserError):
     """A checkpoint that could not be written; the run and the checkpoints before it are as they were."""
 
 
+class DivergedError(UserError):
+    """Weights that are no numbers, with which no run can go on."""
+
+
 def save_checkpoint(run: Path, step: int, engine: Engine, state: dict[str, Any], dtype: torch.dtype, keep: int) -> None:
     """Write the checkpoint of `step`, point `latest` at it and remove all but the last `keep`; all processes must call.
 
     `state` is JSON beside what is saved anyway; weights are written as `dtype`. The first process writes. Raises `CheckpointError` in
-    all processes if it fails.
+    all processes if it fails, `DivergedError` for weights that are no numbers.
     """
     generators = [None] * world_size()
     dist.all_gather_object(generators, random_state())
@@ -67,14 +71,14 @@ def save_checkpoint(run: Path, step: int, engine: Engine, state: dict[str, Any],
                 temporary.write_text(str(step))
             _remove_old(run, step, keep)
         except (UserError, OSError) as error:
-            failure = str(error)
+            failure = DivergedError if isinstance(error, DivergedError) else CheckpointError, str(error)
     for _ in frozen:  # whatever the first process leaves, so that nobody waits for it
         pass
     for _ in states:
         pass
     failure = from_first(failure)
     if failure:
-        raise CheckpointError(f"checkpoint {step}: {failure}")
+        raise failure[0](f"checkpoint {step}: {failure[1]}")
 
 
 def _write(
@@ -89,7 +93,7 @@ def _write(
         shards = _Shards(folder / TRAINING)
         for name, master, moments in states:
             if not math.isfinite(master.norm()):
-                raise UserError(f"found values of {name} that are no numbers, expected finite ones; try a smaller --lr")
+                raise DivergedError(f"found values of {name} that are no numbers, expected finite ones; try a smaller --lr")
             module[name] = master.to(dtype)
             if "ema" in moments:
                 averaged[name] = moments["ema"].to(dtype)

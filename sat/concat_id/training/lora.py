@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.config.cogvideox import LoraConfig, OfVideos
+from concat_id.config.typed import nearest
 from concat_id.errors import UserError
 from concat_id.models.tensor_names import POSITIONS
 from concat_id.weights.loading import SAT_PREFIX
 
+FROZEN_ANYWAY = "all", "first_stage_model", "conditioner"  # autoencoder and text encoder are never trained
 FUSED = {"query_key_value": 3}  # layers of several parts, each of which has a product of its own
 
 
@@ -41,9 +43,14 @@ class LowRank(nn.Module):
 def choose_trained(network: nn.Module, model: OfVideos, generator: torch.Generator) -> list[str]:
     """Freeze what is not trained; returns the names of the layers with products, if `model` asks for some.
 
-    Raises `UserError` if nothing is left to train.
+    Raises `UserError` for a prefix that names nothing, and if nothing is left to train.
     """
     prefixes = tuple(getattr(model, "not_trainable_prefixes", ()))
+    names = [SAT_PREFIX + name for name, _ in network.named_parameters()]
+    for prefix in prefixes:
+        if not prefix.startswith(FROZEN_ANYWAY) and not any(name.startswith(prefix) for name in names):
+            expected = f"all, or the beginning of a parameter's name; the nearest is {nearest(prefix, names)}"
+            raise UserError(f"model.not_trainable_prefixes: found {prefix}, expected {expected}")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name != POSITIONS and "all" not in prefixes and not f"{SAT_PREFIX}{name}".startswith(prefixes))
     if model.lora:

@@ -86,8 +86,6 @@ def _remove_empty(run: Path) -> None:
 
 def record_configuration(run: Path, config: Config, notes: Sequence[str] = (), step: int = 0) -> None:
     """Write what the run was started with, versions and commit included, once; tell and add what continuing after `step` changes."""
-    for note in notes if rank() == 0 else ():
-        print(f"note: {one_line(note)}", flush=True)
     if rank():
         return
     if (run / RUN_FILE).exists():
@@ -156,7 +154,8 @@ def _fitting(saved: SavedState, name: str, parameter: Tensor) -> Tensor:
     tensor = saved.states(name)["fp32"]
     if tensor.shape != parameter.shape:
         found = f"found {name} of {tuple(tensor.shape)}, model.lora gives {tuple(parameter.shape)}"
-        raise UserError(f"{saved.folder}: {found}; go on with the rank that the run was started with")
+        remedy = "go on with the rank that the run was started with, or merge it (convert_weights.py merge-lora) and start from that"
+        raise UserError(f"{saved.folder}: {found}; {remedy}")
     return tensor
 
 

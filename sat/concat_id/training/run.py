@@ -13,6 +13,7 @@ from concat_id.config.schema import Config
 from concat_id.data.dataset import ReplacingDataset
 from concat_id.data.sampler import ClipLoader, EpochSampler
 from concat_id.distributed import choose_device, rank, warn_of_emulation, world_size
+from concat_id.errors import one_line
 from concat_id.training.checkpoint import SavedState
 from concat_id.training.engine import Engine, start_processes
 from concat_id.training.preparation import opened_run, record_configuration
@@ -42,8 +43,9 @@ class TrainingRun:
         """Load the network that is trained, record the configuration, and take the steps; returns the exit code."""
         with memory_told(lambda: "the engine"):
             engine = Engine(load(), self.settings, self.device)
+        trainer = Trainer(self.config, self.folder, engine, objective, loader.sampler, validation, self.saved)
         record_configuration(self.folder, self.config, self.settings.notes, self.saved.step if self.saved else 0)
-        return Trainer(self.config, self.folder, engine, objective, loader.sampler, validation, self.saved).train(loader)
+        return trainer.train(loader)
 
 
 @contextmanager
@@ -52,5 +54,7 @@ def opened_training(config: Config) -> Iterator[TrainingRun]:
     settings, device = engine_settings(config, world_size()), choose_device(config.args.device)
     warn_of_emulation(device, config.args.dtype_name)
     start_processes(device)
+    for note in settings.notes if rank() == 0 else ():
+        print(f"note: {one_line(note)}", flush=True)
     with opened_run(config) as (folder, saved):
         yield TrainingRun(config, settings, device, folder, saved)

@@ -59,8 +59,8 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     for name in MAPPINGS:
         if not isinstance(given.get(name, {}), dict):
             raise mismatch(f"deepspeed.{name}", given[name], "a mapping of keys to values", origins)
+    _conflicts(given, config, notes)
     optimizer = _optimizer(given.pop("optimizer", {}), notes, origins)
-    _conflicts(given, optimizer, config, notes)
     optimizer |= {name: getattr(args, name) for name in ("lr", "weight_decay") if getattr(args, name) is not None}
     optimizer["ema_decay"] = args.ema_decay
     if given.pop("scheduler", None):
@@ -96,17 +96,31 @@ def _optimizer(section: dict[str, Any], notes: list[str], origins: Origins) -> d
     return vars(build(AdamConfig, params, f"{key}.params", origins))
 
 
-def _conflicts(given: dict[str, Any], optimizer: dict[str, Any], config: Config, notes: list[str]) -> None:
+RIVALS = {  # keys of `args:`, and those of the `deepspeed:` section that say the same
+    "lr": "optimizer.params.lr", "weight_decay": "optimizer.params.weight_decay", "bf16": "bf16.enabled", "fp16": "fp16.enabled",
+    "zero_stage": "zero_optimization.stage", "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "batch_size": "train_micro_batch_size_per_gpu",
+}  # fmt: skip
+
+
+def _conflicts(given: dict[str, Any], config: Config, notes: list[str]) -> None:
     """Say where files give a key of `args:` and another value in the `deepspeed:` section, which the original prefers."""
-    args, micro = config.training, "train_micro_batch_size_per_gpu"
-    pairs = [(f"args.{name}", f"optimizer.params.{name}", getattr(args, name), optimizer[name]) for name in ("lr", "weight_decay")]
-    for name in ("bf16", "fp16"):
-        pairs.append((f"args.{name}", f"{name}.enabled", getattr(config.args, name), given.get(name, {}).get("enabled")))
-    pairs.append(("args.batch_size", micro, config.args.batch_size, given.get(micro)))
-    for key, other, value, theirs in pairs:
-        if config.origins.source(key) not in (None, COMMAND_LINE) and None not in (value, theirs) and value != theirs:
-            taken = (f"deepspeed.{other}", theirs, key, value) if other == micro else (key, value, f"deepspeed.{other}", theirs)
-            notes.append("{}: {} is taken, not {}, which says {}; remove one of them".format(*taken))
+    for name, other in RIVALS.items():
+        section = config.args if hasattr(config.args, name) else config.training
+        mine, theirs = (f"args.{name}", getattr(section, name)), (f"deepspeed.{other}", given)
+        for part in other.split("."):
+            theirs = theirs[0], theirs[1].get(part) if isinstance(theirs[1], dict) else None
+        if config.origins.source(mine[0]) in (None, COMMAND_LINE) or None in (mine[1], theirs[1]) or _number(mine[1]) == _number(theirs[1]):
+            continue
+        taken, left = (theirs, mine) if name == "batch_size" else (mine, theirs)
+        notes.append(f"{taken[0]}: {taken[1]} is taken, not {left[0]}, which says {left[1]}; remove one of them")
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def _batch_sizes(given: dict[str, Any], default: int, world_size: int, origins: Origins) -> tuple[int, int]:
