@@ -96,6 +96,15 @@ def test_another_number_of_processes_goes_on_and_says_what_is_kept(setup, whole,
     assert len(metrics(run)) == 11
 
 
+def test_zero_3_goes_on_where_tensors_do_not_divide_by_the_processes(setup, tmp_path):
+    base = {"deepspeed": {"zero_optimization": {"stage": 3}}}
+    _, whole = setup.train(tmp_path / "whole", "--train_iters", 4, "--save_interval", 2, codes=(0, 0, 0), base=base)
+    run = shutil.copytree(whole, tmp_path / "parts" / whole.name, ignore=shutil.ignore_patterns("4*"))
+    (run / "latest").write_text("2")
+    setup.train(tmp_path / "parts", "--resume", "--train_iters", 4, "--save_interval", 2, codes=(0, 0, 0), base=base)
+    assert metrics(run) == metrics(whole) and states(run, 4) and same(states(run, 4), states(whole, 4))
+
+
 @pytest.mark.parametrize("number, codes", [(signal.SIGTERM, (143, 143)), (signal.SIGINT, (130,))])
 def test_a_signal_to_one_process_saves_in_all(setup, tmp_path, number, codes):
     endless = "--train_iters", 1000, "--save_interval", 900

@@ -10,12 +10,15 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
@@ -184,6 +187,10 @@ class Engine:
         return found.detach().cpu().float().clone()
 
     def _set(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+        if hasattr(parameter, "ds_id"):  # by ZeRO-3, whose own setter takes whole tensors only where the processes divide them
+            part = -(-value.numel() // world_size())
+            own = F.pad(value.flatten(), (0, part * world_size() - value.numel()))[rank() * part :][:part]
+            return safe_set_local_fp32_param(parameter, own) if key is None else safe_set_local_optimizer_state(parameter, own, key)
         if key is None:
             safe_set_full_fp32_param(parameter, value)
         else:
