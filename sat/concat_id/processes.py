@@ -15,6 +15,7 @@ def main() -> int:
     """Start the processes, and stop all when one fails."""
     prepare_process()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -25,6 +26,8 @@ def main() -> int:
         if failure.exitcode < 0:
             report(f"process {number} was ended by {signal.Signals(-failure.exitcode).name}; the others were ended too")
         return max(failure.exitcode, 1)
+    except SignalException as error:  # which has gone to the processes too
+        return 128 + error.sigval
     return 0
 
 

@@ -1,6 +1,7 @@
 """The loop: batches in, steps, and in between a line, a validation, a checkpoint."""
 
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -76,7 +77,8 @@ class Trainer:
                 raise
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others of a lost process, which are to tell it first
             remedy = f"continue with --resume from step {self.saved_at}" if self.saved_at else "start again"
-            raise UserError(f"step {self.done + 1}: lost another process ({str(error).splitlines()[0][-80:]}); {remedy}") from error
+            reason = re.sub(r"^\[[^]]*\] *", "", str(error).splitlines()[0])[:80]  # without the place in gloo's source
+            raise UserError(f"step {self.done + 1}: lost another process ({reason}); {remedy}") from error
         finally:
             if self.progress:
                 self.progress.close()
