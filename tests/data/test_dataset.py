@@ -133,6 +133,10 @@ def test_unreadable_clips_are_replaced_by_the_same_others_and_listed(make, folde
     lines = [json.loads(line) for line in listed.read_text().splitlines()]
     assert [line["file"] for line in lines] == [str(folder.path / "broken.mp4")] and lines[0]["source"].endswith("list.json:2")
     later = make(*entries, bad_clips=listed)
+    lonely = make(folder.entry(clip="broken.mp4", image="a.png@@b.png"), *good)
+    refused("1 clips in a row cannot be read", lonely.__getitem__, (0, 0))
+    lonely.any_kind = True
+    assert lonely[0, 0].index > 0
     assert [later[epoch, 0].index for epoch in range(6)] == [sample.index for sample in first]
     assert torch.equal(later[3, 0].video, first[3].video)
 

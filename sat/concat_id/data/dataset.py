@@ -73,6 +73,7 @@ class ReplacingDataset(Dataset):
     """
 
     noun, remedy = "clips", "check the list with sat/check_dataset.py"
+    any_kind = False  # batches are of one sample, so that one of another kind may stand in when none of its own can be read
 
     def __init__(self, records: Sequence[Any], kinds: Sequence[int], seed: int, bad_files: Path | None):
         if not records:
@@ -100,11 +101,12 @@ class ReplacingDataset(Dataset):
         raise UserError(f"{len(failures)} {self.noun} in a row cannot be read, the first is {failures[0]}; {self.remedy}")
 
     def _candidates(self, epoch: int, index: int):
-        """The record asked for, then others of its kind in an order of its own."""
+        """The record asked for, then others of its kind in an order of its own, then those of others where that will do."""
         yield int(index)
-        others = self._alike[self.kinds[index]]
-        others = others[others != index]
-        yield from np.random.default_rng([self.seed, epoch, index, 1]).permutation(others)[:ATTEMPTS].tolist()
+        alike, order = self._alike[self.kinds[index]], np.random.default_rng([self.seed, epoch, index, 1])
+        yield from order.permutation(alike[alike != index])[:ATTEMPTS].tolist()
+        if self.any_kind:
+            yield from order.permutation(np.setdiff1d(np.arange(len(self)), alike))[:ATTEMPTS].tolist()
 
 
 class ClipDataset(ReplacingDataset):

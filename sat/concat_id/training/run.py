@@ -35,6 +35,7 @@ class TrainingRun:
     def order(self, dataset: ReplacingDataset) -> ClipLoader:
         """Return the loader of this process's batches, and count the steps."""
         args, seed = self.config.training, self.config.args.seed
+        dataset.any_kind = self.settings.micro_batch_size == 1
         order = EpochSampler(dataset.kinds, self.settings.micro_batch_size, rank(), world_size(), seed)
         args.count_steps(order.batches_per_epoch / (self.settings.accumulation * world_size()))
         return ClipLoader(dataset, order, args.num_workers, args.prefetch_factor)

@@ -31,6 +31,7 @@ class Validation:
     def __init__(self, config: Config, clips: ReplacingDataset, objective: Objective, sample: SampleLatents, folder: Path):
         self.args, self.fps = config.training, config.args.sampling_fps
         self.clips, self.objective, self.sample, self.folder = clips, objective, sample, folder
+        self.clips.any_kind = True
         steps = objective.num_timesteps
         self.timesteps = [steps * (2 * part + 1) // (2 * PARTS) for part in range(PARTS)]
 
