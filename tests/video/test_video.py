@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from in_process import ffmpeg, no_file_larger_than, refused, write_program
-from PIL import Image
+from PIL import Image, ImageFont
 
 from concat_id.errors import UserError
 from concat_id.evaluation.sampled_video import read_video
+from concat_id.video import writing
 from concat_id.video.transforms import to_frames
 from concat_id.video.writing import _read_ppm, contact_sheet, decode_frames, describe_video, write_video
 
@@ -56,6 +57,15 @@ def test_contact_sheet_shows_references_then_frames():
     assert sheet.width > 7 * 144 and sheet.height > 96
     pixels = np.asarray(sheet)
     assert (pixels[-20, 20] == [255, 0, 0]).all()
+
+
+def test_letters_beyond_ascii_are_drawn_by_a_font_of_the_machine(monkeypatch, tmp_path):
+    own = tmp_path / "own.ttf"
+    own.write_bytes(ImageFont.load_default(20).font_bytes)
+    monkeypatch.setattr(writing, "FONTS", ("none.ttf", str(own)))
+    assert writing._font("ein Mädchen", 20).path == str(own) and writing._font("a girl", 20).path != str(own)
+    monkeypatch.setattr(writing, "FONTS", ("none.ttf",))
+    assert contact_sheet([], np.zeros((3, 96, 144, 3), np.uint8), "ein Mädchen").height > 96
 
 
 def make(path, *options, source="testsrc2=s=64x48:r=8:d=1"):

@@ -6,6 +6,7 @@ import subprocess
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from concat_id.files.paths import written_whole
 
 QUALITY = ["-crf", "17", "-preset", "medium"]  # of x264: visually lossless
 MARGIN, SHEET_LINES, SHEET_FRAMES = 8, 8, 6  # pixels; lines of the prompt and frames on a contact sheet, at most
+FONTS = "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf"  # by their files
 LARGEST_FRAME = 3840 * 2160  # pixels of a frame in memory
 LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264's own limit
 # Makes pixels square and frames no larger than that; leaves others bit for bit.
@@ -67,7 +69,7 @@ def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt:
     tiles = [tile.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC)
              for tile in [*references, *map(Image.fromarray, chosen)]]  # fmt: skip
 
-    font = ImageFont.load_default(size=max(14, size[1] // 12))
+    font = _font(prompt, max(14, size[1] // 12))
     columns = len(tiles) * (size[0] + MARGIN) + MARGIN + (MARGIN if references else 0)
     letters = max(20, int(columns / (font.size * 0.55)))
     lines = textwrap.wrap(prompt[: SHEET_LINES * letters], letters, max_lines=SHEET_LINES, placeholder=" ...") or [""]
@@ -78,6 +80,14 @@ def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt:
         gap = MARGIN if index >= len(references) > 0 else 0  # sets the references apart
         sheet.paste(tile, (MARGIN + index * (size[0] + MARGIN) + gap, top))
     return sheet
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """PIL's own font has no letters beyond ASCII: for those take one of this machine's, if it has one of the common ones."""
+    for name in () if text.isascii() else FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size=size)
 
 
 def video_input(path: Path) -> list[str]:
