@@ -130,6 +130,8 @@ def test_results_of_others_stay_and_moved_lines_are_known_again(tmp_path, photo)
         assert folder.name == "0001_p_3"
     with claimed(moved, "a" * 64, tmp_path) as folder:
         assert folder is None, "finished meanwhile"
+    with claimed(job, "a" * 64, tmp_path) as folder:
+        assert folder is None, "finished meanwhile as another line"
     with pytest.raises(RuntimeError), claimed(job, "d" * 64, tmp_path) as folder:
         raise RuntimeError
     assert not folder.exists() and not list(tmp_path.glob(".*"))

@@ -84,19 +84,19 @@ def _is_of_another(folder: Path, fingerprint: str) -> bool:
 
 @contextmanager
 def claimed(job: Job, fingerprint: str, output_dir: Path, again: Path | None = None) -> Iterator[Path | None]:
-    """Yield the folder to make a job in, which no other process uses meanwhile; None if one has just finished the job.
+    """Yield the folder to make a job in, which no other process uses meanwhile; None if one has finished the job, under whatever name.
 
     That is `again`, a finished one to be made again, or the first of `name`, `name_2`, ... without another job's result. Raises
     `InUseError` if another process is making the job.
     """
     with locked(output_dir / f".{fingerprint[:16]}{LOCK}", job.source), ExitStack() as held:
+        if again is None and fingerprint in finished_folders(output_dir):
+            yield None
+            return
         for number in count(1):
             folder = again or output_dir / (job.name if number == 1 else f"{job.name}_{number}")
             if again is None and (os.path.lexists(folder) and not folder.is_dir() or _is_of_another(folder, fingerprint)):
                 continue
-            if again is None and _finished(folder) == fingerprint:
-                yield None
-                return
             try:
                 held.enter_context(locked(folder / LOCK, str(folder)))
             except InUseError:
