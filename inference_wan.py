@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 from concat_id.bootstrap import enter_environment  # noqa: E402
-from concat_id.errors import run  # noqa: E402
+from concat_id.errors import run, warn  # noqa: E402
 from concat_id.startup import prepare_process  # noqa: E402
 
 
@@ -21,13 +21,15 @@ def main() -> int:
     enter_environment()
     prepare_process()
     from concat_id.config.loading import load_config
-    from concat_id.config.presets import PRESETS, require
+    from concat_id.config.presets import PRESETS, UNTRAINED, require
     from concat_id.config.wan_command_line import read_wan_command_line
 
     request = read_wan_command_line(__doc__)
     config = load_config(request.bases, request.overrides, request.options)
 
-    if request.download:
+    if request.download and request.model in UNTRAINED:
+        warn(f"--download: {request.model} is made on this machine, nothing of it is fetched")
+    elif request.download:
         from concat_id.sampling.downloads import download
 
         download(request.download)

@@ -124,6 +124,7 @@ MISTAKES = [
     (("--prompt", " ", "--image", "a.png"), "--prompt: found ' ', expected a text"),
     (("--prompt", "words", "--image", *["a.png"] * 4), "at most 3"),
     (("--input_file", "nowhere.txt"), "no such file, expected a prompt file"),
+    (("--input_file", "a.txt", "--prompt", "words", "--image", "a.png"), "found --prompt and --input_file, expected one of them"),
     (("--prompt", PROMPT, "--image", "{photo}", "--device", "abacus"), "cannot be used"),
     (("--prompt", PROMPT, "--image", "{photo}", "--load", "nowhere"), "nowhere: no such folder"),
 ]

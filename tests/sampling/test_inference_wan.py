@@ -119,6 +119,8 @@ def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch
     monkeypatch.setattr(downloads, "_huggingface", lambda: refuse)
     line = only_error(*infer("--download", config=()))
     assert "Wan-AI/Wan2.1-T2V-1.3B: cannot be fetched (no network); check the network" in line
+    code, said = infer("--download", "--load", "nowhere.pt")
+    assert code == 2 and "--download: wan_mini is made on this machine, nothing of it is fetched" in said and "no network" not in said
     monkeypatch.setitem(sys.modules, "modelscope", None)
     refused("modelscope is not installed", downloads.download, "modelscope")
 

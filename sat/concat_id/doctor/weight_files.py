@@ -140,7 +140,7 @@ def examine_faces(config: Config, digests: bool = False) -> Iterator[Finding]:
         yield Finding(NOTE, "detector", f"{detector} is not here, YuNet takes its place", "put antelopev2's .onnx files there")
     if os.path.lexists(resolve_path(parser)):
         yield from examine(Part("parser", parser, weight_files), digests)
-    else:
+    elif config.model.kind != "consisid":  # which cuts faces out by a parser of its own
         fetch = MINI_AGAIN if parser.startswith("models/mini/") else FETCH_PARSER
         yield Finding(NOTE, "parser", f"{parser} is not here, an oval around the head takes its place", fetch)
 

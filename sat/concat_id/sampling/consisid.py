@@ -4,6 +4,7 @@ Weights are read as Concat-ID's are: from the user's folder, as data, strictly. 
 """
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -130,9 +131,9 @@ def _check_names(file: Path, clip: torch.nn.Module) -> None:
 
 def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], FaceReference]:
     """What prepares a photograph: ConsisID's face models for the network, Concat-ID's for the verdict. Raises `UserError`."""
-    detector, parser, notices = load_face_models(config.model.faces, device)
-    for notice in notices:
-        warn(notice)
+    detector, parser, _ = load_face_models(config.model.faces, device)
+    if not os.path.lexists(resolve_path(config.model.faces.detector)):
+        warn(f"{config.model.faces.detector}: not there; photos are judged by another detector, ConsisID's own finds and cuts out the face")
     with memory_checked():
         read = load_face_reader(resolve_path(config.model.path), device, getattr(torch, config.args.dtype_name))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from concat_id.config.loading import COMMAND_LINE
 from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed, warn_of_emulation
@@ -95,6 +96,8 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
     Of several processes the first alone is told what is wrong.
     """
     args, max_refs = config.args, config.model.max_people
+    if args.prompt and config.origins.source("args.input_file") == COMMAND_LINE:
+        raise UserError("command line: found --prompt and --input_file, expected one of them; leave the other out")
     if args.prompt:
         jobs, problems = [make_job(0, args.prompt, args.image, "--prompt", max_refs)], []
     elif args.input_file:

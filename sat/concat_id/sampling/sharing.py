@@ -14,7 +14,7 @@ from concat_id.config.schema import Config
 from concat_id.diffusion.denoiser import Network
 from concat_id.diffusion.guidance import count_branches
 from concat_id.distributed import is_cuda, rank, world_size
-from concat_id.errors import UserError, reason_of, report
+from concat_id.errors import UserError, reason_of, report, warn
 
 PATIENCE = timedelta(days=7)  # for the first process, which prepares and decodes meanwhile; who dies is noticed by torchrun
 MOST = 64  # processes
@@ -27,6 +27,8 @@ def way_of_sharing(config: Config) -> str | None:
     Raises `UserError` where their number does not fit.
     """
     args, processes, sampler = config.args, world_size(), config.model.sampler
+    if processes == 1 and args.parallel in ("video", "guidance"):
+        warn(f"--parallel {args.parallel}: found one process, which shares nothing; start several by NPROC_PER_NODE and a launcher")
     if processes == 1 or args.parallel == "prompts":
         return None
     branches = count_branches(sampler.guidance, sampler.guidance_scale, sampler.ref_guidance_scale)
