@@ -72,6 +72,7 @@ def test_tiling_and_slicing_of_the_vae(rotary, latents_of, plain, frames, image)
     pipe.vae.enable_tiling(tile_sample_min_height=48, tile_sample_min_width=80)
     tiled = latents_of(pipe)  # references, too, are encoded in tiles
     refs = pipe.encode_references([image()], 1, (64, 96))
+    assert torch.equal(pipe.encode_references(image(), 1, (64, 96)), refs), "an image stands for a list of one"
     pixels = pipe._pixels(image(), (64, 96))
     assert_close(refs, pipe.vae.tiled_encode(pixels).chunk(2, dim=1)[0].transpose(1, 2) * 0.7, 1e-6)
     assert tiled.shape == plain.shape and not torch.equal(tiled, plain)

@@ -107,7 +107,7 @@ def test_batches_and_hooks_left_clean(wan, image):
     pipe = wan.pipeline()
     check_batches(pipe, image, torch.cat([START, START.flip(-1)]), **SETTINGS | {"num_inference_steps": 2})
     settings = SETTINGS | {"output_type": "latent", "num_videos_per_prompt": 2}
-    twice = pipe("a man", reference_images=[image()], latents=START.repeat(2, 1, 1, 1, 1), **settings).frames
+    twice = pipe("a man", reference_images=image(), latents=START.repeat(2, 1, 1, 1, 1), **settings).frames
     assert_close(twice[1:], twice[:1], 1e-4)
 
 

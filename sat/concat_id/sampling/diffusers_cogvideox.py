@@ -87,6 +87,7 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
 
     def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
         """Encode images, each alone as one frame: (B, R, C, H, W), scaled; None without images. `size` is (height, width)."""
+        images = [images] if isinstance(images, Image.Image) else images
         if len(images) == 0:
             return None
         rows = [list(row) for row in images] if isinstance(images[0], Sequence) else [list(images)] * batch_size

@@ -94,6 +94,7 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
 
     def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
         """Encode images, each alone as one frame: (B, C, R, H, W), normalised; None without images. `size` is (height, width)."""
+        images = [images] if isinstance(images, Image.Image) else images
         if len(images) == 0:
             return None
         rows = [list(row) for row in images] if isinstance(images[0], Sequence) else [list(images)] * batch_size
