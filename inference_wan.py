@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
 
 from concat_id.bootstrap import enter_environment  # noqa: E402
-from concat_id.errors import run, warn  # noqa: E402
-from concat_id.startup import prepare_process  # noqa: E402
+from concat_id.errors import warn  # noqa: E402
+from concat_id.startup import prepare_process, run  # noqa: E402
 
 
 def main() -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError
+from concat_id.startup import run
 
 COLOURS = [(112, 172, 255), (206, 153, 167), (253, 249, 16), (249, 108, 136)]  # mouth, tongue and the two eye sockets in the image of parts
 LEAST = 1e-5  # a direction of the shapes whose singular value, in metres, is smaller is left out

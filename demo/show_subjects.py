@@ -15,8 +15,7 @@ from PIL import Image
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import run
-from concat_id.startup import prepare_process
+from concat_id.startup import prepare_process, run
 
 SIZE, FRAMES, GAP = (128, 192), 17, 6
 

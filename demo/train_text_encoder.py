@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, run
-from concat_id.startup import prepare_process
+from concat_id.errors import UserError
+from concat_id.startup import prepare_process, run
 from minimum import check_minimum
 
 

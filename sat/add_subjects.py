@@ -10,8 +10,8 @@ from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import add_engine_options, check_subjects, run_stage
-from concat_id.errors import UserError, one_line, report, run
-from concat_id.startup import prepare_process
+from concat_id.errors import UserError, one_line, report
+from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

@@ -7,8 +7,8 @@ The exit code is 1 if anything must be mended, 0 if there are at most notes.
 import os
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, one_line, run
-from concat_id.startup import prepare_process
+from concat_id.errors import UserError, one_line
+from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

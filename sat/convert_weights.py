@@ -19,8 +19,8 @@ CogVideoX alone, runs the same seeded input through both in float32; beyond 2e-5
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import printable, run
-from concat_id.startup import prepare_process
+from concat_id.errors import printable
+from concat_id.startup import prepare_process, run
 
 TYPES = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 OPTIONS = {  # of each direction

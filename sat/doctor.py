@@ -12,8 +12,8 @@ from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.parser import Namespace, Parser
 from concat_id.config.presets import PRESETS, UNTRAINED, check_name, files_of
 from concat_id.doctor.findings import Findings
-from concat_id.errors import UserError, run
-from concat_id.startup import prepare_process
+from concat_id.errors import UserError
+from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

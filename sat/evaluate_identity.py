@@ -9,8 +9,8 @@ from pathlib import Path
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, one_line, report, run, warn
-from concat_id.startup import prepare_process
+from concat_id.errors import UserError, one_line, report, warn
+from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

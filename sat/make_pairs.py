@@ -9,8 +9,8 @@ from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import add_threshold_options, check_pairing
-from concat_id.errors import UserError, one_line, run, warn
-from concat_id.startup import prepare_process
+from concat_id.errors import UserError, one_line, warn
+from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

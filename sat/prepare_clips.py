@@ -12,8 +12,8 @@ from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import add_caption_options, add_engine_options, check_limits, run_stage
-from concat_id.errors import one_line, report, run, warn
-from concat_id.startup import prepare_process
+from concat_id.errors import one_line, report, warn
+from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

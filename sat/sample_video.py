@@ -4,8 +4,7 @@ Each line `prompt@@image[@@image]` of the prompt file becomes a folder with the 
 sheet and info.json. Finished lines are skipped when run again. Under torchrun the processes share the lines.
 """
 
-from concat_id.errors import run
-from concat_id.startup import prepare_process
+from concat_id.startup import prepare_process, run
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, run
-from concat_id.startup import prepare_process
+from concat_id.errors import UserError
+from concat_id.startup import prepare_process, run
 
 LOCAL = "127.0.0.1"
 LARGEST_UPLOAD = "64mb"

@@ -11,7 +11,7 @@ file's layout.
 
 import dataclasses
 
-from concat_id.errors import run
+from concat_id.startup import run
 from concat_id.training.script import run_training
 
 

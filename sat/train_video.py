@@ -7,7 +7,7 @@ Ctrl-C save first; --resume goes on from the last checkpoint as if nothing had h
 import dataclasses
 from collections.abc import Callable
 
-from concat_id.errors import run
+from concat_id.startup import run
 from concat_id.training.script import run_training
 
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import imageio_ffmpeg
 import pytest
 
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError
+from concat_id.startup import run
 
 
 class Ended(NamedTuple):

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from in_process import Ended
 
-from concat_id.errors import UserError, one_line, run
+from concat_id.errors import UserError, one_line
+from concat_id.startup import run
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 ODD = ["", " ", "../../x", "/dev/zero", "~nosuchuser", "a\0b", "x" * 5000, "\udce9", "\ud800", "\x1b[31m", "²", "=1+1", "a\nb", "@@"]

@@ -12,8 +12,7 @@ from pathlib import Path
 sys.path.extend([str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "sat")])
 
 from concat_id.config.parser import Parser
-from concat_id.errors import run
-from concat_id.startup import prepare_process
+from concat_id.startup import prepare_process, run
 
 DESIGNS = {  # channels of the levels, latent channels; four levels halve height and width three times, three twice; four frames a latent
     "8x8x4 16": ((32, 32, 64, 128), 16),

@@ -1,9 +1,7 @@
-"""Mistakes of the user's, told in one line, and the exit code that goes with them."""
+"""Mistakes of the user's, told in one line."""
 
-import os
 import re
 import sys
-from collections.abc import Callable
 
 LONGEST = 2000  # characters of a line; names and values quoted in it may have millions
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # what a terminal obeys or cannot show
@@ -67,39 +65,3 @@ def reason_of(error: BaseException, limit: int = 200) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())[:limit] or type(error).__name__
-
-
-def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
-    """Call `main` and leave the process: 0 or what it returned, 2 after a `UserError` or without a library, 130 after Ctrl-C.
-
-    Goes on in .venv first if the libraries are there and not here, but where `main` sets that up by itself.
-    """
-    from concat_id.bootstrap import enter_made_environment
-
-    if not sets_up:
-        enter_made_environment()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
-    try:
-        code = main() or 0
-    except UserError as error:
-        report(error)
-        code = 2
-    except ModuleNotFoundError as error:
-        if "." in (error.name or "."):  # a library's part, or this project's
-            raise
-        report(f"{error.name}: not installed for {sys.executable}; `bash scripts/setup.sh` makes .venv, in which this goes on by itself; "
-               "requirements.txt names the parts that some commands need besides")  # fmt: skip
-        code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        code = 130
-    except BrokenPipeError:  # whoever read what is printed has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush fail
-        code = 141
-    if "torch" in sys.modules:
-        from concat_id.distributed import leave_processes
-
-        leave_processes(failed=code != 0)
-    sys.exit(code)

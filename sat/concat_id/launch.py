@@ -10,8 +10,9 @@ import sys
 from concat_id.bootstrap import LIBRARIES, parts_for, set_up
 from concat_id.config.command_line import build_parser, resolve_files
 from concat_id.config.parser import number_within
-from concat_id.errors import UserError, run
+from concat_id.errors import UserError
 from concat_id.files.paths import PROJECT_ROOT
+from concat_id.startup import run
 
 DESCRIPTIONS = {
     "sample_video": "Generate videos of the people on photos, from prompts.",

@@ -1,10 +1,13 @@
-"""What an entry script sets before the heavy libraries are imported: quiet logs, no network, no telemetry."""
+"""How an entry script starts and ends: quiet logs, no network, no telemetry; exit codes in place of tracebacks."""
 
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+
+from concat_id.errors import UserError, report
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_SILENT": "true"}
 QUIET = {"SAT_LOGLEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false", "ORT_LOGGING_LEVEL": "3", "TRANSFORMERS_VERBOSITY": "error",
@@ -43,3 +46,39 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"Image size .* could be decompression bomb")  # photographs of 90 megapixels
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|wandb|sat|pydantic")
+
+
+def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
+    """Call `main` and leave the process: 0 or what it returned, 2 after a `UserError` or without a library, 130 after Ctrl-C.
+
+    Goes on in .venv first if the libraries are there and not here, but where `main` sets that up by itself.
+    """
+    from concat_id.bootstrap import enter_made_environment
+
+    if not sets_up:
+        enter_made_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+    try:
+        code = main() or 0
+    except UserError as error:
+        report(error)
+        code = 2
+    except ModuleNotFoundError as error:
+        if "." in (error.name or "."):  # a library's part, or this project's
+            raise
+        report(f"{error.name}: not installed for {sys.executable}; `bash scripts/setup.sh` makes .venv, in which this goes on by itself; "
+               "requirements.txt names the parts that some commands need besides")  # fmt: skip
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        code = 130
+    except BrokenPipeError:  # whoever read what is printed has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush fail
+        code = 141
+    if "torch" in sys.modules:
+        from concat_id.distributed import leave_processes
+
+        leave_processes(failed=code != 0)
+    sys.exit(code)

@@ -218,7 +218,7 @@ def test_a_bare_python_goes_on_in_the_projects_environment(bare_project, tmp_pat
 
 def test_any_other_script_goes_on_there_too_or_says_what_lacks(bare_project, tmp_path):
     script, calls = bare_project / "sat" / "script.py", tmp_path / "calls"
-    script.write_text("from concat_id.errors import run\nrun(lambda: __import__('torch'))\n")
+    script.write_text("from concat_id.startup import run\nrun(lambda: __import__('torch'))\n")
     done = start("-S", script, "two words", CALLS=str(calls))
     assert (done.returncode, done.stderr) == (0, "")
     assert calls.read_text().splitlines() == ["", str(script), "two words"]

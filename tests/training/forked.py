@@ -42,7 +42,7 @@ def start(script: str, arguments: list[str], environment: dict[str, str], output
     sys.argv = [f"{script}.py", *arguments]
     code = 1
     try:
-        from concat_id.errors import run
+        from concat_id.startup import run
 
         run(importlib.import_module(script).main)
     except SystemExit as error:
