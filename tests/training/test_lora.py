@@ -117,6 +117,8 @@ def test_prefixes_name_what_stays(setup, tmp_path):
     different = {name for name in after if not torch.equal(before[name], after[name])}
     assert after.keys() == before.keys() and "time_embed.0.weight" in different
     assert not any(name.startswith("transformer.layers.0.") for name in different)
+    config.model.not_trainable_prefixes = ("allayers",)
+    refused("found allayers, expected all, or the beginning", alone.make_trainer, config, tmp_path / "run")
     config.model.not_trainable_prefixes = ("transformer.layers",)
     told = "found transformer.layers, expected all, or the beginning of a parameter's name; the nearest is model.diffusion_model"
     refused(told, alone.make_trainer, config, tmp_path / "run")

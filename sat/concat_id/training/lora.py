@@ -15,7 +15,7 @@ from concat_id.errors import UserError
 from concat_id.models.tensor_names import POSITIONS
 from concat_id.weights.loading import SAT_PREFIX
 
-FROZEN_ANYWAY = "all", "first_stage_model", "conditioner"  # autoencoder and text encoder are never trained
+FROZEN_ANYWAY = "first_stage_model", "conditioner"  # autoencoder and text encoder are never trained
 FUSED = {"query_key_value": 3}  # layers of several parts, each of which has a product of its own
 
 
@@ -48,7 +48,7 @@ def choose_trained(network: nn.Module, model: OfVideos, generator: torch.Generat
     prefixes = tuple(getattr(model, "not_trainable_prefixes", ()))
     names = [SAT_PREFIX + name for name, _ in network.named_parameters()]
     for prefix in prefixes:
-        if not prefix.startswith(FROZEN_ANYWAY) and not any(name.startswith(prefix) for name in names):
+        if prefix != "all" and not prefix.startswith(FROZEN_ANYWAY) and not any(name.startswith(prefix) for name in names):
             expected = f"all, or the beginning of a parameter's name; the nearest is {nearest(prefix, names)}"
             raise UserError(f"model.not_trainable_prefixes: found {prefix}, expected {expected}")
     for name, parameter in network.named_parameters():
