@@ -106,14 +106,14 @@ RIVALS = {  # keys of `args:`, and those of the `deepspeed:` section that say th
 def _conflicts(given: dict[str, Any], config: Config, notes: list[str]) -> None:
     """Say where files give a key of `args:` and another value in the `deepspeed:` section, which the original prefers."""
     for name, other in RIVALS.items():
-        section = config.args if hasattr(config.args, name) else config.training
-        mine, theirs = (f"args.{name}", getattr(section, name)), (f"deepspeed.{other}", given)
+        mine, theirs = getattr(config.args if hasattr(config.args, name) else config.training, name), given
         for part in other.split("."):
-            theirs = theirs[0], theirs[1].get(part) if isinstance(theirs[1], dict) else None
-        if config.origins.source(mine[0]) in (None, COMMAND_LINE) or None in (mine[1], theirs[1]) or _number(mine[1]) == _number(theirs[1]):
-            continue
-        taken, left = (theirs, mine) if name == "batch_size" else (mine, theirs)
-        notes.append(f"{taken[0]}: {taken[1]} is taken, not {left[0]}, which says {left[1]}; remove one of them")
+            theirs = theirs.get(part) if isinstance(theirs, dict) else None
+        in_a_file = config.origins.source(f"args.{name}") not in (None, COMMAND_LINE)
+        if in_a_file and None not in (mine, theirs) and _number(mine) != _number(theirs):
+            both = (f"args.{name}", mine), (f"deepspeed.{other}", theirs)
+            taken, left = both[::-1] if name == "batch_size" else both
+            notes.append(f"{taken[0]}: {taken[1]} is taken, not {left[0]}, which says {left[1]}; remove one of them")
 
 
 def _number(value: Any) -> Any:
