@@ -18,7 +18,7 @@ def merge_low_rank(path: Path, output: Path, weights: str | None, load: str | No
     source = open_source(resolve_path(path), weights, load, trust=trust)
     if source.products is None:
         raise UserError(f"{source.path}: found no {LOW_RANK_FILE}; name a folder such as exps/RUN/100 "
-                        "(SAT's own low-rank checkpoints are merged wherever they are read)")  # fmt: skip
+                        "(SAT's own low-rank matrices are merged when a checkpoint is read)")  # fmt: skip
     merged = dict(source.merged())
     check_floats(merged, str(source.path))
     with folder_written_whole(output) as folder:
