@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import ROOT
 from entry import only_error
 from safetensors.torch import save_file
 
-from concat_id.conversion import wan_folders
 from concat_id.weights.loading import load_sat_checkpoint, load_tensors
 
 
@@ -38,20 +38,20 @@ def test_a_runs_own_configuration_is_taken(convert, run, tmp_path):
     assert torch.equal(written["time_embedding.linear_1.weight"], averages["time_embed.0.weight"])
 
 
-@pytest.mark.parametrize("direction, function", [("to-hf", "to_diffusers"), ("to-sat", "to_native")])
-def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, monkeypatch, tmp_path, direction, function):
-    called, source = [], tmp_path / "first_stage.pt"
-    monkeypatch.setattr(wan_folders, "is_wan", lambda path, trust: path == source and not trust)
-    monkeypatch.setattr(wan_folders, function, lambda *arguments, **options: called.append((*arguments, options)))
-    assert convert(direction, source, tmp_path / "x", "--dtype", "float16").code == 0
-    assert called[0][:2] == (source, tmp_path / "x") and called[0][-1] == {"dtype": torch.float16, "trust": False}
-    code, _, err = convert(direction, tmp_path / "other", tmp_path / "x")
-    assert code and len(called) == 1 and "other" in only_error(code, err)
-    for options in [("--lora", "keep"), ("--check",)][: 2 if direction == "to-hf" else 1]:
-        code, _, err = convert(direction, source, tmp_path / "x", *options)
-        assert f"{' '.join(options)}: is for CogVideoX alone" in only_error(code, err) and len(called) == 1
-    code, _, err = convert(direction, source, tmp_path / "x", "--shares", "0.5")
-    assert f"--shares: is no option of {direction}" in only_error(code, err)
+def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, tmp_path):
+    source, target = ROOT / "models" / "mini" / "wan" / "first_stage.pt", tmp_path / "back.pt"
+    assert convert("to-sat", source, target, "--dtype", "float16").done
+    assert {tensor.dtype for tensor in load_tensors(target).values()} == {torch.float16}
+    for told, *command in [
+        ("is of kind cogvideox, expected Wan's VAE", "to-hf", source, tmp_path / "x"),
+        ("--check: is for CogVideoX alone", "to-hf", source, tmp_path / "x", "--check"),
+        ("--lora keep: is for CogVideoX alone", "to-sat", source, tmp_path / "x.pt", "--lora", "keep"),
+        ("check: is for CogVideoX alone", "check", source, tmp_path / "x"),
+        ("--weights: is for training runs", "to-hf", source, tmp_path / "x", "--weights", "ema"),
+        ("--shares: is no option of to-hf", "to-hf", source, tmp_path / "x", "--shares", "0.5"),
+    ]:
+        code, _, err = convert(*command)
+        assert told in only_error(code, err) and [path.name for path in tmp_path.iterdir()] == ["back.pt"]
 
 
 @pytest.mark.parametrize("options, told", [

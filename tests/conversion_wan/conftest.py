@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from tiny_wan import TINY, write_native_wan
 
 from concat_id.config.wan import WanAutoencoderConfig, WanModelConfig, WanTextEncoderConfig
-from concat_id.conversion.wan_folders import to_diffusers
+from concat_id.conversion.wan_folders import find_source, to_diffusers
 from concat_id.sampling.diffusers_wan import ConcatIDWanPipeline
 
 FILES = {"first_stage": "first_stage.pt", "adaln": "second_stage_adaln.pt"}
@@ -26,9 +26,9 @@ class Converted:
     model: WanModelConfig
     folders: dict[str, Path]
 
-    def pipeline(self, variant: str = "adaln", **options) -> ConcatIDWanPipeline:
-        """Load it as a user does."""
-        folder = str(self.folders[variant])
+    def pipeline(self, variant: str | Path = "adaln", **options) -> ConcatIDWanPipeline:
+        """Load a variant, or a folder, as a user does."""
+        folder = str(self.folders.get(variant, variant))
         pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, **options)
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -44,7 +44,7 @@ def wan(tmp_path_factory) -> Iterator[Converted]:
     )
     folders = {variant: tmp_path_factory.mktemp("hf") / variant for variant in FILES}
     for variant, folder in folders.items():
-        to_diffusers(native / FILES[variant], folder, model)
+        to_diffusers(find_source(native / FILES[variant]), folder, model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield Converted(native, model, folders)

@@ -18,7 +18,8 @@ from transformers import T5Tokenizer, UMT5EncoderModel
 from concat_id.config.loading import load_config
 from concat_id.conversion import wan_folders as conversion
 from concat_id.conversion.folders import write_shards
-from concat_id.conversion.wan_folders import find_model, is_wan, to_diffusers, to_native
+from concat_id.conversion.wan_folders import find_model, find_source, to_diffusers, to_native
+from concat_id.conversion.weight_sources import open_source
 from concat_id.models.wan.text_encoder import WanTextEncoder
 from concat_id.models.wan.weights import load_wan_transformer, read_wan_tensors
 from concat_id.weights.loading import write_sat_checkpoint
@@ -37,7 +38,7 @@ def native(wan, variant):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_there_and_back_is_the_same(wan, tmp_path, variant, suffix):
     target = tmp_path / f"back{suffix}"
-    to_native(wan.folders[variant], target)
+    to_native(find_source(wan.folders[variant]), target)
     found = load_file(target) if suffix == ".safetensors" else torch.load(target, weights_only=True)
     assert_same(found, native(wan, variant))
 
@@ -67,11 +68,11 @@ def test_other_parts_are_those_of_the_libraries(wan):
 
 def test_dtype_and_shards(wan, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "write_shards", partial(write_shards, shard_size=50_000))
-    to_diffusers(wan.native / FILES["adaln"], tmp_path / "hf", wan.model, torch.bfloat16)
+    to_diffusers(find_source(wan.native / FILES["adaln"]), tmp_path / "hf", wan.model, torch.bfloat16)
     assert len(list((tmp_path / "hf" / "transformer").glob("*.safetensors"))) > 2
     tensors = read_wan_tensors(tmp_path / "hf")
     assert_same(tensors, native(wan, "adaln"), torch.bfloat16)
-    to_native(tmp_path / "hf", tmp_path / "back.pt", torch.float32)
+    to_native(find_source(tmp_path / "hf"), tmp_path / "back.pt", torch.float32)
     assert {tensor.dtype for tensor in torch.load(tmp_path / "back.pt", weights_only=True).values()} == {torch.float32}
 
 
@@ -85,20 +86,21 @@ def training(folder, config):
 
 def test_trainings_are_converted_too(wan, tmp_path):
     network = training(tmp_path / "run", TINY_ADALN)
-    assert is_wan(tmp_path / "run") and is_wan(tmp_path / "run" / "20") and is_wan(tmp_path / "run" / "20" / "mp_rank_00_model_states.pt")
-    to_diffusers(tmp_path / "run", tmp_path / "hf", wan.model)
+    run, checkpoint = find_source(tmp_path / "run"), tmp_path / "run" / "20"
+    assert run.path == find_source(checkpoint).path == find_source(checkpoint / "mp_rank_00_model_states.pt").path
+    to_diffusers(run, tmp_path / "hf", wan.model)
     assert_same(dict(load_wan_transformer(tmp_path / "hf", TINY_ADALN, torch.float32).state_dict()), dict(network.state_dict()))
-    to_native(tmp_path / "run", tmp_path / "mine.pt")
+    to_native(run, tmp_path / "mine.pt")
     assert_same(torch.load(tmp_path / "mine.pt", weights_only=True), read_wan_tensors(tmp_path / "hf"))
 
 
 def test_what_is_wan_and_what_is_not(wan, tmp_path, tiny_model):
     for path in (*(wan.native / file for file in FILES.values()), wan.native, *wan.folders.values(), wan.folders["adaln"] / "transformer"):
-        assert is_wan(path), path
+        assert find_source(path), path
     (tmp_path / "text.pt").write_text("no weights")
     for path in (wan.native / "Wan2.1_VAE.pth", tiny_model.parent / "transformer", tmp_path, tmp_path / "nowhere"):
-        assert not is_wan(path), path
-    refused("text.pt: found no checkpoint", is_wan, tmp_path / "text.pt")
+        assert find_source(path) is None, path
+    refused("text.pt: found no checkpoint", find_source, tmp_path / "text.pt")
 
 
 def test_the_configuration_is_found_by_the_sizes(wan, tmp_path):
@@ -106,24 +108,25 @@ def test_the_configuration_is_found_by_the_sizes(wan, tmp_path):
     mini = load_config(["configs/wan_mini.yaml"]).model
     random = random_transformer(mini.transformer)
     torch.save(native_tensors(random), tmp_path / "mini.pt")
-    assert find_model(tmp_path / "mini.pt").transformer == mini.transformer
-    refused("is of kind cogvideox, .* such as wan_mini's: .* train wan_1_3b", to_diffusers, tmp_path / "mini.pt", tmp_path / "hf")
-    refused("no known model has 2 layers of width 48 and 32 wide text; give its", find_model, wan.native / FILES["adaln"])
+    source = find_source(tmp_path / "mini.pt")
+    assert find_model(source).transformer == mini.transformer
+    refused("is of kind cogvideox, .* such as wan_mini's: .* train wan_1_3b", to_diffusers, source, tmp_path / "hf")
+    refused("no known model has 2 layers of width 48 and 32 wide text; give its", find_model, find_source(wan.native / FILES["adaln"]))
     training(tmp_path / "run", TINY)
     shutil.copyfile(ROOT / "configs" / "wan_mini.yaml", tmp_path / "run" / "training_config.yaml")
-    assert find_model(tmp_path / "run").transformer == mini.transformer
+    assert find_model(find_source(tmp_path / "run")).transformer == mini.transformer
 
 
 def test_refusals_leave_nothing_behind(wan, tmp_path, tiny_model):
-    source, target = wan.native / FILES["first_stage"], tmp_path / "hf"
+    source, target = find_source(wan.native / FILES["first_stage"]), tmp_path / "hf"
     deeper, wider = (replace(wan.model, transformer=replace(TINY, **change)) for change in ({"num_layers": 3}, {"ffn_dim": 96}))
     refused("does not fit Wan's transformer .*missing: blocks.2", to_diffusers, source, target, deeper)
     refused("blocks.0.ffn.0.weight: found shape \\(64, 48\\), expected \\(96, 48\\)", to_diffusers, source, target, wider)
     mini = replace(wan.model, text_encoder=replace(wan.model.text_encoder, kind="t5"))
     refused("is of kind t5, expected Wan's", to_diffusers, source, target, mini)
-    refused("expected Wan's transformer", to_diffusers, tiny_model.parent / "transformer", target, wan.model)
-    refused("no such file", to_diffusers, tmp_path / "nowhere.pt", target, wan.model)
+    refused("expected Wan's transformer", to_diffusers, open_source(tiny_model.parent / "transformer"), target, wan.model)
+    refused("command line: --weights: is for training runs", find_source, source.path, "ema")
     refused("exists already", to_diffusers, source, wan.folders["adaln"], wan.model)
-    refused("found the ending '', expected .pt or .safetensors", to_native, wan.folders["adaln"], target)
-    refused("exists already", to_native, wan.folders["adaln"], source)
+    refused("found the ending '', expected .pt or .safetensors", to_native, source, target)
+    refused("exists already", to_native, source, source.path)
     assert not list(tmp_path.iterdir())

@@ -1,16 +1,14 @@
 """The model card of a converted folder: what it is, where each part came from, how to use it."""
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from concat_id.config.cogvideox import ModelConfig
-from concat_id.config.wan import WanTransformerConfig
+from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.files.paths import resolve_path
-from concat_id.models.wan.weights import wan_files
-from concat_id.weights.loading import content_digest, weights_digest
+from concat_id.weights.loading import content_digest
 
 CARD = """---
 library_name: diffusers
@@ -42,41 +40,38 @@ References are heads cut out on black, as `{script}` of the project writes them 
 {table}
 Converted with {tools}. The weights keep the licence of what they were converted from.
 """
-Row = tuple[str, str | Path, str]  # a part, where it came from, the digest of its content
 
 
 def model_card(source: WeightSource, model: ModelConfig, low_rank: str, made_with: Mapping[str, str]) -> str:
     """Text of README.md for a folder of CogVideoX's kind."""
     t, factor = model.transformer, model.autoencoder.spatial_factor
-    kept = source.products is not None and low_rank == "keep"
     about = (
         f"{t.num_layers} layers of width {t.hidden_size}; up to {t.num_frames} frames of {t.latent_height * factor}x"
         f"{t.latent_width * factor} with {t.max_refs} reference images."
     )
+    return CARD.format(title="Concat-ID", about=about, options=", guidance_scale=6", fps=8, script="sat/sample_video.py",
+                       **_provenance(source, model, low_rank, made_with))  # fmt: skip
+
+
+def wan_card(
+    source: WeightSource, config: WanTransformerConfig, model: WanModelConfig, low_rank: str, made_with: Mapping[str, str]
+) -> str:
+    """Text of README.md for a folder of Wan's kind."""
+    variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
+    about = f"{config.num_layers} layers of width {config.hidden_size}; {variant}. Trained with one reference image."
+    return CARD.format(title="Concat-ID on Wan2.1", about=about, options="", fps=16, script="inference_wan.py",
+                       **_provenance(source, model, low_rank, made_with))  # fmt: skip
+
+
+def _provenance(source: WeightSource, model: ModelConfig | WanModelConfig, low_rank: str, made_with: Mapping[str, str]) -> dict[str, str]:
+    """Where each part came from with the digest of its content, and how low-rank weights are loaded."""
+    kept = source.products is not None and low_rank == "keep"
     whole = source.base or source
-    rows: list[Row] = [("transformer", whole.path, whole.digest)]
+    rows = [("transformer", whole.path, whole.digest)]
     if source.products is not None:
         rows.append((f"low-rank weights, {'kept' if kept else 'merged into the transformer'}", source.path, source.digest))
     others = (("VAE", model.autoencoder.path), ("text encoder", model.text_encoder.path))
     rows += [(part, path, content_digest(resolve_path(path))) for part, path in others]
-    lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")\n' if kept else ""
-    return CARD.format(title="Concat-ID", about=about, lora=lora, options=", guidance_scale=6", fps=8, script="sat/sample_video.py",
-                       **_provenance(rows, made_with))  # fmt: skip
-
-
-def wan_card(config: WanTransformerConfig, parts: Mapping[str, Path], made_with: Mapping[str, str]) -> str:
-    """Text of README.md for a folder of Wan's kind."""
-    variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
-    about = f"{config.num_layers} layers of width {config.hidden_size}; {variant}. Trained with one reference image."
-    rows = []
-    for part, path in parts.items():
-        files = wan_files(path) if part == "transformer" else []
-        is_whole = files and all(os.path.isfile(file) for file in files)
-        rows.append((part, path, "+".join(map(weights_digest, files)) if is_whole else content_digest(path)))
-    return CARD.format(title="Concat-ID on Wan2.1", about=about, lora="", options="", fps=16, script="inference_wan.py",
-                       **_provenance(rows, made_with))  # fmt: skip
-
-
-def _provenance(rows: Iterable[Row], made_with: Mapping[str, str]) -> dict[str, str]:
     table = "".join(f"| {part} | `{'/'.join(Path(path).parts[-3:])}` | `{digest}` |\n" for part, path, digest in rows)
-    return {"table": table, "tools": ", ".join(f"{name} {number}" for name, number in made_with.items())}
+    lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")\n' if kept else ""
+    return {"table": table, "lora": lora, "tools": ", ".join(f"{name} {number}" for name, number in made_with.items())}

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 
+from concat_id.config.loading import load_config
 from concat_id.config.parser import Namespace
 from concat_id.conversion import wan_folders
 from concat_id.conversion.check import TOLERANCE, largest_difference
 from concat_id.conversion.folders import choose_model, to_hf, to_sat
 from concat_id.conversion.gguf_files import to_gguf
-from concat_id.conversion.weight_sources import open_source
-from concat_id.errors import printable, report
+from concat_id.conversion.weight_sources import WeightSource, open_source
+from concat_id.errors import UserError, printable, report
 from concat_id.files.paths import written_whole
 from concat_id.models.consistentid.adapter import read_adapter, released_groups
 from concat_id.weights.loading import writing
@@ -28,10 +29,8 @@ def convert(args: Namespace) -> int | None:
     if args.direction == "to-consistentid":
         count = to_consistentid(args.source, args.target, args.weights, dtype, trust)
         return print(f"{printable(args.target)}: {count} tensors in the released file's layout")
-    if wan_folders.is_wan(args.source, trust):
-        others = {"check": args.direction == "check", "--check": args.check}
-        others |= {"--weights": args.weights, "--lora keep": args.lora == "keep", "--load": args.load}
-        wan_folders.convert(args.direction, args.source, args.target, args.base, dtype, trust, others)
+    if source := wan_folders.find_source(args.source, args.weights, args.load, trust):
+        _convert_wan(source, args, dtype)
         return print(f"{printable(args.target)}: written")
     if args.direction == "to-sat":
         to_sat(args.source, args.target, dtype, args.lora or "merge", trust)
@@ -51,6 +50,17 @@ def convert(args: Namespace) -> int | None:
             report(f"{args.target}: does not compute what {source.path} does: found a difference of {difference:.1e}, expected at most"
                    f" {TOLERANCE:.0e}; compare it with the weights that it was made from, or convert them again")  # fmt: skip
             return 1
+
+
+def _convert_wan(source: WeightSource, args: Namespace, dtype: torch.dtype | None) -> None:
+    to_sat_keep = args.direction == "to-sat" and args.lora == "keep"  # to-sat writes one file
+    others = {"check": args.direction == "check", "--check": args.check, "--lora keep": to_sat_keep}
+    if option := next((option for option, given in others.items() if given), None):
+        raise UserError(f"command line: {option}: is for CogVideoX alone, found Wan weights in {args.source}; leave it out")
+    if args.direction == "to-sat":
+        return wan_folders.to_native(source, args.target, dtype)
+    model = load_config(args.base).model if args.base else None
+    wan_folders.to_diffusers(source, args.target, model, dtype, args.lora or "merge", args.trust_checkpoint)
 
 
 def to_consistentid(source: Path, target: Path, weights: str | None, dtype: torch.dtype | None, trust: bool) -> int:

@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import safetensors.torch
 import torch
@@ -17,6 +16,7 @@ from concat_id.config.loading import load_config
 from concat_id.conversion import low_rank_products
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import lazy_files
+from concat_id.conversion.low_rank_products import LoraMode
 from concat_id.conversion.weight_sources import WeightSource, run_configuration
 from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError, one_line
@@ -42,7 +42,6 @@ COMPONENTS = {
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
 MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
-LoraMode = Literal["merge", "keep"]
 
 
 def to_hf(
@@ -54,9 +53,7 @@ def to_hf(
     `dtype` None keeps each tensor's own, and writes the VAE in float32. Low-rank products are added to the weights, or kept beside
     them as diffusers' load_lora_weights reads them. The folder appears whole or not at all.
     """
-    if low_rank == "keep" and source.products is None:
-        raise UserError(f"{source.path}: found whole weights, no low-rank ones to keep; leave --lora keep out")
-    kept = source.products if low_rank == "keep" else None
+    kept = source.kept(low_rank)
     text_encoder = resolve_path(model.text_encoder.path)
     for name in ("config.json", "spiece.model"):
         if not os.path.isfile(text_encoder / name):

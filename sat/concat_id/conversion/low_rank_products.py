@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import safetensors.torch
 import torch
@@ -27,7 +27,8 @@ class Product(NamedTuple):
 
 
 Products = dict[str, Product]
-"""Layers' names, of SAT or of diffusers, and what is added to their weights."""
+"""Layers' names, of SAT, Wan or diffusers, and what is added to their weights."""
+LoraMode = Literal["merge", "keep"]
 
 
 def read_sat_products(folder: Path) -> Products:

@@ -3,9 +3,9 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,14 +17,25 @@ from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.card import wan_card
 from concat_id.conversion.folders import write_encoder_tensors, write_shards
 from concat_id.conversion.lazy import LazyTensors, lazy_files
-from concat_id.conversion.weight_sources import open_source, run_configuration
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
+from concat_id.conversion.weight_sources import WeightSource, open_source, run_configuration, wan_digest
 from concat_id.errors import UserError
 from concat_id.files.json_files import write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, write_text, written_whole
 from concat_id.models.wan.autoencoder import WanAutoencoder
 from concat_id.models.wan.text_encoder import WanTextEncoder, to_transformers_names, transformers_config
 from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
-from concat_id.models.wan.weights import PREFIX, STEM, check_names, given_names, has_ref_modulation, is_native, native_names, wan_files
+from concat_id.models.wan.weights import (
+    PREFIX,
+    STEM,
+    check_names,
+    count_layers,
+    given_names,
+    has_ref_modulation,
+    is_native,
+    native_names,
+    wan_files,
+)
 from concat_id.versions import versions
 from concat_id.weights.folders import MODEL_STATES
 from concat_id.weights.loading import check_floats, load_tensors, shape_of, writing
@@ -43,49 +54,47 @@ COMPONENTS = {
 }
 
 
-def is_wan(path: Path, trust: bool = False) -> bool:
-    """Tell whether `path` holds weights of Wan's transformer: in Wan's names, a diffusers folder or a training of ours.
+def find_source(path: Path, weights: str | None = None, load: str | None = None, trust: bool = False) -> WeightSource | None:
+    """Find Wan's transformer in a file in Wan's names, a diffusers folder or a training of ours; None for other weights.
 
-    Raises `UserError` for a file that cannot be read.
+    The options are those of `open_source`, for trainings alone. Raises `UserError` for a file that cannot be read.
     """
     try:
-        names = list(_open(path, trust))
+        source = _open(path, weights, load, trust)
+        if not is_native(given_names(source.open())):
+            return None
     except UserError:
         if kind_of(path) not in ("a folder", "no such file"):
             raise
-        return False
-    return is_native(given_names(names))
-
-
-def convert(
-    direction: str, source: Path, target: Path, base: Sequence[str], dtype: torch.dtype | None, trust: bool, others: Mapping[str, Any]
-) -> None:
-    """Convert in the `direction` to-hf or to-sat. Raises `UserError` for any of the `others`, options that Wan's weights do not have."""
-    if name := next((name for name, value in others.items() if value), None):
-        raise UserError(f"command line: {name}: is for CogVideoX alone, found Wan weights in {source}; leave it out")
-    if direction == "to-hf":
-        to_diffusers(source, target, load_config(list(base)).model if base else None, dtype=dtype, trust=trust)
-    else:
-        to_native(source, target, dtype=dtype, trust=trust)
+        return None
+    if not _is_training(path) and (weights or load):
+        option = "--weights" if weights else "--load"
+        raise UserError(f"command line: {option}: is for training runs, found Wan's transformer in {path}; leave it out")
+    return source
 
 
 def to_diffusers(
-    source: Path, target: Path, model: WanModelConfig | None = None, dtype: torch.dtype | None = None, trust: bool = False
-) -> None:
+    source: WeightSource, target: Path, model: WanModelConfig | None = None, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge",
+    trust: bool = False,
+) -> None:  # fmt: skip
     """Write a complete diffusers folder of the transformer `source` with the VAE and text encoder that `model` names.
 
     Without `model` that is the training's own, or the one of configs/wan*.yaml whose sizes fit. The variant (first stage or AdaLN) is
-    that of the weights. `dtype` None keeps each tensor's own. The folder appears whole or not at all. Raises `UserError` for weights
-    that are not of the sizes in `model`, or parts that are not Wan's.
+    that of the weights. `dtype` None keeps each tensor's own. Low-rank products are added to the weights, or kept beside them as
+    diffusers' load_lora_weights reads them. The folder appears whole or not at all. Raises `UserError` for weights that are not of the
+    sizes in `model`, or parts that are not Wan's.
     """
-    model = model or find_model(source, trust)
+    kept = source.kept(low_rank)
+    model = model or find_model(source)
     for part in (model.autoencoder, model.text_encoder):
         if part.kind not in ("wan", "umt5"):
             found = f"is of kind {part.kind}, expected Wan's VAE and text encoder; no pipeline takes others, such as wan_mini's"
             raise UserError(f"{part.path}: {found}: there is nothing to convert, train wan_1_3b for a folder")
     autoencoder, text_encoder = resolve_path(model.autoencoder.path), resolve_path(model.text_encoder.path)
     with folder_written_whole(target) as folder:
-        config = write_transformer(folder / "transformer", source, model.transformer, dtype, trust)
+        if kept is not None:
+            write_diffusers_products(folder, {layer.removeprefix(PREFIX): product for layer, product in kept.items()})
+        config = write_transformer(folder / "transformer", source, model.transformer, dtype, merge=kept is None)
         with writing():
             WanAutoencoder.from_path(autoencoder, dtype or torch.float32, trust=trust).autoencoder.save_pretrained(folder / "vae")
         write_text_encoder(folder, text_encoder, dtype, trust)
@@ -95,38 +104,37 @@ def to_diffusers(
         index = {"_class_name": "ConcatIDWanPipeline", "_diffusers_version": made_with["diffusers"], **COMPONENTS}
         write_json(folder / "model_index.json", index)
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
-        parts = {"transformer": source, "VAE": autoencoder, "text encoder": text_encoder}
-        write_text(folder / "README.md", wan_card(config, parts, made_with))
+        write_text(folder / "README.md", wan_card(source, config, model, low_rank, made_with))
 
 
-def find_model(source: Path, trust: bool = False) -> WanModelConfig:
+def find_model(source: WeightSource) -> WanModelConfig:
     """Find the configuration that a transformer belongs to. Raises `UserError` if none has its sizes."""
-    if recorded := run_configuration(source):
+    if recorded := run_configuration(source.path):
         return load_config([str(recorded)]).model
-    tensors = _in_native_names(source, trust)
-    layers = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    tensors = _in_native_names(source.open(), source.path)
+    layers = count_layers(tensors)
     embeddings = ("text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
-    (width, text), (_, time), (ffn, _) = (shape_of(tensors, name, 2, str(source)) for name in embeddings)
+    (width, text), (_, time), (ffn, _) = (shape_of(tensors, name, 2, str(source.path)) for name in embeddings)
     for base in MODELS:
         model = load_config([f"configs/{base}.yaml"]).model
         t = model.transformer
         if (layers, width, text, time, ffn) == (t.num_layers, t.hidden_size, t.text_hidden_size, t.time_embed_dim, t.ffn_dim):
             return model
     raise UserError(
-        f"{source}: no known model has {layers} layers of width {width} and {text} wide text; give its configuration with --base"
+        f"{source.path}: no known model has {layers} layers of width {width} and {text} wide text; give its configuration with --base"
     )
 
 
-def to_native(source: Path, target: Path, dtype: torch.dtype | None = None, trust: bool = False) -> None:
-    """Write the transformer of a diffusers folder, or of a training, as one file in Wan's own names (.pt or .safetensors)."""
+def to_native(source: WeightSource, target: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a transformer as one file in Wan's own names (.pt or .safetensors), with low-rank products added to its weights."""
     if target.suffix not in (".pt", ".pth", ".safetensors"):
         raise UserError(f"{target}: found the ending '{target.suffix}', expected .pt or .safetensors; name a file to write")
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; choose another name or remove it first")
-    tensors = _in_native_names(source, trust)
+    tensors = _in_native_names(source.merged(), source.path)
     made = tqdm(tensors.items(), "transformer", len(tensors), unit="tensor")
     native = {name: (tensor.to(dtype) if dtype else tensor).contiguous() for name, tensor in made}
-    check_floats(native, str(source))
+    check_floats(native, str(source.path))
     with written_whole(target) as temporary, writing():
         if target.suffix == ".safetensors":
             save_file(native, temporary, {"format": "pt"})
@@ -135,21 +143,22 @@ def to_native(source: Path, target: Path, dtype: torch.dtype | None = None, trus
 
 
 def write_transformer(
-    folder: Path, source: Path, config: WanTransformerConfig, dtype: torch.dtype | None, trust: bool = False
+    folder: Path, source: WeightSource, config: WanTransformerConfig, dtype: torch.dtype | None, merge: bool = True
 ) -> WanTransformerConfig:
     """Write the transformer under diffusers' names with its configuration and its code; returns the configuration with its variant."""
-    tensors = _in_native_names(source, trust)
+    path = source.path
+    tensors = _in_native_names(source.merged() if merge else source.open(), path)
     config = dataclasses.replace(config, ref_modulation=has_ref_modulation(tensors))
-    check_names(tensors, config, source)
+    check_names(tensors, config, path)
     shapes = {name: tensor.shape for name, tensor in WanDiffusionTransformer(config, device="meta").state_dict().items()}
 
     def made() -> Iterator[tuple[str, Tensor]]:
         for name, new in tqdm(native_names(config.num_layers, config.ref_modulation).items(), "transformer", unit="tensor"):
             tensor = tensors[name]
-            check_floats({name: tensor}, str(source))
+            check_floats({name: tensor}, str(path))
             if tensor.shape != shapes[PREFIX + new]:
                 found = f"found shape {tuple(tensor.shape)}, expected {tuple(shapes[PREFIX + new])}"
-                raise UserError(f"{source}: {name}: {found}; give the --base of the model that it belongs to")
+                raise UserError(f"{path}: {name}: {found}; give the --base of the model that it belongs to")
             yield new, tensor.to(dtype) if dtype else tensor
 
     write_shards(folder, STEM, made())
@@ -175,16 +184,20 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
     write_encoder_tensors(folder, tensors, ("encoder.embed_tokens.weight",), tokenizer, dtype)  # the same as shared.weight
 
 
-def _open(path: Path, trust: bool) -> Mapping[str, Tensor]:
+def _is_training(path: Path) -> bool:
+    of_others = any(os.path.exists(path / name) for name in ("transformer", "config.json")) or any(path.glob(f"{STEM}*"))
+    return kind_of(path) == "a folder" and not of_others or path.match(MODEL_STATES)
+
+
+def _open(path: Path, weights: str | None, load: str | None, trust: bool) -> WeightSource:
     """A transformer's tensors under the names they have, mapped or read when they are asked for."""
-    is_training = kind_of(path) == "a folder" and not any(os.path.exists(path / name) for name in ("transformer", "config.json"))
-    if is_training and not any(path.glob(f"{STEM}*")) or path.match(MODEL_STATES):
-        return open_source(path, trust=trust).merged()
-    return lazy_files(wan_files(path), trust)
+    if _is_training(path):
+        return open_source(path, weights, load, trust=trust)
+    products = read_diffusers_products(path) if os.path.isfile(path / DIFFUSERS_FILE) else None
+    return WeightSource(path, wan_digest(path), partial(lazy_files, wan_files(path), trust), products)
 
 
-def _in_native_names(path: Path, trust: bool) -> Mapping[str, Tensor]:
-    tensors = _open(path, trust)
+def _in_native_names(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
     names = given_names(tensors)
     if not is_native(names):
         raise UserError(f"{path}: found {', '.join(list(names)[:3]) or 'nothing'}, expected Wan's transformer; name another file or folder")

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from concat_id.config.loading import load_config
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.conversion import zero
-from concat_id.conversion.low_rank_products import Products, read_sat_products, with_products
+from concat_id.conversion.low_rank_products import LoraMode, Products, read_sat_products, with_products
 from concat_id.errors import UserError
 from concat_id.files.paths import kind_of, resolve_path
+from concat_id.models.wan.weights import PREFIX as WAN_PREFIX
+from concat_id.models.wan.weights import read_wan_state, wan_files
 from concat_id.weights.folders import find_sat_checkpoint, read_tag
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
@@ -36,6 +39,12 @@ class WeightSource:
         tensors = self.open()
         return tensors if self.products is None else with_products(tensors, self.products, str(self.path))
 
+    def kept(self, low_rank: LoraMode) -> Products | None:
+        """The products that stay beside the weights, if `low_rank` asks for that. Raises `UserError` if there are none."""
+        if low_rank == "keep" and self.products is None:
+            raise UserError(f"{self.path}: found whole weights, no low-rank ones to keep; leave --lora keep out")
+        return self.products if low_rank == "keep" else None
+
 
 def open_source(
     path: Path, weights: str | None = None, load: str | None = None, precise: bool = False, trust: bool = False, alpha: float = 1.0
@@ -48,11 +57,15 @@ def open_source(
     """
     folder, averaged = _choose(path, weights)
     if kind_of(folder / LOW_RANK_FILE) == "a file":
-        file = folder / LOW_RANK_FILE
-        base = open_source(resolve_path(load or _trained_on(folder)), trust=trust, alpha=alpha)
+        file, products = folder / LOW_RANK_FILE, read_sat_products(folder)
+        trained_on = resolve_path(load or _trained_on(folder))
+        if all(layer.startswith(WAN_PREFIX) for layer in products):
+            base = _of_wan(trained_on, run_configuration(folder), trust)
+        else:
+            base = open_source(trained_on, trust=trust, alpha=alpha)
         if base.products is not None:
             raise UserError(f"{base.path}: found low-rank products, expected the whole weights that {file} was trained on; see --load")
-        return WeightSource(file, weights_digest(file), base.open, read_sat_products(folder), base)
+        return WeightSource(file, weights_digest(file), base.open, products, base)
     if load is not None:
         raise UserError(f"--load {load}: found whole weights in {folder}, expected {LOW_RANK_FILE}; leave --load out")
     if kind_of(folder) == "a folder" and zero.needs_gathering(folder, averaged, precise):
@@ -94,6 +107,17 @@ def _trained_on(folder: Path) -> str:
     if not isinstance(load, str):
         raise UserError(f"{folder}: holds low-rank products alone; name the checkpoint they were trained on with --load FOLDER")
     return load
+
+
+def _of_wan(path: Path, run: Path | None, trust: bool) -> WeightSource:
+    """What a Wan's products belong to: with modulations for references if the run, whose configuration this is, gave it some."""
+    config = load_config([str(run)]).model.transformer if run else None
+    return WeightSource(path, wan_digest(path), partial(read_wan_state, path, config, trust))
+
+
+def wan_digest(path: Path) -> str:
+    """The digest of the files of a Wan's transformer."""
+    return "+".join(map(weights_digest, wan_files(path)))
 
 
 def _gathered(folder: Path, averaged: bool, trust: bool) -> Mapping[str, Tensor]:

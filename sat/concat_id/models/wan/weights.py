@@ -84,15 +84,22 @@ def start_references(tensors: dict[str, Tensor], num_layers: int) -> dict[str, T
 def load_wan_transformer(
     path: str | Path, config: WanTransformerConfig, dtype: torch.dtype = torch.bfloat16, trust: bool = False, start: bool = True
 ) -> WanDiffusionTransformer:
-    """Read the transformer from a file in Wan's or diffusers' names, a diffusers folder or one with a training checkpoint.
+    """Read the transformer that `read_wan_state` reads; weights stay mapped to the file where `dtype` is the file's."""
+    network = WanDiffusionTransformer(config, device="meta")
+    load_strictly(network, read_wan_state(Path(path), config, trust, start), str(path), dtype=dtype)
+    return network
 
-    Weights stay mapped to the file where `dtype` is the file's. Where a file for one modulation (the base Wan2.1, the first stage) meets
+
+def read_wan_state(path: Path, config: WanTransformerConfig | None = None, trust: bool = False, start: bool = True) -> dict[str, Tensor]:
+    """Read a transformer's tensors from any of the formats, under the names they have in `WanDiffusionTransformer`.
+
+    Without `config` they are what the file says. Where a file for one modulation (the base Wan2.1, the first stage) meets
     `config.ref_modulation`, references start from copies of the video's weights, and a warning says so; without `start` it is refused.
     Raises `UserError` for weights that do not fit.
     """
-    path = Path(path)
     tensors = read_wan_tensors(path, trust)
     given = has_ref_modulation(tensors)
+    config = config or WanTransformerConfig(num_layers=count_layers(tensors), ref_modulation=given)
     if given and not config.ref_modulation:
         expected = "expected one modulation for all (first stage); set ref_modulation (--use_adaln), or name first_stage.pt"
         raise UserError(f"{path}: found the AdaLN variant, which has modulations of its own for references, {expected}")
@@ -102,12 +109,9 @@ def load_wan_transformer(
             raise UserError(f"{path}: found no weights of the AdaLN variant, expected {missing}; leave ref_modulation (--use_adaln) out")
         tensors = start_references(tensors, config.num_layers)
         warn(f"{path}: has no modulations for references; they start as copies of the video's")
-
-    network = WanDiffusionTransformer(config, device="meta")
-    names = native_names(config.num_layers, config.ref_modulation)
     check_names(tensors, config, path)
-    load_strictly(network, {PREFIX + names[name]: tensor for name, tensor in tensors.items()}, str(path), dtype=dtype)
-    return network
+    names = native_names(config.num_layers, config.ref_modulation)
+    return {PREFIX + names[name]: tensor for name, tensor in tensors.items()}
 
 
 def wan_files(path: str | Path) -> list[Path]:
@@ -143,8 +147,13 @@ def given_names(names: Iterable[str]) -> dict[str, str]:
     names = list(names)
     if is_native(names):
         return dict(zip(names, names, strict=True))
-    num_layers = len({name.removeprefix(PREFIX).split(".")[1] for name in names if name.removeprefix(PREFIX).startswith("blocks.")})
-    return to_native_names({name.removeprefix(PREFIX): name for name in names}, num_layers)
+    bare = {name.removeprefix(PREFIX): name for name in names}
+    return to_native_names(bare, count_layers(bare))
+
+
+def count_layers(names: Iterable[str]) -> int:
+    """Count the layers that tensors of these names, Wan's or diffusers', are of."""
+    return len({name.split(".")[1] for name in names if name.startswith("blocks.")})
 
 
 def check_names(given: Iterable[str], config: WanTransformerConfig, path: str | Path) -> None:

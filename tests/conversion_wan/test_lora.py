@@ -1,0 +1,79 @@
+"""Low-rank weights of a Wan's training: merged or kept they change the same weights, in diffusers' own loader too."""
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, assert_close
+from conversion_wan.conftest import FILES, SETTINGS, START
+from tiny_wan import TINY_ADALN
+
+from concat_id.config.cogvideox import LoraConfig
+from concat_id.conversion.combining import merge_low_rank
+from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
+from concat_id.conversion.wan_folders import find_source, to_diffusers, to_native
+from concat_id.models.wan.weights import load_wan_transformer
+from concat_id.training.lora import LowRank, add_low_rank, low_rank_scale
+from concat_id.weights.low_rank import save_low_rank
+
+TARGETS = ["network.blocks.*.attn1.to_q", "network.blocks.1.attn2.to_out.0", "network.blocks.0.ffn.net.0.proj", "network.proj_out"]
+
+
+@pytest.fixture(scope="module")
+def trained(wan, tmp_path_factory):
+    """An AdaLN training that began with a first stage: its folder, and the network as it is trained."""
+    config = yaml.safe_load((ROOT / "configs" / "wan_mini.yaml").read_text())
+    config["model"]["transformer"]["ref_modulation"] = True
+    config["args"] = {"load": str(wan.native / FILES["first_stage"])}
+    run = tmp_path_factory.mktemp("run")
+    (run / "training_config.yaml").write_text(yaml.safe_dump(config))
+    (run / "latest").write_text("100")
+    (run / "100").mkdir()
+    network = load_wan_transformer(config["args"]["load"], TINY_ADALN, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    layers = add_low_rank(network, LoraConfig(rank=3, alpha=2.0, targets=TARGETS), generator)
+    for layer in layers:
+        torch.nn.init.normal_(network.get_submodule(layer).up.weight, std=0.3, generator=generator)
+    products = {name: tensor for name, tensor in network.state_dict().items() if ".up." in name or ".down." in name}
+    save_low_rank(run / "100", products, low_rank_scale(network))
+    assert len(layers) == 5 and isinstance(network.network.proj_out, LowRank)
+    return run, network
+
+
+def outputs(network):
+    """Of seeded input with one reference."""
+    generator = torch.Generator().manual_seed(1)
+    latents, refs, text = (torch.randn(shape, generator=generator) for shape in ((1, 3, 16, 8, 12), (1, 1, 16, 8, 12), (1, 24, 32)))
+    with torch.no_grad():
+        return network(latents, torch.tensor([500.0]), text, refs)
+
+
+def test_merged_weights_compute_what_was_trained(trained, wan, tmp_path):
+    run, network = trained
+    assert merge_low_rank(run, tmp_path / "merged", None, None, False) == 5
+    to_native(find_source(run / "100"), tmp_path / "mine.safetensors")
+    for path in (tmp_path / "merged", tmp_path / "mine.safetensors"):
+        merged = load_wan_transformer(path, TINY_ADALN, torch.float32, start=False)
+        assert_close(outputs(merged), outputs(network), 2e-6)
+
+
+def test_kept_beside_the_weights_they_are_diffusers(trained, wan, image, tmp_path):
+    run, _ = trained
+    source = find_source(run)
+    for mode in ("merge", "keep"):
+        to_diffusers(source, tmp_path / mode, wan.model, low_rank=mode)
+
+    def latents_of(pipe):
+        return pipe("a hat", reference_images=[image()], latents=START.clone(), output_type="latent", **SETTINGS).frames
+
+    pipe, expected = wan.pipeline(tmp_path / "keep"), latents_of(wan.pipeline(tmp_path / "merge"))
+    before = latents_of(pipe)
+    pipe.load_lora_weights(tmp_path / "keep")
+    assert_close(latents_of(pipe), expected, 2e-5)
+    assert (before - expected).abs().max() > 1e-2
+    card = (tmp_path / "keep" / "README.md").read_text()
+    assert "low-rank weights, kept" in card and "load_lora_weights" in card and FILES["first_stage"] in card
+    assert not (tmp_path / "merge" / DIFFUSERS_FILE).exists()
+    for mode in ("merge", "keep"):  # and back, with nothing lost
+        to_native(find_source(tmp_path / mode), tmp_path / f"{mode}.pt")
+    merged, kept = (torch.load(tmp_path / f"{mode}.pt") for mode in ("merge", "keep"))
+    assert merged.keys() == kept.keys() and all(torch.allclose(merged[name], kept[name], atol=1e-6) for name in merged)
