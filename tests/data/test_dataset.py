@@ -113,8 +113,8 @@ def test_clothes_alone_are_mirrored_in_half_of_the_epochs(make, folder):
     assert all(ref[0, HEIGHT // 2, WIDTH // 4] > 0 for epoch in range(8) for ref in still[epoch, 0].refs)
 
 
-@pytest.mark.parametrize("white", [1, 255])
-def test_masks_keep_what_is_white_or_one(white):
+@pytest.mark.parametrize("white", [1, 15, 128, 255])
+def test_masks_keep_what_is_not_black(white):
     mask = np.zeros((10, 20), np.uint8)
     mask[:, 10:] = white
     masked = np.asarray(apply_mask(Image.new("RGB", (40, 20), (200, 100, 50)), Image.fromarray(mask)))

@@ -204,11 +204,9 @@ def window_key(record: Record, window: Window) -> dict[str, Any]:
 
 
 def apply_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """Multiply an image by a mask: white keeps, black blackens. A mask of zeros and ones counts as black and white."""
-    grey = mask.convert("L")
-    if grey.getextrema()[1] == 1:
-        grey = grey.point(lambda value: 255 * value)
-    return ImageChops.multiply(image, grey.resize(image.size, Image.Resampling.BILINEAR).convert("RGB"))
+    """Blacken an image where its mask is black; as released, every other value keeps it, such as the number of a class."""
+    kept = mask.convert("L").point(lambda value: 255 * (value > 0))
+    return ImageChops.multiply(image, kept.resize(image.size, Image.Resampling.BILINEAR).convert("RGB"))
 
 
 def readable(path: Path, read: Callable[[Path], Read] = load_image) -> Read:
