@@ -118,6 +118,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on_from_it(set
     assert "after step 2" in said and metrics(run) == whole[:4], said
 
 
+def test_epochs_are_those_of_the_data_however_many_steps_they_take(setup, tmp_path):
+    _, run = setup.train(tmp_path, "--epochs", 1)
+    steps = len(metrics(run))
+    said, _ = setup.train(tmp_path, "--resume", "--epochs", 3, "--gradient_accumulation_steps", 2)
+    assert f"after step {steps}" in said and len(metrics(run)) == steps + steps, said  # two more epochs of half as many steps
+
+
 def test_validation_loss_is_shared_out_and_the_same_for_any_number_of_processes(setup, tmp_path, monkeypatch):
     totals, asked, engine = [], [], SimpleNamespace(evaluating=lambda: nullcontext(None), device="cpu")
 

@@ -155,13 +155,12 @@ class TrainingArgs:
     wandb: bool = setting(False, "log to Weights & Biases")
     wandb_project_name: str = setting("concat-id", "its project", metavar="NAME")
 
-    def count_steps(self, epoch: float = 0) -> None:
-        """Turn `epochs`, of so many steps each, and `warmup` into `train_iters` and `warmup_iters`."""
+    def count_steps(self, epoch: int = 0, step: int = 1, taken: int = 0, seen: int = 0) -> None:
+        """Turn `epochs` of so many batches into `train_iters` of so many, after steps `taken` and batches `seen`; limit `warmup_iters`."""
         if self.epochs is not None:
-            self.train_iters, self.epochs = math.ceil(self.epochs * epoch), None
-        if self.warmup is not None:
-            self.warmup_iters, self.warmup = int(self.warmup * self.train_iters), None
-        if self.warmup_part is not None:
+            left = max(self.epochs * epoch - seen, 0)
+            self.train_iters, self.epochs = taken + math.ceil(left / step), None
+        if self.warmup_part is not None and self.warmup_iters is not None:
             self.warmup_iters = min(self.warmup_iters, int(self.warmup_part * self.train_iters))
 
 

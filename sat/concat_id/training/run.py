@@ -37,7 +37,8 @@ class TrainingRun:
         args, seed = self.config.training, self.config.args.seed
         dataset.any_kind = self.settings.micro_batch_size == 1
         order = EpochSampler(dataset.kinds, self.settings.micro_batch_size, rank(), world_size(), seed)
-        args.count_steps(order.batches_per_epoch / (self.settings.accumulation * world_size()))
+        taken, seen = (self.saved.step, self.saved.samples // order.batch_size) if self.saved else (0, 0)
+        args.count_steps(order.batches_per_epoch, self.settings.accumulation * world_size(), taken, seen)
         return ClipLoader(dataset, order, args.num_workers, args.prefetch_factor)
 
     def train(self, load: Callable[[], nn.Module], loader: ClipLoader, objective: Any, validation: Validation | None) -> int:
