@@ -198,23 +198,25 @@ def test_keys_of_the_original_that_are_replaced_are_told(write, capsys):
 
 
 @pytest.mark.parametrize(("first", "second", "given", "expected"), [
-    ("{train_iters: 9}", "{epochs: 3}", {}, (1000, 3, 0)),
-    ("{epochs: 3}", "{train_iters: 9}", {}, (9, None, 0)),
-    ("{epochs: 3}", "", {"train_iters": "9"}, (9, None, 0)),
-    ("{warmup_iters: 7, train_iters: 40}", "{warmup: 0.5}", {}, (40, None, 20)),
-    ("{warmup: 0.1, train_iters: 40}", "{warmup_iters: 7}", {}, (40, None, 7)),
-    ("{warmup_iters: 70, warmup_part: 0.5}", "{train_iters: 40}", {}, (40, None, 20)),
+    ("{train_iters: 9}", "{epochs: 3}", {}, (1000, 3, None, None)),
+    ("{epochs: 3}", "{train_iters: 9}", {}, (9, None, None, None)),
+    ("{epochs: 3}", "", {"train_iters": "9"}, (9, None, None, None)),
+    ("{warmup_iters: 7, train_iters: 40}", "{warmup: 0.5}", {}, (40, None, None, 0.5)),
+    ("{warmup: 0.1, train_iters: 40}", "{warmup_iters: 7}", {}, (40, None, 7, None)),
+    ("{warmup_iters: 70, warmup_part: 0.5}", "{train_iters: 40}", {}, (40, None, 20, None)),
 ])  # fmt: skip
 def test_the_later_of_two_keys_that_exclude_one_another_counts(write, first, second, given, expected):
     paths = [write(f"args: {text}", f"{number}.yaml") for number, text in enumerate((first, second))]
     args = load_config([DEBUG, *paths], given).training
-    assert (args.train_iters, args.epochs, args.warmup_iters) == expected
+    assert (args.train_iters, args.epochs, args.warmup_iters, args.warmup) == expected
 
 
-def test_epochs_and_warmup_become_steps(write):
-    args = load_config([DEBUG, write("args: {epochs: 3, warmup: 0.25}")]).training
-    args.count_steps(2.5)
-    assert (args.train_iters, args.warmup_iters, args.epochs, args.warmup) == (8, 2, None, None)
+@pytest.mark.parametrize(("taken", "seen", "expected"), [(0, 0, 8), (5, 5, 10), (2, 10, 5), (5, 20, 5)])
+def test_epochs_become_steps(write, taken, seen, expected):
+    """Three of 5 batches, two a step; also after steps of fewer or more batches."""
+    args = load_config([DEBUG, write("args: {epochs: 3}")]).training
+    args.count_steps(5, 2, taken, seen)
+    assert (args.train_iters, args.epochs) == (expected, None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ GOLDEN = TESTS / "golden" / "training_losses.json"
 CPU = torch.device("cpu")
 TRAINING = {
     "args": {
-        "mode": "finetune", "experiment_name": "run", "train_iters": 10, "save_interval": 5, "log_interval": 1, "eval_interval": 1000,
+        "mode": "finetune", "experiment_name": "run", "train_iters": 10, "lr_decay_style": "constant", "warmup_iters": 0,
+        "save_interval": 5, "log_interval": 1, "eval_interval": 1000,
         "eval_iters": 0, "eval_samples": 0, "num_workers": 0, "bf16": False, "ema_decay": 0.9, "tensorboard": False,
     },
     "data": {"video_size": [32, 48], "fps": 8, "max_num_frames": 5, "skip_frms_num": 0},

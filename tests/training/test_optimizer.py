@@ -1,8 +1,13 @@
 """AdamW with an average, and the learning-rate schedule."""
 
+import argparse
+
 import pytest
 import torch
+from sat.arguments import add_training_args
+from sat.training.deepspeed_training import get_learning_rate_scheduler
 
+from concat_id.config.args import TrainingArgs
 from concat_id.training.optimizer import EmaAdamW, learning_rate_factor
 
 
@@ -26,7 +31,23 @@ def test_updates_are_those_of_adamw_and_averages_follow():
     (None, 0, 0.5, [1, 1, 1, 1, 1]),
     ("constant", 2, 0, [0.5, 1, 1, 1, 1]),
     ("linear", 0, 0.2, [1, 0.8, 0.6, 0.4, 0.2]),
-    ("cosine", 0, 0.1, [1, 0.868198, 0.55, 0.231802, 0.1]),  # as SwissArmyTransformer's AnnealingLR with decay_ratio 0.1
+    ("cosine", 0, 0.1, [1, 0.868198, 0.55, 0.231802, 0.1]),
 ])  # fmt: skip
-def test_learning_rate(style, warmup, last, expected):
-    assert [learning_rate_factor(step, 4, style, warmup, last) for step in range(5)] == pytest.approx(expected, abs=1e-6)
+def test_learning_rate_with_steps_of_warming_up(style, warmup, last, expected):
+    args = TrainingArgs(train_iters=4, lr_decay_style=style, warmup_iters=warmup, lr_decay_ratio=last)
+    assert [learning_rate_factor(step, args) for step in range(5)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["finetune", "pretrain"])
+@pytest.mark.parametrize("given", [
+    {}, {"lr_decay_style": "cosine"}, {"lr_decay_style": "cosine", "lr_decay_ratio": 0.3, "warmup": 0.4}, {"lr_decay_style": "constant"},
+    {"warmup": 0.3}, {"warmup": 0.9},
+])  # fmt: skip
+def test_the_learning_rate_of_released_files_is_sats(mode, given):
+    released = add_training_args(argparse.ArgumentParser()).parse_args([])
+    vars(released).update(given, mode=mode, train_iters=400, lr=1.0)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule, ours = get_learning_rate_scheduler(optimizer, 0, released), TrainingArgs(mode=mode, train_iters=400, **given)
+    for step in range(400):
+        assert learning_rate_factor(step, ours) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+        schedule.step()

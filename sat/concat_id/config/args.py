@@ -129,10 +129,14 @@ class TrainingArgs:
     train_iters: int = setting(1000, "optimizer steps", low=1)
     epochs: int | None = setting(None, "times that all of train_data is seen, in place of train_iters", low=1)
     lr: float | None = setting(None, "learning rate (default: that of the deepspeed section)", low=0, high=1000)
-    lr_decay_style: Literal["constant", "linear", "cosine"] | None = setting(None, "learning-rate schedule")
-    lr_decay_ratio: float = setting(0.0, "share of the learning rate that linear and cosine end at", low=0, high=1)
-    warmup_iters: int = setting(0, "steps over which the learning rate rises", low=0)
-    warmup: float | None = setting(None, "share of the steps over which it rises, in place of warmup_iters", low=0, high=1)
+    lr_decay_style: Literal["constant", "linear", "cosine"] | None = setting("linear", "learning-rate schedule")
+    lr_decay_ratio: float | None = setting(
+        None, "share of the learning rate that decay ends at (default: 0 after warmup_iters, else cosine at 0.1)", low=0, high=1
+    )
+    warmup_iters: int | None = setting(
+        None, "steps over which the learning rate rises (default: as released, at a twentieth for 100 steps)", low=0
+    )
+    warmup: float | None = setting(None, "share of the steps over which it rises as released (default: 0.01)", low=0, high=1)
     warmup_part: float | None = setting(None, "part of the steps that warmup_iters is at most", low=0, high=1)
     weight_decay: float | None = setting(None, "weight decay (default: that of the deepspeed section)", low=0)
     ema_decay: float = setting(0.9999, "decay of the averaged weights, 0 for none", low=0, high=1)

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from concat_id.config.args import TrainingArgs
+
+HELD_STEPS, HELD_AT, WARMUP, LAST = 100, 0.05, 0.01, 0.1  # As released: what SAT's training has where its options are not given.
 STATES = ("exp_avg", "exp_avg_sq", "ema")
 
 
@@ -48,16 +51,31 @@ class EmaAdamW(torch.optim.AdamW):
         return loss
 
 
-def learning_rate_factor(step: int, total: int, style: str | None, warmup: int, last: float) -> float:
-    """What the learning rate is multiplied with at `step` of `total`, both counted from 0: rising over `warmup`, then by `style`.
+def learning_rate_factor(step: int, args: TrainingArgs) -> float:
+    """What the learning rate is multiplied with at `step`, counted from 0.
 
-    "linear" and "cosine" reach `last` at the end; "constant" or None stay.
+    As released, by SAT's `AnnealingLR`: it rises over `warmup` of all steps, in finetuning stays at a twentieth for the first 100, and
+    then decays by the share that the steps since the rise are of all. With `warmup_iters` it rises over those and decays over the rest,
+    to `lr_decay_ratio`, which SAT's linear decay does without.
     """
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min((step - warmup) / max(total - warmup, 1), 1.0)
-    if style == "linear":
+    total = args.train_iters
+    if args.warmup_iters is not None:
+        warmup, last = args.warmup_iters, args.lr_decay_ratio or 0.0
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min((step - warmup) / max(total - warmup, 1), 1.0)
+    else:
+        count, warmup = step + 1, total * (WARMUP if args.warmup is None else args.warmup)
+        rise = count / warmup if warmup else 1.0
+        if args.mode == "finetune" and count <= HELD_STEPS:
+            return min(HELD_AT, rise)
+        if count <= warmup:
+            return rise
+        done = min((count - warmup) / total, 1.0)
+        last = LAST if args.lr_decay_ratio is None else args.lr_decay_ratio
+        last = 0.0 if args.lr_decay_style == "linear" else last
+    if args.lr_decay_style == "linear":
         return last + (1 - last) * (1 - done)
-    if style == "cosine":
+    if args.lr_decay_style == "cosine":
         return last + (1 - last) * (1 + math.cos(math.pi * done)) / 2
     return 1.0

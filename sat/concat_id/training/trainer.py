@@ -96,7 +96,7 @@ class Trainer:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         args = self.args
-        factor = learning_rate_factor(self.done, args.train_iters, args.lr_decay_style, args.warmup_iters, args.lr_decay_ratio)
+        factor = learning_rate_factor(self.done, args)
         rate, losses, samples = self.engine.set_learning_rate(factor), [], 0
         accumulation = self.engine.settings.accumulation
         for number in range(accumulation):
