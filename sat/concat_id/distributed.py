@@ -13,6 +13,7 @@ from torch.distributed.rendezvous import rendezvous
 from concat_id.errors import UserError, reason_of, warn
 
 Item = TypeVar("Item")
+STORE = "CONCAT_ID_STORE"  # names the file by which the processes that processes.py starts on one machine find one another
 CPU_INFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
 
@@ -37,15 +38,27 @@ def own_share(items: Sequence[Item]) -> list[Item]:
     return list(items[rank() :: world_size()])
 
 
+def join_processes(backend: str, timeout: timedelta) -> None:
+    """Join the processes that were started together, which wait for one another as long as `timeout`."""
+    place = {}
+    if os.environ.get(STORE):
+        place = {"store": torch.distributed.FileStore(os.environ[STORE]), "rank": rank(), "world_size": world_size()}
+        place["store"].set_timeout(timeout)
+    torch.distributed.init_process_group(backend, timeout=timeout, **place)
+
+
 def wait_if_failed(failed: bool) -> None:
     """Say that this process is done, and if it failed wait until the others are: torchrun stops all once one has failed."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return
     forever = timedelta(days=365)
-    store, own, size = next(iter(rendezvous("env://", rank(), world_size(), timeout=forever)))
-    store.set(f"done/{own}", "yes")
+    if os.environ.get(STORE):
+        store = torch.distributed.FileStore(os.environ[STORE])
+    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store, *_ = next(iter(rendezvous("env://", rank(), world_size(), timeout=forever)))
+    else:
+        return
+    store.set(f"done/{rank()}", "yes")
     if failed:
-        store.wait([f"done/{other}" for other in range(size)], forever)
+        store.wait([f"done/{other}" for other in range(world_size())], forever)
 
 
 def leave_processes(failed: bool = False) -> None:

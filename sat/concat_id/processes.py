@@ -1,11 +1,16 @@
 """torchrun without its own words: `python sat/concat_id/processes.py [torchrun's options] SCRIPT ...`; launch.py starts it.
 
 What fails says so itself, in one line; of a process that is killed, this does. The exit code is that of the first that failed.
+
+Processes of one machine (--standalone) meet by files in a private folder, and gloo's talk over the loopback interface. torchrun's own
+way is a server that listens on every address and unpickles what it is sent.
 """
 
 import logging
+import os
 import signal
 import sys
+import tempfile
 
 from concat_id.errors import report
 from concat_id.startup import prepare_process
@@ -19,8 +24,18 @@ def main() -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    from concat_id.distributed import STORE
+
+    arguments = sys.argv[1:]
     try:
-        torchrun()
+        with tempfile.TemporaryDirectory(prefix="concat-id-") as folder:
+            if "--standalone" in arguments:
+                place = arguments.index("--standalone")
+                arguments[place : place + 1] = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{folder}/agent", "--rdzv-id", "0",
+                                                "--rdzv-conf", "store_type=file", "--log-dir", folder]  # fmt: skip
+                os.environ |= {STORE: f"{folder}/workers", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            torchrun(arguments)
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode < 0:

@@ -42,7 +42,7 @@ def sampled(folder: Path, cases: dict, processes: int, check: bool = True) -> di
     """Latents of the cases, made by so many processes."""
     (folder / "cases.json").write_text(json.dumps(cases))
     script = [str(ROOT / "tests/sampling/share_videos.py"), str(folder / "cases.json"), str(folder / f"{processes}.pt")]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    launch = [str(ROOT / "sat/concat_id/processes.py"), "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'sat'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *launch, *script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     if not check:
@@ -86,12 +86,13 @@ def test_auto_shares_what_needs_the_least_exchange(monkeypatch, processes, overr
     assert way_of_sharing(load_config([ROOT / "configs/debug.yaml"], overrides)) == way
 
 
-def test_a_process_that_dies_ends_the_others_in_one_line(files, tmp_path):
+def test_a_process_that_dies_ends_the_others(files, tmp_path):
     start = time.monotonic()
     done = sampled(tmp_path, {"killed": [files["cogvideox"], SHORT, 1]}, 2, check=False)
     assert done.returncode and time.monotonic() - start < 60
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "process 0 of those that share this video failed" in line and not (tmp_path / "2.pt").exists()
+    assert "Traceback" not in done.stderr and not (tmp_path / "2.pt").exists()
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: process")]  # of the one that is left and of the starter
+    assert 1 <= len(lines) <= 2, done.stderr
 
 
 def test_a_mistake_is_told_once_by_many_processes(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from concat_id.config.schema import Config
 from concat_id.diffusion.denoiser import Network
 from concat_id.diffusion.guidance import count_branches
-from concat_id.distributed import is_cuda, rank, world_size
+from concat_id.distributed import is_cuda, join_processes, rank, world_size
 from concat_id.errors import UserError, reason_of, report, warn
 
 PATIENCE = timedelta(days=7)  # for the first process, which prepares and decodes meanwhile; who dies is noticed by torchrun
@@ -55,7 +55,7 @@ class Sharing:
         """Join the processes that torchrun has started."""
         self.way, self.size, self.is_first = way, world_size(), rank() == 0
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda(device) else "gloo", timeout=PATIENCE)
+            join_processes("cpu:gloo,cuda:nccl" if is_cuda(device) else "gloo", PATIENCE)
         if is_cuda(device):
             torch.get_device_module(device).set_device(device)
 

@@ -22,7 +22,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from concat_id.distributed import local_rank, rank, world_size
+from concat_id.distributed import join_processes, local_rank, rank, world_size
 from concat_id.errors import UserError, reason_of
 from concat_id.training.optimizer import STATES, EmaAdamW
 from concat_id.training.settings import EngineSettings
@@ -42,7 +42,7 @@ def start_processes(device: torch.device) -> None:
         torch.get_device_module(device).set_device(device)
     try:
         if "RANK" in os.environ and world_size() > 1:
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            join_processes(backend, TIMEOUT)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     except (RuntimeError, ValueError) as error:
