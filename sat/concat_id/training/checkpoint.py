@@ -24,7 +24,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from concat_id.distributed import rank, world_size
@@ -33,7 +33,7 @@ from concat_id.files.json_files import read_json, write_json
 from concat_id.files.paths import folder_written_whole, kind_of, written_whole
 from concat_id.training.engine import Engine, States, from_first
 from concat_id.training.lora import low_rank_scale
-from concat_id.weights.loading import SAT_PREFIX, load_tensors
+from concat_id.weights.loading import SAT_PREFIX, load_tensors, writing
 from concat_id.weights.low_rank import save_low_rank
 
 MODEL_STATES, TRAINING, STATE, RANDOM = "mp_rank_00_model_states.pt", "training", "state.json", "random.pt"
@@ -100,7 +100,8 @@ def _write(
             shards.add(name, {"fp32": master, **moments})
         shards.flush()
         _save_weights(folder, module, step, scale)
-        _save(generators, folder / TRAINING / RANDOM)
+        with writing():
+            torch.save(generators, folder / TRAINING / RANDOM)
         files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
         write_json(folder / TRAINING / STATE, state | {"files": files})
         if averaged:
@@ -109,17 +110,12 @@ def _write(
 
 
 def _save_weights(folder: Path, weights: dict[str, Tensor], step: int, scale: float | None) -> None:
-    if scale is None:
-        _save({"module": {SAT_PREFIX + name: tensor for name, tensor in weights.items()}, "iteration": step}, folder / MODEL_STATES)
-    else:
-        save_low_rank(folder, weights, scale)
-
-
-def _save(content: Any, path: Path) -> None:
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:  # torch's writer says so when the disk is full
-        raise OSError(28, " ".join(str(error).split())[:100]) from error
+    with writing():
+        if scale is None:
+            module = {SAT_PREFIX + name: tensor for name, tensor in weights.items()}
+            torch.save({"module": module, "iteration": step}, folder / MODEL_STATES)
+        else:
+            save_low_rank(folder, weights, scale)
 
 
 class _Shards:
@@ -136,10 +132,8 @@ class _Shards:
 
     def flush(self) -> None:
         if self.waiting:
-            try:
+            with writing():
                 safetensors.torch.save_file(self.waiting, self.folder / f"states-{self.count:04d}.safetensors")
-            except SafetensorError as error:
-                raise OSError(28, " ".join(str(error).split())[:100]) from error
             self.waiting, self.bytes, self.count = {}, 0, self.count + 1
 
 
