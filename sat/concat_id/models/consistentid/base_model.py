@@ -1,7 +1,5 @@
 """The frozen networks around the adapter: Stable Diffusion 1.5 and CLIP's image encoder, from local folders."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from concat_id.config.neighbours import ConsistentIDConfig
 from concat_id.config.presets import FETCH_CONSISTENTID
-from concat_id.errors import UserError, finer, one_line, reason_of
+from concat_id.errors import UserError, finer
 from concat_id.files.paths import kind_of, resolve_path
-from concat_id.models.local_folders import silent
+from concat_id.models.local_folders import silent, told
 from concat_id.video.transforms import to_frames
 from concat_id.weights.folders import some, weight_files
 from concat_id.weights.loading import check_whole
@@ -32,7 +30,8 @@ SCHEDULERS = {
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
 }
 KIND = "StableDiffusionPipeline"
-EXPECTED = "expected Stable Diffusion 1.5 in diffusers' layout"
+LAYOUT = "Stable Diffusion 1.5 in diffusers' layout"
+EXPECTED = f"expected {LAYOUT}"
 WEIGHTS = ("unet", "vae", "text_encoder")
 
 
@@ -48,10 +47,10 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
         library.disable_progress_bar()  # of files that load in seconds
     if file:
         _require_safetensors(file, "model.base_file")
-        with _told(file):
+        with told(file, LAYOUT):
             base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
     else:
-        with _told(folder):
+        with told(folder, LAYOUT):
             text_encoder, report = CLIPTextModel.from_pretrained(
                 folder / "text_encoder", dtype=dtype, local_files_only=True, output_loading_info=True
             )
@@ -82,7 +81,7 @@ def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
     if not find_spec("peft"):
         raise UserError(f"{file}: found no package peft, which LoRA files need; run bash scripts/setup.sh neighbours")
     _require_safetensors(file, "model.lora_weights")
-    with _told(file, "expected low-rank weights of Stable Diffusion 1.5"), silent():
+    with told(file, "low-rank weights of Stable Diffusion 1.5"), silent():
         base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
         if not base.get_active_adapters():
             raise UserError(f"{file}: found no low-rank weights of Stable Diffusion 1.5; take another file")
@@ -123,24 +122,13 @@ def check_base(model: ConsistentIDConfig) -> None:
     if (found := kind_of(folder)) != "a folder":
         fetch = FETCH_CONSISTENTID.get(str(Path(model.base)))
         raise UserError(f"{folder}: found {found}, {EXPECTED}; {f'fetch it with: {fetch}' if fetch else 'set model.base'}")
-    kind = read_settings(folder / "model_index.json", EXPECTED.removeprefix("expected ")).get("_class_name")
+    kind = read_settings(folder / "model_index.json", LAYOUT).get("_class_name")
     if kind != KIND:
         raise UserError(f"{folder}: found a {kind}, {EXPECTED}; the adapter does not fit another model")
     check_tokenizer(folder / "tokenizer")
     for name in () if model.base_file else WEIGHTS:
         for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model")):
             check_whole(file)
-
-
-@contextmanager
-def _told(path: Path, expected: str = EXPECTED) -> Iterator[None]:
-    """Turn what the libraries raise for files that are not theirs into one line."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # the readers of the formats raise whatever they like
-        raise UserError(f"{path}: cannot be loaded ({one_line(reason_of(error, 150))}); {expected}") from error
 
 
 class ImageFeatures:
