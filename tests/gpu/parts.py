@@ -377,7 +377,7 @@ def accelerated(layers: int, args: dict) -> tuple[dict, Tensor]:
     config = config_5b(**{"network": "diffusers", "compile": "false", "num_inference_steps": "4", **args})
     config.model.transformer = dataclasses.replace(config.model.transformer, num_layers=min(layers, config.model.transformer.num_layers))
     torch.manual_seed(0)
-    network = DiffusersTransformer(config.model.transformer, "meta")
+    network = DiffusersTransformer(config.model.transformer)
     network.load_sat_tensors(random_network(config).state_dict(), "random weights", DTYPE)
     pipeline, given, digests = pipeline_of(config), conditions(config, 1), {"transformer": "random"}
     loaded = mock.patch.object(backbones, "load_transformer", lambda *_: network.cpu())

@@ -27,7 +27,7 @@ FAR = {"first_block": 0.5, "mag": 0.5, "dbcache": 1.0}  # thresholds that leave 
 @pytest.mark.parametrize("positions", ["rotary", "sincos"])
 def test_diffusers_network_is_sats(positions):
     config = dataclasses.replace(load_config([ROOT / "configs/debug.yaml"]).model.transformer, position_embedding=positions)
-    sat, diffusers = DiffusionTransformer(config), DiffusersTransformer(config, "meta")
+    sat, diffusers = DiffusionTransformer(config), DiffusersTransformer(config)
     generator = torch.Generator().manual_seed(0)
     for name, weight in sat.named_parameters():
         torch.nn.init.normal_(weight, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.05, generator)
@@ -42,12 +42,12 @@ def test_diffusers_network_is_sats(positions):
 
 def test_what_is_equal_by_name_is_mapped_and_not_copied():
     config = load_config([ROOT / "configs/debug.yaml"]).model.transformer
-    tensors, diffusers = DiffusionTransformer(config).state_dict(), DiffusersTransformer(config, "meta")
+    tensors, diffusers = DiffusionTransformer(config).state_dict(), DiffusersTransformer(config)
     diffusers.load_sat_tensors(tensors, "test")
     attention, whole = diffusers.network.transformer_blocks[0].attn1, tensors["transformer.layers.0.attention.query_key_value.weight"]
     for index, layer in enumerate((attention.to_q, attention.to_k, attention.to_v)):
         assert layer.weight.data_ptr() == whole.chunk(3)[index].data_ptr()
-    refused("test: 1 tensors are missing: time_embed.0.bias", lambda: DiffusersTransformer(config, "meta").load_sat_tensors(
+    refused("test: 1 tensors are missing: time_embed.0.bias", lambda: DiffusersTransformer(config).load_sat_tensors(
         {name: tensor for name, tensor in tensors.items() if name != "time_embed.0.bias"}, "test"))  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from concat_id.distributed import is_cuda, rank
 from concat_id.errors import UserError, tell
 from concat_id.files.paths import resolve_path
 from concat_id.models.operations import count_tokens
+from concat_id.models.quantization import load_gguf, quantize_and_compare, sample_output
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
-from concat_id.weights.loading import SatCheckpoint, content_digest, load_sat_checkpoint
+from concat_id.weights.loading import content_digest, load_sat_checkpoint
 from concat_id.weights.model_folders import made_on
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     path, trust = resolve_path(source), config.args.trust_checkpoint
     if config.args.gguf and not train:
-        return _of_gguf(config, resolve_path(config.args.gguf), dtype)
+        network = _new_diffusers_transformer(config)
+        load_gguf(network.network, resolve_path(config.args.gguf), dtype)
+        return network
     if config.model.kind == "wan":
         from concat_id.models.wan.weights import load_wan_transformer
 
@@ -55,48 +58,31 @@ def load_transformer(config: Config, source: str | Path, train: bool = False) ->
         checkpoint = load_sat_checkpoint(path, trust=trust, alpha=config.model.lora.alpha if config.model.lora else 1.0)
         if advice := what_to_do_with(checkpoint.state_dict, Path(checkpoint.source)):
             raise UserError(f"{checkpoint.source}: found {some(checkpoint.state_dict)}, {advice}")
-        network = _of_sat_tensors(config, checkpoint, dtype, by_diffusers=config.args.network == "diffusers" and not train)
+        by_diffusers = config.args.network == "diffusers" and not train
+        network = _new_diffusers_transformer(config) if by_diffusers else new_transformer(config, "meta")
+        network.load_sat_tensors(checkpoint.state_dict, checkpoint.source, dtype)
     if train:
         for parameter in network.parameters():
             parameter.data = parameter.data.clone()  # the file may be removed while its pages are in use
     return network
 
 
-def _of_sat_tensors(config: Config, checkpoint: SatCheckpoint, dtype: torch.dtype, by_diffusers: bool) -> nn.Module:
-    if by_diffusers:
-        from concat_id.models.diffusers_transformer import DiffusersTransformer
-
-        network = DiffusersTransformer(config.model.transformer, "meta")
-    else:
-        network = new_transformer(config, "meta")
-    network.load_sat_tensors(checkpoint.state_dict, checkpoint.source, dtype)
-    return network
-
-
-def _of_gguf(config: Config, file: Path, dtype: torch.dtype) -> nn.Module:
-    from concat_id.models.quantization import load_gguf
-
+def _new_diffusers_transformer(config: Config) -> nn.Module:
+    """Build the transformer of diffusers on the meta device."""
     if config.model.kind == "wan":
-        network = new_transformer(config, "meta")
-    else:
-        from concat_id.models.diffusers_transformer import DiffusersTransformer
+        return new_transformer(config, "meta")
+    from concat_id.models.diffusers_transformer import DiffusersTransformer
 
-        network = DiffusersTransformer(config.model.transformer, "meta")
-    load_gguf(network.network, file, dtype)
-    return network
+    return DiffusersTransformer(config.model.transformer)
 
 
 def quantize_transformer(config: Config, transformer: nn.Module, device: torch.device) -> str:
     """Hold the weights of a transformer of diffusers in 8 bits; returns what that saves, and what it changes on a fixed input."""
-    from concat_id.models.quantization import quantize_and_compare, sample_output
-
     output = partial(sample_output, transformer, getattr(torch, config.args.dtype_name), device)
     return "the transformer's " + quantize_and_compare(transformer.network, config.args.quantize, output)
 
 
 def _quantize_text_encoder(kind: str, network: nn.Module) -> None:
-    from concat_id.models.quantization import quantize_and_compare
-
     tokens = torch.arange(1, 17, device=network.device)[None]
     told = quantize_and_compare(network, kind, lambda: network(input_ids=tokens).last_hidden_state.float().cpu())
     if rank() == 0:

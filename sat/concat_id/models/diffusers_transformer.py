@@ -21,14 +21,14 @@ from concat_id.weights.model_folders import made_on
 class DiffusersTransformer(nn.Module):
     """CogVideoX's transformer of diffusers with up to three reference images as additional frames."""
 
-    def __init__(self, config: TransformerConfig, device: torch.device | str | None = None):
-        """Build with uninitialised weights on `device`; "meta" costs nothing and waits for `load_sat_tensors`.
+    def __init__(self, config: TransformerConfig):
+        """Build on the meta device, for the weights that `load_sat_tensors` or `load_gguf` brings.
 
         Raises `UserError` for settings that diffusers' network does not have.
         """
         super().__init__()
         settings = diffusers_transformer_settings(config)
-        with made_on(device or "cpu"):
+        with made_on("meta"):
             self.network = ShareableCogVideoX(**{name: value for name, value in settings.items() if not name.startswith("_")})
         set_last_epsilon(self.network)
         embed = self.network.patch_embed

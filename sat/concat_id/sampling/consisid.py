@@ -31,6 +31,7 @@ from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models import backbones
 from concat_id.models.acceleration import StepCache, stream_blocks
 from concat_id.models.attention import KERNELS
+from concat_id.models.quantization import quantize
 from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline
 from concat_id.video.transforms import load_image
@@ -180,7 +181,7 @@ class ConsisIDPipeline(VideoPipeline):
         folder, trust = self.folder / "text_encoder", self.config.args.trust_checkpoint
         encoder = TextEncoder(folder, MAX_TOKENS, self.dtype, device, self.cache_dir, trust, self.folder / "tokenizer")
         if kind:
-            encoder.change(kind, lambda network: _quantize(network, kind))
+            encoder.change(kind, lambda network: quantize(network, kind))
         return encoder
 
     @cached_property
@@ -191,7 +192,7 @@ class ConsisIDPipeline(VideoPipeline):
         args, device = self.config.args, self.placement.device
         network = load_network(self.folder / "transformer", self.dtype, args.trust_checkpoint)
         if args.quantize:
-            _quantize(network, args.quantize)
+            quantize(network, args.quantize)
         heads, size, (height, width) = network.config.num_attention_heads, network.config.attention_head_dim, args.sampling_image_size
         tokens = args.sampling_num_frames * (height // 16) * (width // 16) + MAX_TOKENS
         network.attention_kernel, told = backbones.pick_kernel(self.config, device, heads, size, tokens)
@@ -286,9 +287,3 @@ class ConsisIDPipeline(VideoPipeline):
 
 
 Pipeline = ConsisIDPipeline  # as `pipeline.make_pipeline` asks for it
-
-
-def _quantize(network: torch.nn.Module, kind: str) -> None:
-    from concat_id.models.quantization import quantize
-
-    quantize(network, kind)
