@@ -2,9 +2,8 @@
 
 import dataclasses
 import sys
-import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "sat"))
@@ -13,6 +12,7 @@ from concat_id.config.args import DataConfig, SamplingArgs, TrainingArgs  # noqa
 from concat_id.config.cogvideox import LoraConfig  # noqa: E402
 from concat_id.config.released_args import ACCEPTED_ARGS  # noqa: E402
 from concat_id.config.schema import MODELS  # noqa: E402
+from concat_id.config.typed import without_none  # noqa: E402
 
 PAGE = ROOT / "docs" / "configuration.md"
 OPENING = """# Configuration
@@ -89,8 +89,7 @@ def table(section: type) -> str:
 
 def kind(hint: Any, metadata: Any) -> str:
     """Name a type and its bounds."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return kind(next(inner for inner in get_args(hint) if inner is not types.NoneType), metadata)
+    hint = without_none(hint)
     if get_origin(hint) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(hint))
     if get_origin(hint) is tuple:

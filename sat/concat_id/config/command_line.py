@@ -4,15 +4,15 @@ import argparse
 import dataclasses
 import os
 import sys
-import types
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from concat_id.config.args import GGUF, SamplingArgs, TrainingArgs
 from concat_id.config.parser import Parser
 from concat_id.config.presets import FETCH, PRESETS, TASKS, UNTRAINED, choose, files_of
 from concat_id.config.released_args import ACCEPTED_ARGS
 from concat_id.config.schema import fields_of_args
+from concat_id.config.typed import without_none
 from concat_id.errors import warn
 from concat_id.files.paths import PROJECT_ROOT
 
@@ -71,7 +71,7 @@ def add_options(parser: Any, section: type, group: str | None = None, shared: bo
 def add_option(group: Any, item: dataclasses.Field, hint: Any, memory: dict[str, str] = MEMORY_HELP) -> None:
     """Add the option of one key; values stay text, which `load_config` types and checks. `memory` says what modes cost."""
     spellings = [SHORTER[item.name]] if item.name in SHORTER else []
-    kind = _without_none(hint)
+    kind = without_none(hint)
     settings: dict[str, Any] = {"dest": item.name, "help": _help(item, memory), "metavar": item.metadata.get("metavar") or _metavar(kind)}
     if get_origin(kind) is tuple:
         sizes = get_args(kind)
@@ -122,9 +122,3 @@ def _metavar(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "{" + ",".join(get_args(kind)) + "}"
     return {bool: "{true,false}", int: "N", float: "X"}.get(kind, "TEXT")
-
-
-def _without_none(hint: Any) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        return next(inner for inner in get_args(hint) if inner is not types.NoneType)
-    return hint

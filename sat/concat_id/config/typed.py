@@ -12,6 +12,7 @@ from concat_id.errors import UserError
 LARGEST_FLOAT = 1e30  # float32 ends at 3e38
 MANY = 2**16  # more than any size of a network
 LARGEST = 2**63 - 1  # of whole numbers
+UNIONS = (Union, types.UnionType)  # origins of annotations such as `int | None`
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")  # a whole number as text; also where Python's own int() would take more
 
 
@@ -120,10 +121,8 @@ def convert(value: Any, hint: Any, key: str, origins: Origins, expected: str = "
     value for a list of one.
     """
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return convert(value, _without_none(hint), key, origins, expected)
+    if origin in UNIONS:
+        return None if value is None else convert(value, without_none(hint), key, origins, expected)
     if origin is Literal:
         if not isinstance(value, str) or value not in get_args(hint):
             raise mismatch(key, value, _describe(hint), origins, f"the nearest is {nearest(shown(value), get_args(hint))}")
@@ -188,22 +187,18 @@ def _to_str(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _to_dict(value: Any) -> dict | None:
-    return value if isinstance(value, dict) else None
-
-
-_SCALARS = {int: _to_int, float: _to_float, bool: _to_bool, str: _to_str, dict: _to_dict, dict[str, Any]: _to_dict}
+_SCALARS = {int: _to_int, float: _to_float, bool: _to_bool, str: _to_str}
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def _without_none(hint: Any) -> Any:
-    return next(inner for inner in get_args(hint) if inner is not types.NoneType)
+def without_none(hint: Any) -> Any:
+    """Return what an annotation such as `int | None` allows besides None."""
+    return next(inner for inner in get_args(hint) if inner is not types.NoneType) if get_origin(hint) in UNIONS else hint
 
 
 def _describe(hint: Any) -> str:
+    hint = without_none(hint)
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return _describe(_without_none(hint))
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if origin is tuple:
