@@ -49,7 +49,7 @@ def test_the_large_model_is_the_one_of_the_paper():
     config = load_config([CONFIGS / "cogvideox_5b.yaml", CONFIGS / "inference" / "inference_single_identity.yaml"])
     transformer = config.model.transformer
     assert (transformer.num_layers, transformer.hidden_size, transformer.num_attention_heads) == (42, 3072, 48)
-    assert transformer.max_latent_frames == 13
+    assert config.model.max_latent_frames == 13
     assert (config.args.sampling_image_size, config.args.sampling_num_frames) == ((480, 720), 13)
     assert (config.args.dtype_name, config.model.scale_factor) == ("bfloat16", 0.7)
     assert AutoencoderConfig() == config.model.autoencoder.__class__(path="models/vae/3d-vae.pt")

@@ -42,7 +42,7 @@ def test_every_value_arrives(load):
     model = load(released_model()).model
     transformer = model.transformer
     assert (transformer.num_layers, transformer.hidden_size, transformer.num_attention_heads, transformer.time_embed_dim) == (3, 96, 3, 64)
-    assert (transformer.latent_height, transformer.latent_width, transformer.num_frames, transformer.max_latent_frames) == (8, 12, 17, 5)
+    assert (transformer.latent_height, transformer.latent_width, transformer.num_frames, model.max_latent_frames) == (8, 12, 17, 5)
     assert (transformer.text_hidden_size, transformer.text_length, transformer.max_sequence_length) == (40, 20, 48)
     assert (transformer.position_embedding, transformer.checkpoint_activations, transformer.max_refs) == ("rotary", True, 3)
     assert (model.schedule.num_timesteps, model.schedule.shift) == (500, 2.0)

@@ -36,7 +36,7 @@ class OfVideos:
     @property
     def max_latent_frames(self) -> int:
         """Latent frames of the longest video."""
-        return self.transformer.max_latent_frames
+        return (self.num_frames - 1) // self.transformer.time_compressed_rate + 1
 
     @property
     def max_people(self) -> int:
@@ -68,11 +68,6 @@ class TransformerConfig:
     max_sequence_length: int = size(64, "rows of a table in the file format that nothing uses", low=1)
     max_refs: int = size(3, "most people in a video", low=1, high=64, training=True)
     checkpoint_activations: bool = setting(False, CHECKPOINTING, training=True)
-
-    @property
-    def max_latent_frames(self) -> int:
-        """Latent frames of the longest video."""
-        return (self.num_frames - 1) // self.time_compressed_rate + 1
 
 
 @dataclass

@@ -41,11 +41,6 @@ class WanTransformerConfig:
     ref_modulation: bool = setting(False, "the AdaLN variant: references have modulations of their own")
     checkpoint_activations: bool = setting(False, CHECKPOINTING, training=True)
 
-    @property
-    def max_latent_frames(self) -> int:
-        """Latent frames of the longest video."""
-        return (self.num_frames - 1) // self.time_compressed_rate + 1
-
 
 @dataclass
 class WanScheduleConfig:

@@ -140,11 +140,10 @@ class Studio:
         chosen = self.models[model]
         config = next(iter(chosen.configs.values()))
         sampler, people = config.model.sampler, config.model.transformer.max_refs
-        most = config.model.transformer.max_latent_frames
         strengths = [gr.update(value=sampler.ref_guidance_scale[0], visible=number < people) for number in range(MOST_PEOPLE)]
         return (
             gr.update(samples=[[prompt] for prompt in example_prompts(chosen)]),
-            gr.update(value=config.args.sampling_num_frames, maximum=most),
+            gr.update(value=config.args.sampling_num_frames, maximum=config.model.max_latent_frames),
             gr.update(value=sampler.num_inference_steps),
             gr.update(value=sampler.guidance_scale),
             *strengths,
