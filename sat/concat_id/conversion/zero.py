@@ -63,7 +63,7 @@ def _gathered(folder: Path, averaged: bool, trust: bool) -> LazyTensors:
         makers = _zero_2_makers(models, optimizers, averaged, folder)
     for name, tensor in _part(models[0], "module", folder).items():
         if tensor.numel() and name not in makers:  # buffers
-            makers[name] = partial(_same, tensor)
+            makers[name] = lambda tensor=tensor: tensor
     return LazyTensors(makers)
 
 
@@ -106,7 +106,7 @@ def _sat_makers(ranks: Sequence[Any]) -> Makers:
 
 def _zero_2_makers(models: Sequence[Any], optimizers: Sequence[dict], averaged: bool, folder: Path) -> Makers:
     """A group's parameters follow one another in the joined parts of all processes, each with some padding behind it."""
-    makers: Makers = {name: partial(_same, tensor) for name, tensor in (models[0].get("frozen_param_fragments") or {}).items()}
+    makers: Makers = {name: lambda tensor=tensor: tensor for name, tensor in (models[0].get("frozen_param_fragments") or {}).items()}
     of_ranks = [_flat_groups(optimizer, "single_partition_of_fp32_groups", averaged, folder) for optimizer in optimizers]
     paddings = optimizers[0].get("param_alignment_paddings")
     for group, shapes in enumerate(_part(models[0], "param_shapes", folder)):
@@ -170,7 +170,3 @@ def _part(content: Any, name: str, folder: Path) -> Any:
     if not isinstance(content, Mapping) or name not in content:
         raise UserError(f"{folder}: a file has no entry '{name}', expected a checkpoint as DeepSpeed writes it; copy it again")
     return content[name]
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

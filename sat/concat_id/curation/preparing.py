@@ -22,6 +22,7 @@ from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
 from concat_id.curation.summary_page import write_summary
 from concat_id.curation.video_parts import NoFrameError, cut_clip, problem_of, read_frames, visible_part
+from concat_id.data.checking import people_in_words
 from concat_id.data.clips import ClipReader, UnknownCodecError, UnreadableClipError, Window, file_state, told_of
 from concat_id.data.manifest import VECTORS, read_clips
 from concat_id.data.manifest_files import write_manifest
@@ -230,7 +231,7 @@ class Preparation:
         (frames, found, is_whole, turned), threshold = look, self.settings.same_person
         people = choose_people(build_tracks(found, threshold), len(frames), self.settings.demands, threshold)
         if source.identities is not None and len(source.identities) != len(people):
-            raise DiscardError(f"{_count(len(people))}, but the list names {len(source.identities)}")
+            raise DiscardError(f"{people_in_words(len(people))}, but the list names {len(source.identities)}")
         chosen = choose_references(people, self.settings.references)
         video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
         if turned:
@@ -389,7 +390,3 @@ def _without_verdicts(person: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _place(span: Span) -> dict[str, float]:
     return {"start": round(span.start, 3), "end": round(span.end, 3)}
-
-
-def _count(people: int) -> str:
-    return "1 person" if people == 1 else f"{people} people"

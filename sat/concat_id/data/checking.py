@@ -168,7 +168,7 @@ def summary(report: Report) -> list[str]:
     seconds = sum(facts["seconds"] for facts in report.clips.values())
     rates = Counter(f"{'about ' if facts['varies'] else ''}{facts['fps']:.4g}" for facts in clips)
     sizes = Counter(f"{facts['width']}x{facts['height']}" for facts in clips)
-    people = Counter(_people(record.kinds.count("face")) for record in report.records)
+    people = Counter(people_in_words(record.kinds.count("face")) for record in report.records)
     kinds = Counter(kind for record in report.records for kind in record.kinds)
     alternatives = sum(len(person) > 1 for record in report.records for person in record.images)
     return [
@@ -206,5 +206,6 @@ def _shares(counts: Counter, shown: int = 6) -> str:
     return ", ".join(parts + ([f"{len(counts) - shown} others"] if len(counts) > shown else [])) or "none"
 
 
-def _people(count: int) -> str:
+def people_in_words(count: int) -> str:
+    """Say how many people there are."""
     return "1 person" if count == 1 else f"{count} people"

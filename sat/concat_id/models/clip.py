@@ -54,7 +54,7 @@ class ClipEncoder:
         for start in range(0, len(images), BATCH_SIZE):
             pixels = self.processor([image.convert("RGB") for image in images[start : start + BATCH_SIZE]], return_tensors="pt")
             hidden = self.model.vision_model(pixel_values=pixels["pixel_values"].to(self.device)).pooler_output
-            vectors.append(_normalised(self.model.visual_projection(hidden)))
+            vectors.append(normalised(self.model.visual_projection(hidden)))
         return np.concatenate(vectors)
 
     @torch.no_grad()
@@ -64,7 +64,7 @@ class ClipEncoder:
 
     def _encode_tokens(self, tokens: list[int]) -> np.ndarray:
         hidden = self.model.text_model(input_ids=torch.tensor([tokens], device=self.device)).pooler_output
-        return _normalised(self.model.text_projection(hidden))[0]
+        return normalised(self.model.text_projection(hidden))[0]
 
 
 def average_chunks(
@@ -81,5 +81,6 @@ def average_chunks(
     return mean / max(np.linalg.norm(mean), 1e-12), len(chunks)
 
 
-def _normalised(vectors: Tensor) -> np.ndarray:
+def normalised(vectors: Tensor) -> np.ndarray:
+    """Bring vectors (B, D) to length 1."""
     return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import visible_files
-from concat_id.models.clip import average_chunks
+from concat_id.models.clip import average_chunks, normalised
 from concat_id.weights.loading import check_floats, check_named, load_strictly, load_tensors
 from concat_id.weights.model_folders import built_from, check_tokenizer, made_on
 
@@ -159,14 +159,14 @@ class ViClipEncoder:
         squares = np.stack([np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BILINEAR)) for frame in chosen])
         pixels = (squares.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
         video = torch.from_numpy(pixels).permute(3, 0, 1, 2)[None].to(self.device)
-        return _normalised(encoder(video))
+        return normalised(encoder(video))[0]
 
     @torch.no_grad()
     def encode_text(self, text: str) -> tuple[np.ndarray, int]:
         """Compute the vector (D,) of a prompt, and in how many chunks it was read: the released model reads 32 tokens at once."""
         limit = self.model.text_encoder.positional_embedding.shape[0]
         return average_chunks(
-            self.tokenizer, text, limit, lambda tokens: _normalised(self.model.text_encoder(torch.tensor([tokens], device=self.device)))
+            self.tokenizer, text, limit, lambda tokens: normalised(self.model.text_encoder(torch.tensor([tokens], device=self.device)))[0]
         )
 
 
@@ -176,7 +176,3 @@ def _shapes(state_dict: dict[str, Tensor], prefix: str) -> dict[str, torch.Size]
 
 def _count_layers(shapes: dict[str, torch.Size]) -> int:
     return sum(name.startswith("transformer.") and name.endswith("attn.in_proj_weight") for name in shapes)
-
-
-def _normalised(vectors: Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(vectors.float(), dim=-1)[0].cpu().numpy()

@@ -95,7 +95,7 @@ def measure_sizes(config: Config, num_refs: int = 1) -> Sizes:
     network = empty_network(config)
     trained = [parameter.numel() for parameter in network.parameters() if parameter.requires_grad]
     batch = engine_settings(config, 1).micro_batch_size if "train_batch_size" not in config.deepspeed else config.args.batch_size
-    threshold = _zero(config.deepspeed.get("zero_optimization", {})).param_persistence_threshold
+    threshold = DeepSpeedZeroConfig(**config.deepspeed.get("zero_optimization", {})).param_persistence_threshold
     return Sizes(
         trained=sum(trained),
         small=sum(count for count in trained if count <= threshold),
@@ -117,7 +117,7 @@ def plan(config: Config, sizes: Sizes, processes: int, zero_stage: int | None = 
         section["stage"] = zero_stage
     if offload:
         section["offload_optimizer"] = {"device": "cpu"}
-    zero = _zero(engine_settings(config, processes).deepspeed["zero_optimization"])
+    zero = DeepSpeedZeroConfig(**engine_settings(config, processes).deepspeed["zero_optimization"])  # with DeepSpeed's own defaults
     away = zero.offload_optimizer is not None and zero.offload_optimizer.device != "none"
     partition, each = -(-sizes.trained // processes), sizes.bytes_each
     average = FLOAT32 * partition if config.training.ema_decay else 0
@@ -152,8 +152,3 @@ def _stage_3(sizes: Sizes, zero: DeepSpeedZeroConfig, partition: int, processes:
     group = min(partition, zero.sub_group_size)
     update = 0 if away else FLOAT32 * group + (each * group if each != FLOAT32 else 0)
     return each * (partition + whole + sizes.frozen), buffers, sizes.network.peak + gathered + arriving + 2 * bucket, update
-
-
-def _zero(section: dict[str, Any]) -> DeepSpeedZeroConfig:
-    """DeepSpeed's own reading of the section, with its defaults."""
-    return DeepSpeedZeroConfig(**section)

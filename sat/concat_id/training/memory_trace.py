@@ -72,7 +72,7 @@ def empty_network(config: Config) -> nn.Module:
 
 def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
     """Forward and backward of one micro-batch; gradients of parameters are let go of as soon as they are made."""
-    transformer, dtype = config.model.transformer, _dtype(config)
+    transformer, dtype = config.model.transformer, getattr(torch, config.args.dtype_name)
     size = _latent_size(config)
     network = empty_network(config)
     with _without_contents(network, dtype) as ledger:
@@ -91,7 +91,7 @@ def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
 
 def trace_encoder(config: Config) -> Traced:
     """Encoding of one clip, as whole as training encodes it."""
-    dtype, (height, width) = _dtype(config), config.data.video_size
+    dtype, (height, width) = getattr(torch, config.args.dtype_name), config.data.video_size
     autoencoder = new_autoencoder(config)
     with _without_contents(autoencoder, dtype) as ledger:
         before = ledger.start()
@@ -124,10 +124,6 @@ def _without_contents(network: nn.Module, dtype: torch.dtype) -> Iterator[Ledger
 
 def _forget_gradient(parameter: Tensor) -> None:
     parameter.grad = None
-
-
-def _dtype(config: Config) -> torch.dtype:
-    return getattr(torch, config.args.dtype_name)
 
 
 def _latent_size(config: Config) -> tuple[int, int, int, int]:
