@@ -10,7 +10,6 @@ from in_process import refused
 from tiny_model import write_text_encoder
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from concat_id.models import text_encoder
 from concat_id.models.text_encoder import TextEncoder
 
 PROMPT = "a woman laughs in rain"
@@ -99,7 +98,7 @@ def test_network_is_loaded_late_freed_and_not_needed_for_cached_prompts(folder, 
         assert encoder._network is not None
     assert encoder._network is None
 
-    monkeypatch.setattr(text_encoder, "_load_network", lambda *_: pytest.fail("loaded the network"))
+    monkeypatch.setattr(TextEncoder, "load", lambda *_: pytest.fail("loaded the network"))
     cached = TextEncoder(folder, LENGTH, torch.bfloat16, cache_folder=tmp_path / "cache").encode(["red hat", PROMPT])
     assert torch.equal(cached.flip(0), embeds) and cached.dtype == torch.bfloat16
 

@@ -135,7 +135,16 @@ class TextEncoder(PromptEncoder):
 
     def load(self) -> nn.Module:
         """Read T5's encoder."""
-        return _load_network(self.folder, self.files, self.dtype, self.device, self.trust)
+        from transformers.models.t5.configuration_t5 import T5Config
+
+        with deferred("scipy.optimize"):  # for losses of object detection
+            from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
+
+        file = self.folder / "config.json"
+        settings, state_dict = read_settings(file, "settings of T5's encoder"), load_files(self.files, self.trust)
+        with built_from(file, "T5 encoder", state_dict), made_on("meta"):
+            network = T5EncoderModel(T5Config.from_dict(settings))
+        return filled(network, state_dict, str(self.folder), self.dtype, self.device)
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
@@ -174,26 +183,12 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); download {' or '.join(TOKENIZER_FILES)} again") from error
 
 
-def _load_network(folder: Path, files: list[Path], dtype: torch.dtype, device: torch.device, trust: bool) -> nn.Module:
-    from transformers.models.t5.configuration_t5 import T5Config
-
-    with deferred("scipy.optimize"):  # for losses of object detection
-        from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
-
-    file = folder / "config.json"
-    settings, state_dict = read_settings(file, "settings of T5's encoder"), load_files(files, trust)
-    with built_from(file, "T5 encoder", state_dict), made_on("meta"):
-        model = T5EncoderModel(T5Config.from_dict(settings))
+def filled(network: nn.Module, state_dict: dict[str, Tensor], source: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Give T5's or UMT5's encoder exactly its weights, and freeze it. Raises `UserError` with what does not fit."""
     if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
         state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
-    load_strictly(model, state_dict, str(folder), ignore=DECODER_WEIGHTS, dtype=dtype)
-    if dtype == torch.float16:
-        keep_range(model)
-    return model.eval().requires_grad_(False).to(device)
-
-
-def keep_range(model: nn.Module) -> None:
-    """Leave the feed-forward outputs in float32, as transformers does: they exceed float16's range."""
-    for name, module in model.named_modules():
-        if name.endswith(".wo"):
+    load_strictly(network, state_dict, source, ignore=DECODER_WEIGHTS, dtype=dtype)
+    for name, module in network.named_modules() if dtype == torch.float16 else ():
+        if name.endswith(".wo"):  # stays in float32, as in transformers: what it gives exceeds float16's range
             module.float()
+    return network.eval().requires_grad_(False).to(device)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers.models.umt5.configuration_umt5 import UMT5Config
 
 from concat_id.errors import UserError
-from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, identity_of, keep_range, load_tokenizer
+from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, filled, identity_of, load_tokenizer
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors, shape_of
+from concat_id.weights.loading import check_named, load_files, load_tensors, shape_of
 from concat_id.weights.model_folders import built_from, made_on, read_settings
 
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", "umt5-xxl", ".")  # beside a file of Wan's
@@ -67,14 +67,9 @@ class WanTextEncoder(PromptEncoder):
         else:
             settings = read_settings(self.folder / "config.json", "settings of UMT5's encoder")
             state_dict = load_files(self.files, self.trust)
-        if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
-            state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
         with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", state_dict), made_on("meta"):
             network = UMT5EncoderModel(UMT5Config.from_dict(settings))
-        load_strictly(network, state_dict, str(self.path), dtype=self.dtype)
-        if self.dtype == torch.float16:
-            keep_range(network)
-        return network.eval().requires_grad_(False).to(self.device)
+        return filled(network, state_dict, str(self.path), self.dtype, self.device)
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
