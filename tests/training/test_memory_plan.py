@@ -57,7 +57,6 @@ def test_activations_are_traced_as_they_are_allocated(setup, recompute, wan):
         network(latents, torch.tensor([500]), text, refs).float().square().mean().backward()
     traced = memory_trace.trace_network(config, 1, 1)
     assert traced.peak == pytest.approx(found.peak, rel=0.05)
-    assert traced.kept < traced.peak
 
 
 def test_encoding_is_traced_as_it_is_allocated(setup):

@@ -56,9 +56,8 @@ class Ledger(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Traced:
-    """Bytes above the weights: `kept` from forward to backward, and `peak`; `flops` are counted for the autoencoder alone."""
+    """Bytes above the weights at most, `peak`; `flops` are counted for the autoencoder alone."""
 
-    kept: int
     peak: int
     flops: int = 0
 
@@ -84,9 +83,8 @@ def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
         refs = torch.empty(batch, num_refs, *size[1:], dtype=dtype)
         text = torch.empty(batch, transformer.text_length, transformer.text_hidden_size, dtype=dtype)
         loss = network(latents, torch.zeros(batch, dtype=torch.int64), text, refs).float().square().mean()
-        kept = ledger.live - before
         loss.backward()
-        return Traced(kept, ledger.peak - before)
+        return Traced(ledger.peak - before)
 
 
 def trace_encoder(config: Config) -> Traced:
@@ -96,8 +94,8 @@ def trace_encoder(config: Config) -> Traced:
     with _without_contents(autoencoder, dtype) as ledger:
         before = ledger.start()
         with FlopCounterMode(display=False) as counter:
-            moments = autoencoder.encode_moments(torch.empty(1, 3, config.data.max_num_frames, height, width))
-        return Traced(sum(tensor.nbytes for tensor in moments), ledger.peak - before, counter.get_total_flops())
+            autoencoder.encode_moments(torch.empty(1, 3, config.data.max_num_frames, height, width))
+        return Traced(ledger.peak - before, counter.get_total_flops())
 
 
 def network_flops(config: Config, num_refs: int) -> int:
