@@ -60,16 +60,21 @@ def serve(arguments: Namespace) -> None:
     """Serve the page; uploads and what it shows are in a folder that goes with it."""
     if find_spec("gradio") is None:
         raise UserError("gradio: not installed, expected it for the page; run `bash studio.sh`, which installs it")
+    from starlette.middleware import Middleware
+
     from concat_id.studio.choices import find_models
+    from concat_id.studio.guard import OwnRequestsOnly
     from concat_id.studio.page import CSS, NAME_UPLOADS, Studio, build_page, theme
 
     studio = Studio(find_models(arguments.output))
     page = build_page(studio).queue(max_size=32, api_open=False)
+    guards = [] if arguments.password else [Middleware(OwnRequestsOnly)]
     try:
         page.launch(
             server_name=arguments.listen or LOCAL, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
             auth=("studio", arguments.password) if arguments.password else None, max_file_size=LARGEST_UPLOAD,
             footer_links=[], enable_monitoring=False, ssr_mode=False, pwa=False, css=CSS, js=NAME_UPLOADS, theme=theme(),
+            app_kwargs={"middleware": guards},
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {arguments.port}: is in use by another program, or not to be had; choose another with --port") from error

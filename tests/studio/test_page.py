@@ -227,6 +227,11 @@ def test_no_path_of_the_server_is_accepted_and_uploads_go_with_it(output, tmp_pa
         assert not config.get("analytics_enabled") and not config.get("is_space")
         for path in ("/etc/passwd", str(ROOT / "README.md"), str(output)):
             assert requests.get(f"{server.address}/gradio_api/file={path}", timeout=10).status_code in (403, 404)
+        for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+            refused = requests.post(f"{server.address}/gradio_api/upload", files={"files": b"x"}, headers=foreign, timeout=10)
+            assert refused.status_code == 403 and "--listen" in refused.text
+        own = {"Host": f"localhost:{server.address.rpartition(':')[2]}"}
+        assert requests.get(f"{server.address}/config", headers=own, timeout=10).status_code == 200
         look = next(each for each in config["dependencies"] if each["targets"][0][1] == "change" and len(each["inputs"]) == 2)
         data = [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "mini"]
         body = {"data": data, "fn_index": look["id"], "session_hash": "abc"}

@@ -22,6 +22,7 @@ class Progress:
 
     def __init__(self, run: Path, args: TrainingArgs, step: int = 0):
         self.run, self.args, self.samples = run, args, 0
+        self.wandb = _wandb(run, args) if args.wandb else None  # first, as it may be refused
         self.began, self.first_step, self.last = time.monotonic(), step, time.monotonic()
         lines = list(metric_lines_until(run / METRICS, step))
         with written_whole(run / METRICS) as temporary:
@@ -29,7 +30,6 @@ class Progress:
         self.file = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         self.torn = False  # whether the last line is incomplete
         self.curves = Curves(run / "tensorboard", step) if args.tensorboard else None
-        self.wandb = _wandb(run, args) if args.wandb else None
 
     def step(self, step: int, values: dict[str, float], samples: int, memory_gib: float) -> None:
         """Record the numbers of one step of so many samples; every `log_interval` steps and at the first and last one, print a line."""

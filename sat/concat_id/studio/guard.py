@@ -1,0 +1,27 @@
+"""Who may ask the page for something: the page itself, not other pages that are open in the same browser."""
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+OWN_NAMES = "127.0.0.1", "localhost", "::1"
+
+
+class OwnRequestsOnly:
+    """Refuse requests under another name than this machine's own, which a website's name can be made to stand for, and those that come
+    from another page."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with 403 or pass the request on."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host, origin = headers.get("host", ""), headers.get("origin")
+            if urlsplit(f"//{host}").hostname not in OWN_NAMES or origin is not None and urlsplit(origin).netloc != host:
+                remedy = "open http://127.0.0.1 with the page's port, or start the page with --listen and --password"
+                return await PlainTextResponse(f"found a request of {origin or host}; {remedy}\n", 403)(scope, receive, send)
+        await self.app(scope, receive, send)
