@@ -10,8 +10,7 @@ OWN_NAMES = "127.0.0.1", "localhost", "::1"
 
 
 class OwnRequestsOnly:
-    """Refuse requests under another name than this machine's own, which a website's name can be made to stand for, and those that come
-    from another page."""
+    """Refuse what other pages ask for, and requests under another name than this machine's own, which a website's can resolve to."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
