@@ -73,6 +73,18 @@ def test_guidance_goes_from_the_negative_prompt_through_the_prompt(wan):
     torch.testing.assert_close(same, full, atol=1e-4, rtol=1e-4)  # both branches are the same
 
 
+def test_noise_of_wan_is_the_originals_for_a_seed(wan, monkeypatch):
+    """Where nothing moves, what is sampled is the noise: drawn as (1, C, T, H, W)."""
+    pipeline = wan(num_inference_steps=2)
+    pipeline.load()
+    for parameter in pipeline.transformer.parameters():
+        parameter.data.zero_()
+    latents = latents_of(pipeline, seed=5)
+    batch, frames, channels, *sides = latents.shape
+    noise = torch.randn(batch, channels, frames, *sides, generator=torch.Generator().manual_seed(5))
+    assert_close(latents, noise.transpose(1, 2), 1e-6)
+
+
 def test_references_are_encoded_one_by_one(cogvideox):
     pipeline = cogvideox()
     both = pipeline.encode_references([image(shade, (64, 96)) for shade in (0, 90)])

@@ -245,7 +245,7 @@ class VideoPipeline:
                 on_step(step - 1)
 
         steps = self.schedule.sampling_steps(sampler.num_inference_steps)
-        start = noise_like(torch.empty(shape, device=device))
+        start = sent(self.draw_start(shape, generator), device)
         with self.placement.on_device(self.transformer) as transformer:
             together, call = not self.placement.frugal, network
             if self.sharing and self.sharing.way == "video":
@@ -270,6 +270,10 @@ class VideoPipeline:
             raise UserError(f"the model gave NaN or infinite latents; check that the weights belong to this model, {finer(self.dtype)}")
         on_step(len(reached) - 1)
         return latents
+
+    def draw_start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draw the noise (1, T, C, H, W) that denoising starts from, on the CPU, so that it is the same on every device."""
+        return torch.randn(shape, generator=generator)
 
     def _measure_magnitudes(self) -> list[float]:
         """Ratios of steps' magnitudes in a video without prompt and references."""
@@ -326,6 +330,11 @@ class WanPipeline(VideoPipeline):
     def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
         super().__init__(config, device, cache_dir, sharing)
         self.schedule = FlowSchedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+
+    def draw_start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draw the noise (1, T, C, H, W) channels first, as released, so that a seed gives what it gives there."""
+        batch, frames, channels, *sides = shape
+        return torch.randn(batch, channels, frames, *sides, generator=generator).transpose(1, 2).contiguous()
 
 
 PIPELINES = {"cogvideox": CogVideoXPipeline, "wan": WanPipeline}
