@@ -36,7 +36,7 @@ def wan(setup, tmp_path_factory):
 def whole(wan, tmp_path_factory):
     """Ten steps at a stretch, with a validation and a sampled video at the end."""
     folder = tmp_path_factory.mktemp("whole")
-    args = OWN["args"] | {"eval_iters": 1, "eval_samples": 1, "eval_interval": 10, "sampling_fps": 16}
+    args = OWN["args"] | {"eval_iters": 1, "eval_samples": 1, "eval_interval": 10}
     return wan.train(folder, base=OWN | {"args": args})[1]
 
 

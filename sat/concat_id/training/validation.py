@@ -29,7 +29,7 @@ class Validation:
     """Validates on the first clips of a data set; the processes share them and each takes part equally often, as ZeRO-3 needs."""
 
     def __init__(self, config: Config, clips: ReplacingDataset, objective: Objective, sample: SampleLatents, folder: Path):
-        self.args, self.fps = config.training, config.args.sampling_fps
+        self.args, self.fps = config.training, config.data.fps
         self.clips, self.objective, self.sample, self.folder = clips, objective, sample, folder
         self.clips.any_kind = True
         steps = objective.num_timesteps
