@@ -69,3 +69,12 @@ def test_training_leaves_wandb_alone_and_tells_of_emulation(started, tmp_path):
 
 def test_what_is_left_out_is_there_for_whoever_asks(started):
     started(AFTERWARDS)
+
+
+def test_processes_that_mpirun_starts_are_told_apart():
+    """As the original reads them."""
+    own = {f"OMPI_COMM_WORLD_{name}": number for name, number in (("RANK", "3"), ("LOCAL_RANK", "1"), ("SIZE", "4"))}
+    code = "from concat_id.startup import prepare_process as p; p(); from concat_id.distributed import *; print(rank(), world_size())"
+    own |= {"PYTHONPATH": str(ROOT / "sat")}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | own, capture_output=True, text=True)
+    assert done.stdout.split() == ["3", "4"], done.stderr

@@ -44,6 +44,8 @@ def join_processes(backend: str, timeout: timedelta) -> None:
     if os.environ.get(STORE):
         place = {"store": torch.distributed.FileStore(os.environ[STORE]), "rank": rank(), "world_size": world_size()}
         place["store"].set_timeout(timeout)
+    os.environ.setdefault("MASTER_ADDR", "localhost")  # As released, of processes that mpirun starts.
+    os.environ.setdefault("MASTER_PORT", "6000")
     torch.distributed.init_process_group(backend, timeout=timeout, **place)
 
 

@@ -13,6 +13,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_T
 QUIET = {"SAT_LOGLEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false", "ORT_LOGGING_LEVEL": "3", "TRANSFORMERS_VERBOSITY": "error",
          "DIFFUSERS_VERBOSITY": "error", "CACHE_DIT_LOG_LEVEL": "error"}  # fmt: skip
 
+MPI = {"RANK": "OMPI_COMM_WORLD_RANK", "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK", "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE"}  # as torchrun says
+
 
 def python_environment() -> dict[str, str]:
     """What Python is started with, so that it finds this project's modules and runs nothing of the working folder.
@@ -36,6 +38,7 @@ def prepare_process() -> None:
     """Set the environment that libraries and further processes read; what the user has set already stays."""
     os.environ.update(python_environment())
     sys.path[:] = [entry for entry in sys.path if not _is_strange(entry)]
+    os.environ.update({name: os.environ[theirs] for name, theirs in MPI.items() if theirs in os.environ})
     for name, value in {**OFFLINE, **QUIET}.items():
         os.environ.setdefault(name, value)
     if not os.path.exists("/dev/nvidiactl"):

@@ -47,7 +47,7 @@ MISTAKES = {
     "no run to continue": (["--resume"], "args.resume: found no run of 'run'"),
     "no such run": (["--resume", "nowhere"], "args.resume: nowhere: found no such file"),
     "no such weights": (["--load", "nowhere"], "nowhere: no such folder, expected a SAT checkpoint"),
-    "mode": (["--mode", "inference"], "args.mode: found inference, expected finetune or pretrain"),
+    "mode": (["--mode", "inference"], "args.mode: found none or inference, expected finetune or pretrain"),
 }
 if not get_accelerator().is_fp16_supported():  # as on most processors
     MISTAKES["float16"] = ["--fp16"], "args.fp16: found true, but DeepSpeed has no float16 on a cpu; set bf16"

@@ -45,7 +45,7 @@ def opened_run(config: Config) -> Iterator[tuple[Path, SavedState | None]]:
     """
     args = config.training
     if args.mode == "inference":
-        raise UserError("args.mode: found inference, expected finetune or pretrain; add a training file to --base")
+        raise UserError("args.mode: found none or inference, expected finetune or pretrain; set it, or add a training file to --base")
     save, name, saved = Path(args.save or "exps"), safe_name(args.experiment_name), None
     with ExitStack() as held:
         if args.resume and args.resume != "false":
