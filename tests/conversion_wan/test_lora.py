@@ -5,13 +5,14 @@ import torch
 import yaml
 from conftest import ROOT, assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
+from in_process import refused
 from tiny_wan import TINY_ADALN
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.conversion.combining import merge_low_rank
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.conversion.wan_folders import find_source, to_diffusers, to_native
-from concat_id.models.wan.weights import load_wan_transformer
+from concat_id.models.wan.weights import load_wan_transformer, read_wan_tensors
 from concat_id.training.lora import LowRank, add_low_rank, low_rank_scale
 from concat_id.weights.low_rank import save_low_rank
 
@@ -77,3 +78,23 @@ def test_kept_beside_the_weights_they_are_diffusers(trained, wan, image, tmp_pat
         to_native(find_source(tmp_path / mode), tmp_path / f"{mode}.pt")
     merged, kept = (torch.load(tmp_path / f"{mode}.pt") for mode in ("merge", "keep"))
     assert merged.keys() == kept.keys() and all(torch.allclose(merged[name], kept[name], atol=1e-6) for name in merged)
+
+
+def test_low_rank_weights_of_the_originals_training(trained, wan, tmp_path):
+    """A flat file of Wan's names and peft's, which says nothing of what it was trained on."""
+    names = {"self_attn.q": "attn1.to_q", "ffn.2": "ffn.net.2"}
+    generator, base = torch.Generator().manual_seed(2), wan.native / FILES["first_stage"]
+    file, native = tmp_path / "epoch=0-step=500.ckpt", torch.load(base)
+    pairs, expected = {}, dict(native)
+    for layer in (f"blocks.{index}.{name}" for index in range(2) for name in names):
+        height, width = native[f"{layer}.weight"].shape
+        down, up = torch.randn(4, width, generator=generator), torch.randn(height, 4, generator=generator)
+        pairs |= {f"{layer}.lora_A.default.weight": down, f"{layer}.lora_B.default.weight": up}
+        expected[f"{layer}.weight"] = native[f"{layer}.weight"] + up @ down
+    torch.save(pairs, file)
+    refused("low-rank products alone; name .* with --load", merge_low_rank, file, tmp_path / "x", None, None, False)
+    assert merge_low_rank(file, tmp_path / "merged", None, str(base), False) == 4
+    found = read_wan_tensors(tmp_path / "merged")
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    torch.save({f"strange.{name}": tensor for name, tensor in pairs.items()}, file)
+    refused("of strange.blocks.0.self_attn.q, expected those of Wan's layers", merge_low_rank, file, tmp_path / "x", None, "y", False)

@@ -47,11 +47,16 @@ def write(folder, network, layout):
     if layout == "diffusers folder":
         network.network.save_pretrained(folder / "transformer", max_shard_size="100KB")
         return folder
+    if layout == "DeepSpeed's of the original":
+        module = {f"pipe.dit.{name}": tensor for name, tensor in native.items()}
+        torch.save({"module": module, "dp_world_size": 8, **native}, folder / "mp_rank_00_model_states.pt")
+        return folder / "mp_rank_00_model_states.pt"
     write_sat_checkpoint(folder, "7", network.state_dict())
     return folder if layout == "training folder" else folder / "7" / "mp_rank_00_model_states.pt"
 
 
-LAYOUTS = ["native pickle", "native folder", "shards", "diffusers folder", "diffusers file", "training folder", "training file"]
+LAYOUTS = ["native pickle", "native folder", "shards", "diffusers folder", "diffusers file", "training folder", "training file",
+           "DeepSpeed's of the original"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,5 +1,6 @@
 """Low-rank products in SAT's and in diffusers' names: exactly the same change of the same weights."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from pathlib import Path
@@ -12,11 +13,14 @@ from torch import Tensor
 from concat_id.conversion.lazy import LazyTensors, changed
 from concat_id.errors import UserError
 from concat_id.models.tensor_names import renamed_modules, split_modules
-from concat_id.weights.loading import check_floats, load_files
+from concat_id.models.wan.weights import PREFIX, count_layers, native_names
+from concat_id.weights.loading import check_floats, load_files, load_tensors
 from concat_id.weights.low_rank import DOWN, UP, blocks, load_low_rank, save_low_rank, with_product
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
 DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"
+
+PEFT = re.compile(r"\.lora_([AB])(\.default)?\.weight$")
 
 
 class Product(NamedTuple):
@@ -59,6 +63,24 @@ def read_diffusers_products(folder: Path) -> Products:
         return float(alphas[layer]) / len(own[layer + DIFFUSERS_DOWN]) if layer in alphas else 1.0
 
     return _paired(own, DIFFUSERS_DOWN, DIFFUSERS_UP, scale, str(path))
+
+
+def read_peft_products(path: Path, trust: bool = False) -> Products | None:
+    """Read the low-rank weights that the original's Wan training leaves, under Wan's names; None for a file of other weights.
+
+    The file does not tell their scale, which is 1 by that training's defaults.
+    """
+    tensors = load_tensors(path, trust)
+    if not all(PEFT.search(name) for name in tensors):
+        return None
+    check_floats(tensors, str(path))
+    products = _paired({PEFT.sub(r".lora_\1.weight", name): tensor for name, tensor in tensors.items()},
+                       DIFFUSERS_DOWN, DIFFUSERS_UP, lambda layer: 1.0, str(path))  # fmt: skip
+    names = native_names(count_layers(products), ref_modulation=True)
+    unknown = next((layer for layer in products if f"{layer}.weight" not in names), None)
+    if unknown:
+        raise UserError(f"{path}: found low-rank weights of {unknown}, expected those of Wan's layers; name another file")
+    return {PREFIX + names[f"{layer}.weight"].removesuffix(".weight"): product for layer, product in products.items()}
 
 
 def write_diffusers_products(folder: Path, products: Products) -> None:

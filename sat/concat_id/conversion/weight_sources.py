@@ -11,12 +11,12 @@ from torch import Tensor
 from concat_id.config.loading import load_config
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.conversion import zero
-from concat_id.conversion.low_rank_products import LoraMode, Products, read_sat_products, with_products
+from concat_id.conversion.low_rank_products import LoraMode, Products, read_peft_products, read_sat_products, with_products
 from concat_id.errors import UserError
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models.wan.weights import PREFIX as WAN_PREFIX
 from concat_id.models.wan.weights import read_wan_state, wan_files
-from concat_id.weights.folders import find_sat_checkpoint, read_tag
+from concat_id.weights.folders import MODEL_STATES, find_sat_checkpoint, read_tag
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 from concat_id.weights.low_rank import MATRIX
@@ -55,6 +55,9 @@ def open_source(
     products were trained on, if the run does not. `precise` takes float32 masters from ZeRO's shards where there are some. `alpha` is the
     `lora_alpha` of SAT's own products.
     """
+    if kind_of(path) == "a file" and not path.match(MODEL_STATES) and (products := read_peft_products(path, trust)):
+        base = _of_wan(resolve_path(load or _trained_on(path)), None, trust)
+        return WeightSource(path, weights_digest(path), base.open, products, base)
     folder, averaged = _choose(path, weights)
     if kind_of(folder / LOW_RANK_FILE) == "a file":
         file, products = folder / LOW_RANK_FILE, read_sat_products(folder)

@@ -132,7 +132,9 @@ def read_wan_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]
     tensors = load_files(wan_files(path), trust)
     if isinstance(module := tensors.get("module"), dict):
         check_named(module, str(path))
-        tensors = {name.removeprefix(SAT_PREFIX): tensor for name, tensor in module.items() if name.startswith(SAT_PREFIX)}
+        ours = {name.removeprefix(SAT_PREFIX): tensor for name, tensor in module.items() if name.startswith(SAT_PREFIX)}
+        beside = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}  # as the original's training leaves them
+        tensors = ours or beside
     names = given_names(tensors)
     if not is_native(names):
         advice = COGVIDEOX if any(name.startswith(OF_COGVIDEOX) for name in names) else what_to_do_with(names, Path(path))
