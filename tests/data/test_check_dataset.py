@@ -64,6 +64,18 @@ def test_a_sound_list_is_summed_up(folder):
         assert words in text, text
 
 
+def test_the_clips_of_all_sub_folders_are_counted(folder):
+    for name in ("one", "part/two", "part/deep/three"):
+        folder.image(f"data/images/{name}/1.png")
+        clip = folder.path / "data" / "videos" / f"{name}.mp4"
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        clip.write_bytes((folder.path / ("broken.mp4" if name == "part/two" else "good.mp4")).read_bytes())
+    report = check_lists([folder.path / "data"], WINDOW)
+    assert summary(report)[0] == "entries   3, of which 2 can be read, 2 different clips"
+    assert len(report.problems) == 1 and "part/two.mp4 cannot be read" in report.problems[0]
+    assert any("3 entries have an empty caption" in note for note in report.notes)
+
+
 def test_the_command(folder, call):
     good = folder.list(folder.entry(), name="good.json")
     bad = folder.list(folder.entry(), folder.entry(clip="broken.mp4"), name="bad.json")

@@ -98,32 +98,57 @@ def test_what_is_no_list_is_told(tmp_path, folder):
 
 def test_a_folder_is_a_list(folder):
     data = folder.path / "data"
-    for name in ("one.png", "many/b.png", "many/a.png", "two/2/x.png", "two/10/x.png", "two.masks/2/x.png", "two.masks/10/x.png"):
+    for name in ("one.png", "many/b.png", "many/a.png", "two/2/x.png", "two/10/x.png", "two.masks/2/x.png", "two.masks/10/x.png",
+                 "sub/deep/one.jpg", "many/c.gif"):  # fmt: skip
         folder.image(f"data/{name}")
-    for name in ("one", "many", "two"):
+    for name in ("one", "many", "two", "sub/deep/one"):
         (data / f"{name}.mp4").write_bytes(b"x")
-        (data / f"{name}.txt").write_text(f"{name}.\n")
-    many, one, two = read_records([data])
+        (data / f"{name}.txt").write_text(f"{name}.\nThe same in other words.\n")
+    many, one, deep, two = read_records([data])
+    assert (deep.caption, deep.images) == ("sub/deep/one.", ((data / "sub" / "deep" / "one.jpg",),))
     assert (one.caption, one.images) == ("one.", ((data / "one.png",),))
     assert [file.name for file in many.images[0]] == ["a.png", "b.png"] and many.num_refs == 1
     assert [person[0].parent.name for person in two.images] == ["2", "10"] and len(two.masks) == 2
     (data / "lonely.mp4").write_bytes(b"x")
     (data / "10²").mkdir()
     records, problems, _ = inspect_records([data])
-    assert len(records) == 3 and "lonely.txt: found no such file, expected the caption" in problems[0]
+    assert len(records) == 4 and len(problems) == 1 and f"lonely.mp4: image_path: found no file '{data}/lonely.png'" in problems[0]
 
 
-def test_a_folder_of_the_original_is_a_list(folder):
-    data = folder.path / "data"
-    for name in ("images/one/2.png", "images/one/1.jpg"):
-        folder.image(f"data/{name}")
-    for name, content in {"videos/one.mp4": "x", "labels/one.txt": "one.\n", "videos/two.mp4": "x", "labels/two.txt": ""}.items():
+@pytest.mark.parametrize("above", ["data", "my_videos/data", "videos/data"])  # the original replaces "videos" there as well
+@pytest.mark.parametrize("named", ["", "videos"])
+def test_a_folder_of_the_original_is_a_list(folder, above, named):
+    data = folder.path / above
+    for name in ("images/one/2.png", "images/one/1.jpg", "images/one/x.gif", "images/part/three/1.png"):
+        folder.image(f"{above}/{name}")
+    for name, content in {
+        "videos/one.mp4": "x", "labels/one.txt": "one.\r\nTwo.", "videos/two.mp4": "x", "labels/two.txt": "", "videos/part/three.mp4": "x",
+    }.items():  # fmt: skip
         (data / name).parent.mkdir(exist_ok=True)
         (data / name).write_text(content)
-    (one,), problems, notes = inspect_records([data])
+    (one, three), problems, notes = inspect_records([data / named])
     assert (one.video, one.caption, one.masks) == (data / "videos" / "one.mp4", "one.", ())
     assert [file.name for file in one.images[0]] == ["1.jpg", "2.png"]
-    assert len(problems) == 1 and f"image_path: found no file '{data / 'images' / 'two'}'" in problems[0] and notes == []
+    assert (three.caption, three.images) == ("", ((data / "images" / "part" / "three" / "1.png",),))
+    assert len(problems) == 1 and f"image_path: found no file '{data / 'images' / 'two'}'" in problems[0]
+    assert len(notes) == 1 and "1 entries have an empty caption" in notes[0]
+
+
+def test_the_originals_files_are_found_wherever_videos_stands_in_a_path(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_images/one_images/1.png", "set/a.png"):
+        folder.image(name)
+    for name in ("my_videos/one_videos.mp4", "my_labels/one_labels.txt", "set/a.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one.")
+    (one,), _, _ = inspect_records(["my_videos"])
+    assert (one.caption, one.images) == ("one.", ((tmp_path / "my_images" / "one_images" / "1.png",),))
+    (tmp_path / "linked").mkdir()
+    for name in ("videos", "other"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "set")
+    assert [str(record.video.relative_to(tmp_path)) for record in inspect_records(["linked"])[0]] == ["linked/videos/a.mp4"]
+    monkeypatch.chdir(tmp_path / "set")
+    assert len(inspect_records(["."])[0]) == 1
 
 
 def test_entries_of_the_original_are_taken_with_a_note(folder, capsys):

@@ -6,10 +6,10 @@ epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` f
 paths start at the list's folder, else at the current one. `"kind": "face@@clothes@@background"` says what the images show, all of them
 faces without it. Other keys are left alone.
 
-A folder can stand for a list. Each `name.mp4` in it needs `name.txt`, the caption, and its people: `name.png` (or another image),
-or a folder `name/` with one person's alternative images, or with one folder per person (`name/1/`, `name/2/`, left to right).
-Masks are optional and take the same forms, called `name.masks.png` or `name.masks/`. A folder as the original has it will do as well:
-`videos/name.mp4`, `labels/name.txt`, `images/name/`.
+A folder can stand for a list. Each `name.mp4` in it and in its sub-folders needs its people: `name.png` (or another image), or a folder
+`name/` with one person's alternative images, or with one folder per person (`name/1/`, `name/2/`, left to right). The first line of
+`name.txt` is its caption, empty where there is no such file. Masks are optional and take the same forms, called `name.masks.png` or
+`name.masks/`. A folder as the original has it will do as well, or its `videos` alone: `videos/name.mp4`, `labels/name.txt`, `images/name/`.
 """
 
 import os
@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,30 +116,43 @@ def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (file, entry) for each video of a folder; what stands beside it, or in the original's other folders, has its name."""
-    released = (folder / "videos").is_dir()
-    videos = folder / "videos" if released else folder
-    images = {} if released else by_stem(folder)
-    for video in media_in(videos, is_video):
-        words = beside((folder / "labels" if released else folder) / video.name, ".txt")
-        entry: dict[str, Any] = {"video_path": str(video.absolute())}
+    """Yield (file, entry) for each video of a folder and of the folders in it; what belongs to a video has its name."""
+    images_in, own = cache(by_stem), (folder, folder / "videos")
+    places = [folder, *media_in(folder, lambda path: path.is_dir() and (path in own or not path.is_symlink()), deep=True)]
+    videos = (video for place in places for video in media_in(place, is_video))
+    for video in sorted(video for video in videos if video.parent in own or video.suffix.lower() != ".gif"):  # which can be someone's image
+        entry: dict[str, Any] = {"video_path": str(video.absolute()), "caption": ""}
+        files = (beside(place, ".txt") for place in _places(video, folder, "labels"))
         try:
-            entry["caption"] = read_text(words, "the caption of a video", "write it")
+            for words in [file for file in files if file.exists()][:1]:
+                entry["caption"] = "".join(read_text(words, "the caption of a video", "write it").splitlines()[:1])
         except UserError as error:
             yield str(video), error
             continue
-        stem = (folder / "images" if released else folder) / video.stem
-        entry["image_path"] = _people_beside(stem, images) or str(stem.absolute() if released else f"{stem.absolute()}.png")
-        masks = "" if released else _people_beside(video.with_suffix(".masks"), images)
+        people = _places(video, folder, "images")
+        found = [_people_beside(place.with_suffix(""), images_in(video.parent) if place == video else {}) for place in people]
+        expected = people[1].with_suffix(".png" if people[1] == video else "").absolute()
+        entry["image_path"] = next(filter(None, found), str(expected))
+        masks = _people_beside(video.with_suffix(".masks"), images_in(video.parent))
         yield str(video), entry | ({"mask_path": masks} if masks else {})
 
 
+def _places(video: Path, folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Say where the `labels` or `images` of a video may be.
+
+    Where the original has them, which replaces "videos" all over the path; with folders of that name replaced, from `folder` on; beside it.
+    """
+    *folders, file = video.relative_to(folder.parent).parts
+    inner = (name if part == "videos" else part for part in folders)
+    return Path(str(video).replace("videos", name)), folder.parent.joinpath(*inner, file), video
+
+
 def _people_beside(stem: Path, images: dict[str, list[Path]]) -> str:
-    """The people of a folder's video as the `image_path` of a list, '' if there are none."""
+    """The people of a folder's video as the `image_path` of a list, "" if there are none."""
     if stem.is_dir():
         people = [person for person in sorted(stem.iterdir(), key=_by_number) if person.is_dir()]
         return SEPARATOR.join(str(person.absolute()) for person in people or [stem])
-    return next((str(image.absolute()) for image in images.get(stem.name, ()) if image.is_file()), "")
+    return next((str(image.absolute()) for image in (stem, *images.get(stem.name, ())) if image.is_file()), "")
 
 
 def _by_number(path: Path) -> list[Any]:
