@@ -32,6 +32,16 @@ def test_references_have_kinds_and_may_have_no_mask(folder):
     assert mixed.masks == ((folder.path / "b.png",), (), ())
 
 
+@pytest.mark.parametrize("mask", ["a.png", "none.png", "~nosuchuser/a.png"])
+def test_one_mask_for_anything_but_one_image_is_not_read(mask, folder):
+    folder.image("many/1.png"), folder.image("many/2.png")
+    entries = [folder.entry(image=image, mask_path=mask) for image in ("a.png@@b.png", "many", "")]
+    path = folder.list(*entries, folder.entry(mask_path="b.png"), folder.entry(image="many", mask_path="many"))
+    records, problems, notes = inspect_records([path])
+    assert [len(record.masks) for record in records] == [0, 0, 0, 1, 1] and problems == []
+    assert len(notes) == 1 and notes[0].startswith(f"{path}: mask_path: in 3 entries not read, as in the original"), notes
+
+
 def test_several_lists_follow_one_another(folder):
     lists = [folder.list(folder.entry(caption=str(number)), name=f"{number}.json") for number in (2, 1)]
     assert [record.caption for record in read_records(lists)] == ["2", "1"]
@@ -67,14 +77,15 @@ def test_broken_json_names_line_column_and_text(text, words, tmp_path):
     ({"image_path": ["a.png", "b.png"]}, 'write several people as "a.png@@b.png"'),
     ({"image_path": "empty"}, "no images in the folder 'empty'"),
     ({"mask_path": "a.png@@b.png"}, "mask_path: found 2 people, expected 1"),
-    ({"image_path": "many", "mask_path": "a.png"}, "mask_path: found no mask for '1.png'"),
+    ({"mask_path": "none.png"}, "mask_path: found no file 'none.png'"),
+    ({"image_path": "many", "mask_path": "masks"}, "mask_path: found no mask for '2.png'"),
     ({"kind": "hat"}, "kind: found 'hat', expected face, clothes or background"),
     ({"kind": "face@@clothes"}, "kind: found 2, expected 1 as in image_path"),
 ])  # fmt: skip
 def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
     (folder.path / "empty").mkdir()
     os.mkfifo(folder.path / "pipe")
-    folder.image("many/1.png"), folder.image("many/2.png")
+    folder.image("many/1.png"), folder.image("many/2.png"), folder.image("masks/1.png")
     path = folder.list(folder.entry(), folder.entry() | change)
     records, problems, _ = inspect_records([path])
     assert len(records) == 1 and len(problems) == 1

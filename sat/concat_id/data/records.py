@@ -1,10 +1,10 @@
 """Training lists: what each clip is, which words and which people's images belong to it.
 
-A list is JSON: `[{"video_path": ..., "caption": ..., "image_path": "a.png" | "a.png@@b.png" | "folder"}, ...]`, people from left to
-right, optionally with a `mask_path` of the same form. A folder in the place of an image holds alternatives, of which one is drawn per
-epoch. `"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask; so does an empty part of `a.png@@`. Relative
-paths start at the list's folder, else at the current one. `"kind": "face@@clothes@@background"` says what the images show, all of them
-faces without it. Other keys are left alone.
+A list is JSON: `[{"video_path": ..., "caption": ..., "image_path": "a.png" | "a.png@@b.png" | "folder"}, ...]`, people from left to right,
+optionally with a `mask_path` of the same form. A folder in the place of an image holds alternatives, of which one is drawn per epoch.
+`"image_path": ""` stands for the clip's first frame, `"mask_path": ""` for no mask; so does an empty part of `a.png@@`. A single mask
+beside anything but a single image is not read, as in the original. Relative paths start at the list's folder, else at the current one.
+`"kind": "face@@clothes@@background"` says what the images show, all of them faces without it. Other keys are left alone.
 
 A folder can stand for a list. Each `name.mp4` in it and in its sub-folders needs its people: `name.png` (or another image), or a folder
 `name/` with one person's alternative images, or with one folder per person (`name/1/`, `name/2/`, left to right). The first line of
@@ -88,12 +88,15 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
     """Read lists and folders; return the good entries, what is wrong with the others, a line each, and what is worth a note."""
     records, problems, notes = [], [], []
     for path in (expand_path(path, "train_data") for path in paths):
-        is_folder, foreign, silent = os.path.isdir(path), Counter(), 0
+        is_folder, foreign, silent, unmasked = os.path.isdir(path), Counter(), 0, 0
         try:
             for source, entry in _folder_entries(path) if is_folder else _list_entries(path):
                 foreign.update(_foreign(entry) if isinstance(entry, dict) else ())
+                base = path if is_folder else path.parent
+                if _has_a_stray_mask(entry, base):
+                    entry, unmasked = entry | {"mask_path": ""}, unmasked + 1
                 try:
-                    records.append(_make_record(entry, path if is_folder else path.parent, source))
+                    records.append(_make_record(entry, base, source))
                     silent += not records[-1].caption
                 except UserError as error:
                     problems.append(str(error))
@@ -101,6 +104,9 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
             problems.append(f"{error.filename}: cannot be read ({error.strerror}), expected a folder of clips; check its permissions")
         for key, number in foreign.items():
             notes.append(f"{path}: {key}: in {number} entries and not read; the nearest key that is read is {nearest(key, KNOWN)}")
+        if unmasked:
+            reason = "as in the original: one mask for several people, a folder or no image; name one for each image"
+            notes.append(f"{path}: mask_path: in {unmasked} entries not read, {reason}")
         if silent:
             notes.append(f"{path}: {silent} entries have an empty caption, so that they are trained without words")
     return records, problems, notes
@@ -189,6 +195,20 @@ def _make_record(entry: Any, base: Path, source: str) -> Record:
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
     return Record(video, " ".join(caption.split()), images, masks, kinds, source)
+
+
+def _has_a_stray_mask(entry: Any, base: Path) -> bool:
+    """Whether a single mask stands beside anything but a single image, where the original looks for none."""
+    texts = [entry.get(key) for key in ("mask_path", "image_path")] if isinstance(entry, dict) else []
+    return all(isinstance(text, str) for text in texts) and [_is_one_file(text, base) for text in texts] == [True, False]
+
+
+def _is_one_file(text: str, base: Path) -> bool:
+    """Whether a path is that of one file, be it there or not."""
+    try:
+        return bool(text.strip()) and SEPARATOR not in text and kind_of(resolve_path(text.strip(), base)) != "a folder"
+    except UserError:
+        return True  # which is told where it is read
 
 
 def _foreign(entry: dict[str, Any]) -> list[str]:
