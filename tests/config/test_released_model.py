@@ -106,10 +106,38 @@ NETWORK = "network_config.params"
     ({"sampler_config.params.discretization_config.params.shift_scale": 3.0}, ["shift_scale: found 3.0, expected 2.0 as denoiser_"]),
     ({"conditioner_config.params.emb_models": [{"ucg_rate": 0.1}, {"ucg_rate": 0.1}]}, ["emb_models.1: found a further entry"]),
     ({f"{NETWORK}.modules.lora_config": {"target": "x.LoraMixin"}}, ["lora_config.params.r: found null, expected an integer"]),
+    ({"latent_input": True}, ["model.latent_input: found True, expected False, the only value this project can do; name lists of videos"]),
+    ({"compile_model": True}, ["model.compile_model: found True", "args.compile says it"]),
+    ({"input_key": "avi"}, ["model.input_key: found 'avi', expected 'mp4'"]),
+    ({"noised_image_input": True}, ["model.noised_image_input: found True"]),
+    ({"en_and_decode_n_samples_a_time": 0}, ["model.en_and_decode_n_samples_a_time: found 0, expected 1 or more"]),
+    ({f"{NETWORK}.input_time": "text"}, [f"model.{NETWORK}.input_time: found 'text', expected 'adaln'"]),
+    ({f"{NETWORK}.use_SwiGLU": True}, [f"model.{NETWORK}.use_SwiGLU: found True"]),
 ])  # fmt: skip
 def test_what_the_project_cannot_do_is_refused_under_its_released_name(load, tmp_path, changes, parts):
     message = refused(parts[0], load, released_model(), changes)
     assert message.startswith(str(tmp_path / "0.yaml")) and all(part in message for part in parts)
+
+
+LOSS = "loss_fn_config.params"
+
+
+def test_values_of_the_original_that_change_nothing_are_taken(load):
+    either = ["lora_train", "use_pd", "noised_image_all_concat", "noised_image_dropout", f"{NETWORK}.parallel_output",
+              *(f"{LOSS}.{name}" for name in ("fixed_frames", "block_scale", "block_size"))]  # fmt: skip
+    for number in (0, 1):
+        changes = {
+            "input_key": "mp4", "en_and_decode_n_samples_a_time": [None, 3][number], f"{NETWORK}.input_time": "adaln", f"{LOSS}.type": "l2",
+            **dict.fromkeys(["latent_input", "compile_model", "noised_image_input", f"{NETWORK}.use_SwiGLU"], [None, False][number]),
+            f"{NETWORK}.use_RMSNorm": False, **dict.fromkeys(either, number),
+        }  # fmt: skip
+        assert load(released_model(), changes, {"args": {"mode": "finetune"}}).model == load(released_model()).model
+
+
+@pytest.mark.parametrize("key, value", [(f"{LOSS}.type", "l1"), (f"{LOSS}.sigma_sampler_config.params.uniform_sampling", False)])
+def test_the_loss_counts_in_training_alone(load, key, value):
+    assert load(released_model(), {key: value}).model == load(released_model()).model
+    refused(f"model.{key}: found {value!r}, expected", load, released_model(), {key: value}, {"args": {"mode": "finetune"}})
 
 
 def test_a_missing_size_is_named_as_the_file_would_call_it(load, tmp_path):

@@ -47,7 +47,7 @@ def load_config(
     if "model" not in raw:
         raise UserError(f"{files[-1][0]}: no model section in the files given; add one, e.g. --base configs/mini.yaml {files[-1][0]}")
     if released_model.form_of(raw["model"]) == released_model.RELEASED:
-        raw["model"] = released_model.import_model(raw["model"], origins)
+        raw["model"] = released_model.import_model(raw["model"], origins, raw["args"].get("mode", "inference") != "inference")
     unknown = next((name for name in raw["args"] if name not in fields_of_args()), None) if isinstance(raw["args"], dict) else None
     if unknown:
         raise unknown_key(f"args.{unknown}", fields_of_args(), origins)

@@ -8,14 +8,18 @@ from concat_id.errors import UserError, warn
 
 RELEASED, TYPED = "released target:/params:", "typed"
 NEUTRAL = {"scale_factor", "ref_image_dropout", "not_trainable_prefixes", "faces"}  # keys that both forms have
-NO_EFFECT = object()
+NO_EFFECT, POSITIVE = object(), object()
 
 
 class Only:
-    """The one value of a key that this project can do."""
+    """The one value of a key that this project can do, and what to do instead of another; null is as good as false."""
 
-    def __init__(self, value: Any):
-        self.value = value
+    def __init__(self, value: Any, remedy: str = ""):
+        self.value, self.remedy = value, remedy
+
+    def allows(self, value: Any) -> bool:
+        """Whether this value asks for nothing else."""
+        return value == self.value or (value is None and self.value is False)
 
 
 _NETWORK = "network_config.params."
@@ -30,19 +34,32 @@ _SIGMAS = _LOSS + "sigma_sampler_config.params."
 _SAMPLER = "sampler_config.params."
 _GUIDER = _SAMPLER + "guider_config.params."
 
-# Key of the released form -> key of the typed form, or the only value that is possible, or that it has no effect.
+# Key of the released form -> key of the typed form, or the only value that is possible, or that it has no effect (at numbers above 0).
 # Where several give one typed key they must agree. A leading underscore marks what is combined further down.
 KEYS: dict[str, Any] = {
     "scale_factor": "scale_factor",
     "ref_image_dropout": "ref_image_dropout",
     "disable_first_stage_autocast": NO_EFFECT,
     "log_keys": NO_EFFECT,
+    "input_key": Only("mp4"),
+    "latent_input": Only(False, "name lists of videos; args.latent_cache keeps what is encoded"),
+    "compile_model": Only(False, "args.compile says it"),
+    "en_and_decode_n_samples_a_time": POSITIVE,
+    "noised_image_input": Only(False),
+    "noised_image_all_concat": NO_EFFECT,  # without noised_image_input
+    "noised_image_dropout": NO_EFFECT,
+    "lora_train": NO_EFFECT,  # which the original does not read, as use_pd, and the loss's fixed_frames and blocks
+    "use_pd": NO_EFFECT,
     "not_trainable_prefixes": "not_trainable_prefixes",
     "denoiser_config.params.num_idx": "schedule.num_timesteps",
     "denoiser_config.params.quantize_c_noise": Only(False),
     "denoiser_config.params.discretization_config.params.shift_scale": "schedule.shift",
     _NETWORK + "elementwise_affine": Only(True),
     _NETWORK + "adm_in_channels": NO_EFFECT,
+    _NETWORK + "input_time": Only("adaln"),
+    _NETWORK + "parallel_output": NO_EFFECT,
+    _NETWORK + "use_SwiGLU": Only(False),
+    _NETWORK + "use_RMSNorm": Only(False),
     _ARGS + "checkpoint_activations": "transformer.checkpoint_activations",
     _ARGS + "max_sequence_length": "transformer.max_sequence_length",
     _ARGS + "vocab_size": NO_EFFECT,
@@ -69,7 +86,11 @@ KEYS: dict[str, Any] = {
     _VAE + "cp_size": Only(1),
     _VAE + "ckpt_path": "autoencoder.path",
     _VAE + "ignore_keys": NO_EFFECT,
+    _LOSS + "type": Only("l2"),
     _LOSS + "offset_noise_level": Only(0),
+    _LOSS + "fixed_frames": NO_EFFECT,
+    _LOSS + "block_scale": NO_EFFECT,
+    _LOSS + "block_size": NO_EFFECT,
     _SIGMAS + "uniform_sampling": Only(True),
     _SIGMAS + "num_idx": "schedule.num_timesteps",
     _SIGMAS + "discretization_config.params.shift_scale": "schedule.shift",
@@ -155,10 +176,11 @@ def form_of(model: Any) -> str | None:
     return RELEASED if names & _TOP or any(str(name).endswith("_config") for name in names) else TYPED
 
 
-def import_model(model: dict[str, Any], origins: Origins) -> dict[str, Any]:
+def import_model(model: dict[str, Any], origins: Origins, training: bool) -> dict[str, Any]:
     """Return the typed form of a released `model:` section, still as plain mappings; `origins` learns the new names.
 
-    Raises `UserError` for keys and targets that are not known, values this project cannot do, and values that must agree.
+    Raises `UserError` for keys and targets that are not known, values this project cannot do, those of the loss only if `training`,
+    and values that must agree.
     """
     flat: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -169,7 +191,7 @@ def import_model(model: dict[str, Any], origins: Origins) -> dict[str, Any]:
     sources.clear()
     section = {name: value for name, value in model.items() if name != "faces"}
     for key, value in _leaves(section):
-        for typed, new in _translate(key, value, origins):
+        for typed, new in _translate(key, value, origins, training):
             if typed in flat and flat[typed] != new:
                 expected = f"{shown(flat[typed])} as {sources[typed]} says"
                 raise mismatch(f"model.{key}", value, expected, origins, "give all of these the same value")
@@ -195,7 +217,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _translate(key: str, value: Any, origins: Origins) -> list[tuple[str, Any]]:
+def _translate(key: str, value: Any, origins: Origins, training: bool) -> list[tuple[str, Any]]:
     if key in TARGETS:
         return list(_target(key, value, origins).items())
     if key not in KEYS:
@@ -203,9 +225,13 @@ def _translate(key: str, value: Any, origins: Origins) -> list[tuple[str, Any]]:
     typed = KEYS[key]
     if typed is NO_EFFECT:
         return []
+    if typed is POSITIVE:
+        if value is not None and convert(value, int, f"model.{key}", origins) < 1:
+            raise mismatch(f"model.{key}", value, "1 or more", origins)
+        return []
     if isinstance(typed, Only):
-        if value != typed.value:
-            raise mismatch(f"model.{key}", value, f"{typed.value!r}, the only value this project can do", origins)
+        if not typed.allows(value) and (training or not key.startswith(_LOSS)):
+            raise mismatch(f"model.{key}", value, f"{typed.value!r}, the only value this project can do", origins, typed.remedy)
         return []
     return [(typed, value)]
 
