@@ -41,7 +41,8 @@ SECTIONS = {
 DEEPSPEED = """## `deepspeed:`
 
 Passed on to DeepSpeed, whose documentation lists its keys. An optimizer of type AdamW (or the original's `sat.ops.FusedEmaAdam`) becomes
-torch's AdamW with a moving average of the weights; a scheduler is refused, as `lr_decay_style` and `warmup_iters` say that.
+torch's AdamW with a moving average of the weights, whose decay is `args.ema_decay`, else the optimizer's `ema_decay`; a scheduler is
+refused, as `lr_decay_style` and `warmup_iters` say that.
 """
 
 

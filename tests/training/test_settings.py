@@ -65,6 +65,20 @@ def test_batch_size_of_the_command_line_replaces_the_micro_batch(read):
     assert (read(args={"batch_size": "3"}).micro_batch_size, read().micro_batch_size) == (3, 1)
 
 
+def test_the_originals_optimizer_is_read_whole(read, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("deepspeed: {optimizer: {params: {ema_decay: 0.99, set_grad_none: false, use_num_upates: true, adam_w_mode: true}}}")
+    assert read(own).optimizer == read().optimizer | {"ema_decay": 0.99}
+    assert read(own, args={"ema_decay": "0"}).optimizer["ema_decay"] == 0
+    own.write_text(own.read_text() + "\nargs: {ema_decay: 0.9}")
+    settings = read(own)
+    assert settings.optimizer["ema_decay"] == 0.9
+    assert [note.partition(",")[0] for note in settings.notes if "remove one" in note] == ["args.ema_decay: 0.9 is taken"]
+    own.write_text("deepspeed: {optimizer: {params: {ema_decay: 2}}}")
+    refused(f"^{own}: deepspeed.optimizer.params.ema_decay: found 2.0, expected 0 to 1", read, own)
+    read(optimizer={"type": "AdamW", "params": {"adam_w_mode": False}})
+
+
 def test_what_two_sections_say_differently_is_told(read, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("args: {lr: 0.001, weight_decay: 0.0001, bf16: false, batch_size: 4}")
@@ -96,6 +110,9 @@ def test_what_deepspeed_knows_passes(read):
 @pytest.mark.parametrize("given, message", [
     ({"zero_optimization": {"stge": 2}}, "zero_optimization.stge: unknown key; the nearest known key is stage"),
     ({"optimizer": {"params": {"betas": 3}}}, "optimizer.params.betas: found 3, expected a list of 2 numbers"),
+    ({"optimizer": {"type": "sat.ops.FusedEmaAdam", "params": {"adam_w_mode": False}}}, "optimizer.params.adam_w_mode: found False"),
+    ({"optimizer": {"params": {"bias_correction": False}}}, "optimizer.params.bias_correction: found False, expected true"),
+    ({"optimizer": {"params": {"use_num_upates": False}}}, "optimizer.params.use_num_upates: found False, expected true"),
     ({"optimizer": {"type": "Lion"}}, "optimizer.type: found 'Lion', expected AdamW or sat"),
     ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage: found 4, expected 0, 1, 2 or 3"),
     ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "zero_optimization.round_robin_gradients: found true"),

@@ -11,7 +11,7 @@ from concat_id.config.args import RIVALS, DataConfig, SamplingArgs, TrainingArgs
 from concat_id.config.constraints import validate
 from concat_id.config.released_args import ACCEPTED_ARGS, drop_accepted
 from concat_id.config.schema import BACKBONES, MODELS, SECTIONS, Config, fields_of_args
-from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unknown_key
+from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unknown_key, within
 from concat_id.config.yaml_files import merge, read_yaml, resolve_references
 from concat_id.distributed import choose_device, has_bfloat16
 from concat_id.errors import UserError, warn
@@ -43,7 +43,7 @@ def load_config(
     drop_accepted(raw["args"], origins)
     _choose_rivals(raw["args"], origins)
     _take_auto(raw)
-    _take_precision(raw, origins)
+    _take_from_deepspeed(raw, origins)
     if "model" not in raw:
         raise UserError(f"{files[-1][0]}: no model section in the files given; add one, e.g. --base configs/mini.yaml {files[-1][0]}")
     if released_model.form_of(raw["model"]) == released_model.RELEASED:
@@ -157,14 +157,15 @@ def _take_auto(raw: dict[str, Any]) -> None:
         del raw["args"]["compile"]
 
 
-def _take_precision(raw: dict[str, Any], origins: Origins) -> None:
-    """Let `deepspeed` say the precision where `args` does not, as training files do, and the device where bf16 is auto."""
-    if not {"bf16", "fp16"} & set(raw["args"]):
-        for name in ("bf16", "fp16"):
-            section = raw.get("deepspeed", {}).get(name)
-            if isinstance(section, dict) and section.get("enabled") is True:
-                raw["args"][name] = True
-                origins.alias(f"args.{name}", f"deepspeed.{name}.enabled")
+def _take_from_deepspeed(raw: dict[str, Any], origins: Origins) -> None:
+    """Let `deepspeed` say precision and averaging where `args` does not, as training files do, and the device where bf16 is auto."""
+    args, section = raw["args"], raw.get("deepspeed")
+    given = {} if {"bf16", "fp16"} & set(args) else {name: f"{name}.enabled" for name in ("bf16", "fp16")}
+    for name, key in (given | {"ema_decay": "optimizer.params.ema_decay"}).items():
+        value = within(section, key)
+        if name not in args and value is not None and (name == "ema_decay" or value is True):
+            args[name] = value
+            origins.alias(f"args.{name}", f"deepspeed.{key}")
     if raw["args"].get("bf16") == "auto":
         raw["args"]["bf16"] = has_bfloat16(choose_device(str(raw["args"].get("device", "auto"))))
 

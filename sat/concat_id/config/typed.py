@@ -63,6 +63,13 @@ class Origins:
         return "configuration", key
 
 
+def within(section: Any, key: str) -> Any:
+    """Return what nested mappings have under a dotted key, None where there is nothing."""
+    for name in key.split("."):
+        section = section.get(name) if isinstance(section, dict) else None
+    return section
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the member of `known` that reads most like `name`."""
     known = sorted(known)

@@ -6,12 +6,13 @@ from typing import Any
 
 from concat_id.config.loading import COMMAND_LINE
 from concat_id.config.schema import Config
-from concat_id.config.typed import Origins, build, convert, mismatch, size, unknown_key
+from concat_id.config.typed import Origins, build, convert, mismatch, size, unknown_key, within
 from concat_id.errors import UserError
 from concat_id.training.deepspeed_keys import check_deepspeed
 
 OPTIMIZERS = ("adamw", "adam", "sat.ops.fusedemaadam", "fusedemaadam")  # all of them become our AdamW
-WITHOUT_EFFECT = ("torch_adam", "adam_w_mode", "fused", "bias_correction")  # they choose among DeepSpeed's own Adams
+WITHOUT_EFFECT = ("torch_adam", "fused", "set_grad_none", "ema_decay")  # they choose among Adams of equal results; args.ema_decay
+ALWAYS_TRUE = ("adam_w_mode", "bias_correction", "use_num_upates")  # spelled as in SAT
 MAPPINGS = ("optimizer", "zero_optimization", "bf16", "fp16")
 BELOW_ONE = 1 - 1e-9
 SCALING = ("loss_scale", "loss_scale_window", "hysteresis", "min_loss_scale", "initial_scale_power")
@@ -92,12 +93,17 @@ def _optimizer(section: dict[str, Any], notes: list[str], origins: Origins) -> d
     if kind.lower() in OPTIMIZERS[1:]:
         notes.append(f"{key}: {kind} stands for torch's AdamW, with a moving average of the weights in its state")
     if isinstance(params, dict):
+        for name in ALWAYS_TRUE:
+            obeyed = name != "adam_w_mode" or kind.lower() != "adamw"  # which DeepSpeed makes an AdamW in any case
+            if not convert(params.pop(name, True), bool, f"{key}.params.{name}", origins) and obeyed:
+                raise mismatch(f"{key}.params.{name}", False, "true, as AdamW and its average are here", origins, "remove it")
         params = {name: value for name, value in params.items() if name not in WITHOUT_EFFECT and (name, value) != ("amsgrad", False)}
     return vars(build(AdamConfig, params, f"{key}.params", origins))
 
 
 RIVALS = {  # keys of `args:`, and those of the `deepspeed:` section that say the same
-    "lr": "optimizer.params.lr", "weight_decay": "optimizer.params.weight_decay", "bf16": "bf16.enabled", "fp16": "fp16.enabled",
+    "lr": "optimizer.params.lr", "weight_decay": "optimizer.params.weight_decay", "ema_decay": "optimizer.params.ema_decay",
+    "bf16": "bf16.enabled", "fp16": "fp16.enabled",
     "zero_stage": "zero_optimization.stage", "gradient_accumulation_steps": "gradient_accumulation_steps",
     "batch_size": "train_micro_batch_size_per_gpu",
 }  # fmt: skip
@@ -106,9 +112,7 @@ RIVALS = {  # keys of `args:`, and those of the `deepspeed:` section that say th
 def _conflicts(given: dict[str, Any], config: Config, notes: list[str]) -> None:
     """Say where files give a key of `args:` and another value in the `deepspeed:` section, which the original prefers."""
     for name, other in RIVALS.items():
-        mine, theirs = getattr(config.args if hasattr(config.args, name) else config.training, name), given
-        for part in other.split("."):
-            theirs = theirs.get(part) if isinstance(theirs, dict) else None
+        mine, theirs = getattr(config.args if hasattr(config.args, name) else config.training, name), within(given, other)
         in_a_file = config.origins.source(f"args.{name}") not in (None, COMMAND_LINE)
         if in_a_file and None not in (mine, theirs) and _number(mine) != _number(theirs):
             both = (f"args.{name}", mine), (f"deepspeed.{other}", theirs)
