@@ -214,9 +214,9 @@ def test_the_later_of_two_keys_that_exclude_one_another_counts(write, first, sec
 @pytest.mark.parametrize(("taken", "seen", "expected"), [(0, 0, 8), (5, 5, 10), (2, 10, 5), (5, 20, 5)])
 def test_epochs_become_steps(write, taken, seen, expected):
     """Three of 5 batches, two a step; also after steps of fewer or more batches."""
-    args = load_config([DEBUG, write("args: {epochs: 3}")]).training
+    args = load_config([DEBUG, write("args: {epochs: 3, save_interval: 0, eval_interval: null}")]).training
     args.count_steps(5, 2, taken, seen)
-    assert (args.train_iters, args.epochs) == (expected, None)
+    assert (args.train_iters, args.epochs, args.save_interval, args.eval_interval) == (expected, None, 0, 2)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_learning_rate_with_steps_of_warming_up(style, warmup, last, expected):
 @pytest.mark.parametrize("mode", ["finetune", "pretrain"])
 @pytest.mark.parametrize("given", [
     {}, {"lr_decay_style": "cosine"}, {"lr_decay_style": "cosine", "lr_decay_ratio": 0.3, "warmup": 0.4}, {"lr_decay_style": "constant"},
-    {"warmup": 0.3}, {"warmup": 0.9},
+    {"lr_decay_style": "exponential"}, {"warmup": 0.3}, {"warmup": 0.9},
 ])  # fmt: skip
 def test_the_learning_rate_of_released_files_is_sats(mode, given):
     released = add_training_args(argparse.ArgumentParser()).parse_args([])

@@ -77,6 +77,15 @@ def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     refused("holds weights only.*--load", open_checkpoint, run / "5")
 
 
+@pytest.mark.parametrize("interval", [0, None])
+def test_intervals_of_zero_are_never(setup, tmp_path, interval):
+    config = setup.config(tmp_path, train_iters=2, save_interval=interval, eval_interval=interval, eval_iters=1)
+    trainer = alone.make_trainer(config, tmp_path / "run")
+    trainer.validation = SimpleNamespace()  # which has no loss
+    trainer.train(alone.batches(**alone.SMALL))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["2", "2-ema"]
+
+
 def test_a_run_is_found_by_its_whole_name_and_a_newer_one_without_a_checkpoint_is_told(tmp_path, capsys):
     for name in ("anna-20260101-000000", "anna-20260101-000000-9", "anna-lora-20260102-000000", "anna-2-20260102-000000"):
         (tmp_path / name).mkdir()

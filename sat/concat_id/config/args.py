@@ -129,7 +129,9 @@ class TrainingArgs:
     train_iters: int = setting(1000, "optimizer steps", low=1)
     epochs: int | None = setting(None, "times that all of train_data is seen, in place of train_iters", low=1)
     lr: float | None = setting(None, "learning rate (default: that of the deepspeed section)", low=0, high=1000)
-    lr_decay_style: Literal["constant", "linear", "cosine"] | None = setting("linear", "learning-rate schedule")
+    lr_decay_style: Literal["constant", "linear", "cosine", "exponential"] | None = setting(
+        "linear", "learning-rate schedule; exponential is constant, as released"
+    )
     lr_decay_ratio: float | None = setting(
         None, "share of the learning rate that decay ends at (default: 0 after warmup_iters, else cosine at 0.1)", low=0, high=1
     )
@@ -148,9 +150,9 @@ class TrainingArgs:
     prefetch_factor: int | None = setting(None, "batches each of them reads in advance (default: 2)", low=1, high=256)
     latent_cache: str | None = setting(None, "folder to keep encoded clips in", metavar="FOLDER", path="write")
 
-    save_interval: int = setting(100, "steps between checkpoints", low=1)
+    save_interval: int | None = setting(100, "steps between checkpoints, 0 for the last alone; null: an epoch's with epochs, else 0", low=0)
     log_interval: int = setting(20, "steps between lines of the log", low=1)
-    eval_interval: int = setting(100, "steps between validations", low=1)
+    eval_interval: int | None = setting(100, "steps between validations, 0 for none; null: an epoch's with epochs, else 0", low=0)
     eval_iters: int = setting(1, "batches per validation, 0 for none", low=0)
     eval_batch_size: int = setting(1, "clips per validation batch", low=1, high=10**4)
     eval_samples: int = setting(1, "videos sampled at every validation, per process", low=0)
@@ -164,6 +166,9 @@ class TrainingArgs:
         if self.epochs is not None:
             left = max(self.epochs * epoch - seen, 0)
             self.train_iters, self.epochs = taken + math.ceil(left / step), None
+            for name in ("save_interval", "eval_interval"):
+                if getattr(self, name) is None:
+                    setattr(self, name, max(epoch // step, 1))
         if self.warmup_part is not None and self.warmup_iters is not None:
             self.warmup_iters = min(self.warmup_iters, int(self.warmup_part * self.train_iters))
 

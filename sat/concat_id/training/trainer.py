@@ -89,9 +89,10 @@ class Trainer:
             self._step(batches)
             if self.stopped_by:
                 return
-            if self.validation and (self.done % self.args.eval_interval == 0 or self.done == self.args.train_iters):
+            args, last = self.args, self.done == self.args.train_iters
+            if self.validation and args.eval_interval and (last or self.done % args.eval_interval == 0):
                 self._validate()
-            if self.done % self.args.save_interval == 0 and self.done < self.args.train_iters:
+            if args.save_interval and not last and self.done % args.save_interval == 0:
                 self._save(last=False)
 
     def _step(self, batches: Iterator[Batch]) -> None:
