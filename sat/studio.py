@@ -16,11 +16,8 @@ from concat_id.errors import UserError
 from concat_id.startup import prepare_process, run
 
 LOCAL = "127.0.0.1"
-LARGEST_UPLOAD = "64mb"
 PREFIX = "concat-id-studio-"  # of the folder of uploads, in that for temporary files
-SETTINGS = {  # of Gradio and Hugging Face's libraries: no analytics, no look for updates
-    "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
-}  # fmt: skip
+SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "DO_NOT_TRACK": "1"}  # no look for updates either
 
 
 def read_arguments() -> Namespace:
@@ -60,21 +57,18 @@ def serve(arguments: Namespace) -> None:
     """Serve the page; uploads and what it shows are in a folder that goes with it."""
     if find_spec("gradio") is None:
         raise UserError("gradio: not installed, expected it for the page; run `bash studio.sh`, which installs it")
-    from starlette.middleware import Middleware
-
     from concat_id.studio.choices import find_models
-    from concat_id.studio.guard import OwnRequestsOnly
+    from concat_id.studio.guard import OWN_REQUESTS_ONLY
     from concat_id.studio.page import CSS, NAME_UPLOADS, Studio, build_page, theme
 
     studio = Studio(find_models(arguments.output))
     page = build_page(studio).queue(max_size=32, api_open=False)
-    guards = [] if arguments.password else [Middleware(OwnRequestsOnly)]
+    access = {"auth": ("studio", arguments.password)} if arguments.password else {"app_kwargs": OWN_REQUESTS_ONLY}
     try:
         page.launch(
             server_name=arguments.listen or LOCAL, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
-            auth=("studio", arguments.password) if arguments.password else None, max_file_size=LARGEST_UPLOAD,
-            footer_links=[], enable_monitoring=False, ssr_mode=False, pwa=False, css=CSS, js=NAME_UPLOADS, theme=theme(),
-            app_kwargs={"middleware": guards},
+            **access, max_file_size="64mb", footer_links=[], enable_monitoring=False, ssr_mode=False, pwa=False,
+            css=CSS, js=NAME_UPLOADS, theme=theme(),
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {arguments.port}: is in use by another program, or not to be had; choose another with --port") from error

@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,3 +25,7 @@ class OwnRequestsOnly:
                 remedy = "open http://127.0.0.1 with the page's port, or start the page with --listen and --password"
                 return await PlainTextResponse(f"found a request of {origin or host}; {remedy}\n", 403)(scope, receive, send)
         await self.app(scope, receive, send)
+
+
+OWN_REQUESTS_ONLY = {"middleware": [Middleware(OwnRequestsOnly)]}
+"""For the application that serves the page."""
