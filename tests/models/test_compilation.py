@@ -1,7 +1,10 @@
 """What one layer moves and launches, eager and compiled for CUDA, and when blocks are compiled at all."""
 
 import dataclasses
+import os
+import tempfile
 import types
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -9,6 +12,8 @@ import torch
 import torch.nn.utils.stateless as stateless
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
+from torch._inductor import codecache
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -136,8 +141,43 @@ def sample_of(config, batch: int, frames: int, refs: int):
     return make(batch, frames, model.in_channels, 8, 12), torch.full((batch,), 500), text, refs
 
 
-def test_one_graph_serves_all_layers_and_lengths_and_one_more_a_batch_of_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # code for another processor's vectors may be in the shared one
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own, where no code for another processor's vectors is; nothing says where code is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    return tmp_path / "cache" / "concat-id" / "torchinductor"
+
+
+def chosen_folder(monkeypatch, named=None) -> Path:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if named:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(named))
+    compilation.choose_folder()
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+
+
+def test_code_is_kept_where_nobody_else_can_write(own_cache, tmp_path, monkeypatch):
+    shared = Path(default_cache_dir())
+    assert chosen_folder(monkeypatch) == own_cache == chosen_folder(monkeypatch, shared)
+    assert {folder.stat().st_mode & 0o777 for folder in (own_cache, own_cache.parent)} == {0o700}
+    assert chosen_folder(monkeypatch, tmp_path / "mine") == tmp_path / "mine"
+    others = [lambda: own_cache.chmod(0o777), lambda: (own_cache.chmod(0o700), own_cache.parent.chmod(0o770)),
+              lambda: (own_cache.parent.chmod(0o700), monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)),
+              lambda: (monkeypatch.undo(), monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null"))]  # fmt: skip
+    for change in others:
+        change()
+        folder = chosen_folder(monkeypatch)
+        assert folder.match(f"{tempfile.gettempdir()}/concat-id-*") and folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert chosen_folder(monkeypatch) == tmp_path / "home" / ".cache" / "concat-id" / "torchinductor"
+
+
+def test_one_graph_serves_all_layers_and_lengths_and_one_more_a_batch_of_one(own_cache, monkeypatch):
     config, network = small_network(num_layers=3)
     cases = [sample_of(config, *case) for case in ((2, 3, 1), (2, 2, 3), (1, 3, 1), (2, 1, 0), (1, 2, 2))]
     with torch.inference_mode():
@@ -147,6 +187,7 @@ def test_one_graph_serves_all_layers_and_lengths_and_one_more_a_batch_of_one(tmp
         for case, output in zip(cases, expected, strict=True):
             torch.testing.assert_close(network(*case), output, atol=1e-5, rtol=1e-5)
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+    assert list(own_cache.glob("*/*.cpp")) and Path(codecache._HEADER_DIR).parent == own_cache
 
 
 @pytest.mark.parametrize("error", [TorchDynamoException("no compiler\nwas found"), OSError("no compiler was found")])

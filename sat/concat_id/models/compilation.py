@@ -1,6 +1,11 @@
 """Transformer blocks fused by torch.compile: between matrix products and attention, one pass over the tokens each."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +36,39 @@ def options() -> dict[str, object]:
     return chosen
 
 
+def choose_folder() -> None:
+    """Let inductor keep code in a folder of the user's own, unless TORCHINDUCTOR_CACHE_DIR names one.
+
+    Its own is /tmp/torchinductor_NAME, which somebody else can make first and fill: code that is found there is run.
+    """
+    from torch._inductor import codecache
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    shared = default_cache_dir()  # which importing torch._dynamo writes into the environment
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", shared) == shared:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _own_folder()
+    folder = os.path.abspath(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    codecache._HEADER_DIR = os.path.join(folder, "precompiled_headers")  # these do not follow the environment
+    codecache._HEADER_LOCK_DIR = os.path.join(codecache._HEADER_DIR, "locks")
+
+
+def _own_folder() -> str:
+    """A folder in the user's cache folder that nobody else can write, or one for this process where that cannot be had."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        folder = Path(cache if os.path.isabs(cache) else Path.home() / ".cache")
+        for name in ("concat-id", "torchinductor"):
+            folder /= name
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+            found = folder.stat()
+            if {folder.lstat().st_uid, found.st_uid} != {os.getuid()} or found.st_mode & 0o022 or not os.access(folder, os.W_OK):
+                raise PermissionError
+    except (OSError, RuntimeError):  # the latter without a home
+        folder = tempfile.mkdtemp(prefix="concat-id-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(folder)
+
+
 def worth_compiling(network: nn.Module, device: torch.device, steps: int) -> bool:
     """Tell whether so many steps of a network win back what compiling takes: large ones on CUDA."""
     large = sum(parameter.numel() for parameter in network.parameters()) >= FEWEST_PARAMETERS
@@ -54,6 +92,7 @@ def compiled(
             return checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
+    choose_folder()
     fused, checked = torch.compile(written, fullgraph=True, options=options()), False
 
     def run(*arguments: object) -> Tensor:
