@@ -34,12 +34,12 @@ def main() -> int:
     from concat_id.config.loading import load_config
     from concat_id.config.presets import choose
     from concat_id.distributed import choose_device
-    from concat_id.face.photos import PhotoChecker
+    from concat_id.face.photos import PhotoChecker, sheet_name
     from concat_id.face.recognition import load_recognizer
     from concat_id.face.reference import load_face_models
     from concat_id.face.verdict import POOR
     from concat_id.files.json_files import write_json
-    from concat_id.files.paths import check_writable
+    from concat_id.files.paths import check_writable, refuse_to_overwrite
 
     config, device = load_config(choose(arguments.model, to_run=False)), choose_device(arguments.device)
     if arguments.detector:
@@ -49,6 +49,8 @@ def main() -> int:
         warn(notice)
     recognizer = load_recognizer(arguments.recognizer, device) if arguments.same_person else None
     if arguments.output:
+        sheets = (arguments.output / sheet_name(number, path) for number, path in enumerate(arguments.photos, 1))
+        refuse_to_overwrite(arguments.photos, sheets)
         check_writable(arguments.output)
     checker = PhotoChecker(config.args.sampling_image_size, models, recognizer, arguments.output)
     for path in arguments.photos:

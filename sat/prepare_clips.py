@@ -49,8 +49,10 @@ def main() -> int:
     arguments = read_arguments()
 
     from concat_id.curation.source_videos import Captions, read_sources
-    from concat_id.files.paths import only_writer
+    from concat_id.data.manifest_files import MANIFEST
+    from concat_id.files.paths import only_writer, refuse_to_overwrite
 
+    refuse_to_overwrite(arguments.videos, [arguments.output / MANIFEST])
     sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption, optional=bool(arguments.captioner)))
     with only_writer(arguments.output):
         problems += prepare(arguments, sources)

@@ -158,6 +158,13 @@ def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
     assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["cuts", "manifest.json", "summary.html", "whole"]
 
 
+def test_a_list_is_not_taken_for_the_manifest(videos, prepare, tmp_path):
+    file = tmp_path / "manifest.json"
+    file.write_text(text := json.dumps([{"video_path": str(videos / "whole.mp4"), "caption": "c"}]))
+    ended = prepare("--videos", file, "--output", tmp_path)
+    assert is_told(ended, 2) and "choose another --output" in ended.err and file.read_text() == text
+
+
 def test_nothing_half_written_on_a_full_disk(videos, prepare, tmp_path):
     with no_file_larger_than():
         ended = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path)

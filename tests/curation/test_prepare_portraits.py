@@ -109,3 +109,13 @@ def test_unfit_models_are_refused_in_one_line(prepare, photos, recognizer_folder
     assert code == 2 and "SFace makes vectors of 128 numbers, expected ArcFace's 512; put insightface's buffalo_l into models/b" in told
     code, _, told = prepare(*command, "--parser", tmp_path / "nowhere")
     assert code == 2 and "nowhere: not there, expected a Segformer" in told and told.count("\n") == 1
+
+
+def test_no_photo_is_overwritten(prepare, photo, tmp_path):
+    folder = tmp_path / "out" / "resize_IMG"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "a_resize.png"):
+        shutil.copy(photo, folder / name)
+    ended = prepare("--photos", folder, "--caption", "c", "--without_vectors")
+    assert ended.code == 2 and f"{folder / 'a_resize.png'}: found one of the files given" in ended.err
+    assert (folder / "a_resize.png").read_bytes() == photo.read_bytes()

@@ -154,6 +154,15 @@ def test_check_photos_tells_each_photo_and_ends_accordingly(call, face_folder, r
     assert call("check_photos", photographs["coffee"], "--same_person", *models)[:2] == (1, f"{photographs['coffee']}: poor: {NO_FACE}\n")
 
 
+def test_check_photos_overwrites_no_photo(call, face_folder, photo, tmp_path):
+    first, second = tmp_path / "me.png", tmp_path / "01_me.png"
+    first.write_bytes(photo.read_bytes())
+    second.symlink_to(first)
+    ended = call("check_photos", first, second, "--output", tmp_path, "--detector", face_folder)
+    told = f"error: {second}: found one of the files given, which would be overwritten; choose another --output\n"
+    assert ended == (2, "", told) and second.is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_check_photos_reads_on_after_what_is_no_photo(call, face_folder, photo, tmp_path):
     for name, content in BAD.items():
         (tmp_path / name).write_bytes(content)

@@ -22,7 +22,17 @@ from concat_id.face.recognition import FaceRecognizer, load_arcface
 from concat_id.face.reference import FaceParser, load_face_models, require_parser
 from concat_id.files.formats import is_image, media_in
 from concat_id.files.json_files import recall_json, write_json
-from concat_id.files.paths import are_whole, file_digest, kind_of, remove_partial_files, resolve_path, safe_name, text_digest, written_whole
+from concat_id.files.paths import (
+    are_whole,
+    file_digest,
+    kind_of,
+    refuse_to_overwrite,
+    remove_partial_files,
+    resolve_path,
+    safe_name,
+    text_digest,
+    written_whole,
+)
 from concat_id.video.face_parts import RELEASED_CLASSES, part_masks, squeezed, to_released
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
@@ -158,8 +168,10 @@ def prepare_portraits(preparation: PortraitPreparation, photos: Mapping[str, Pat
                       face_captions: Captions) -> tuple[Path, list[dict[str, str]], list[str]]:  # fmt: skip
     """Prepare photos and list them; return the list's file, its entries, and what is wrong with the other photos, a line each.
 
-    Without any entry, the list of an earlier run stays.
+    Without any entry, the list of an earlier run stays. Raises `UserError` where a photo is what one of these files would be.
     """
+    images = (preparation.output / image.format(name) for name in photos for image in (PHOTO, COLOURS, MASK))
+    refuse_to_overwrite(photos.values(), images)
     entries, problems = [], []
     with tqdm(photos.items(), unit="photo", dynamic_ncols=True) as progress:
         for name, path in progress:

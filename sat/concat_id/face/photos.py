@@ -90,6 +90,11 @@ class PhotoComparer:
         return compare(references, self._recognizer) if len(references) > 1 and self._recognizer else None
 
 
+def sheet_name(number: int, path: str | Path) -> str:
+    """What the contact sheet of a photo is called; `number` counts from 1."""
+    return f"{number:02d}_{safe_name(Path(path).stem)}.png"
+
+
 class PhotoChecker:
     """Judges photos for videos of `size` (height, width); draws them into a folder and compares them, if these are given."""
 
@@ -111,7 +116,7 @@ class PhotoChecker:
         record |= prepared.verdict.record()
         self._prepared[str(path)] = prepared
         if self.output:
-            record["sheet"] = f"{len(self.photos):02d}_{safe_name(Path(path).stem)}.png"
+            record["sheet"] = sheet_name(len(self.photos), path)
             write_image(self.output / record["sheet"], draw_verdict(found, prepared, f"{Path(path).name}: {prepared.verdict}"))
         return f"{path}: {prepared.verdict}"
 

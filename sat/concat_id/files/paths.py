@@ -183,6 +183,22 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"{folder}: cannot write here ({reason_of(error)}); choose another folder") from error
 
 
+def refuse_to_overwrite(given: Iterable[str | Path], written: Iterable[Path]) -> None:
+    """Raise `UserError` if one of the files to be `written` into the user's --output is one that the user has `given`."""
+
+    def identity(path: str | Path) -> tuple[int, int] | None:
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        return found.st_dev, found.st_ino
+
+    own = {identity(path) for path in given} - {None}
+    for path in written:
+        if identity(path) in own:
+            raise UserError(f"{path}: found one of the files given, which would be overwritten; choose another --output")
+
+
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Make a folder that two processes must not write at once, and hold it. Raises `UserError`."""
