@@ -15,8 +15,14 @@ SETUP_LOG="$ROOT/.setup.log"
 DETECTOR="$ROOT/models/face_detector"
 PARTS='training|studio|acceleration|neighbours|curation|ray|people|heads' # of requirements.txt, besides the base
 
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    exit 2
+}
+
 # The project's sources, then what the user has set; an empty entry would stand for the working folder.
 python_path() (
+    [[ "$ROOT" != *:* ]] || fail "$ROOT: found ':' in the project's path, which PYTHONPATH cannot hold; move the folder"
     set -f
     IFS=:
     path="$ROOT/sat"
@@ -26,13 +32,8 @@ python_path() (
     printf '%s\n' "$path"
 )
 
-PYTHONPATH="$(python_path)"
+PYTHONPATH="$(python_path)" || exit
 export PYTHONPATH PYTHONSAFEPATH=1 # Python runs nothing of the folder it is started in, whatever is called decord.py or pip.py there
-
-fail() {
-    printf 'error: %s\n' "$1" >&2
-    exit 2
-}
 
 requirements_file() {
     if [ "$1" = tests ]; then echo "$ROOT/tests/requirements.txt"; else echo "$ROOT/requirements.txt"; fi

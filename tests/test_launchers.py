@@ -101,6 +101,15 @@ def test_python_is_told_to_run_nothing_of_the_working_folder_and_its_exit_code_i
     assert project.calls.with_name("calls.environment").read_text() == f"{project.root}/sat:/own modules:/b*\n1\n"
 
 
+def test_a_path_that_pythonpath_cannot_hold_is_told(tmp_path):
+    project = Project(tmp_path / "a:b")
+    shutil.copy(ROOT / "sat" / "sample_video.py", project.root / "sat")
+    for start in (None, [sys.executable, str(project.root / "sat" / "sample_video.py")]):
+        code, said, called = project.run("--model", "mini", start=start, PYTHONPATH="", PYTHONSAFEPATH="")
+        told = f"error: {project.root}: found ':' in the project's path, which PYTHONPATH cannot hold; move the folder\n"
+        assert (code, said, called) == (2, told, None)
+
+
 def test_bash_reads_what_git_checks_out():
     """No carriage returns, whatever the user's settings are."""
     for file in (*ROOT.glob("*.sh"), *ROOT.glob("*/*.sh"), ROOT / ".ci" / "run"):

@@ -19,9 +19,11 @@ MPI = {"RANK": "OMPI_COMM_WORLD_RANK", "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK
 def python_environment() -> dict[str, str]:
     """What Python is started with, so that it finds this project's modules and runs nothing of the working folder.
 
-    An empty entry of PYTHONPATH would stand for that folder.
+    An empty entry of PYTHONPATH would stand for that folder. Raises `UserError` where the project's path would be two entries.
     """
     own = str(Path(__file__).resolve().parents[1])
+    if os.pathsep in own:
+        raise UserError(f"{os.path.dirname(own)}: found {os.pathsep!r} in the project's path, which PYTHONPATH cannot hold; move the folder")
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry != own and not _is_strange(entry)]
     return {"PYTHONPATH": os.pathsep.join([own, *entries]), "PYTHONSAFEPATH": "1"}
 
