@@ -6,10 +6,10 @@ video, the prepared references, a contact sheet and info.json; finished ones are
 first start sets up .venv.
 """
 
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "sat"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "sat"))
 
 from concat_id.bootstrap import enter_environment  # noqa: E402
 from concat_id.errors import warn  # noqa: E402

@@ -6,12 +6,13 @@ faces, and `kind` says what each reference is: training mirrors clothes now and 
 beside it, and a run that was stopped is continued by the same command. The exit code is 1 if a clip could not be read.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import add_engine_options, check_subjects, run_stage
 from concat_id.errors import UserError, one_line, report
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

@@ -4,11 +4,12 @@ Reads every clip and image as training of the model would, names what is wrong w
 The exit code is 1 if anything must be mended, 0 if there are at most notes.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 import os
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, one_line
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

@@ -4,12 +4,13 @@ Prints one line a photo: good, usable or poor, with the reasons and what to do. 
 its face, the crop, and what the model sees) and report.json. The exit code is 1 if a photo is poor or unreadable, or shows a stranger.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 import json
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, one_line, report, warn
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

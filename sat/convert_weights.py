@@ -16,11 +16,12 @@ one of configs/*.yaml whose sizes fit. Wan's weights are recognised; for them to
 CogVideoX alone, runs the same seeded input through both in float32; beyond 2e-5 of the largest value the exit code is 1.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import printable
-from concat_id.startup import prepare_process, run
 
 TYPES = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 OPTIONS = {  # of each direction

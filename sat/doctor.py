@@ -5,6 +5,8 @@ loaded in whole, nothing is downloaded. The exit code is 1 if what was asked for
 With --training: what a training run needs of each GPU, before machines are paid for, and whether its lists are whole.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 import sys
 
 from concat_id.bootstrap import has_libraries
@@ -13,7 +15,6 @@ from concat_id.config.parser import Namespace, Parser
 from concat_id.config.presets import PRESETS, UNTRAINED, check_name, files_of
 from concat_id.doctor.findings import Findings
 from concat_id.errors import UserError
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:
@@ -40,8 +41,7 @@ def main() -> int:
     from concat_id.doctor.machine import Capacity, look_around, look_for_gpus
     from concat_id.doctor.software import look_at_packages
 
-    is_ready = has_libraries()
-    report = Findings(arguments.json)
+    is_ready, report = has_libraries(), Findings(arguments.json)
     capacity, gpus = look_for_gpus() if is_ready else (Capacity(0, 0), [])
     report.add("Machine", [*look_around(), *gpus])
     report.add("Software", look_at_packages())

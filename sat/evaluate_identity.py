@@ -5,12 +5,13 @@ report.csv; several folders are compared over the requests that they share. Run 
 The exit code is 1 if a video could not be measured.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 from pathlib import Path
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError, one_line, report, warn
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:
@@ -70,8 +71,7 @@ def main() -> int:
     recalled = measure_runs(runs, instruments, arguments.output, arguments.overwrite)
     if recalled:
         print(f"{recalled} videos were measured already; --overwrite measures them again")
-    images = arguments.training_images
-    overlap = drop_trained_on(runs, images, instruments, arguments.output) if images else None
+    overlap = drop_trained_on(runs, images, instruments, arguments.output) if (images := arguments.training_images) else None
     identify(runs)
     calibration = calibrate(runs, arguments.calibration, instruments, arguments.output)
     summary = Summary(runs, instruments, calibration, overlap)

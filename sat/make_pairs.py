@@ -5,12 +5,13 @@ stage 2 with any crop of the person from another clip whose similarity is in a b
 Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<n>.txt, test_people/, test_clips_<n>/.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import add_threshold_options, check_pairing
 from concat_id.errors import UserError, one_line, warn
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

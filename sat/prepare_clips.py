@@ -8,12 +8,13 @@ were taken from: none of them shows a person anew). `--engine ray` spreads the w
 A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all, or none gave a clip.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.curation.options import add_caption_options, add_engine_options, check_limits, run_stage
 from concat_id.errors import one_line, report, warn
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

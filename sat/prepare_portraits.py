@@ -13,11 +13,12 @@ continued by the same command. The exit code is 1 if a photo could not be used: 
 the name of another.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import one_line, report, warn
-from concat_id.startup import prepare_process, run
 
 
 def read_arguments() -> Namespace:

@@ -4,6 +4,8 @@ Makes videos with the models whose weights this machine has, in the folders of t
 Only this machine can open the page, unless --listen says otherwise, and nothing is fetched from the internet.
 """
 
+from concat_id.startup import prepare_process, run  # isort: split
+
 import os
 import shutil
 import signal
@@ -13,7 +15,6 @@ from pathlib import Path
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError
-from concat_id.startup import prepare_process, run
 
 LOCAL = "127.0.0.1"
 PREFIX = "concat-id-studio-"  # of the folder of uploads, in that for temporary files

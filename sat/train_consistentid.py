@@ -9,9 +9,10 @@ if nothing had happened. Sampling takes the run's folder, --load exps/RUN; sat/c
 file's layout.
 """
 
+from concat_id.startup import run  # isort: split
+
 import dataclasses
 
-from concat_id.startup import run
 from concat_id.training.script import run_training
 
 

@@ -4,10 +4,11 @@ Alone or under torchrun. The run's folder gets checkpoints, metrics.jsonl, Tenso
 Ctrl-C save first; --resume goes on from the last checkpoint as if nothing had happened.
 """
 
+from concat_id.startup import run  # isort: split
+
 import dataclasses
 from collections.abc import Callable
 
-from concat_id.startup import run
 from concat_id.training.script import run_training
 
 

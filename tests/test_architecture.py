@@ -129,6 +129,12 @@ def test_files_functions_and_scripts_stay_short():
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name} is {node.end_lineno - node.lineno + 1} lines long"
 
 
+def test_scripts_first_take_the_working_folder_off_the_path():
+    for path in SCRIPTS:
+        first = next(node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom))
+        assert getattr(first, "module", None) == "concat_id.startup", f"{path}: import concat_id.startup before anything else"
+
+
 def test_distinct_classes_have_distinct_names():
     names = Counter(node.name for path in SOURCES for node in tree_of(path).body if isinstance(node, ast.ClassDef))
     assert [name for name, count in names.items() if count > 1] == []

@@ -67,6 +67,15 @@ def test_training_leaves_wandb_alone_and_tells_of_emulation(started, tmp_path):
     assert told.count("add --bf16 auto") == 1
 
 
+@pytest.mark.parametrize("script", ["sat/studio.py", "inference_wan.py"])
+def test_no_code_of_the_working_folder_is_run_for_an_empty_entry(script, tmp_path):
+    for name in ("argparse", "dataclasses", "importlib", "json", "logging", "pathlib", "shutil", "tempfile", "typing", "warnings"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the working folder')")
+    environment = os.environ | {"PYTHONPATH": f":{tmp_path / 'x'}", "PYTHONSAFEPATH": "", "CONCAT_ID_PYTHON": sys.executable}
+    done = subprocess.run([sys.executable, ROOT / script, "--help"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
+
+
 def test_what_is_left_out_is_there_for_whoever_asks(started):
     started(AFTERWARDS)
 

@@ -4,3 +4,21 @@ Tensors are named after one legend throughout: B batch, F pixel frames, T latent
 C channels, H W height and width, L text tokens, S tokens of the whole sequence, D width, N attention heads.
 Pixels are in [-1, 1], sizes are (height, width), latents are (B, T, C, H, W).
 """
+
+import os
+import sys
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+def is_strange(entry: str) -> bool:
+    """Tell whether an entry of sys.path is the working folder and not one of this project's own, sat/ or demo/."""
+    try:
+        return os.path.dirname(entry) != PROJECT and (entry == "" or os.path.samefile(entry, "."))
+    except OSError:
+        return False
+
+
+# Where a script of this project was started, here and not later: a logging.py of the working folder would be imported for Python's.
+if os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or "/").startswith(PROJECT + os.sep):
+    sys.path[:] = [entry for entry in sys.path if not is_strange(entry)]

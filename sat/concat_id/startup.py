@@ -5,8 +5,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
+import concat_id
 from concat_id.errors import UserError, report
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_SILENT": "true"}
@@ -21,25 +21,17 @@ def python_environment() -> dict[str, str]:
 
     An empty entry of PYTHONPATH would stand for that folder. Raises `UserError` where the project's path would be two entries.
     """
-    own = str(Path(__file__).resolve().parents[1])
-    if os.pathsep in own:
-        raise UserError(f"{os.path.dirname(own)}: found {os.pathsep!r} in the project's path, which PYTHONPATH cannot hold; move the folder")
-    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry != own and not _is_strange(entry)]
+    if os.pathsep in concat_id.PROJECT:
+        raise UserError(f"{concat_id.PROJECT}: found {os.pathsep!r} in the project's path, which PYTHONPATH cannot hold; move the folder")
+    own, given = os.path.join(concat_id.PROJECT, "sat"), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    entries = [entry for entry in given if entry != own and not concat_id.is_strange(entry)]
     return {"PYTHONPATH": os.pathsep.join([own, *entries]), "PYTHONSAFEPATH": "1"}
-
-
-def _is_strange(entry: str) -> bool:
-    """Tell whether an entry of sys.path is the working folder and not one of this project's own, sat/ or demo/."""
-    try:
-        return os.path.dirname(entry) != str(Path(__file__).resolve().parents[2]) and (entry == "" or os.path.samefile(entry, "."))
-    except OSError:
-        return False
 
 
 def prepare_process() -> None:
     """Set the environment that libraries and further processes read; what the user has set already stays."""
     os.environ.update(python_environment())
-    sys.path[:] = [entry for entry in sys.path if not _is_strange(entry)]
+    sys.path[:] = [entry for entry in sys.path if not concat_id.is_strange(entry)]
     os.environ.update({name: os.environ[theirs] for name, theirs in MPI.items() if theirs in os.environ})
     for name, value in {**OFFLINE, **QUIET}.items():
         os.environ.setdefault(name, value)
