@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import assert_close
-from in_process import refused
+from in_process import no_file_larger_than, refused
 from sat.model.finetune import lora2
 from training import alone
 
@@ -11,6 +11,7 @@ from concat_id.config.cogvideox import LoraConfig
 from concat_id.config.constraints import validate
 from concat_id.models.backbones import load_transformer
 from concat_id.models.transformer import DiffusionTransformer
+from concat_id.training import checkpoint
 from concat_id.training.checkpoint import open_checkpoint
 from concat_id.training.lora import FUSED, add_low_rank, low_rank_scale
 from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, write_sat_checkpoint
@@ -107,6 +108,19 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     refused(told, alone.make_trainer, config, parts, open_checkpoint(parts))
     different = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
+
+
+def test_a_full_disk_is_told_of_low_rank_weights_too(setup, tmp_path, monkeypatch):
+    config = setup.config(tmp_path, train_iters=1)
+    config.model.lora = LoraConfig(rank=4)
+    trainer = alone.make_trainer(config, tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1)  # a file for each tensor's states, smaller than that of all weights
+    with no_file_larger_than(28 * 1024):
+        refused("checkpoint 0: .*; free some space", trainer._save, last=True)
+    assert not (tmp_path / "run" / "0").exists()
+    trainer._save(last=True)
+    written = {file.name: file.stat().st_size for file in (tmp_path / "run" / "0").rglob("*") if file.is_file()}
+    assert max(written, key=written.get) == "lora.safetensors"
 
 
 def test_prefixes_name_what_stays(setup, tmp_path):
