@@ -42,10 +42,9 @@ def choose_folder() -> None:
     Its own is /tmp/torchinductor_NAME, which somebody else can make first and fill: code that is found there is run.
     """
     from torch._inductor import codecache
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    shared = default_cache_dir()  # which importing torch._dynamo writes into the environment
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", shared) == shared:
+    shared = os.path.join(tempfile.gettempdir(), "torchinductor_")  # which importing torch._dynamo writes into the environment
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", shared).startswith(shared):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = _own_folder()
     folder = os.path.abspath(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     codecache._HEADER_DIR = os.path.join(folder, "precompiled_headers")  # these do not follow the environment
