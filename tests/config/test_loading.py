@@ -94,6 +94,7 @@ WRONG = {  # YAML: parts of what is said
     "model: {transformer: 3}": ["model.transformer: found 3, expected a mapping"],
     "- args": ["found a list, expected sections"],
     "args: {model_parallel_size: 2}": ["args.model_parallel_size: found 2, expected 1"],
+    "args: {seed: 4294967296}": ["args.seed: found 4294967296, expected 0 to 4294967295"],
     "args: {epochs: 3, train_iters: 9}": ["args.epochs: found 3, expected none where args.train_iters is given; remove one of them"],
     "args: {image2video: true}": ["text-to-video with reference images"],
     "args: {input_type: cli}": ["--prompt"],

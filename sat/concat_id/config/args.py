@@ -34,7 +34,7 @@ class SamplingArgs:
         "best", "of several photos of a person, a.jpg+b.jpg, take the best, or each as a reference of its own", group="input"
     )
     strict_photos: bool = setting(False, "refuse poor photos, as sat/check_photos.py judges them", group="input")
-    seed: int = setting(42, "seed of the noise, in training of all that is random", low=0, high=2**63 - 1, group="input", shared=True)
+    seed: int = setting(42, "seed of the noise, in training of all that is random", low=0, high=2**32 - 1, group="input", shared=True)
 
     load: str | None = setting(None, "checkpoint of the transformer", group="model", metavar="FOLDER", path="read", shared=True)
     trust_checkpoint: bool = setting(

@@ -281,7 +281,7 @@ def _form() -> dict[str, Any]:
     examples = gr.Dataset(components=[prompt], samples=[[""]], label="Prompts that this model understands", samples_per_page=6)
     with gr.Accordion("More", open=False):
         with gr.Row():
-            seed = gr.Number(42, label="Seed", precision=0, minimum=0, maximum=2**53, elem_id="seed")
+            seed = gr.Number(42, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, elem_id="seed")
             takes = gr.Slider(1, 8, 1, step=1, label="Takes, ranked by likeness", elem_id="takes")
         frames = gr.Slider(1, 13, 1, step=1, label="Latent frames: n make 4(n-1)+1 frames, 1 a portrait", elem_id="frames")
         steps = gr.Slider(2, 100, 25, step=1, label="Denoising steps", elem_id="steps")
