@@ -101,7 +101,7 @@ def test_separate_products_of_a_fused_layer_become_one():
 
 def test_what_does_not_fit_is_told(rotary, products, tmp_path):
     refused("100: holds low-rank products alone; name the checkpoint they were trained on with --load", open_source, products)
-    refused(r"--load x: found whole weights in .*, expected lora.safetensors", open_source, rotary.checkpoint, load="x")
+    refused(r"--load x: found no low-rank weights in .*, expected lora.safetensors", open_source, rotary.checkpoint, load="x")
     run = shutil.copytree(products, tmp_path / "run" / "100")  # whose recorded configuration names what it started from
     (run.parent / "training_config.yaml").write_text(f"args:\n  load: {str(rotary.checkpoint)!r}\n")
     assert open_source(run).base.path.parent.parent == rotary.checkpoint

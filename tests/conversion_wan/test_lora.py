@@ -80,21 +80,52 @@ def test_kept_beside_the_weights_they_are_diffusers(trained, wan, image, tmp_pat
     assert merged.keys() == kept.keys() and all(torch.allclose(merged[name], kept[name], atol=1e-6) for name in merged)
 
 
-def test_low_rank_weights_of_the_originals_training(trained, wan, tmp_path):
-    """A flat file of Wan's names and peft's, which says nothing of what it was trained on."""
-    names = {"self_attn.q": "attn1.to_q", "ffn.2": "ffn.net.2"}
+@pytest.mark.parametrize("layout", ["flat", "DeepSpeed's"])
+def test_low_rank_weights_of_the_originals_training(wan, tmp_path, layout):
+    """Files of Wan's names and peft's, here of later layers alone, which say nothing of what was trained."""
     generator, base = torch.Generator().manual_seed(2), wan.native / FILES["first_stage"]
-    file, native = tmp_path / "epoch=0-step=500.ckpt", torch.load(base)
+    native = torch.load(base)
     pairs, expected = {}, dict(native)
-    for layer in (f"blocks.{index}.{name}" for index in range(2) for name in names):
+    for layer in ("blocks.1.self_attn.q", "blocks.1.ffn.2"):
         height, width = native[f"{layer}.weight"].shape
         down, up = torch.randn(4, width, generator=generator), torch.randn(height, 4, generator=generator)
         pairs |= {f"{layer}.lora_A.default.weight": down, f"{layer}.lora_B.default.weight": up}
         expected[f"{layer}.weight"] = native[f"{layer}.weight"] + up @ down
-    torch.save(pairs, file)
-    refused("low-rank products alone; name .* with --load", merge_low_rank, file, tmp_path / "x", None, None, False)
-    assert merge_low_rank(file, tmp_path / "merged", None, str(base), False) == 4
-    found = read_wan_tensors(tmp_path / "merged")
-    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
-    torch.save({f"strange.{name}": tensor for name, tensor in pairs.items()}, file)
-    refused("of strange.blocks.0.self_attn.q, expected those of Wan's layers", merge_low_rank, file, tmp_path / "x", None, "y", False)
+    file = written(tmp_path / "epoch=0-step=500.ckpt", pairs, layout)
+    out = tmp_path / "x"
+    refused("low-rank products alone; name .* with --load", merge_low_rank, file, out, None, None, False)
+    refused("--weights: is for training runs of this project", merge_low_rank, file, out, "ema", str(base), False)
+    assert merge_low_rank(file, tmp_path / "merged", None, str(base), False) == 2
+    to_native(find_source(file, load=str(base)), tmp_path / "mine.pt")
+    for path in (tmp_path / "merged", tmp_path / "mine.pt"):
+        found = read_wan_tensors(path)
+        assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    file = written(tmp_path / "strange.ckpt", {f"strange.{name}": tensor for name, tensor in pairs.items()}, layout)
+    refused("of strange.blocks.1.self_attn.q, expected those of Wan's layers", merge_low_rank, file, out, None, "y", False)
+
+
+def written(path, tensors, layout):
+    """Write tensors as the original's training does, by itself or under DeepSpeed."""
+    if layout == "flat":
+        torch.save(tensors, path)
+        return path
+    (path / "checkpoint").mkdir(parents=True)
+    (path / "latest").write_text("checkpoint")
+    module = {f"pipe.dit.{name}": tensor for name, tensor in tensors.items()}
+    torch.save({"module": module, "dp_world_size": 2, **tensors}, path / "checkpoint" / "mp_rank_00_model_states.pt")
+    return path
+
+
+def test_whole_weights_of_the_originals_training_under_deepspeed(wan, tmp_path):
+    native = torch.load(wan.native / FILES["adaln"])
+    path = written(tmp_path / "last.ckpt", native, "DeepSpeed's")
+    for number, given in enumerate((path, path / "checkpoint", path / "checkpoint" / "mp_rank_00_model_states.pt")):
+        to_native(find_source(given), tmp_path / f"{number}.pt")
+        found = torch.load(tmp_path / f"{number}.pt")
+        assert found.keys() == native.keys() and all(torch.equal(found[name], native[name]) for name in native)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], torch.zeros(1), {1: torch.zeros(1)}])
+def test_files_of_something_else_are_told(tmp_path, content):
+    torch.save(content, tmp_path / "other.ckpt")
+    refused("other.ckpt: ", merge_low_rank, tmp_path / "other.ckpt", tmp_path / "x", None, "y", False)

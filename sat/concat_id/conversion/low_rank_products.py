@@ -13,8 +13,8 @@ from torch import Tensor
 from concat_id.conversion.lazy import LazyTensors, changed
 from concat_id.errors import UserError
 from concat_id.models.tensor_names import renamed_modules, split_modules
-from concat_id.models.wan.weights import PREFIX, count_layers, native_names
-from concat_id.weights.loading import check_floats, load_files, load_tensors
+from concat_id.models.wan.weights import PREFIX, count_layers, native_names, read_tensors
+from concat_id.weights.loading import check_floats, load_files
 from concat_id.weights.low_rank import DOWN, UP, blocks, load_low_rank, save_low_rank, with_product
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
@@ -70,7 +70,7 @@ def read_peft_products(path: Path, trust: bool = False) -> Products | None:
 
     The file does not tell their scale, which is 1 by that training's defaults.
     """
-    tensors = load_tensors(path, trust)
+    tensors = read_tensors(path, trust)
     if not all(PEFT.search(name) for name in tensors):
         return None
     check_floats(tensors, str(path))

@@ -39,6 +39,7 @@ from concat_id.models.wan.weights import (
 from concat_id.versions import versions
 from concat_id.weights.folders import MODEL_STATES
 from concat_id.weights.loading import check_floats, load_tensors, shape_of, writing
+from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
 NETWORK_MODULE = "wan_network"  # what the network's file is called in converted folders
@@ -61,16 +62,16 @@ def find_source(path: Path, weights: str | None = None, load: str | None = None,
     """
     try:
         source = _open(path, weights, load, trust)
-        if not is_native(given_names(source.open())):
+        tensors = source.open()
+        if not is_native(given_names(tensors)):
             return None
     except UserError:
         if kind_of(path) not in ("a folder", "no such file"):
             raise
         return None
-    if not _is_training(path) and (weights or load):
-        option = "--weights" if weights else "--load"
-        raise UserError(f"command line: {option}: is for training runs, found Wan's transformer in {path}; leave it out")
-    return source
+    if not _is_training(path) and weights:
+        raise UserError(f"command line: --weights: is for training runs, found Wan's transformer in {path}; leave it out")
+    return dataclasses.replace(source, open=lambda: tensors)
 
 
 def to_diffusers(
@@ -186,12 +187,12 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
 
 def _is_training(path: Path) -> bool:
     of_others = any(os.path.exists(path / name) for name in ("transformer", "config.json")) or any(path.glob(f"{STEM}*"))
-    return kind_of(path) == "a folder" and not of_others or path.match(MODEL_STATES)
+    return kind_of(path) == "a folder" and not of_others or path.match(MODEL_STATES) or path.name == LOW_RANK_FILE
 
 
 def _open(path: Path, weights: str | None, load: str | None, trust: bool) -> WeightSource:
     """A transformer's tensors under the names they have, mapped or read when they are asked for."""
-    if _is_training(path):
+    if load or _is_training(path):
         return open_source(path, weights, load, trust=trust)
     products = read_diffusers_products(path) if os.path.isfile(path / DIFFUSERS_FILE) else None
     return WeightSource(path, wan_digest(path), partial(lazy_files, wan_files(path), trust), products)

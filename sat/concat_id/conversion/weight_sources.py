@@ -15,7 +15,7 @@ from concat_id.conversion.low_rank_products import LoraMode, Products, read_peft
 from concat_id.errors import UserError
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models.wan.weights import PREFIX as WAN_PREFIX
-from concat_id.models.wan.weights import read_wan_state, wan_files
+from concat_id.models.wan.weights import read_tensors, read_wan_state, wan_files
 from concat_id.weights.folders import MODEL_STATES, find_sat_checkpoint, read_tag
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
@@ -55,9 +55,16 @@ def open_source(
     products were trained on, if the run does not. `precise` takes float32 masters from ZeRO's shards where there are some. `alpha` is the
     `lora_alpha` of SAT's own products.
     """
-    if kind_of(path) == "a file" and not path.match(MODEL_STATES) and (products := read_peft_products(path, trust)):
-        base = _of_wan(resolve_path(load or _trained_on(path)), None, trust)
-        return WeightSource(path, weights_digest(path), base.open, products, base)
+    if path.name == LOW_RANK_FILE:
+        path = path.parent
+    if file := _of_the_original(path):
+        if weights:
+            raise UserError(f"command line: --weights: is for training runs of this project, found {path}; leave it out")
+        if products := read_peft_products(file, trust):
+            base = _of_wan(resolve_path(load or _trained_on(path)), None, trust)
+            return WeightSource(file, weights_digest(file), base.open, products, base)
+        if load is None and file.match(MODEL_STATES):
+            return WeightSource(file, weights_digest(file), partial(read_tensors, file, trust))
     folder, averaged = _choose(path, weights)
     if kind_of(folder / LOW_RANK_FILE) == "a file":
         file, products = folder / LOW_RANK_FILE, read_sat_products(folder)
@@ -70,7 +77,7 @@ def open_source(
             raise UserError(f"{base.path}: found low-rank products, expected the whole weights that {file} was trained on; see --load")
         return WeightSource(file, weights_digest(file), base.open, products, base)
     if load is not None:
-        raise UserError(f"--load {load}: found whole weights in {folder}, expected {LOW_RANK_FILE}; leave --load out")
+        raise UserError(f"--load {load}: found no low-rank weights in {folder}, expected {LOW_RANK_FILE}; leave --load out of whole ones")
     if kind_of(folder) == "a folder" and zero.needs_gathering(folder, averaged, precise):
         return WeightSource(folder, zero.gathered_digest(folder), partial(_gathered, folder, averaged, trust))
     if averaged:
@@ -110,6 +117,14 @@ def _trained_on(folder: Path) -> str:
     if not isinstance(load, str):
         raise UserError(f"{folder}: holds low-rank products alone; name the checkpoint they were trained on with --load FOLDER")
     return load
+
+
+def _of_the_original(path: Path) -> Path | None:
+    """The file that the original's Wan training may have left: a flat one, or DeepSpeed's in a folder called checkpoint."""
+    if kind_of(path) == "a folder":
+        is_its = read_tag(path) == "checkpoint" or path.name == "checkpoint" and any(path.glob(MODEL_STATES))
+        return find_sat_checkpoint(path) if is_its else None
+    return path if kind_of(path) == "a file" and (path.parent.name == "checkpoint" or not path.match(MODEL_STATES)) else None
 
 
 def _of_wan(path: Path, run: Path | None, trust: bool) -> WeightSource:

@@ -1,6 +1,7 @@
 """Wan's transformer on disk: Wan's own names, diffusers' folders and this project's training checkpoints."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from concat_id.weights.loading import SAT_PREFIX, check_floats, check_named, loa
 PREFIX = "network."  # of names inside WanDiffusionTransformer
 STEM = "diffusion_pytorch_model"
 INDEX = ".index.json"
+NUMBER = re.compile(r"[0-9]{1,4}")  # of a layer
 Value = TypeVar("Value")
 ATTENTIONS = (("self_attn", "attn1"), ("cross_attn", "attn2"))
 
@@ -127,14 +129,20 @@ def wan_files(path: str | Path) -> list[Path]:
     return [path]
 
 
-def read_wan_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
-    """Read a transformer's tensors under Wan's own names, from any of the formats."""
+def read_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
+    """Read the tensors that a file or folder in any of the formats holds, whatever they are of."""
     tensors = load_files(wan_files(path), trust)
     if isinstance(module := tensors.get("module"), dict):
         check_named(module, str(path))
         ours = {name.removeprefix(SAT_PREFIX): tensor for name, tensor in module.items() if name.startswith(SAT_PREFIX)}
         beside = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}  # as the original's training leaves them
-        tensors = ours or beside
+        return ours or beside
+    return tensors
+
+
+def read_wan_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
+    """Read a transformer's tensors under Wan's own names, from any of the formats."""
+    tensors = read_tensors(path, trust)
     names = given_names(tensors)
     if not is_native(names):
         advice = COGVIDEOX if any(name.startswith(OF_COGVIDEOX) for name in names) else what_to_do_with(names, Path(path))
@@ -155,7 +163,8 @@ def given_names(names: Iterable[str]) -> dict[str, str]:
 
 def count_layers(names: Iterable[str]) -> int:
     """Count the layers that tensors of these names, Wan's or diffusers', are of."""
-    return len({name.split(".")[1] for name in names if name.startswith("blocks.")})
+    numbers = (name.split(".")[1] for name in names if name.startswith("blocks."))
+    return 1 + max((int(number) for number in numbers if NUMBER.fullmatch(number)), default=-1)
 
 
 def check_names(given: Iterable[str], config: WanTransformerConfig, path: str | Path) -> None:
