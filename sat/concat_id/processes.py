@@ -26,13 +26,13 @@ def main() -> int:
 
     from concat_id.distributed import STORE
 
-    arguments = sys.argv[1:]
     try:
         with tempfile.TemporaryDirectory(prefix="concat-id-") as folder:
+            arguments = ["--log-dir", folder, *sys.argv[1:]]
             if "--standalone" in arguments:
                 place = arguments.index("--standalone")
                 arguments[place : place + 1] = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{folder}/agent", "--rdzv-id", "0",
-                                                "--rdzv-conf", "store_type=file", "--log-dir", folder]  # fmt: skip
+                                                "--rdzv-conf", "store_type=file"]  # fmt: skip
                 os.environ |= {STORE: f"{folder}/workers", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
                 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             torchrun(arguments)

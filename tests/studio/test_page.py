@@ -227,7 +227,8 @@ def test_no_path_of_the_server_is_accepted_and_uploads_go_with_it(output, tmp_pa
         assert not config.get("analytics_enabled") and not config.get("is_space")
         for path in ("/etc/passwd", str(ROOT / "README.md"), str(output)):
             assert requests.get(f"{server.address}/gradio_api/file={path}", timeout=10).status_code in (403, 404)
-        for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+        for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "[bad"},
+                        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}):  # fmt: skip
             refused = requests.post(f"{server.address}/gradio_api/upload", files={"files": b"x"}, headers=foreign, timeout=10)
             assert refused.status_code == 403 and "--listen" in refused.text
         own = {"Host": f"localhost:{server.address.rpartition(':')[2]}"}

@@ -123,6 +123,7 @@ def _list_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file, entry) for each video of a folder and of the folders in it; what belongs to a video has its name."""
+    folder = folder.absolute()
     images_in, own = cache(by_stem), (folder, folder / "videos")
     places = [folder, *media_in(folder, lambda path: path.is_dir() and (path in own or not path.is_symlink()), deep=True)]
     videos = (video for place in places for video in media_in(place, is_video))

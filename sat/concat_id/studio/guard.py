@@ -20,11 +20,20 @@ class OwnRequestsOnly:
         """Answer with 403 or pass the request on."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            host, origin = headers.get("host", ""), headers.get("origin")
-            if urlsplit(f"//{host}").hostname not in OWN_NAMES or origin is not None and urlsplit(origin).netloc != host:
+            if not _is_own(headers):
                 remedy = "open http://127.0.0.1 with the page's port, or start the page with --listen and --password"
-                return await PlainTextResponse(f"found a request of {origin or host}; {remedy}\n", 403)(scope, receive, send)
+                found = headers.get("origin") or headers.get("host", "")
+                return await PlainTextResponse(f"found a request of {found}; {remedy}\n", 403)(scope, receive, send)
         await self.app(scope, receive, send)
+
+
+def _is_own(headers: Headers) -> bool:
+    host, origin = headers.get("host", ""), headers.get("origin")
+    embedded = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"  # which has no origin
+    try:
+        return urlsplit(f"//{host}").hostname in OWN_NAMES and (origin is None or urlsplit(origin).netloc == host) and not embedded
+    except ValueError:
+        return False
 
 
 OWN_REQUESTS_ONLY = {"middleware": [Middleware(OwnRequestsOnly)]}
