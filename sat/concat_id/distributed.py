@@ -41,26 +41,30 @@ def own_share(items: Sequence[Item]) -> list[Item]:
 def join_processes(backend: str, timeout: timedelta) -> None:
     """Join the processes that were started together, which wait for one another as long as `timeout`."""
     place = {}
-    if os.environ.get(STORE):
-        place = {"store": torch.distributed.FileStore(os.environ[STORE]), "rank": rank(), "world_size": world_size()}
-        place["store"].set_timeout(timeout)
-    os.environ.setdefault("MASTER_ADDR", "localhost")  # As released, of processes that mpirun starts.
-    os.environ.setdefault("MASTER_PORT", "6000")
+    if store := _store_of_files():
+        store.set_timeout(timeout)
+        place = {"store": store, "rank": rank(), "world_size": world_size()}
+    else:
+        os.environ.setdefault("MASTER_ADDR", "localhost")  # As released, of processes that mpirun starts.
+        os.environ.setdefault("MASTER_PORT", "6000")
     torch.distributed.init_process_group(backend, timeout=timeout, **place)
 
 
 def wait_if_failed(failed: bool) -> None:
     """Say that this process is done, and if it failed wait until the others are: torchrun stops all once one has failed."""
     forever = timedelta(days=365)
-    if os.environ.get(STORE):
-        store = torch.distributed.FileStore(os.environ[STORE])
-    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    store = _store_of_files()
+    if store is None:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return
         store, *_ = next(iter(rendezvous("env://", rank(), world_size(), timeout=forever)))
-    else:
-        return
     store.set(f"done/{rank()}", "yes")
     if failed:
         store.wait([f"done/{other}" for other in range(world_size())], forever)
+
+
+def _store_of_files() -> torch.distributed.Store | None:
+    return torch.distributed.FileStore(os.environ[STORE]) if os.environ.get(STORE) else None
 
 
 def leave_processes(failed: bool = False) -> None:
