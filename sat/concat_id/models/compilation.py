@@ -43,8 +43,8 @@ def choose_folder() -> None:
     """
     from torch._inductor import codecache
 
-    shared = os.path.join(tempfile.gettempdir(), "torchinductor_")  # which importing torch._dynamo writes into the environment
-    if (os.environ.get("TORCHINDUCTOR_CACHE_DIR") or shared).startswith(shared):
+    shared = getattr(codecache, "default_cache_dir", str)()  # which importing torch._dynamo writes into the environment
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, "", shared):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = _own_folder()
     folder = os.path.abspath(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     codecache._HEADER_DIR = os.path.join(folder, "precompiled_headers")  # these do not follow the environment
