@@ -9,7 +9,7 @@ from concat_id.startup import prepare_process, run  # isort: split
 import os
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError, one_line
+from concat_id.errors import UserError, counted, one_line
 
 
 def read_arguments() -> Namespace:
@@ -59,8 +59,7 @@ def main() -> int:
         print(f"problem: {one_line(problem)}")
     for line in [] if arguments.quiet else [*(f"note: {one_line(note)}" for note in report.notes), *summary(report)]:
         print(line)
-    counts = {"problem": len(report.problems), "note": len(report.notes)}
-    print(", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items()))
+    print(counted(problem=len(report.problems), note=len(report.notes)))
     return 1 if report.problems else 0
 
 

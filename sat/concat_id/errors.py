@@ -46,6 +46,11 @@ def shortened(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
+def counted(**counts: int) -> str:
+    """Say how many there are of each noun: "1 problem, 2 notes"."""
+    return ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items())
+
+
 def finer(dtype: object) -> str:
     """What to try against overflow in a torch dtype, as the end of a message."""
     return {"torch.bfloat16": "or try --bf16 false", "torch.float16": "or try --bf16"}.get(str(dtype), "or download them again")

@@ -10,7 +10,7 @@ from concat_id.config.neighbours import BUFFALO
 from concat_id.config.typed import nearest
 from concat_id.config.wan import WAN_FOLDER
 from concat_id.errors import UserError
-from concat_id.files.paths import PROJECT_ROOT, read_text, resolve_path, visible_files
+from concat_id.files.paths import MODEL_STATES, PROJECT_ROOT, read_text, resolve_path, visible_files
 
 TASKS = ("single_identity", "two_identities")
 TOKENIZER = "google/umt5-xxl"  # beside Wan's text encoder
@@ -155,7 +155,7 @@ def _missing_of_transformer(path: Path) -> list[str]:
         return [] if os.path.exists(there) else [str(path)]
     if not os.path.isfile(there / "latest"):
         return [str(path / "latest")]
-    weights = Path(read_text(there / "latest", "the name of a checkpoint", FETCH).strip()) / "mp_rank_00_model_states.pt"
+    weights = Path(read_text(there / "latest", "the name of a checkpoint", FETCH).strip()) / MODEL_STATES
     return [] if os.path.isfile(there / weights) else [str(path / weights)]
 
 

@@ -13,9 +13,9 @@ from concat_id.config.parser import Parser, number_within
 from concat_id.config.presets import UNTRAINED, files_of
 from concat_id.config.typed import LARGEST
 from concat_id.errors import UserError, warn
+from concat_id.files.paths import SEPARATOR
 
 MODELS = {"wan_1_3b": ("wan_1_3b", "wan_adaln"), "wan_mini": ("wan_mini", "wan_mini_adaln")}  # without and with --use_adaln
-SEPARATOR = "@@"
 MEMORY = {
     "high": "text encoder, transformer and autoencoder stay on the device, 14.5 GB",
     "balanced": "the text encoder (11.4 GB) leaves after the prompts; transformer (2.8 GB) and autoencoder (0.25 GB) stay, 3.1 GB",

@@ -37,7 +37,7 @@ from concat_id.models.wan.weights import (
     wan_files,
 )
 from concat_id.versions import versions
-from concat_id.weights.folders import MODEL_STATES
+from concat_id.weights.folders import OF_ANY_RANK
 from concat_id.weights.loading import check_floats, load_tensors, shape_of, writing
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
@@ -187,7 +187,7 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
 
 def _is_training(path: Path) -> bool:
     of_others = any(os.path.exists(path / name) for name in ("transformer", "config.json")) or any(path.glob(f"{STEM}*"))
-    return kind_of(path) == "a folder" and not of_others or path.match(MODEL_STATES) or path.name == LOW_RANK_FILE
+    return kind_of(path) == "a folder" and not of_others or path.match(OF_ANY_RANK) or path.name == LOW_RANK_FILE
 
 
 def _open(path: Path, weights: str | None, load: str | None, trust: bool) -> WeightSource:

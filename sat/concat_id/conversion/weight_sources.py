@@ -16,7 +16,7 @@ from concat_id.errors import UserError
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models.wan.weights import PREFIX as WAN_PREFIX
 from concat_id.models.wan.weights import read_tensors, read_wan_state, wan_files
-from concat_id.weights.folders import MODEL_STATES, find_sat_checkpoint, read_tag
+from concat_id.weights.folders import OF_ANY_RANK, find_sat_checkpoint, read_tag
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 from concat_id.weights.low_rank import MATRIX
@@ -63,7 +63,7 @@ def open_source(
         if products := read_peft_products(file, trust):
             base = _of_wan(resolve_path(load or _trained_on(path)), None, trust)
             return WeightSource(file, weights_digest(file), base.open, products, base)
-        if load is None and file.match(MODEL_STATES):
+        if load is None and file.match(OF_ANY_RANK):
             return WeightSource(file, weights_digest(file), partial(read_tensors, file, trust))
     folder, averaged = _choose(path, weights)
     if kind_of(folder / LOW_RANK_FILE) == "a file":
@@ -122,9 +122,9 @@ def _trained_on(folder: Path) -> str:
 def _of_the_original(path: Path) -> Path | None:
     """The file that the original's Wan training may have left: a flat one, or DeepSpeed's in a folder called checkpoint."""
     if kind_of(path) == "a folder":
-        is_its = read_tag(path) == "checkpoint" or path.name == "checkpoint" and any(path.glob(MODEL_STATES))
+        is_its = read_tag(path) == "checkpoint" or path.name == "checkpoint" and any(path.glob(OF_ANY_RANK))
         return find_sat_checkpoint(path) if is_its else None
-    return path if kind_of(path) == "a file" and (path.parent.name == "checkpoint" or not path.match(MODEL_STATES)) else None
+    return path if kind_of(path) == "a file" and (path.parent.name == "checkpoint" or not path.match(OF_ANY_RANK)) else None
 
 
 def _of_wan(path: Path, run: Path | None, trust: bool) -> WeightSource:

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from concat_id.conversion.lazy import LazyTensors
 from concat_id.errors import UserError, reason_of
+from concat_id.files.paths import MODEL_STATES
 from concat_id.weights.loading import UNREADABLE, load_tensors, weights_digest
 
 OPTIMIZER_FILES, SAT_FILES = "*zero_pp_rank_*_mp_rank_00_optim_states.pt", "z3_rank_*_model_states.pt"
 MODEL_FILES = "*zero_pp_rank_*_mp_rank_00_model_states.pt"
-WHOLE = "mp_rank_00_model_states.pt"
 AVERAGES = ("shadow", "ema")  # what SAT's and this project's optimizer call the moving average in their states
 Makers = dict[str, Callable[[], Tensor]]
 
@@ -34,7 +34,7 @@ def needs_gathering(folder: Path, averaged: bool, precise: bool) -> bool:
     """Tell whether weights must be put together: those of ZeRO-3 always, others if the averages or float32 masters are wanted."""
     if any(folder.glob(SAT_FILES)) or any(folder.glob(MODEL_FILES)):
         return True
-    return any(folder.glob(OPTIMIZER_FILES)) and (averaged or precise or not os.path.isfile(folder / WHOLE))
+    return any(folder.glob(OPTIMIZER_FILES)) and (averaged or precise or not os.path.isfile(folder / MODEL_STATES))
 
 
 def gathered(folder: Path, averaged: bool = False, trust: bool = False) -> LazyTensors:
@@ -59,7 +59,7 @@ def _gathered(folder: Path, averaged: bool, trust: bool) -> LazyTensors:
         models = _load_all(folder, MODEL_FILES, trust)
         makers = _zero_3_makers(models, optimizers, averaged, folder)
     else:
-        models = [load_tensors(folder / WHOLE, trust)]
+        models = [load_tensors(folder / MODEL_STATES, trust)]
         makers = _zero_2_makers(models, optimizers, averaged, folder)
     for name, tensor in _part(models[0], "module", folder).items():
         if tensor.numel() and name not in makers:  # buffers
@@ -69,7 +69,7 @@ def _gathered(folder: Path, averaged: bool, trust: bool) -> LazyTensors:
 
 def gathered_digest(folder: Path) -> str:
     """Name the content of all of a checkpoint's files."""
-    files = {file for pattern in (OPTIMIZER_FILES, MODEL_FILES, SAT_FILES, WHOLE) for file in folder.glob(pattern)}
+    files = {file for pattern in (OPTIMIZER_FILES, MODEL_FILES, SAT_FILES, MODEL_STATES) for file in folder.glob(pattern)}
     digests = "\n".join(weights_digest(file) for file in sorted(files))
     return f"shards:{hashlib.sha256(digests.encode()).hexdigest()}"
 

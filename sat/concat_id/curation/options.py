@@ -7,6 +7,7 @@ from typing import Any
 
 from concat_id.curation.engines import CurationStage, Result, local_engine, ray_engine
 from concat_id.errors import UserError
+from concat_id.files.paths import SEPARATOR
 
 LIMITS = {
     "frames": (1, 10_000), "fps": (1e-3, 1000), "skip": (0, 10_000), "max_clips": (1, 10_000_000), "rate": (1e-3, 1000),
@@ -98,8 +99,8 @@ def check_subjects(arguments: argparse.Namespace) -> argparse.Namespace:
     if "background" in arguments.kinds and arguments.inpainter is None:
         raise UserError("command line: --inpainter: missing, expected the folder of an inpainting pipeline; give it, or --kinds clothes")
     output, taken = arguments.output, [path.resolve() for path in arguments.lists]
-    if output.suffix != ".json" or "@@" in output.name or output.is_dir() or output.resolve() in taken:
-        raise UserError(f"command line: --output: found {output}, expected a .json file that is no list to read, without @@")
+    if output.suffix != ".json" or SEPARATOR in output.name or output.is_dir() or output.resolve() in taken:
+        raise UserError(f"command line: --output: found {output}, expected a .json file that is no list to read, without {SEPARATOR}")
     if not 0 < len(arguments.words.strip()) <= LONGEST:
         raise UserError(f"command line: --words: found {len(arguments.words.strip())} letters, expected 1 to {LONGEST}")
     return arguments

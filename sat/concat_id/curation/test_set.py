@@ -11,10 +11,9 @@ import numpy as np
 from concat_id.curation.identities import NamedClip
 from concat_id.curation.training_lists import joined
 from concat_id.data.manifest import Clip
-from concat_id.data.records import SEPARATOR
 from concat_id.errors import UserError, reason_of
 from concat_id.files.json_files import recall_json, write_json
-from concat_id.files.paths import safe_name, text_digest, write_text, written_whole
+from concat_id.files.paths import SEPARATOR, safe_name, text_digest, write_text, written_whole
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
 

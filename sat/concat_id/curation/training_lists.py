@@ -11,10 +11,9 @@ import numpy as np
 from concat_id.curation.identities import NamedClip, assign_splits, name_people, too_close
 from concat_id.curation.pairs import Pair, Stage
 from concat_id.data.manifest import COMMAND, SPLITS, Clip
-from concat_id.data.records import SEPARATOR
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import write_json_list
-from concat_id.files.paths import require_file
+from concat_id.files.paths import SEPARATOR, require_file
 
 
 def require_videos(clips: Sequence[Clip]) -> None:

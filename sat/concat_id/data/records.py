@@ -26,9 +26,8 @@ from concat_id.distributed import rank
 from concat_id.errors import UserError, is_text, warn
 from concat_id.files.formats import beside, by_stem, is_image, is_video, media_in
 from concat_id.files.json_files import as_json, parse_list
-from concat_id.files.paths import expand_path, kind_of, read_text, resolve_path
+from concat_id.files.paths import SEPARATOR, expand_path, kind_of, read_text, resolve_path
 
-SEPARATOR = "@@"
 REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path", "kind")
 KNOWN = (*REQUIRED, *OPTIONAL)
 MAY_BE_EMPTY = ("caption", "image_path", "mask_path")

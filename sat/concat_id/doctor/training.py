@@ -19,7 +19,7 @@ from concat_id.data.clips import Window
 from concat_id.data.records import inspect_records
 from concat_id.doctor.findings import GIB, NOTE, OK, PROBLEM, Finding, Findings, from_error, gib
 from concat_id.doctor.machine import Capacity
-from concat_id.errors import UserError, shortened
+from concat_id.errors import UserError, counted, shortened
 
 GPUS = (1, 4, 8)  # unless others are asked for
 MOST_CLIPS = 50  # that are opened
@@ -106,7 +106,7 @@ def examine_lists(config: Config, files: Sequence[str]) -> Iterator[Finding]:
         yield from_error("lists", error)
         return
     looked = "all opened" if len(records) <= MOST_CLIPS else "clips not opened"
-    found = f"{len(records)} entries, {looked}; {len(problems)} problems, {len(notes)} notes"
+    found = f"{len(records)} entries, {looked}; {counted(problem=len(problems), note=len(notes))}"
     found += f", the first: {shortened(problems[0])}" if problems else ""
     yield Finding(PROBLEM if problems else OK, "lists", found, command if problems or notes or looked != "all opened" else "")
 

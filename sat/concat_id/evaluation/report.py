@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from concat_id.errors import one_line
+from concat_id.errors import counted, one_line
 from concat_id.evaluation.metrics import CSV_HEAD, CSV_TAIL, METRICS
 from concat_id.evaluation.page import render_page
 from concat_id.evaluation.summary import Summary, amount
@@ -30,7 +30,7 @@ def write_report(summary: Summary, output: Path) -> list[Path]:
 def print_summary(summary: Summary) -> None:
     """Print every metric of every run, honest and as published, then what was not computed."""
     for run, means in zip(summary.runs, summary.means, strict=True):
-        print(f"\n{one_line(run.title)}: {amount(run.results)}, {len(run.problems)} problems")
+        print(f"\n{one_line(run.title)}: {amount(run.results)}, {counted(problem=len(run.problems))}")
         _print_means(summary, means)
     for first, second, compared in summary.comparisons:
         print(f"\n{one_line(f'{second} - {first}')}, paired")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from concat_id.errors import one_line
+from concat_id.errors import counted, one_line
 from concat_id.evaluation.calibration import TOO_CLOSE, Calibration
 from concat_id.evaluation.intervals import UNBOUNDED, mean_with_interval
 from concat_id.evaluation.measuring import Instruments
@@ -111,7 +111,7 @@ def amount(results: Sequence[dict[str, Any]]) -> str:
     """Count videos and images, which are videos of one frame, in words."""
     images = sum(result["frames"]["of"] == 1 for result in results)
     counts = {"video": len(results) - images, "image": images}
-    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items() if count) or "0 videos"
+    return counted(**{word: count for word, count in counts.items() if count}) or "0 videos"
 
 
 def _by_request(run: Run) -> dict[tuple[str, ...], dict[str, Any]]:

@@ -20,6 +20,8 @@ from concat_id.errors import UserError, is_text, reason_of
 from concat_id.files.locks import locked
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
+MODEL_STATES = "mp_rank_00_model_states.pt"  # of a SAT checkpoint
+SEPARATOR = "@@"  # between a prompt and photos, and between people, in lines and lists of the original
 LARGEST_TEXT = 2**30  # bytes of a file that is read as text
 KINDS = {
     stat.S_IFDIR: "a folder",

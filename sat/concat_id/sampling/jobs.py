@@ -18,11 +18,10 @@ from concat_id.errors import UserError, is_text
 from concat_id.face.reference import PreparedReference
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.locks import InUseError, locked
-from concat_id.files.paths import file_digest, kind_of, read_text, remove_partial_files, resolve_path, safe_name, visible_files
+from concat_id.files.paths import SEPARATOR, file_digest, kind_of, read_text, remove_partial_files, resolve_path, safe_name, visible_files
 from concat_id.versions import versions
 from concat_id.video.writing import contact_sheet, write_image, write_video
 
-SEPARATOR = "@@"  # between people
 PLUS = "+"  # between photos of one
 INFO = "info.json"  # written last: a folder that has it is finished
 TAKES = ".takes.json"  # the finished takes of a folder that is not finished

@@ -8,6 +8,7 @@ from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.presets import PRESETS, TASKS, UNTRAINED, choose
 from concat_id.config.schema import Config
 from concat_id.errors import UserError
+from concat_id.files.paths import SEPARATOR
 
 MOST_PEOPLE = 3
 LONGEST_PROMPT = 2000  # characters
@@ -58,5 +59,5 @@ def example_prompts(model: Model) -> list[str]:
             lines = Path(config.args.input_file or "").read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             continue
-        prompts += [line.partition("@@")[0] for line in lines if "@@" in line]
+        prompts += [line.partition(SEPARATOR)[0] for line in lines if SEPARATOR in line]
     return prompts

@@ -30,13 +30,13 @@ from torch import Tensor
 from concat_id.distributed import rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files.json_files import read_json, write_json
-from concat_id.files.paths import folder_written_whole, kind_of, written_whole
+from concat_id.files.paths import MODEL_STATES, folder_written_whole, kind_of, written_whole
 from concat_id.training.engine import Engine, States, from_first
 from concat_id.training.lora import low_rank_scale
 from concat_id.weights.loading import SAT_PREFIX, load_tensors, writing
 from concat_id.weights.low_rank import save_low_rank
 
-MODEL_STATES, TRAINING, STATE, RANDOM = "mp_rank_00_model_states.pt", "training", "state.json", "random.pt"
+TRAINING, STATE, RANDOM = "training", "state.json", "random.pt"
 SHARD_BYTES = 2 * 2**30  # of states, which the first process holds at once
 VERSION = 1
 STEP = re.compile("0|[1-9][0-9]{0,17}")  # the name of a checkpoint's folder

@@ -7,10 +7,10 @@ from typing import Any
 
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import read_json
-from concat_id.files.paths import kind_of
+from concat_id.files.paths import MODEL_STATES, kind_of
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
-MODEL_STATES = "mp_rank_*_model_states.pt"
+OF_ANY_RANK = MODEL_STATES.replace("00", "*")
 LONGEST_TAG = 200  # characters
 STEMS = "model", "pytorch_model", "diffusion_pytorch_model"  # of weights, in the layouts of transformers and diffusers
 DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pytorch_model*")
@@ -35,15 +35,15 @@ def find_sat_checkpoint(path: Path) -> Path:
     if found != "a folder":
         found = "no such folder" if found == "no such file" else f"found {found}"
         raise UserError(f"{path}: {found}, expected a SAT checkpoint; download the weights or correct args.load")
-    if not any(path.glob(MODEL_STATES)):
+    if not any(path.glob(OF_ANY_RANK)):
         path = _tag_folder(path)
-    ranks = sorted(path.glob(MODEL_STATES))
+    ranks = sorted(path.glob(OF_ANY_RANK))
     if len(ranks) > 1:
-        raise UserError(f"{path}: found {len(ranks)} model-parallel parts, expected mp_rank_00_model_states.pt alone; merge them first")
+        raise UserError(f"{path}: found {len(ranks)} model-parallel parts, expected {MODEL_STATES} alone; merge them first")
     if not ranks:
         _require_whole(path)
-        kind = "ZeRO-3 parts" if any(path.glob("z3_rank_*")) else "no mp_rank_00_model_states.pt"
-        raise UserError(f"{path}: found {kind}, expected mp_rank_00_model_states.pt; download or gather the weights again")
+        kind = "ZeRO-3 parts" if any(path.glob("z3_rank_*")) else f"no {MODEL_STATES}"
+        raise UserError(f"{path}: found {kind}, expected {MODEL_STATES}; download or gather the weights again")
     return ranks[0]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from concat_id.distributed import rank
 from concat_id.errors import UserError, one_line, warn
-from concat_id.files.paths import require_file
+from concat_id.files.paths import MODEL_STATES, require_file
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, some, weight_files, what_to_do_with
 from concat_id.weights.low_rank import MATRIX, merge_sat_products
 from concat_id.weights.pickle_calls import INERT, RecordedCall
@@ -110,7 +110,7 @@ def write_sat_checkpoint(folder: Path, tag: str, tensors: Mapping[str, Tensor]) 
     (folder / tag).mkdir()
     module = {SAT_PREFIX + name: tensor for name, tensor in tensors.items()}
     with writing():
-        torch.save({"module": module}, folder / tag / "mp_rank_00_model_states.pt")
+        torch.save({"module": module}, folder / tag / MODEL_STATES)
     (folder / "latest").write_text(tag)
 
 
