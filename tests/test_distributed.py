@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 from in_process import refused
 
-from concat_id.distributed import choose_device
+from concat_id import distributed
+from concat_id.distributed import choose_device, has_bfloat16, warn_of_emulation
+from concat_id.training import engine
 
 DEVICES = ["meta", "hpu", "mps", "cuda:99", "vulkan", "xla", "privateuseone", "fpga", "lazy", "cpu:5", "cuda:", "0", "CPU", "", "x" * 9999]
 
@@ -27,11 +30,46 @@ def test_a_device_that_does_not_compute_is_refused_in_one_line(name):
     assert message.endswith("; choose auto, cpu or one that torch sees") and len(message) < 400
 
 
+@pytest.fixture
+def old_gpus(monkeypatch):
+    """GPUs that torch says to have, without bfloat16; yields which were made the current one."""
+    chosen = []
+    module = SimpleNamespace(set_device=chosen.append, is_bf16_supported=lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    monkeypatch.setattr(distributed.torch, "ones", lambda size, device: torch.full((size,), 1.0))
+    return chosen
+
+
+def test_the_chosen_gpu_is_the_current_one(old_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("cuda:1") == torch.device("cuda", 1) and choose_device("cuda") == torch.device("cuda", 3)
+    assert old_gpus == [torch.device("cuda", 1), torch.device("cuda", 3)]
+
+
+def test_emulated_bfloat16_of_a_gpu_is_told(old_gpus, capsys):
+    assert not has_bfloat16(torch.device("cuda", 0))
+    warn_of_emulation(torch.device("cuda", 0), "bfloat16")
+    assert capsys.readouterr().err.strip().endswith("add --bf16 false --fp16 true")
+
+
+def test_deepspeed_takes_the_device_that_was_asked_for(monkeypatch):
+    monkeypatch.setattr(engine.dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(engine.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    engine.start_processes(torch.device("cuda", 1))
+    assert os.environ["LOCAL_RANK"] == "1"
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused("args.device: found cuda:1 for process 0 of 2, expected auto or cuda", engine.start_processes, torch.device("cuda", 1))
+
+
 MEETING = """
 import glob, os
 from datetime import timedelta
 import torch
 from concat_id.distributed import join_processes, leave_processes, rank
+from concat_id.startup import prepare_process
+prepare_process()
 join_processes("gloo", timedelta(minutes=2))
 total = torch.ones(3) * (rank() + 1)
 torch.distributed.all_reduce(total)
@@ -49,10 +87,12 @@ leave_processes()
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells who listens")
 def test_processes_of_one_machine_listen_on_no_other_address(tmp_path):
+    """Also where mpirun has opened the shell."""
     script = tmp_path / "meeting.py"
     script.write_text(MEETING)
     command = [sys.executable, str(ROOT / "sat/concat_id/processes.py"), "--nproc_per_node", "2", "--standalone", str(script)]
     own = os.environ | {"PYTHONPATH": str(ROOT / "sat"), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    own |= {f"OMPI_COMM_WORLD_{name}": number for name, number in (("RANK", "0"), ("LOCAL_RANK", "0"), ("SIZE", "1"))}
     done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     loopback = {"0100007F", "00000000000000000000000001000000"}

@@ -131,6 +131,9 @@ def test_processes_follow_the_visible_gpus(project):
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="1")[2][0] == project.script()
     assert project.run("--model", "mini", CUDA_VISIBLE_DEVICES="0,1", NPROC_PER_NODE="1")[2][0] == project.script()
     assert project.run("--model", "mini", NPROC_PER_NODE="two")[0] == 2
+    write_program(project.folder / "bin" / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: a'; echo '  MIG 1g.10gb Device 0: b'; echo 'GPU 1: c'\n")
+    for chosen in ({}, {"CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b"}):
+        assert project.run("--model", "mini", **chosen)[2][0] == project.script()
 
 
 def test_several_machines_meet_at_the_first(project):

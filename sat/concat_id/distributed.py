@@ -77,7 +77,7 @@ def leave_processes(failed: bool = False) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn "auto" into this process's accelerator or else the CPU; other names are taken as torch's.
+    """Turn "auto" into this process's accelerator or else the CPU; other names are taken as torch's. It becomes torch's current one.
 
     Raises `UserError` for a device that is not there, or does not compute.
     """
@@ -92,6 +92,8 @@ def choose_device(name: str) -> torch.device:
     except Exception as error:  # whatever the part of torch that is for this device raises
         reason = reason_of(error)
         raise UserError(f"device: {name[:60]!r} cannot be used ({reason}); choose auto, cpu or one that torch sees") from error
+    if select := getattr(torch.get_device_module(device), "set_device", None):
+        select(device)  # streams and events are the current device's where none is named
     if is_cuda(device):
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32 in convolutions too, as in products
     return device
@@ -115,19 +117,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 at speed; a CPU without instructions for it is a hundred times slower than in float32."""
+    """Whether a device, the current one, computes in bfloat16 at speed; a CPU without instructions for it takes a hundred times as long."""
     if device.type == "cpu":
         lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
         return any(BFLOAT16_FLAGS & set(line.split()) for line in lines if line.startswith(("flags", "Features")))
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
-    return supported is None or bool(supported())
+    return supported is None or bool(supported(including_emulation=False) if is_cuda(device) else supported())
 
 
 def warn_of_emulation(device: torch.device, dtype_name: str) -> None:
     """Say, in the first process, that a device has to emulate the type of the run."""
     if dtype_name == "bfloat16" and rank() == 0 and not has_bfloat16(device):
-        slow = "this processor has no instructions for it, which takes up to a hundred times as long as float32"
-        warn(f"args.bf16: found true, but {slow}; add --bf16 auto")
+        slow, remedy = "this processor has no instructions for it, which takes up to a hundred times as long as float32", "--bf16 auto"
+        if device.type != "cpu":
+            slow, remedy = "this GPU has no instructions for it, and no attention that saves memory", "--bf16 false --fp16 true"
+        warn(f"args.bf16: found true, but {slow}; add {remedy}")
 
 
 def _accelerator() -> str | None:

@@ -75,6 +75,8 @@ def count_processes() -> int:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
     except OSError:
         return 0
+    if "MIG" in (listed if ids is None else ids):  # of parts of GPUs, CUDA shows a process one
+        return 1
     if ids is None:
         return sum(line.startswith("GPU") for line in listed.splitlines())
     return sum(bool(item.strip()) for item in ids.split(","))

@@ -13,12 +13,14 @@ import sys
 import tempfile
 
 from concat_id.errors import report
-from concat_id.startup import prepare_process
+from concat_id.startup import MPI, prepare_process
 
 
 def main() -> int:
     """Start the processes, and stop all when one fails."""
     prepare_process()
+    for name in MPI.values():
+        os.environ.pop(name, None)  # of mpirun's one process; torchrun says which each of its own is
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -1,5 +1,6 @@
 """Seconds, kernels and waits of a device; on a CPU the same by the wall clock."""
 
+import os
 import statistics
 import time
 import warnings
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-CUDA = Path("/dev/nvidiactl").exists()  # torch may be asked in the processes of the parts only: CUDA does not survive a fork
+# Torch may be asked in the processes of the parts only: CUDA does not survive a fork. WSL has the second file.
+CUDA = any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg")))
 GIB = 2**30
 
 

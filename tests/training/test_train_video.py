@@ -1,6 +1,7 @@
 """The entry script: the whole way from a list of clips to a checkpoint that samples, and mistakes in one line."""
 
 import json
+import os
 import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -11,14 +12,15 @@ import yaml
 from conftest import ROOT
 from deepspeed.accelerator import get_accelerator
 from entry import only_error
-from in_process import call_main, load_script
+from in_process import call_main, load_script, refused
 from training.alone import metrics
 from training.conftest import Setup
 
 from concat_id.config.command_line import read_command_line
+from concat_id.config.loading import load_config
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
-from concat_id.training import validation
+from concat_id.training import preparation, validation
 from concat_id.training.objective import Objective
 
 
@@ -159,4 +161,19 @@ def test_a_script_of_ones_own_brings_its_objective(tiny_model, tmp_path, monkeyp
     main = script.main
     script.main = lambda: main(lambda: LateObjective, "own")
     options = "--base", *setup.bases, "--save", tmp_path / "runs", "--train_iters", 1
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     assert call_main(script, options, monkeypatch, capsys).code == 0 and drawn
+    assert os.environ["DS_ACCELERATOR"] == "cpu"  # DeepSpeed's device is the run's
+
+
+def test_captions_that_are_not_kept_end_a_run(tiny_model, tmp_path, monkeypatch):
+    """Else the text encoder would come back onto the GPU in the middle of it."""
+    config, device = load_config([ROOT / "configs" / "debug.yaml", tiny_model], {"save": str(tmp_path)}), torch.device("cpu")
+    monkeypatch.setattr(preparation.dist, "barrier", lambda: None)
+    records = [SimpleNamespace(caption="a"), SimpleNamespace(caption="b")]
+    assert preparation.embed_captions(config, records[:1], device)(["a"]).shape[0] == 1
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    refused("lacks the embeddings of 1 of 2 captions; give a --save", preparation.embed_captions, config, records, device)

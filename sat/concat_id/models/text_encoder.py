@@ -68,6 +68,10 @@ class PromptEncoder:
         """Free the network; the next prompt that is not cached loads it again."""
         self._network = None
 
+    def is_kept(self, prompt: str) -> bool:
+        """Whether the embedding of a prompt is on disk."""
+        return self._cache is not None and self._cache.holds(prompt)
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings (B, L, D) of prompts on the device; what exceeds `max_length` tokens is cut off."""
         return torch.stack([self._encode_one(prompt).to(self.device) for prompt in prompts])

@@ -23,7 +23,7 @@ def magnitude_ratios(config: Config, measure: Callable[[], list[float]], folder:
     network = weight_digests(config)["transformer"], args.quantize, args.dtype_name
     size = args.sampling_image_size, args.sampling_num_frames, sampler.name, sampler.num_inference_steps, config.model.schedule.shift
     key = hashlib.sha256(repr((network, size)).encode()).hexdigest()
-    known = (recall_json(folder / FILE) or {}) if folder and rank() == 0 else {}
+    known = (recall_json(folder / FILE) or {}) if folder and not (sharing and rank()) else {}
     found = sharing.agreed(known.get(key)) if sharing else known.get(key)
     if found:
         return found

@@ -56,8 +56,6 @@ class Sharing:
         self.way, self.size, self.is_first = way, world_size(), rank() == 0
         if not dist.is_initialized():
             join_processes("cpu:gloo,cuda:nccl" if is_cuda(device) else "gloo", PATIENCE)
-        if is_cuda(device):
-            torch.get_device_module(device).set_device(device)
 
     def together(self, kind: str, compute: Callable[..., Result], *arguments: Any) -> Result:
         """Compute something while the others compute their `kind` of it with the same arguments. What fails here ends them all."""

@@ -189,7 +189,8 @@ def open_latent_cache(config: Config) -> TensorCache | None:
 
 def embed_captions(config: Config, records: Sequence[Record], device: torch.device) -> EmbedPrompts:
     """Embed every caption (and the negative prompt) once, shared among the processes and kept on disk; let go of the text encoder."""
-    encoder = backbones.make_text_encoder(config, device, Path(config.training.save or "exps") / ".prompt_embeddings")
+    folder = Path(config.training.save or "exps") / ".prompt_embeddings"
+    encoder = backbones.make_text_encoder(config, device, folder)
     negative = config.model.negative_prompt
     captions = sorted({record.caption for record in records} | ({negative} if negative is not None else set()))
     cut = [caption for caption in captions if encoder.truncated_part(caption)]
@@ -204,6 +205,9 @@ def embed_captions(config: Config, records: Sequence[Record], device: torch.devi
         encoder.encode([caption])
     encoder.unload()
     dist.barrier()
+    if missing := sum(not encoder.is_kept(caption) for caption in captions):  # which would bring the text encoder back for good
+        remedy = "give a --save that has room and that all machines share"
+        raise UserError(f"{folder}: lacks the embeddings of {missing} of {len(captions)} captions; {remedy}")
 
     @functools.lru_cache(REMEMBERED)
     def embedding(caption: str) -> torch.Tensor:

@@ -31,6 +31,9 @@ def run_training(train: Callable[[Any], int], description: str, kinds: Collectio
         if (kind := config.model.kind) not in kinds:
             remedy = f"train it with sat/{SCRIPTS[kind]}, or name other files with --base" if kind in SCRIPTS else "it is not trained here"
             raise mismatch("model.kind", kind, " or ".join(kinds), config.origins, remedy)
+        from concat_id.distributed import choose_device
+
+        os.environ["DS_ACCELERATOR"] = choose_device(config.args.device).type  # DeepSpeed's own choice need not be that one
         return train(config)
     except UserError:
         time.sleep(3 if os.environ.get("RANK", "0") != "0" else 0)

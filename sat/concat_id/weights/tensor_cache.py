@@ -30,6 +30,10 @@ class TensorCache:
         name = hashlib.sha256(json.dumps([VERSION, self.identity, key], sort_keys=True).encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
+    def holds(self, key: Any) -> bool:
+        """Whether there is a file for a key; `read` tells whether it is whole."""
+        return self.path(key).is_file()
+
     def read(self, key: Any) -> tuple[Tensor, ...] | None:
         """Return the tensors of a key, None if they are absent or damaged."""
         try:
