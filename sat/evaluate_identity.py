@@ -21,8 +21,8 @@ def read_arguments() -> Namespace:
                         help="one or more runs: output folders of sat/sample_video.py, folders with name.mp4, name.png (or name_1.png, "
                              "name_2.png) and name.txt, or with --benchmark a benchmark's videos")
     parser.add_argument("--output", type=Path, default=Path("report"), metavar="FOLDER", help="folder of the report (default: %(default)s)")
-    parser.add_argument("--benchmark", type=Path, metavar="FOLDER",
-                        help="folder of OpenS2V-Eval or ConsisID-Bench, whose videos --videos holds")
+    parser.add_argument("--benchmark", type=Path, metavar="PATH",
+                        help="whose videos --videos holds: the folder of ConsisID-Bench, or a list of OpenS2V-Eval (Open-Domain_Eval.json)")
     parser.add_argument("--frames", type=int, default=16, metavar="N", help="frames of each video, evenly spaced (default: %(default)s)")
     weights = parser.add_argument_group("weights, all local")
     weights.add_argument("--recognizer", metavar="FOLDER", help="any recogniser of insightface's kind, an .onnx file "

@@ -162,6 +162,11 @@ def test_opens2v_eval(tmp_path):
     }
     assert len(problems) == 1 and "other_9.mp4" in problems[0]
     assert notes == [f"{videos}: 1 videos of things rather than people are left out"]
+    entries["singlehuman_1"]["img_paths"] = ["Images/singlehuman/man/15.png"]
+    (benchmark / "Human-Domain_Eval.json").write_text(json.dumps({"singlehuman_1": entries["singlehuman_1"]}))
+    refused("its lists ask for different things as 'singlehuman_1'; name the one", find_samples, videos, benchmark)
+    (sample,) = find_samples(videos, benchmark / "Human-Domain_Eval.json")[0]
+    assert sample.references == (benchmark / "Images/singlehuman/man/15.png",)
 
 
 def test_consisid_bench(tmp_path):

@@ -64,10 +64,12 @@ def is_rank1(vector: Sequence[float] | None, own: str, candidates: Mapping[str, 
 
 
 def published_similarity(references: Sequence[Reference], found: Sequence[Sequence[FoundFace]]) -> float | None:
-    """Compute the score of the published benchmarks: only the first reference, the largest face of each frame, other frames dropped.
+    """Compute the score of the published benchmarks for one person, None for several: each frame's largest face, others dropped.
 
-    Source: OpenS2V-Eval and ConsisID, which take 0 for a video without any face.
+    Source: get_facesim_fid.py of ConsisID, which takes 0 for a video without any face.
     """
+    if len(references) > 1:
+        return None
     values = [similarity(references[0].found.vector, faces[0].vector) for faces in found if faces]
     return float(np.mean(values)) if values else 0.0
 

@@ -19,7 +19,7 @@ from concat_id.files.paths import kind_of, read_text, resolve_path, visible_file
 INFO = "info.json"
 MADE = re.compile(r"(video|portrait)(?:_(\d+))?\.(mp4|png)")
 OPENS2V_LISTS = "*_Eval.json"
-CONSISID_LISTS = ("video_caption_eval.csv", "video_caption_eval_old.csv")
+CONSISID_LISTS = ("video_caption_eval_old.csv", "video_caption_eval.csv")  # the published scores take the first
 PEOPLE = {"man", "woman", "boy", "girl", "person", "people", "face", "human"}
 COLUMNS = {"index", "Class", "Refined_man", "Refined_woman"}
 AGAIN, DOWNLOAD = "make the video again", "download the benchmark again"
@@ -129,12 +129,21 @@ def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[
 
 
 def read_benchmark(folder: Path) -> dict[str, Request]:
-    """Read what OpenS2V-Eval or ConsisID-Bench asks for, by the names their videos have. Raises `UserError` for another folder."""
-    if kind_of(folder) != "a folder":
+    """Read what OpenS2V-Eval, or one list of it, or ConsisID-Bench asks for, by the names their videos have.
+
+    Raises `UserError` for anything else, and where lists ask for something else under one name.
+    """
+    if kind_of(folder) != "a folder" and not (kind_of(folder) == "a file" and folder.match(OPENS2V_LISTS)):
         raise UserError(f"--benchmark: {folder}: found {kind_of(folder)}, expected OpenS2V-Eval or ConsisID-Bench; check the path")
-    lists = sorted(folder.glob(OPENS2V_LISTS))
+    lists = sorted(folder.glob(OPENS2V_LISTS)) if folder.is_dir() else [folder]
     if lists:
-        return {name: request for path in lists for name, request in _opens2v_requests(path)}
+        requests: dict[str, Request] = {}
+        for path in lists:
+            for name, request in _opens2v_requests(path):
+                if requests.setdefault(name, request) != request:
+                    differ = f"its lists ask for different things as {name!r}"
+                    raise UserError(f"--benchmark: {folder}: {differ}; name the one whose videos these are, such as {path}")
+        return requests
     tables = [place / name for place in (folder, folder / "eval") for name in CONSISID_LISTS if (place / name).is_file()]
     faces = [place for place in (folder / "eval" / "face_images", folder / "face_images") if place.is_dir()]
     if tables and faces:

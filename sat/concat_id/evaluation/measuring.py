@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError, one_line, warn
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
-from concat_id.evaluation.face_tracks import Reference, assign, read_reference
+from concat_id.evaluation.face_tracks import Reference, assign, padded, read_reference
 from concat_id.evaluation.fine_grained import PartEncoder, fine_grained_scores
 from concat_id.evaluation.identity import identity_scores, published_similarity
 from concat_id.evaluation.layouts import GeneratedVideo
@@ -36,7 +36,7 @@ from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.weights.loading import content_digest
 
-VERSION = 7  # raise it when the same video would be scored differently
+VERSION = 8  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP, VICLIP = "models/clip-vit-base-patch32", "models/viclip"
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
@@ -167,7 +167,9 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     count = len(video.frames)
     people = assign(references, tracks, count, instruments.threshold)
     scores, details = identity_scores(references, people, count)
-    scores["similarity_as_published"] = published_similarity(references, faces)
+    seen = [many or find_faces([padded(Image.fromarray(frame))], instruments.detector, instruments.recognizer)[0]
+            for many, frame in zip(faces, video.frames, strict=True)]  # fmt: skip
+    scores["similarity_as_published"] = published_similarity(references, seen)
     scores |= multi_person_scores(references, people, tracks, count, instruments.threshold)
     scores |= motion_scores(video.small, video.small_fps)
     notes = [f"{reference.path}: {note}" for reference in references for note in reference.notes]

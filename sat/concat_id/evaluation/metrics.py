@@ -31,7 +31,8 @@ METRICS = {
         "0: impostor similarity (other people), 1: genuine similarity (other photos of the same person). Needs --calibration."),
     "similarity_as_published": Metric(
         "{face} similarity as published", "more",
-        "As OpenS2V-Eval and ConsisID compute it: the first reference alone, the largest face of a frame, frames without one left out."),
+        "As ConsisID computes it for videos of one person, and OpenS2V-Eval its FaceSim-Arc: a frame's largest face; frames without one, "
+        "also when framed in grey, are left out."),
     "detection_rate": Metric("face found", "more", "Share of sampled frames, over all references, with the face of that person."),
     "rank1_identification": Metric(
         "rank-1 identification", "more",
