@@ -79,6 +79,10 @@ def test_guidance_by_references_adds_what_they_change(scale, batched):
     assert_close(together, neither + 2.5 * (without_text - neither) + scale * (whole - without_text), 1e-5)
     assert [(text > 0, refs > 0) for text, refs in seen] == [(False, False), (False, True), (True, True)]
     assert torch.equal(together, estimate(ref_scales=[2.5, 2.5]))
+    one = Condition(TEXT, REFS[:, :1])  # of more values than people the first count: a training's samples may show fewer
+    shown = [guided_denoiser(stand_in, course, one, lambda *_: scale, batched=batched, ref_scales=scales)(torch.ones(1, 3, 16, 4, 6), 1)
+             for scales in ([2.5], [2.5, 1.2])]  # fmt: skip
+    assert torch.equal(*shown)
 
     alone = [branch(0 * TEXT, REFS * torch.tensor(shown)[:, None, None, None]) for shown in ((1, 0), (0, 1))]
     guided = without_text + scale * (whole - without_text)

@@ -126,9 +126,8 @@ def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per
     kept: list[Pair] = []
     counts: Counter = Counter()
     for pair in sorted(stage.pairs, key=lambda pair: min(pair.cosines)):
-        people = pair.clip.split, pair.clip.identities
-        counts[people] += 1
-        if counts[people] <= most_per_person:
+        counts[pair.clip.identities] += 1
+        if counts[pair.clip.identities] <= most_per_person:
             kept.append(pair)
     if len(kept) < len(stage.pairs):
         stage.dropped[f"more than {most_per_person} pairs of a person"] += len(stage.pairs) - len(kept)

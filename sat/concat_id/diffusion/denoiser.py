@@ -101,8 +101,8 @@ def guided_denoiser(
 def _without_people(unconditional: Condition, ref_scales: Sequence[float]) -> tuple[list[float], list[Condition]]:
     """The scales other than 1, rising, and for each the branch without those who have it or a larger one."""
     count = 0 if unconditional.ref_latents is None else unconditional.ref_latents.shape[1]
-    each = list(ref_scales) * count if len(ref_scales) == 1 else list(ref_scales)
-    scales = sorted(set(each[:count]) - {1.0})
+    each = list(ref_scales) * count if len(ref_scales) == 1 else list(ref_scales)[:count]
+    scales = sorted(set(each) - {1.0})
     return scales, [unconditional.showing([own == 1 or own < scale for own in each]) for scale in scales]
 
 

@@ -30,7 +30,7 @@ def sample_sde_dpmpp_2m(
     """
     signal, level = steps.signal, steps.noise_level
     log_ratio = torch.log(signal / level)
-    last_h, previous = torch.tensor(torch.inf, dtype=torch.float64), None
+    last_h = previous = None
     for step in range(len(steps.timesteps)):
         estimate = denoise(latents, step)
         if step == len(steps.timesteps) - 1:
