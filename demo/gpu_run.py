@@ -24,7 +24,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--minutes", type=float, default=12, metavar="N", help="of all parts together (default: %(default)s)")
     parser.add_argument("--scale", type=Fraction, default=Fraction(1), metavar="X", help="of batches, such as 1/200 (default: 1)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that draw people (default: all cores but one)")
-    parser.add_argument("--save-every", type=float, default=60, metavar="N", help="seconds between two saves (default: %(default)s)")
+    parser.add_argument("--save-every", type=float, default=120, metavar="N", help="seconds between two saves (default: %(default)s)")
     arguments = parser.parse_args()
     check_minimum(arguments, minutes=0, scale=0, workers=0, save_every=0)
     return arguments

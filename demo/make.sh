@@ -13,7 +13,7 @@ The first trains autoencoder and stages I, II and III of demo/configs/near.yaml,
 (demo/README.md says what it needs). The second needs no GPU: it samples videos of test people and measures them. Both go on where they
 were stopped: give the same command again. Nothing under models/ is changed. FOLDER is seen from the project's folder.
 
-  --gpu-minutes N  of one GPU, all parts together; makes FOLDER/model, FOLDER/samples (one image a minute) and what a stop needs
+  --gpu-minutes N  of one GPU, all parts together; makes FOLDER/model, FOLDER/samples (an image every two minutes) and what a stop needs
   --scale X        size of the batches, such as 1/200 for a rehearsal on a CPU (default: 1)
   --evaluate       render test people, sample videos of each and of pairs by FOLDER/model, write FOLDER/report/<people>/report.html
   --people N       test people, and as many pairs (default: 32)

@@ -98,7 +98,7 @@ def main() -> int:
         rng, start, curve = np.random.default_rng(0), time.process_time(), []
         while (progress := (time.process_time() - start) / arguments.seconds) < 1:
             pieces = cut_pieces(lambda: learned[rng.integers(len(learned))], PIECES, progress, rng)  # noqa: B023, called before it changes
-            curve.append(float(trainer.step(pieces, progress)))
+            curve.append(float(trainer.step(to_video(torch.from_numpy(pieces)), progress)))
         autoencoder = trainer.finish([to_video(torch.from_numpy(clip))[None] for clip in learned[:8]])
         quality, alike = [], []
         for clip, reference in held_out:

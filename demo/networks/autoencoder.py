@@ -64,8 +64,8 @@ class AutoencoderTrainer(Descent):
         return torch.cat(parts, dim=2)
 
 
-def cut_pieces(choose: Callable[[], np.ndarray], count: int, progress: float, rng: np.random.Generator) -> Tensor:
-    """Cut a batch (B, 3, f, h, w) in [-1, 1] out of clips (F, H, W, 3): `count` pieces, or at first as many pixels of single frames.
+def cut_pieces(choose: Callable[[], np.ndarray], count: int, progress: float, rng: np.random.Generator) -> np.ndarray:
+    """Cut a batch (B, f, h, w, 3) out of clips (F, H, W, 3), uint8: `count` pieces, or at first as many pixels of single frames.
 
     `choose` returns a clip.
     """
@@ -74,7 +74,7 @@ def cut_pieces(choose: Callable[[], np.ndarray], count: int, progress: float, rn
         clip = choose()
         first = [int(rng.integers(own - side + 1)) for own, side in zip(clip.shape, piece, strict=False)]
         pieces.append(clip[tuple(slice(start, start + side) for start, side in zip(first, piece, strict=True))])
-    return to_video(torch.from_numpy(np.stack(pieces)))
+    return np.stack(pieces)
 
 
 def autocast(device: torch.device) -> torch.autocast:

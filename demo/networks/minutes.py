@@ -1,4 +1,4 @@
-"""The demonstration model in minutes of one GPU: autoencoder, then stages I to III, by a clock; what a cut takes is a minute."""
+"""The demonstration model in minutes of one GPU: autoencoder, then stages I to III, by a clock; saved every two minutes."""
 
 import time
 from pathlib import Path
@@ -86,16 +86,17 @@ class Minutes:
     def _learn_autoencoder(self) -> None:
         trainer = self.learner = AutoencoderTrainer(self.config.model.autoencoder, self.device)
         self._go_on(trainer)
-        torch.backends.cudnn.benchmark = True  # pieces have two sizes
         rng, count = np.random.default_rng(trainer.done), max(1, round(PIECES_A_STEP * self.scale))
         tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, PIECE))
         self._await(lambda: self.pixels)
+        torch.backends.cudnn.benchmark = True  # pieces have two sizes; what is encoded later has many
         while (progress := self.clock.progress("autoencoder")) < 1:
             self.pixels += self.studio.arrived()
             pieces = cut_pieces(lambda: self._clip(rng), count, progress, rng)
             start = time.monotonic()
-            quality = trainer.step(pieces.to(self.device), progress)
+            quality = trainer.step(to_video(torch.from_numpy(pieces).to(self.device)), progress)
             self._took(tally, start, count, f"{float(quality):.1f} dB" if trainer.done % 20 == 0 else "")
+        torch.backends.cudnn.benchmark = False
         chosen = [to_video(torch.from_numpy(person.clips[:1])).to(self.device) for person in self.pixels[:64]]
         write_autoencoder(self.vae, trainer.finish(chosen), torch.float16)
 
@@ -153,9 +154,11 @@ class Minutes:
         network.to(self.device, torch.bfloat16 if is_cuda(self.device) else torch.float32)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name != POSITIONS)
-        self.plain = network.get_mixin("adaln_layer").block
+        mixin = network.get_mixin("adaln_layer")
+        self.plain, lengths = mixin.block, mixin.lengths
         if is_cuda(self.device):
             self.config.args.compile = True
+            mixin.lengths = lambda *given: [*lengths(*given), (given[3], 0), (given[4], 0)]  # one graph for batches of any size
             backbones.compile_blocks(self.config, network, self.device, 1000)
         return network.train()
 
@@ -216,7 +219,7 @@ class Minutes:
         return self.tallies.setdefault(name, Tally(operations))
 
     def _took(self, tally: Tally, start: float, count: int, note: str) -> None:
-        """Count a step, say now and then how it goes, and save every minute."""
+        """Count a step, say now and then how it goes, and save."""
         if note:  # which has waited for the device
             print(f"{self.clock.elapsed:5.0f} s, {self.part}, step {self.learner.done}: {note}", flush=True)
         tally.seconds += time.monotonic() - start

@@ -1,5 +1,6 @@
 """Muon (Jordan et al. 2024): momentum made orthogonal, which needs fewer steps than AdamW."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -12,16 +13,17 @@ ROUNDS = 5
 UPDATE = 0.2  # root mean square of an update over the learning rate, as AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Bring the singular values of a matrix (R, C) near 1 by a Newton-Schulz iteration; its scale does not matter."""
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Bring the singular values of matrices (N, R, C) near 1 by a Newton-Schulz iteration; their scales do not matter."""
     first, second, third = ITERATION
-    current = matrix.to(torch.bfloat16 if has_bfloat16(matrix.device) else torch.float32)
-    current = current.T if matrix.shape[0] > matrix.shape[1] else current
-    current = current / (current.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    current = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
+    current = current.mT if tall else current
+    current = current / (current.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(ROUNDS):
-        square = current @ current.T
+        square = current @ current.mT
         current = first * current + (second * square + third * square @ square) @ current
-    return (current.T if matrix.shape[0] > matrix.shape[1] else current).to(matrix.dtype)
+    return (current.mT if tall else current).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -32,11 +34,16 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update the parameters that have gradients."""
+        """Update the parameters that have gradients, those of one shape together, as a GPU waits for many small operations."""
         for group in self.param_groups:
+            alike = defaultdict(list)
             for parameter in (item for item in group["params"] if item.grad is not None):
-                average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                average.lerp_(parameter.grad, 1 - group["momentum"])
-                matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)
-                update = UPDATE * max(matrix.shape) ** 0.5 * orthogonalised(matrix)
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"])
+                alike[parameter.flatten(1).shape].append(parameter)
+            for shape, parameters in alike.items():
+                gradients = [parameter.grad for parameter in parameters]
+                averages = [self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters]
+                torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+                matrices = torch.stack([matrix.flatten(1) for matrix in torch._foreach_lerp(gradients, averages, group["momentum"])])
+                updates = UPDATE * max(shape) ** 0.5 * orthogonalised(matrices)
+                moved = [update.view_as(parameter) for update, parameter in zip(updates, parameters, strict=True)]
+                torch._foreach_add_(parameters, moved, alpha=-group["lr"])

@@ -41,7 +41,7 @@ class Pool:
         self.dtype = torch.bfloat16 if device.type != "cpu" else torch.float32
         self.people: list[Latents] = []
         self.generator = torch.Generator().manual_seed(0)
-        for file in sorted(folder.glob("*.pt")):  # of a run that was stopped
+        for file in sorted(folder.glob("[0-9]*.pt")):  # of a run that was stopped
             self.people += [Latents(**{name: value if name in ("number", "traits") else value.to(self.device, self.dtype)
                                        for name, value in person.items()}) for person in load_tensors(file)]  # fmt: skip
         self.saved = len(self.people)

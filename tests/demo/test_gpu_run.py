@@ -16,7 +16,7 @@ from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.loading import load_config
 from concat_id.models.backbones import load_transformer
 from networks import autoencoder, minutes
-from networks.autoencoder import AutoencoderTrainer, cut_pieces
+from networks.autoencoder import AutoencoderTrainer, cut_pieces, to_video
 from networks.building import fold_statistics
 from networks.clock import SHARES, Clock
 from networks.learner import Descent
@@ -170,9 +170,9 @@ def test_training_decodes_as_sampling_does_and_learns(trainer):
     clip = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (17, 32, 256, 3))
     rng = np.random.default_rng(0)
     batches = {progress: cut_pieces(lambda: clip, 2, progress, rng) for progress in (0.0, 1.0)}
-    assert [batch.shape for batch in batches.values()] == [(18, 3, 1, 32, 32), (2, 3, 9, 32, 32)], "as many pixels"
+    assert [batch.shape for batch in batches.values()] == [(18, 1, 32, 32, 3), (2, 9, 32, 32, 3)], "as many pixels"
     for batch in batches.values():
-        quality = [float(trainer.step(batch, 0.0)) for _ in range(20)]
+        quality = [float(trainer.step(to_video(torch.from_numpy(batch)), 0.0)) for _ in range(20)]
         assert quality[-1] > quality[0] + 1
 
 
