@@ -33,6 +33,7 @@ from concat_id.distributed import choose_device  # noqa: E402
 from concat_id.face.reference import load_face_models, prepare_reference  # noqa: E402
 from concat_id.models import backbones  # noqa: E402
 from concat_id.models.quantization import bytes_of, difference  # noqa: E402
+from concat_id.sampling import magnitudes  # noqa: E402
 from concat_id.sampling.pipeline import VideoPipeline, make_pipeline  # noqa: E402
 from concat_id.video.writing import write_video  # noqa: E402
 from concat_id.weights.loading import SatCheckpoint  # noqa: E402
@@ -80,7 +81,7 @@ class Bench:
         if args.random:
             checkpoint = random_checkpoint(config)
             backbones.load_sat_checkpoint = lambda path, **_: checkpoint
-            backbones.weight_digests = lambda config: {"transformer": "random"}
+            magnitudes.weight_digests = lambda config: {"transformer": "random"}
             model, generator = config.model, torch.Generator().manual_seed(1)
             sides = [side // model.autoencoder.spatial_factor for side in config.args.sampling_image_size]
             self.text = torch.randn(1, model.transformer.text_length, model.transformer.text_hidden_size, generator=generator)
@@ -155,8 +156,8 @@ def main() -> None:
                 low, high = row["span"]
                 print(f"| {name} | {row['seconds']:.2f} | {row['faster']:.2f} ({low:.2f} to {high:.2f}) | {share} | "
                       f"{row['psnr']:.1f} dB, {row['difference']:.1e} | {likeness} | {row['weights_gb']:.3g} |", flush=True)  # fmt: skip
-    if args.json:
-        args.json.write_text(json.dumps(tables, indent=2))
+                if args.json:  # after every row, as a bench may be cut off
+                    args.json.write_text(json.dumps(tables, indent=2))
 
 
 if __name__ == "__main__":

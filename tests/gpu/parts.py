@@ -299,7 +299,9 @@ def step_of(layers: int, recompute: bool) -> Found:
     yield "GiB", {"compiled": peak_gib(lambda: step(fused)), "eager": peak_gib(lambda: step(eager)), "planned, eager": planned}
     gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     step(fused)
-    errors = torch.tensor([difference(network.get_parameter(name).grad, gradient) for name, gradient in gradients.items()])
+    sizes = torch.stack([gradient.float().norm() for gradient in gradients.values()])
+    errors = torch.stack([(network.get_parameter(name).grad - gradient).float().norm() for name, gradient in gradients.items()])
+    errors /= sizes.clamp_min(sizes.max() / 100)  # what is smaller may be all rounding
     yield "gradients of compiled", {"largest difference": float(errors.max()), "median": float(errors.median())}
     assert errors.max() < (0.05 if CUDA else 1e-4), "gradients are off"
 

@@ -26,7 +26,7 @@ import parts  # noqa: E402
 from concat_id.distributed import choose_device  # noqa: E402
 
 LIMITS = {  # seconds that a part may take on a GPU
-    "card": 30, "small_model": 60, "step_5b": 150, "video_5b": 150, "training": 150, "wan": 90, "engine": 60, "acceleration": 180,
+    "card": 30, "small_model": 60, "step_5b": 150, "video_5b": 150, "training": 240, "wan": 90, "engine": 60, "acceleration": 300,
 }  # fmt: skip
 
 
