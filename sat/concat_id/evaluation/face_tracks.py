@@ -50,7 +50,7 @@ def padded(image: Image.Image) -> Image.Image:
     return ImageOps.expand(image, tuple(round(side * PADDING) for side in image.size), GREY)
 
 
-def assign(references: Sequence[Reference], tracks: Sequence[Track], num_frames: int, threshold: float) -> list[Track]:
+def assign(references: Sequence[Reference], tracks: Sequence[Track], threshold: float) -> list[Track]:
     """Give each reference the track that shows it, an empty one if none is left: one to one, the largest total similarity.
 
     A track that is left over joins the reference it resembles (by `threshold`) if that has no face in the same frames: somebody who
@@ -59,7 +59,7 @@ def assign(references: Sequence[Reference], tracks: Sequence[Track], num_frames:
     people = [Track() for _ in references]
     if not tracks:
         return people
-    totals = np.array([[sum(_similarities(reference, track)) for track in tracks] for reference in references]) / num_frames
+    totals = np.array([[sum(_similarities(reference, track)) for track in tracks] for reference in references])
     rows, columns = linear_sum_assignment(totals, maximize=True)
     for row, column in zip(rows, columns, strict=True):
         people[row] = Track(dict(tracks[column].faces))

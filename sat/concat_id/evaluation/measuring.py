@@ -165,7 +165,7 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     faces = find_faces([Image.fromarray(frame) for frame in video.frames], instruments.detector, instruments.recognizer)
     tracks = build_tracks(faces, instruments.threshold)
     count = len(video.frames)
-    people = assign(references, tracks, count, instruments.threshold)
+    people = assign(references, tracks, instruments.threshold)
     scores, details = identity_scores(references, people, count)
     seen = [many or find_faces([padded(Image.fromarray(frame))], instruments.detector, instruments.recognizer)[0]
             for many, frame in zip(faces, video.frames, strict=True)]  # fmt: skip
