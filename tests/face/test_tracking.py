@@ -1,10 +1,12 @@
 """Faces linked to people, on made-up vectors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from PIL import Image
 
 from concat_id.face.detection import TEMPLATE, Face
-from concat_id.face.tracking import FoundFace, Track, build_tracks
+from concat_id.face.tracking import FoundFace, Track, build_tracks, find_faces, similarity
 
 
 def sight(x: float, who: int, side: float = 40.0) -> FoundFace:
@@ -28,6 +30,16 @@ def test_one_who_was_gone_is_known_again_and_one_who_looks_away_is_followed():
     (track,) = build_tracks([[sight(10, 0)], [], [sight(80, 0)], [sight(82, 5)], [sight(83, 0)]], 0.5)
     assert sorted(track.faces) == [0, 2, 3, 4]
     assert len(build_tracks([[sight(10, 0)], [sight(90, 1)]], 0.5)) == 2
+    assert len(build_tracks([[sight(10, 0)], [], [sight(10, 1)]], 0.5)) == 2, "a place is not remembered"
+    assert [len(build_tracks([[sight(10, 0)], [sight(10 + by, 5)]], 0.5)) for by in (17, 24)] == [1, 2], "overlap of 0.40, 0.25"
+
+
+def test_faces_come_largest_first_with_their_own_vectors():
+    faces = [sight(10, 0, side).face for side in (20, 60, 40)]
+    recognizer = SimpleNamespace(align=lambda image, face: face.side, embed_crops=lambda crops: np.array(crops)[:, None])
+    (found,) = find_faces([None], SimpleNamespace(detect=lambda _: faces), recognizer)
+    assert [(one.side, *one.vector) for one in found] == [(60, 60), (40, 40), (20, 20)]
+    assert similarity(np.ones(1), -np.ones(1)) == 0
 
 
 def test_a_track_has_a_place_a_size_and_a_likeness():
