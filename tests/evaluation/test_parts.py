@@ -10,7 +10,7 @@ from evaluation.clips import write_clip
 from in_process import ffmpeg, refused
 from PIL import Image
 
-from concat_id.evaluation.calibration import Calibration, Range
+from concat_id.evaluation.calibration import Calibration, Range, trained_on
 from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
@@ -92,6 +92,9 @@ def test_flicker_is_what_goes_up_and_down(texture):
     assert motion_scores(fading, 8)["flicker"] < 0.1
     noise = np.random.default_rng(1).integers(0, 255, (4, 120, 160)).astype(np.uint8)
     assert motion_scores(noise, 8)["temporal_consistency"] < 0.4 < motion_scores(fading, 8)["temporal_consistency"]
+    fade, flat = (np.stack([np.full((32, 32), value, np.uint8) for value in values]) for values in (range(50, 130, 10), (0, 200, 0)))
+    assert motion_scores(fade, 8)["temporal_consistency"] == motion_scores(flat, 8)["temporal_consistency"] == 0
+    assert motion_scores(flat * 0, 8)["temporal_consistency"] == 1 and motion_scores(flat, 8)["flicker"] == pytest.approx(100 * 200 / 255)
     assert motion_scores(base[None], 8) == {"temporal_consistency": None, "motion_amplitude": None, "flicker": None}
 
 
@@ -113,6 +116,7 @@ def test_an_interval_needs_values_that_differ_or_bounds():
     assert mean_interval([0.9 - 0.8, 0.8 - 0.7]) is None, "the same but for rounding"
     assert mean_interval([0.4, 0.5, 0.6]) == pytest.approx((0.2516, 0.7484), abs=1e-4)
     assert mean_interval([1, 1, 1], (0, 1)) == pytest.approx((0.2924, 1), abs=1e-4), "three of three"
+    assert mean_interval([0.9, 1, 1], (0, 1))[1] == 1 and mean_interval([0.1, 0, 0], (0, 1))[0] == 0
     assert [mean_interval([1] * number, (-1, 1))[0] > 0 for number in (5, 6)] == [False, True], "as the sign test"
 
 
@@ -125,7 +129,7 @@ def test_calibration_by_person_and_by_all():
     assert own.genuine == pytest.approx(0.8) and own.impostor == pytest.approx(0.6), "the reference itself is no other photo"
     assert calibration.of(Path("clara.png"), anna) == calibration.whole
     assert own.rescale(0.8) == pytest.approx(1) and own.rescale(0.6) == pytest.approx(0)
-    assert Range(0.5, None).rescale(0.7) is None and Range(0.5, 0.4).rescale(0.7) is None
+    assert Range(0.5, None).rescale(0.7) is None and Range(0.5, 0.4).rescale(0.7) is Range(0.5, 0.5).rescale(0.7) is None
 
 
 def test_impostor_similarity_from_references_alone():
@@ -133,6 +137,12 @@ def test_impostor_similarity_from_references_alone():
     limits = Calibration.from_references([*people, people[0]]).whole
     assert limits.impostor == pytest.approx(0.36) and limits.genuine is None, "one person twice does not move it"
     assert Calibration.from_references(people[:1]).whole == (None, None)
+
+
+def test_references_that_were_trained_on():
+    reference, near, far = (np.array([cosine, (1 - cosine**2) ** 0.5]) for cosine in (1, 0.5, 0.4))
+    found = trained_on({Path("r"): reference, Path("s"): -reference}, {Path("far"): far, Path("near"): near})
+    assert found == {Path("r"): {"image": "near", "similarity": pytest.approx(0.5)}}
 
 
 def image(path):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from PIL import Image
 
 from concat_id.evaluation import measuring
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
-from concat_id.evaluation.face_tracks import Reference
+from concat_id.evaluation.face_tracks import Reference, assign, read_reference
+from concat_id.evaluation.identity import copy_paste_index, identity_scores, key_point_distance, low_frequency_correlation
+from concat_id.evaluation.intervals import mean_interval
 from concat_id.evaluation.layouts import GeneratedVideo
 from concat_id.evaluation.measuring import load_instruments, measure
 from concat_id.evaluation.multi_person import multi_person_scores
@@ -148,6 +151,52 @@ def test_a_third_face_takes_no_place():
     passer_by = Track({0: face_at(-200, unit(0, 0, 1))})
     tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, ANNA)}), Track({0: face_at(200, BEN), 1: face_at(200, BEN)}), passer_by]
     assert multi_person_scores(BOTH, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1
+
+
+def test_places_go_from_left_to_right_and_strangers_have_no_order():
+    anna, ben, stranger = face_at(0, ANNA), face_at(200, BEN), face_at(200, unit(0, 0, 1))
+    tracks = [Track(dict.fromkeys(range(4), anna)), Track(dict.fromkeys(range(2), ben))]
+    assert multi_person_scores(BOTH, tracks, tracks, 4, 0.363)["match_rate"] == 6 / 8
+    tracks = [Track({0: anna}), Track({0: stranger})]
+    assert multi_person_scores(BOTH, tracks, tracks, 1, 0.363)["order_accuracy"] is None
+
+
+def test_one_who_comes_back_joins_their_track():
+    main = Track({number: face_at(0, ANNA) for number in range(4)})
+    shorter, later, stranger = Track({5: face_at(9, ANNA)}), Track({4: face_at(0, ANNA), 5: face_at(0, ANNA)}), Track({6: face_at(0, BEN)})
+    (anna,) = assign([reference_of(ANNA)], [shorter, stranger, main, later], 0.5)
+    assert anna.faces == main.faces | later.faces and len(main.faces) == 4, "one face a frame, and no track given is changed"
+
+
+def test_the_largest_face_is_the_reference(tmp_path, recognizer):
+    Image.new("RGB", (200, 200)).save(tmp_path / "a.png")
+    large, small = face_at(0, ANNA).face, replace(face_at(0, ANNA).face, box=np.array([0, 0, 50, 50.0]))
+    for faces in ([large, small], [small, large]):
+        detector = SimpleNamespace(search=lambda image, faces=faces: (image, faces, None))
+        assert read_reference(tmp_path / "a.png", detector, recognizer).found.face is large
+
+
+def test_frames_without_a_face_count_0():
+    scores, details = identity_scores([reference_of(ANNA)], [Track({0: face_at(0, ANNA)})], 2)
+    assert scores["similarity"] == details["per_reference"][0] == pytest.approx(0.5)
+    assert scores["similarity_beyond_copying"] == pytest.approx(0.5, abs=1e-3), "crops of one colour are no copies"
+    people = [Track(dict.fromkeys(range(3), face_at(0, ANNA))), Track({0: face_at(0, BEN)})]
+    assert identity_scores(BOTH, people, 4)[1]["interval"] == pytest.approx(mean_interval([1, 0.5, 0.5, 0])), "of frames, not of faces"
+
+
+def test_copies_are_told_by_key_points_and_by_the_middle_of_the_crop():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8))
+    face = replace(face_at(0, ANNA), crop=noise)
+    other = replace(face, face=replace(face.face, keypoints=TEMPLATE + np.eye(5)[2][:, None] * [6, 0]))
+    distance = key_point_distance(face.face.keypoints, other.face.keypoints)
+    assert copy_paste_index(face, other) == pytest.approx(2 ** (-((distance / 0.05) ** 2) / 2)) and 0.02 < distance < 0.06
+    correlations = []
+    for cut in np.diag([0, 8, 8, -8, -8])[:, 1:]:  # the whole middle, then without one of its edges
+        box = (cut + [24, 24, 88, 104]).tolist()
+        part = Image.new("RGB", noise.size)
+        part.paste(noise.crop(box), box)
+        correlations.append(low_frequency_correlation(noise, part))
+    assert correlations[0] == pytest.approx(1) and max(correlations[1:]) < 0.9
 
 
 class LightOrDark:
