@@ -1,6 +1,7 @@
 """Schedule, guidance, samplers and loss against the released system's outputs, and their algebra."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import assert_close, seeded
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.guidance import guidance_scale
 from concat_id.diffusion.loss import diffusion_loss
-from concat_id.diffusion.samplers import sample_ddim, sample_sde_dpmpp_2m
+from concat_id.diffusion.samplers import SAMPLERS, sample_ddim
 from concat_id.diffusion.schedule import noise_level, zero_snr_schedule
 
 
@@ -50,7 +51,7 @@ def test_sampler_equals_released(sat_golden, kind, released, steps, noise, batch
     scale = guidance_scale(kind, 6.0, steps, 5.0)
     denoise = guided_denoiser(stand_in, course, Condition(TEXT, REFS), scale, Condition(NO_TEXT, REFS), batched)
     source = torch.zeros_like if noise == "zero" else torch.ones_like
-    sampled = sample_sde_dpmpp_2m(denoise, seeded("noise", (1, 3, 16, 4, 6)), course, source)
+    sampled = SAMPLERS["sde_dpmpp_2m"](denoise, seeded("noise", (1, 3, 16, 4, 6)), course, source)
     assert_close(sampled, sat_golden[f"sampler/{released}/steps{steps}/noise_{noise}"], 1e-5)
 
 
@@ -96,6 +97,26 @@ def test_guidance_by_references_adds_what_they_change(scale, batched):
         assert len(seen) == 2 + len(set(scales) - {1})
 
 
+def test_branches_have_names_of_their_own_and_add_up_in_the_type_of_the_latents():
+    course, noised, sizes, names = zero_snr_schedule().sampling_steps(4), seeded("noise", (1, 3, 16, 4, 6)), [], []
+
+    def network(latents, *inputs):
+        sizes.append(len(latents))
+        return stand_in(latents, *inputs).bfloat16()
+
+    def denoiser(network, **options):
+        return guided_denoiser(network, course, Condition(TEXT, REFS), guidance_scale("dynamic_intended", 6.0, 4), **options)
+
+    found = denoiser(network)(noised, 3)
+    assert sizes == [2], "the scale is 1 at the first step alone"
+    assert torch.equal(found, denoiser(lambda *inputs: network(*inputs).float())(noised, 3))
+    denoise = denoiser(network, batched=False, branch=lambda name: names.append(name) or nullcontext())
+    for step in (0, 1):
+        denoise(noised, step)
+    first, second, *again = names
+    assert first != second and again == [first, second]
+
+
 def test_loss_equals_released(sat_golden):
     text, refs = torch.cat([TEXT, NO_TEXT]), torch.cat([REFS, 0.5 * REFS])
     latents, noise = seeded("z", (2, 3, 16, 4, 6)), seeded("lossnoise", (2, 3, 16, 4, 6))
@@ -116,5 +137,6 @@ def test_dynamic_guidance_intended_rises_and_released_slips():
     intended = guidance_scale("dynamic_intended", 6.0, 50)
     scales = [intended(step, 999 - 20 * step) for step in range(50)]
     assert scales[0] == 1 and all(b >= a for a, b in zip(scales, scales[1:], strict=False))
+    assert scales[25] == pytest.approx(1 + 6 * (1 - math.cos(math.pi / 32)) / 2)
     released = guidance_scale("dynamic", 6.0, 50)
     assert released(0, 999) == pytest.approx(1 + 6 * (1 - math.cos(math.pi * ((50 - 999) / 50) ** 5)) / 2)

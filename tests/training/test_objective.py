@@ -1,13 +1,19 @@
 """What training draws and corrupts, and that it depends on (seed, step, part) alone."""
 
+import dataclasses
+
 import pytest
 import torch
+from conftest import ROOT
 from training.alone import batch_of
 
+from concat_id.config.loading import load_config
 from concat_id.diffusion.denoiser import Condition
+from concat_id.diffusion.flow import FlowSchedule
 from concat_id.diffusion.loss import add_pixel_noise, draw_timesteps, drop_conditions
+from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.training.objective import Objective, generator_of
+from concat_id.training.objective import Objective, generator_of, recipe_of
 from concat_id.weights.tensor_cache import TensorCache
 
 CPU = torch.device("cpu")
@@ -25,6 +31,13 @@ def test_parts_share_the_timesteps(parts):
 
 def test_more_parts_than_timesteps():
     assert [draw_timesteps(1, generator_of(0), part, 12, 5).item() for part in range(12)] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+@pytest.mark.parametrize("name, made, levels", [("debug", zero_snr_schedule, "signal"), ("wan_mini", FlowSchedule, "sigmas")])
+def test_the_schedule_is_the_configuration_s(name, made, levels):
+    model = load_config([ROOT / "configs" / f"{name}.yaml"]).model
+    model.schedule = dataclasses.replace(model.schedule, num_timesteps=500, shift=2.0)
+    assert torch.equal(getattr(recipe_of(model).schedule, levels), getattr(made(500, 2.0), levels))
 
 
 def test_noise_of_references_has_the_released_strength():
@@ -78,6 +91,11 @@ def test_everything_follows_from_seed_step_and_part(objective):
     assert first[0][0].shape == (1, 2, 16, 4, 4) and first[0][3].shape == (1, 2, 16, 4, 4)
 
 
+def test_timesteps_are_the_schedule_s(objective, monkeypatch):
+    monkeypatch.setattr(objective, "num_timesteps", 10)
+    assert set(objective.draw_timesteps(100, generator_of(0), 1, 2).tolist()) == {5, 6, 7, 8, 9}
+
+
 def test_clips_are_posterior_samples_in_training_and_means_in_validation(objective):
     batch = batch_of(torch.randn(1, 3, 5, 32, 32).tanh(), torch.zeros(1, 1, 3, 32, 32))
     mean, std = objective.autoencoder.encode_moments(batch.video)
@@ -102,12 +120,16 @@ def test_references_are_encoded_alone(objective):
     torch.testing.assert_close(both[1, 0], objective.autoencoder.encode(refs[1:, 0, :, None])[0, 0], atol=1e-5, rtol=1e-4)
 
 
-def test_validation_is_the_same_every_time(objective):
-    batch = batch_of(torch.zeros(1, 3, 5, 32, 32), torch.zeros(1, 1, 3, 32, 32))
+def test_validation_is_the_same_every_time_with_noise_of_its_own_at_each_timestep(objective):
+    batch, seen = batch_of(torch.zeros(2, 3, 5, 32, 32), torch.randn(2, 2, 3, 32, 32).tanh()), []
 
     def network(latents, timestep, text, refs):
+        seen.append((latents, refs))
         return latents * 0.5
 
-    losses = objective.validation_losses(network, batch, [10, 900], 0)
-    assert losses == objective.validation_losses(network, batch, [10, 900], 0) and losses[0] != losses[1]
-    assert losses != objective.validation_losses(network, batch, [10, 900], 1)
+    losses = objective.validation_losses(network, batch, [990, 991], 0)
+    (first, refs), (second, _) = seen
+    assert (first - second).abs().mean() > 0.5 and torch.equal(refs, objective.encode_refs(batch.refs))
+    assert losses == objective.validation_losses(network, batch, [990, 991], 0) and losses[0] != losses[1]
+    assert losses != objective.validation_losses(network, batch, [990, 991], 1)
+    assert torch.equal(objective.shown(batch), batch.refs[0])

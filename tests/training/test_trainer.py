@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from training.alone import same, weights
 
 from concat_id.sampling.pipeline import CogVideoXPipeline
 from concat_id.training import checkpoint
-from concat_id.training.checkpoint import find_run, open_checkpoint, random_state
+from concat_id.training.checkpoint import CheckpointError, find_run, open_checkpoint, random_state
 
 
 def test_losses_are_golden(setup, tmp_path):
@@ -36,13 +37,15 @@ def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
     alone.make_trainer(config, tmp_path).train(alone.batches(**alone.SMALL))
     other = setup.config(tmp_path, {"zero_optimization": {"stage": 3}}, train_iters=2)
+    state = tmp_path / "2" / "training" / "state.json"
+    state.write_text(state.read_text().replace('"updates": 2', '"updates": 1'))  # as where float16 left out an update
     engine = alone.make_trainer(other, tmp_path, open_checkpoint(tmp_path)).engine
     saved = open_checkpoint(tmp_path)
     for name, master, states in engine.full_states():
         expected = saved.states(name)
         assert torch.equal(master, expected.pop("fp32")) and states.keys() == expected.keys()
         assert all(torch.equal(states[key], expected[key]) for key in states)
-    assert engine.updates == 2
+    assert engine.updates == 1
 
 
 def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):
@@ -63,8 +66,9 @@ def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_p
 def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     config = setup.config(tmp_path, train_iters=6, save_interval=1, keep_checkpoints=3)
     run = tmp_path / "run-20260101-000000-2"
+    (run / "9").mkdir(parents=True)  # of a run that went back
     alone.make_trainer(config, run).train(alone.batches(**alone.SMALL))
-    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["4", "4-ema", "5", "5-ema", "6", "6-ema"]
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["4", "4-ema", "5", "5-ema", "6", "6-ema", "9"]
     assert find_run(tmp_path, "run") == run and open_checkpoint(run).step == 6
     states = run / "6" / "training" / "states-0000.safetensors"
     states.write_bytes(states.read_bytes()[:-8])
@@ -72,18 +76,31 @@ def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     assert "states-0000.safetensors: has" in capsys.readouterr().err
     (run / "5" / "training" / "state.json").unlink()
     assert open_checkpoint(run).step == 4
+    state = run / "4" / "training" / "state.json"
+    state.write_text(state.read_text().replace('"version": 1', '"version": 2'))
+    refused("state.json: found version 2, expected 1", open_checkpoint, run / "4")
     (run / "latest").write_text("3")
     refused("found no finished checkpoint", open_checkpoint, run)
     refused("holds weights only.*--load", open_checkpoint, run / "5")
 
 
-@pytest.mark.parametrize("interval", [0, None])
-def test_intervals_of_zero_are_never(setup, tmp_path, interval):
-    config = setup.config(tmp_path, train_iters=2, save_interval=interval, eval_interval=interval, eval_iters=1)
+@pytest.mark.parametrize("interval, validated, saved", [(0, [], ["3"]), (None, [], ["3"]), (2, [2, 3], ["2", "3"])])
+def test_intervals_of_zero_are_never_and_others_end_with_the_last_step(setup, tmp_path, interval, validated, saved):
+    config, steps = setup.config(tmp_path, train_iters=3, save_interval=interval, eval_interval=interval, eval_iters=1, ema_decay=0), []
     trainer = alone.make_trainer(config, tmp_path / "run")
-    trainer.validation = SimpleNamespace()  # which has no loss
+    trainer.validation = SimpleNamespace(loss=lambda engine: steps.append(trainer.done) or 0.0)
     trainer.train(alone.batches(**alone.SMALL))
-    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["2", "2-ema"]
+    assert steps == validated and sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == saved
+
+
+def test_a_checkpoint_that_fails_is_told_and_the_last_one_ends_the_run(setup, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr("concat_id.training.trainer.save_checkpoint", fail)
+    trainer = alone.make_trainer(setup.config(tmp_path, train_iters=2, save_interval=1), tmp_path)
+    refused("the disk is full", trainer.train, alone.batches(**alone.SMALL))
+    assert trainer.done == 2 and capsys.readouterr().err.count("the disk is full; training goes on") == 1
 
 
 def test_a_run_is_found_by_its_whole_name_and_a_newer_one_without_a_checkpoint_is_told(tmp_path, capsys):
@@ -100,9 +117,19 @@ def test_a_run_is_found_by_its_whole_name_and_a_newer_one_without_a_checkpoint_i
 
 def test_global_generators_come_back(tmp_path):
     before = random_state()
-    drawn = torch.rand(3)
+    drawn = torch.rand(1), np.random.random(), random.random()
     checkpoint.load_random_state(before)
-    assert torch.equal(drawn, torch.rand(3))
+    assert drawn == (torch.rand(1), np.random.random(), random.random())
+
+
+def test_micro_batches_of_every_process_have_parts_of_their_own(setup, tmp_path, monkeypatch):
+    trainer, asked = alone.make_trainer(setup.config(tmp_path, gradient_accumulation_steps=2), tmp_path), []
+    loss = trainer.objective.training_loss
+    monkeypatch.setattr(trainer.objective, "training_loss", lambda *arguments: asked.append(arguments[3:]) or loss(*arguments))
+    monkeypatch.setattr("concat_id.training.trainer.world_size", lambda: 2)
+    monkeypatch.setattr("concat_id.training.trainer.rank", lambda: 1)
+    trainer._step(alone.batches(**alone.SMALL))
+    assert asked == [(1, 4), (3, 4)]
 
 
 def test_more_micro_batches_wait_for_the_device_no_more_often(setup, tmp_path, monkeypatch):
