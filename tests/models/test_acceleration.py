@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tiny_pipelines import latents_of
 from concat_id.config.loading import load_config
 from concat_id.conversion.gguf_files import to_gguf
 from concat_id.models.acceleration import BACKENDS
-from concat_id.models.attention import KERNELS
+from concat_id.models.attention import KERNELS, attention, can_run, fastest
 from concat_id.models.diffusers_transformer import DiffusersTransformer
 from concat_id.models.quantization import blocks_of, bytes_of, difference, is_kept, quantize
 from concat_id.models.transformer import DiffusionTransformer
@@ -189,3 +191,25 @@ def test_a_kernel_that_cannot_run_here_is_named(pipeline_of):
         for kernel in ("sage", "cudnn"):
             refused(f"attention_kernel: {kernel} cannot run on cpu", lambda kernel=kernel, network=network: pipeline_of(
                 "debug", network=network, attention_kernel=kernel).load())  # fmt: skip
+
+
+def test_the_fastest_kernel_is_the_one_that_takes_least(monkeypatch):
+    times, probe = {"cudnn": 3.0, "flash": 2.0}, torch.zeros(1, 1, 4, 8)
+    monkeypatch.setattr("concat_id.models.attention.can_run", lambda kernel, *_: kernel in times)
+    monkeypatch.setattr("concat_id.models.attention._milliseconds", lambda probe, kernel: times[kernel])
+    assert fastest(probe) == ("flash", "attention kernel: flash (cudnn 3.0 ms, flash 2.0 ms a layer)")
+    times.clear()
+    assert fastest(probe) == ("auto", None)
+
+
+def test_sage_attends_to_all_tokens_and_the_end_of_the_memory_is_no_reason_against_a_kernel(monkeypatch):
+    package, qkv = SimpleNamespace(sageattn=lambda *qkv, **options: options), torch.zeros(3, 1, 1, 4, 8)
+    monkeypatch.setitem(sys.modules, "sageattention", package)
+    assert attention(*qkv, "sage") == {"tensor_layout": "HND", "is_causal": False}
+
+    def full(*qkv, **options):
+        raise torch.OutOfMemoryError
+
+    package.sageattn = full
+    with pytest.raises(torch.OutOfMemoryError):
+        can_run("sage", qkv.device, qkv.dtype, 8)

@@ -9,7 +9,7 @@ from conftest import assert_close, golden_arrays, golden_meta, seeded
 from in_process import refused
 
 from concat_id.config.cogvideox import AutoencoderConfig
-from concat_id.models.autoencoder import VideoAutoencoder, to_diffusers_names, to_sat_names
+from concat_id.models.autoencoder import VideoAutoencoder, _ramp, to_diffusers_names, to_sat_names
 
 CASE = golden_meta("vae_shared")
 SCALE = 0.7
@@ -128,6 +128,8 @@ def test_any_number_of_latent_frames_gives_4k_plus_1(autoencoder):
         video = autoencoder.decode(latents[:, :latent_frames], progress=lambda done, total, calls=calls: calls.append((done, total)))
         assert video.shape == (1, 3, 4 * latent_frames - 3, 16, 24) and video.dtype == torch.float32
         assert calls == [(index + 1, chunks) for index in range(chunks)]
+    repeated = autoencoder.decode(torch.cat([latents, latents[:, -1:]], dim=1))
+    assert torch.equal(video, repeated[:, :, :13]), "an even number is decoded as if the last were there twice"
 
 
 def test_one_tile_is_the_untiled_decode(autoencoder, golden):
@@ -144,6 +146,12 @@ def test_tiles_cover_and_blend_to_the_same_image(autoencoder, monkeypatch):
     monkeypatch.setattr(autoencoder.autoencoder.decoder, "forward", enlarge)
     latents = torch.randn(2, 1, 16, 33, 47, generator=torch.Generator().manual_seed(0))
     assert_close(autoencoder.decode(latents, tiled=True, tile_size=(12, 20)), autoencoder.decode(latents), 1e-5)
+
+
+def test_a_tile_fades_over_the_overlap_towards_its_neighbours_alone():
+    inner, first = _ramp(slice(4, 28), 32, 1), _ramp(slice(0, 24), 32, 1)
+    assert inner[0] == inner[-1] == 0.5 / 8 and inner[7] == 7.5 / 8 and inner[8] == 1
+    assert first[0] == 1 and torch.equal(first[8:], inner[8:])
 
 
 UNFIT = {

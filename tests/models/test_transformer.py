@@ -61,6 +61,7 @@ def test_positions_that_nothing_uses_may_be_any_number_and_nothing_else_may():
     inputs, other = golden_inputs("dit0", 1), {POSITIONS: torch.ones(3, 5)}
     model = golden_model("dit0", other)
     assert torch.equal(model(*inputs), golden_model("dit0")(*inputs)) and torch.equal(model.state_dict()[POSITIONS], other[POSITIONS])
+    golden_model("dit0", {"mixins.pos_embed.pos_embedding": torch.ones(1, 3, 5)}, position_embedding="sincos")  # as CogVideoX-2B's
     refused("1 of .* of another shape: time_embed.0.bias", golden_model, "dit0", other | {"time_embed.0.bias": torch.ones(3)})
 
 
@@ -106,6 +107,18 @@ def test_no_references_is_plain_text_to_video():
         plain, with_refs = model(latents, timestep, text), model(latents, timestep, text, refs)
     assert plain.shape == with_refs.shape == latents.shape
     assert (plain - with_refs).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sincos"])
+def test_positions_of_sampling_serve_training_and_each_length_of_text_and_type_has_its_own(positions):
+    model, fresh = (golden_model("dit0", position_embedding=positions) for _ in range(2))
+    latents, timestep, text, refs = golden_inputs("dit0", 1)
+    with torch.inference_mode():
+        model(latents, timestep, text, refs)
+    shorter = latents, timestep, text[:, :-1], refs
+    assert torch.equal(model(*shorter), fresh(*shorter))
+    model(latents, timestep, text, refs).sum().backward()
+    assert model.bfloat16()(latents.bfloat16(), timestep, text.bfloat16(), refs.bfloat16()).dtype == torch.bfloat16
 
 
 def test_new_weights_predict_zero_and_depend_on_the_generator_alone():
