@@ -92,15 +92,19 @@ def test_minimum_pairing_takes_the_least_of_the_band_and_random_pairing_any(seed
     assert {choose(values, band, "random", random) for _ in range(400)} == inside
     assert choose(values, (2.0, 3.0), "random", random) is None
     assert choose(np.array([0.6, 0.8]), band, "minimum", random) == 0  # from the lower bound, below the upper
+    assert choose(np.array([0.8]), band, "minimum", random) is None
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_trade_off_sets_are_small_and_hold_the_least_similar_pairs(seed):
-    clips, thresholds = placed(seed, spread=0.3), Thresholds(trade_off=(0.5, 0.99))
+    clips, thresholds = placed(seed, spread=0.3), Thresholds(trade_off=(0.5, 0.97))
     everything, few = trade_off_pairs(clips, thresholds, 100, seed), trade_off_pairs(clips, thresholds, 1, seed)
-    best = defaultdict(lambda: 1.0)
+    best, others = defaultdict(lambda: 1.0), Others(clips)
     for pair in everything.pairs:
         best[pair.clip.identities] = min(best[pair.clip.identities], *pair.cosines)
+        for place, cosine in enumerate(pair.cosines):
+            inside = [other for other in cosines(pair.clip, place, others).values() if 0.5 <= other < 0.97]
+            assert cosine == pytest.approx(min(inside), abs=1e-5)
     assert {pair.clip.identities: min(pair.cosines) for pair in few.pairs} == best
 
 

@@ -161,7 +161,9 @@ def test_collate_stacks(make, folder):
     batch = ClipDataset.collate([dataset[0, 1], dataset[0, 0]])
     assert batch.video.shape == (2, 3, 9, HEIGHT, WIDTH) and batch.refs.shape == (2, 2, 3, HEIGHT, WIDTH)
     assert (batch.captions, batch.indices, batch.held) == (["Two.", "A person talks."], [1, 0], [0, 0])
-    assert batch.video.dtype == torch.uint8 and batch.as_floats().video.min() == -1
+    assert batch.video.dtype == torch.uint8
+    batch.video[0, 0, 0, 0, :2] = torch.tensor([0, 255])
+    assert batch.as_floats().video[0, 0, 0, 0, :2].tolist() == [-1, 1]
 
 
 def test_cached_windows_are_not_decoded_again(make, folder):

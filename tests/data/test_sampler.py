@@ -51,6 +51,11 @@ def test_an_epoch_sees_every_clip_and_batches_are_alike(num_refs, batch_size):
     assert len(num_refs) < 3 or len({tuple(indices) for indices in seen}) > 1, "epochs are shuffled differently"
 
 
+def test_a_batch_is_filled_up_with_the_first_records_of_its_epoch():
+    first, second = EpochSampler([1] * 4, 3).epoch_batches(0)
+    assert second[1:] == first[:2]
+
+
 def test_order_depends_on_the_seed():
     assert take(EpochSampler([1] * 50, seed=1), 50) != take(EpochSampler([1] * 50, seed=2), 50)
 
