@@ -30,9 +30,15 @@ def test_a_device_that_does_not_compute_is_refused_in_one_line(name):
     assert message.endswith("; choose auto, cpu or one that torch sees") and len(message) < 400
 
 
+def alone(monkeypatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def old_gpus(monkeypatch):
     """GPUs that torch says to have, without bfloat16; yields which were made the current one."""
+    alone(monkeypatch)
     chosen = []
     module = SimpleNamespace(set_device=chosen.append, is_bf16_supported=lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
@@ -53,6 +59,7 @@ def test_emulated_bfloat16_of_a_gpu_is_told(old_gpus, capsys):
 
 
 def test_deepspeed_takes_the_device_that_was_asked_for(monkeypatch):
+    alone(monkeypatch)
     monkeypatch.setattr(engine.dist, "is_initialized", lambda: False)
     monkeypatch.setattr(engine.dist, "init_process_group", lambda *_, **__: None)
     monkeypatch.setenv("LOCAL_RANK", "0")

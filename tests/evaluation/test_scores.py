@@ -60,7 +60,7 @@ def test_what_is_no_number_or_lost_is_left_out_and_said(score, portraits, monkey
 def test_only_one_of_two_people_halves_the_honest_score(score, portraits):
     frames = [scene(portraits["astronaut"])] * 4
     scores = score(frames, "astronaut", "actor")["scores"]
-    assert scores["similarity_as_published"] is None, "benchmarks have one person a video"
+    assert "similarity_as_published" not in scores, "benchmarks have one person a video"
     assert scores["similarity"] < 0.5 and scores["detection_rate"] == 0.5
     assert scores["match_rate"] == 0.5 == scores["missing_rate"] and scores["swap_rate"] == 0
     assert scores["order_accuracy"] is None

@@ -160,7 +160,7 @@ def test_a_script_of_ones_own_brings_its_objective(tiny_model, tmp_path, monkeyp
 
     main = script.main
     script.main = lambda: main(lambda: LateObjective, "own")
-    options = "--base", *setup.bases, "--save", tmp_path / "runs", "--train_iters", 1
+    options = "--base", *setup.bases, "--save", tmp_path / "runs", "--train_iters", 1, "--device", "cpu"
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     assert call_main(script, options, monkeypatch, capsys).code == 0 and drawn
     assert os.environ["DS_ACCELERATOR"] == "cpu"  # DeepSpeed's device is the run's

@@ -24,7 +24,7 @@ MEMORY = {
 # Options that have the names of keys of args:, below those of the original.
 SHARED = (
     *("input_file", "overwrite", "photos", "strict_photos", "batch_size", "best_of", "load", "trust_checkpoint"),
-    *("ref_guidance_scale", "sampler", "memory", "device", "attention_kernel", "compile", "bf16"),
+    *("ref_guidance_scale", "sampler", "memory", "device", "attention_kernel", "compile", "bf16", "fp16"),
     *("parallel", "cache", "cache_threshold", "quantize"),
 )
 RENAMED = {"image_path": "image", "cfg_scale": "guidance_scale", "use_tiled": "tiled_decoding"}

@@ -63,14 +63,12 @@ def is_rank1(vector: Sequence[float] | None, own: str, candidates: Mapping[str, 
     return max(cosines, key=cosines.__getitem__) == own
 
 
-def published_similarity(references: Sequence[Reference], found: Sequence[Sequence[FoundFace]]) -> float | None:
-    """Compute the score of the published benchmarks for one person, None for several: each frame's largest face, others dropped.
+def published_similarity(reference: Reference, found: Sequence[Sequence[FoundFace]]) -> float:
+    """Compute the score of the published benchmarks, which have one person a video: each frame's largest face, others dropped.
 
     Source: get_facesim_fid.py of ConsisID, which takes 0 for a video without any face.
     """
-    if len(references) > 1:
-        return None
-    values = [similarity(references[0].found.vector, faces[0].vector) for faces in found if faces]
+    values = [similarity(reference.found.vector, faces[0].vector) for faces in found if faces]
     return float(np.mean(values)) if values else 0.0
 
 

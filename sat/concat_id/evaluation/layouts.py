@@ -19,7 +19,7 @@ from concat_id.files.paths import kind_of, read_text, resolve_path, visible_file
 INFO = "info.json"
 MADE = re.compile(r"(video|portrait)(?:_(\d+))?\.(mp4|png)")
 OPENS2V_LISTS = "*_Eval.json"
-CONSISID_LISTS = ("video_caption_eval_old.csv", "video_caption_eval.csv")  # the published scores take the first
+CONSISID_LISTS = ("video_caption_eval.csv", "video_caption_eval_old.csv")
 PEOPLE = {"man", "woman", "boy", "girl", "person", "people", "face", "human"}
 COLUMNS = {"index", "Class", "Refined_man", "Refined_woman"}
 AGAIN, DOWNLOAD = "make the video again", "download the benchmark again"

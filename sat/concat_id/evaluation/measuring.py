@@ -167,9 +167,10 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     count = len(video.frames)
     people = assign(references, tracks, instruments.threshold)
     scores, details = identity_scores(references, people, count)
-    seen = [many or find_faces([padded(Image.fromarray(frame))], instruments.detector, instruments.recognizer)[0]
-            for many, frame in zip(faces, video.frames, strict=True)]  # fmt: skip
-    scores["similarity_as_published"] = published_similarity(references, seen)
+    if len(references) == 1:
+        seen = [many or find_faces([padded(Image.fromarray(frame))], instruments.detector, instruments.recognizer)[0]
+                for many, frame in zip(faces, video.frames, strict=True)]  # fmt: skip
+        scores["similarity_as_published"] = published_similarity(references[0], seen)
     scores |= multi_person_scores(references, people, tracks, count, instruments.threshold)
     scores |= motion_scores(video.small, video.small_fps)
     notes = [f"{reference.path}: {note}" for reference in references for note in reference.notes]
