@@ -38,7 +38,7 @@ def start_processes(device: torch.device) -> None:
     if dist.is_initialized():
         return
     backend = dist.Backend.default_device_backend_map[device.type]
-    if device.index is not None:  # DeepSpeed takes the device of this number
+    if device.type != "cpu":  # DeepSpeed takes the device of this number
         if world_size() > 1 and device.index != local_rank():
             raise UserError(f"args.device: found {device} for process {local_rank()} of {world_size()}, expected auto or {device.type}")
         os.environ["LOCAL_RANK"] = str(device.index)
