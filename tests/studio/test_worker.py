@@ -1,5 +1,7 @@
 """The process that makes the page's videos, and how the form is read."""
 
+import time
+
 import pytest
 from conftest import ROOT
 from in_process import refused
@@ -38,6 +40,23 @@ def test_what_fails_is_told_and_the_process_lives_on(worker, tmp_path):
     worker._process.kill()  # as the system does
     worker._process.join(5)
     assert last(worker, tmp_path / "out", seed="1").kind == "made"
+
+
+def test_a_stopped_video_says_so_at_once_and_the_next_is_made(worker, tmp_path):
+    def ask(owner: str, steps: str):
+        settings = PORTRAIT | {"output_dir": str(tmp_path / owner), "num_inference_steps": steps}
+        return worker.make(VideoRequest("mini", "single_identity", "a man in a green shirt", ([PHOTO],), settings), owner)
+
+    first, second, third, fourth = ask("me", "100"), ask("you", "2"), ask("me", "2"), ask("a closed page", "2")
+    while (event := next(first)) is None or event.kind != "step":
+        pass
+    time.sleep(1)  # more steps are on their way
+    assert [next(each) for each in (second, third, fourth)] == [("waiting", 1), ("waiting", 2), ("waiting", 3)]
+    fourth.close()
+    assert worker.stop("me") and not worker.stop("nobody")
+    assert [list(first), list(third)] == [[("stopped", None)]] * 2
+    assert [event for event in second if event][-1].kind == "made" and not list(tmp_path.glob("me/*/video*"))
+    assert not worker.stop("me")
 
 
 def test_the_form_is_read_or_refused_in_a_sentence(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, counted
 from concat_id.files.paths import PROJECT_ROOT
 from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, Model, default_model, example_prompts
 from concat_id.studio.gallery import MOST, Result, read_result, result_folders, served
@@ -42,6 +42,7 @@ NAME_UPLOADS = """() => new MutationObserver(() => document.querySelectorAll("[i
 )).observe(document.body, {childList: true, subtree: true})"""
 GALLERY, EVALUATED = "Results, the newest first", "Results to compare, the newest first"
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
+IDLE = "nothing of yours is being made"
 SAVE = ["fullscreen", "download"]  # buttons of an image
 SECONDS = 600  # that a report or the doctor may take
 
@@ -72,7 +73,9 @@ class Studio:
         for event in self.worker.make(request, session.session_hash):
             if event is None:
                 continue
-            if event.kind == "step":
+            if event.kind == "waiting":
+                yield bar(f"waiting for {counted(video=event.value)}", 0), gr.skip(), *nothing
+            elif event.kind == "step":
                 done, of = event.value
                 began = time.monotonic() if not done else began
                 yield bar(f"step {done} of {of}, {time_left(began, done, of)}", done / of), gr.skip(), *nothing
@@ -81,7 +84,7 @@ class Studio:
             elif event.kind == "made":
                 yield marked("made"), preview, *shown(read_result(Path(event.value)))
             elif event.kind in ("failed", "stopped"):
-                told = sentence(UserError(event.value), *uploads) if event.value else "the device is free"
+                told = sentence(UserError(event.value), *uploads) if event.value else IDLE
                 yield marked(event.kind, told), preview, *nothing
 
     def request(self, model: str, prompt: str, photos: tuple, strengths: tuple, seed: float, takes: float, *sizes: float) -> VideoRequest:
@@ -102,9 +105,9 @@ class Studio:
         request.config()  # tells now what would be told later
         return request
 
-    def stop(self, session: gr.Request) -> str:
-        """End what this page is making; what waits is taken out of the queue by Gradio."""
-        return marked("stopped", "the device is free" if self.worker.stop(session.session_hash) else "nothing of yours is being made")
+    def stop(self, session: gr.Request) -> Any:
+        """End what this page makes or waits for; `make` says so, as its own last word cannot be overtaken by a step's."""
+        return gr.skip() if self.worker.stop(session.session_hash) else marked("stopped", IDLE)
 
     def folders(self) -> list[Path]:
         """Finished results of all models, the newest first."""
@@ -251,10 +254,10 @@ def build_page(studio: Studio) -> gr.Blocks:
 
         _connect_form(studio, page, model, form)
         inputs = [model, form["prompt"], *form["files"], *form["strengths"], *form["settings"]]
-        made = {"fn": studio.make, "inputs": inputs, "outputs": [status, preview, *result["parts"]], "concurrency_limit": 1, **PRIVATE}
-        asked = [form["make"].click(**made)]
-        asked.append(result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made))
-        form["stop"].click(studio.stop, None, status, queue=False, cancels=asked, **PRIVATE)
+        made = {"fn": studio.make, "inputs": inputs, "outputs": [status, preview, *result["parts"]], "concurrency_limit": None, **PRIVATE}
+        form["make"].click(**made)
+        result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made)
+        form["stop"].click(studio.stop, None, status, queue=False, **PRIVATE)
         gallery.select(studio.pick, folders, picked["parts"], **PRIVATE)
         picked["again"].click(studio.again, picked["parts"][-1], [form["prompt"], *form["files"], form["seed"], tabs], **PRIVATE)
     return page

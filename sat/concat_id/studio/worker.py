@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,36 +39,61 @@ class VideoRequest:
 
 
 class Event(NamedTuple):
-    """What has become of a request: "loading", "step" (done, of), "preview" (JPEG), "made" (folder), "failed" (sentence), "stopped"."""
+    """What becomes of a request.
+
+    "waiting" (for so many), "loading", "step" (done, of), "preview" (JPEG), "made" (folder), "failed" (sentence), "stopped".
+    """
 
     kind: str
     value: Any = None
 
 
+@dataclass(eq=False)
+class _Job:
+    """A request that is being made or waits."""
+
+    owner: Any
+    stopped: bool = False
+
+
 class Worker:
-    """Makes one request at a time in a process of its own."""
+    """Makes one request at a time in a process of its own, in the order in which they come."""
 
     def __init__(self) -> None:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._killed: multiprocessing.process.BaseProcess | None = None  # the last that was ended on purpose
-        self._owner: Any = None  # of what is being made
+        self._jobs: list[_Job] = []  # the first is being made
 
     def make(self, request: VideoRequest, owner: Any = None) -> Iterator[Event | None]:
         """Make a request for `owner`; yields what happens, the last of it "made", "failed" or "stopped", and None in silence.
 
-        A caller that stops listening ends the process.
+        A caller that stops listening ends the process, or gives up its place.
         """
+        job = _Job(owner)
+        self._jobs.append(job)
+        try:
+            while not job.stopped and (before := self._jobs.index(job)):
+                yield Event("waiting", before)
+                time.sleep(SILENCE)
+            yield from self._made(request, job)
+        finally:
+            self._jobs.remove(job)
+
+    def _made(self, request: VideoRequest, job: _Job) -> Iterator[Event | None]:
+        if job.stopped:
+            yield Event("stopped")
+            return
         process, connection = self._started()
-        self._owner = owner
         finished = False
         try:
             connection.send(request)
-            while not finished:
+            while not finished and not job.stopped:
                 event = connection.recv() if connection.poll(SILENCE) else None
                 finished = event is not None and event.kind in ("made", "failed")
-                self._owner = None if finished else self._owner
                 yield event
+            if not finished:
+                yield Event("stopped")
         except (EOFError, OSError):
             process.join(5)
             finished = True
@@ -80,11 +106,13 @@ class Worker:
                 self._kill(process)
 
     def stop(self, owner: Any) -> bool:
-        """End what is being made for `owner`, and with it the process; tells whether there was anything."""
-        if self._process is None or self._owner is None or self._owner != owner:
-            return False
-        self._kill(self._process)
-        return True
+        """End what is being made or waits for `owner`; its `make` says "stopped". Tells whether there was anything."""
+        jobs = [job for job in self._jobs if job.owner == owner]
+        for job in jobs:
+            job.stopped = True
+        if jobs and jobs[0] in self._jobs[:1] and self._process is not None:
+            self._kill(self._process)
+        return bool(jobs)
 
     def close(self) -> None:
         """End the process."""
@@ -94,7 +122,7 @@ class Worker:
 
     def _kill(self, process: multiprocessing.process.BaseProcess) -> None:
         if process is self._process:
-            self._killed, self._owner = process, None
+            self._killed = process
         process.kill()
 
     def _started(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
