@@ -12,7 +12,7 @@ from conftest import ROOT
 from in_process import refused
 
 from concat_id import distributed
-from concat_id.distributed import choose_device, has_bfloat16, warn_of_emulation
+from concat_id.distributed import choose_device, has_bfloat16, join_alone, warn_of_emulation
 from concat_id.training import engine
 
 DEVICES = ["meta", "hpu", "mps", "cuda:99", "vulkan", "xla", "privateuseone", "fpga", "lazy", "cpu:5", "cuda:", "0", "CPU", "", "x" * 9999]
@@ -105,3 +105,11 @@ def test_processes_of_one_machine_listen_on_no_other_address(tmp_path):
     loopback = {"0100007F", "00000000000000000000000001000000"}
     assert {line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")} <= loopback, done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["meeting.py"]
+
+
+def test_a_process_alone_listens_on_the_loopback_interface(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    seen = []
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, **_: seen.append(os.environ["GLOO_SOCKET_IFNAME"]))
+    join_alone("gloo")
+    assert seen == ["lo"]

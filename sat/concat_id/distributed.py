@@ -50,6 +50,12 @@ def join_processes(backend: str, timeout: timedelta) -> None:
     torch.distributed.init_process_group(backend, timeout=timeout, **place)
 
 
+def join_alone(backend: str) -> None:
+    """Make this process a group of its own, as SAT and DeepSpeed ask for one."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # gloo listens, by default at the address of the host's name
+    torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+
 def wait_if_failed(failed: bool) -> None:
     """Say that this process is done, and if it failed wait until the others are: torchrun stops all once one has failed."""
     forever = timedelta(days=365)

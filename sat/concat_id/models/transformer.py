@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.config.cogvideox import TransformerConfig
+from concat_id.distributed import join_alone
 from concat_id.models import mixins
 from concat_id.models.embeddings import timestep_embedding
 from concat_id.models.sat_library import BaseModel, BaseTransformer, initialize_model_parallel, model_parallel_is_initialized
@@ -110,6 +111,6 @@ def _sat_transformer(config: TransformerConfig) -> BaseTransformer:
 def _ensure_model_parallel() -> None:
     """Give SAT the process groups it asks for: this process alone, unless torch.distributed is already set up."""
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        join_alone("gloo")
     if not model_parallel_is_initialized():
         initialize_model_parallel(1)

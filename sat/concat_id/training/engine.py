@@ -22,7 +22,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from concat_id.distributed import join_processes, local_rank, rank, world_size
+from concat_id.distributed import join_alone, join_processes, local_rank, rank, world_size
 from concat_id.errors import UserError, reason_of
 from concat_id.training.optimizer import STATES, EmaAdamW
 from concat_id.training.settings import EngineSettings
@@ -46,7 +46,7 @@ def start_processes(device: torch.device) -> None:
         if "RANK" in os.environ and world_size() > 1:
             join_processes(backend, TIMEOUT)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            join_alone(backend)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"processes {rank()} of {world_size()}: cannot meet ({reason}); check MASTER_ADDR and MASTER_PORT") from error
