@@ -277,7 +277,8 @@ def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, s
     (["model_index.json", "transformer/config.json"], "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     (["config.json", "diffusion_pytorch_model-00001-of-00002.safetensors"], "to-sat {folder} FOLDER"),
     (["latest", "5/z3_rank_0_model_states.pt"], "found ZeRO-3 parts"),
-    (["photo.png"], "expected a file 'latest' with the tag"),
+    (["photo.png"], "expected a file 'latest' with the tag; download"),
+    (["single-identity/latest", "README.md"], "expected a file 'latest' with the tag; name {folder}/single-identity"),
 ])  # fmt: skip
 def test_a_folder_of_another_kind_is_told_with_what_to_type(tmp_path, files, told):
     for name in files:

@@ -34,7 +34,7 @@ def find_sat_checkpoint(path: Path) -> Path:
         return path
     if found != "a folder":
         found = "no such folder" if found == "no such file" else f"found {found}"
-        raise UserError(f"{path}: {found}, expected a SAT checkpoint; download the weights or correct args.load")
+        raise UserError(f"{path}: {found}, expected a SAT checkpoint; download the weights or correct the path")
     if not any(path.glob(OF_ANY_RANK)):
         path = _tag_folder(path)
     ranks = sorted(path.glob(OF_ANY_RANK))
@@ -68,8 +68,10 @@ def _tag_folder(folder: Path) -> Path:
     tag = read_tag(folder)
     if tag is None:
         _require_whole(folder)
-        found = some(sorted(entry.name for entry in folder.iterdir()))
-        raise UserError(f"{folder}: found {found}, expected a file 'latest' with the tag; download the weights or correct args.load")
+        entries = sorted(folder.iterdir())
+        inner = [str(entry) for entry in entries if os.path.isfile(entry / "latest")]
+        remedy = f"name {' or '.join(inner[:3])}" if inner else "download the weights or correct the path"
+        raise UserError(f"{folder}: found {some([entry.name for entry in entries])}, expected a file 'latest' with the tag; {remedy}")
     return folder / tag
 
 
