@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from in_process import ffmpeg, refused
@@ -225,3 +226,12 @@ def test_bad_files_are_shared_and_forgotten_when_mended(tmp_path):
     assert BadFiles(list_path).reason(clip) == "broken"
     clip.write_bytes(b"mended, longer")
     assert BadFiles(list_path).reason(clip) is None
+
+
+@pytest.mark.parametrize("width", [16, 48, 64])
+def test_narrow_frames_keep_their_columns(width, tmp_path, reader):
+    path = write_clip(tmp_path / "narrow.mp4", "8", 0.5, f"scale={width}:{HEIGHT}")
+    pixels = reader.read(path, Window(8, 1, 0, (HEIGHT, width), 0.0)).pixels[0]
+    wanted = iio.imread(path, index=0)
+    assert wanted.shape == pixels.shape == (HEIGHT, width, 3)
+    assert np.abs(np.asarray(pixels, int) - wanted).mean() < 2

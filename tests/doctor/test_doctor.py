@@ -227,6 +227,10 @@ def test_versions_are_held_against_the_pins(monkeypatch):
     monkeypatch.setattr(software, "version", lambda name: {"torch": "2.13.0+cpu", "numpy": "1.0"}.get(name, ""))
     lines = "\n".join(told(software.look_at_packages()))
     assert "numpy 1.0 (2.4.6)" in lines and "torch 2" not in lines and "problem missing: lacks triton" in lines
+    for processor, reader in (("x86_64", {"decord"}), ("aarch64", {"decord2"})):
+        monkeypatch.setattr("platform.machine", lambda processor=processor: processor)
+        words = {word.strip(",") for line in told(software.look_at_packages()) for word in line.split()}
+        assert words & {"decord", "decord2"} == reader
 
 
 def test_machine_names_features_and_limits(tmp_path, monkeypatch):

@@ -82,8 +82,9 @@ class OpenClip:
             except StopIteration:
                 raise ValueError(f"ends after {at} of {len(self.times)} frames") from None
             pixels = frame.asnumpy()
-            if pixels.shape[2] != 3:  # decord takes the padding of some narrow frames, such as 48 pixels, for a channel
-                raise ValueError(f"cannot be decoded at its width of {pixels.shape[1]} pixels; scale it to a multiple of 64")
+            if pixels.shape[2] != 3:  # decord takes the padding of some narrow frames' rows, such as of 48 pixels, for a channel
+                height, width = pixels.shape[:2]
+                pixels = pixels.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
             yield pixels
 
 

@@ -1,5 +1,6 @@
 """Python and its packages, against what requirements.txt asks for; needs the standard library alone."""
 
+import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding
 from concat_id.files.paths import PROJECT_ROOT
 
-PIN = re.compile(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)\s*(?:#\s*(training|studio|acceleration|neighbours|curation|ray|people|heads)\b)?")
+PIN = re.compile(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)[^#]*(?:#\s*(training|studio|acceleration|neighbours|curation|ray|people|heads)\b)?")
 PYTHONS = (3, 11), (3, 13)
 SET_UP = "bash scripts/setup.sh"
 COMMANDS = {
@@ -21,7 +22,9 @@ def look_at_packages() -> Iterator[Finding]:
     """Tell what is missing, what is of another version, and how many are as they should be."""
     good = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     yield Finding(OK if good else PROBLEM, "Python", sys.version.split()[0], "" if good else f"install Python 3.11 to 3.13, then {SET_UP}")
-    pins = [match.groups(default="") for match in map(PIN.match, (PROJECT_ROOT / "requirements.txt").read_text().splitlines()) if match]
+    lines = (PROJECT_ROOT / "requirements.txt").read_text().splitlines()
+    ours = [line for line in lines if "platform_machine" not in line or f'"{platform.machine()}"' in line]
+    pins = [match.groups(default="") for match in map(PIN.match, ours) if match]
     found = {name: _installed(name) for name, _, _ in pins}
     same = [name for name, wanted, _ in pins if found[name] == wanted]
     yield Finding(OK, "packages", f"{len(same)} of {len(pins)} as requirements.txt says")
