@@ -1,6 +1,7 @@
 """Wan's transformer against the released one's outputs and diffusers' own, and what holds for any weights."""
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 
@@ -85,6 +86,8 @@ def test_one_to_three_references_each_matter_in_their_order(network, num_refs):
     latents, timestep, text, refs = inputs(num_refs)
     output = network(latents, timestep, text, refs)
     assert output.shape == latents.shape
+    named = network.network(latents.transpose(1, 2), timestep, text, ref_latents=refs.transpose(1, 2)).sample
+    assert torch.equal(named.transpose(1, 2), output)
     for index in range(num_refs):
         changed = refs.clone()
         changed[:, index] += 1
@@ -96,11 +99,11 @@ def test_one_to_three_references_each_matter_in_their_order(network, num_refs):
 def test_positions_of_references():
     """Reference i of T latent frames is at time T+i and in the columns w..2w-1; everything else is diffusers' own table."""
     latents = torch.zeros(1, 16, 5, 8, 12)
-    cos, sin = FramePositions(24, (1, 2, 2))(latents, num_refs=2)
-    wide = WanRotaryPosEmbed(24, (1, 2, 2), 1024)
+    cos, sin = FramePositions(28, (1, 2, 2))(latents, num_refs=2)
+    wide = WanRotaryPosEmbed(28, (1, 2, 2), 1024)
     for found, expected in zip((cos, sin), wide(torch.zeros(1, 16, 5, 8, 24)), strict=True):
-        grid = expected.view(5, 4, 12, 24)
-        ours = found.view(5, 4, 6, 24)
+        grid = expected.view(5, 4, 12, 28)
+        ours = found.view(5, 4, 6, 28)
         assert torch.equal(ours[:3], grid[:3, :, :6])
         assert torch.equal(ours[3:], grid[3:, :, 6:])
 
@@ -126,6 +129,16 @@ def test_the_released_slip():
     ref = tokens[:, 48:]
     expected = ref + gate * block.ffn(torch.nn.functional.layer_norm(ref, (48,), eps=1e-6) * (1 + scale) + shift)
     assert_close(block(tokens, text, temb, rotary)[:, 48:], expected, 1e-6)
+
+
+def test_sixteen_bits_are_rounded_where_diffusers_rounds(network):
+    """With none of its tokens a reference's, as in some processes, a block is diffusers' own, bit for bit."""
+    block, generator = copy.deepcopy(network.network.blocks[0]).bfloat16(), torch.Generator().manual_seed(0)
+    width = 96 if network.config.ref_modulation else 48
+    tokens, text, temb = (torch.randn(1, *shape, generator=generator).bfloat16() for shape in ((72, 48), (7, 48), (6, width)))
+    rotary = FramePositions(24, (1, 2, 2))(torch.zeros(1, 16, 3, 8, 12))
+    assert torch.equal(block(tokens, text, temb, (*rotary, 0)), block(tokens, text, temb, rotary))
+    assert network.network._no_split_modules == network.network._repeated_blocks == [type(block).__name__]
 
 
 def gradients(trained, checkpointed: bool):
@@ -205,6 +218,8 @@ def test_meta_construction_of_the_real_sizes_takes_no_memory():
         state_dict = WanDiffusionTransformer(WanTransformerConfig(ref_modulation=ref_modulation), device="meta").state_dict()
         assert all(tensor.is_meta for tensor in state_dict.values())
         assert (sum(tensor.numel() for tensor in state_dict.values()), len(state_dict)) == (count, tensors)
+    odd = WanDiffusionTransformer(dataclasses.replace(TINY, patch_size=1, in_channels=8, out_channels=12), device="meta").network
+    assert (odd.patch_embedding.weight.shape, odd.proj_out.weight.shape) == ((48, 8, 1, 1, 1), (12, 48))
 
 
 def test_initial_weights_start_at_zero_velocity_and_follow_the_generator(network):
@@ -212,6 +227,8 @@ def test_initial_weights_start_at_zero_velocity_and_follow_the_generator(network
     for made in (fresh, again):
         made.initialize_weights(torch.Generator().manual_seed(5))
     assert all(torch.equal(one, other) for one, other in zip(fresh.parameters(), again.parameters(), strict=True))
+    assert all((weight == 1).all() for name, weight in fresh.named_parameters() if "norm" in name and name.endswith("weight"))
+    assert fresh.network.blocks[0].scale_shift_table.std().item() == pytest.approx(48**-0.5, rel=0.2)
     with torch.no_grad():
         assert not fresh(*inputs()).any()
     fresh(*inputs()).sum().backward()

@@ -52,6 +52,7 @@ def clip(frames: int, batch: int = 1, size: tuple[int, int] = (32, 48)) -> torch
 def test_every_format_gives_the_same(source, native_file, folder, library):
     path = {"native file": native_file, "folder": folder, "folder's vae": folder / "vae"}[source]
     found, expected = WanAutoencoder.from_path(path).autoencoder, library.state_dict()
+    refused("does not fit AutoencoderKLWan", WanAutoencoder.from_path, path, base_dim=16)  # settings count, not what the file says
     assert found.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
     assert not any(tensor.is_meta or tensor.requires_grad for tensor in found.state_dict(keep_vars=True).values())
@@ -93,7 +94,7 @@ def test_decode_is_the_librarys(autoencoder, library, latent_frames):
 
 
 def test_tiles_are_the_librarys_and_small_images_need_none(autoencoder, library):
-    small, large = (torch.randn(1, 1, 16, 4, width, generator=torch.Generator().manual_seed(0)) for width in (8, 60))
+    small, large = (torch.randn(1, 1, 16, 4, width, generator=torch.Generator().manual_seed(0)) for width in (52, 60))
     assert torch.equal(autoencoder.decode(small, tiled=True), autoencoder.decode(small))
     calls = []
     tiled = autoencoder.decode(large, tiled=True, progress=lambda done, total: calls.append((done, total)))
@@ -109,7 +110,8 @@ def test_casts_do_not_round_the_normalisation(native_file):
     assert half.dtype == torch.bfloat16
     assert half._by_channel(half.mean).dtype == torch.float32
     exact = WanAutoencoder.from_path(native_file).encode(clip(5))
-    assert (half.encode(clip(5)) - exact).abs().mean() < 0.05
+    assert (half.encode(clip(5)) - exact).abs().mean() < 0.05 and half.encode(clip(5)).dtype == torch.float32
+    assert half.decode(exact).dtype == torch.float32
 
 
 def test_unfit_files_are_refused_in_one_line(tmp_path, native_file):

@@ -52,11 +52,12 @@ def write(folder, network, layout):
         torch.save({"module": module, "dp_world_size": 8, **native}, folder / "mp_rank_00_model_states.pt")
         return folder / "mp_rank_00_model_states.pt"
     write_sat_checkpoint(folder, "7", network.state_dict())
-    return folder if layout == "training folder" else folder / "7" / "mp_rank_00_model_states.pt"
+    checkpoint = folder / "7"
+    return {"training folder": folder, "checkpoint": checkpoint}.get(layout, checkpoint / "mp_rank_00_model_states.pt")
 
 
-LAYOUTS = ["native pickle", "native folder", "shards", "diffusers folder", "diffusers file", "training folder", "training file",
-           "DeepSpeed's of the original"]
+LAYOUTS = ["native pickle", "native folder", "shards", "diffusers folder", "diffusers file", "training folder", "checkpoint",
+           "training file", "DeepSpeed's of the original"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -116,6 +117,7 @@ ODD = {  # name: what stands there, and what is said
     "head.head.bias": (torch.ones(3), "network.proj_out.bias \\(3,\\) for \\(64,\\)"),
     "blocks.1.norm3.bias": (None, "1 of 69 missing: blocks.1.norm3.bias"),
     "blocks.0.norm3.bias": (torch.ones(64, dtype=torch.int32), "found blocks.0.norm3.bias \\(int32\\)"),
+    "module": ({1: torch.ones(1)}, "found 1 names that are no text \\(int 1\\)"),
     "iteration": (3, "found iteration \\(int\\), expected tensors of floating-point numbers"),
 }
 FOREIGN = {

@@ -100,6 +100,7 @@ def test_without_weights_nothing_is_fetched_and_one_line_names_files_and_command
         assert f"{name}" in line
     assert "python inference_wan.py --download" in line and "--model wan_mini" in line
     assert "second_stage_adaln.pt" in only_error(*infer("--use_adaln", config=()))
+    assert "first_stage.pt" not in only_error(*infer("--quantize", "gguf:a.gguf", config=()))
 
 
 def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch, capsys):
@@ -126,7 +127,7 @@ def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch
 
 
 def test_options_mean_keys_of_the_configuration():
-    request = read_wan_command_line("", ["--image_path", "a.png@@b.png", "--image-path", "c.png", "--prompt", "p", "--width", "640"])
+    request = read_wan_command_line("", ["--image_path", "a.png @@b.png", "--image-path", "c.png", "--prompt", "p", "--width", "640"])
     assert request.overrides == {"image": ["a.png", "b.png", "c.png"], "prompt": "p", "sampling_image_size": [480, 640]}
     assert [name.rpartition("/")[2] for name in request.bases] == ["wan_1_3b.yaml", "wan_single_identity.yaml"]
     config = load_config(request.bases, request.overrides, request.options)
@@ -138,7 +139,7 @@ def test_options_mean_keys_of_the_configuration():
 
 def test_a_negative_seed_is_drawn_and_told(capsys):
     seeds = [read_wan_command_line("", ["--seed", "-1"]).overrides["seed"] for _ in range(3)]
-    assert len(set(seeds)) == 3 and min(seeds) >= 0
+    assert len(set(seeds)) == 3 and min(seeds) >= 0 and read_wan_command_line("", ["--seed", "0"]).overrides["seed"] == 0
     told = capsys.readouterr().err.splitlines()
     assert told == [f"warning: --seed -1: {seed} was drawn; give it to make the same again" for seed in seeds]
 

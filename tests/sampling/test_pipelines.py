@@ -41,7 +41,8 @@ def test_prompt_and_references_become_a_video(pipeline_of, name, num_refs, frame
 
 @pytest.mark.parametrize("name, sampler", [("debug", "ddim"), ("wan_mini", "unipc")])
 def test_everything_is_heard_and_a_seed_reproduces(pipeline_of, name, sampler):
-    pipeline = pipeline_of(name)
+    pipeline, shifted = pipeline_of(name), pipeline_of(name).config
+    shifted.model.schedule.shift = 2.0
     base = latents_of(pipeline)
     assert torch.equal(base, latents_of(pipeline_of(name)))
     others = {
@@ -53,6 +54,7 @@ def test_everything_is_heard_and_a_seed_reproduces(pipeline_of, name, sampler):
         "negative prompt": latents_of(pipeline_of(name, negative_prompt="a blue wall")),
         "guidance": latents_of(pipeline_of(name, guidance_scale=1)),
         "guidance by references": latents_of(pipeline_of(name, ref_guidance_scale=2)),
+        "shift": latents_of(type(pipeline)(shifted, CPU)),
         "sampler": latents_of(pipeline_of(name, sampler=sampler, num_inference_steps=4)),
     }
     for what, latents in others.items():

@@ -86,8 +86,8 @@ class WanAutoencoder(FrozenAutoencoder):
         """
         parts = self.split_clips(video)
         posteriors = [self.autoencoder.encode(clips.to(self.device, self.dtype)).latent_dist for clips in parts]
-        mean = torch.cat([posterior.mean.float() for posterior in posteriors]).transpose(1, 2)  # (B, T, C, H, W)
-        deviation = torch.cat([posterior.std.float() for posterior in posteriors]).transpose(1, 2)
+        mean = torch.cat([posterior.mean for posterior in posteriors]).transpose(1, 2)  # (B, T, C, H, W)
+        deviation = torch.cat([posterior.std for posterior in posteriors]).transpose(1, 2)
         return (mean - self._by_channel(self.mean)) / self._by_channel(self.std), deviation / self._by_channel(self.std)
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class WanAutoencoder(FrozenAutoencoder):
         if latents.dim() != 5 or latents.shape[2] != channels:
             expected = f"(batch, frames, {channels}, height, width)"
             raise UserError(f"latents: found shape {tuple(latents.shape)}, expected {expected}; encode them with this autoencoder")
-        latents = latents.to(self.device).float() * self._by_channel(self.std) + self._by_channel(self.mean)
+        latents = latents.to(self.device) * self._by_channel(self.std) + self._by_channel(self.mean)
         latents = latents.transpose(1, 2).to(self.dtype)
         sides = latents.shape[-2:]
         tiled = tiled and any(side > limit for side, limit in zip(sides, TILE_SIZE, strict=True))
