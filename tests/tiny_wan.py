@@ -69,9 +69,11 @@ def write_parts(folder: Path) -> None:
     torch.save(native_autoencoder(autoencoder.state_dict(), 4, TINY_VAE["num_res_blocks"]), folder / "Wan2.1_VAE.pth")
     for file in (tokenizer / "model.safetensors", tokenizer / "config.json"):
         file.unlink()
-    sizes = {"vocab_size": 256, "d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4}
-    tensors = UMT5EncoderModel(UMT5Config(feed_forward_proj="gated-gelu", **sizes)).state_dict()
+    sizes = {"vocab_size": 256, "d_model": WIDTH, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 4}
+    config = UMT5Config(feed_forward_proj="gated-gelu", relative_attention_num_buckets=16, **sizes)
+    tensors = UMT5EncoderModel(config).state_dict()
     native = {wan: tensors[theirs] for wan, theirs in native_text_encoder(2).items()}
+    native |= {name: torch.rand(WIDTH) + 0.5 for name in native if "norm" in name}
     torch.save(native, folder / "models_t5_umt5-xxl-enc-bf16.pth")
 
 

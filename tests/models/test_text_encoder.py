@@ -79,7 +79,7 @@ def test_says_what_is_cut_off(folder):
     cut = encoder.truncated_part(" ".join(words))
     assert cut and " ".join(words).endswith(cut)
     kept = " ".join(words).removesuffix(cut).strip()
-    assert encoder.truncated_part(kept) == ""
+    assert encoder.truncated_part(kept) == "" and len(encoder.tokenizer(kept)["input_ids"]) == LENGTH
     assert torch.equal(encoder.tokenize(kept), encoder.tokenize(" ".join(words)))
 
 
@@ -103,6 +103,14 @@ def test_network_is_loaded_late_freed_and_not_needed_for_cached_prompts(folder, 
     assert torch.equal(cached.flip(0), embeds) and cached.dtype == torch.bfloat16
 
 
+def test_float16_keeps_in_float32_what_would_not_fit(folder):
+    encoder = TextEncoder(folder, LENGTH, torch.float16)
+    found, exact = encoder.encode([PROMPT]), embed(folder)
+    feed = encoder._network.encoder.block[0].layer[1].DenseReluDense
+    assert (found.dtype, feed.wo.weight.dtype, feed.wi_0.weight.dtype) == (torch.float16, torch.float32, torch.float16)
+    assert torch.allclose(found.float(), exact, atol=0.01)
+
+
 def test_cache_knows_what_embeddings_depend_on(folder, tmp_path):
     other = shutil.copytree(folder, tmp_path / "t5")
     torch.manual_seed(1)
@@ -111,7 +119,9 @@ def test_cache_knows_what_embeddings_depend_on(folder, tmp_path):
     for source, options in [(folder, {}), (other, {}), (folder, {"dtype": torch.bfloat16})]:
         assert torch.equal(embed(source, cache_folder=cache, **options), embed(source, **options))
     TextEncoder(folder, LENGTH + 1, torch.float32, cache_folder=cache).encode([PROMPT])
-    assert len(list(cache.rglob("*.safetensors"))) == 4
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    embed(other, cache_folder=cache)
+    assert len(list(cache.rglob("*.safetensors"))) == 5
 
 
 MISSING = {

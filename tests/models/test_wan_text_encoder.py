@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import assert_close
 from in_process import refused
 from tiny_wan import WIDTH, write_native_wan
 from transformers import UMT5Config, UMT5EncoderModel
@@ -43,7 +44,17 @@ def encoder_of(path, **options) -> WanTextEncoder:
     return WanTextEncoder(path, LENGTH, torch.float32, **options)
 
 
-def test_both_formats_give_what_transformers_gives(wan, folder, library):
+def test_layers_are_wans(wan, library):
+    """Which cannot be seen from shapes: its MLP is fc2(fc1(h) * gelu(gate(h))), h = norm2(x)."""
+    weights = torch.load(wan / FILE, weights_only=True)
+    norm, gate, fc1, fc2 = (weights[f"blocks.1.{name}.weight"] for name in ("norm2", "ffn.gate.0", "ffn.fc1", "ffn.fc2"))
+    x = torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(0))
+    h = torch.nn.functional.rms_norm(x, (WIDTH,), norm, 1e-6)
+    expected = x + (h @ fc1.T * torch.nn.functional.gelu(h @ gate.T, approximate="tanh")) @ fc2.T
+    assert_close(library.encoder.block[1].layer[1](x), expected, 1e-6)
+
+
+def test_both_formats_give_what_transformers_gives(wan, folder, library, tmp_path):
     encoder = encoder_of(wan / FILE)
     tokens = encoder.tokenize(PROMPT)
     mask = (tokens != 0).long()
@@ -55,7 +66,9 @@ def test_both_formats_give_what_transformers_gives(wan, folder, library):
     assert 2 < count < LENGTH and not found[:, count:].any() and expected[:, count:].any()
     empty = encoder.encode([""])[0]
     assert empty[0].any() and not empty[1:].any(), "the end of text alone"
-    for other in (folder, folder / "text_encoder"):
+    alone = shutil.copytree(folder / "text_encoder", tmp_path / "alone")
+    shutil.copytree(folder / "tokenizer", alone, dirs_exist_ok=True)
+    for other in (folder, folder / "text_encoder", alone):
         assert torch.equal(encoder_of(other).encode([PROMPT]), found)
 
 
@@ -77,6 +90,7 @@ def test_names_cover_umt5_xxl_once():
 CLEANED = {
     "  a man\n\tin  a hat ": "a man in a hat",
     "Tom &amp;amp; Ann &lt;3": "Tom & Ann <3",
+    "1 < 2 &amp;amp; 3": "1 < 2 & 3",  # where ftfy leaves escapes alone
     "caf\u00c3\u00a9": "caf\u00e9",  # UTF-8 read as Latin-1
     "\u201cquoted\u201d": '"quoted"',
     "\u8272\u8c03\uff0c\u8fc7\u66dd": "\u8272\u8c03,\u8fc7\u66dd",  # as in Wan's negative prompt
@@ -92,10 +106,10 @@ def test_text_is_cleaned_as_wan_does(wan):
 
 def test_says_what_is_cut_off(wan):
     encoder = encoder_of(wan / FILE)
-    assert encoder.truncated_part(PROMPT) == ""
+    assert encoder.truncated_part(PROMPT) == "" and encoder.unknown_part(f"{PROMPT} &#29483;") == "\u732b"
     words = " ".join(["rain", "snow", "sun"] * 10)
     cut = encoder.truncated_part(words.replace(" ", "  "))
-    assert cut and words.endswith(cut)
+    assert cut and words.endswith(cut) and len(encoder.tokenizer(words.removesuffix(cut).strip())["input_ids"]) == LENGTH
     assert torch.equal(encoder.tokenize(words), encoder.tokenize(words.removesuffix(cut)))
 
 
@@ -106,6 +120,8 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     def embed(path):
         encoder_of(path).encode([PROMPT])
 
+    torch.save(tensors | {1: torch.ones(1)}, copy / FILE)
+    refused(r"found 1 names that are no text \(int 1\)", embed, copy / FILE)
     del tensors["blocks.1.ffn.fc2.weight"]
     torch.save(tensors, copy / FILE)
     told = "does not fit UMT5EncoderModel .*missing: encoder.block.1.layer.1.DenseReluDense.wo.weight"
@@ -115,6 +131,7 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     shutil.rmtree(copy / "google")
     refused("found no tokenizer, expected google/umt5-xxl/ or tokenizer/", embed, copy / FILE)
     refused("found no config.json", embed, copy)
-    shutil.copytree(folder, tmp_path / "hf")
+    identity = encoder_of(shutil.copytree(folder, tmp_path / "hf"))._identity
     (tmp_path / "hf" / "text_encoder" / "config.json").write_text("{")
     refused("config.json: line 1, column 2: not valid JSON", embed, tmp_path / "hf")
+    assert encoder_of(tmp_path / "hf")._identity != identity, "embeddings depend on it"

@@ -146,6 +146,10 @@ def test_prompts_are_embedded_once_and_kept_on_disk(cogvideox, tmp_path):
     second = cogvideox(cache_dir=tmp_path)
     assert torch.equal(second.encode_prompts(["a man"])[0], first)
     assert second.text_encoder._network is None
+    for memory in ("low", "balanced", "high"):
+        pipeline = cogvideox(memory=memory)
+        pipeline.encode_prompts(["a man"])
+        assert (pipeline.text_encoder._network is not None) == (memory == "high")
 
 
 def test_weights_are_named_by_content(wan, tiny_wan):
