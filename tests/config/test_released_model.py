@@ -57,20 +57,20 @@ def test_every_value_arrives(load):
 def test_sincos_positions_and_lora(load):
     model = released_model()
     modules = model["network_config"]["params"]["modules"]
-    positions = {"text_length": 20, "height_interpolation": 1.5, "width_interpolation": 1.25}
+    positions = {"text_length": 20, "time_interpolation": 1.2, "height_interpolation": 1.5, "width_interpolation": 1.25}
     modules["pos_embed_config"] = target("dit_video_concat.Basic3DPositionEmbeddingMixin", **positions)
-    modules["lora_config"] = target("sat.model.finetune.lora2.LoraMixin", r=16)
+    modules["lora_config"] = target("sat.model.finetune.lora2.LoraMixin", r=16, lora_alpha=4, lora_dropout=0.1)
     found = load(model).model
     assert found.transformer.position_embedding == "sincos"
-    assert (found.transformer.height_interpolation, found.transformer.width_interpolation) == (1.5, 1.25)
-    assert (found.lora.rank, found.lora.alpha) == (16, 1.0)
+    assert [getattr(found.transformer, f"{name}_interpolation") for name in ("time", "height", "width")] == [1.2, 1.5, 1.25]
+    assert (found.lora.rank, found.lora.alpha, found.lora.dropout) == (16, 4.0, 0.1)
 
 
 def test_samplers_by_their_class_names(load, capsys):
-    classes = {"VPSDEDPMPP2MSampler": "sde_dpmpp_2m", "VPSDEDPMPP2MSampler_cfg": "sde_dpmpp_2m", "VideoDDIMSampler": "ddim"}
-    for sampler, name in (classes | {"VPODEDPMPP2MSampler": "ddim"}).items():
-        assert load(released_model(), {"sampler_config.target": f"any.module.{sampler}"}).model.sampler.name == name
-        assert ("first-order" in capsys.readouterr().err) == (sampler == "VPODEDPMPP2MSampler")
+    for kind, name in {"VPSDEDPMPP2MSampler": "sde_dpmpp_2m", "VideoDDIMSampler": "ddim", "VPODEDPMPP2MSampler": "ddim"}.items():
+        for sampler in (kind, f"{kind}_cfg"):
+            assert load(released_model(), {"sampler_config.target": f"any.module.{sampler}"}).model.sampler.name == name
+            assert ("first-order" in capsys.readouterr().err) == (kind == "VPODEDPMPP2MSampler")
 
 
 def test_dynamic_guidance_is_the_released_one(load):
@@ -79,7 +79,7 @@ def test_dynamic_guidance_is_the_released_one(load):
     sampler = load(released_model(), changes).model.sampler
     assert (sampler.guidance, sampler.guidance_scale, sampler.guidance_exponent, sampler.guidance_steps) == ("dynamic", 5.0, 4.0, 50)
     sampler = load(released_model(), {guider: target("x.IdentityGuider")} | {f"{guider}.params": None}).model.sampler
-    assert sampler.guidance == "constant"
+    assert (sampler.guidance, sampler.guidance_scale) == ("constant", 1.0)
 
 
 def test_users_edits_take_effect(load):
@@ -104,6 +104,8 @@ NETWORK = "network_config.params"
     ({f"{NETWORK}.modules.pos_embed_config.params.text_length": 21}, ["emb_models.0.params.max_length: found 20", "21"]),
     ({"first_stage_config.params.decoder_config.params.ch": 64}, ["decoder_config.params.ch: found 64, expected 32", "encoder_config"]),
     ({"sampler_config.params.discretization_config.params.shift_scale": 3.0}, ["shift_scale: found 3.0, expected 2.0 as denoiser_"]),
+    ({"loss_fn_config.params.sigma_sampler_config.params.num_idx": 1000}, ["num_idx: found 1000, expected 500 as denoiser_config"]),
+    ({"loss_fn_config.params.sigma_sampler_config.params.discretization_config.params.shift_scale": 3.0}, ["shift_scale: found 3.0, exp"]),
     ({"conditioner_config.params.emb_models": [{"ucg_rate": 0.1}, {"ucg_rate": 0.1}]}, ["emb_models.1: found a further entry"]),
     ({f"{NETWORK}.modules.lora_config": {"target": "x.LoraMixin"}}, ["lora_config.params.r: found null, expected an integer"]),
     ({"latent_input": True}, ["model.latent_input: found True, expected False, the only value this project can do; name lists of videos"]),
@@ -120,6 +122,22 @@ def test_what_the_project_cannot_do_is_refused_under_its_released_name(load, tmp
 
 
 LOSS = "loss_fn_config.params"
+ONE_POSSIBILITY = {  # another would make another network, another VAE or another training
+    "denoiser_config.params.quantize_c_noise": True, "input_key": None, f"{LOSS}.offset_noise_level": 0.1,
+    f"{NETWORK}.elementwise_affine": False, f"{NETWORK}.modules.adaln_layer_config.params.qk_ln": False,
+    **{f"{NETWORK}.transformer_args.{name}": value for name, value in {"model_parallel_size": 2, "is_decoder": True}.items()},
+    **{f"{NETWORK}.modules.pos_embed_config.params.{name}": value
+       for name, value in {"theta": 500, "rot_v": True, "learnable_pos_embed": True}.items()},
+    **{f"first_stage_config.params.decoder_config.params.{name}": value
+       for name, value in {"double_z": False, "in_channels": 4, "out_ch": 1, "attn_resolutions": [16]}.items()},
+    "first_stage_config.params.cp_size": 2, "conditioner_config.params.emb_models[0].is_trainable": True,
+    f"{NETWORK}.modules.lora_config": target("x.LoraMixin", r=4, qlora=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ONE_POSSIBILITY)
+def test_another_model_is_refused(load, key):
+    refused("the only value this project can do", load, released_model(), {key: ONE_POSSIBILITY[key]}, {"args": {"mode": "finetune"}})
 
 
 def test_values_of_the_original_that_change_nothing_are_taken(load):
