@@ -164,6 +164,18 @@ def test_a_missing_size_is_named_as_the_file_would_call_it(load, tmp_path):
     refused("0.yaml: model.network_config.params.num_layers: missing, expected an integer", load, model)
 
 
+def test_the_widths_of_a_vae_need_a_first_and_have_the_originals_factors(load):
+    model = released_model()
+    sides = [model["first_stage_config"]["params"][f"{side}_config"]["params"] for side in ("encoder", "decoder")]
+    for side in sides:
+        del side["ch_mult"]
+    assert load(model).model.autoencoder.block_out_channels == (32, 64, 128, 256)
+    for side in sides:
+        side["ch_mult"] = [1, 2, 2, 4]
+        del side["ch"]
+    refused("first_stage_config.params.encoder_config.params.ch: found null, expected an integer", load, model)
+
+
 def test_two_forms_do_not_mix(load, tmp_path):
     typed = {"model": {"sampler": {"num_inference_steps": 3}}}
     refused(r"1\.yaml: its model section has the typed form, that of .*0\.yaml the released", load, released_model(), None, typed)

@@ -266,8 +266,8 @@ def _unknown(key: str, origins: Origins) -> UserError:
 def _combine(flat: dict[str, Any], sources: dict[str, str], origins: Origins) -> None:
     """Make the typed values that several released keys give together, and check what they repeat."""
     if "_ch" in flat or "_ch_mult" in flat:
-        base = convert(flat.pop("_ch", 128), int, "model._ch", origins)
-        multipliers = convert(flat.pop("_ch_mult", [1, 2, 2, 4]), tuple[int, ...], "model._ch_mult", origins)
+        base = convert(flat.pop("_ch", None), int, "model._ch", origins)
+        multipliers = convert(flat.pop("_ch_mult", [1, 2, 4, 8]), tuple[int, ...], "model._ch_mult", origins)
         flat["autoencoder.block_out_channels"] = [base * multiplier for multiplier in multipliers]
         origins.alias("model.autoencoder.block_out_channels", f"model.{sources.get('_ch_mult', sources.get('_ch'))}")
     if flat.pop("_lora", False):
