@@ -53,6 +53,7 @@ def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
         for record in records:
             assert names.setdefault(record.caption, split) == split
             assert len(record.images[0]) == len(record.masks[0]) == (3 if stage == "1" else 1)
+            assert [mask.parent.name for mask in record.masks[0]] == [f"{image.parent.name}.masks" for image in record.images[0]]
             assert (record.images[0][0].parents[1] == record.video.parent) == (stage == "1")
     assert summary["stage 2"]["clips"]["train"] > 8 and 0 < summary["stage 3"]["clips"]["train"] <= 8
     low, high = found["thresholds"]["cross"]

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from in_process import refused
 
+from concat_id.curation import identities
 from concat_id.curation.identities import NamedClip, Others, assign_splits, name_people, too_close
 from concat_id.curation.pairs import choose, cross_video_pairs, pretraining_pairs, trade_off_pairs
 from concat_id.curation.test_set import photos_of
 from concat_id.curation.thresholds import ANCHORS, QUANTILES, Distribution, Thresholds, calibrate, measure
-from concat_id.curation.training_lists import path_from, place_clips, without_trained_on
+from concat_id.curation.training_lists import joined, path_from, place_clips, without_trained_on
 from concat_id.data.manifest import Appearance, Clip
 
 SEEDS = range(8)
@@ -219,6 +220,13 @@ def test_nobody_is_in_two_splits(seed):
     assert {clip.split for clip in clips} == {"train", "valid", "test"}
 
 
+def test_splits_have_their_shares_and_one_group_at_least():
+    clips, alone = world(0)[:10], [(f"p{number}",) for number in range(10)]
+    for count, shares, expected in ((10, (0.1, 0.3), (6, 1, 3)), (3, (0.01, 0.01), (1, 1, 1)), (3, (0.0, 0.0), (3, 0, 0))):
+        found = assign_splits(clips[:count], alone[:count], *shares, 0)
+        assert tuple(map(found.count, ("train", "valid", "test"))) == expected
+
+
 def test_splits_that_are_given_are_kept_and_contradictions_told():
     clips = [Clip(clip.file, clip.caption, clip.people, "test" if clip.people[0].identity == "p3" else None) for clip in world(0)]
     names = name_people(clips, 0.5)
@@ -245,7 +253,8 @@ def test_clips_whose_people_look_alike_are_left_out():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nobody_too_close_to_training_is_tested(seed):
+def test_nobody_too_close_to_training_is_tested(seed, monkeypatch):
+    monkeypatch.setattr(identities, "BLOCK", 5)  # people of training that are compared at a time
     clips = placed(seed, spread=1.0)
     threshold = float(np.median(list(too_close(clips, -1.0).values())))
     kept, close = without_trained_on(clips, threshold)
@@ -262,6 +271,7 @@ def test_nobody_too_close_to_training_is_tested(seed):
 def test_paths_are_relative_where_lists_and_clips_lie_side_by_side():
     assert path_from(Path("/a/data/x.mp4"), Path("/a/lists")) == "../data/x.mp4"
     assert path_from(Path("/b/x.mp4"), Path("/a/lists")) == "/b/x.mp4"
+    refused("a@@b/x.png: found @@ or the end of a line in a path", joined, ["a@@b/x.png"])
 
 
 def test_clips_of_one_recording_are_no_other_clips_to_each_other():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people
 from concat_id.curation.reference_crops import choose_references, frontality, spread_out, write_reference
-from concat_id.curation.shots import find_cuts, plan_clips
+from concat_id.curation.shots import Span, changes, find_cuts, plan_clips
 from concat_id.curation.video_parts import cut_clip, read_frames
 from concat_id.face.detection import TEMPLATE
 from concat_id.face.tracking import FoundFace, Track
@@ -28,22 +28,31 @@ def test_cuts_are_lone_changes():
     shaking = still.copy()
     shaking[10:30] = 40
     assert find_cuts(shaking) == []
-    assert find_cuts(np.array([0.0, 50.0])) == [1] and find_cuts(np.array([0.0])) == []
+    assert find_cuts(np.array([0.0, 50.0])) == [1] and find_cuts(np.array([0.0])) == find_cuts(np.array([0.0, 50.0, 20.0])) == []
+    cut[[12, 14, 16, 18]] = 60
+    assert find_cuts(cut) == [10, 12, 14, 16, 18, 25], "short shots"
+    still[10] = 17
+    assert find_cuts(still) == [], "less than another picture"
+
+
+def test_changes_are_differences_of_brightness_up_and_down():
+    assert changes(np.full((2, 2, 3), value, np.uint8) for value in (200, 10, 10, 90)).tolist() == [0, 190, 0, 80]
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_spans_fill_the_shots_that_are_long_enough(seed):
     random = np.random.default_rng(seed)
     frames, least = random.integers(25, 1500), random.integers(12, 200)
-    cuts = random.integers(0, frames, random.integers(5)).tolist()
+    cuts = sorted(random.choice(np.arange(1, frames), random.integers(5), replace=False).tolist())
     spans, short = plan_clips(cuts, frames, least, 25)
     assert all(least <= round(25 * span.seconds, 6) < 2 * least for span in spans)
     assert all(25 * span.seconds < least for span in short)
     assert sum(span.seconds for span in spans + short) == pytest.approx(frames / 25)
     assert not any(span.start + 1e-6 < cut / 25 < span.end - 1e-6 for cut in cuts for span in spans)
-    assert any(span.whole for span in spans) == (not any(cuts) and least <= frames < 2 * least)
+    assert all(25 * edge == pytest.approx(round(25 * edge)) for span in spans for edge in span[:2]), "they begin and end with a frame"
+    assert any(span.whole for span in spans) == (not cuts and least <= frames < 2 * least)
     fewer, _ = plan_clips(cuts, frames, least, 25, most=2)
-    assert len(fewer) == min(2, len(spans)) and set(fewer) <= set(spans)
+    assert fewer == (spans if len(spans) < 3 else [spans[0], spans[-1]])
 
 
 @pytest.mark.parametrize("name", ["24000/1001.mp4", "25.mp4", "30000/1001.mkv", "60000/1001.mkv"])
@@ -51,6 +60,7 @@ def test_clips_hold_all_frames_of_their_shot_and_no_other(tmp_path, name):
     rate, cuts = Fraction(name[:-4]), [41, 83, 107]
     video = write_clip(tmp_path / f"video{name[-4:]}", name[:-4], 5.0)
     spans, _ = plan_clips(cuts, round(5 * rate), 21, float(rate))
+    assert Span(1.0, 2.0, frame=0.04).part == pytest.approx((0.98, 1.0)), "in the middle between two frames"
     for span in spans:
         cut_clip(video, tmp_path / "clip.mp4", *span.part, 60)
         expected = list(range(round(span.start * rate), round(span.end * rate)))

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from concat_id.curation.identities import Others, name_people, too_close
 from concat_id.curation.pairs import cross_video_pairs, trade_off_pairs
 from concat_id.curation.thresholds import Thresholds
 from concat_id.data import manifest_files
+from concat_id.data.manifest import Clip
 from concat_id.data.manifest_files import read_manifest, write_manifest
 
 from .conftest import read
@@ -141,7 +143,10 @@ def many(monkeypatch):
 def test_people_are_compared_in_blocks_and_by_faiss_as_they_are_at_once(monkeypatch, request, capsys):
     clips = world(0, people=30, clips=40, spread=0.3, named=False)
     clips += world(0, people=30, clips=2, spread=0.3)
-    expected, close = name_people(clips, 0.8), too_close(placed(3, spread=1.0), 0.3)
+    alike = [Clip(clip.file, "", (replace(clip.people[0], identity=clip.file),)) for clip in world(7, people=5, spread=0.05)]
+    expected, close = name_people(clips + alike, 0.8), too_close(placed(3, spread=1.0), 0.3)
+    assert expected[len(clips) :] == [(clip.file,) for clip in alike], "names count for more than faces"
+    clips += alike
     monkeypatch.setattr(nearest, "BLOCK", 17)
     assert name_people(clips, 0.8) == expected and close
     request.getfixturevalue("many")
@@ -155,6 +160,7 @@ def test_many_people_without_faiss_name_the_command(monkeypatch):
     monkeypatch.setattr(nearest, "EXACT", 20)
     monkeypatch.setitem(sys.modules, "faiss", None)
     refused("bash scripts/setup.sh curation", name_people, world(0, named=False), 0.8)
+    assert nearest.nearest(np.eye(9), np.eye(9)[3:5], 1).tolist() == [[3], [4]], "few are compared without it"
 
 
 def test_strangers_who_are_joined_are_told(monkeypatch, capsys):

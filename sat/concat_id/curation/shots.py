@@ -59,10 +59,10 @@ def find_cuts(change: np.ndarray) -> list[int]:
 def plan_clips(cuts: Iterable[int], frames: int, least: int, fps: float, most: int | None = None) -> tuple[list[Span], list[Span]]:
     """Divide the shots between `cuts`, the frames that begin one, into spans of equal length, as many as hold `least` frames each.
 
-    Returns the spans, evenly thinned out to `most`, and the shots that are too short. No frame of a longer shot is lost: its spans
-    are shorter than twice `least`.
+    `cuts` rise between 0 and `frames`. Returns the spans, evenly thinned out to `most`, and the shots that are too short. No frame of a
+    longer shot is lost: its spans are shorter than twice `least`.
     """
-    edges = [0, *sorted(cut for cut in cuts if 0 < cut < frames), frames]
+    edges = [0, *cuts, frames]
     spans, short = [], []
     for start, end in zip(edges, edges[1:], strict=False):
         count = (end - start) // least
