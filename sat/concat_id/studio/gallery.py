@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json
 from concat_id.files.paths import visible_files
 from concat_id.video.writing import ffmpeg, video_input
@@ -92,7 +93,10 @@ def read_result(folder: Path) -> Result | None:
 def poster(video: Path, changed: int) -> str | None:
     """The first frame of a video that was last changed then, as a file of the page; None if it cannot be read."""
     target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "poster.jpg"
-    command = [ffmpeg(), *video_input(video), "-frames:v", "1", str(target)]
+    try:
+        command = [ffmpeg(), *video_input(video), "-frames:v", "1", str(target)]
+    except UserError:  # an empty file, or one of something else
+        return None
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
     return None if done.returncode else str(target)
 

@@ -120,10 +120,11 @@ class Studio:
         return [result for folder in folders[:MOST] if (result := read_result(folder))], told
 
     def posters(self) -> tuple[dict, list[str]]:
-        """The results as a gallery shows them, and their folders."""
+        """The results as a gallery shows them, but those of damaged videos, and their folders."""
         results, told = self.results()
-        posters = [(result.poster, result.prompt[:80]) for result in results]
-        return gr.update(value=posters, label=GALLERY + told), [str(result.folder) for result in results]
+        pictured = [(poster, result) for result in results if (poster := result.poster)]
+        posters = [(poster, result.prompt[:80]) for poster, result in pictured]
+        return gr.update(value=posters, label=GALLERY + told), [str(result.folder) for _, result in pictured]
 
     def pick(self, event: gr.SelectData, folders: list[str]) -> tuple:
         """The values of the result's components for the one that was clicked."""
