@@ -5,9 +5,10 @@ import os
 import gradio as gr
 from PIL import Image
 
+from concat_id.config.presets import TASKS
 from concat_id.files.json_files import write_json
-from concat_id.studio.choices import find_models
-from concat_id.studio.gallery import MOST, poster
+from concat_id.studio.choices import default_model, example_prompts, find_models
+from concat_id.studio.gallery import MOST, read_result, result_folders
 from concat_id.studio.page import Studio
 from concat_id.studio.worker import Event
 
@@ -37,6 +38,34 @@ def test_a_result_is_shown_whatever_its_age_and_what_is_left_out_is_told(tmp_pat
     assert str(oldest) not in folders and studio.again(str(oldest))[0] == "speaks"
 
 
-def test_a_damaged_video_has_no_poster(tmp_path):
-    (tmp_path / "video.mp4").touch()
-    assert poster(tmp_path / "video.mp4", 0) is None
+def test_models_of_this_machine_by_task_with_their_prompts(tmp_path):
+    models = find_models(str(tmp_path / "out"))
+    model = models[default_model(models)]
+    assert list(models)[0] == "mini" and default_model(dict.fromkeys(["mini", "cogvideox_5b", "wan_mini"])) == "cogvideox_5b"
+    assert tuple(map(model.task, (1, 2))) == TASKS and model.folders == [tmp_path / "out"] * len(TASKS)
+    assert all(len(prompt.split()) > 4 and "@@" not in prompt and ".png" not in prompt for prompt in example_prompts(model))
+
+
+def test_of_several_takes_the_best_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    folder = tmp_path / "output" / "0000_speaks"
+    folder.mkdir(parents=True)
+    files = ["video.mp4", "video_2.mp4", "sheet.png", "sheet_2.png", "takes.png", "reference_1.png", "reference_1_crop.png"]
+    for name in [*files[:-2], "portrait_2.png"]:
+        (folder / name).touch()
+    samples = [{"seed": 5 + number, "sampling_s": number, "video": files[number], "scores": {"SFace": number / 4, "text": None}}
+               for number in (0, 1)]  # fmt: skip
+    info = {"prompt": "speaks", "samples": samples, "settings": SETTINGS, "files": files}
+    write_json(folder / "info.json", info | {"best": "video_2.mp4"})
+    result = read_result(folder)
+    assert (result.take, result.seed, result.poster) == (1, 6, None)
+    assert [result.file(kind) for kind in ("video", "sheet", "takes")] == [folder / files[number] for number in (1, 3, 4)]
+    assert result.file("portrait") is None and result.references == [folder / files[5]] and result.crops == [folder / files[6]]
+    assert {("seed", "6"), ("SFace", "0.250"), ("sampling", "1 s")} < set(result.table()) and len(result.table()) == 7
+    (folder / "sheet_2.png").unlink()
+    assert result.file("sheet") is None and result_folders([folder.parent] * 2) == [folder]
+    write_json(folder / "info.json", info | {"best": None, "samples": [{"seed": 1}, {"seed": 2}]})
+    assert read_result(folder).take == 0
+    for damaged in ({"samples": []}, {"files": 0}):
+        write_json(folder / "info.json", {name: value for name, value in (info | damaged).items() if value != 0})
+        assert read_result(folder) is None
