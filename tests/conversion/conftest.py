@@ -52,8 +52,8 @@ def sincos(tiny_model, tmp_path_factory) -> Converted:
     from tiny_model import write_transformer
 
     folder = tmp_path_factory.mktemp("hf")
-    sizes = {"position_embedding": "sincos", "height_interpolation": 1.875, "width_interpolation": 1.875}
-    changes = {"args": {"load": str(folder / "checkpoint")}, "model": {"transformer": sizes}}
+    sizes = {"position_embedding": "sincos", "time_interpolation": 1.25, "height_interpolation": 1.5, "width_interpolation": 1.5}
+    changes = {"args": {"load": str(folder / "checkpoint")}, "model": {"transformer": sizes, "schedule": {"shift": 3.0}}}
     (folder / "sincos.yaml").write_text(yaml.safe_dump(changes))
     bases = [str(ROOT / "configs" / "debug.yaml"), str(tiny_model), str(folder / "sincos.yaml")]
     with torch.random.fork_rng():

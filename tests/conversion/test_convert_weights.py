@@ -20,8 +20,9 @@ def test_there_checked_and_back(convert, rotary, tmp_path):
     out = convert("to-hf", rotary.checkpoint, tmp_path / "hf", "--base", *rotary.bases, "--check").done
     assert "weights: " in out and "sha256:" in out and float(out.split("outputs: ")[1].split()[0]) < 2e-5
     assert convert("to-sat", tmp_path / "hf", tmp_path / "back", "--dtype", "bfloat16").done
-    before, after = (load_sat_checkpoint(path).state_dict["time_embed.0.weight"] for path in (rotary.checkpoint, tmp_path / "back"))
-    assert torch.equal(before.bfloat16(), after)
+    before, after = (load_sat_checkpoint(path).state_dict for path in (rotary.checkpoint, tmp_path / "back"))
+    assert torch.equal(before["time_embed.0.weight"].bfloat16(), after["time_embed.0.weight"])
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
     file = tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors"
     for factor in (2, float("nan")):  # 16-bit types are compared in test_folders.py
         tensors = load_tensors(file)

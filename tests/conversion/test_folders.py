@@ -96,8 +96,8 @@ def test_every_tensor_of_5b_and_2b_has_its_place(sizes):
 
 
 def test_surplus_tensors_and_uneven_positions_are_told(sincos):
-    uneven = replace(sincos.config.model.transformer, width_interpolation=1.5)
-    told = r"found height_interpolation 1.875 and width_interpolation 1.5; .*cannot be converted"
+    uneven = replace(sincos.config.model.transformer, width_interpolation=1.25)
+    told = r"found height_interpolation 1.5 and width_interpolation 1.25; .*cannot be converted"
     refused(told, names.diffusers_transformer_settings, uneven)
     tensors = load_sat_checkpoint(sincos.checkpoint).state_dict | {"surplus": torch.zeros(3)}
     refused("1 tensors are unknown: surplus", list, names.made_from(names.diffusers_targets(uneven.num_layers), tensors, "w.pt"))

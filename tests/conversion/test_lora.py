@@ -16,7 +16,7 @@ from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
 from concat_id.training.lora import FUSED
 from concat_id.weights.loading import load_sat_checkpoint
-from concat_id.weights.low_rank import blocks, save_low_rank
+from concat_id.weights.low_rank import blocks, load_low_rank, save_low_rank
 
 LAYERS = (  # one of every kind
     "transformer.layers.0.attention.query_key_value", "transformer.layers.1.attention.dense", "transformer.layers.1.mlp.dense_h_to_4h",
@@ -81,6 +81,10 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
         assert source.products[LAYERS[0]].down.shape[0] == 9  # a block for each of query, key and value
         back = source.merged()
     expected = open_source(products, load=str(rotary.checkpoint)).merged()
+    plain, (tensors, scale) = load_sat_checkpoint(rotary.checkpoint).state_dict, load_low_rank(products)
+    for layer in ("transformer.layers.1.attention.dense", "time_embed.0"):
+        product = tensors[f"{layer}.up.weight"] @ tensors[f"{layer}.down.weight"]
+        assert_close(expected[f"{layer}.weight"], plain[f"{layer}.weight"] + scale * product, 1e-6)
     for layer in LAYERS:
         assert_close(back[f"{layer}.weight"], expected[f"{layer}.weight"], 1e-6)
 
@@ -90,12 +94,13 @@ def test_separate_products_of_a_fused_layer_become_one():
     generator = torch.Generator().manual_seed(0)
     products = {letter: Product(torch.randn(rank, 6, generator=generator), torch.randn(6, rank, generator=generator))
                 for letter, rank in (("q", 2), ("v", 4))}  # fmt: skip
+    products["q"] = Product(*(tensor.bfloat16() for tensor in products["q"]))
     separate = {f"transformer_blocks.0.attn1.to_{letter}": product for letter, product in products.items()}
     fused = products_to_sat(separate, 1)["transformer.layers.0.attention.query_key_value"]
     assert fused.down.shape == (12, 6) and fused.up.shape == (18, 4)
     query, key, value = (rows @ block for block, rows in blocks(*fused))
     for found, letter in ((query, "q"), (value, "v")):
-        assert_close(found, products[letter].up @ products[letter].down, 1e-6)
+        assert_close(found, products[letter].up.float() @ products[letter].down.float(), 1e-6)
     assert not key.any()
 
 
@@ -111,6 +116,11 @@ def test_what_does_not_fit_is_told(rotary, products, tmp_path):
     refused("strange: this transformer has no such layer", products_to_sat, strange, 2)
     alien = replace(open_source(rotary.checkpoint), products={"time_embed.0": Product(torch.zeros(1, 3), torch.zeros(64, 1))})
     refused(r"time_embed.0: found a product for \(64, 3\), expected \(64, 128\)", lambda: dict(alien.merged()))
+    pair = {"transformer.a.lora_A.weight": torch.zeros(2, 3), "transformer.a.lora_B.weight": torch.full((4, 2), 1 + 2**-7).bfloat16()}
+    safetensors.torch.save_file(pair | {"transformer.a.alpha": torch.tensor(3.0)}, tmp_path / DIFFUSERS_FILE)
+    assert (read_diffusers_products(tmp_path)["a"].up.float() == 1.5 * (1 + 2**-7)).all(), "alpha / rank, not rounded to bfloat16"
+    safetensors.torch.save_file(pair | {"transformer.a.dora_scale": torch.ones(4)}, tmp_path / DIFFUSERS_FILE)
+    refused("found a.dora_scale, expected pairs", read_diffusers_products, tmp_path)
     safetensors.torch.save_file({"transformer.a.lora_A.weight": torch.zeros(2, 3)}, tmp_path / DIFFUSERS_FILE)
     refused(r"found a, expected pairs of <layer>.lora_A.weight and <layer>.lora_B.weight", read_diffusers_products, tmp_path)
     refused("found no pytorch_lora_weights.safetensors to keep", to_sat, rotary.folder, tmp_path / "back", low_rank="keep")

@@ -9,7 +9,7 @@ from diffusers import CogVideoXDDIMScheduler
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.guidance import guidance_scale
 from concat_id.diffusion.samplers import sample_ddim, sample_sde_dpmpp_2m
-from concat_id.diffusion.schedule import SamplingSteps
+from concat_id.diffusion.schedule import SamplingSteps, zero_snr_schedule
 from concat_id.sampling.pipeline import CogVideoXPipeline as SatPipeline
 
 PROMPT = "a man in a red hat"
@@ -58,6 +58,17 @@ def test_whole_samples_agree(request, image, positions, scheduler, num_refs, sha
     sampler = sample_ddim if scheduler == "ddim" else sample_sde_dpmpp_2m
     expected = sampler(denoise, start, steps, noise_like_diffusers(torch.Generator().manual_seed(9)))
     assert_close(found, expected, 2e-5)
+
+
+def test_noise_levels_and_size_are_the_models(rotary, sincos):
+    for model in (rotary, sincos):
+        pipe, settings = model.pipeline(), model.config.model.schedule
+        scheduler = pipe.scheduler
+        expected = zero_snr_schedule(settings.num_timesteps, settings.shift).signal
+        assert_close(scheduler.alphas_cumprod.sqrt(), expected, 1e-5)
+        scheduler.set_timesteps(4)
+        assert scheduler.timesteps.tolist() == [999, 749, 499, 249]
+        assert (pipe.transformer.config.sample_height, pipe.transformer.config.sample_width) == (8, 12)
 
 
 def test_pixels_agree_too(rotary):

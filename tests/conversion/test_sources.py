@@ -69,6 +69,19 @@ def test_weights_of_sats_shards_and_of_zero_2(shards):
     assert plain.path.name == "mp_rank_00_model_states.pt" and plain.open()["time_embed.0.weight"].dtype == torch.bfloat16
 
 
+def test_parts_of_odd_sizes_and_with_padding():
+    numbers = torch.arange(1.0, 12.0)
+    models = [{"param_shapes": [{"a": torch.Size([5]), "b": torch.Size([2, 3])}]}] * 2
+    of_ranks = [[1, 2, 3, 6, 7, 8], [4, 5, 0, 9, 10, 11]]  # of ZeRO-3: half of each parameter
+    optimizers = [{"fp32_flat_groups": [torch.tensor(part).float()]} for part in of_ranks]
+    padded = torch.cat([numbers[:5], torch.zeros(3), numbers[5:], torch.zeros(2)]).chunk(2)  # of ZeRO-2: one after the other
+    flat = [{"single_partition_of_fp32_groups": [part], "param_alignment_paddings": [[3, 2]]} for part in padded]
+    for makers in (zero._zero_3_makers(models, optimizers, False, Path()), zero._zero_2_makers(models, flat, False, Path())):
+        assert torch.equal(makers["a"](), numbers[:5]) and torch.equal(makers["b"](), numbers[5:].view(2, 3))
+    longer = [{"fp32_flat_groups": [torch.zeros(9)]}] * 2
+    refused("the shards hold 9 numbers, expected 6", zero._zero_3_makers, models, longer, False, Path("x"))
+
+
 def test_incomplete_shards(shards, tmp_path):
     for kind, missing in (("zero3", "bf16_zero_pp_rank_1*optim*"), ("zero3", "zero_pp_rank_0*model*"), ("sat3", "z3_rank_00*")):
         folder = tmp_path / kind

@@ -16,6 +16,7 @@ from tiny_wan import TINY, TINY_ADALN, native_tensors, random_transformer
 from transformers import T5Tokenizer, UMT5EncoderModel
 
 from concat_id.config.loading import load_config
+from concat_id.config.wan import WanScheduleConfig
 from concat_id.conversion import wan_folders as conversion
 from concat_id.conversion.folders import write_shards
 from concat_id.conversion.wan_folders import find_model, find_source, to_diffusers, to_native
@@ -68,9 +69,13 @@ def test_other_parts_are_those_of_the_libraries(wan):
 
 def test_dtype_and_shards(wan, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "write_shards", partial(write_shards, shard_size=50_000))
-    to_diffusers(find_source(wan.native / FILES["adaln"]), tmp_path / "hf", wan.model, torch.bfloat16)
-    assert len(list((tmp_path / "hf" / "transformer").glob("*.safetensors"))) > 2
-    tensors = read_wan_tensors(tmp_path / "hf")
+    model = replace(wan.model, schedule=WanScheduleConfig(shift=3.0))
+    to_diffusers(find_source(wan.native / FILES["adaln"]), tmp_path / "hf", model, torch.bfloat16)
+    assert json.loads((tmp_path / "hf" / "scheduler" / "scheduler_config.json").read_text())["shift"] == 3.0
+    shards, tensors = list((tmp_path / "hf" / "transformer").glob("*.safetensors")), read_wan_tensors(tmp_path / "hf")
+    assert len(shards) > 2 and all(sum(tensor.nbytes for tensor in load_file(shard).values()) <= 50_000 for shard in shards)
+    index = json.loads((tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
     assert_same(tensors, native(wan, "adaln"), torch.bfloat16)
     to_native(find_source(tmp_path / "hf"), tmp_path / "back.pt", torch.float32)
     assert {tensor.dtype for tensor in torch.load(tmp_path / "back.pt", weights_only=True).values()} == {torch.float32}

@@ -172,7 +172,7 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
     total = size = 0
 
     def flush() -> None:
-        contiguous = {name: _apart(tensor) for name, tensor in pending.items()}
+        contiguous = {name: tensor.contiguous() for name, tensor in pending.items()}
         with writing():
             safetensors.torch.save_file(contiguous, folder / f"{len(shards)}.partial", {"format": "pt"})
         shards.append(list(pending))
@@ -192,11 +192,6 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]],
         index |= dict.fromkeys(contained, final)
     if len(shards) > 1:
         write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
-
-
-def _apart(tensor: Tensor) -> Tensor:
-    """A tensor whose memory is its own and in order, as safetensors want it."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor.contiguous()
 
 
 def scheduler_settings(model: ModelConfig) -> dict:
