@@ -68,23 +68,32 @@ def test_choosing_frames(seed):
     assert held == (wanted > usable[-1] + last + 1e-4).sum()
 
 
+def test_ties_ends_and_clips_of_three_frames():
+    assert choose_frames(np.arange(9) / 24, 16, 5, 0, 0.0)[0].tolist() == [0, 1, 3, 4, 6], "of two that are as near, the earlier"
+    assert choose_frames(np.arange(5) / 10, 7, 4, 0, 0.5)[1] == 0, "a frame is shown until half of the time to the next has passed"
+    assert choose_frames(np.arange(3) / 8, 8, 5, 3, 0.5)[0].tolist() == [1] * 5, "the middle is left"
+
+
 def test_short_clips_hold_their_last_frame(made, reader):
     frames = reader.read(write_clip(made / "short.mp4", "24", 1.0), Window(8, 17, 3, SIZE, 0.9))
     times = burned_times(frames.pixels)
     assert times[0] == pytest.approx(3 / 24, abs=2e-3) and times[-1] == pytest.approx(20 / 24, abs=2e-3)
+    np.testing.assert_allclose(times, frames.times, atol=2e-3)
     assert frames.held == 11 and (times[-frames.held :] == times[-1]).all()
     single = reader.read(write_clip(made / "single.mp4", "24", 1 / 24), Window(8, 5, 3, SIZE))
     assert single.pixels.shape == (5, *SIZE, 3) and single.held == 4
 
 
 def test_clips_cut_without_encoding_anew_hide_what_was_cut_off(made, reader):
-    whole = write_clip(made / "whole.mp4", "30", 8.0, options=("-g", "250", "-bf", "2"))
+    whole = write_clip(made / "whole.mp4", "30", 14.0, options=("-g", "250", "-bf", "2"))
     cut = made / "cut.mp4"
     ffmpeg("-ss", 1.1, "-i", whole, "-c", "copy", cut)
     for position in (0.0, 0.5, 1.0):
-        frames = reader.read(cut, Window(8, 41, 0, SIZE, position))
+        frames = reader.read(cut, Window(8, 9, 0, SIZE, position))
         np.testing.assert_allclose(burned_times(frames.pixels), np.array(frames.times) + 1.1, atol=2e-3)
-    assert frames.times[-1] == pytest.approx(6.867, abs=0.02), "the last frame is reached"
+    assert frames.times[-1] == pytest.approx(12.867, abs=0.02), "the last frame is reached"
+    frames = reader.read(whole, Window(8, 9, 0, SIZE, 1.0))
+    np.testing.assert_allclose(burned_times(frames.pixels), frames.times, atol=2e-3, err_msg="after a jump to a frame beyond FAR")
 
 
 @pytest.mark.parametrize("options", [
@@ -105,6 +114,8 @@ def test_resizing_fills_the_size_and_keeps_the_centre():
     assert square.shape == (45, 45, 3)
     columns = square[20, :, 0] > 127
     assert columns.sum() == pytest.approx(30, abs=1) and abs(columns.argmax() - columns[::-1].argmax()) <= 1
+    upright = resize_and_crop(frame.transpose(1, 0, 2), (45, 45)).astype(int)
+    assert np.abs(upright - square.transpose(1, 0, 2)).max() <= 2, "rows as columns"
     assert resize_and_crop(frame, (180, 60)).min() > 200, "a narrow window sees the centre alone"
     checks = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
     assert np.abs(resize_and_crop(np.stack([checks] * 3, -1), (32, 32))[4:-4, 4:-4].astype(int) - 127).max() <= 4, "no aliasing"
