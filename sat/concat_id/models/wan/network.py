@@ -216,4 +216,4 @@ def _modulated(norm: nn.Module, tokens: Tensor, shift: Tensor, scale: Tensor) ->
 
 
 def _added(tokens: Tensor, output: Tensor, gate: Tensor) -> Tensor:
-    return (tokens.float() + output.float() * gate).type_as(tokens)
+    return (tokens + output * gate).type_as(tokens)  # in float32, as the gate is
