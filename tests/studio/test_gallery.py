@@ -8,7 +8,7 @@ from PIL import Image
 from concat_id.config.presets import TASKS
 from concat_id.files.json_files import write_json
 from concat_id.studio.choices import default_model, example_prompts, find_models
-from concat_id.studio.gallery import MOST, read_result, result_folders
+from concat_id.studio.gallery import MOST, poster, read_result, result_folders
 from concat_id.studio.page import Studio
 from concat_id.studio.worker import Event
 
@@ -53,12 +53,13 @@ def test_of_several_takes_the_best_is_shown(tmp_path, monkeypatch):
     files = ["video.mp4", "video_2.mp4", "sheet.png", "sheet_2.png", "takes.png", "reference_1.png", "reference_1_crop.png"]
     for name in [*files[:-2], "portrait_2.png"]:
         (folder / name).touch()
+    (folder / "video_2.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))  # which no frame follows
     samples = [{"seed": 5 + number, "sampling_s": number, "video": files[number], "scores": {"SFace": number / 4, "text": None}}
                for number in (0, 1)]  # fmt: skip
     info = {"prompt": "speaks", "samples": samples, "settings": SETTINGS, "files": files}
     write_json(folder / "info.json", info | {"best": "video_2.mp4"})
     result = read_result(folder)
-    assert (result.take, result.seed, result.poster) == (1, 6, None)
+    assert (result.take, result.seed, result.poster, poster(folder / "video.mp4", 0)) == (1, 6, None, None)
     assert [result.file(kind) for kind in ("video", "sheet", "takes")] == [folder / files[number] for number in (1, 3, 4)]
     assert result.file("portrait") is None and result.references == [folder / files[5]] and result.crops == [folder / files[6]]
     assert {("seed", "6"), ("SFace", "0.250"), ("sampling", "1 s")} < set(result.table()) and len(result.table()) == 7

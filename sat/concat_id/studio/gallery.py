@@ -38,8 +38,7 @@ class Result:
     @property
     def take(self) -> int:
         """The number of the take to show, from 0."""
-        scored = [index for index, take in enumerate(self.info["samples"]) if take.get("video") == self.info.get("best")]
-        return scored[0] if scored and self.info.get("best") else 0
+        return next((index for index, take in enumerate(self.info["samples"]) if take.get("video") == self.info.get("best")), 0)
 
     @property
     def seed(self) -> int:
