@@ -208,7 +208,7 @@ class ReferenceBlock(WanTransformerBlock):
             return video, video
         refs = Modulation(*(self.scale_shift_table_ref + of_refs.float()).chunk(MODULATIONS, dim=1))
         # As released: the reference's MLP input takes the shift and scale of attention (a slip that the weights were trained with).
-        return video, refs._replace(mlp_shift=refs.shift, mlp_scale=refs.scale)
+        return video, Modulation(refs.shift, refs.scale, refs.gate, refs.shift, refs.scale, refs.mlp_gate)
 
 
 def _modulated(norm: nn.Module, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
