@@ -88,7 +88,7 @@ def choose_device(name: str) -> torch.device:
     Raises `UserError` for a device that is not there, or does not compute.
     """
     if name == "auto":
-        name = _accelerator() or "cpu"
+        name = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type != "cpu" and device.index is None:
@@ -138,10 +138,3 @@ def warn_of_emulation(device: torch.device, dtype_name: str) -> None:
         if device.type != "cpu":
             slow, remedy = "this GPU has no instructions for it, and no attention that saves memory", "--bf16 false --fp16 true"
         warn(f"args.bf16: found true, but {slow}; add {remedy}")
-
-
-def _accelerator() -> str | None:
-    """The kind of accelerator that torch was built for and finds."""
-    if hasattr(torch, "accelerator"):  # torch >= 2.6
-        return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else None
-    return next((kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()), None)

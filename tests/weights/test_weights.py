@@ -81,15 +81,6 @@ def test_code_is_named_refused_and_runs_only_if_trusted(tmp_path, options):
     assert trace.exists()
 
 
-def test_an_older_torch_reads_tensors_and_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.delattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
-    monkeypatch.setattr(torch.serialization, "safe_globals", None)
-    torch.save({"module": {"a": torch.ones(2)}, "step": 3}, tmp_path / "plain.pt")
-    assert torch.equal(load_tensors(tmp_path / "plain.pt")["module"]["a"], torch.ones(2))
-    torch.save({"module": {"a": torch.ones(2)}, "counts": collections.defaultdict(int, {"a": 1})}, tmp_path / "more.pt")
-    refused("collections.defaultdict.*install torch 2.6 or newer", load_tensors, tmp_path / "more.pt")
-
-
 def test_loading_leaves_no_permission_behind(tmp_path):
     torch.save(training_state(), tmp_path / "state.pt")
     before = set(torch.serialization.get_safe_globals())

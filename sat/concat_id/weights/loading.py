@@ -29,7 +29,6 @@ from concat_id.weights.pickles import ForeignNamesError, check_pickles
 FULL_DIGEST_LIMIT = 200 * 2**20  # bytes; larger files are not read whole only to be named
 SAMPLED_BLOCKS, SAMPLED_BLOCK_SIZE = 256, 64 * 2**10
 SAT_PREFIX = "model.diffusion_model."
-NEW_IN_2_6 = "get_unsafe_globals_in_checkpoint"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 # What a damaged or foreign file makes the readers below raise.
@@ -248,24 +247,16 @@ def first_bytes(path: Path) -> bytes:
     return head
 
 
-@contextlib.contextmanager
-def _stand_ins(records: Iterable[str]) -> Iterator[None]:
-    """Let the unpickler put harmless objects in the place of `INERT` and of libraries' `records`.
-
-    PyTorch before 2.6 has no stand-ins under another name, so that it reads tensors and plain containers alone.
-    """
-    if not hasattr(torch.serialization, NEW_IN_2_6):
-        yield
-        return
-    with torch.serialization.safe_globals([*((value, name) for name, value in INERT.items()), *((RecordedCall, name) for name in records)]):
-        yield
+def _stand_ins(records: Iterable[str]) -> contextlib.AbstractContextManager[None]:
+    """Let the unpickler put harmless objects in the place of `INERT` and of libraries' `records`."""
+    inert = ((value, name) for name, value in INERT.items())
+    return torch.serialization.safe_globals([*inert, *((RecordedCall, name) for name in records)])
 
 
 def _refusal(path: Path, names: Sequence[str]) -> str:
-    newer = "" if hasattr(torch.serialization, NEW_IN_2_6) else "install torch 2.6 or newer, which reads more kinds of data, or "
     return (
         f"{path}: found {some(names)}, which may run code while loading, expected nothing but data; "
-        f"{newer}pass --trust-checkpoint if you trust its author"
+        "pass --trust-checkpoint if you trust its author"
     )
 
 
