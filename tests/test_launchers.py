@@ -147,3 +147,19 @@ def test_several_machines_meet_at_the_first(project):
 def test_an_interpreter_without_the_libraries_is_told(project):
     code, said, called = project.run(launcher="finetune_single_identity", LACKS_LIBRARIES="1")
     assert (code, called, len(said.splitlines())) == (2, None, 1) and "deepspeed" in said
+
+
+def test_a_torch_that_is_too_old_is_told_before_anything_else(project):
+    """By a launcher, though not where .venv takes the place of what starts it, and by a script."""
+    script = [sys.executable, str(ROOT / "sat" / "doctor.py")]
+    for found, library, oldest in (("2.5.1+cu124", "diffusers", "2.6"), ("2.10.0", "torchao", "2.11"), ("2.11.0", "torchao", "")):
+        for name, number in {"torch": found, library: "0.18.0"}.items():
+            write_program(project.folder / found / f"{name}-{number}.dist-info" / "METADATA", f"Name: {name}\nVersion: {number}\n")
+        for start in (None, script) if oldest else (None,):
+            code, said, called = project.run("--model", "mini", start=start, PYTHONPATH=str(project.folder / found), PYTHONSAFEPATH="")
+            if oldest:
+                assert (code, called, len(said.splitlines())) == (2, None, 1), said
+                assert f"torch: found {found}, expected {oldest} or newer beside {library}" in said
+            else:
+                assert (code, said) == (0, "")
+        assert project.run("--help", CONCAT_ID_PYTHON="", PYTHONPATH=str(project.folder / found))[0] == 0

@@ -1,6 +1,7 @@
 """scripts/setup.sh with a stand-in for Python: when it installs, what it installs, and what it does when that goes wrong."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from conftest import ROOT
 from in_process import write_program
 
-from concat_id.bootstrap import parts_for
+from concat_id.bootstrap import OLDEST_TORCH, parts_for
 
 STAND_IN = """#!/bin/bash
 echo "$*" >>"$CALLS"
@@ -161,3 +162,18 @@ def test_requirements_are_pinned_and_marks_are_known():
     marked = {line.split("==")[0]: line.split("# ")[1].split(":")[0] for line in lines if "# alone" in line or "# training" in line}
     assert {name for name, mark in marked.items() if mark == "alone"} == {"SwissArmyTransformer", "insightface"}
     assert "opencv-python==" not in "\n".join(lines)
+
+
+def test_requirements_say_how_to_keep_a_torch(tmp_path):
+    """By commands, which a pip is given here that writes down what it is asked for."""
+    text = (ROOT / "requirements.txt").read_text()
+    assert all(f"{major}.{minor} or newer" in text for major, minor in OLDEST_TORCH.values())
+    listed = "numpy==1.0 torch==2.6.0+cpu torchaudio==2.6.0 triton==3.2.0"
+    pip = f"#!/bin/sh\nif [ $3 = list ]; then printf '%s\\n' {listed}; else cat $5 $7 >asked; fi\n"
+    commands = "\n".join(re.findall("^#     (.*)", text, re.MULTILINE)).replace("/tmp/", "")
+    commands = commands.replace("/path/to/python", str(write_program(tmp_path / "python", pip)))
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, check=True)
+    asked = [line.split()[0] for line in (tmp_path / "asked").read_text().splitlines() if not line.startswith("#") and line]
+    assert asked[:4] == ["torch==2.6.0+cpu", "triton==3.2.0", "torch", "triton"]
+    assert any("deepspeed" in line for line in asked) and not any("torchao" in line or "torchvision" in line for line in asked)

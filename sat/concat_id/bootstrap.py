@@ -1,9 +1,11 @@
 """How an entry script sets the project up before it needs more than the standard library."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import PROJECT_ROOT
 
 LIBRARIES = ("torch", "diffusers", "transformers", "sentencepiece", "ftfy", "insightface", "onnxruntime", "omegaconf", "imageio_ffmpeg")
+OLDEST_TORCH = {"diffusers": (2, 6), "torchao": (2, 11)}  # as requirements.txt says; transformers imports torchao wherever it is installed
 ENTERED = "CONCAT_ID_ENTERED"  # tells the interpreter that is started that it is the one
 SET_UP = 'source "$0"; set_up "$@"; printf %s "$PYTHON"'
 
@@ -60,6 +63,19 @@ def enter_made_environment() -> None:
     if whole and not made.samefile(sys.prefix):
         sys.stdout.flush()
         os.execv(python, [str(python), *sys.argv])
+
+
+def check_torch() -> None:
+    """Raise `UserError` where this interpreter's torch is older than its libraries can do with; what is missing is told elsewhere."""
+    for library, oldest in OLDEST_TORCH.items():
+        try:
+            found, _ = version("torch"), version(library)
+        except PackageNotFoundError:
+            continue
+        if tuple(map(int, re.findall(r"\d+", found)[:2])) < oldest:
+            raise UserError(f"{sys.executable}: torch: found {found}, expected {oldest[0]}.{oldest[1]} or newer beside {library}; "
+                            f"{'uninstall torchao, or ' * (library == 'torchao')}install a newer torch there, or use .venv "
+                            "(bash scripts/setup.sh)")  # fmt: skip
 
 
 def has_libraries() -> bool:

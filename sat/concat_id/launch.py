@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from concat_id.bootstrap import LIBRARIES, parts_for, set_up
+from concat_id.bootstrap import LIBRARIES, check_torch, parts_for, set_up
 from concat_id.config.command_line import build_parser, resolve_files
 from concat_id.config.parser import number_within
 from concat_id.errors import UserError
@@ -21,7 +21,7 @@ DESCRIPTIONS = {
 TRAINING_LIBRARIES = "deepspeed", "tensorboardX", "decord"
 ENVIRONMENT = """
 environment:
-  CONCAT_ID_PYTHON      interpreter to use as it is, in place of .venv
+  CONCAT_ID_PYTHON      interpreter to use as it is, in place of .venv; requirements.txt says what it needs
   NPROC_PER_NODE        processes on this machine; by default one for every visible GPU
   CUDA_VISIBLE_DEVICES  the GPUs to use"""
 MACHINES = """
@@ -41,6 +41,8 @@ def main() -> None:
         words += ["--task", task]
     resolve_files(given, training)
     machines = read_machines() if training else []
+    if os.environ.get("CONCAT_ID_PYTHON"):
+        check_torch()
     python = set_up(*(("training",) if training else parts_for(words)))
     check_libraries(python, (*LIBRARIES, *TRAINING_LIBRARIES) if training else LIBRARIES)
     processes = count_processes()
@@ -103,7 +105,7 @@ def check_libraries(python: str, libraries: tuple[str, ...]) -> None:
         return
     find = f"import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, {libraries!r})))"
     if subprocess.run([python, "-c", find], check=False).returncode:
-        raise UserError(f"{python}: lacks one of {', '.join(libraries)}; install requirements.txt, or leave CONCAT_ID_PYTHON out")
+        raise UserError(f"{python}: lacks one of {', '.join(libraries)}; see requirements.txt, or leave CONCAT_ID_PYTHON out")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ def python_environment() -> dict[str, str]:
 
 
 def prepare_process() -> None:
-    """Set the environment that libraries and further processes read; what the user has set already stays."""
+    """Set the environment that libraries and further processes read; what the user has set already stays.
+
+    Raises `UserError` for a torch that is too old.
+    """
+    from concat_id.bootstrap import check_torch
+
+    check_torch()
     os.environ.update(python_environment())
     sys.path[:] = [entry for entry in sys.path if not concat_id.is_strange(entry)]
     os.environ.update({name: os.environ[theirs] for name, theirs in MPI.items() if theirs in os.environ})
