@@ -153,7 +153,7 @@ class TextEncoder(PromptEncoder):
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
         # As released: no attention mask, the padding takes part and the transformer was trained with that.
-        return network(input_ids=self.tokenize(prompt).to(self.device)).last_hidden_state[0]
+        return network(input_ids=self.tokenize(prompt).to(self.device)).last_hidden_state[0].to(self.dtype)
 
 
 def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *more: str) -> str:

@@ -75,7 +75,7 @@ class WanTextEncoder(PromptEncoder):
         """Compute the embedding (L, D) of a prompt."""
         tokens, mask = self._tokens(prompt)
         output = network(input_ids=tokens.to(self.device), attention_mask=mask.to(self.device)).last_hidden_state[0]
-        return output * mask[0, :, None].to(output)
+        return (output * mask[0, :, None].to(output)).to(self.dtype)
 
     def tokenize(self, prompt: str) -> Tensor:
         """Return token numbers (1, L), end-of-text included."""
