@@ -63,6 +63,14 @@ def test_reads_inert_training_state(tmp_path, options):
     assert state["random_rng_state"] == random.getstate()
 
 
+def test_paths_that_python_3_13_wrote_are_read(tmp_path):
+    torch.save({"save": pathlib.PosixPath("ckpts")}, tmp_path / "state.pt", **FORMATS["old"])
+    written = (tmp_path / "state.pt").read_bytes().replace(b"cpathlib._local\n", b"cpathlib\n")
+    for module in (b"pathlib", b"pathlib._local"):
+        (tmp_path / "state.pt").write_bytes(written.replace(b"cpathlib\n", b"c" + module + b"\n"))
+        assert str(load_tensors(tmp_path / "state.pt")["save"]) == "ckpts"
+
+
 def test_configuration_objects_are_read_without_their_library(tmp_path):
     config = omegaconf.OmegaConf.create({"model": {"sizes": [1, 2]}})
     torch.save({"weight": torch.ones(2), "args": argparse.Namespace(config=config)}, tmp_path / "state.pt")

@@ -32,6 +32,7 @@ def _without_default(*_: Any) -> dict:
 
 _numpy_array, _numpy_scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _plain_types = (bool, bytes, dict, float, int, list, str, tuple)
+PATHLIB = "pathlib", "pathlib._local"  # the second one is Python 3.13's
 INERT = {
     "argparse.Namespace": argparse.Namespace,
     "types.SimpleNamespace": types.SimpleNamespace,
@@ -43,8 +44,8 @@ INERT = {
     **{f"numpy.{core}.multiarray._reconstruct": _numpy_array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
     **{f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__},
-    **{f"pathlib.{name}": PurePosixPath for name in ("PosixPath", "PurePosixPath")},
-    **{f"pathlib.{name}": PureWindowsPath for name in ("WindowsPath", "PureWindowsPath")},
+    **{f"{module}.{name}": PurePosixPath for module in PATHLIB for name in ("PosixPath", "PurePosixPath")},
+    **{f"{module}.{name}": PureWindowsPath for module in PATHLIB for name in ("WindowsPath", "PureWindowsPath")},
     **{f"builtins.{kind.__name__}": kind for kind in _plain_types},
     **{f"__builtin__.{kind.__name__}": kind for kind in _plain_types},
 }
