@@ -17,7 +17,7 @@ def _join(rank: int, count: int, meeting: str, function: Callable[[int], None]) 
     torch.set_num_threads(1)
     torch.accelerator.device_count = lambda: count  # diffusers divides by it
     torch.distributed.distributed_c10d._update_default_pg(None)  # the group of one that another test's network has made
-    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=count)
+    torch.distributed.init_process_group("cpu:gloo", meeting, rank=rank, world_size=count)
     torch.distributed.all_gather = _gather
     function(rank)
 

@@ -55,7 +55,7 @@ class Sharing:
         """Join the processes that torchrun has started."""
         self.way, self.size, self.is_first = way, world_size(), rank() == 0
         if not dist.is_initialized():
-            join_processes("cpu:gloo,cuda:nccl" if is_cuda(device) else "gloo", PATIENCE)
+            join_processes("cpu:gloo,cuda:nccl" if is_cuda(device) else "cpu:gloo", PATIENCE)
 
     def together(self, kind: str, compute: Callable[..., Result], *arguments: Any) -> Result:
         """Compute something while the others compute their `kind` of it with the same arguments. What fails here ends them all."""
