@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +24,7 @@ from concat_id.startup import prepare_process
 
 prepare_process()
 ROOT = Path(__file__).resolve().parents[1]
+COMPILES = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler, such as Debian's g++")
 GOLDEN = ROOT / "tests" / "golden"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells do for what runs in the background; tests of Ctrl-C need it

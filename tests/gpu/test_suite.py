@@ -6,11 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import COMPILES
 from gpu import suite
 
 RUN = Path(__file__).with_name("run.sh")
 
 
+@COMPILES
 @pytest.mark.skipif(suite.parts.CUDA, reason="takes ten minutes on a GPU; start it by itself")
 def test_every_part_finds_something_and_the_command_says_so(tmp_path):
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.utils.stateless as stateless
+from conftest import COMPILES
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 from torch._inductor import codecache
@@ -177,6 +178,7 @@ def test_code_is_kept_where_nobody_else_can_write(own_cache, tmp_path, monkeypat
     assert chosen_folder(monkeypatch) == tmp_path / "home" / ".cache" / "concat-id" / "torchinductor"
 
 
+@COMPILES
 def test_one_graph_serves_all_layers_and_lengths_and_one_more_a_batch_of_one(own_cache, monkeypatch):
     config, network = small_network(num_layers=3)
     cases = [sample_of(config, *case) for case in ((2, 3, 1), (2, 2, 3), (1, 3, 1), (2, 1, 0), (1, 2, 2))]
@@ -215,6 +217,7 @@ def test_compiling_is_worth_its_while_for_large_networks_on_cuda(kind, steps, pa
     assert compilation.worth_compiling(network, torch.device(kind), steps) is worth
 
 
+@COMPILES
 @pytest.mark.parametrize("base", ["configs/debug.yaml", "configs/wan_mini.yaml"])
 def test_compiled_blocks_have_the_gradients_of_uncompiled_ones_and_recompute_what_they_need(base, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
