@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from entry import only_error
 
 from concat_id.config.presets import files_of
 
@@ -87,3 +88,20 @@ def test_processes_that_mpirun_starts_are_told_apart():
     own |= {"PYTHONPATH": str(ROOT / "sat")}
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | own, capture_output=True, text=True)
     assert done.stdout.split() == ["3", "4"], done.stderr
+
+
+def test_a_full_disk_that_is_printed_to_ends_what_is_printed_but_no_training(tmp_path):
+    def printing(*line) -> tuple[int, str]:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([sys.executable, *map(str, line)], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+        return done.returncode, done.stderr
+
+    assert "standard output: cannot be written (No space left on device)" in only_error(*printing("sat/doctor.py", "--model", "mini"))
+    options = "--train_iters", 1, "--eval_iters", 0, "--eval_samples", 0, "--num_workers", 0, "--batch_size", 1
+    code, told = printing("sat/train_video.py", "--model", "mini", "--save", tmp_path / "runs", *options)
+    assert code == 0 and next(tmp_path.glob("runs/*/latest")).read_text() == "1", told
+
+
+def test_a_python_without_docstrings_is_told():
+    done = subprocess.run([sys.executable, "-OO", "sat/doctor.py"], cwd=ROOT, capture_output=True, text=True)
+    assert "PYTHONOPTIMIZE: found 2, expected at most 1" in only_error(done.returncode, done.stderr)

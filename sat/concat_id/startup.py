@@ -5,9 +5,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any, TextIO
 
 import concat_id
-from concat_id.errors import UserError, report
+from concat_id.errors import UserError, reason_of, report
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_SILENT": "true"}
 QUIET = {"SAT_LOGLEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false", "ORT_LOGGING_LEVEL": "3", "TRANSFORMERS_VERBOSITY": "error",
@@ -31,11 +32,13 @@ def python_environment() -> dict[str, str]:
 def prepare_process() -> None:
     """Set the environment that libraries and further processes read; what the user has set already stays.
 
-    Raises `UserError` for a torch that is too old.
+    Raises `UserError` for a torch that is too old, and for a Python that leaves docstrings out.
     """
     from concat_id.bootstrap import check_torch
 
     check_torch()
+    if sys.flags.optimize > 1:
+        raise UserError("PYTHONOPTIMIZE: found 2, expected at most 1, as transformers reads its own docstrings; unset it")
     os.environ.update(python_environment())
     sys.path[:] = [entry for entry in sys.path if not concat_id.is_strange(entry)]
     os.environ.update({name: os.environ[theirs] for name, theirs in MPI.items() if theirs in os.environ})
@@ -51,6 +54,30 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|wandb|sat|pydantic")
 
 
+def guard_output(stream: TextIO, lost: bool = False) -> None:
+    """Turn the first failure to print, but for that of a reader that has gone, into a `UserError`; what comes after it is lost.
+
+    `lost` are all of them where a full disk, or a reader that has gone, must not end what is being made.
+    """
+
+    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+        def attempt(*given: Any) -> Any:
+            try:
+                return call(*given)
+            except OSError as error:
+                if lost:
+                    return None
+                guard_output(stream, lost=True)
+                if isinstance(error, BrokenPipeError):
+                    raise
+                raise UserError(f"standard output: cannot be written ({reason_of(error)}); free space, or send it elsewhere") from error
+
+        return attempt
+
+    for name in ("write", "flush"):
+        setattr(stream, name, guarded(getattr(type(stream), name).__get__(stream)))
+
+
 def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
     """Call `main` and leave the process: 0 or what it returned, 2 after a `UserError` or without a library, 130 after Ctrl-C.
 
@@ -63,8 +90,11 @@ def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+        if stream:
+            guard_output(stream, lost=stream is sys.stderr)
     try:
         code = main() or 0
+        print(end="", flush=True)
     except UserError as error:
         report(error)
         code = 2
@@ -78,7 +108,6 @@ def run(main: Callable[[], int | None], sets_up: bool = False) -> None:
         print("interrupted", file=sys.stderr, flush=True)
         code = 130
     except BrokenPipeError:  # whoever read what is printed has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush fail
         code = 141
     if "torch" in sys.modules:
         from concat_id.distributed import leave_processes

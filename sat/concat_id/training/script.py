@@ -1,13 +1,14 @@
 """The frame of a script that trains; libraries are imported when the command line and the files are right."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Collection
 from typing import Any
 
 from concat_id.config.typed import mismatch
 from concat_id.errors import UserError
-from concat_id.startup import prepare_process
+from concat_id.startup import guard_output, prepare_process
 
 SCRIPTS = {"cogvideox": "train_video.py", "wan": "train_video.py", "consistentid": "train_consistentid.py"}
 
@@ -33,6 +34,8 @@ def run_training(train: Callable[[Any], int], description: str, kinds: Collectio
             raise mismatch("model.kind", kind, " or ".join(kinds), config.origins, remedy)
         from concat_id.distributed import choose_device
 
+        if sys.stdout:
+            guard_output(sys.stdout, lost=True)  # Ctrl-C ends `tee` as well, before the checkpoint is saved
         os.environ["DS_ACCELERATOR"] = choose_device(config.args.device).type  # DeepSpeed's own choice need not be that one
         return train(config)
     except UserError:
