@@ -84,6 +84,8 @@ class Engine:
             self.deepspeed, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings.deepspeed)
         except torch.OutOfMemoryError:
             raise
+        except UnicodeDecodeError as error:  # torch reads templates of its own by the locale
+            raise UserError(f"LC_ALL, LANG: torch cannot read its own files ({error.encoding}); set PYTHONUTF8=1") from error
         except Exception as error:  # whatever the parts of it raise that the section asks for
             raise UserError(f"deepspeed: {reason_of(error)}; correct that section") from error
         self.optimizer = optimizer
