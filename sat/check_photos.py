@@ -1,7 +1,8 @@
 """Judge photos before a video is paid for: `python sat/check_photos.py me.jpg you.png [--output report/]`.
 
 Prints one line a photo: good, usable or poor, with the reasons and what to do. With --output also a contact sheet of each (the photo with
-its face, the crop, and what the model sees) and report.json. The exit code is 1 if a photo is poor or unreadable, or shows a stranger.
+its face, the crop, and what the model sees) and report.json. The exit code is 1 if a photo is poor or unreadable, or shows a stranger,
+or if its sheet could not be written.
 """
 
 from concat_id.startup import prepare_process, run  # isort: split
@@ -54,6 +55,7 @@ def main() -> int:
         refuse_to_overwrite(arguments.photos, sheets)
         check_writable(arguments.output)
     checker = PhotoChecker(config.args.sampling_image_size, models, recognizer, arguments.output)
+    failed = False
     for path in arguments.photos:
         try:
             line = checker.check(path)
@@ -61,6 +63,7 @@ def main() -> int:
                 print(one_line(line), flush=True)
         except UserError as error:
             report(error)
+            failed = True
     result, strangers = checker.result()
     if arguments.output:
         write_json(arguments.output / "report.json", result)
@@ -68,7 +71,7 @@ def main() -> int:
         print(json.dumps(result, indent=2))
     for line in [] if arguments.json else strangers:
         print(one_line(line))
-    return int(bool(strangers) or any(photo.get("level", POOR) == POOR for photo in result["photos"]))
+    return int(failed or bool(strangers) or any(photo.get("level") == POOR for photo in result["photos"]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 from conftest import ROOT
-from in_process import load_script
+from in_process import load_script, no_file_larger_than
 from PIL import Image, ImageFilter
 
 from concat_id.face import photos
@@ -151,6 +151,10 @@ def test_check_photos_tells_each_photo_and_ends_accordingly(call, face_folder, r
     assert apart.code == 1 and told == json.loads((out / "report.json").read_text()) and told["recognizer"] == "SFace"
     assert [stranger["photo"] for stranger in told["strangers"]] == [str(photographs["actor"])]
     assert all(Image.open(out / photo["sheet"]).width > 1300 for photo in told["photos"])
+    with no_file_larger_than(4096):
+        full = call("check_photos", photographs["astronaut"], "--output", tmp_path / "full", *models)
+    assert full.code == 1 and "01_astronaut.png: could not be written" in full.err
+    assert "sheet" not in json.loads((tmp_path / "full" / "report.json").read_text())["photos"][0]
     assert call("check_photos", photographs["coffee"], "--same_person", *models)[:2] == (1, f"{photographs['coffee']}: poor: {NO_FACE}\n")
 
 

@@ -104,7 +104,7 @@ class PhotoChecker:
         self._prepared: dict[str, PreparedReference] = {}
 
     def check(self, path: str | Path) -> str:
-        """Judge one photo; returns the line that says so. Raises `UserError` if it cannot be read, and remembers that."""
+        """Judge one photo; returns the line that says so. Raises `UserError` if it cannot be read, and remembers that, or drawn."""
         record: dict[str, Any] = {"photo": str(path)}
         self.photos.append(record)
         try:
@@ -116,8 +116,9 @@ class PhotoChecker:
         record |= prepared.verdict.record()
         self._prepared[str(path)] = prepared
         if self.output:
-            record["sheet"] = sheet_name(len(self.photos), path)
-            write_image(self.output / record["sheet"], draw_verdict(found, prepared, f"{Path(path).name}: {prepared.verdict}"))
+            sheet = sheet_name(len(self.photos), path)
+            write_image(self.output / sheet, draw_verdict(found, prepared, f"{Path(path).name}: {prepared.verdict}"))
+            record["sheet"] = sheet
         return f"{path}: {prepared.verdict}"
 
     def result(self) -> tuple[dict[str, Any], list[str]]:
