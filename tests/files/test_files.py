@@ -129,6 +129,10 @@ def test_a_line_obeys_no_terminal_and_ends():
     assert line.startswith("a\\x1b[31m b \\x9b\\u202e\\udce9") and len(line) < LONGEST + 100
 
 
+def forbidden(*_, **__):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -142,9 +146,13 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypat
     assert (tmp_path / "a.txt").read_text() == "1" and (tmp_path / "b" / "c").is_file()
 
 
-def test_another_user_may_take_what_a_killed_one_held(tmp_path):
+def test_another_user_may_take_what_a_killed_one_held(tmp_path, monkeypatch):
     with locked(tmp_path / "lock", "it"):
         assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o666
+    monkeypatch.setattr(Path, "unlink", forbidden)  # as in /tmp
+    for _ in range(2):
+        with locked(tmp_path / "lock", "it"):
+            pass
 
 
 def test_leftovers_are_swept_and_what_is_being_written_stays(tmp_path):

@@ -30,7 +30,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(file).unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
+        _remove(Path(file))  # while it is held, so that nobody else's is removed
         os.close(descriptor)
 
 
@@ -63,10 +63,15 @@ def _acquire(file: Path, what: str) -> int:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(owner).encode())
     except OSError as error:
-        file.unlink(missing_ok=True)
+        _remove(file)
         os.close(descriptor)
         raise UserError(f"{file}: could not be written ({reason_of(error)}); free some space or choose another folder") from error
     return descriptor
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # another user's in a folder such as /tmp, where only that one may remove it
+        file.unlink()
 
 
 def _is_still(file: Path, descriptor: int) -> bool:
