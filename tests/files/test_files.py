@@ -133,12 +133,13 @@ def forbidden(*_, **__):
     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_and_modes_is_written_all_the_same(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(Path, "chmod", forbidden)
     with written_whole(tmp_path / "a.txt") as temporary:
         temporary.write_text("1")
     with folder_written_whole(tmp_path / "b") as partial, only_writer(tmp_path):

@@ -155,7 +155,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        _allow(temporary, 0o666)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); free some space or choose another folder") from error
@@ -240,9 +240,9 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             raise UserError(f"{path}: cannot be made ({reason_of(error)}); choose another name") from error
         try:
             yield temporary
-            temporary.chmod(0o777 & ~_umask())
+            _allow(temporary, 0o777)
             for file in filter(Path.is_file, temporary.rglob("*")):
-                file.chmod(0o666 & ~_umask())  # some libraries write for their owner alone
+                _allow(file, 0o666)  # some libraries write for their owner alone
             if os.path.lexists(path):
                 raise UserError(f"{path}: has been made by somebody else meanwhile; choose another name")
             temporary.rename(path)
@@ -257,10 +257,12 @@ def _escaped(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
-def _umask() -> int:
+def _allow(path: Path, mode: int) -> None:
+    """Give a path the permissions of what is made without a temporary name; file systems of other kinds (exFAT, CIFS) refuse any."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    with suppress(PermissionError):
+        path.chmod(mode & ~mask)
 
 
 def safe_name(text: str, max_length: int = 60) -> str:
