@@ -21,6 +21,11 @@ def test_a_folder_half_made_anew_is_not_taken_for_the_earlier_result(sample, tmp
     """The second run writes its references over the first result, then fails: what is left is neither."""
     first = "--prompt", PROMPT, "--image", photo, *PORTRAIT
     assert sample(*first)[0] == 0
+    (info,) = (tmp_path / "out").glob("*/info.json")
+    told = info.read_bytes()
+    with no_file_larger_than(4096):
+        assert "reference_1.png: could not be written" in only_error(*sample(*first, "--overwrite"))
+    assert info.read_bytes() == told, "nothing has been replaced"
 
     def decode(*_):
         raise torch.OutOfMemoryError("out of memory. Tried to allocate 9 GiB")

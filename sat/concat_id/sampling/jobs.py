@@ -184,15 +184,15 @@ def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
 
 
 def begin(folder: Path, fingerprint: str | None = None) -> None:
-    """Take away the sign that the folder is complete, before anything in it changes, and what a killed run left but takes of a result."""
+    """Take away the sign that the folder is complete, before a take in it changes, and what a killed run left but takes of a result."""
     takes = recall_json(folder / TAKES) or {}
     for name in (INFO,) if fingerprint and takes.get("fingerprint") == fingerprint else (INFO, TAKES):
         (folder / name).unlink(missing_ok=True)
-    remove_partial_files(folder)
 
 
 def save_references(folder: Path, references: Sequence[PreparedReference]) -> list[str]:
-    """Write each person's prepared image and unmasked crop; returns the file names."""
+    """Remove files that a killed run did not finish, then write each person's prepared image and unmasked crop; returns their names."""
+    remove_partial_files(folder)
     names = []
     for number, reference in enumerate(references, 1):
         for name, image in ((f"reference_{number}.png", reference.image), (f"reference_{number}_crop.png", reference.crop)):

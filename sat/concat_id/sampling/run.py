@@ -320,14 +320,14 @@ def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], sam
     args = pipeline.config.args
     with claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
         if folder is not None:
-            begin(folder, None if item.again else item.fingerprint)
             _fill(folder, item, pipeline, settings, samples, bar, watch)
         return folder
 
 
 def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm, watch: Watch) -> None:
     job, args = item.job, pipeline.config.args
-    prepared = save_references(folder, item.references)
+    prepared = save_references(folder, item.references)  # a full disk refuses them, and a finished result stays one
+    begin(folder, None if item.again else item.fingerprint)
     made, files = finished_takes(folder, item.fingerprint)
     bar.update(len(made) * pipeline.config.model.sampler.num_inference_steps)
     images = [reference.image for reference in item.references]
