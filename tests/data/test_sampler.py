@@ -1,6 +1,9 @@
 """The order of clips: complete, reproducible, the same for any number of processes, and taken up where it was left."""
 
+import errno
 import itertools
+import multiprocessing.synchronize
+import os
 
 import pytest
 import torch
@@ -106,3 +109,14 @@ def test_a_full_shared_memory_is_told(dataset, monkeypatch):
     told = r"/dev/shm: has no room for a batch of .* MiB \(unable.*--shm-size.*--num_workers 0"
     refused(told, next, iter(ClipLoader(dataset, EpochSampler(dataset.kinds), 1)))
     assert next(iter(ClipLoader(dataset, EpochSampler(dataset.kinds), 0))).captions
+
+
+@pytest.mark.parametrize("number, place", [(errno.EACCES, "/dev/shm"), (errno.ENOSPC, "/dev/shm"), (errno.EMFILE, "ulimit -n")])
+def test_processes_that_cannot_be_started_are_told(dataset, monkeypatch, capfd, number, place):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    loader = ClipLoader(dataset, EpochSampler(dataset.kinds), 1)
+    refused(rf"^{place}: no processes .*\({os.strerror(number)}\).*--num_workers 0$", next, iter(loader))
+    assert capfd.readouterr().err == ""

@@ -1,5 +1,7 @@
 """The order in which clips are seen: the same whatever the number of processes, and taken up again where it was left."""
 
+import errno
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,7 @@ from concat_id.data.dataset import Batch, ReplacingDataset, Sample
 from concat_id.errors import UserError, reason_of, warn
 
 MAX_RESTARTS = 3  # of the loader's processes, without a batch in between
+ALONE = "or read clips without further processes: --num_workers 0"
 
 Key = tuple[int, int]
 
@@ -106,7 +109,7 @@ def _shared(batch: Batch) -> Batch | UserError:
             tensor.share_memory_()
     except RuntimeError as error:
         size = sum(tensor.nbytes for tensor in tensors) / 2**20
-        remedy = "give it more (docker run --shm-size=16g), or read clips without further processes: --num_workers 0"
+        remedy = f"give it more (docker run --shm-size=16g), {ALONE}"
         return UserError(f"/dev/shm: has no room for a batch of {size:.1f} MiB ({reason_of(error)}); {remedy}")
     return batch
 
@@ -116,6 +119,15 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
         yield value
     for inner in value if isinstance(value, list | tuple) else ():
         yield from _tensors_in(inner)
+
+
+def _require_queues(count: int) -> None:
+    """Raise `UserError` where the queues of `count` processes, and some more, cannot be made: torch, left half made, ends in tracebacks."""
+    try:
+        [multiprocessing.Queue() for _ in range(2 * count + 16)]  # of two open files and three semaphores each
+    except OSError as error:
+        place = "ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "/dev/shm"
+        raise UserError(f"{place}: no processes that read clips can be started ({reason_of(error)}); allow more there, {ALONE}") from error
 
 
 def _ignore_interrupts(_: int) -> None:
@@ -154,6 +166,8 @@ class ClipLoader:
                 warn(f"a process that reads clips died ({(str(error) or type(error).__name__).splitlines()[0]}); starting it again")
 
     def _batches(self) -> Iterator[Batch | UserError]:
+        if self.num_workers:
+            _require_queues(self.num_workers)
         before = signal.getsignal(signal.SIGCHLD)
         guarded = _Guarded(self.dataset)
         batches = iter(
