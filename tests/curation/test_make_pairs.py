@@ -132,7 +132,7 @@ def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):
     outside.write_text(manifest.read_text().replace("v0/clip_000_person_1", "../clip_000_person_1"))
     for arguments, text in (
         ([outside], "folder: found '../clip_000_person_1', expected one inside"),
-        ([tmp_path / "none.json"], "no such manifest"),
+        ([tmp_path / "my own" / "none.json"], f"no such manifest; `python sat/prepare_clips.py --videos ... --output '{tmp_path}/my own'`"),
         ([broken], "clips[0]: caption: missing, expected text"),
         ([manifest, "--cross", 0.9, 0.7], "--cross: found 0.9 0.7"),
         ([manifest, "--valid", 0.6, "--test", 0.5], "--valid and --test"),

@@ -95,7 +95,8 @@ def test_each_wrong_entry_is_told_in_one_line(change, words, folder):
 def test_problems_are_collected_and_the_first_shown(folder, capsys):
     entries = [{"video_path": "good.mp4", "captoin": "A person talks."}, 3, *[folder.entry(clip=f"{number}.mp4") for number in range(4)]]
     told = r'caption: missing, expected text \(is "captoin" meant.*image_path: missing.*found 3, expected an entry.*and 3 more; see all of'
-    refused(told, read_records, [folder.list(*entries)])
+    told += r" them with `python sat/check_dataset.py '.*/my list.json'`$"
+    refused(told, read_records, [folder.list(*entries, name="my list.json")])
     assert "captoin: in 1 entries and not read; the nearest key that is read is caption" in capsys.readouterr().err
 
 

@@ -19,7 +19,7 @@ from concat_id.config.presets import files_of
 from concat_id.doctor import costs, machine, software, trial
 from concat_id.doctor.findings import GIB, NOTE, OK, PROBLEM, Finding, Findings
 from concat_id.doctor.machine import Capacity
-from concat_id.doctor.training import examine_training
+from concat_id.doctor.training import examine_lists, examine_training
 from concat_id.doctor.weight_files import Part, examine, examine_downloads, examine_faces, examine_model
 from concat_id.training.memory_plan import measure_sizes, plan
 from concat_id.weights.loading import write_sat_checkpoint
@@ -203,6 +203,9 @@ def test_training_is_planned_and_its_lists_are_read(tmp_path):
     assert [line[:8] for line in lines[1:]] == ["ok 1 GPU", "ok 4 GPU", "ok 8 GPU"]
     advised = told(examine_training("mini", Capacity(GIB // 8, GIB), measure_sizes, plan))[-1]
     assert advised.startswith("note 8 GPUs") and advised.endswith("python sat/doctor.py --training --model mini --zero 3 --offload")
+    (tmp_path / "list.json").write_text("[1]")
+    config = load_config(files_of("mini", training=True), {"train_data": [str(tmp_path / "list.json")]})
+    assert told(examine_lists(config, ["my run.yaml"]))[-1].endswith("python sat/check_dataset.py --base 'my run.yaml'")
 
 
 def test_the_command_plans_training_and_checks_its_lists(call, tmp_path):

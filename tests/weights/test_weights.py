@@ -267,8 +267,9 @@ NAMES_OF = {
 def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, suffix):
     name, told = NAMES_OF[kind]
     tensors = {name: torch.ones(2), "head.modulation" if kind == "Wan" else "other": torch.ones(2)}
-    (torch.save if suffix == "pt" else safetensors.torch.save_file)(tensors, tmp_path / f"w.{suffix}")
-    refused(told.format(folder=tmp_path), load_sat_checkpoint, tmp_path / f"w.{suffix}")
+    (folder := tmp_path / "my own").mkdir()
+    (torch.save if suffix == "pt" else safetensors.torch.save_file)(tensors, folder / f"w.{suffix}")
+    refused(told.format(folder=f"'{folder}'"), load_sat_checkpoint, folder / f"w.{suffix}")
 
 
 @pytest.mark.parametrize("files, told", [

@@ -5,6 +5,7 @@ one another. Its metadata tell the recogniser, the size of a vector, and how man
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -43,7 +44,8 @@ def read_manifest(path: Path) -> Manifest:
     if file != path and kind_of(file) == "no such file" and (shards := sorted(path.glob(SHARDS))):
         return _read_shards(file, dict.fromkeys(shards))
     if kind_of(file) == "no such file":
-        raise UserError(f"{file}: no such manifest; `python sat/prepare_clips.py --videos ... --output {file.parent}` makes it")
+        made = shlex.quote(str(file.parent))
+        raise UserError(f"{file}: no such manifest; `python sat/prepare_clips.py --videos ... --output {made}` makes it")
     content = read_json(file, "a manifest of sat/prepare_clips.py", COMMAND)
     if shards := take(content, "shards", OBJECT, str(file), COMMAND, optional=True):
         counts = {file.with_name(Path(name).name): take(shards, name, COUNT, f"{file}: shards", COMMAND) for name in shards}

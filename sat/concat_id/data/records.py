@@ -14,6 +14,7 @@ A folder can stand for a list. Each `name.mp4` in it and in its sub-folders need
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
         warn(note)
     if problems:
         first, more = "; ".join(problems[:SHOWN]), f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise UserError(f"{first}{more}; see all of them with `python sat/check_dataset.py {' '.join(map(str, paths))}`")
+        raise UserError(f"{first}{more}; see all of them with `python sat/check_dataset.py {shlex.join(map(str, paths))}`")
     if not records:
         raise UserError(f"{', '.join(map(str, paths)) or 'train_data'}: no clips found; add entries or correct args.train_data")
     return records

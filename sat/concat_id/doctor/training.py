@@ -5,6 +5,7 @@ formula is in concat_id/training/memory_plan.py, leave 10 % more. The exit code 
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -91,7 +92,7 @@ def _operations(sizes: Any, speed: int | None) -> str:
 def examine_lists(config: Config, files: Sequence[str]) -> Iterator[Finding]:
     """Check the configured lists; of long ones the entries without their clips."""
     lists = [*config.training.train_data, *config.training.valid_data]
-    command = f"python sat/check_dataset.py --base {' '.join(files)}"
+    command = f"python sat/check_dataset.py --base {shlex.join(files)}"
     if not lists:
         yield Finding(NOTE, "lists", "none configured", "--train_data LIST --valid_data LIST, see docs/data.md")
         return

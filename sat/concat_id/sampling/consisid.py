@@ -5,6 +5,7 @@ Weights are read as Concat-ID's are: from the user's folder, as data, strictly. 
 
 import io
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -75,7 +76,8 @@ def require_whole(folder: Path) -> None:
     missing = [name for name in names if kind_of(folder / name) != "a file"]
     missing += [f"weights in {part}" for part in WEIGHTS if not [*folder.glob(f"{part}/*.safetensors*"), *folder.glob(f"{part}/*.bin*")]]
     if missing:
-        remedy = f"hf download {CONSISID_HUB} --local-dir {folder}, or modelscope download --model {ON_MODELSCOPE} --local_dir {folder}"
+        to = shlex.quote(str(folder))
+        remedy = f"hf download {CONSISID_HUB} --local-dir {to}, or modelscope download --model {ON_MODELSCOPE} --local_dir {to}"
         raise UserError(f"{folder}: ConsisID lacks {', '.join(missing)}; fetch them with: {remedy}")
 
 
