@@ -16,6 +16,7 @@ from concat_id.errors import LONGEST, UserError, one_line
 from concat_id.files.json_files import parse_json, parse_list, read_json, recall_json, write_json
 from concat_id.files.locks import InUseError, locked
 from concat_id.files.paths import (
+    check_writable,
     copies_among,
     expand_path,
     folder_written_whole,
@@ -154,6 +155,11 @@ def test_another_user_may_take_what_a_killed_one_held(tmp_path, monkeypatch):
     for _ in range(2):
         with locked(tmp_path / "lock", "it"):
             pass
+
+
+def test_a_link_to_nothing_is_no_folder_to_write_to(places):
+    for write in (check_writable, lambda folder: write_text(folder / "a", ""), lambda folder: locked(folder / "a", "it").__enter__()):
+        refused(rf"^{places}/lost: cannot write here \(a symbolic link that leads nowhere\); choose", write, places / "lost")
 
 
 def test_leftovers_are_swept_and_what_is_being_written_stays(tmp_path):

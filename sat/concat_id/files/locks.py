@@ -44,7 +44,7 @@ def _acquire(file: Path, what: str) -> int:
             vanished += isinstance(error, FileNotFoundError)  # somebody may remove the folder just when it has been made
             if isinstance(error, FileNotFoundError) and vanished < 10:
                 continue
-            raise UserError(f"{file.parent}: cannot write here ({reason_of(error)}); choose another folder") from error
+            raise cannot_write(file.parent, error) from error
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this process's: neither forked nor started ones inherit it
         except BlockingIOError as error:
@@ -67,6 +67,13 @@ def _acquire(file: Path, what: str) -> int:
         os.close(descriptor)
         raise UserError(f"{file}: could not be written ({reason_of(error)}); free some space or choose another folder") from error
     return descriptor
+
+
+def cannot_write(folder: Path, error: Exception) -> UserError:
+    """Say why a folder cannot be made or takes no file."""
+    lost = isinstance(error, FileExistsError) and not os.path.exists(folder)
+    reason = "a symbolic link that leads nowhere" if lost else reason_of(error)
+    return UserError(f"{folder}: cannot write here ({reason}); choose another folder")
 
 
 def _remove(file: Path) -> None:

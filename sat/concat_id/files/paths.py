@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from concat_id.errors import UserError, is_text, reason_of
-from concat_id.files.locks import locked
+from concat_id.files.locks import cannot_write, locked
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 MODEL_STATES = "mp_rank_00_model_states.pt"  # of a SAT checkpoint
@@ -151,7 +151,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = _held_temporary_file(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path.parent}: cannot write here ({reason_of(error)}); choose another folder") from error
+        raise cannot_write(path.parent, error) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -182,7 +182,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: cannot write here ({reason_of(error)}); choose another folder") from error
+        raise cannot_write(folder, error) from error
 
 
 def refuse_to_overwrite(given: Iterable[str | Path], written: Iterable[Path]) -> None:
