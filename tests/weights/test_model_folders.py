@@ -75,6 +75,8 @@ def test_a_network_is_no_larger_than_its_weights(tmp_path):
     with pytest.raises(UserError, match=told), built_from(tmp_path, "network", dict.fromkeys("abc")):
         torch.nn.Sequential(*endless)
     torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(100)))
+    with pytest.raises(UserError, match="not read: found too many threads .*; raise ulimit -u$"), built_from(tmp_path, "network", {}):
+        raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.parametrize("changes", [{"num_res_blocks": 10**5}, {"z_dim": -1}, {"base_dim": 0}])

@@ -88,6 +88,8 @@ def built_from(file: Path, what: str, tensors: Mapping[str, Any]) -> Iterator[No
     except Exception as error:  # strict dataclasses and others have classes of their own for this
         if not isinstance(error, UNREADABLE) and not type(error).__module__.startswith(("huggingface_hub", "tokenizers")):
             raise
+        if "can't start new thread" in str(error):
+            raise UserError(f"{file}: not read: found too many threads and processes of yours, expected fewer; raise ulimit -u") from error
         raise UserError(f"{file}: describes no {what} ({one_line(reason_of(error, 150))}); download it again") from error
     finally:
         hook.remove()
