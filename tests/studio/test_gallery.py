@@ -3,6 +3,7 @@
 import os
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from concat_id.config.presets import TASKS
@@ -11,6 +12,7 @@ from concat_id.studio.choices import default_model, example_prompts, find_models
 from concat_id.studio.gallery import MOST, poster, read_result, result_folders
 from concat_id.studio.page import Studio
 from concat_id.studio.worker import Event
+from concat_id.video.writing import write_video
 
 SETTINGS = {"size": [96, 144], "model": {"sampler": {"num_inference_steps": 2}}}
 
@@ -59,7 +61,7 @@ def test_of_several_takes_the_best_is_shown(tmp_path, monkeypatch):
     info = {"prompt": "speaks", "samples": samples, "settings": SETTINGS, "files": files}
     write_json(folder / "info.json", info | {"best": "video_2.mp4"})
     result = read_result(folder)
-    assert (result.take, result.seed, result.poster, poster(folder / "video.mp4", 0)) == (1, 6, None, None)
+    assert (result.take, result.seed, result.poster, poster(folder / "video.mp4")) == (1, 6, None, None)
     assert [result.file(kind) for kind in ("video", "sheet", "takes")] == [folder / files[number] for number in (1, 3, 4)]
     assert result.file("portrait") is None and result.references == [folder / files[5]] and result.crops == [folder / files[6]]
     assert {("seed", "6"), ("SFace", "0.250"), ("sampling", "1 s")} < set(result.table()) and len(result.table()) == 7
@@ -70,3 +72,16 @@ def test_of_several_takes_the_best_is_shown(tmp_path, monkeypatch):
     for damaged in ({"samples": []}, {"files": 0}):
         write_json(folder / "info.json", {name: value for name, value in (info | damaged).items() if value != 0})
         assert read_result(folder) is None
+
+
+def test_a_poster_is_made_once_and_again_where_it_has_gone_or_its_video_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))
+    video = tmp_path / "video.mp4"
+    write_video(video, np.zeros((2, 16, 16, 3), np.uint8), 8)
+    made = poster(video)
+    before = os.stat(made)
+    assert (poster(video), os.stat(made)) == (made, before)
+    os.remove(made)  # as the page does
+    assert poster(video) == made and Image.open(made).size == (16, 16)
+    write_video(video, np.full((2, 16, 16, 3), 255, np.uint8), 8)
+    assert Image.open(poster(video)).getextrema() == ((255, 255),) * 3

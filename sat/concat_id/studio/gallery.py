@@ -1,6 +1,5 @@
 """Finished results of the output folders, those of the launchers too."""
 
-import functools
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from typing import Any
 
 from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json
-from concat_id.files.paths import visible_files
+from concat_id.files.paths import visible_files, written_whole
 from concat_id.video.writing import ffmpeg, video_input
 
 MOST = 60  # results shown
@@ -49,7 +48,7 @@ class Result:
     def poster(self) -> str | None:
         """An image that stands for it."""
         video = self.file("video")
-        return poster(video, video.stat().st_mtime_ns) if video else served(self.file("portrait"))
+        return poster(video) if video else served(self.file("portrait"))
 
     def file(self, kind: str) -> Path | None:
         """The take's "video", "portrait" or "sheet", all "takes", or None where there is none."""
@@ -88,16 +87,18 @@ def read_result(folder: Path) -> Result | None:
     return Result(folder, info) if {"prompt", "samples", "settings", "files"} <= info.keys() and info["samples"] else None
 
 
-@functools.lru_cache(maxsize=4 * MOST)
-def poster(video: Path, changed: int) -> str | None:
-    """The first frame of a video that was last changed then, as a file of the page; None if it cannot be read."""
-    target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "poster.jpg"
+def poster(video: Path) -> str | None:
+    """The first frame of a video, as a file named by what it is of: the page removes its files after a day. None for no video."""
+    state = video.stat()
+    target = Path(os.environ["GRADIO_TEMP_DIR"]) / f"{state.st_dev}-{state.st_ino}-{state.st_mtime_ns}" / "poster.jpg"
     try:
-        command = [ffmpeg(), *video_input(video), "-frames:v", "1", str(target)]
-    except UserError:  # an empty file, or one of something else
+        if not target.exists():
+            with written_whole(target) as temporary:
+                command = [ffmpeg(), "-y", *video_input(video), "-frames:v", "1", str(temporary)]
+                subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=True)
+    except (UserError, subprocess.CalledProcessError):  # an empty file, or one of something else
         return None
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    return None if done.returncode else str(target)
+    return str(target)
 
 
 def served(path: Path | None) -> str | None:
