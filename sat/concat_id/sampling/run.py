@@ -110,7 +110,7 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
         return fitting, []
     problems += [
         f"{job.source}: found {len(job.people)} people, expected {len(scales)}, as many as ref_guidance_scale has values; give one for all"
-        for job in jobs if job not in fitting
+        for job in jobs if len(scales) not in (1, len(job.people))
     ]  # fmt: skip
     _warn_of_the_unknown(fitting, config)
     return fitting, problems
