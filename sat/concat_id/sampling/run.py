@@ -1,5 +1,6 @@
 """From a configuration to finished folders: find the jobs, prepare them, and make one video after the other."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any],
         return [], problems
     check_writable(output_dir)
     warn_of_emulation(device, config.args.dtype_name)
-    prepare = photo_preparer(config, device)
+    prepare = functools.lru_cache(64)(photo_preparer(config, device))  # many lines name the same photos
     prepared, told, comparer = [], set(), PhotoComparer(device)
     for job, fingerprint, again in pending:
         try:
