@@ -6,6 +6,7 @@ import pytest
 from in_process import another_process, refused
 
 from concat_id.files.locks import InUseError
+from concat_id.sampling import jobs
 from concat_id.sampling.jobs import INFO, claimed, finished_folders, make_job, read_prompt_file
 
 
@@ -88,13 +89,21 @@ def finish(folder, fingerprint, files=("video.mp4",)):
     (folder / INFO).write_text(json.dumps({"fingerprint": fingerprint, "files": list(files)}))
 
 
-def test_finished_means_same_content_and_all_files_there(tmp_path, photo):
+def test_finished_means_same_content_and_all_files_there(tmp_path, photo, monkeypatch):
     job = make_job(0, "p", [str(photo)], "--prompt", 3)
     fingerprint = job.fingerprint({"seed": 1})
     with claimed(job, fingerprint, tmp_path) as folder:
         assert folder == tmp_path / "0000_p" and finished_folders(tmp_path) == {}
         finish(folder, fingerprint)
     assert finished_folders(tmp_path) == {fingerprint: folder}
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "recall_json", None)  # each info.json is read once
+        assert finished_folders(tmp_path) == {fingerprint: folder}
+        (folder / "video.mp4").rename(tmp_path / "moved.mp4")
+        assert finished_folders(tmp_path) == {}
+    finish(folder, "e" * 63)
+    assert finished_folders(tmp_path) == {"e" * 63: folder}
+    finish(folder, fingerprint)
     assert job.fingerprint({"seed": 2}) != fingerprint
     photo.write_bytes(b"another image")
     assert job.fingerprint({"seed": 1}) != fingerprint, "a changed photo means other content"

@@ -1,5 +1,6 @@
 """What to generate: lines of a prompt file, which of them are finished already, and what a finished one leaves in its folder."""
 
+import functools
 import hashlib
 import json
 import os
@@ -70,10 +71,21 @@ def finished_folders(output_dir: Path) -> dict[str, Path]:
 
 def _finished(folder: Path) -> str | None:
     """The fingerprint of the result in a folder, None if it is not all there."""
-    info = recall_json(folder / INFO)
-    files = info.get("files") if info else None
-    whole = isinstance(files, list) and all(isinstance(name, str) and os.path.isfile(folder / name) for name in files)
-    return info.get("fingerprint") if whole and isinstance(info.get("fingerprint"), str) else None
+    try:
+        state = os.stat(folder / INFO)
+    except OSError:
+        return None
+    fingerprint, files = _told(folder, state.st_ino, state.st_mtime_ns, state.st_size)
+    return fingerprint if all(os.path.isfile(os.path.join(folder, name)) for name in files) else None
+
+
+@functools.cache
+def _told(folder: Path, *state: int) -> tuple[str | None, list[str]]:
+    """Fingerprint and files by the info.json of such a state; each video looks at all, of which there may be 20,000."""
+    info = recall_json(folder / INFO) or {}
+    files, fingerprint = info.get("files"), info.get("fingerprint")
+    whole = isinstance(files, list) and all(isinstance(name, str) for name in files) and isinstance(fingerprint, str)
+    return (fingerprint, files) if whole else (None, [])
 
 
 def _is_of_another(folder: Path, fingerprint: str) -> bool:
