@@ -20,6 +20,7 @@ from concat_id.config.command_line import read_command_line
 from concat_id.config.loading import load_config
 from concat_id.data.dataset import ClipDataset
 from concat_id.data.records import read_records
+from concat_id.models.text_encoder import TextEncoder
 from concat_id.training import preparation, validation
 from concat_id.training.objective import Objective
 
@@ -166,12 +167,22 @@ def test_a_script_of_ones_own_brings_its_objective(tiny_model, tmp_path, monkeyp
     assert os.environ["DS_ACCELERATOR"] == "cpu"  # DeepSpeed's device is the run's
 
 
-def test_captions_that_are_not_kept_end_a_run(tiny_model, tmp_path, monkeypatch):
+def test_captions_that_are_not_kept_end_a_run(tiny_model, tmp_path, monkeypatch, capsys):
     """Else the text encoder would come back onto the GPU in the middle of it."""
     config, device = load_config([ROOT / "configs" / "debug.yaml", tiny_model], {"save": str(tmp_path)}), torch.device("cpu")
     monkeypatch.setattr(preparation.dist, "barrier", lambda: None)
     records = [SimpleNamespace(caption="a"), SimpleNamespace(caption="b")]
-    assert preparation.embed_captions(config, records[:1], device)(["a"]).shape[0] == 1
+    for shown in (True, False):  # the second time there is nothing to embed
+        assert preparation.embed_captions(config, records[:1], device)(["a"]).shape[0] == 1
+        assert ("1/1" in capsys.readouterr().err) == shown
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / ".prompt_embeddings").touch()
+    full = load_config([ROOT / "configs" / "debug.yaml", tiny_model], {"save": str(tmp_path / "full")})
+    with monkeypatch.context() as patch:
+        run, embedded = TextEncoder.run, []
+        patch.setattr(TextEncoder, "run", lambda encoder, network, prompt: embedded.append(prompt) or run(encoder, network, prompt))
+        refused("lacks the embeddings of 2 of 2 captions", preparation.embed_captions, full, records, device)
+        assert embedded == ["a"], "there is no room for the others either"
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for file in tmp_path.rglob("*.safetensors"):

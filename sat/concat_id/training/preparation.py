@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from concat_id.config.schema import Config, to_dict
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
@@ -201,8 +202,12 @@ def embed_captions(config: Config, records: Sequence[Record], device: torch.devi
     if lost and rank() == 0:
         part = shortened(encoder.unknown_part(lost[0]), 60)
         warn(f"{len(lost)} of {len(captions)} captions are in part out of the text encoder's vocabulary, the first is {part!r}")
-    for caption in own_share(captions):
+    share = own_share(captions)
+    silent = rank() > 0 or all(map(encoder.is_kept, share))
+    for caption in tqdm(share, "embedding", unit="caption", dynamic_ncols=True, disable=silent):
         encoder.encode([caption])
+        if not encoder.is_kept(caption):
+            break  # no room for the others either
     encoder.unload()
     dist.barrier()
     if missing := sum(not encoder.is_kept(caption) for caption in captions):  # which would bring the text encoder back for good
