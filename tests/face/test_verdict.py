@@ -2,6 +2,7 @@
 
 import json
 import struct
+import weakref
 import zlib
 
 import numpy as np
@@ -16,7 +17,7 @@ from concat_id.face.detection import TEMPLATE, UprightPhoto
 from concat_id.face.parsing import CLASSES, EllipseParser
 from concat_id.face.photos import compare, find_strangers
 from concat_id.face.recognition import load_recognizer
-from concat_id.face.reference import prepare_found
+from concat_id.face.reference import FaceModels, prepare_found
 from concat_id.face.verdict import GOOD, LEVELS, NO_FACE, POOR, USABLE, PhotoVerdict, Reason, judge
 
 BENCH = load_script(ROOT / "tests" / "bench" / "bench_verdicts.py")
@@ -119,11 +120,28 @@ def test_the_stranger_among_photos_of_one_person_is_named(detector, recognizer, 
     (stranger,) = find_strangers(vectors, recognizer.threshold)
     assert stranger.number == 1 and stranger.typical != 1 and stranger.similarity < 0.3
     assert find_strangers(vectors[[0, 2, 3]], recognizer.threshold) == []
-    references = [prepare_found(detector.search(image), (96, 144), detector, EllipseParser()) for image in images]
-    (line,) = (majority := compare(references, recognizer)).lines("abcd")
+    faces = [prepare_found(detector.search(image), (96, 144), detector, EllipseParser()).face for image in images]
+    (line,) = (majority := compare(faces, recognizer)).lines("abcd")
     assert majority.outvoted == {1} and line.startswith("b: another person than in ") and "SFace says a cosine of" in line
-    (line,) = (two := compare(references[:2], recognizer)).lines("ab")
-    assert two.outvoted == set() and "seem to show different people" in line and not compare(references[2:], recognizer).strangers
+    (line,) = (two := compare(faces[:2], recognizer)).lines("ab")
+    assert two.outvoted == set() and "seem to show different people" in line and not compare(faces[2:], recognizer).strangers
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_of_photos_that_were_judged_only_a_face_to_be_compared_is_kept(detector, recognizer, photographs, monkeypatch, compared):
+    references, faces = [], []
+
+    def prepare(*args):
+        prepared = prepare_found(*args)
+        references.append(weakref.ref(prepared)), faces.append(weakref.ref(prepared.face))
+        return prepared
+
+    monkeypatch.setattr(photos, "prepare_found", prepare)
+    checker = photos.PhotoChecker((96, 144), FaceModels(detector, EllipseParser(), []), recognizer if compared else None, None)
+    for name in ("astronaut", "actor"):
+        checker.check(photographs[name])
+    assert [kept() for kept in references] == [None] * 2 and [kept() is not None for kept in faces] == [compared] * 2
+    assert len(checker.result()[1]) == compared
 
 
 def test_one_photo_needs_no_recogniser_and_none_says_nothing(monkeypatch):

@@ -61,11 +61,11 @@ class Comparison(NamedTuple):
         return f"{name}{link}{said}; {cosine}; {what}"
 
 
-def compare(references: Sequence[PreparedReference], recognizer: FaceRecognizer) -> Comparison:
-    """Compare the photos of one person."""
+def compare(faces: Sequence[Image.Image | None], recognizer: FaceRecognizer) -> Comparison:
+    """Compare the photos of one person by the face of each as recognisers see it, None where there is none."""
     threshold = same_person(recognizer.name, recognizer.threshold).threshold
-    numbers = [number for number, reference in enumerate(references) if reference.face]
-    found = find_strangers(recognizer.embed_crops([references[number].face for number in numbers]), threshold) if numbers else []
+    numbers = [number for number, face in enumerate(faces) if face]
+    found = find_strangers(recognizer.embed_crops([faces[number] for number in numbers]), threshold) if numbers else []
     strangers = [Stranger(numbers[number], numbers[typical], similarity) for number, typical, similarity in found]
     return Comparison(strangers, recognizer.name, threshold, is_clear=2 * len(strangers) < len(numbers))
 
@@ -87,7 +87,7 @@ class PhotoComparer:
 
     def compare(self, references: Sequence[PreparedReference]) -> Comparison | None:
         """Compare the photos of one person; None if there is nothing to compare them with or by."""
-        return compare(references, self._recognizer) if len(references) > 1 and self._recognizer else None
+        return compare([reference.face for reference in references], self._recognizer) if len(references) > 1 and self._recognizer else None
 
 
 def sheet_name(number: int, path: str | Path) -> str:
@@ -101,7 +101,7 @@ class PhotoChecker:
     def __init__(self, size: tuple[int, int], models: FaceModels, recognizer: FaceRecognizer | None, output: Path | None):
         self.size, self.models, self.recognizer, self.output = size, models, recognizer, output
         self.photos: list[dict[str, Any]] = []
-        self._prepared: dict[str, PreparedReference] = {}
+        self._faces: dict[str, Image.Image | None] = {}  # of thousands of photos, for which whole references are too large
 
     def check(self, path: str | Path) -> str:
         """Judge one photo; returns the line that says so. Raises `UserError` if it cannot be read, and remembers that, or drawn."""
@@ -114,7 +114,7 @@ class PhotoChecker:
             raise
         prepared = prepare_found(found, self.size, self.models.detector, self.models.parser)
         record |= prepared.verdict.record()
-        self._prepared[str(path)] = prepared
+        self._faces[str(path)] = prepared.face if self.recognizer else None
         if self.output:
             sheet = sheet_name(len(self.photos), path)
             write_image(self.output / sheet, draw_verdict(found, prepared, f"{Path(path).name}: {prepared.verdict}"))
@@ -126,7 +126,7 @@ class PhotoChecker:
         result: dict[str, Any] = {"photos": self.photos}
         if not self.recognizer:
             return result, []
-        names, compared = list(self._prepared), compare(list(self._prepared.values()), self.recognizer)
+        names, compared = list(self._faces), compare(list(self._faces.values()), self.recognizer)
         strangers = [{"photo": names[stranger.number], "typical": names[stranger.typical], "similarity": round(stranger.similarity, 3)}
                      for stranger in compared.strangers]  # fmt: skip
         return result | {"recognizer": compared.recognizer, "threshold": compared.threshold, "strangers": strangers}, compared.lines(names)
