@@ -11,6 +11,7 @@ from in_process import ffmpeg, refused
 from PIL import Image
 
 from concat_id.evaluation.calibration import Calibration, Range, trained_on
+from concat_id.evaluation.identity import is_rank1
 from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
@@ -137,6 +138,20 @@ def test_impostor_similarity_from_references_alone():
     limits = Calibration.from_references([*people, people[0]]).whole
     assert limits.impostor == pytest.approx(0.36) and limits.genuine is None, "one person twice does not move it"
     assert Calibration.from_references(people[:1]).whole == (None, None)
+
+
+def test_the_nearest_reference_is_found_by_one_conversion():
+    class Vector:
+        converted = 0
+
+        def __array__(self, dtype=None, copy=None):
+            self.converted += 1
+            return np.array([1.0, 0.0])
+
+    candidates = {"a": np.array([0.6, 0.8]), "b": np.array([0.8, 0.6]), "c": np.array([-1.0, 0.0])}
+    vector = Vector()
+    assert [is_rank1(vector, own, candidates) for own in "ab"] == [False, True] and vector.converted == 2
+    assert not is_rank1(None, "b", candidates)
 
 
 def test_references_that_were_trained_on():

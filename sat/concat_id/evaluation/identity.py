@@ -59,6 +59,7 @@ def is_rank1(vector: Sequence[float] | None, own: str, candidates: Mapping[str, 
     """Whether of all `candidates`, references by digest, a person's mean vector is nearest to its `own`; without a face it is not."""
     if vector is None:
         return False
+    vector = np.asarray(vector)  # else each product would convert the list
     cosines = {digest: float(np.dot(vector, candidate)) for digest, candidate in candidates.items()}
     return max(cosines, key=cosines.__getitem__) == own
 
