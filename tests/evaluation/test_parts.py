@@ -10,12 +10,14 @@ from evaluation.clips import write_clip
 from in_process import ffmpeg, refused
 from PIL import Image
 
+from concat_id.evaluation import layouts
 from concat_id.evaluation.calibration import Calibration, Range, trained_on
 from concat_id.evaluation.identity import is_rank1
 from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
 from concat_id.evaluation.sampled_video import read_video
+from concat_id.files.formats import media_in
 
 
 def numbered_frames(count):
@@ -209,10 +211,23 @@ def test_consisid_bench(tmp_path):
     assert len(samples) == 2 and problems == notes == []
 
 
-def test_plain_folder_takes_people_from_left_to_right(tmp_path):
+def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):
     (tmp_path / "walk.mp4").write_bytes(b"")
     (tmp_path / "walk.txt").write_text("two people walk\n")
     images = [image(tmp_path / name) for name in ("walk_2.png", "walk_1.jpg", "walk_10.png", "walker.png")]
     (sample,), problems, notes = find_samples(tmp_path, None)
     assert sample.references == (images[1], images[0], images[2]) and sample.prompt == "two people walk"
     assert problems == notes == []
+    for video in ("walk_1.mp4", "walk_1_2.mp4", "none.mp4"):
+        (tmp_path / video).touch()
+    further, looked = [image(tmp_path / "walk_1_2.png"), image(tmp_path / "walk_1_2_3.png")], []
+
+    class Listed(list):
+        def __iter__(self):
+            looked.append(self)
+            return super().__iter__()
+
+    monkeypatch.setattr(layouts, "media_in", lambda *args: Listed(media_in(*args)))
+    found = {sample.name: sample.references for sample in find_samples(tmp_path, None)[0]}
+    assert found == {"walk": sample.references, "walk_1": (images[1], further[0]), "walk_1_2": tuple(further), "none": ()}
+    assert len(looked) == 2, "images and videos once each"

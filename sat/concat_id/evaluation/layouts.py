@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,15 +117,18 @@ def _photo(image: str) -> Path | None:
 def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[str]]:
     """Read `name.mp4` with `name.png`, or `name_1.png` and `name_2.png` from left to right, and the prompt in `name.txt`, if there."""
     samples, notes = [], []
-    images = media_in(folder, is_image)
+    images: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)  # by the video's name
+    for path in media_in(folder, is_image):
+        images[path.stem].append((0, path))
+        name, _, number = path.stem.rpartition("_")
+        if number.isdecimal():
+            images[name].append((int(number), path))
     for video in media_in(folder, is_video):
-        numbered = re.compile(re.escape(video.stem) + r"(?:_(\d+))?")
-        matches = [(int(found[1] or 0), path) for path in images if (found := numbered.fullmatch(path.stem))]
         text = beside(video, ".txt")
         prompt = read_text(text, "a prompt", errors="replace").strip() if kind_of(text) == "a file" else ""
         if not prompt:
             notes.append(f"{video}: found no prompt in {text.name}; scores of the text are left out")
-        samples.append(GeneratedVideo(video.stem, video, tuple(path for _, path in sorted(matches)), prompt))
+        samples.append(GeneratedVideo(video.stem, video, tuple(path for _, path in sorted(images[video.stem])), prompt))
     return samples, [], notes
 
 
