@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from concat_id.evaluation import layouts
 from concat_id.evaluation.calibration import Calibration, Range, trained_on
+from concat_id.evaluation.face_tracks import similarity
 from concat_id.evaluation.identity import is_rank1
 from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
@@ -121,6 +123,18 @@ def test_an_interval_needs_values_that_differ_or_bounds():
     assert mean_interval([1, 1, 1], (0, 1)) == pytest.approx((0.2924, 1), abs=1e-4), "three of three"
     assert mean_interval([0.9, 1, 1], (0, 1))[1] == 1 and mean_interval([0.1, 0, 0], (0, 1))[0] == 0
     assert [mean_interval([1] * number, (-1, 1))[0] > 0 for number in (5, 6)] == [False, True], "as the sign test"
+
+
+def test_all_pairs_at_once_give_what_each_gives(monkeypatch):
+    monkeypatch.setattr("concat_id.evaluation.calibration.similarity", None)  # millions of pairs take half a minute one by one
+    drawn = np.random.default_rng(0).normal(size=(12, 128)).astype(np.float32)
+    vectors = list(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
+    people = {"a": vectors[:3], "b": vectors[3:4], "c": vectors[4:]}
+    across = [similarity(a, b) for one, two in combinations(people.values(), 2) for a in one for b in two]
+    within = [np.mean([similarity(a, b) for a, b in combinations(photos, 2)]) for photos in (vectors[:3], vectors[4:])]
+    assert Calibration(people).whole == pytest.approx((np.mean(across), np.mean(within)), rel=1e-5)
+    pairs = [similarity(a, b) for a, b in combinations(vectors, 2)]
+    assert Calibration.from_references(vectors).whole == (pytest.approx(np.median(pairs), rel=1e-5, abs=1e-9), None)
 
 
 def test_calibration_by_person_and_by_all():

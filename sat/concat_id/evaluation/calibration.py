@@ -1,7 +1,6 @@
 """What scores mean with these weights: impostor and genuine similarity; and which references were trained on."""
 
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +30,8 @@ class Calibration:
 
     def __init__(self, people: dict[str, list[np.ndarray]]):
         self.people = people
-        within = [np.mean([similarity(a, b) for a, b in combinations(photos, 2)]) for photos in people.values() if len(photos) > 1]
-        across = [similarity(a, b) for one, two in combinations(people.values(), 2) for a in one for b in two]
-        self.whole = Range(_mean(across), _mean(within))
+        within = [_mean(_similarities([[photo] for photo in photos])) for photos in people.values() if len(photos) > 1]
+        self.whole = Range(_mean(_similarities(list(people.values()))), _mean(within))
 
     @classmethod
     def from_folder(cls, folder: Path, vectors: dict[Path, np.ndarray]) -> "Calibration":
@@ -56,8 +54,8 @@ class Calibration:
         Impostor similarity is the median of all pairs, which a benchmark's few pairs of one person do not move.
         """
         calibration = cls({})
-        pairs = [similarity(a, b) for a, b in combinations(vectors, 2)]
-        calibration.whole = Range(float(np.median(pairs)) if pairs else None, None)
+        pairs = _similarities([[vector] for vector in vectors])
+        calibration.whole = Range(float(np.median(pairs)) if len(pairs) else None, None)
         return calibration
 
     def of(self, reference: Path, vector: np.ndarray) -> Range:
@@ -81,6 +79,15 @@ def trained_on(references: dict[Path, np.ndarray], training: dict[Path, np.ndarr
         for name, index, row in zip(names, nearest, cosines, strict=True)
         if row[index] > TOO_CLOSE
     }
+
+
+def _similarities(groups: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """The `similarity` (P,), float64, of each pair of vectors (D,) that are in different groups."""
+    if len(groups) < 2:
+        return np.zeros(0)
+    vectors = np.array([vector for group in groups for vector in group])
+    numbers = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return np.maximum((vectors @ vectors.T)[numbers[:, None] < numbers], 0, dtype=np.float64)
 
 
 def _mean(values: Sequence[float]) -> float | None:
