@@ -4,6 +4,7 @@ Its decoder learns in the chunks in which sampling decodes. Latents get mean 0 a
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from networks.learner import Descent
 
 PIECE = (9, 32, 32)  # frames, height and width of what a clip is learned from: many small pieces teach more in the same time than one large
 STILL = 0.25  # share of the time in which single frames are learned from, which is fast, before what moves
+LARGE = 0.75  # share of it after which pieces are twice as high and wide: norms take their statistics from all of an image
 EDGES = 0.5  # weight of differences between neighbours, against differences of pixels
 NEARNESS = 1e-3  # weight of the Kullback-Leibler divergence from a standard normal distribution
 SCALES = (1, 2, 4)  # pixels over which edges are compared
@@ -65,12 +67,13 @@ class AutoencoderTrainer(Descent):
 
 
 def cut_pieces(choose: Callable[[], np.ndarray], count: int, progress: float, rng: np.random.Generator) -> np.ndarray:
-    """Cut a batch (B, f, h, w, 3) out of clips (F, H, W, 3), uint8: `count` pieces, or at first as many pixels of single frames.
+    """Cut a batch (B, f, h, w, 3) out of clips (F, H, W, 3), uint8: `count` pieces, or as many pixels of single frames or large pieces.
 
     `choose` returns a clip.
     """
-    piece, pieces = (1 if progress < STILL else PIECE[0], *PIECE[1:]), []
-    for _ in range(count * PIECE[0] // piece[0]):
+    enlarged = 2 if progress >= LARGE else 1
+    piece, pieces = (1 if progress < STILL else PIECE[0], *(enlarged * side for side in PIECE[1:])), []
+    for _ in range(max(1, count * prod(PIECE) // prod(piece))):
         clip = choose()
         first = [int(rng.integers(own - side + 1)) for own, side in zip(clip.shape, piece, strict=False)]
         pieces.append(clip[tuple(slice(start, start + side) for start, side in zip(first, piece, strict=True))])

@@ -1,6 +1,7 @@
 """The demonstration model in minutes of one GPU: autoencoder, then stages I to III, by a clock; saved every two minutes."""
 
 import time
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +90,13 @@ class Minutes:
         rng, count = np.random.default_rng(trainer.done), max(1, round(PIECES_A_STEP * self.scale))
         tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, PIECE))
         self._await(lambda: self.pixels)
-        torch.backends.cudnn.benchmark = True  # pieces have two sizes; what is encoded later has many
+        torch.backends.cudnn.benchmark = True  # pieces have three sizes; what is encoded later has many
         while (progress := self.clock.progress("autoencoder")) < 1:
             self.pixels += self.studio.arrived()
             pieces = cut_pieces(lambda: self._clip(rng), count, progress, rng)
             start = time.monotonic()
             quality = trainer.step(to_video(torch.from_numpy(pieces).to(self.device)), progress)
-            self._took(tally, start, count, f"{float(quality):.1f} dB" if trainer.done % 20 == 0 else "")
+            self._took(tally, start, pieces.size // (3 * prod(PIECE)), f"{float(quality):.1f} dB" if trainer.done % 20 == 0 else "")
         torch.backends.cudnn.benchmark = False
         chosen = [to_video(torch.from_numpy(person.clips[:1])).to(self.device) for person in self.pixels[:64]]
         write_autoencoder(self.vae, trainer.finish(chosen), torch.float16)

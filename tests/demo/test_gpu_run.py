@@ -60,7 +60,7 @@ def begin(tmp_path, monkeypatch):
     settings["model"]["autoencoder"] |= {"block_out_channels": [32, 32, 32], "latent_channels": 4, "path": "unset.pt"}
     settings["model"]["text_encoder"]["path"] = str(ROOT / "models" / "mini" / "t5")
     (tmp_path / "near.yaml").write_text(yaml.safe_dump(settings))
-    monkeypatch.setattr(autoencoder, "PIECE", (9, 16, 16))
+    monkeypatch.setattr(autoencoder, "PIECE", (9, 8, 8))
     monkeypatch.setattr(minutes, "Studio", FakeStudio)
     monkeypatch.setattr(minutes, "Clock", partial(Clock, now=partial(next, itertools.count())))
 
@@ -169,8 +169,9 @@ def test_training_decodes_as_sampling_does_and_learns(trainer):
         assert_close(trainer._decode(latents.transpose(1, 2)), trainer.autoencoder.decode(latents), 0.05)  # bfloat16 against float32
     clip = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (17, 32, 256, 3))
     rng = np.random.default_rng(0)
-    batches = {progress: cut_pieces(lambda: clip, 2, progress, rng) for progress in (0.0, 1.0)}
+    batches = {progress: cut_pieces(lambda: clip, 2, progress, rng) for progress in (0.0, 0.5)}
     assert [batch.shape for batch in batches.values()] == [(18, 1, 32, 32, 3), (2, 9, 32, 32, 3)], "as many pixels"
+    assert cut_pieces(lambda: clip.repeat(2, 1), 8, 0.9, rng).shape == (2, 9, 64, 64, 3), "and as many of large pieces"
     for batch in batches.values():
         quality = [float(trainer.step(to_video(torch.from_numpy(batch)), 0.0)) for _ in range(20)]
         assert quality[-1] > quality[0] + 1
