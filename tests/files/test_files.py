@@ -160,6 +160,7 @@ def test_another_user_may_take_what_a_killed_one_held(tmp_path, monkeypatch):
 def test_a_link_to_nothing_is_no_folder_to_write_to(places):
     for write in (check_writable, lambda folder: write_text(folder / "a", ""), lambda folder: locked(folder / "a", "it").__enter__()):
         refused(rf"^{places}/lost: cannot write here \(a symbolic link that leads nowhere\); choose", write, places / "lost")
+        refused("set LC_ALL=C.UTF-8", write, places / "\ud800")  # which no locale can write, as a Chinese name in some
 
 
 def test_leftovers_are_swept_and_what_is_being_written_stays(tmp_path):

@@ -73,7 +73,8 @@ def cannot_write(folder: Path, error: Exception) -> UserError:
     """Say why a folder cannot be made or takes no file."""
     lost = isinstance(error, FileExistsError) and not os.path.exists(folder)
     reason = "a symbolic link that leads nowhere" if lost else reason_of(error)
-    return UserError(f"{folder}: cannot write here ({reason}); choose another folder")
+    remedy = "set LC_ALL=C.UTF-8" if isinstance(error, UnicodeEncodeError) else "choose another folder"
+    return UserError(f"{folder}: cannot write here ({reason}); {remedy}")
 
 
 def _remove(file: Path) -> None:
