@@ -24,6 +24,7 @@ class Allocations:
     """The most that the allocator gave out above what was there, in bytes."""
 
     def __enter__(self):
+        gc.collect()  # else what an earlier measurement has left may be given back in this one
         self.profile = profile(profile_memory=True)
         self.profile.__enter__()
         return self
