@@ -29,7 +29,7 @@ KINDS = (
 OF_COGVIDEOX = ("transformer_blocks.", "transformer.layers.", "mixins.")
 
 
-def _of(advice: str, folder: Path) -> str:
+def _filled(advice: str, folder: Path) -> str:
     return advice.format(shlex.quote(str(folder)))
 
 
@@ -83,16 +83,16 @@ def _tag_folder(folder: Path) -> Path:
 def _require_whole(folder: Path) -> None:
     """Raise `UserError` with what to type for a folder of low-rank weights, or of diffusers' kind."""
     if os.path.isfile(folder / LOW_RANK_FILE):
-        raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_of(MERGE, folder)}")
+        raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_filled(MERGE, folder)}")
     if any(any(folder.glob(pattern)) for pattern in DIFFUSERS_FILES):
-        raise UserError(f"{folder}: found {some(sorted(entry.name for entry in folder.iterdir()))}, {_of(CONVERT, folder)}")
+        raise UserError(f"{folder}: found {some(sorted(entry.name for entry in folder.iterdir()))}, {_filled(CONVERT, folder)}")
 
 
 def what_to_do_with(names: Any, path: Path) -> str | None:
     """Say which kind of weights has these names, and what to type; None for those that nothing is known of."""
     names = [name for name in names if isinstance(name, str)] if isinstance(names, Iterable) else []
     advice = next((advice for marks, advice in KINDS if any(mark in name for name in names for mark in marks)), None)
-    return advice and _of(advice, path.parent)
+    return advice and _filled(advice, path.parent)
 
 
 def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model")) -> list[Path]:
@@ -107,7 +107,7 @@ def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_m
             if kind_of(index) != "no such file":
                 return _shards(index)
     if os.path.isfile(folder / LOW_RANK_FILE):
-        raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_of(MERGE, folder)}")
+        raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_filled(MERGE, folder)}")
     expected = " or ".join(f"{stem}.safetensors" for stem in stems)
     raise UserError(f"{folder}: found no weights, expected {expected} (or .bin); download it again")
 
