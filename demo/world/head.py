@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from world.meshes import quads_to_triangles, subdivision
+from world.meshes import links, quads_to_triangles, subdivision
 from world.raster import ambient_occlusion, vertex_normals
 
 FILE = Path(__file__).with_name("head.npz")
@@ -26,14 +26,13 @@ ACTIONS = (
 )
 SKIN, MOUTH, TONGUE, EYE = range(4)  # materials of the head's own surface
 HIDDEN = 4  # in the file: the inside of the eye sockets
-MASKS = ("lips", "ears", "lash", "occlusion")
 
 
 class HeadModel:
     """Makes heads: `vertices(...)` of a person at rest, `moved(...)` by facial actions.
 
     rest (V, 3): the average head, also the coordinates for painting; triangles (T, 3) with materials (T,);
-    masks (V, 4): `MASKS`, each in [0, 1].
+    masks (V, 4): lips, ears, lash and occlusion, each in [0, 1].
     """
 
     def __init__(self, file: Path = FILE):
@@ -87,10 +86,11 @@ class HeadModel:
     def _label(self, quads: np.ndarray, finer: np.ndarray) -> None:
         """Set triangles, materials and the vertices of the two eyeballs (image's left, right)."""
         material = self.arrays["materials"].astype(int)
-        links, of_vertex = self._components(finer)
-        centre = [self.rest[of_vertex == k].mean(axis=0) for k in range(links)]
-        extent = [np.ptp(self.rest[of_vertex == k], axis=0).max() for k in range(links)]
-        eyeballs = sorted((k for k in range(links) if extent[k] < 0.2 and centre[k][1] > 0.05), key=lambda k: centre[k][0])
+        ends = np.stack([finer, np.roll(finer, -1, axis=1)])
+        count, of_vertex = connected_components(links(*ends.reshape(2, -1), 1.0, (len(self.rest),) * 2), directed=False)
+        centre = [self.rest[of_vertex == k].mean(axis=0) for k in range(count)]
+        extent = [np.ptp(self.rest[of_vertex == k], axis=0).max() for k in range(count)]
+        eyeballs = sorted((k for k in range(count) if extent[k] < 0.2 and centre[k][1] > 0.05), key=lambda k: centre[k][0])
         self.eyes = [np.flatnonzero(of_vertex == k) for k in eyeballs]
         material_finer = np.where(np.isin(of_vertex[finer[:, 0]], eyeballs), EYE, np.repeat(material, 4))
         shown = material_finer != HIDDEN
@@ -98,13 +98,6 @@ class HeadModel:
         self.materials = np.concatenate([material_finer[shown]] * 2).astype(np.int32)
         self.materials_of_vertices = np.zeros(len(self.rest), np.int32)
         self.materials_of_vertices[self.triangles] = self.materials[:, None]
-
-    def _components(self, quads: np.ndarray) -> tuple[int, np.ndarray]:
-        from scipy.sparse import coo_matrix
-
-        ends = np.stack([quads, np.roll(quads, -1, axis=1)], axis=-1).reshape(-1, 2)
-        size = len(self.rest)
-        return connected_components(coo_matrix((np.ones(len(ends)), ends.T), shape=(size, size)), directed=False)
 
     def _masks(self, quads: np.ndarray, coarse: np.ndarray, normals: np.ndarray) -> np.ndarray:
         def at_vertices(name: str) -> np.ndarray:

@@ -6,30 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from world.paint import (
-    C_CLOTH,
-    C_GLASSES,
-    C_HAIR,
-    C_HAT,
-    C_LEFT_EYE,
-    C_MOUTH,
-    C_RIGHT_EYE,
-    EYE,
-    EYE_X,
-    EYE_Y,
-    FRAME,
-    HAIR,
-    HAT,
-    LENS,
-    MOUTH,
-    SKIN,
-    TEETH,
-    TONGUE,
-    TORSO,
-    Paint,
-    noise,
-    step,
-)
+from world import paint
+from world.paint import Paint, noise, step
 from world.surface import hair_colour, head_colour, torso_colour
 
 
@@ -101,7 +79,7 @@ def light_pixels(image: np.ndarray, classes: np.ndarray, seen: np.ndarray, where
             nx, ny, nz = nx / length, ny / length, nz / length
             x, y, z = mix(scene.canon, a, b, c, u, v, 0), mix(scene.canon, a, b, c, u, v, 1), mix(scene.canon, a, b, c, u, v, 2)
             material = scene.materials[t]
-            if material == SKIN:
+            if material == paint.SKIN:
                 lips, ear = mix(scene.masks, a, b, c, u, v, 0), mix(scene.masks, a, b, c, u, v, 1)
                 lash, sky_seen = mix(scene.masks, a, b, c, u, v, 2), mix(scene.masks, a, b, c, u, v, 3)
                 label, gloss = head_colour(colour, x, y, z, lips, ear, lash, p)
@@ -112,7 +90,7 @@ def light_pixels(image: np.ndarray, classes: np.ndarray, seen: np.ndarray, where
                             mix(scene.positions, a, b, c, u, v, 2), view, scale, depths, 1.6)  # fmt: skip
             facing = nx * to_light[0] + ny * to_light[1] + nz * to_light[2]
             shine = max(nx * half[0] + ny * half[1] + nz * half[2], 0.0) ** sharpness * gloss * lit
-            if material == EYE:
+            if material == paint.EYE:
                 shine += catch_light(x, y, z, nx, ny, to_light)
             up = 0.5 + 0.5 * ny
             rim = (1 - nz) ** 3 * 0.10 * max(ny, 0.0)
@@ -134,34 +112,34 @@ def catch_light(x: float, y: float, z: float, nx: float, ny: float, to_light: np
 @njit(cache=True, fastmath=True)
 def surface_colour(colour: np.ndarray, material: int, x: float, y: float, z: float, p: Paint) -> tuple[int, float, float, float, float]:
     """Put the colour of a point that is not skin into `colour`; returns its class, gloss, the gloss's sharpness, openness and softness."""
-    if material == EYE:
+    if material == paint.EYE:
         return eye_colour(colour, x, y, p), 0.0, 1.0, 0.5, 0.3
-    if material == MOUTH:
+    if material == paint.MOUTH:
         set_colour(colour, 0.16, 0.035, 0.03)
-        return C_MOUTH, 0.0, 1.0, 0.35, 0.2
-    if material == TONGUE:
+        return paint.C_MOUTH, 0.0, 1.0, 0.35, 0.2
+    if material == paint.TONGUE:
         set_colour(colour, 0.42, 0.13, 0.12)
-        return C_MOUTH, 0.05, 10.0, 0.5, 0.5
-    if material == TEETH:
+        return paint.C_MOUTH, 0.05, 10.0, 0.5, 0.5
+    if material == paint.TEETH:
         gap = 0.82 + 0.18 * step(abs((x * 38) % 1.0 - 0.5), 0.0, 0.12)
         set_colour(colour, 0.78 * gap, 0.73 * gap, 0.64 * gap)
-        return C_MOUTH, 0.05, 20.0, 0.6, 0.4
-    if material == HAIR:
+        return paint.C_MOUTH, 0.05, 20.0, 0.6, 0.4
+    if material == paint.HAIR:
         hair_colour(colour, x, y, z, p)
-        return C_HAIR, 0.035, 12.0, 0.75 - 0.25 * step(-y, 0.1, 0.5), 0.4
-    if material == HAT:
+        return paint.C_HAIR, 0.035, 12.0, 0.75 - 0.25 * step(-y, 0.1, 0.5), 0.4
+    if material == paint.HAT:
         knit = 1 + 0.10 * noise(60 * x, 30 * y, 60 * z)
         set_colour(colour, p.hat[0] * knit, p.hat[1] * knit, p.hat[2] * knit)
-        return C_HAT, 0.02, 8.0, 0.8, 0.3
-    if material == FRAME:
+        return paint.C_HAT, 0.02, 8.0, 0.8, 0.3
+    if material == paint.FRAME:
         set_colour(colour, p.frame[0], p.frame[1], p.frame[2])
-        return C_GLASSES, 0.15, 30.0, 0.8, 0.0
-    if material == LENS:
+        return paint.C_GLASSES, 0.15, 30.0, 0.8, 0.0
+    if material == paint.LENS:
         glow = 0.010 + 0.035 * step(y - 0.5 * abs(x), 0.0, 0.12)
         set_colour(colour, glow, glow, glow * 1.1)
-        return C_GLASSES, 0.10, 40.0, 0.9, 0.0
-    label, open_ = torso_colour(colour, x, y, z, material == TORSO, p)
-    if label == C_CLOTH:
+        return paint.C_GLASSES, 0.10, 40.0, 0.9, 0.0
+    label, open_ = torso_colour(colour, x, y, z, material == paint.TORSO, p)
+    if label == paint.C_CLOTH:
         return label, 0.02, 8.0, open_, 0.3
     return label, 0.05, 20.0, open_, 1.0
 
@@ -178,7 +156,7 @@ def set_colour(colour: np.ndarray, red: float, green: float, blue: float):
 def eye_colour(colour: np.ndarray, x: float, y: float, p: Paint) -> int:
     """Iris, pupil and white of an eyeball; it turns by moving the surface."""
     side = -1.0 if x < 0 else 1.0
-    dx, dy = x - side * EYE_X, y - EYE_Y
+    dx, dy = x - side * paint.EYE_X, y - paint.EYE_Y
     away = math.sqrt(dx * dx + dy * dy)
     white = 0.72 - 0.25 * step(away, 0.03, 0.065)
     set_colour(colour, white, white * 0.96, white * 0.92)
@@ -189,4 +167,4 @@ def eye_colour(colour: np.ndarray, x: float, y: float, p: Paint) -> int:
     for k in range(3):
         iris = p.iris[k] * ring * rays * (0.03 + 0.97 * pupil)
         colour[k] += (iris - colour[k]) * inside
-    return C_LEFT_EYE if side < 0 else C_RIGHT_EYE
+    return paint.C_LEFT_EYE if side < 0 else paint.C_RIGHT_EYE

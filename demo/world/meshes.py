@@ -73,19 +73,19 @@ def subdivision(quads: np.ndarray, num_vertices: int) -> tuple[csr_matrix, np.nd
     edges, edge_of = np.unique(np.sort(sides.reshape(-1, 2), axis=1), axis=0, return_inverse=True)
     edge_of = edge_of.reshape(num_quads, 4)
     uses = np.bincount(edge_of.ravel(), minlength=len(edges))
-    face_rows = _matrix(np.repeat(np.arange(num_quads), 4), quads.ravel(), 0.25, (num_quads, num_vertices))
-    middle = _matrix(np.repeat(np.arange(len(edges)), 2), edges.ravel(), 0.5, (len(edges), num_vertices))
-    faces_of_edge = _matrix(edge_of.ravel(), np.repeat(np.arange(num_quads), 4), 1.0, (len(edges), num_quads))
+    face_rows = links(np.repeat(np.arange(num_quads), 4), quads.ravel(), 0.25, (num_quads, num_vertices))
+    middle = links(np.repeat(np.arange(len(edges)), 2), edges.ravel(), 0.5, (len(edges), num_vertices))
+    faces_of_edge = links(edge_of.ravel(), np.repeat(np.arange(num_quads), 4), 1.0, (len(edges), num_quads))
     inner_edge = (uses == 2).astype(float)[:, None]
     edge_rows = middle.multiply(1 - inner_edge / 2) + (faces_of_edge @ face_rows).multiply(inner_edge / 4)
 
     border = np.zeros(num_vertices, bool)
     border[edges[uses == 1].ravel()] = True
-    faces_at = _matrix(quads.ravel(), np.repeat(np.arange(num_quads), 4), 1.0, (num_vertices, num_quads))
-    edges_at = _matrix(edges.ravel(), np.repeat(np.arange(len(edges)), 2), 1.0, (num_vertices, len(edges)))
+    faces_at = links(quads.ravel(), np.repeat(np.arange(num_quads), 4), 1.0, (num_vertices, num_quads))
+    edges_at = links(edges.ravel(), np.repeat(np.arange(len(edges)), 2), 1.0, (num_vertices, len(edges)))
     border_edges_at = edges_at.multiply((uses == 1).astype(float)[None, :])
     valence = np.maximum(np.asarray(edges_at.sum(axis=1)), 1)
-    identity = _matrix(np.arange(num_vertices), np.arange(num_vertices), 1.0, (num_vertices, num_vertices))
+    identity = links(np.arange(num_vertices), np.arange(num_vertices), 1.0, (num_vertices, num_vertices))
     inner = ((faces_at @ face_rows).multiply(1 / valence**2) + (edges_at @ middle).multiply(2 / valence**2)
              + identity.multiply((valence - 3) / valence))  # fmt: skip
     outer = identity.multiply(0.5) + (border_edges_at @ middle).multiply(0.25)
@@ -98,5 +98,6 @@ def subdivision(quads: np.ndarray, num_vertices: int) -> tuple[csr_matrix, np.nd
     return csr_matrix(vstack([vertex_rows, edge_rows, face_rows])).astype(np.float32), finer
 
 
-def _matrix(rows: np.ndarray, columns: np.ndarray, value: float, shape: tuple[int, int]) -> csr_matrix:
+def links(rows: np.ndarray, columns: np.ndarray, value: float, shape: tuple[int, int]) -> csr_matrix:
+    """A matrix with `value` at (row, column), as often as each comes."""
     return coo_matrix((np.full(len(rows), value), (rows, columns)), shape=shape).tocsr()

@@ -13,7 +13,6 @@ CHANGE, LARGEST = 0.29, 0.75
 CHANGED = ("head", "nose", "mouth", "chin", "forehead", "eyebrows")
 CHANGED_IN_PAIRS = ("eye", "cheek", "ear")
 UNEVEN = 0.07  # difference between the sides
-PARTS = ("none", "bob", "long", "wavy", "ponytail", "bun", "afro", "side bun")
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Person:
     paint: dict
     volume: float  # of the hair, in head units
     quiff: float  # more volume above the forehead
-    part: str  # hair beyond the scalp, of `PARTS`
+    part: str  # hair beyond the scalp, of `parts.hair_part`
 
 
 def sample_person(head: HeadModel, name: str, rng: np.random.Generator) -> Person:

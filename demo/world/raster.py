@@ -59,28 +59,6 @@ def rasterise(points: np.ndarray, depths: np.ndarray, triangles: np.ndarray, nea
                     where[j, i, 1] = v
 
 
-@njit(cache=True, fastmath=True)
-def depth_map(points: np.ndarray, depths: np.ndarray, triangles: np.ndarray, size: int) -> np.ndarray:
-    """Depths (size, size) of what is nearest; `FAR` where nothing is."""
-    nearest = np.full((size, size), np.float32(FAR))
-    for t in range(triangles.shape[0]):
-        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-        ex, ey, fx, fy = x1 - x0, y1 - y0, x2 - x0, y2 - y0
-        area = ex * fy - fx * ey
-        if area == 0.0:
-            continue
-        left, right = max(math.ceil(min(x0, x1, x2)), 0), min(math.floor(max(x0, x1, x2)), size - 1)
-        top, bottom = max(math.ceil(min(y0, y1, y2)), 0), min(math.floor(max(y0, y1, y2)), size - 1)
-        for j in range(top, bottom + 1):
-            for i in range(left, right + 1):
-                u = ((i - x0) * fy - fx * (j - y0)) / area
-                v = (ex * (j - y0) - (i - x0) * ey) / area
-                if u >= 0 and v >= 0 and u + v <= 1:
-                    nearest[j, i] = max(nearest[j, i], (1 - u - v) * depths[a] + u * depths[b] + v * depths[c])
-    return nearest
-
-
 def view_along(direction: np.ndarray) -> np.ndarray:
     """Rotation (3, 3) whose third row is `direction`, so that it turns that way into the depth."""
     ahead = direction / np.linalg.norm(direction)
@@ -101,7 +79,9 @@ class Shadow:
         self.scale = np.float32(self.SIZE / (2 * self.REACH))
         turned = vertices @ self.view.T
         points = np.ascontiguousarray(turned[:, :2] * [1, -1] * self.scale + self.SIZE / 2, np.float32)
-        self.depths = depth_map(points, np.ascontiguousarray(turned[:, 2]), triangles, self.SIZE)
+        self.depths = np.full((self.SIZE, self.SIZE), np.float32(FAR))
+        seen, where = np.empty((self.SIZE, self.SIZE), np.int32), np.empty((self.SIZE, self.SIZE, 2), np.float32)
+        rasterise(points, np.ascontiguousarray(turned[:, 2]), triangles, self.depths, seen, where)
 
 
 def ambient_occlusion(vertices: np.ndarray, triangles: np.ndarray, normals: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from world.paint import CLOTH, FRAME, HAIR, HAT, LENS, TEETH, TORSO, Paint
 from world.palette import GAMMA
 from world.people import Person
 from world.raster import FAR, Shadow, rasterise, vertex_normals
-from world.shots import Performance, Shot
+from world.shots import Performance, Shot, ease
 
 PIVOT = np.array([0.0, -0.30, -0.05], np.float32)  # the head turns about it
 HAT_EDGE = 0.24  # below a hat, hair keeps its volume
@@ -79,8 +79,7 @@ class Actor:
         vertices = np.concatenate([face, body])
         # The neck twists: nothing below it follows the head.
         height = self.canon[:, 1] + 0.3 * self.canon[:, 2]
-        share = np.clip((height + 0.46) / 0.19, 0, 1)[:, None]
-        share = (share * share * (3 - 2 * share)).astype(np.float32)
+        share = ease(height, -0.46, 0.19)[:, None].astype(np.float32)
         share[: len(face)][self.head.materials_of_vertices != 0] = 1
         share[-2 * self.num_teeth :] = 1
         turned = (vertices - PIVOT) @ rotation(performance.yaw[frame], performance.pitch[frame], performance.roll[frame]).T + PIVOT

@@ -5,31 +5,8 @@ import math
 import numpy as np
 from numba import njit
 
-from world.paint import (
-    C_CLOTH,
-    C_HAIR,
-    C_LEFT_BROW,
-    C_LEFT_EAR,
-    C_LOWER_LIP,
-    C_NECK,
-    C_NOSE,
-    C_RIGHT_BROW,
-    C_RIGHT_EAR,
-    C_SKIN,
-    C_UPPER_LIP,
-    HOODIE,
-    JACKET,
-    SHIRT,
-    SWEATER,
-    T_SHIRT,
-    Paint,
-    beard,
-    brow,
-    noise,
-    scalp,
-    step,
-    strands,
-)
+from world import paint
+from world.paint import Paint, beard, brow, noise, scalp, step, strands
 
 
 @njit(cache=True, fastmath=True)
@@ -44,19 +21,19 @@ def head_colour(colour: np.ndarray, x: float, y: float, z: float, lips: float, e
     """Skin with all that is on it: lips, brows, beard, lashes, hair; returns class and gloss."""
     ax, front = abs(x), step(z, 0.05, 0.15)
     skin_colour(colour, x, y, z, ear, p)
-    label, gloss = C_SKIN, 0.055
+    label, gloss = paint.C_SKIN, 0.055
     if ear > 0.5:
-        label = C_LEFT_EAR if x < 0 else C_RIGHT_EAR
+        label = paint.C_LEFT_EAR if x < 0 else paint.C_RIGHT_EAR
     elif y < -0.37 - 0.25 * max(0.0, 0.3 - z) * (z < 0.3) or (z < 0.1 and y < -0.2):
-        label = C_NECK
+        label = paint.C_NECK
     elif ax < 0.035 + 0.05 * step(0.05 - y, 0.0, 0.08) and -0.045 < y < 0.12 and z > 0.25:
-        label = C_NOSE
+        label = paint.C_NOSE
     on_lips = step(lips, 0.25, 0.6)
     if on_lips > 0:
         blend(colour, p.lips, on_lips, 1 + 0.1 * noise(110 * x, 20 * y, 0.0))
         gloss += 0.06 * on_lips
         if on_lips > 0.5:
-            label = C_UPPER_LIP if y > -0.128 else C_LOWER_LIP
+            label = paint.C_UPPER_LIP if y > -0.128 else paint.C_LOWER_LIP
     chin, lip = beard(x, y, z, lips, p)
     shaved = max(chin, lip) * p.stubble
     blend(colour, p.hair, shaved * 0.5, 1.3)
@@ -71,14 +48,14 @@ def head_colour(colour: np.ndarray, x: float, y: float, z: float, lips: float, e
         share = brow(x, y, -1.0 if x < 0 else 1.0, p)
         blend(colour, p.brows, share * 0.92 * front, 1 + 0.2 * noise(80 * x, 80 * y, 1.0))
         if share > 0.5:
-            label = C_LEFT_BROW if x < 0 else C_RIGHT_BROW
+            label = paint.C_LEFT_BROW if x < 0 else paint.C_RIGHT_BROW
     hair = scalp(x, y, z, ear, 0.022, p)
     if hair > 0:
         share = hair * (1 + 0.5 * (1 - p.hair_cover) * noise(90 * x, 90 * y, 90 * z))
         blend(colour, p.hair, share, strands(x, y, z, p))
         gloss *= 1 - 0.4 * hair
         if hair > 0.5:
-            label = C_HAIR
+            label = paint.C_HAIR
     return label, gloss
 
 
@@ -124,30 +101,30 @@ def torso_colour(colour: np.ndarray, x: float, y: float, z: float, is_torso: boo
     """Neck and clothes: the cut decides where skin ends; returns class and openness."""
     ax = abs(x)
     rim = -0.455 - 0.26 * z  # of a round neckline, lower in front
-    if p.clothes == SHIRT or p.clothes == JACKET:
+    if p.clothes == paint.SHIRT or p.clothes == paint.JACKET:
         rim -= 0.12 * step(0.12 - ax, 0.0, 0.11) * (z > 0)
     if is_torso and y > rim:
         for k in range(3):
             colour[k] = p.skin[k] * (1 + 0.04 * noise(22 * x, 22 * y, 22 * z)) * (1.0, 0.97, 0.96)[k]
-        return C_NECK, 0.62
+        return paint.C_NECK, 0.62
     fold = 1 + 0.07 * noise(5 * x, 3 * y, 5 * z) + 0.03 * noise(70 * x, 70 * y, 70 * z)
     below = rim - y
     blend(colour, p.cloth, 1.0, fold)
     if not is_torso:
         blend(colour, p.cloth, 1.0, fold * 0.96)
-    elif p.clothes == T_SHIRT or p.clothes == SWEATER:
-        band = 0.03 if p.clothes == T_SHIRT else 0.05
+    elif p.clothes == paint.T_SHIRT or p.clothes == paint.SWEATER:
+        band = 0.03 if p.clothes == paint.T_SHIRT else 0.05
         if below < band:
-            rib = 0.85 if p.clothes == T_SHIRT else 0.72 + 0.2 * (math.sin(math.atan2(x, z) * 70) > 0)
+            rib = 0.85 if p.clothes == paint.T_SHIRT else 0.72 + 0.2 * (math.sin(math.atan2(x, z) * 70) > 0)
             blend(colour, p.cloth, 1.0, rib)
-        elif p.clothes == SWEATER:
+        elif p.clothes == paint.SWEATER:
             blend(colour, p.cloth, 1.0, fold * (1 + 0.14 * math.sin(150 * x) * math.sin(110 * y)))
-    elif p.clothes == SHIRT:
+    elif p.clothes == paint.SHIRT:
         if z > 0 and ax < 0.035:
             blend(colour, p.cloth, 1.0, 0.92 if ax < 0.03 else 0.7)
             if ((y + 0.02) % 0.09 - 0.045) ** 2 + x * x < 0.00012:
                 blend(colour, p.inner, 1.0, 1.0)
-    elif p.clothes == JACKET and z > 0:
+    elif p.clothes == paint.JACKET and z > 0:
         opening = 0.02 + 0.42 * max(0.0, y + 0.86)
         if ax < opening:
             blend(colour, p.inner, 1.0, fold)
@@ -155,9 +132,9 @@ def torso_colour(colour: np.ndarray, x: float, y: float, z: float, is_torso: boo
             blend(colour, p.cloth, 1.0, 0.45)
         elif ax < opening + 0.10 and ax > opening + 0.09:
             blend(colour, p.cloth, 1.0, 0.6)
-    elif p.clothes == HOODIE and z > 0:
+    elif p.clothes == paint.HOODIE and z > 0:
         if abs(ax - 0.075 - 0.02 * math.sin(8 * y + p.phase)) < 0.009 and y > -0.75:
             blend(colour, p.inner, 1.0, 1.0)
         elif ax < 0.006:
             blend(colour, p.cloth, 1.0, 0.6)
-    return C_CLOTH, 0.85
+    return paint.C_CLOTH, 0.85
