@@ -15,18 +15,17 @@ from concat_id.config.parser import Namespace, Parser
 from concat_id.startup import prepare_process, run
 from minimum import check_minimum
 
+SAVE_EVERY = 120  # seconds
+
 
 def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--base", nargs="+", default=["demo/configs/near.yaml"], metavar="FILE", help="sizes (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write, or to go on with")
     parser.add_argument("--minutes", type=float, default=12, metavar="N", help="of all parts together (default: %(default)s)")
     parser.add_argument("--scale", type=Fraction, default=Fraction(1), metavar="X", help="of batches, such as 1/200 (default: 1)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that draw people (default: all cores but one)")
-    parser.add_argument("--save-every", type=float, default=120, metavar="N", help="seconds between two saves (default: %(default)s)")
     arguments = parser.parse_args()
-    check_minimum(arguments, minutes=0, scale=0, workers=0, save_every=0)
+    check_minimum(arguments, minutes=0, scale=0)
     return arguments
 
 
@@ -44,9 +43,8 @@ def main() -> int:
     from networks.minutes import Minutes
 
     check_writable(arguments.output)
-    workers, scale = arguments.workers or max(1, (os.cpu_count() or 2) - 1), float(arguments.scale)
-    given = load_config(arguments.base), arguments.output, arguments.minutes, choose_device("auto")
-    minutes = Minutes(*given, scale, workers, arguments.save_every)
+    config, workers = load_config(["demo/configs/near.yaml"]), max(1, (os.cpu_count() or 2) - 1)
+    minutes = Minutes(config, arguments.output, arguments.minutes, choose_device("auto"), float(arguments.scale), workers, SAVE_EVERY)
     minutes.run()
     print(table(minutes.tallies, arguments.minutes))
     return 0

@@ -14,6 +14,7 @@ sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolv
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError
 from concat_id.startup import prepare_process, run
+from minimum import check_minimum
 
 
 def read_arguments() -> Namespace:
@@ -37,10 +38,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=(96, 144), metavar=("H", "W"), help="height and width (default: 96 144)")
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="N x N looks make one pixel (default: %(default)s)")
     arguments = parser.parse_args()
-    at_least = {"people": 1, "shots": 0, "pairs": 0, "stills": 0, "seed": 0, "workers": 1, "frames": 1, "fps": 1, "samples": 1}
-    for name, least in at_least.items():
-        if not getattr(arguments, name) >= least:
-            raise UserError(f"command line: --{name}: found {getattr(arguments, name)}, expected at least {least}")
+    check_minimum(arguments, people=1, pairs=0, workers=1, frames=1, fps=1, samples=1)
     if any(side < 32 or side % 2 for side in arguments.size):
         raise UserError(f"command line: --size: found {arguments.size[0]} {arguments.size[1]}, expected even numbers from 32")
     if arguments.sheet and not arguments.shots:

@@ -5,13 +5,11 @@ which the renderer knows; then measures it, and the oval that stands in for a pa
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError
 from concat_id.startup import prepare_process, run
 from minimum import check_minimum
 
@@ -27,10 +25,6 @@ def read_arguments() -> Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
     check_minimum(arguments, people=2, steps=1)
-    if arguments.output.exists():
-        raise UserError(f"{arguments.output}: exists already; choose another --output or remove it first")
-    if find_spec("numba") is None:
-        raise UserError("numba is not installed, and people are drawn with it; run `bash scripts/setup.sh people`")
     return arguments
 
 
@@ -42,15 +36,17 @@ def main() -> int:
     from concat_id.config.cogvideox import FaceConfig
     from concat_id.face.parsing import EllipseParser, SegformerParser
     from concat_id.face.reference import load_face_models
+    from concat_id.files.paths import folder_written_whole
     from world.kernel_cache import keep_kernels
 
     keep_kernels()
     from networks.face_parser import overlap, take_photographs, train_parser
 
     detector = load_face_models(FaceConfig(), "cpu").detector
-    photographs = take_photographs(range(arguments.people + UNSEEN), arguments.seed, detector)
-    learned, unseen = photographs[:-UNSEEN], photographs[-UNSEEN:]
-    train_parser(learned, arguments.steps, arguments.seed, arguments.output)
+    with folder_written_whole(arguments.output) as folder:
+        photographs = take_photographs(range(arguments.people + UNSEEN), arguments.seed, detector)
+        learned, unseen = photographs[:-UNSEEN], photographs[-UNSEEN:]
+        train_parser(learned, arguments.steps, arguments.seed, folder)
     for parser in (SegformerParser(arguments.output, "cpu"), EllipseParser()):
         shared = [overlap(parser, photo) for photo in unseen]
         print(f"{parser.name}: kept pixels overlap the exact ones by {sum(shared) / len(shared):.3f}, {min(shared):.3f} at worst")

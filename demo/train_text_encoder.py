@@ -5,13 +5,11 @@ not rendered; what happens in them is what its embeddings are to tell.
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.extend([str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "sat")])
 
 from concat_id.config.parser import Namespace, Parser
-from concat_id.errors import UserError
 from concat_id.startup import prepare_process, run
 from minimum import check_minimum
 
@@ -25,10 +23,6 @@ def read_arguments() -> Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     arguments = parser.parse_args()
     check_minimum(arguments, world=200, steps=1)  # so many captions that some are held out
-    if arguments.output.exists():
-        raise UserError(f"{arguments.output}: exists already; choose another --output or remove it first")
-    if find_spec("numba") is None:
-        raise UserError("numba is not installed, and shots are drawn with it; run `bash scripts/setup.sh people`")
     return arguments
 
 
@@ -37,19 +31,21 @@ def main() -> int:
     prepare_process()
     arguments = read_arguments()
 
+    from concat_id.files.paths import folder_written_whole
     from networks.captions import make_caption
     from networks.text_encoder import TextEncoderTrainer, TextTraining
     from world.unseen import draw_captions
 
-    captions = [make_caption(text, facts) for text, facts in draw_captions(arguments.world, arguments.seed).items()]
-    trainer = TextEncoderTrainer(captions, TextTraining(steps=arguments.steps, seed=arguments.seed), arguments.output)
-    trainer.train()
-    lengths, accuracy = trainer.lengths(), trainer.accuracy(trainer.held_out)
-    fits = float((lengths <= trainer.training.max_length).float().mean())
-    print(f"{len(captions)} captions, {len(trainer.held_out)} held out; {fits:.2%} fit, the longest has {lengths.max()} tokens")
-    for name, share in accuracy.items():
-        print(f"  {name:32} {share:6.1%}")
-    trainer.finish({"captions": len(captions), "held_out": len(trainer.held_out), "fit": fits, "accuracy": accuracy})
+    with folder_written_whole(arguments.output) as folder:
+        captions = [make_caption(text, facts) for text, facts in draw_captions(arguments.world, arguments.seed).items()]
+        trainer = TextEncoderTrainer(captions, TextTraining(steps=arguments.steps, seed=arguments.seed), folder)
+        trainer.train()
+        lengths, accuracy = trainer.lengths(), trainer.accuracy(trainer.held_out)
+        fits = float((lengths <= trainer.training.max_length).float().mean())
+        print(f"{len(captions)} captions, {len(trainer.held_out)} held out; {fits:.2%} fit, the longest has {lengths.max()} tokens")
+        for name, share in accuracy.items():
+            print(f"  {name:32} {share:6.1%}")
+        trainer.finish({"captions": len(captions), "held_out": len(trainer.held_out), "fit": fits, "accuracy": accuracy})
     print(f"{arguments.output} is ready")
     return 0
 

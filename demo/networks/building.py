@@ -1,10 +1,8 @@
 """Networks of the released classes with small sizes and fresh weights, for demo/train_text_encoder.py and demo/gpu_run.py."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
@@ -21,28 +19,18 @@ FIRST_LOG_VARIANCE = -6.0  # of latents: from as much noise as signal little can
 MODULATION = 0.3  # of the usual size, for the kernels by which latents scale and shift the decoder's features
 
 
-@dataclass(frozen=True)
-class TextEncoderSize:
-    """Sizes of a T5 encoder."""
-
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    hidden: int = 512
-
-
-def build_text_encoder(size: TextEncoderSize, num_pieces: int) -> T5EncoderModel:
+def build_text_encoder(width: int, layers: int, heads: int, hidden: int, num_pieces: int) -> T5EncoderModel:
     """Make a T5 encoder with fresh weights, some of whose heads begin by looking at a neighbour, which teaches it the order early."""
     config = T5Config(
-        vocab_size=num_pieces, d_model=size.width, d_kv=size.width // size.heads, d_ff=size.hidden, num_layers=size.layers,
-        num_decoder_layers=0, num_heads=size.heads, feed_forward_proj="gated-gelu", dropout_rate=0.0, is_encoder_decoder=False,
+        vocab_size=num_pieces, d_model=width, d_kv=width // heads, d_ff=hidden, num_layers=layers,
+        num_decoder_layers=0, num_heads=heads, feed_forward_proj="gated-gelu", dropout_rate=0.0, is_encoder_decoder=False,
         use_cache=False, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     model = T5EncoderModel(config)
     bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     with torch.no_grad():
         bias.zero_()
-        for head, bucket in zip(range(size.heads - 1), NEIGHBOURS, strict=False):
+        for head, bucket in zip(range(heads - 1), NEIGHBOURS, strict=False):
             bias[bucket, head] = NEIGHBOUR_BIAS
     return model
 
@@ -53,14 +41,6 @@ def write_tokenizer(folder: Path, pieces: bytes, max_length: int) -> T5Tokenizer
     (folder / TOKENIZER).write_bytes(pieces)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return T5Tokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def write_text_encoder(folder: Path, model: T5EncoderModel, dtype: torch.dtype) -> None:
-    """Write config.json and model.safetensors, the table of words once as in the released files."""
-    settings = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": str(dtype).removeprefix("torch.")}
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    weights = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items() if name != "encoder.embed_tokens.weight"}
-    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def matrices(module: nn.Module) -> list[nn.Parameter]:

@@ -16,7 +16,6 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 from concat_id.face.detection import CROP_SIZE, FaceDetector, alignment, moved, warp
 from concat_id.face.parsing import BACKGROUND
 from concat_id.face.reference import FaceParser, kept_pixels
-from concat_id.files.paths import folder_written_whole
 from concat_id.video.face_parts import CLASSES
 from networks.learner import WARM_UP, Descent
 from networks.material import classes_of_crop
@@ -66,7 +65,7 @@ def take_photographs(numbers: Sequence[int], seed: int, detector: FaceDetector) 
     return taken
 
 
-def train_parser(photographs: Sequence[Photograph], steps: int, seed: int, output: Path) -> None:
+def train_parser(photographs: Sequence[Photograph], steps: int, seed: int, folder: Path) -> None:
     """Train a new parser on crops of photographs and write it in the released files, in float16."""
     rng, crops = np.random.default_rng(seed), []
     for photo, _ in product(photographs, range(CROPS)):
@@ -86,9 +85,8 @@ def train_parser(photographs: Sequence[Photograph], steps: int, seed: int, outpu
         logits = F.interpolate(network(((pixels - mean) / std).permute(0, 3, 1, 2)).logits, (SIDE, SIDE), mode="bilinear")
         descent.descend(F.cross_entropy(logits, truth), step / steps, min(WARM_UP, steps / 10))
         progress.set_postfix(right=f"{float((logits.detach().argmax(1) == truth).float().mean()):.3f}", refresh=False)
-    with folder_written_whole(output) as temporary:
-        network.half().save_pretrained(temporary)
-        processor.save_pretrained(temporary)
+    network.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def vary(images: Tensor, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

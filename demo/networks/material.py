@@ -13,7 +13,7 @@ from PIL import Image
 
 CROP = 96  # pixels of a reference's side
 TOGETHER = 4  # people of whom one is drawn with the next one as well
-LATE = 0.65  # of a shot, after which a frame shows what its caption says
+SEED = 0  # of the world
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,8 @@ class Plan:
 
     size: tuple[int, int]
     frames: int
-    clips: int = 1
     images: int = 5
     portraits: int = 2
-    seed: int = 0
     people: int = 1
 
 
@@ -61,14 +59,14 @@ class Artist:
         from world.captions import describe
         from world.dataset import make_person
         from world.render import ShotRenderer
-        from world.shots import NEAR, sample_shot
+        from world.shots import LATE, NEAR, sample_shot
 
         plan, (height, width) = self.plan, self.plan.size
-        cast = [make_person(self.head, plan.seed, number + place) for place in range(plan.people)]
+        cast = [make_person(self.head, SEED, number + place) for place in range(plan.people)]
         clips, images, captions, references, traits = [], [], [], [], []
-        for index in range(plan.clips + plan.images + plan.portraits):
-            moving, calm = index < plan.clips, index >= plan.clips + plan.images
-            rng = np.random.default_rng([plan.seed, 18 + plan.people, number, index])
+        for index in range(1 + plan.images + plan.portraits):
+            moving, calm = index == 0, index > plan.images
+            rng = np.random.default_rng([SEED, 18 + plan.people, number, index])
             seen, told = [], []
             for group in [[person] for person in cast] if calm else [cast]:  # a portrait shows one person
                 shot = sample_shot(group, rng, 1 if calm else plan.frames, calm, NEAR)
@@ -168,5 +166,3 @@ def _end_with_parent() -> None:
     """Leave nothing behind where the parent is killed."""
     parent_process().join()
     os._exit(1)
-
-

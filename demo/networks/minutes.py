@@ -17,7 +17,7 @@ from concat_id.distributed import is_cuda
 from concat_id.files.paths import remove_partial_files, written_whole
 from concat_id.models import backbones
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.operations import count_tokens
+from concat_id.models.operations import count_tokens, forward_operations
 from concat_id.models.tensor_names import POSITIONS
 from concat_id.training.objective import generator_of, recipe_of
 from concat_id.video.transforms import to_frames
@@ -26,8 +26,8 @@ from networks.autoencoder import PIECE, AutoencoderTrainer, cut_pieces, to_video
 from networks.building import matrices, write_autoencoder
 from networks.clock import SHARES, Clock, Tally
 from networks.learner import Descent
-from networks.material import TOGETHER, Person, Plan, Studio
-from networks.pool import ENCODED, Pool
+from networks.material import TOGETHER, Plan, Studio
+from networks.pool import ENCODED, Pool, showing
 
 STATE = "state.pt"
 SHOWN = 8  # the first people, on whom samples are made and nothing is learned; fewer, in fewer steps, where a step has few tokens
@@ -70,7 +70,7 @@ class Minutes:
         plans = [Plan(self.size, frames), Plan(self.config.model.largest_size, frames, images=3, portraits=1, people=2)]
         with Studio(plans, min(self.workers, SHOWN), 0) as first:
             wanted = {people: max(1, round(number * self.scale)) for people, number in ((1, SHOWN), (2, SHOWN // TOGETHER))}
-            while any(len(self._shown(people)) < number for people, number in wanted.items()):
+            while any(len(showing(self.shown, people)) < number for people, number in wanted.items()):
                 self.shown += [person for person in first.arrived(5.0) if person.number < SHOWN]
         pool = self._pool() if self.vae.is_file() else None
         numbers = [person.number for person in pool.people] if pool else []
@@ -88,22 +88,18 @@ class Minutes:
         trainer = self.learner = AutoencoderTrainer(self.config.model.autoencoder, self.device)
         self._go_on(trainer)
         rng, count = np.random.default_rng(trainer.done), max(1, round(PIECES_A_STEP * self.scale))
-        tally = self._tally("autoencoder", 3 * conv_operations(trainer.autoencoder, PIECE))
+        tally = self.tallies.setdefault("autoencoder", Tally(3 * conv_operations(trainer.autoencoder, PIECE)))
         self._await(lambda: self.pixels)
         torch.backends.cudnn.benchmark = True  # pieces have three sizes; what is encoded later has many
         while (progress := self.clock.progress("autoencoder")) < 1:
             self.pixels += self.studio.arrived()
-            pieces = cut_pieces(lambda: self._clip(rng), count, progress, rng)
+            pieces = cut_pieces(lambda: self.pixels[rng.integers(len(self.pixels))].clips[0], count, progress, rng)
             start = time.monotonic()
             quality = trainer.step(to_video(torch.from_numpy(pieces).to(self.device)), progress)
             self._took(tally, start, pieces.size // (3 * prod(PIECE)), f"{float(quality):.1f} dB" if trainer.done % 20 == 0 else "")
         torch.backends.cudnn.benchmark = False
         chosen = [to_video(torch.from_numpy(person.clips[:1])).to(self.device) for person in self.pixels[:64]]
         write_autoencoder(self.vae, trainer.finish(chosen), torch.float16)
-
-    def _clip(self, rng: np.random.Generator) -> np.ndarray:
-        clips = self.pixels[rng.integers(len(self.pixels))].clips
-        return clips[rng.integers(len(clips))]
 
     def _learn_stage(self, stage: int) -> None:
         model, name = self.config.model, f"stage {stage}"
@@ -114,17 +110,17 @@ class Minutes:
         if self.part == name:
             self._go_on(learner)
         self.part = name
-        self._await(lambda: self.pool.together(1))
+        self._await(lambda: showing(self.pool.people, 1))
         rng = np.random.default_rng([stage, learner.done])
         recipe = recipe_of(model)
         while (progress := self.clock.progress(name)) < 1:
-            people, moving = self.pool.together(2) if learner.done % 8 >= 6 else [], learner.done % 2 == 1
-            people = people or self.pool.together(1)
+            people, moving = showing(self.pool.people, 2) if learner.done % 8 >= 6 else [], learner.done % 2 == 1
+            people = people or showing(self.pool.people, 1)
             number, sides = people[0].references.shape[1], people[0].references.shape[-2:]
             tokens = count_tokens(model.transformer, (model.max_latent_frames if moving else 1) + number, *sides)
             count = max(1, round(TOKENS_A_STEP * self.scale / tokens))
             kind = f"{'clips' if moving else 'images'}{' of two' if number == 2 else ''}"
-            tally = self._tally(f"{name}, {kind}", 3 * block_operations(model.transformer, tokens))
+            tally = self.tallies.setdefault(f"{name}, {kind}", Tally(3.0 * sum(forward_operations(model.transformer, tokens))))
             self.waiting += self.studio.arrived()
             if len(self.waiting) >= ENCODED * self.scale:
                 self.pool.add(self.waiting)
@@ -169,7 +165,7 @@ class Minutes:
         mixin, now = self.network.get_mixin("adaln_layer"), round(self.clock.elapsed)
         fast, mixin.block = mixin.block, self.plain  # other batches would be compiled anew
         for people, ending in ((1, ""), (2, "_two")):
-            shown = self._shown(people)
+            shown = showing(self.shown, people)
             refs = np.stack([person.references[-1] for person in shown])  # (B, P, H, W, 3)
             with self.learner.averaged() as network:
                 videos = self._sample(network, refs, [person.captions[0] for person in shown])
@@ -191,10 +187,6 @@ class Minutes:
         noise = lambda like: torch.randn(like.shape, generator=generator, device=self.device)  # noqa: E731
         return [to_frames(video) for video in self.pool.autoencoder.decode(SAMPLERS[sampler.name](denoise, start, schedule, noise))]
 
-    def _shown(self, people: int) -> list[Person]:
-        """The first people, alone or two together."""
-        return [person for person in self.shown if person.references.shape[1] == people]
-
     def _save(self) -> None:
         """Write everything that goes on from here, the weights so far in the released layout, and samples."""
         if self.part != "autoencoder":
@@ -215,9 +207,6 @@ class Minutes:
     def _go_on(self, learner: Descent) -> None:
         if "learner" in self.state:
             learner.go_on(self.state.pop("learner"))
-
-    def _tally(self, name: str, operations: float) -> Tally:
-        return self.tallies.setdefault(name, Tally(operations))
 
     def _took(self, tally: Tally, start: float, count: int, note: str) -> None:
         """Count a step, say now and then how it goes, and save."""
@@ -268,10 +257,3 @@ def conv_operations(autoencoder: VideoAutoencoder, shape: tuple[int, int, int]) 
     for hook in hooks:
         hook.remove()
     return float(sum(total))
-
-
-def block_operations(config, tokens: int) -> float:
-    """Operations of a sample of so many tokens: products with weights and of attention."""
-    width = config.hidden_size
-    return config.num_layers * (24.0 * width**2 * tokens + 4.0 * width * tokens**2)
-

@@ -49,7 +49,7 @@ class Pool:
     @torch.no_grad()
     def add(self, people: list[Person]) -> None:
         """Encode people, references with the noise that training adds to them."""
-        alike = [[person for person in people if person.references.shape[1] == number] for number in (1, 2)]
+        alike = [showing(people, number) for number in (1, 2)]
         for part in (group[start : start + ENCODED] for group in alike for start in range(0, len(group), ENCODED)):
             clips = self.encode(torch.from_numpy(np.concatenate([person.clips for person in part])))
             images = self.encode(torch.from_numpy(np.concatenate([person.images for person in part]))[:, None])
@@ -79,10 +79,6 @@ class Pool:
                             for person in new], temporary)  # fmt: skip
             self.saved = len(self.people)
 
-    def together(self, number: int) -> list[Latents]:
-        """Those that show so many people at once."""
-        return [person for person in self.people if person.references.shape[1] == number]
-
     def batch(
         self, people: Sequence[Latents], stage: int, moving: bool, count: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,6 +97,11 @@ class Pool:
         return torch.stack(latents), torch.stack(texts), torch.stack(refs)
 
 
+def showing(people: list, number: int) -> list:
+    """Those, `Person` or `Latents`, that show so many people at once."""
+    return [person for person in people if person.references.shape[1] == number]
+
+
 def choose_reference(traits: np.ndarray, shot: int, stage: int, rng: np.random.Generator) -> int:
     """Choose a reference from another shot; in stage III the one least like the clip among those that show the face well.
 
@@ -114,4 +115,3 @@ def choose_reference(traits: np.ndarray, shot: int, stage: int, rng: np.random.G
             away = np.abs(traits[in_band, 0] - traits[shot, 0]) / FULL_TURN + (traits[in_band, 1:3] != traits[shot, 1:3]).sum(1)
             return int(in_band[away.argmax()])
     return int(rng.choice(others))
-

@@ -7,7 +7,6 @@ that were left out of the input are guessed, those of sentences about other thin
 
 import dataclasses
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,7 @@ from tqdm import tqdm
 
 from concat_id.distributed import has_bfloat16
 from concat_id.files.json_files import write_json
-from concat_id.files.paths import folder_written_whole
-from networks.building import TextEncoderSize, build_text_encoder, matrices, write_text_encoder, write_tokenizer
+from networks.building import build_text_encoder, matrices, write_tokenizer
 from networks.captions import AttributeTable, Caption
 from networks.learner import WARM_UP, Descent
 from networks.paraphrases import sentence, vary
@@ -37,7 +35,10 @@ IGNORED = -100
 class TextTraining:
     """How to train; `variants` is how often a caption is said otherwise, `sentences` how many are made up about other things."""
 
-    size: TextEncoderSize = TextEncoderSize()
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 512
     max_length: int = 32
     pieces: int = 1800
     steps: int = 1000
@@ -49,18 +50,17 @@ class TextTraining:
 
 
 class TextEncoderTrainer:
-    """Trains on captions; the tokenizer waits beside `output`, where the finished encoder goes."""
+    """Trains on captions; writes the tokenizer to a folder and in the end the encoder beside it."""
 
-    def __init__(self, captions: Sequence[Caption], training: TextTraining, output: Path):
-        self.training, self.output, self.folder = training, output, output.with_name(f"{output.name}.training")
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, captions: Sequence[Caption], training: TextTraining, folder: Path):
+        self.training, self.folder = training, folder
         self.learned = [caption for caption in captions if not caption.held_out]
         self.held_out = [caption for caption in captions if caption.held_out]
         words = random.Random(training.seed + SEED_OF_WORDS)
         other = [sentence(words) for _ in range(training.sentences)]
         texts = [[caption.text, *(vary(caption.text, words) for _ in range(training.variants))] for caption in self.learned]
         corpus = [*(text for variants in texts for text in variants), *other]
-        self.tokenizer = write_tokenizer(self.folder, train_vocabulary(corpus, training.pieces), training.max_length)
+        self.tokenizer = write_tokenizer(folder, train_vocabulary(corpus, training.pieces), training.max_length)
         self.tokens = self._tokens_of_variants(texts)  # (N, 1 + variants, L)
         self.other = self.tokenize(other)
         self.table = AttributeTable(self.learned)
@@ -68,9 +68,9 @@ class TextEncoderTrainer:
         self.roles = self._roles_of_words()  # (N, 1 + variants, L)
 
         torch.manual_seed(training.seed)
-        encoder = build_text_encoder(training.size, len(self.tokenizer))
+        encoder = build_text_encoder(training.width, training.layers, training.heads, training.hidden, len(self.tokenizer))
         outputs = {"attributes": sum(self.table.sizes), "roles": len(self.table.values), "words": len(self.tokenizer)}
-        heads = {name: nn.Linear(training.size.width, number) for name, number in outputs.items()}
+        heads = {name: nn.Linear(training.width, number) for name, number in outputs.items()}
         self.network = nn.ModuleDict({"encoder": encoder, **heads})
         self.learner = Descent(self.network, matrices(encoder), training.learning_rate)
 
@@ -124,15 +124,10 @@ class TextEncoderTrainer:
         return torch.tensor([len(tokens) for tokens in self.tokenizer(texts, verbose=False)["input_ids"]])
 
     def finish(self, report: dict) -> None:
-        """Write the encoder with its tokenizer and how it was made to the output folder."""
-        with folder_written_whole(self.output) as temporary:
-            for file in self.folder.iterdir():
-                if file.suffix in (".model", ".json"):
-                    shutil.copyfile(file, temporary / file.name)
-            with self.learner.averaged():
-                write_text_encoder(temporary, self.network["encoder"], torch.bfloat16)
-            write_json(temporary / "training.json", {**dataclasses.asdict(self.training), **report})
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Write the encoder, and how it was made, beside its tokenizer."""
+        self.learner.keep_average()
+        self.network["encoder"].to(torch.bfloat16).save_pretrained(self.folder)
+        write_json(self.folder / "training.json", {**dataclasses.asdict(self.training), **report})
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Number the pieces of texts (N, L), padded or cut off as for sampling."""

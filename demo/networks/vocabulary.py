@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from concat_id.errors import UserError
-
 LETTERS = (range(0x21, 0x7F), range(0xA1, 0x180), range(0x3AC, 0x3CF), range(0x430, 0x460), range(0x2010, 0x2027), range(0x20AC, 0x20AD))
 WORD = r"[^\W\d_]+(?:-[^\W\d_]+)*"
 FREQUENT = 3  # a word that comes so often is a piece of its own
@@ -20,16 +18,12 @@ START = "▁"  # of a word, in the pieces
 def train_vocabulary(sentences: Iterable[str], num_pieces: int) -> bytes:
     """Train a unigram model of at most `num_pieces` pieces that ignores case; <pad>, </s> and <unk> are 0, 1 and 2."""
     sentences, written = list(sentences), io.BytesIO()
-    try:
-        SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences), model_writer=written, model_type="unigram",
-            vocab_size=num_pieces, hard_vocab_limit=False, character_coverage=1.0, required_chars=letters(),
-            normalization_rule_name="nmt_nfkc_cf", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
-            pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", minloglevel=2, num_threads=1,
-        )  # fmt: skip
-    except RuntimeError as error:
-        reason = str(error).split("] ")[-1].strip()[:120]
-        raise UserError(f"found {num_pieces} pieces, which sentencepiece refuses ({reason}); choose another number") from error
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=written, model_type="unigram",
+        vocab_size=num_pieces, hard_vocab_limit=False, character_coverage=1.0, required_chars=letters(),
+        normalization_rule_name="nmt_nfkc_cf", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", minloglevel=2, num_threads=1,
+    )  # fmt: skip
     return _with_whole_words(written.getvalue(), sentences, num_pieces)
 
 

@@ -7,24 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from concat_id.errors import UserError
-from concat_id.files.json_files import write_json
-from concat_id.files.paths import remove_partial_files, written_whole
+from concat_id.files.json_files import recall_json, write_json
+from concat_id.files.paths import remove_partial_files
 from concat_id.startup import prepare_process
-from concat_id.video.writing import write_image
+from concat_id.video.writing import write_image, write_video
 from concat_id.workers import in_processes
 from world.captions import describe
 from world.head import HeadModel
 from world.people import Person, sample_person
 from world.render import ShotRenderer
-from world.shots import NEAR, WIDE, Shot, sample_shot
+from world.shots import LATE, NEAR, WIDE, Shot, sample_shot
 
 QUALITY = ["-crf", "12", "-preset", "medium"]  # of x264: the clips are training data
 VALID, TEST = 0.04, 0.08  # shares of the people
-LATE = 0.65  # of a shot, after which it shows what its caption says
 VERSION = 2  # of how people look and move; folders begun with another are not gone on with
 SINGLE, PAIR, STILL = range(3)  # kinds of shots, each with random numbers of its own
 
@@ -79,11 +77,8 @@ class WorldWriter:
 
     def write_person(self, index: int) -> int:
         """Write all that is missing of a person; returns the number of shots, made now or before."""
-        settings, missing, total = self.settings, [], 0
-        for kind, number in jobs_of(settings, index):
-            total += 1
-            if not self._record_file(kind, index, number).is_file():
-                missing.append((kind, number))
+        settings, jobs = self.settings, list(jobs_of(self.settings, index))
+        missing = [(kind, number) for kind, number in jobs if not record_file(self.folder, kind, index, number).is_file()]
         people = [make_person(self.head, settings.seed, index)] if missing else []
         for kind, number in missing:
             partner = partner_of(settings.seed, index, self.num_people) if kind == PAIR else None
@@ -91,7 +86,7 @@ class WorldWriter:
                 continue
             cast = [*people, make_person(self.head, settings.seed, partner)] if kind == PAIR else people
             self._write_shot(kind, index, number, cast)
-        return total
+        return len(jobs)
 
     def _write_shot(self, kind: int, index: int, number: int, people: list[Person]) -> None:
         settings, name = self.settings, shot_name(kind, index, number)
@@ -113,7 +108,7 @@ class WorldWriter:
             path = f"stills/{name}_{place}.png"
             self._draw(path, portrait, [person], [0])
             records.append({"image_path": path, "caption": describe(portrait.facts, rng)} | self._told(portrait, [person]) | facts)
-        write_json(self._record_file(kind, index, number), records)  # last: it says that the others are there
+        write_json(record_file(self.folder, kind, index, number), records)  # last: it says that the others are there
 
     def _told(self, shot: Shot, people: list[Person]) -> dict:
         return {"identities": [person.name for person in people], "attributes": shot.facts}
@@ -125,10 +120,12 @@ class WorldWriter:
         if path.endswith(".png"):
             write_image(self.folder / path, Image.fromarray(frames[0]))
         else:
-            write_clip(self.folder / path, np.stack(frames), self.settings.fps)
+            write_video(self.folder / path, np.stack(frames), self.settings.fps, QUALITY)
 
-    def _record_file(self, kind: int, index: int, number: int) -> Path:
-        return self.folder / "records" / f"{shot_name(kind, index, number)}.json"
+
+def record_file(folder: Path, kind: int, index: int, number: int) -> Path:
+    """Where a shot's records are kept."""
+    return folder / "records" / f"{shot_name(kind, index, number)}.json"
 
 
 def shot_name(kind: int, index: int, number: int) -> str:
@@ -144,28 +141,15 @@ def jobs_of(settings: WorldSettings, index: int) -> Iterator[tuple[int, int]]:
     yield from ((STILL, number) for number in range(settings.stills))
 
 
-def write_clip(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 frames (F, H, W, 3) as H.264 with little loss. Raises `UserError` where the encoder fails."""
-    import imageio  # not where frames stay in memory
-
-    with written_whole(path) as temporary:
-        try:
-            imageio.mimwrite(temporary, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2, output_params=QUALITY)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: the clip could not be written ({error}); free some space or choose another folder") from error
-
-
 def check_settings(folder: Path, settings: WorldSettings) -> None:
     """Continue only what was begun with the same settings. Raises `UserError`."""
     file, now = folder / "settings.json", json.loads(json.dumps(asdict(settings)))
     if not file.is_file():
         write_json(file, now)
         return
-    try:
-        before = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        expected = f"expected the settings that {folder} was begun with; choose another folder"
-        raise UserError(f"{file}: cannot be read ({type(error).__name__}), {expected}") from error
+    before = recall_json(file)
+    if before is None:
+        raise UserError(f"{file}: cannot be read, expected the settings that {folder} was begun with; choose another folder")
     for name in now:
         if before.get(name, getattr(WorldSettings, name, None)) != now[name]:
             raise UserError(f"{folder}: was begun with {name} {before.get(name)}, found {now[name]}; choose the same or another folder")
@@ -178,10 +162,9 @@ def write_list(folder: Path, settings: WorldSettings, num_people: int) -> tuple[
     lists: dict[str, list] = {"clips": [], "stills": []}
     for index in range(num_people):
         for kind, number in jobs_of(settings, index):
-            file = folder / "records" / f"{shot_name(kind, index, number)}.json"
-            if file.is_file():
-                for record in json.loads(file.read_text(encoding="utf-8")):
-                    lists["stills" if "image_path" in record else "clips"].append(record)
+            file = record_file(folder, kind, index, number)
+            for record in json.loads(file.read_text(encoding="utf-8")) if file.is_file() else ():
+                lists["stills" if "image_path" in record else "clips"].append(record)
     for name, records in lists.items():
         if records:
             write_json(folder / f"{name}.json", records)
@@ -194,7 +177,6 @@ _writer: WorldWriter | None = None  # of a worker process
 def _start_worker(folder: Path, settings: WorldSettings, num_people: int) -> None:
     global _writer
     prepare_process()
-    torch.set_num_threads(1)
     _writer = WorldWriter(folder, settings, num_people)
 
 
@@ -204,10 +186,5 @@ def _write_person(index: int) -> int:
 
 def write_world(folder: Path, settings: WorldSettings, num_people: int, workers: int) -> Iterator[int]:
     """Write the people's shots; yields the number of shots as each person is done."""
-    if workers == 1:
-        torch.set_num_threads(1)
-        writer = WorldWriter(folder, settings, num_people)
-        yield from map(writer.write_person, range(num_people))
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = "1"  # products by several threads differ in their last bits
     yield from in_processes(_write_person, range(num_people), workers, _start_worker, (folder, settings, num_people))

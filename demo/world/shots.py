@@ -18,6 +18,7 @@ TURNS = ("left", "right", "nod", "none")
 WEARS_HAT, WEARS_GLASSES = 0.2, 0.2  # shares of the shots
 LEVEL = 0.10  # radians: the model's head is tipped back by so much
 LENGTH = 49  # frames, for which how long movements take is given; a shorter clip shows them no faster than it must
+LATE = 0.65  # of a shot, after which it shows what its caption says
 LEAST_NODS = 1.25  # of a short clip
 
 

@@ -36,7 +36,7 @@ def ffmpeg() -> str:
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+def write_video(path: Path, frames: np.ndarray, fps: float, quality: Sequence[str] = QUALITY) -> None:
     """Write uint8 frames (F, H, W, 3) as H.264 that every player reads (yuv420p); H and W even.
 
     Raises `UserError` where the encoder fails, as it does on a full disk.
@@ -44,7 +44,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     pixels = np.ascontiguousarray(frames, dtype=np.uint8)
     height, width = pixels.shape[1:3]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
-    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", *quality]
     with written_whole(path) as temporary:
         command = [ffmpeg(), "-y", "-v", "error", *source, *target, str(temporary)]
         encoder = subprocess.run(command, input=pixels.data.cast("B"), capture_output=True)
