@@ -124,11 +124,9 @@ def recognizer(recognizer_folder) -> FaceRecognizer:
 @pytest.fixture(scope="session")
 def image():
     """Images of 96x64 that differ in shade."""
+    import tiny_pipelines
 
-    def make(shade: int = 0) -> Image.Image:
-        return Image.linear_gradient("L").convert("RGB").resize((96, 64)).point(lambda value: (value + shade) % 256)
-
-    return make
+    return lambda shade=0: tiny_pipelines.image(shade, (64, 96))
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from .conftest import read
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    (folder / "parser").mkdir()
     write_segformer(folder / "parser")
     return SimpleNamespace(arcface=write_arcface(folder / "arcface"), parser=folder / "parser")
 

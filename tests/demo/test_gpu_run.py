@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,16 +117,10 @@ points = numpy.array([[30, 30], [60, 30], [45, 50], [35, 65], [55, 65.0]])
 frame, classes = numpy.full((128, 96, 3), 9, "uint8"), numpy.ones((128, 96), "uint8")
 assert reference_of(frame, classes, points, (128, 96)).any()
 assert TextEncoder("models/mini/t5", 32).tokenize("a man").shape == (1, 32)
-if {_has_numba()}: import world.dataset, world.render
+if {find_spec("numba") is not None}: import world.dataset, world.render
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def _has_numba() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("numba") is not None
 
 
 def test_the_last_stage_takes_the_least_alike_of_those_that_show_the_face_well():

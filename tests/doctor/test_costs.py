@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from training.measured import Allocations
 from transformers import T5Config, T5EncoderModel
 
 from concat_id.config.loading import load_config
@@ -21,10 +20,9 @@ near = partial(pytest.approx, rel=0.35)  # of activations: kernels differ, and w
 
 def peak(call) -> int:
     """Bytes that the allocator has given out at most during a call, above what there was."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with Allocations() as found:
         call()
-    given = sorted((event.start_ns(), event.nbytes()) for event in seen.profiler.kineto_results.events() if event.name() == "[memory]")
-    return max(accumulate(count for _, count in given))
+    return found.peak
 
 
 @pytest.mark.parametrize(("mode", "options"), [

@@ -1,9 +1,7 @@
 """Verdicts on photographs: real ones, degraded ones, and the geometry and the masks that they rest on."""
 
 import json
-import struct
 import weakref
-import zlib
 
 import numpy as np
 import pytest
@@ -151,13 +149,7 @@ def test_one_photo_needs_no_recogniser_and_none_says_nothing(monkeypatch):
     assert photos.PhotoComparer().compare([None, None]) is None
 
 
-def huge_png() -> bytes:
-    """The head of an image of 10 billion pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-
-
-BAD = {"a.pdf": b"%PDF-1.4\n", "empty.png": b"", "words.jpg": b"no image", "huge.png": huge_png()}
+BAD = {"a.pdf": b"%PDF-1.4\n", "empty.png": b"", "words.jpg": b"no image"}
 
 
 def test_check_photos_tells_each_photo_and_ends_accordingly(call, face_folder, recognizer_folder, photographs, tmp_path):
@@ -191,6 +183,6 @@ def test_check_photos_reads_on_after_what_is_no_photo(call, face_folder, photo, 
     ended = call("check_photos", *(tmp_path / name for name in BAD), tmp_path, tmp_path / "none.png", photo, "--detector", face_folder)
     errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert ended.code == 1 and ended.out == f"{photo}: good\n" and "Traceback" not in ended.err
-    assert [name in line for name, line in zip([*BAD, f"as {tmp_path}/* does", "none.png"], errors, strict=True)] == [True] * 6
+    assert [name in line for name, line in zip([*BAD, f"as {tmp_path}/* does", "none.png"], errors, strict=True)] == [True] * 5
     wrong = call("check_photos", photo, "--model", "minni")
     assert wrong.code == 2 and "the nearest is mini" in wrong.err and wrong.out == ""

@@ -217,10 +217,11 @@ def test_compiling_is_worth_its_while_for_large_networks_on_cuda(kind, steps, pa
     assert compilation.worth_compiling(network, torch.device(kind), steps) is worth
 
 
-@COMPILES
 @pytest.mark.parametrize("base", ["configs/debug.yaml", "configs/wan_mini.yaml"])
-def test_compiled_blocks_have_the_gradients_of_uncompiled_ones_and_recompute_what_they_need(base, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_compiled_blocks_have_the_gradients_of_uncompiled_ones_and_recompute_what_they_need(base, monkeypatch, capsys):
+    """Graphs are captured, split and run; generating machine code from them is PyTorch's affair."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiler(function, fullgraph=True, backend="aot_eager"))
     gradients, kept = {}, {}
     for case in ((False, False), (True, False), (True, True)) if base == "configs/debug.yaml" else ((False, False), (True, True)):
         compiling, recompute = case

@@ -108,10 +108,6 @@ def test_a_base_file_starts_references_as_copies_and_says_so(tmp_path, first_sta
     refused("found no weights of the AdaLN variant, expected .*second_stage_adaln.pt", load, path, TINY_ADALN, start=False)
 
 
-def test_an_adaln_file_is_not_taken_for_a_first_stage(tmp_path, adaln):
-    refused("found the AdaLN variant, .* set ref_modulation \\(--use_adaln\\)", load, write(tmp_path, adaln, "native pickle"))
-
-
 ODD = {  # name: what stands there, and what is said
     "stray": (torch.ones(1), "1 of 69 unexpected: stray"),
     "head.head.bias": (torch.ones(3), "network.proj_out.bias \\(3,\\) for \\(64,\\)"),

@@ -11,6 +11,7 @@ from golden_consistentid import META, SIZES, released_folder, tokenizer  # noqa:
 from golden_portraits import ellipses, image_of
 from in_process import refused
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from single_file import single_file
 from tiny_faces import write_arcface, write_segformer
 
@@ -84,7 +85,6 @@ def portray(folder, face_folder, call, tmp_path):
     """Call the script with everything from files; returns how it ended."""
     if not (folder / "parser").exists():
         write_arcface(folder / "arcface")
-        (folder / "parser").mkdir()
         write_segformer(folder / "parser")
     faces = {"detector": str(face_folder), "recognizer": str(folder / "arcface"), "parser": str(folder / "parser")}
 
@@ -145,8 +145,6 @@ def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photogr
 
 
 def test_lora_files_of_the_community_are_added_to_the_base(folder, tmp_path):
-    from safetensors.torch import save_file
-
     def loaded(**model):
         made = pipeline(folder)
         vars(made.config.model).update(model)
@@ -171,8 +169,6 @@ def test_lora_files_of_the_community_are_added_to_the_base(folder, tmp_path):
 
 def test_what_libraries_go_on_without_is_missed(folder, tmp_path):
     """Half of a download: words, a layer of the text, a tensor of the others."""
-    from safetensors.torch import load_file, save_file
-
     model = pipeline(folder).config.model
     shutil.copytree(folder / "base", tmp_path / "base")
     model.base = str(tmp_path / "base")
@@ -187,8 +183,6 @@ def test_what_libraries_go_on_without_is_missed(folder, tmp_path):
 
 
 def test_other_bases_load_from_one_file(folder, tmp_path):
-    from safetensors.torch import save_file
-
     file, model = tmp_path / "base.safetensors", pipeline(folder).config.model
     expected = load_base(model, torch.float32)
     for parameter in (*expected.unet.parameters(), *expected.vae.parameters(), *expected.text_encoder.parameters()):

@@ -128,6 +128,16 @@ def server(output):
     running.close()
 
 
+@pytest.fixture(scope="module")
+def again(output, tmp_path_factory):
+    """The page started a second time, with a folder of its own for temporary files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder := tmp_path_factory.mktemp("temporary")))
+        running = Server(output)
+    yield running, folder
+    running.close()
+
+
 def test_two_photos_become_a_video_that_plays_on_large_and_small_screens(page, server, output):
     page.open(server.address)
     assert "good" in page.upload(1, PEOPLE / "ben.png") and "good" in page.upload(2, PEOPLE / "anna.png")
@@ -195,64 +205,57 @@ def test_what_is_no_photo_or_no_prompt_has_a_sentence_and_the_server_lives_on(pa
     assert requests.get(server.address, timeout=10).status_code == 200
 
 
-def test_results_are_there_after_a_restart_and_can_be_made_again_and_measured(page, server, output):
-    again = Server(output)
-    try:
-        page.open(again.address)
-        page.click("button[role=tab]", "Gallery")
-        page.text("#gallery", "a man in a green shirt")
-        page.click("#gallery button:has(img)")
-        seed = int(re.search(r"seed\s+(\d+)", page.text("#picked_table", "seed"))[1])
-        page.click("#picked_again")
-        page.text("#verdict1", "good|usable")
-        page.click("button", "More")
-        assert page.driver.execute_script("return document.querySelector('#seed input').value") == str(seed + 1)
-        page.click("button[role=tab]", "Evaluate")
-        page.text("#chosen", r"0000_a_man_in_a_green.*seed 42")
-        page.click("#chosen input")
-        page.click("#measure")
-        end = time.monotonic() + PATIENCE
-        while not page.all("#report iframe") and time.monotonic() < end:
-            time.sleep(0.2)
-        assert "SFace similarity" in page.all("#report iframe")[0].get_attribute("srcdoc")
-    finally:
-        again.close()
+def test_results_are_there_after_a_restart_and_can_be_made_again_and_measured(page, server, again):
+    page.open(again[0].address)
+    page.click("button[role=tab]", "Gallery")
+    page.text("#gallery", "a man in a green shirt")
+    page.click("#gallery button:has(img)")
+    seed = int(re.search(r"seed\s+(\d+)", page.text("#picked_table", "seed"))[1])
+    page.click("#picked_again")
+    page.text("#verdict1", "good|usable")
+    page.click("button", "More")
+    assert page.driver.execute_script("return document.querySelector('#seed input').value") == str(seed + 1)
+    page.click("button[role=tab]", "Evaluate")
+    page.text("#chosen", r"0000_a_man_in_a_green.*seed 42")
+    page.click("#chosen input")
+    page.click("#measure")
+    end = time.monotonic() + PATIENCE
+    while not page.all("#report iframe") and time.monotonic() < end:
+        time.sleep(0.2)
+    assert "SFace similarity" in page.all("#report iframe")[0].get_attribute("srcdoc")
 
 
-def test_no_path_of_the_server_is_accepted_and_uploads_go_with_it(output, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    server = Server(output)
-    try:
-        config = requests.get(f"{server.address}/config", timeout=10).json()
-        assert not config.get("analytics_enabled") and not config.get("is_space")
-        for path in ("/etc/passwd", str(ROOT / "README.md"), str(output)):
-            assert requests.get(f"{server.address}/gradio_api/file={path}", timeout=10).status_code in (403, 404)
-        for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "[bad"},
-                        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}):  # fmt: skip
-            refused = requests.post(f"{server.address}/gradio_api/upload", files={"files": b"x"}, headers=foreign, timeout=10)
-            assert refused.status_code == 403 and "--listen" in refused.text
-        own = {"Host": f"localhost:{server.address.rpartition(':')[2]}"}
-        assert requests.get(f"{server.address}/config", headers=own, timeout=10).status_code == 200
-        look = next(each for each in config["dependencies"] if each["targets"][0][1] == "change" and len(each["inputs"]) == 2)
-        data = [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "mini"]
-        body = {"data": data, "fn_index": look["id"], "session_hash": "abc"}
-        requests.post(f"{server.address}/gradio_api/queue/join", json=body, timeout=10)
-        stream = requests.get(f"{server.address}/gradio_api/queue/data", params={"session_hash": "abc"}, stream=True, timeout=30)
-        for line in stream.iter_lines(decode_unicode=True):
-            if "process_completed" in line:
-                break
-        assert json.loads(line.removeprefix("data:"))["success"] is False
-        assert list(tmp_path.glob("concat-id-studio-*"))
-        test_options_that_cannot_be_are_refused(["--port", server.address.rpartition(":")[2]], "is in use by another program, or")
-    finally:
-        server.close()
-    assert not list(tmp_path.glob("concat-id-studio-*"))
+def test_no_path_of_the_server_is_accepted_and_uploads_go_with_it(call, output, again):
+    server, folder = again
+    config = requests.get(f"{server.address}/config", timeout=10).json()
+    assert not config.get("analytics_enabled") and not config.get("is_space")
+    for path in ("/etc/passwd", str(ROOT / "README.md"), str(output)):
+        assert requests.get(f"{server.address}/gradio_api/file={path}", timeout=10).status_code in (403, 404)
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "[bad"},
+                    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}):  # fmt: skip
+        refused = requests.post(f"{server.address}/gradio_api/upload", files={"files": b"x"}, headers=foreign, timeout=10)
+        assert refused.status_code == 403 and "--listen" in refused.text
+    own = {"Host": f"localhost:{server.address.rpartition(':')[2]}"}
+    assert requests.get(f"{server.address}/config", headers=own, timeout=10).status_code == 200
+    look = next(each for each in config["dependencies"] if each["targets"][0][1] == "change" and len(each["inputs"]) == 2)
+    data = [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "mini"]
+    body = {"data": data, "fn_index": look["id"], "session_hash": "abc"}
+    requests.post(f"{server.address}/gradio_api/queue/join", json=body, timeout=10)
+    stream = requests.get(f"{server.address}/gradio_api/queue/data", params={"session_hash": "abc"}, stream=True, timeout=30)
+    for line in stream.iter_lines(decode_unicode=True):
+        if "process_completed" in line:
+            break
+    assert json.loads(line.removeprefix("data:"))["success"] is False
+    assert list(folder.glob("concat-id-studio-*"))
+    test_options_that_cannot_be_are_refused(call, ["--port", server.address.rpartition(":")[2]], "is in use by another program, or")
+    server.close()
+    assert not list(folder.glob("concat-id-studio-*"))
 
 
 @pytest.mark.parametrize("options, words", [
     (["--listen", "0.0.0.0"], "expected one, as others can open the page"),
     (["--port", "0"], "expected 1 to 65535"),
 ])  # fmt: skip
-def test_options_that_cannot_be_are_refused(options, words):
-    done = subprocess.run([sys.executable, str(ROOT / "sat" / "studio.py"), *options], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+def test_options_that_cannot_be_are_refused(call, options, words):
+    ended = call("studio", *options)
+    assert ended.code == 2 and words in ended.err and "Traceback" not in ended.err

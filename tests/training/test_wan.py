@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT
-from tiny_wan import write_tiny_wan
 from training.alone import batch_of, metrics, same, states, weights
 
 from concat_id.config.loading import load_config
@@ -22,12 +21,11 @@ OWN = {
 
 
 @pytest.fixture(scope="module")
-def wan(setup, tmp_path_factory):
+def wan(setup, tiny_wan):
     """The setup of these tests with the small Wan in place of the small CogVideoX."""
-    folder = tmp_path_factory.mktemp("tiny wan")
     bases = setup.bases
-    setup.bases = [str(ROOT / "configs" / "wan_mini.yaml"), str(write_tiny_wan(folder)), bases[-1]]
-    setup.weights = folder / "Concat-ID-Wan"
+    setup.bases = [str(ROOT / "configs" / "wan_mini.yaml"), str(tiny_wan), bases[-1]]
+    setup.weights = tiny_wan.parent / "Concat-ID-Wan"
     yield setup
     setup.bases = bases
 
@@ -81,7 +79,7 @@ def test_the_second_stage_starts_from_the_first(wan, tmp_path):
 
 def test_mistakes_are_told_in_one_line(wan, tmp_path):
     wan.refused("nowhere.pt", tmp_path, "--load", "nowhere.pt")
-    wan.refused("found the AdaLN variant", tmp_path, "--load", wan.weights / "second_stage_adaln.pt")
+    wan.refused("set ref_modulation (--use_adaln)", tmp_path, "--load", wan.weights / "second_stage_adaln.pt")
     wan.refused("--warmup_part: found 2.0, expected 0 to 1", tmp_path, "--warmup_part", 2)
 
 

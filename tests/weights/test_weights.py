@@ -9,14 +9,14 @@ import pickle
 import random
 import re
 import zipfile
+from functools import partial
 
 import numpy as np
 import omegaconf
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT
-from in_process import Call, call_main, load_script, refused
+from in_process import Call, refused
 from torch import nn
 
 from concat_id.weights import loading as weights
@@ -321,8 +321,7 @@ def test_digest_names_the_content(tmp_path, monkeypatch, limit, kinds):
         assert re.fullmatch(kind + ":[0-9a-f]{64}", weights_digest(first))
 
 
-def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
-    script = load_script(ROOT / "sat" / "convert_weights.py")
+def test_checkpoints_are_averaged_by_a_script(call, tmp_path):
     tensors = {"a.weight": torch.randn(3, 4), "b": torch.randn(5)}
     other = {name: torch.randn_like(tensor) for name, tensor in tensors.items()}
     coarse = {name: tensor.bfloat16() for name, tensor in tensors.items()}
@@ -330,10 +329,8 @@ def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
         (tmp_path / name).mkdir()
         write_sat_checkpoint(tmp_path / name, "4", content)
 
-    def call(*options):
-        return call_main(script, ["average", tmp_path / "first", tmp_path / "out", *options], monkeypatch, capsys)
-
-    code, _, errors = call("--with", tmp_path / "second", "--shares", 0.25, 0.75)
+    average = partial(call, "convert_weights", "average", tmp_path / "first", tmp_path / "out")
+    code, _, errors = average("--with", tmp_path / "second", "--shares", 0.25, 0.75)
     made = load_sat_checkpoint(tmp_path / "out").state_dict
     assert code == 0 and errors == "" and made.keys() == tensors.keys()
     for name in tensors:
@@ -344,5 +341,5 @@ def test_checkpoints_are_averaged_by_a_script(tmp_path, monkeypatch, capsys):
         (["--with", tmp_path / "less"], "1 of 2 missing: a.weight"),
         (["--with", tmp_path / "second"], f"{tmp_path / 'out'}"),
     ):
-        code, _, errors = call(*options)
+        code, _, errors = average(*options)
         assert code == 2 and text in errors and len(errors.splitlines()) == 1

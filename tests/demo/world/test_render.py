@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from concat_id.face.parsing import CLASSES
 
@@ -99,12 +100,7 @@ def test_two_people_stand_side_by_side_in_clothes_of_their_own(drawn, people):
     assert (eyes < 72).any() and (eyes > 72).any()
 
 
-def test_the_detector_finds_everybody(drawn, people, face_folder):
-    from PIL import Image
-
-    from concat_id.face.detection import FaceDetector
-
-    detector = FaceDetector(face_folder, "cpu")
+def test_the_detector_finds_everybody(drawn, people, detector):
     for index, person in enumerate(people):
         for image, classes in drawn([person], seed=index, frames=(0, 24))[0]:
             (face,) = detector.detect(Image.fromarray(image))
@@ -129,14 +125,10 @@ def test_near_shots_show_calm_faces_in_many_tokens(head, people):
     assert (np.median(sizes, axis=0) > (80, 64)).all(), "10 x 8 tokens of 8 pixels"
 
 
-def test_key_points_are_where_a_detector_finds_them(head, people, face_folder):
-    from PIL import Image
-
-    from concat_id.face.detection import FaceDetector
+def test_key_points_are_where_a_detector_finds_them(head, people, detector):
     from world.render import ShotRenderer
     from world.shots import NEAR, sample_shot
 
-    detector = FaceDetector(face_folder, "cpu")
     for seed, person in enumerate(people):
         renderer = ShotRenderer(head, [person], sample_shot([person], np.random.default_rng(seed), 1, True, NEAR), (128, 96))
         (face,) = detector.detect(Image.fromarray(renderer.frame(0)[0]))

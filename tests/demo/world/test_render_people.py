@@ -9,6 +9,7 @@ import imageio
 import numpy as np
 import pytest
 from conftest import ROOT
+from in_process import call_main, load_script
 from PIL import Image
 
 SMALL = ["--people", "2", "--shots", "1", "--pairs", "0.5", "--stills", "1", "--frames", "5", "--size", "48", "72"]
@@ -54,23 +55,19 @@ def test_a_stopped_run_goes_on_and_ends_the_same(world):
     assert other.stat().st_mtime_ns == untouched and not list((world / "clips").glob(".*"))
 
 
-def test_other_settings_want_another_folder(world):
-    result = render("--output", world, *SMALL, "--seed", "77")
-    assert result.returncode == 2 and result.stderr.startswith("error:") and "seed 1" in result.stderr and "Traceback" not in result.stderr
+def test_damaged_folders_others_settings_and_mistakes_are_told_in_one_line(world, tmp_path, monkeypatch, capsys):
+    script = load_script(ROOT / "demo" / "render_people.py")
 
+    def is_told(expected: str, *options):
+        ended = call_main(script, options, monkeypatch, capsys)
+        assert ended.code == 2 and expected in ended.err and len(ended.err.splitlines()) == 1
 
-def test_a_damaged_folder_and_one_of_an_older_world_are_told(tmp_path):
-    file = tmp_path / "settings.json"
+    is_told("seed 1", "--output", world, *SMALL, "--seed", "77")
     for content, expected in (("{", "cannot be read"), ("[3]", "cannot be read"), ('{"seed": 1}', "was begun with shots None")):
-        file.write_text(content)
-        result = render("--output", tmp_path, *SMALL)
-        assert result.returncode == 2 and expected in result.stderr and len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("wrong", [["--portraits"], ["--people", "0"], ["--size", "47", "72"], ["--pairs", "-1"], ["--pairs", "nan"]])
-def test_mistakes_are_told_in_one_line(tmp_path, wrong):
-    result = render("--output", tmp_path / "x", *wrong)
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and wrong[0] in result.stderr
+        (tmp_path / "settings.json").write_text(content)
+        is_told(expected, "--output", tmp_path, *SMALL)
+    for wrong in (["--portraits"], ["--people", "0"], ["--size", "47", "72"], ["--pairs", "-1"], ["--pairs", "nan"]):
+        is_told(wrong[0], "--output", tmp_path / "x", *wrong)
 
 
 def test_splits_do_not_depend_on_how_many_there_are():
