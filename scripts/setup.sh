@@ -33,6 +33,7 @@ python_path() (
 )
 
 PYTHONPATH="$(python_path)" || exit
+[ -n "${CONCAT_ID_PYTHON:-}" ] || unset PYTHONHOME # of another Python
 export PYTHONPATH PYTHONSAFEPATH=1 # Python runs nothing of the folder it is started in, whatever is called decord.py or pip.py there
 
 requirements_file() {

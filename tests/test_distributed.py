@@ -107,6 +107,16 @@ def test_processes_of_one_machine_listen_on_no_other_address(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["meeting.py"]
 
 
+def test_a_signal_is_passed_on_without_a_word_of_torchrun(tmp_path):
+    (tmp_path / "waiting.py").write_text("import os, time; os.write(1, b'ready\\n'); time.sleep(60)")
+    command = [sys.executable, ROOT / "sat/concat_id/processes.py", "--nproc_per_node", "2", "--standalone", tmp_path / "waiting.py"]
+    own = os.environ | {"PYTHONPATH": str(ROOT / "sat"), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert [running.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    running.terminate()
+    assert (running.communicate(timeout=60)[1], running.returncode) == ("", 143)
+
+
 def test_a_process_alone_listens_on_the_loopback_interface(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     seen = []

@@ -120,7 +120,7 @@ def test_bash_reads_what_git_checks_out():
 
 def test_help_needs_no_set_up(project):
     for launcher, words in (("inference_single_identity", ["NPROC_PER_NODE"]), ("finetune_two_identities", ["NODE_RANK", "--lr"])):
-        code, _, called = project.run("--help", launcher=launcher, CONCAT_ID_PYTHON="")
+        code, _, called = project.run("--help", launcher=launcher, CONCAT_ID_PYTHON="", PYTHONHOME="/of/another/python")
         assert (code, called) == (0, None)
         assert all(word in project.output for word in ["--model", f"bash {launcher}.sh", *words])
 

@@ -22,6 +22,7 @@ def main() -> int:
     for name in MPI.values():
         os.environ.pop(name, None)  # of mpirun's one process; torchrun says which each of its own is
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # some of its modules have a level of their own
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun

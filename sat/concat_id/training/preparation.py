@@ -155,7 +155,8 @@ def _fitting(saved: SavedState, name: str, parameter: Tensor) -> Tensor:
     tensor = saved.states(name)["fp32"]
     if tensor.shape != parameter.shape:
         found = f"found {name} of {tuple(tensor.shape)}, model.lora gives {tuple(parameter.shape)}"
-        remedy = "go on with the rank that the run was started with, or merge it (convert_weights.py merge-lora) and start from that"
+        remedy = ("go on with the rank, and the version of this project, that the run was started with, or merge it "
+                  "(convert_weights.py merge-lora) and start from that")  # fmt: skip
         raise UserError(f"{saved.folder}: {found}; {remedy}")
     return tensor
 
