@@ -67,9 +67,7 @@ def main() -> int:
     print(one_line(f"{arguments.output}: {len(entries)} entries"))
     for told, number in sorted(counts.items()):
         print(one_line(f"{number} {told}"))
-    for problem in problems:
-        report(problem)
-    return 1 if problems else 0
+    return report(*problems)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,7 @@ def main() -> int:
     if arguments.detector:
         config.model.faces.detector = config.model.faces.fallback_detector = arguments.detector
     models = load_face_models(config.model.faces, device)
-    for notice in models.notices:
-        warn(notice)
+    warn(*models.notices)
     recognizer = load_recognizer(arguments.recognizer, device) if arguments.same_person else None
     if arguments.output:
         sheets = (arguments.output / sheet_name(number, path) for number, path in enumerate(arguments.photos, 1))

@@ -76,14 +76,10 @@ def main() -> int:
     calibration = calibrate(runs, arguments.calibration, instruments, arguments.output)
     summary = Summary(runs, instruments, calibration, overlap)
     files = write_report(summary, arguments.output)  # first: nobody may be reading what is printed
-    for note in (note for found in runs for note in found.notes):
-        warn(note)
+    warn(*(note for found in runs for note in found.notes))
     print_summary(summary)
     print("\n".join(map(one_line, files)))
-    problems = [problem for found in runs for problem in found.problems]
-    for problem in problems:
-        report(problem)
-    return 1 if problems else 0
+    return report(*(problem for found in runs for problem in found.problems))
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ def main() -> int:
     sources, problems = read_sources(arguments.videos, Captions(arguments.captions, arguments.caption, optional=bool(arguments.captioner)))
     with only_writer(arguments.output):
         problems += prepare(arguments, sources)
-    for problem in problems:
-        report(problem)
-    return 1 if problems else 0
+    return report(*problems)
 
 
 def prepare(arguments: Namespace, sources: list) -> list[str]:
@@ -71,8 +69,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
 
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.parser, arguments.device)
     tools, notices = load_tools(models)
-    for notice in notices:
-        warn(notice)
+    warn(*notices)
     print(one_line(same := same_person(tools.recognizer.name, tools.recognizer.threshold, arguments.same_person)))
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
                         arguments.references, arguments.crop, arguments.timeout,

@@ -54,16 +54,13 @@ def main() -> int:
     photos, problems = find_photos(arguments.photos)
     folders = arguments.detector, arguments.recognizer, arguments.parser
     tools, notices = load_portrait_tools(*folders, choose_device(arguments.device), not arguments.without_vectors)
-    for notice in notices:
-        warn(notice)
+    warn(*notices)
     with only_writer(arguments.output):
         preparation = PortraitPreparation(arguments.output, tools)
         file, entries, unusable = prepare_portraits(preparation, photos, captions, face_captions)
     if entries:
         print(one_line(f"{file}: {len(entries)} portraits, {len(problems + unusable)} photos that cannot be used"))
-    for problem in problems + unusable:
-        report(problem)
-    return 1 if problems + unusable else 0
+    return report(*problems, *unusable)
 
 
 if __name__ == "__main__":

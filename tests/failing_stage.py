@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from concat_id.curation.engines import Resources
 from concat_id.errors import UserError, warn
 
 
@@ -16,7 +15,8 @@ class FailingStage:
     """Says that a source is done, notes it in a file of `folder`, and does what some sources are called."""
 
     folder: Path
-    resources: Resources = Resources(seconds=2)
+    gpus: float = 0.0
+    seconds: float = 2.0
 
     def setup(self):
         if not self.folder.exists():

@@ -1,7 +1,8 @@
 """Which process this is among those started together, and which device it works on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -120,6 +121,24 @@ def is_cuda(device: torch.device) -> bool:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the machine has no memory left; of a CPU torch says so in words alone."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_told(remedy: str, where: Callable[[], str] = str) -> Iterator[None]:
+    """Turn the end of the memory into a `UserError` that says what needs less of it, and begins with what `where` returns."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{where()}found too little memory ({reason_of(error, 120)}); {remedy}") from error
+
+
+def from_first(value: Item) -> Item:
+    """Give every process what the first one has."""
+    held = [value]
+    torch.distributed.broadcast_object_list(held)
+    return held[0]
 
 
 def has_bfloat16(device: torch.device) -> bool:

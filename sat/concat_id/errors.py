@@ -1,7 +1,10 @@
 """Mistakes of the user's, told in one line."""
 
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LONGEST = 2000  # characters of a line; names and values quoted in it may have millions
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # what a terminal obeys or cannot show
@@ -11,9 +14,10 @@ class UserError(Exception):
     """Something the user can mend: what was found, what is expected, what to do, in one line."""
 
 
-def warn(message: str) -> None:
-    """Print one line that does not stop the run, above a progress bar if there is one."""
-    tell(f"warning: {message}")
+def warn(*messages: str) -> None:
+    """Print a line each that does not stop the run, above a progress bar if there is one."""
+    for message in messages:
+        tell(f"warning: {message}")
 
 
 def tell(message: str) -> None:
@@ -24,9 +28,22 @@ def tell(message: str) -> None:
     sys.stderr.flush()
 
 
-def report(problem: object) -> None:
-    """Print what went wrong, in one line."""
-    print(f"error: {one_line(problem)}", file=sys.stderr, flush=True)
+def report(*problems: object) -> int:
+    """Print what went wrong, in a line each; returns the exit code, 1 if anything did."""
+    for problem in problems:
+        print(f"error: {one_line(problem)}", file=sys.stderr, flush=True)
+    return int(bool(problems))
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Hide what libraries write to standard error past Python."""
+    with open(os.devnull, "w") as nowhere, open(os.dup(2), "w") as kept:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)
 
 
 def printable(text: object) -> str:

@@ -15,12 +15,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
-from concat_id.errors import UserError, reason_of, shortened, tell, warn
+from concat_id.errors import UserError, reason_of, shortened, silence, tell, warn
 from concat_id.startup import OFFLINE, QUIET, prepare_process, python_environment
 from concat_id.workers import in_processes
 
@@ -31,22 +30,15 @@ PROBE = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
 LAST_WORDS = "read -r line || echo 'error: the head of the Ray cluster, or this process, was ended; the same command goes on from here' >&2"
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one process of a stage takes: cores, GPUs (shares of one are below 1), and the seconds after which a source must hang."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-    seconds: float = 3600.0
-
-
 class CurationStage(Protocol):
     """A step of curation, which every process sets up for itself; it can be pickled until then.
 
+    It takes so many `gpus` (shares of one are below 1), and after `seconds` a source must hang.
     `process` makes the folder of a source, whole or not at all, and returns its record. Both raise `UserError`.
     """
 
-    resources: Resources
+    gpus: float
+    seconds: float
 
     def setup(self) -> None: ...  # noqa: D102
     def process(self, source: Any) -> Any: ...  # noqa: D102
@@ -97,7 +89,7 @@ def ray_engine(stage: CurationStage, sources: Sequence[Any], address: str | None
     What an actor or a node took with it is tried once more, after all others. Raises `UserError` where no Ray answers or no actor fits.
     """
     with _cluster(address, actors) as ray:
-        actors = _fitting(ray.cluster_resources(), stage.resources, actors)
+        actors = _fitting(ray.cluster_resources(), stage.gpus, actors)
         lost = {number: Lost("the process that worked on it ended, or hung") for number in range(len(sources))}
         for attempt in range(2):
             if attempt and lost:
@@ -121,7 +113,7 @@ class Actor:
         """Process the one source of a batch; if it hangs, the process ends."""
         number, source = pickle.loads(batch["row"][0])
         with redirect_stderr(io.StringIO()) as printed:
-            faulthandler.dump_traceback_later(_stage.resources.seconds, exit=True, file=2)
+            faulthandler.dump_traceback_later(_stage.seconds, exit=True, file=2)
             try:
                 result = _continue(source)
             except Exception as error:  # a list of a million has all kinds
@@ -135,7 +127,7 @@ def _results(ray: Any, stage: CurationStage, sources: dict[int, Any], actors: in
     """Yield number, result and warnings of the sources that come back."""
     rows = [{"row": pickle.dumps(item)} for item in sources.items()]
     made = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS)).map_batches(
-        Actor, fn_constructor_args=(stage,), batch_size=1, num_cpus=stage.resources.cpus, num_gpus=stage.resources.gpus,
+        Actor, fn_constructor_args=(stage,), batch_size=1, num_cpus=1, num_gpus=stage.gpus,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows)), max_tasks_in_flight_per_actor=1),
         ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
     )  # fmt: skip
@@ -146,12 +138,12 @@ def _results(ray: Any, stage: CurationStage, sources: dict[int, Any], actors: in
         raise UserError(f"Ray gave up ({shortened(told[-1])}); mend it, the same command goes on from here") from error
 
 
-def _fitting(cluster: dict[str, float], wanted: Resources, actors: int | None) -> int:
+def _fitting(cluster: dict[str, float], gpus: float, actors: int | None) -> int:
     """Return how many actors to ask for. Raises `UserError` where not a single one could ever start."""
-    room = min(int(cluster.get(name, 0) / value) for name, value in (("CPU", wanted.cpus), ("GPU", wanted.gpus)) if value)
+    room = min(int(cluster.get(name, 0) / value) for name, value in (("CPU", 1), ("GPU", gpus)) if value)
     if room == 0:
         found = " and ".join(f"{cluster.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
-        raise UserError(f"--engine ray: found {found} in the cluster, an actor needs {wanted.cpus:g} and {wanted.gpus:g}; start nodes "
+        raise UserError(f"--engine ray: found {found} in the cluster, an actor needs 1 and {gpus:g}; start nodes "
                         "that have them, or ask for less (--gpus_per_actor)")  # fmt: skip
     if (actors or 0) > room:
         tell(f"the Ray cluster has room for {room} of {actors} actors; the others start when nodes join")
@@ -178,7 +170,7 @@ def _cluster(address: str | None, actors: int | None) -> Iterator[Any]:
         try:
             if address:  # from where nobody answers, Ray itself does not return for minutes
                 subprocess.run([sys.executable, "-c", PROBE, address], capture_output=True, check=True, timeout=25)
-            with _silence():
+            with silence():
                 connection = ray.init(address=address or "local", **options)
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, ray.exceptions.RayError) as error:
             told = "no answer" if isinstance(error, subprocess.TimeoutExpired) else str(error)
@@ -191,14 +183,3 @@ def _cluster(address: str | None, actors: int | None) -> Iterator[Any]:
                 yield ray
             finally:
                 witness.stdin.write(b"\n")
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Hide what Ray's libraries write past Python."""
-    with open(os.devnull, "w") as nowhere, open(os.dup(2), "w") as kept:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept.fileno(), 2)

@@ -3,7 +3,7 @@
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from math import ceil
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people
-from concat_id.curation.engines import Lost, Resources, Result
+from concat_id.curation.engines import Lost, Result
 from concat_id.curation.reference_crops import ReferenceCrop, choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
@@ -76,10 +76,10 @@ class Settings:
 
 
 class FaceTools(NamedTuple):
-    """The models that look at faces."""
+    """The models that look at faces; of portraits without vectors, `recognizer` is None."""
 
     detector: FaceDetector
-    recognizer: FaceRecognizer
+    recognizer: FaceRecognizer | None
     parser: FaceParser
 
 
@@ -139,7 +139,7 @@ class Preparation:
 
     def __init__(self, output: Path, settings: Settings, models: FaceModelNames, gpus: float):
         self.output, self.settings, self.models = output, settings, models
-        self.resources = Resources(gpus=gpus, seconds=HANGING * settings.timeout_s)
+        self.gpus, self.seconds = gpus, HANGING * settings.timeout_s
 
     def setup(self) -> None:
         """Load the models. Raises `UserError`."""
@@ -319,7 +319,7 @@ def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class ManifestClips(Collection):
+class ManifestClips:
     """The clips of all videos as entries of a manifest, with paths from its folder and without verdicts, made when asked for."""
 
     def __init__(self, prepared: Sequence[PreparedVideo]):
@@ -327,9 +327,6 @@ class ManifestClips(Collection):
 
     def __len__(self) -> int:
         return self._number
-
-    def __contains__(self, entry: object) -> bool:
-        return any(entry == own for own in self)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield them in the order of the videos."""

@@ -15,7 +15,6 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from concat_id.curation.clip_people import DiscardError
-from concat_id.curation.engines import Resources
 from concat_id.curation.preparing import HANGING
 from concat_id.curation.training_lists import joined, path_from
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, file_state
@@ -138,7 +137,7 @@ class SubjectStage:
 
     def __init__(self, output: Path, settings: SubjectSettings, models: ModelFolders, gpus: float):
         self.output, self.settings, self.models = output, settings, models
-        self.resources = Resources(gpus=gpus, seconds=HANGING * settings.timeout_s)
+        self.gpus, self.seconds = gpus, HANGING * settings.timeout_s
 
     def setup(self) -> None:
         """Read the models' weights. Raises `UserError`."""

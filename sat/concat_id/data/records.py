@@ -74,8 +74,7 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
     Raises `UserError` naming line and column of broken JSON, or the first few entries that are wrong or name files that are not there.
     """
     records, problems, notes = inspect_records(paths)
-    for note in notes if rank() == 0 else ():
-        warn(note)
+    warn(*(notes if rank() == 0 else ()))
     if problems:
         first, more = "; ".join(problems[:SHOWN]), f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"{first}{more}; see all of them with `python sat/check_dataset.py {shlex.join(map(str, paths))}`")

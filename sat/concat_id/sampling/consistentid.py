@@ -54,8 +54,7 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Por
         warn(f"the face's parts never enter the text: {told}; set one of them")
     require_parser(faces)
     detector, parser, notices = load_face_models(faces, device)
-    for notice in notices:
-        warn(notice)
+    warn(*notices)
     recognizer = load_arcface(faces.recognizer, device)
 
     def prepare(path: Path) -> PortraitReference:

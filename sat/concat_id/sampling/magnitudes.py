@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from concat_id.config.schema import Config
-from concat_id.distributed import rank
+from concat_id.distributed import from_first, rank
 from concat_id.errors import tell
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.models.backbones import weight_digests
@@ -24,7 +24,7 @@ def magnitude_ratios(config: Config, measure: Callable[[], list[float]], folder:
     size = args.sampling_image_size, args.sampling_num_frames, sampler.name, sampler.num_inference_steps, config.model.schedule.shift
     key = hashlib.sha256(repr((network, size)).encode()).hexdigest()
     known = (recall_json(folder / FILE) or {}) if folder and not (sharing and rank()) else {}
-    found = sharing.agreed(known.get(key)) if sharing else known.get(key)
+    found = from_first(known.get(key)) if sharing else known.get(key)
     if found:
         return found
     if rank() == 0:

@@ -2,25 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 
-from concat_id.distributed import is_out_of_memory
-from concat_id.errors import UserError
+from concat_id.distributed import memory_told
 from concat_id.models.acceleration import is_streamed, stream_blocks
 
-
-@contextmanager
-def memory_checked() -> Iterator[None]:
-    """Turn the end of the memory into a `UserError` that says what needs less of it."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            needs_less = "--memory low, a smaller image or fewer frames"
-            raise UserError(f"found too little memory ({str(error)[:120]}); try {needs_less}") from error
-        raise
+memory_checked = partial(memory_told, "try --memory low, a smaller image or fewer frames")
 
 
 class Placement:

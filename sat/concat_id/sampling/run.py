@@ -223,8 +223,7 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Pre
     if config.model.kind in NEIGHBOURS:
         return neighbour(config).photo_preparer(config, device)
     detector, parser, notices = load_face_models(config.model.faces, device)
-    for notice in notices:
-        warn(notice)
+    warn(*notices)
     return lambda photo: prepare_reference(photo, config.args.sampling_image_size, detector, parser)
 
 
@@ -278,15 +277,16 @@ def make_videos(
         return [], []
     with memory_checked():
         pipeline.load()
-    made, problems, samples = [], [], pipeline.config.args.batch_size
-    steps = samples * pipeline.config.model.sampler.num_inference_steps
+    made, problems, args = [], [], pipeline.config.args
+    steps = args.batch_size * pipeline.config.model.sampler.num_inference_steps
     with tqdm(total=len(prepared) * steps, unit="step", position=local_rank(), dynamic_ncols=True) as bar:
         for number, item in enumerate(prepared, 1):
             bar.set_description(f"video {number}/{len(prepared)}")
             try:
-                with memory_checked():
-                    folder = _make(item, pipeline, settings, samples, bar, watch)
-                made += [folder] if folder else []
+                with memory_checked(), claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
+                    if folder:  # else another process has just made it
+                        _fill(folder, item, pipeline, settings, bar, watch)
+                        made.append(folder)
             except InUseError as error:
                 warn(f"{item.job.source}: {error.owner} is making this video; it is left to that")
             except UserError as error:
@@ -311,21 +311,10 @@ def conclude(made: Sequence[Path], rankings: Sequence[str], problems: Sequence[s
     """Print the folders made, which takes are the best, then what is wrong with the other lines; returns the exit code."""
     for line in [*map(printable, made), *rankings]:
         print(line, flush=True)
-    for problem in problems:
-        report(problem)
-    return 1 if problems else 0
+    return report(*problems)
 
 
-def _make(item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm, watch: Watch) -> Path | None:
-    """Make one job's folder; None if another process has just done so. Raises `InUseError` while one does."""
-    args = pipeline.config.args
-    with claimed(item.job, item.fingerprint, Path(args.output_dir), item.again) as folder:
-        if folder is not None:
-            _fill(folder, item, pipeline, settings, samples, bar, watch)
-        return folder
-
-
-def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], samples: int, bar: tqdm, watch: Watch) -> None:
+def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], bar: tqdm, watch: Watch) -> None:
     job, args = item.job, pipeline.config.args
     prepared = save_references(folder, item.references)  # a full disk refuses them, and a finished result stays one
     begin(folder, None if item.again else item.fingerprint)
@@ -339,7 +328,7 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
     def look(step: int, estimate: Tensor) -> None:
         watch(bar.n, bar.total, estimate)
 
-    for index in range(len(made), samples):
+    for index in range(len(made), args.batch_size):
         begun, seed = time.perf_counter(), args.seed + index
         latents = pipeline.sample(item.prompt_embeds, people, seed, lambda step: bar.update(), look, scales)
         sampled = time.perf_counter()

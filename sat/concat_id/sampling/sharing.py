@@ -13,7 +13,7 @@ from torch import Tensor
 from concat_id.config.schema import Config
 from concat_id.diffusion.denoiser import Network
 from concat_id.diffusion.guidance import count_branches
-from concat_id.distributed import is_cuda, join_processes, rank, world_size
+from concat_id.distributed import from_first, is_cuda, join_processes, rank, world_size
 from concat_id.errors import UserError, reason_of, report, warn
 
 PATIENCE = timedelta(days=7)  # for the first process, which prepares and decodes meanwhile; who dies is noticed by torchrun
@@ -60,7 +60,7 @@ class Sharing:
     def together(self, kind: str, compute: Callable[..., Result], *arguments: Any) -> Result:
         """Compute something while the others compute their `kind` of it with the same arguments. What fails here ends them all."""
         if self.is_first:
-            self.agreed((kind, *arguments))
+            from_first((kind, *arguments))
         try:
             return compute(*arguments)
         except UserError:
@@ -72,7 +72,7 @@ class Sharing:
 
     def follow(self, kinds: Mapping[str, Callable[..., Any]]) -> None:
         """Take part in the kinds of things that the first process asks for, until it is done."""
-        while (request := self.agreed(None)) is not None:
+        while (request := from_first(None)) is not None:
             kind, *arguments = request
             try:
                 self.together(kind, kinds[kind], *arguments)
@@ -82,13 +82,7 @@ class Sharing:
     def end(self) -> None:
         """Tell the others that there is no more to do."""
         if self.is_first:
-            self.agreed(None)
-
-    def agreed(self, value: Result) -> Result:
-        """Return what the first process has."""
-        held = [value]
-        dist.broadcast_object_list(held, device=torch.device("cpu"))
-        return held[0]
+            from_first(None)
 
     def split(self, network: Network) -> Network:
         """Let every process compute its own branches of guidance, and give the results to all; what does not divide, all compute."""

@@ -27,11 +27,11 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 
-from concat_id.distributed import rank, world_size
+from concat_id.distributed import from_first, rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files.json_files import read_json, write_json
 from concat_id.files.paths import MODEL_STATES, folder_written_whole, kind_of, written_whole
-from concat_id.training.engine import Engine, States, from_first
+from concat_id.training.engine import Engine, States
 from concat_id.training.lora import low_rank_scale
 from concat_id.weights.loading import SAT_PREFIX, load_tensors, writing
 from concat_id.weights.low_rank import save_low_rank

@@ -59,13 +59,6 @@ def all_reduce(values: list[float], device: torch.device) -> list[float]:
     return tensor.tolist()
 
 
-def from_first(value: Any) -> Any:
-    """Give every process what the first one has."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 class Engine:
     """One network under DeepSpeed; only parameters with `requires_grad` are trained, and only they have states."""
 

@@ -19,13 +19,12 @@ from tqdm import tqdm
 from concat_id.config.schema import Config, to_dict
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.data.records import Record, read_records
-from concat_id.distributed import own_share, rank, sent, world_size
+from concat_id.distributed import from_first, own_share, rank, sent, world_size
 from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
 from concat_id.files.locks import locked
 from concat_id.files.paths import PROJECT_ROOT, kind_of, read_text, resolve_path, safe_name, write_text, written_whole
 from concat_id.models import backbones
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
-from concat_id.training.engine import from_first
 from concat_id.training.lora import choose_trained
 from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions

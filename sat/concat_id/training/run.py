@@ -12,13 +12,13 @@ from torch import nn
 from concat_id.config.schema import Config
 from concat_id.data.dataset import ReplacingDataset
 from concat_id.data.sampler import ClipLoader, EpochSampler
-from concat_id.distributed import choose_device, rank, warn_of_emulation, world_size
+from concat_id.distributed import choose_device, memory_told, rank, warn_of_emulation, world_size
 from concat_id.errors import one_line
 from concat_id.training.checkpoint import SavedState
 from concat_id.training.engine import Engine, start_processes
 from concat_id.training.preparation import opened_run, record_configuration
 from concat_id.training.settings import EngineSettings, engine_settings
-from concat_id.training.trainer import Trainer, memory_told
+from concat_id.training.trainer import LESS_MEMORY, Trainer
 from concat_id.training.validation import Validation
 
 
@@ -43,7 +43,7 @@ class TrainingRun:
 
     def train(self, load: Callable[[], nn.Module], loader: ClipLoader, objective: Any, validation: Validation | None) -> int:
         """Load the network that is trained, record the configuration, and take the steps; returns the exit code."""
-        with memory_told(lambda: "the engine"):
+        with memory_told(LESS_MEMORY, lambda: "the engine: "):
             engine = Engine(load(), self.settings, self.device)
         trainer = Trainer(self.config, self.folder, engine, objective, loader.sampler, validation, self.saved)
         record_configuration(self.folder, self.config, self.settings.notes, self.saved.step if self.saved else 0)

@@ -4,7 +4,7 @@ import math
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import torch.distributed as dist
 from concat_id.config.schema import Config
 from concat_id.data.dataset import Batch
 from concat_id.data.sampler import EpochSampler
-from concat_id.distributed import is_out_of_memory, rank, world_size
-from concat_id.errors import UserError, printable, reason_of, warn
+from concat_id.distributed import memory_told, rank, world_size
+from concat_id.errors import UserError, printable, warn
 from concat_id.training.checkpoint import CheckpointError, SavedState, save_checkpoint
 from concat_id.training.engine import Engine, all_reduce
 from concat_id.training.objective import Objective
@@ -25,19 +25,8 @@ from concat_id.training.progress import Progress
 from concat_id.training.validation import Validation
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LESS_MEMORY = "set checkpoint_activations, a higher ZeRO stage or offload_optimizer, or shorten the clips"
 PATIENCE = 5.0  # seconds in which further signals are the same one: torchrun passes on what its processes have got already
-
-
-@contextmanager
-def memory_told(where: Callable[[], str]) -> Iterator[None]:
-    """Turn the end of the memory into a `UserError` that says what needs less of it."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        remedy = "set checkpoint_activations, a higher ZeRO stage or offload_optimizer, or shorten the clips"
-        raise UserError(f"{where()}: out of memory ({reason_of(error, 100)}); {remedy}") from error
 
 
 class Trainer:
@@ -68,7 +57,7 @@ class Trainer:
         if self.done >= self.args.train_iters and rank() == 0:
             print(f"note: all {self.args.train_iters} steps are taken already; go on with a larger --train_iters", flush=True)
         try:
-            with self._listening(), memory_told(lambda: f"step {self.done + 1}"):
+            with self._listening(), memory_told(LESS_MEMORY, lambda: f"step {self.done + 1}: "):
                 self._steps(iter(batches))
                 if self.saved_at != self.done:
                     self._save(last=True)

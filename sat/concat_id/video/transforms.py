@@ -1,7 +1,6 @@
 """Images: reading them, fitting them into a frame, and the way to tensors and back."""
 
 import logging
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from concat_id.errors import UserError, reason_of
+from concat_id.errors import UserError, reason_of, silence
 from concat_id.files.formats import PHOTO_FORMATS, is_heif
 from concat_id.files.paths import require_file
 from concat_id.video.colours import BLACK, to_8_bits, to_srgb
@@ -94,17 +93,8 @@ def _open(path: Path) -> Image.Image:
 @contextmanager
 def _quiet(with_libraries: bool = False) -> Iterator[None]:
     """Keep warnings from the screen, and what libraries print there themselves; in one thread at a time."""
-    with _one_at_a_time, warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
-        warnings.simplefilter("ignore")
-        kept = os.dup(2) if with_libraries else None
-        try:
-            if kept is not None:
-                os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            if kept is not None:
-                os.dup2(kept, 2)
-                os.close(kept)
+    with _one_at_a_time, warnings.catch_warnings(action="ignore"), silence() if with_libraries else nullcontext():
+        yield
 
 
 def _read(image: Image.Image) -> Image.Image:
