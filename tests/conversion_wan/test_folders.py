@@ -18,12 +18,11 @@ from transformers import T5Tokenizer, UMT5EncoderModel
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanScheduleConfig
 from concat_id.conversion import wan_folders as conversion
-from concat_id.conversion.folders import write_shards
 from concat_id.conversion.wan_folders import find_model, find_source, to_diffusers, to_native
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models.wan.text_encoder import WanTextEncoder
 from concat_id.models.wan.weights import load_wan_transformer, read_wan_tensors
-from concat_id.weights.loading import write_sat_checkpoint
+from concat_id.weights.loading import write_sat_checkpoint, write_shards
 
 
 def assert_same(found, expected, dtype=None) -> None:

@@ -101,7 +101,7 @@ def states(run: Path, step: int) -> dict[str, torch.Tensor]:
     """What the optimizer had at a checkpoint, by the names of its tensors."""
     from safetensors.torch import load_file
 
-    return {name: tensor for file in (run / str(step) / "training").glob("states-*") for name, tensor in load_file(file).items()}
+    return {name: tensor for file in (run / str(step) / "training").glob("states*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def weights(run: Path, tag: str) -> dict[str, torch.Tensor]:

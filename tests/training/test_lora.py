@@ -1,5 +1,7 @@
 """Low-rank products: nothing at first, equal to the merged weights later, small on disk, and continued exactly."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import assert_close
@@ -114,7 +116,8 @@ def test_a_full_disk_is_told_of_low_rank_weights_too(setup, tmp_path, monkeypatc
     config = setup.config(tmp_path, train_iters=1)
     config.model.lora = LoraConfig(rank=4)
     trainer = alone.make_trainer(config, tmp_path / "run")
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1)  # a file for each tensor's states, smaller than that of all weights
+    # a file for each tensor's states, smaller than that of all weights
+    monkeypatch.setattr(checkpoint, "write_shards", partial(checkpoint.write_shards, shard_size=1))
     with no_file_larger_than(28 * 1024):
         refused("checkpoint 0: .*; free some space", trainer._save, last=True)
     assert not (tmp_path / "run" / "0").exists()

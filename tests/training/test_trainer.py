@@ -70,10 +70,10 @@ def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     alone.make_trainer(config, run).train(alone.batches(**alone.SMALL))
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["4", "4-ema", "5", "5-ema", "6", "6-ema", "9"]
     assert find_run(tmp_path, "run") == run and open_checkpoint(run).step == 6
-    states = run / "6" / "training" / "states-0000.safetensors"
+    states = run / "6" / "training" / "states.safetensors"
     states.write_bytes(states.read_bytes()[:-8])
     assert open_checkpoint(run).step == 5
-    assert "states-0000.safetensors: has" in capsys.readouterr().err
+    assert "states.safetensors: has" in capsys.readouterr().err
     (run / "5" / "training" / "state.json").unlink()
     assert open_checkpoint(run).step == 4
     state = run / "4" / "training" / "state.json"

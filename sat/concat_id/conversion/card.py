@@ -1,6 +1,5 @@
 """The model card of a converted folder: what it is, where each part came from, how to use it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from concat_id.config.cogvideox import ModelConfig
@@ -8,8 +7,10 @@ from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.files.paths import resolve_path
+from concat_id.versions import versions
 from concat_id.weights.loading import content_digest
 
+TOOLS = "diffusers", "torch"
 CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-video
@@ -42,7 +43,7 @@ Converted with {tools}. The weights keep the licence of what they were converted
 """
 
 
-def model_card(source: WeightSource, model: ModelConfig, low_rank: str, made_with: Mapping[str, str]) -> str:
+def model_card(source: WeightSource, model: ModelConfig, low_rank: str) -> str:
     """Text of README.md for a folder of CogVideoX's kind."""
     t, factor = model.transformer, model.autoencoder.spatial_factor
     about = (
@@ -50,20 +51,18 @@ def model_card(source: WeightSource, model: ModelConfig, low_rank: str, made_wit
         f"{t.latent_width * factor} with {t.max_refs} reference images."
     )
     return CARD.format(title="Concat-ID", about=about, options=", guidance_scale=6", fps=8, script="sat/sample_video.py",
-                       **_provenance(source, model, low_rank, made_with))  # fmt: skip
+                       **_provenance(source, model, low_rank))  # fmt: skip
 
 
-def wan_card(
-    source: WeightSource, config: WanTransformerConfig, model: WanModelConfig, low_rank: str, made_with: Mapping[str, str]
-) -> str:
+def wan_card(source: WeightSource, config: WanTransformerConfig, model: WanModelConfig, low_rank: str) -> str:
     """Text of README.md for a folder of Wan's kind."""
     variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
     about = f"{config.num_layers} layers of width {config.hidden_size}; {variant}. Trained with one reference image."
     return CARD.format(title="Concat-ID on Wan2.1", about=about, options="", fps=16, script="inference_wan.py",
-                       **_provenance(source, model, low_rank, made_with))  # fmt: skip
+                       **_provenance(source, model, low_rank))  # fmt: skip
 
 
-def _provenance(source: WeightSource, model: ModelConfig | WanModelConfig, low_rank: str, made_with: Mapping[str, str]) -> dict[str, str]:
+def _provenance(source: WeightSource, model: ModelConfig | WanModelConfig, low_rank: str) -> dict[str, str]:
     """Where each part came from with the digest of its content, and how low-rank weights are loaded."""
     kept = source.products is not None and low_rank == "keep"
     whole = source.base or source
@@ -74,4 +73,4 @@ def _provenance(source: WeightSource, model: ModelConfig | WanModelConfig, low_r
     rows += [(part, path, content_digest(resolve_path(path))) for part, path in others]
     table = "".join(f"| {part} | `{'/'.join(Path(path).parts[-3:])}` | `{digest}` |\n" for part, path, digest in rows)
     lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")\n' if kept else ""
-    return {"table": table, "lora": lora, "tools": ", ".join(f"{name} {number}" for name, number in made_with.items())}
+    return {"table": table, "lora": lora, "tools": ", ".join(f"{name} {number}" for name, number in versions(TOOLS).items())}

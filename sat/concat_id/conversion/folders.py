@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor
@@ -27,10 +26,9 @@ from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import DECODER_WEIGHTS
 from concat_id.versions import versions
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import matches, shape_of, write_sat_checkpoint, writing
+from concat_id.weights.loading import matches, shape_of, write_sat_checkpoint, write_shards, writing
 from concat_id.weights.model_folders import built_from, read_settings
 
-SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file; a conversion holds one at a time
 TAG = "converted"
 PIPELINE = PROJECT_ROOT / "sat" / "concat_id" / "sampling" / "diffusers_cogvideox.py"
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -64,14 +62,16 @@ def to_hf(
             low_rank_products.write_diffusers_products(folder, low_rank_products.to_diffusers(kept, model.transformer.num_layers))
         write_transformer(folder / "transformer", source, model, dtype, merge=kept is None)
         write_text_encoder(folder, text_encoder, dtype, trust)
-        scheduler = scheduler_settings(model)
-        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-        components = COMPONENTS | {"scheduler": ["diffusers", scheduler["_class_name"]]}
-        made_with = versions(("diffusers", "torch"))
-        index = {"_class_name": "ConcatIDPipeline", "_diffusers_version": made_with["diffusers"], **components}
-        write_json(folder / "model_index.json", index)
-        shutil.copyfile(PIPELINE, folder / "pipeline.py")
-        write_text(folder / "README.md", model_card(source, model, low_rank, made_with))
+        write_pipeline(folder, "ConcatIDPipeline", COMPONENTS, PIPELINE, scheduler_settings(model), model_card(source, model, low_rank))
+
+
+def write_pipeline(folder: Path, name: str, components: Mapping, code: Path, scheduler: Mapping, card: str) -> None:
+    """Write what says how the parts of a diffusers folder go together, the pipeline's `code` and the model card."""
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    index = {"_class_name": name, "_diffusers_version": versions(("diffusers",))["diffusers"], **components}
+    write_json(folder / "model_index.json", index | {"scheduler": ["diffusers", scheduler["_class_name"]]})
+    shutil.copyfile(code, folder / "pipeline.py")
+    write_text(folder / "README.md", card)
 
 
 def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False) -> None:
@@ -162,36 +162,6 @@ def write_encoder_tensors(
     for name in TOKENIZER_FILES:
         if os.path.isfile(tokenizer / name):
             shutil.copyfile(tokenizer / name, folder / "tokenizer" / name)
-
-
-def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]], shard_size: int = SHARD_SIZE) -> None:
-    """Write tensors as safetensors files of at most `shard_size` bytes with an index, holding one file's worth in memory."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shards: list[list[str]] = []
-    pending: dict[str, Tensor] = {}
-    total = size = 0
-
-    def flush() -> None:
-        contiguous = {name: tensor.contiguous() for name, tensor in pending.items()}
-        with writing():
-            safetensors.torch.save_file(contiguous, folder / f"{len(shards)}.partial", {"format": "pt"})
-        shards.append(list(pending))
-        pending.clear()
-
-    for name, tensor in tensors:
-        if pending and size + tensor.nbytes > shard_size:
-            flush()
-            size = 0
-        pending[name] = tensor
-        size, total = size + tensor.nbytes, total + tensor.nbytes
-    flush()
-    index = {}
-    for number, contained in enumerate(shards):
-        final = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"{number}.partial").rename(folder / final)
-        index |= dict.fromkeys(contained, final)
-    if len(shards) > 1:
-        write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 
 
 def scheduler_settings(model: ModelConfig) -> dict:

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.card import wan_card
-from concat_id.conversion.folders import write_encoder_tensors, write_shards
+from concat_id.conversion.folders import write_encoder_tensors, write_pipeline
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
 from concat_id.conversion.weight_sources import WeightSource, open_source, run_configuration, wan_digest
 from concat_id.errors import UserError
 from concat_id.files.json_files import write_json
-from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, write_text, written_whole
+from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole
 from concat_id.models.wan.autoencoder import WanAutoencoder
 from concat_id.models.wan.text_encoder import WanTextEncoder, to_transformers_names, transformers_config
 from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
@@ -36,9 +36,8 @@ from concat_id.models.wan.weights import (
     native_names,
     wan_files,
 )
-from concat_id.versions import versions
 from concat_id.weights.folders import OF_ANY_RANK
-from concat_id.weights.loading import check_floats, load_tensors, shape_of, writing
+from concat_id.weights.loading import check_floats, load_tensors, shape_of, write_shards, writing
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
@@ -51,7 +50,6 @@ COMPONENTS = {
     "vae": ["diffusers", "AutoencoderKLWan"],
     "text_encoder": ["transformers", "UMT5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
-    "scheduler": ["diffusers", SCHEDULER],
 }
 
 
@@ -100,12 +98,7 @@ def to_diffusers(
             WanAutoencoder.from_path(autoencoder, dtype or torch.float32, trust=trust).autoencoder.save_pretrained(folder / "vae")
         write_text_encoder(folder, text_encoder, dtype, trust)
         steps = {"_class_name": SCHEDULER, "num_train_timesteps": model.schedule.num_timesteps, "shift": model.schedule.shift}
-        write_json(folder / "scheduler" / "scheduler_config.json", steps)
-        made_with = versions(("diffusers", "torch"))
-        index = {"_class_name": "ConcatIDWanPipeline", "_diffusers_version": made_with["diffusers"], **COMPONENTS}
-        write_json(folder / "model_index.json", index)
-        shutil.copyfile(PIPELINE, folder / "pipeline.py")
-        write_text(folder / "README.md", wan_card(source, config, model, low_rank, made_with))
+        write_pipeline(folder, "ConcatIDWanPipeline", COMPONENTS, PIPELINE, steps, wan_card(source, config, model, low_rank))
 
 
 def find_model(source: WeightSource) -> WanModelConfig:

@@ -3,7 +3,7 @@
     <run>/latest                                     the last whole one, written last of all
     <run>/<n>/mp_rank_00_model_states.pt             weights after n steps: {"module": {"model.diffusion_model.<name>": ...}}
     <run>/<n>/training/state.json                    step, position in the data, loss scaler, sizes of the files; written last
-    <run>/<n>/training/states-<k>.safetensors        float32 masters, moments and averages, each whole under its name
+    <run>/<n>/training/states*.safetensors           float32 masters, moments and averages, each whole under its name
     <run>/<n>/training/random.pt                     random generators of every process
     <run>/<n>-ema/mp_rank_00_model_states.pt         averaged weights
     lora.safetensors in place of mp_rank_00_model_states.pt where only low-rank products are trained
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
@@ -33,11 +32,10 @@ from concat_id.files.json_files import read_json, write_json
 from concat_id.files.paths import MODEL_STATES, folder_written_whole, kind_of, written_whole
 from concat_id.training.engine import Engine, States
 from concat_id.training.lora import low_rank_scale
-from concat_id.weights.loading import SAT_PREFIX, load_tensors, writing
+from concat_id.weights.loading import SAT_PREFIX, load_tensors, write_shards, writing
 from concat_id.weights.low_rank import save_low_rank
 
 TRAINING, STATE, RANDOM = "training", "state.json", "random.pt"
-SHARD_BYTES = 2 * 2**30  # of states, which the first process holds at once
 VERSION = 1
 STEP = re.compile("0|[1-9][0-9]{0,17}")  # the name of a checkpoint's folder
 
@@ -88,17 +86,18 @@ def _write(
     for leftover in (run / f"{step}-ema", run / str(step)):  # of an earlier attempt that was cut short, else `latest` would know it
         shutil.rmtree(leftover, ignore_errors=True)
     with folder_written_whole(run / str(step)) as folder:
-        (folder / TRAINING).mkdir()
         module, averaged = {name: tensor.to(dtype) for name, tensor in frozen}, {}
-        shards = _Shards(folder / TRAINING)
-        for name, master, moments in states:
-            if not math.isfinite(master.norm()):
-                raise DivergedError(f"found values of {name} that are no numbers, expected finite ones; try a smaller --lr")
-            module[name] = master.to(dtype)
-            if "ema" in moments:
-                averaged[name] = moments["ema"].to(dtype)
-            shards.add(name, {"fp32": master, **moments})
-        shards.flush()
+
+        def tensors() -> Iterator[tuple[str, Tensor]]:
+            for name, master, moments in states:
+                if not math.isfinite(master.norm()):
+                    raise DivergedError(f"found values of {name} that are no numbers, expected finite ones; try a smaller --lr")
+                module[name] = master.to(dtype)
+                if "ema" in moments:
+                    averaged[name] = moments["ema"].to(dtype)
+                yield from ((f"{name}|{key}", tensor) for key, tensor in {"fp32": master, **moments}.items())
+
+        write_shards(folder / TRAINING, "states", tensors())
         _save_weights(folder, module, step, scale)
         with writing():
             torch.save(generators, folder / TRAINING / RANDOM)
@@ -116,25 +115,6 @@ def _save_weights(folder: Path, weights: dict[str, Tensor], step: int, scale: fl
             torch.save({"module": module, "iteration": step}, folder / MODEL_STATES)
         else:
             save_low_rank(folder, weights, scale)
-
-
-class _Shards:
-    """Collects tensors and writes a file whenever there are enough."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.waiting, self.bytes, self.count = folder, {}, 0, 0
-
-    def add(self, name: str, tensors: States) -> None:
-        self.waiting |= {f"{name}|{key}": tensor.contiguous() for key, tensor in tensors.items()}
-        self.bytes += sum(tensor.nbytes for tensor in tensors.values())
-        if self.bytes >= SHARD_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.waiting:
-            with writing():
-                safetensors.torch.save_file(self.waiting, self.folder / f"states-{self.count:04d}.safetensors")
-            self.waiting, self.bytes, self.count = {}, 0, self.count + 1
 
 
 def _remove_old(run: Path, step: int, keep: int) -> None:
@@ -157,7 +137,7 @@ class SavedState:
         self.step: int = self.values["step"]
         self.samples: int = self.values["sampler"]["samples"]
         self._files: dict[str, Path] = {}
-        for path in sorted((folder / TRAINING).glob("states-*.safetensors")):
+        for path in sorted((folder / TRAINING).glob("states*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 self._files |= dict.fromkeys(file.keys(), path)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from concat_id.distributed import rank
 from concat_id.errors import UserError, one_line, warn
+from concat_id.files.json_files import write_json
 from concat_id.files.paths import MODEL_STATES, require_file
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, some, weight_files, what_to_do_with
 from concat_id.weights.low_rank import MATRIX, merge_sat_products
@@ -28,6 +29,7 @@ from concat_id.weights.pickles import ForeignNamesError, check_pickles
 
 FULL_DIGEST_LIMIT = 200 * 2**20  # bytes; larger files are not read whole only to be named
 SAMPLED_BLOCKS, SAMPLED_BLOCK_SIZE = 256, 64 * 2**10
+SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file, of which one is held at a time
 SAT_PREFIX = "model.diffusion_model."
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -317,3 +319,33 @@ def _kind(value: Any) -> str:
     if value.is_quantized or value.layout != torch.strided or value.is_nested:
         return "quantised" if value.is_quantized else "sparse"
     return "floating-point" if value.dtype in FLOATS else str(value.dtype).removeprefix("torch.")
+
+
+def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]], shard_size: int = SHARD_SIZE) -> None:
+    """Write tensors as safetensors files of at most `shard_size` bytes with an index, holding one file's worth in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    total = size = 0
+
+    def flush() -> None:
+        contiguous = {name: tensor.contiguous() for name, tensor in pending.items()}
+        with writing():
+            safetensors.torch.save_file(contiguous, folder / f"{len(shards)}.partial", {"format": "pt"})
+        shards.append(list(pending))
+        pending.clear()
+
+    for name, tensor in tensors:
+        if pending and size + tensor.nbytes > shard_size:
+            flush()
+            size = 0
+        pending[name] = tensor
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    flush()
+    index = {}
+    for number, contained in enumerate(shards):
+        final = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"{number}.partial").rename(folder / final)
+        index |= dict.fromkeys(contained, final)
+    if len(shards) > 1:
+        write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
