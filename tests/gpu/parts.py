@@ -295,7 +295,7 @@ def step_of(layers: int, recompute: bool) -> Found:
     yield "first compiled step, s", once(lambda: step(fused))
     yield "eager (first), compiled (second)", paired(lambda: step(eager), lambda: step(fused))
     weights = sum(parameter.nbytes for parameter in network.parameters()) / GIB
-    planned = 2 * weights + trace_network(config, 1, 1).peak / GIB
+    planned = 2 * weights + trace_network(config, 1, 1) / GIB
     yield "GiB", {"compiled": peak_gib(lambda: step(fused)), "eager": peak_gib(lambda: step(eager)), "planned, eager": planned}
     gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     step(fused)

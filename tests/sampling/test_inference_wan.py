@@ -93,7 +93,7 @@ def test_mistakes_are_told_in_one_line(infer, tmp_path):
 
 
 def test_without_weights_nothing_is_fetched_and_one_line_names_files_and_command(infer, photo, monkeypatch):
-    monkeypatch.setattr(downloads, "_huggingface", lambda: pytest.fail("a download was tried"))
+    monkeypatch.setattr(downloads, "_fetcher", lambda library: pytest.fail("a download was tried"))
     monkeypatch.setattr(presets, "resolve_path", lambda path: ROOT / "no such folder" / path)
     line = only_error(*infer("--image_path", photo, "--prompt", PROMPT, config=()))
     for name in ("Concat-ID-Wan/first_stage.pt", "models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "google/umt5-xxl"):
@@ -105,7 +105,7 @@ def test_without_weights_nothing_is_fetched_and_one_line_names_files_and_command
 
 def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch, capsys):
     fetched = []
-    monkeypatch.setattr(downloads, "_huggingface", lambda: fetched.append)
+    monkeypatch.setattr(downloads, "_fetcher", lambda library: fetched.append)
     downloads.download("huggingface")
     assert {of.name for of in fetched} == {"Wan-AI/Wan2.1-T2V-1.3B", "yongzhong/Concat-ID-Wan", "jonathandinu/face-parsing"}
     config = load_config(read_wan_command_line("", ["--use_adaln"]).bases)
@@ -117,11 +117,12 @@ def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch
     def refuse(of):
         raise ConnectionError("no network\nand more")
 
-    monkeypatch.setattr(downloads, "_huggingface", lambda: refuse)
+    monkeypatch.setattr(downloads, "_fetcher", lambda library: refuse)
     line = only_error(*infer("--download", config=()))
     assert "Wan-AI/Wan2.1-T2V-1.3B: cannot be fetched (no network); check the network" in line
     code, said = infer("--download", "--load", "nowhere.pt")
     assert code == 2 and "--download: wan_mini is made on this machine, nothing of it is fetched" in said and "no network" not in said
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "modelscope", None)
     refused("modelscope is not installed", downloads.download, "modelscope")
 

@@ -56,7 +56,7 @@ def test_activations_are_traced_as_they_are_allocated(setup, recompute, wan):
     with measured.Allocations() as found:
         network(latents, torch.tensor([500]), text, refs).float().square().mean().backward()
     traced = memory_trace.trace_network(config, 1, 1)
-    assert traced.peak == pytest.approx(found.peak, rel=0.05)
+    assert traced == pytest.approx(found.peak, rel=0.05)
 
 
 def test_encoding_is_traced_as_it_is_allocated(setup):
@@ -65,5 +65,5 @@ def test_encoding_is_traced_as_it_is_allocated(setup):
     video = torch.zeros(1, 3, 9, 64, 96)
     with measured.Allocations() as found:
         autoencoder.encode_moments(video)
-    traced = memory_trace.trace_encoder(config)
-    assert 0.75 * found.peak < traced.peak - video.nbytes <= found.peak  # convolutions on a CPU take one more tensor for themselves
+    traced, _ = memory_trace.trace_encoder(config)
+    assert 0.75 * found.peak < traced - video.nbytes <= found.peak  # convolutions on a CPU take one more tensor for themselves

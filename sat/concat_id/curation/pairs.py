@@ -1,7 +1,7 @@
 """The training pairs of the three stages: which crops of a person go with a clip."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -108,11 +108,7 @@ def _more_typical(person: Appearance, origin: str, ordered: dict[str, list[Appea
 
 def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: int) -> Stage:
     """Stage II: a crop of the same person from another clip, any in the band; several people have a band of their own."""
-    others, stage = Others(clips), Stage()
-    for index, clip in enumerate(clips):
-        band = thresholds.cross if len(clip.identities) == 1 else thresholds.cross_two
-        _add(stage, clip, others, band, "random", np.random.default_rng([seed, index]))
-    return stage
+    return _paired(clips, lambda clip: thresholds.cross if len(clip.identities) == 1 else thresholds.cross_two, "random", seed)
 
 
 def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per_person: int, seed: int) -> Stage:
@@ -120,9 +116,7 @@ def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per
 
     The set is small: of each person (or group of people), the `most_per_person` clips with the lowest cosine.
     """
-    others, stage = Others(clips), Stage()
-    for index, clip in enumerate(clips):
-        _add(stage, clip, others, thresholds.trade_off, "minimum", np.random.default_rng([seed, index]))
+    stage = _paired(clips, lambda clip: thresholds.trade_off, "minimum", seed)
     kept: list[Pair] = []
     counts: Counter = Counter()
     for pair in sorted(stage.pairs, key=lambda pair: min(pair.cosines)):
@@ -132,6 +126,13 @@ def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per
     if len(kept) < len(stage.pairs):
         stage.dropped[f"more than {most_per_person} pairs of a person"] += len(stage.pairs) - len(kept)
     return Stage(kept, stage.dropped)
+
+
+def _paired(clips: Sequence[NamedClip], band: Callable[[NamedClip], Band], pairing: Pairing, seed: int) -> Stage:
+    others, stage = Others(clips), Stage()
+    for index, clip in enumerate(clips):
+        _add(stage, clip, others, band(clip), pairing, np.random.default_rng([seed, index]))
+    return stage
 
 
 def _add(stage: Stage, clip: NamedClip, others: Others, band: Band, pairing: Pairing, random: np.random.Generator) -> None:

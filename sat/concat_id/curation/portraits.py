@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +13,13 @@ from tqdm import tqdm
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.config.neighbours import BUFFALO
+from concat_id.curation.preparing import FaceTools
 from concat_id.curation.source_videos import Captions
 from concat_id.data.clips import file_state
 from concat_id.errors import UserError, one_line, reason_of
-from concat_id.face.detection import FaceDetector, UprightPhoto
-from concat_id.face.recognition import FaceRecognizer, load_arcface
-from concat_id.face.reference import FaceParser, load_face_models, require_parser
+from concat_id.face.detection import UprightPhoto
+from concat_id.face.recognition import load_arcface
+from concat_id.face.reference import load_face_models, require_parser
 from concat_id.files.formats import is_image, media_in
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import (
@@ -53,16 +53,8 @@ PALETTE = np.uint8([(0, 0, 0)] + [np.rint(255 * np.array(hsv_to_rgb(7 * number /
 OPACITY = 0.6  # of the colours over the photo
 
 
-class PortraitTools(NamedTuple):
-    """The models that look at portraits; `recognizer` is None where vectors are left out."""
-
-    detector: FaceDetector
-    recognizer: FaceRecognizer | None
-    parser: FaceParser
-
-
 def load_portrait_tools(detector: str | None, recognizer: str | None, parser: str | None, device: torch.device,
-                        with_vectors: bool = True) -> tuple[PortraitTools, list[str]]:  # fmt: skip
+                        with_vectors: bool = True) -> tuple[FaceTools, list[str]]:  # fmt: skip
     """Load the models of folders, None for the usual ones; also return a line for each that stands in for another.
 
     Raises `UserError` where there is no parser, and for a recogniser whose vectors have other than ArcFace's 512 numbers.
@@ -78,7 +70,7 @@ def load_portrait_tools(detector: str | None, recognizer: str | None, parser: st
     notices = list(faces.notices)
     if found and found.file.stem != RECOGNIZER_FILE:
         notices.append(f"{found.name} makes the vectors; released ConsistentID weights know those of buffalo_l's {RECOGNIZER_FILE} alone")
-    return PortraitTools(faces.detector, found, faces.parser), notices
+    return FaceTools(faces.detector, found, faces.parser), notices
 
 
 def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
@@ -107,7 +99,7 @@ def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
 class PortraitPreparation:
     """Prepares photos under `output`; a later run takes over what is whole and has not changed."""
 
-    def __init__(self, output: Path, tools: PortraitTools):
+    def __init__(self, output: Path, tools: FaceTools):
         self.output, self.tools = output, tools
         models = [tools.detector, tools.recognizer] if tools.recognizer else [tools.detector]
         parser = content_digest(tools.parser.folder)

@@ -1,7 +1,5 @@
 """What sat/prepare_clips.py found as one page that needs nothing else: distributions, reasons of discards, a sample of the crops."""
 
-import base64
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +14,7 @@ from PIL import Image
 from concat_id.data.manifest import Appearance, read_clips
 from concat_id.errors import one_line
 from concat_id.files.paths import write_text
+from concat_id.video.writing import data_url
 
 SAMPLED_VIDEOS, SAMPLED_CROPS, CROP = 300, 48, 96  # whose vectors and crops are read; crops shown, and pixels of their side
 REASONS = 15  # of discards, the most frequent ones
@@ -113,7 +112,6 @@ def _reasons(discarded: Iterable[dict[str, Any]]) -> str:
 
 
 def _crop(person: Appearance) -> str:
-    buffer = io.BytesIO()
-    Image.open(person.image(0)).convert("RGB").resize((CROP, CROP), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
+    crop = Image.open(person.image(0)).convert("RGB").resize((CROP, CROP), Image.Resampling.LANCZOS)
     name = escape(one_line("/".join(person.image(0).parts[-3:])), quote=True)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="{name}" title="{name}">'
+    return f'<img src="{data_url(crop)}" alt="{name}" title="{name}">'

@@ -86,7 +86,9 @@ def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], caption
         if not lines:
             continue
         for name in {name for group in chosen for name in group}:
-            _write_photos(_photo_file(made, name), photos[name])
+            first = _photo_file(made, name)
+            for number, photo in enumerate(photos[name]):  # others of the same person lie in the folder beside the first
+                write_image(first.with_suffix("") / f"{number - 1}.png" if number else first, load_image(photo.file))
         write_text(made / f"test_prompts_{size}.txt", "".join(lines))
         written["one person" if size == 1 else f"{size} people"] = len(lines)
     return dict(written)
@@ -142,14 +144,3 @@ def _own_name(name: str) -> str:
     """Turn a name into that of a file which no other name has."""
     safe = safe_name(name)
     return safe if safe == name else f"{safe}-{text_digest(name)[:6]}"
-
-
-def _write_photos(file: Path, photos: Sequence[Photo]) -> None:
-    """Write the first photo as `file`, the others into the folder beside it."""
-    _copy(photos[0].file, file)
-    for number, other in enumerate(photos[1:]):
-        _copy(other.file, file.with_suffix("") / f"{number}.png")
-
-
-def _copy(source: Path, target: Path) -> None:
-    write_image(target, load_image(source))

@@ -1,6 +1,5 @@
 """Frames of long videos through ffmpeg, which is killed when it hangs, and clips cut out of them."""
 
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,7 @@ from PIL import Image
 
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window
 from concat_id.errors import UserError
-from concat_id.files.paths import written_whole
-from concat_id.video.writing import FITTING, QUALITY, decode_frames, ffmpeg, video_input
+from concat_id.video.writing import FITTING, QUALITY, decode_frames, run_encoder, video_input
 
 PART = "trim=end={:.6f},setpts=PTS-STARTPTS"  # -t counts from the first frame, which may be shown later than the start
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
@@ -45,17 +43,12 @@ def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: float) -> None:
     """Write a part of a video as H.264 of 8 bits without sound, at its own size, if that is not beyond 4K, and rate. Raises `UserError`."""
-    with written_whole(target) as temporary:
-        command = [ffmpeg(), "-y", "-v", "error", "-ss", f"{start:.6f}", *video_input(path), "-map", "0:V:0", "-an"]
-        command += ["-vf", f"{PART.format(seconds)},{FITTING},{EVEN}", "-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY, str(temporary)]
-        try:
-            done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise UserError(f"{path}: not cut within {timeout_s:g} s; raise --timeout, or leave the video out") from error
-        if done.returncode:
-            told = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-            reason = re.sub(r"^(\[[^]]*\] *)+", "", told[-1])
-            raise UserError(f"{target}: could not be cut ({reason}); free some space or mend {path.name}")
+    options = ["-ss", f"{start:.6f}", *video_input(path), "-map", "0:V:0", "-an", "-vf", f"{PART.format(seconds)},{FITTING},{EVEN}"]
+    options += ["-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY]
+    try:
+        run_encoder(target, options, f"free some space or mend {path.name}", stdin=subprocess.DEVNULL, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{path}: not cut within {timeout_s:g} s; raise --timeout, or leave the video out") from error
 
 
 def problem_of(clip: Path, reader: ClipReader, window: Window) -> str | None:

@@ -7,7 +7,6 @@ formula is in concat_id/training/memory_plan.py, leave 10 % more. The exit code 
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from concat_id.config.command_line import build_parser, resolve_files
@@ -48,7 +47,7 @@ def plan_training(measure: Callable[[Config, int], Any], plan: Callable[..., Any
     sizes = measure(config, people)
     plans = [plan(config, sizes, count, stage, own["offload"]) for stage in stages or [None] for count in gpus]
     if own["json"]:
-        told = {"lists": report.sections[0]["findings"], "flops_per_clip": sizes.flops + sizes.encoding.flops}
+        told = {"lists": report.sections[0]["findings"], "flops_per_clip": sum(sizes.flops)}
         print(json.dumps(told | {"plans": [item.as_dict() for item in plans]}, indent=2))
     else:
         print("\n".join([*_table(config, sizes, plans), _operations(sizes, speed)]))
@@ -84,8 +83,9 @@ def _table(config: Config, sizes: Any, plans: Sequence[Any]) -> Iterator[str]:
 
 def _operations(sizes: Any, speed: int | None) -> str:
     """What a clip costs in operations, and in time if the user knows how fast a GPU is."""
-    total = (sizes.flops + sizes.encoding.flops) / 1e12
-    told = f"a clip: {total:.4g} TFLOP ({sizes.flops / 1e12:.4g} transformer, {sizes.encoding.flops / 1e12:.4g} encoding)"
+    transformer, encoding = (flops / 1e12 for flops in sizes.flops)
+    total = transformer + encoding
+    told = f"a clip: {total:.4g} TFLOP ({transformer:.4g} transformer, {encoding:.4g} encoding)"
     return told + (f"; {total / speed:.3g} s at {speed} TFLOP/s" if speed else "; --tflops X tells the time")
 
 
@@ -117,13 +117,9 @@ def examine_training(name: str, capacity: Capacity, measure: Callable[[Config], 
     files = files_of(name, training=True)
     config = load_config(files)
     yield from examine_lists(config, files)
-    yield from _examine_memory(name, partial(plan, config, measure(config)), capacity)
-
-
-def _examine_memory(name: str, plan: Callable[[int], Any], capacity: Capacity) -> Iterator[Finding]:
-    """Tell what a model's training needs on each of so many GPUs; `plan` returns the bytes of a process as `peak` and `host`."""
+    sizes = measure(config)
     for count in GPUS:
-        planned = plan(count)
+        planned = plan(config, sizes, count)
         fits = planned.peak <= USABLE * capacity.device
         host = f", and {gib(planned.host)} GiB of memory each" if planned.host else ""
         found = f"about {gib(planned.peak)} GiB on each{host}: {'fits' if fits else 'does not fit'} {gib(capacity.device)} GiB"

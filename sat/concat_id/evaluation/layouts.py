@@ -189,18 +189,15 @@ def _consisid_requests(table: Path, faces: Path) -> Iterator[tuple[str, Request]
 
 def _table_rows(table: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV by column. Raises `UserError` that names the line of one that is short, long or wrongly quoted."""
-    reader = csv.reader(io.StringIO(read_text(table, "a table (CSV)", DOWNLOAD), newline=""), strict=True)
-    header, line = None, 1
+    reader, line = csv.DictReader(io.StringIO(read_text(table, "a table (CSV)", DOWNLOAD), newline=""), strict=True), 1
     try:
+        if not set(header := reader.fieldnames or ()) >= COLUMNS:
+            raise UserError(f"{table}: found columns {', '.join(header)}, expected {', '.join(sorted(COLUMNS))}; {DOWNLOAD}")
+        line = reader.line_num + 1
         for row in reader:
-            if header is None:
-                header = row
-                if not set(header) >= COLUMNS:
-                    raise UserError(f"{table}: found columns {', '.join(header)}, expected {', '.join(sorted(COLUMNS))}; {DOWNLOAD}")
-            elif row and len(row) != len(header):
-                raise UserError(f"{table}: line {line}: found {len(row)} cells, expected {len(header)}; {DOWNLOAD}")
-            elif row:
-                yield dict(zip(header, row, strict=True))
+            if None in row or None in row.values():
+                raise UserError(f"{table}: line {line}: found more or fewer cells than {len(header)} columns; {DOWNLOAD}")
+            yield row
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{table}: line {line}: found no row of a table ({error}); mend the quotes, or {DOWNLOAD}") from error

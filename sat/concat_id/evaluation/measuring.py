@@ -1,7 +1,5 @@
 """From a sample to its scores: everything is decoded, detected and embedded once, and the result is kept by content."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import file_digest, resolve_path, safe_name, text_digest
 from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
+from concat_id.video.writing import data_url
 from concat_id.weights.loading import content_digest
 
 VERSION = 8  # raise it when the same video would be scored differently
@@ -82,8 +81,9 @@ class Instruments:
         return self._references[path]
 
 
-def load_instruments(device: torch.device | str, *, detector: str | None, recognizer: str | None, clip: str, viclip: str, num_frames: int,
-                     threshold: float | None, parser: str | None = None, metrics: Sequence[UserMetric] = ()) -> Instruments:  # fmt: skip
+def load_instruments(device: torch.device | str, *, detector: str | None = None, recognizer: str | None = None, clip: str = CLIP,
+                     viclip: str = VICLIP, num_frames: int = 16, threshold: float | None = None, parser: str | None = None,
+                     metrics: Sequence[UserMetric] = ()) -> Instruments:  # fmt: skip
     """Load what there is; metrics whose weights are missing are told instead of guessed. Without a `parser` nobody asks for FGIS.
 
     Raises `UserError` for faces, which all need.
@@ -219,8 +219,8 @@ def _thumbnails(references: Sequence[Reference], frames: np.ndarray, people: Seq
     drawn = []
     for number, frame in enumerate(frames):
         faces = {index: track.faces[number] for index, track in enumerate(people) if number in track.faces}
-        drawn.append(_data_url(_framed(frame, faces)))
-    return {"references": [_data_url(item.found.crop) for item in references], "frames": drawn}
+        drawn.append(data_url(_framed(frame, faces)))
+    return {"references": [data_url(item.found.crop) for item in references], "frames": drawn}
 
 
 def _framed(frame: np.ndarray, faces: dict[int, FoundFace]) -> Image.Image:
@@ -232,9 +232,3 @@ def _framed(frame: np.ndarray, faces: dict[int, FoundFace]) -> Image.Image:
         x0, y0, x1, y1 = (float(value) * scale for value in found.face.box)
         draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=COLOURS[index % len(COLOURS)], width=2)
     return image
-
-
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

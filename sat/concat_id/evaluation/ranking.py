@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from concat_id.evaluation.layouts import GeneratedVideo
-from concat_id.evaluation.measuring import CLIP, VICLIP, Instruments, load_instruments, measure
+from concat_id.evaluation.measuring import Instruments, load_instruments, measure
 from concat_id.files.paths import text_digest
 
 
@@ -12,9 +12,7 @@ class TakeJudge:
     """Scores takes as reports do, on the CPU; CLIP takes part where its weights are in models/."""
 
     def __init__(self, instruments: Instruments | None = None):
-        self.instruments = instruments or load_instruments(
-            "cpu", detector=None, recognizer=None, clip=CLIP, viclip=VICLIP, num_frames=16, threshold=None
-        )
+        self.instruments = instruments or load_instruments("cpu")
         self.name = text_digest(str(self.instruments.identity))
 
     def scores(self, video: Path, photos: Sequence[Path], prompt: str) -> dict[str, float | None]:

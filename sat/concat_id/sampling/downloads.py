@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 from concat_id.config.presets import TOKENIZER
 from concat_id.config.wan import WAN_FOLDER
@@ -36,7 +37,7 @@ REPOSITORIES = (
 def download(source: str) -> None:
     """Fetch what is missing from Hugging Face, or Wan's own files from ModelScope; what is there already stays."""
     for repository in REPOSITORIES:
-        fetch = _modelscope() if source == "modelscope" and repository.on_modelscope else _huggingface()
+        fetch = _fetcher("modelscope" if source == "modelscope" and repository.on_modelscope else "huggingface_hub")
         print(f"fetching {', '.join(repository.patterns)} of {repository.name} into {repository.folder}", flush=True)
         try:
             fetch(repository)
@@ -46,18 +47,10 @@ def download(source: str) -> None:
             raise UserError(f"{repository.name}: cannot be fetched ({reason}); {remedy}") from error
 
 
-def _huggingface() -> Callable[[Repository], object]:
+def _fetcher(library: str) -> Callable[[Repository], object]:
     os.environ["HF_HUB_OFFLINE"] = "0"  # runs are offline, and the library reads this when it is imported
     try:
-        from huggingface_hub import snapshot_download
+        fetch = import_module(library).snapshot_download
     except ImportError as error:
-        raise UserError("--download: huggingface_hub is not installed; pip install huggingface_hub") from error
-    return lambda of: snapshot_download(of.name, local_dir=PROJECT_ROOT / of.folder, allow_patterns=list(of.patterns))
-
-
-def _modelscope() -> Callable[[Repository], object]:
-    try:
-        from modelscope import snapshot_download
-    except ImportError as error:
-        raise UserError("--download modelscope: modelscope is not installed; pip install modelscope, or leave the word out") from error
-    return lambda of: snapshot_download(of.name, local_dir=str(PROJECT_ROOT / of.folder), allow_patterns=list(of.patterns))
+        raise UserError(f"--download: {library} is not installed; pip install {library}") from error
+    return lambda of: fetch(of.name, local_dir=str(PROJECT_ROOT / of.folder), allow_patterns=list(of.patterns))

@@ -43,11 +43,11 @@ REMEMBERED = 64  # references whose latents are kept
 class VideoPipeline:
     """Text encoder, transformer and autoencoder of one configuration; each is loaded when first needed.
 
-    A backbone says by which `schedule` and `samplers` it denoises.
+    A backbone says by which schedule and `samplers` it denoises.
     """
 
     samplers: Mapping[str, Callable[..., Tensor]]
-    schedule: Any
+    make_schedule: Callable[[int, float], Any]
     is_compiled = False
 
     def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
@@ -244,7 +244,8 @@ class VideoPipeline:
                 reached[step - 1]()
                 on_step(step - 1)
 
-        steps = self.schedule.sampling_steps(sampler.num_inference_steps)
+        schedule = self.make_schedule(self.config.model.schedule.num_timesteps, self.config.model.schedule.shift)
+        steps = schedule.sampling_steps(sampler.num_inference_steps)
         start = sent(self.draw_start(shape, generator), device)
         with self.placement.on_device(self.transformer) as transformer:
             together, call = not self.placement.frugal, network
@@ -308,11 +309,7 @@ class VideoPipeline:
 class CogVideoXPipeline(VideoPipeline):
     """T5, CogVideoX's transformer and its VAE: v-prediction with zero terminal SNR, guidance away from zero text."""
 
-    samplers = SAMPLERS
-
-    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
-        super().__init__(config, device, cache_dir, sharing)
-        self.schedule = zero_snr_schedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+    samplers, make_schedule = SAMPLERS, staticmethod(zero_snr_schedule)
 
     def guidance(self) -> GuidanceScale:
         """Constant, or by one of the dynamic schedules, of which the released one may have an n of its own."""
@@ -325,11 +322,7 @@ class CogVideoXPipeline(VideoPipeline):
 class WanPipeline(VideoPipeline):
     """UMT5, Wan's transformer and its VAE: flow matching, guidance away from a negative prompt that keeps the references."""
 
-    samplers = FLOW_SAMPLERS
-
-    def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
-        super().__init__(config, device, cache_dir, sharing)
-        self.schedule = FlowSchedule(config.model.schedule.num_timesteps, config.model.schedule.shift)
+    samplers, make_schedule = FLOW_SAMPLERS, staticmethod(FlowSchedule)
 
     def draw_start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Draw the noise (1, T, C, H, W) channels first, as released, so that a seed gives what it gives there."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from concat_id.errors import printable
@@ -58,7 +59,7 @@ def rank_takes(folder: Path, judge: Judge) -> str:
         files = [name for name in info["files"] if name != SHEET]
         if others:
             sheets = [take_files(takes.index(take), files)[1] for take in ranked]
-            write_image(folder / SHEET, stacked([folder / sheet for sheet in sheets]))
+            write_image(folder / SHEET, Image.fromarray(np.concatenate([Image.open(folder / sheet).convert("RGB") for sheet in sheets])))
             files.append(SHEET)
         write_json(folder / INFO, {**info, "best": best["video"], "judge": judge.name, "files": files})
     name = next(iter(best["scores"]))
@@ -71,14 +72,3 @@ def take_files(index: int, files: Sequence[str]) -> list[str]:
     """The video, or portrait, and the sheet among the files of a result that belong to the take of an index."""
     suffix = f"_{index + 1}" if index else ""
     return [name for name in files if name in (f"video{suffix}.mp4", f"portrait{suffix}.png", f"sheet{suffix}.png")]
-
-
-def stacked(sheets: Sequence[Path]) -> Image.Image:
-    """Put images of one width below one another."""
-    images = [Image.open(sheet).convert("RGB") for sheet in sheets]
-    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
-    top = 0
-    for image in images:
-        whole.paste(image, (0, top))
-        top += image.height
-    return whole

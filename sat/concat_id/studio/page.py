@@ -53,10 +53,6 @@ class Studio:
     def __init__(self, models: dict[str, Model]):
         self.models, self.worker, self.reader = models, Worker(), PhotoReader()
 
-    def look(self, paths: list[str] | None, model: str) -> tuple[Image.Image | None, str]:
-        """The image and the verdicts of a person's uploads."""
-        return self.reader.look(paths, next(iter(self.models[model].configs.values())))
-
     def make(self, session: gr.Request, model: str, prompt: str, *given: Any) -> Iterator[tuple]:
         """Make a video and say how far it is; yields status, preview, and the values of the result's components."""
         photos = tuple(paths for paths in given[:MOST_PEOPLE] if paths)
@@ -317,7 +313,7 @@ def _result(name: str) -> dict[str, Any]:
 
 def _connect_form(studio: Studio, page: gr.Blocks, model: Any, form: dict[str, Any]) -> None:
     def look(paths: list[str] | None, name: str) -> tuple:
-        image, verdict = studio.look(paths, name)
+        image, verdict = studio.reader.look(paths, next(iter(studio.models[name].configs.values())))
         return gr.update(value=image, visible=image is not None), verdict
 
     for file, view, verdict in zip(form["files"], form["views"], form["verdicts"], strict=True):

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,7 +185,7 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
         pipeline.adopt(earlier)
     kept[:] = [pipeline]
     embed_prompts(prepared, pipeline)
-    _, failures = make_videos(prepared, pipeline, settings, _Watch(connection, pipeline))
+    _, failures = make_videos(prepared, pipeline, settings, partial(_show, connection, pipeline))
     for problem in [*problems, *failures]:
         raise UserError(problem)
     folder = finished_folders(output).get(job.fingerprint(settings))
@@ -195,22 +196,17 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     return folder
 
 
-class _Watch:
-    """Sends what is done, and now and then the first frame of the estimate."""
+def _show(connection: Connection, pipeline: Any, done: int, of: int, estimate: Any) -> None:
+    """Send what is done, and now and then the first frame of the estimate."""
+    from PIL import Image
 
-    def __init__(self, connection: Connection, pipeline: Any):
-        self.connection, self.pipeline = connection, pipeline
-
-    def __call__(self, done: int, of: int, estimate: Any) -> None:
-        from PIL import Image
-
-        self.connection.send(Event("step", (done, of)))
-        every = max(1, self.pipeline.config.model.sampler.num_inference_steps // PREVIEWS)
-        if not done or done % every:
-            return
-        with suppress(UserError):  # an estimate of no use ends the video by itself
-            frame = Image.fromarray(self.pipeline.decode(estimate[:, :1])[0])
-            frame.thumbnail((4 * PREVIEW_HEIGHT, PREVIEW_HEIGHT))
-            written = io.BytesIO()
-            frame.save(written, "JPEG", quality=85)
-            self.connection.send(Event("preview", written.getvalue()))
+    connection.send(Event("step", (done, of)))
+    every = max(1, pipeline.config.model.sampler.num_inference_steps // PREVIEWS)
+    if not done or done % every:
+        return
+    with suppress(UserError):  # an estimate of no use ends the video by itself
+        frame = Image.fromarray(pipeline.decode(estimate[:, :1])[0])
+        frame.thumbnail((4 * PREVIEW_HEIGHT, PREVIEW_HEIGHT))
+        written = io.BytesIO()
+        frame.save(written, "JPEG", quality=85)
+        connection.send(Event("preview", written.getvalue()))

@@ -6,8 +6,7 @@ background counts nothing, and attention to those words is drawn to their parts 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,8 +89,7 @@ def load_network(config: Config, base: Any, features: ImageFeatures, saved: Save
     return adapter.to(base.vae.device).train()
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(NamedTuple):
     """What B portraits are made under, as `forward` of the adapter takes it, and each one's masks (P, S, S) of the parts at its places."""
 
     text: Tensor
@@ -100,11 +98,6 @@ class Conditions:
     parts: Tensor
     positions: list[list[int]]
     masks: list[Tensor]
-
-    @property
-    def inputs(self) -> tuple[Any, ...]:
-        """What the adapter's `forward` takes behind latents and timesteps."""
-        return self.text, self.vectors, self.features, self.parts, self.positions
 
 
 class PortraitObjective:
@@ -149,7 +142,7 @@ class PortraitObjective:
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Noise latents (B, 4, h, w) and return the prediction, the attention maps that were asked for, and the target."""
         noised = self.schedule.add_noise(latents, noise, timesteps).to(self.dtype)
-        prediction, maps = network(noised, timesteps, *conditions.inputs)
+        prediction, maps = network(noised, timesteps, *conditions[:5])
         if self.schedule.config.prediction_type == "v_prediction":
             return prediction, maps, self.schedule.get_velocity(latents, noise, timesteps)
         return prediction, maps, noise

@@ -1,12 +1,14 @@
 """Curves and images of a run for TensorBoard, written at once and not, as tensorboardX does, by a thread that a full disk stops."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from concat_id.errors import warn
 
@@ -15,33 +17,23 @@ class Curves:
     """An event file in `folder`; what earlier files say after `step` is dropped. A write that fails ends it with a warning."""
 
     def __init__(self, folder: Path, step: int = 0):
-        """Start a file; where tensorboardX is missing, nothing is written, and said so."""
-        self._writer = None
-        try:
-            from tensorboardX import summary
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto import event_pb2
-        except ImportError:
-            print("tensorboardX is not installed: no curves, only metrics.jsonl", file=sys.stderr)
-            return
-        self.folder, self._summary, self._proto = folder, summary, event_pb2
+        self.folder, self._writer = folder, None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
         except OSError as error:
             self._give_up(error)
         if step:
-            self._add(step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+            self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def values(self, step: int, values: dict[str, float]) -> None:
         """Add a point to each curve."""
         for name, value in values.items():
-            self._add(step, summary=self._summary.scalar(name, value) if self._writer else None)
+            self._add(step, summary=summary.scalar(name, value))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Add an image."""
-        if self._writer:
-            self._add(step, summary=self._summary.image(name, np.asarray(image.convert("RGB")), dataformats="HWC"))
+        self._add(step, summary=summary.image(name, np.asarray(image.convert("RGB")), dataformats="HWC"))
 
     def close(self) -> None:
         """Finish the file."""
@@ -55,7 +47,7 @@ class Curves:
     def _add(self, step: int, **content: Any) -> None:
         if self._writer:
             try:
-                self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, **content))
+                self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
                 self._writer.flush()
             except OSError as error:
                 self._give_up(error)

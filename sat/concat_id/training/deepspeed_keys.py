@@ -1,7 +1,7 @@
 """What DeepSpeed reads of its section: it passes over most keys that it does not know, and finds wrong types when it needs the value."""
 
 from collections.abc import Iterator, KeysView
-from typing import Any, get_args
+from typing import Any
 
 from deepspeed import DeepSpeedConfig
 from deepspeed.runtime.config import TRAIN_MICRO_BATCH_SIZE_PER_GPU
@@ -82,7 +82,6 @@ def _check(section: _Asked, key: str, origins: Origins) -> None:
 def _invalid(name: str, value: Any, error: ValidationError, origins: Origins) -> UserError:
     """Name the key that a class of DeepSpeed's refuses; it says where only from the section on that is of this class."""
     first, key = error.errors()[0], "deepspeed"
-    model = next((kind for kind in _models(DeepSpeedConfigModel) if kind.__name__ == error.title), DeepSpeedConfigModel)
     value = {name: value}
     way = _way_to(first["loc"][0], value) if first["loc"] else None
     path = [name] if way is None else [*way, *first["loc"]]
@@ -90,8 +89,8 @@ def _invalid(name: str, value: Any, error: ValidationError, origins: Origins) ->
         if not isinstance(value, dict) or part not in value:
             break
         if part == path[-1] and first["type"] == "extra_forbidden":
-            return unknown_key(f"{key}.{part}", _names(model), origins)
-        key, value, model = f"{key}.{part}", value[part], _inner(model, part) or model
+            return unknown_key(f"{key}.{part}", set(_names(DeepSpeedConfigModel)), origins)
+        key, value = f"{key}.{part}", value[part]
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
     return UserError(f"{origins.place(key)}: found {shown(value)}, {expected}; correct it")
 
@@ -104,18 +103,8 @@ def _way_to(part: Any, section: Any) -> list[str] | None:
     return [] if part in section else next(([name, *way] for name, way in ways if way is not None), None)
 
 
-def _models(base: type) -> Iterator[type]:
-    yield base
-    for kind in base.__subclasses__():
-        yield from _models(kind)
-
-
-def _names(model: type) -> set[str]:
-    return {field.alias or name for name, field in model.model_fields.items()}
-
-
-def _inner(model: type, part: str) -> type | None:
-    """The class of a section within a section."""
-    hints = [field.annotation for name, field in model.model_fields.items() if part in (name, field.alias)]
-    kinds = [kind for hint in hints for kind in (hint, *get_args(hint))]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, DeepSpeedConfigModel)), None)
+def _names(model: type) -> Iterator[str]:
+    """The keys of a class of sections, and of all that are made from it."""
+    yield from (field.alias or name for name, field in model.model_fields.items())
+    for kind in model.__subclasses__():
+        yield from _names(kind)

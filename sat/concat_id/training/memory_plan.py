@@ -36,7 +36,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from concat_id.config.schema import Config
 from concat_id.models.backbones import new_autoencoder
-from concat_id.training.memory_trace import Traced, empty_network, network_flops, trace_encoder, trace_network
+from concat_id.training.memory_trace import empty_network, network_flops, trace_encoder, trace_network
 from concat_id.training.settings import engine_settings
 
 FLOAT32 = 4
@@ -51,9 +51,9 @@ class Sizes:
     largest: int  # of them in the largest parameter
     frozen: int
     autoencoder: int
-    encoding: Traced
-    network: Traced
-    flops: int  # of the transformer, one clip
+    encoding: int
+    network: int
+    flops: tuple[int, int]  # of one clip: transformer, autoencoder
     bytes_each: int
 
 
@@ -95,6 +95,7 @@ def measure_sizes(config: Config, num_refs: int = 1) -> Sizes:
     network = empty_network(config)
     trained = [parameter.numel() for parameter in network.parameters() if parameter.requires_grad]
     batch = engine_settings(config, 1).micro_batch_size if "train_batch_size" not in config.deepspeed else config.args.batch_size
+    encoding, operations = trace_encoder(config)
     threshold = DeepSpeedZeroConfig(**config.deepspeed.get("zero_optimization", {})).param_persistence_threshold
     return Sizes(
         trained=sum(trained),
@@ -102,9 +103,9 @@ def measure_sizes(config: Config, num_refs: int = 1) -> Sizes:
         largest=max(trained),
         frozen=sum(parameter.numel() for parameter in network.parameters()) - sum(trained),
         autoencoder=sum(parameter.numel() for parameter in new_autoencoder(config).parameters()),
-        encoding=trace_encoder(config),
+        encoding=encoding,
         network=trace_network(config, batch, num_refs),
-        flops=network_flops(config, num_refs),
+        flops=(network_flops(config, num_refs), operations),
         bytes_each=getattr(torch, config.args.dtype_name).itemsize,
     )
 
@@ -128,7 +129,7 @@ def plan(config: Config, sizes: Sizes, processes: int, zero_stage: int | None = 
         weights, buffers, network, update = _stage_1_and_2(sizes, zero, partition, away)
     return MemoryPlan(
         processes, int(zero.stage), away, weights, *((0, 0, 0) if away else shared), sizes.autoencoder * each, buffers,
-        sizes.encoding.peak, network, update, host=sum(shared) + (FLOAT32 + each) * partition + each * sizes.largest if away else 0,
+        sizes.encoding, network, update, host=sum(shared) + (FLOAT32 + each) * partition + each * sizes.largest if away else 0,
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def _stage_1_and_2(sizes: Sizes, zero: DeepSpeedZeroConfig, partition: int, away
     each = sizes.bytes_each
     bucket = each * min(zero.reduce_bucket_size, sizes.trained)
     gradients = 0 if away else each * partition
-    network = sizes.network.peak + gradients + (3 if zero.overlap_comm else 2) * bucket
+    network = sizes.network + gradients + (3 if zero.overlap_comm else 2) * bucket
     update = 0 if away else 2 * gradients + (FLOAT32 * partition if each != FLOAT32 else 0)
     gathered = each * min(zero.allgather_bucket_size, sizes.trained)
     return each * (sizes.trained + sizes.frozen), each * sizes.largest if away else 0, network, max(update, gathered)
@@ -151,4 +152,4 @@ def _stage_3(sizes: Sizes, zero: DeepSpeedZeroConfig, partition: int, processes:
     arriving = each * min(sizes.trained, zero.prefetch_bucket_size) if processes > 1 else 0
     group = min(partition, zero.sub_group_size)
     update = 0 if away else FLOAT32 * group + (each * group if each != FLOAT32 else 0)
-    return each * (partition + whole + sizes.frozen), buffers, sizes.network.peak + gathered + arriving + 2 * bucket, update
+    return each * (partition + whole + sizes.frozen), buffers, sizes.network + gathered + arriving + 2 * bucket, update

@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,14 +53,6 @@ class Ledger(TorchDispatchMode):
         self.live -= size
 
 
-@dataclass(frozen=True)
-class Traced:
-    """Bytes above the weights at most, `peak`; `flops` are counted for the autoencoder alone."""
-
-    peak: int
-    flops: int = 0
-
-
 def empty_network(config: Config) -> nn.Module:
     """The transformer that would be trained, low-rank products included, on the meta device."""
     network = new_transformer(config, "meta")
@@ -69,8 +60,8 @@ def empty_network(config: Config) -> nn.Module:
     return network
 
 
-def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
-    """Forward and backward of one micro-batch; gradients of parameters are let go of as soon as they are made."""
+def trace_network(config: Config, batch: int, num_refs: int) -> int:
+    """Bytes above the weights of forward and backward of a micro-batch; gradients of parameters are let go of at once."""
     transformer, dtype = config.model.transformer, getattr(torch, config.args.dtype_name)
     size = _latent_size(config)
     network = empty_network(config)
@@ -84,18 +75,18 @@ def trace_network(config: Config, batch: int, num_refs: int) -> Traced:
         text = torch.empty(batch, transformer.text_length, transformer.text_hidden_size, dtype=dtype)
         loss = network(latents, torch.zeros(batch, dtype=torch.int64), text, refs).float().square().mean()
         loss.backward()
-        return Traced(ledger.peak - before)
+        return ledger.peak - before
 
 
-def trace_encoder(config: Config) -> Traced:
-    """Encoding of one clip, as whole as training encodes it."""
+def trace_encoder(config: Config) -> tuple[int, int]:
+    """Bytes above the weights, and operations, of encoding one clip, as whole as training encodes it."""
     dtype, (height, width) = getattr(torch, config.args.dtype_name), config.data.video_size
     autoencoder = new_autoencoder(config)
     with _without_contents(autoencoder, dtype) as ledger:
         before = ledger.start()
         with FlopCounterMode(display=False) as counter:
             autoencoder.encode_moments(torch.empty(1, 3, config.data.max_num_frames, height, width))
-        return Traced(ledger.peak - before, counter.get_total_flops())
+        return ledger.peak - before, counter.get_total_flops()
 
 
 def network_flops(config: Config, num_refs: int) -> int:

@@ -65,17 +65,11 @@ class Validation:
         caption = batch.captions[0]
         try:
             latents = self.sample(network, batch)
-        except UserError as error:  # NaN; the network may recover, and the losses tell
+            if write:
+                return self._write_files(self.folder / f"{step:06d}" / f"{index:04d}_{safe_name(caption)}", latents, batch, caption)
+        except UserError as error:  # as NaN; the network may recover, and the losses tell
             warn(f"step {step}: no sample for validation entry {index}: {error}")
-            return None
-        if not write:
-            return None
-        name = self.folder / f"{step:06d}" / f"{index:04d}_{safe_name(caption)}"
-        try:
-            return self._write_files(name, latents, batch, caption)
-        except UserError as error:
-            warn(f"step {step}: {error}")
-            return None
+        return None
 
     def _write_files(self, name: Path, latents: Tensor, batch: Any, caption: str) -> Image.Image | None:
         if self.args.only_log_video_latents:

@@ -1,5 +1,7 @@
 """Videos and images as files to look at."""
 
+import base64
+import io
 import os
 import re
 import subprocess
@@ -8,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -45,19 +47,30 @@ def write_video(path: Path, frames: np.ndarray, fps: float, quality: Sequence[st
     height, width = pixels.shape[1:3]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
     target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", *quality]
+    run_encoder(path, [*source, *target], "free some space or choose another folder", input=pixels.data.cast("B"))
+
+
+def run_encoder(path: Path, options: Sequence[str], remedy: str, **given: Any) -> None:
+    """Let ffmpeg write a video, whole or not at all; `given` is for `subprocess.run`. Raises `UserError` where it fails."""
     with written_whole(path) as temporary:
-        command = [ffmpeg(), "-y", "-v", "error", *source, *target, str(temporary)]
-        encoder = subprocess.run(command, input=pixels.data.cast("B"), capture_output=True)
-        if encoder.returncode:
-            told = encoder.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {encoder.returncode}"]
+        done = subprocess.run([ffmpeg(), "-y", "-v", "error", *options, str(temporary)], capture_output=True, **given)
+        if done.returncode:
+            told = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
             reason = re.sub(r"^(\[[^]]*\] *)+", "", told[-1])
-            raise UserError(f"{path}: the video could not be written ({reason}); free some space or choose another folder")
+            raise UserError(f"{path}: the video could not be written ({reason}); {remedy}")
 
 
 def write_image(path: Path, image: Image.Image) -> None:
     """Write a PNG."""
     with written_whole(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def data_url(image: Image.Image) -> str:
+    """Write a JPEG into a page."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt: str) -> Image.Image:
