@@ -10,6 +10,8 @@ import torch
 from conftest import ROOT
 from diffusers import CogVideoXTransformer3DModel
 from in_process import no_file_larger_than, refused
+from safetensors.torch import save_file
+from transformers import T5EncoderModel
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
@@ -67,6 +69,9 @@ def test_folders_that_cannot_go_back(rotary, tmp_path):
         (name,) = change
         (broken(name) / "config.json").write_text(json.dumps(settings | change))
         refused(told, to_sat, tmp_path / name, tmp_path / "x")
+    wrapped = broken("wrapped") / "diffusion_pytorch_model.safetensors"
+    save_file({name.replace("to_q.", "to_q.base_layer."): tensor for name, tensor in load_tensors(wrapped).items()}, wrapped)
+    refused(r"expected weights alone, .* call pipe.fuse_lora\(\); pipe.unload_lora_weights", to_sat, tmp_path / "wrapped", tmp_path / "x")
     cut = broken("cut") / "diffusion_pytorch_model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-1000])
     refused("found a truncated or damaged file", to_sat, tmp_path / "cut", tmp_path / "x")

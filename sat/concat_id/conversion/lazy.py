@@ -9,7 +9,7 @@ from torch import Tensor
 
 from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import require_file
-from concat_id.weights.loading import UNREADABLE, load_files, load_tensors
+from concat_id.weights.loading import UNREADABLE, check_named, load_files, load_tensors
 
 
 class LazyTensors(Mapping[str, Tensor]):
@@ -58,6 +58,7 @@ def lazy_files(paths: Iterable[Path], trust: bool = False) -> Mapping[str, Tenso
     makers: dict[str, Callable[[], Tensor]] = {}
     for path in paths:
         makers |= {name: partial(_read, path, name) for name in _names(path)}
+        check_named(makers, str(path))
     return LazyTensors(makers)
 
 

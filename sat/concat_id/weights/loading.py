@@ -152,12 +152,15 @@ def load_files(paths: Iterable[Path], trust: bool = False) -> dict[str, Tensor]:
 
 
 def check_named(content: Any, source: str) -> None:
-    """Raise `UserError` unless `content` is a dictionary whose keys are text."""
+    """Raise `UserError` unless `content` is a dictionary whose keys are text, and none of a layer that an adapter was wrapped around."""
     if not isinstance(content, dict):
         raise UserError(f"{source}: found a {type(content).__name__}, expected names with tensors; download it again")
     if foreign := [name for name in content if not isinstance(name, str)]:
         found = one_line(f"{type(foreign[0]).__name__} {foreign[0]!s:.40}")
         raise UserError(f"{source}: found {len(foreign)} names that are no text ({found}), expected names of tensors; download it again")
+    if wrapped := next((name for name in content if ".base_layer." in name), None):
+        raise UserError(f"{source}: found {one_line(f'{wrapped:.80}')}, expected weights alone, not with a low-rank adapter in place; in"
+                        " diffusers call pipe.fuse_lora(); pipe.unload_lora_weights() and save again")  # fmt: skip
 
 
 def check_floats(tensors: Mapping[str, Any], source: str) -> None:
