@@ -254,6 +254,21 @@ def test_weight_files_and_shards(tmp_path):
     refused("index.json: line 1, column 2: not valid JSON", weight_files, tmp_path)
 
 
+def test_one_variant_is_read(tmp_path):
+    """As save_pretrained(folder, variant="fp16") names it, whole or in shards."""
+    shard = "model.fp16-00001-of-00001.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / shard)
+    refused("found no weights, expected model.safetensors", weight_files, tmp_path)
+    (tmp_path / "model.safetensors.index.fp16.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    assert weight_files(tmp_path) == [tmp_path / shard]
+    (tmp_path / "model.bf16.safetensors").write_text("")
+    refused("found model.bf16.safetensors, model.safetensors.index.fp16.json, expected one variant", weight_files, tmp_path)
+    (tmp_path / "model.safetensors.index.fp16.json").unlink()
+    assert weight_files(tmp_path) == [tmp_path / "model.bf16.safetensors"]
+    (tmp_path / "model.safetensors").write_text("")
+    assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
+
+
 NAMES_OF = {
     "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/convert_weights.py merge-lora {folder}"),
     "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),

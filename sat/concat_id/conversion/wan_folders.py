@@ -20,7 +20,7 @@ from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
 from concat_id.conversion.weight_sources import WeightSource, open_source, run_configuration, wan_digest
 from concat_id.errors import UserError
-from concat_id.files.json_files import write_json
+from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole
 from concat_id.models.wan.autoencoder import WanAutoencoder
 from concat_id.models.wan.text_encoder import WanTextEncoder, to_transformers_names, transformers_config
@@ -61,10 +61,10 @@ def find_source(path: Path, weights: str | None = None, load: str | None = None,
     try:
         source = _open(path, weights, load, trust)
         tensors = source.open()
-        if not is_native(given_names(tensors)):
+        if not is_native(given_names(tensors)) and not _names_wan(path):
             return None
     except UserError:
-        if kind_of(path) not in ("a folder", "no such file"):
+        if kind_of(path) not in ("a folder", "no such file") or _names_wan(path):
             raise
         return None
     if not _is_training(path) and weights:
@@ -176,6 +176,12 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
         shutil.copyfile(encoder.folder / "config.json", target / "config.json")
     tokenizer = encoder.tokenizer_folder
     write_encoder_tensors(folder, tensors, ("encoder.embed_tokens.weight",), tokenizer, dtype)  # the same as shared.weight
+
+
+def _names_wan(path: Path) -> bool:
+    """Tell whether this is a diffusers folder whose settings name a transformer of Wan's."""
+    settings = recall_json((path / "transformer" if os.path.isdir(path / "transformer") else path) / "config.json")
+    return settings is not None and "Wan" in str(settings.get("_class_name"))
 
 
 def _is_training(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Where weights lie on disk: SAT's checkpoints, Hugging Face's files and their shards, and what a user named in place of one."""
 
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 OF_ANY_RANK = MODEL_STATES.replace("00", "*")
 LONGEST_TAG = 200  # characters
 STEMS = "model", "pytorch_model", "diffusion_pytorch_model"  # of weights, in the layouts of transformers and diffusers
+VARIANT = re.compile(r"\.\w+\.safetensors|\.safetensors\.index\.\w+\.json")  # what follows the stem where diffusers saved a variant
 DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pytorch_model*")
 
 # What to do with weights of another kind, told by a part of their names.
@@ -96,7 +98,7 @@ def what_to_do_with(names: Any, path: Path) -> str | None:
 
 
 def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model")) -> list[Path]:
-    """List the files of a Hugging Face folder's weights, one or the shards of an index, safetensors before pickles."""
+    """List the files of a Hugging Face folder's weights, one or the shards of an index, safetensors before pickles before a variant."""
     folder = Path(folder)
     stems = tuple(stems)
     for suffix in (".safetensors", ".bin"):
@@ -106,6 +108,12 @@ def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_m
             index = single.with_name(f"{single.name}.index.json")
             if kind_of(index) != "no such file":
                 return _shards(index)
+    present = sorted(folder.glob("*"))
+    variants = [path for path in present for stem in stems if path.name.startswith(stem) and VARIANT.fullmatch(path.name[len(stem) :])]
+    if len(variants) == 1:
+        return _shards(variants[0]) if variants[0].suffix == ".json" else variants
+    if variants:
+        raise UserError(f"{folder}: found {some(path.name for path in variants)}, expected one variant; keep the one you want")
     if os.path.isfile(folder / LOW_RANK_FILE):
         raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_filled(MERGE, folder)}")
     expected = " or ".join(f"{stem}.safetensors" for stem in stems)
