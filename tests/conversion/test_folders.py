@@ -16,7 +16,7 @@ from transformers import T5EncoderModel
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
 from concat_id.conversion.check import TOLERANCE, largest_difference
-from concat_id.conversion.folders import detect_model, to_hf, to_sat
+from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_encoder_settings
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models import tensor_names as names
 from concat_id.models.transformer import DiffusionTransformer
@@ -30,6 +30,7 @@ def test_types_and_provenance(rotary, tmp_path):
         assert {tensor.dtype for tensor in load_tensors(path).values()} == {torch.bfloat16}, path
     for folder in (tmp_path / "half", rotary.folder):  # rounding is no difference
         assert largest_difference(source, folder, rotary.config.model.transformer) < TOLERANCE
+    assert T5EncoderModel.from_pretrained(tmp_path / "half" / "text_encoder").dtype == torch.bfloat16
     card = (tmp_path / "half" / "README.md").read_text()
     model = rotary.config.model
     others = [content_digest(path) for path in (model.autoencoder.path, model.text_encoder.path)]
@@ -78,6 +79,15 @@ def test_folders_that_cannot_go_back(rotary, tmp_path):
     cut.unlink()
     refused("cut: found no weights, expected diffusion_pytorch_model.safetensors", to_sat, tmp_path / "cut", tmp_path / "x")
     assert not (tmp_path / "x").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_text_encoders_settings_tell_its_type(tmp_path, key):
+    (tmp_path / "config.json").write_text(json.dumps({"d_model": 32, key: "bfloat16"}))
+    for dtype, told in ((torch.float32, "float32"), (None, "bfloat16")):
+        (tmp_path / told / "text_encoder").mkdir(parents=True)
+        write_encoder_settings(tmp_path / told, tmp_path, dtype)
+        assert json.loads((tmp_path / told / "text_encoder" / "config.json").read_text()) == {"d_model": 32, key: told}
 
 
 @pytest.mark.parametrize("direction", ["to-hf", "to-sat"])

@@ -68,9 +68,11 @@ def test_other_parts_are_those_of_the_libraries(wan):
 
 def test_dtype_and_shards(wan, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "write_shards", partial(write_shards, shard_size=50_000))
-    model = replace(wan.model, schedule=WanScheduleConfig(shift=3.0))
+    encoder = replace(wan.model.text_encoder, path=str(wan.folders["adaln"] / "text_encoder"))
+    model = replace(wan.model, schedule=WanScheduleConfig(shift=3.0), text_encoder=encoder)
     to_diffusers(find_source(wan.native / FILES["adaln"]), tmp_path / "hf", model, torch.bfloat16)
     assert json.loads((tmp_path / "hf" / "scheduler" / "scheduler_config.json").read_text())["shift"] == 3.0
+    assert json.loads((tmp_path / "hf" / "text_encoder" / "config.json").read_text())["dtype"] == "bfloat16"
     shards, tensors = list((tmp_path / "hf" / "transformer").glob("*.safetensors")), read_wan_tensors(tmp_path / "hf")
     assert len(shards) > 2 and all(sum(tensor.nbytes for tensor in load_file(shard).values()) <= 50_000 for shard in shards)
     index = json.loads((tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors.index.json").read_text())

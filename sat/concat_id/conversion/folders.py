@@ -148,7 +148,14 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
     """Write T5's encoder as safetensors, whatever it was, and its tokenizer."""
     tensors = lazy_files(weight_files(source), trust)
     write_encoder_tensors(folder, tensors, (*DECODER_WEIGHTS, "encoder.embed_tokens.weight"), source, dtype)
-    shutil.copyfile(source / "config.json", folder / "text_encoder" / "config.json")
+    write_encoder_settings(folder, source, dtype)
+
+
+def write_encoder_settings(folder: Path, source: Path, dtype: torch.dtype | None) -> None:
+    """Write a text encoder's config.json; transformers reads its type under the newer name or the older one, where either is there."""
+    settings = read_settings(source / "config.json", "settings of a text encoder")
+    given = dict.fromkeys(settings.keys() & {"dtype", "torch_dtype"}, str(dtype).removeprefix("torch.")) if dtype else {}
+    write_json(folder / "text_encoder" / "config.json", settings | given)
 
 
 def write_encoder_tensors(

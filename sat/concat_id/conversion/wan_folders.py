@@ -15,7 +15,7 @@ from tqdm import tqdm
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.card import wan_card
-from concat_id.conversion.folders import write_encoder_tensors, write_pipeline
+from concat_id.conversion.folders import write_encoder_settings, write_encoder_tensors, write_pipeline
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
 from concat_id.conversion.weight_sources import WeightSource, open_source, run_configuration, wan_digest
@@ -173,7 +173,7 @@ def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, tr
     else:
         tensors = lazy_files(encoder.files, trust)
         target.mkdir(parents=True)
-        shutil.copyfile(encoder.folder / "config.json", target / "config.json")
+        write_encoder_settings(folder, encoder.folder, dtype)
     tokenizer = encoder.tokenizer_folder
     write_encoder_tensors(folder, tensors, ("encoder.embed_tokens.weight",), tokenizer, dtype)  # the same as shared.weight
 
