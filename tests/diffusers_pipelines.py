@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import assert_close
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig, get_peft_model_state_dict
 
 SCRIPT = """
 import json, sys, torch
@@ -54,3 +56,10 @@ def check_batches(pipe, image, latents: torch.Tensor, **options) -> None:
     with pytest.raises(ZeroDivisionError):
         pipe("a man", reference_images=rows[0], callback_on_step_end=lambda *_: 1 / 0, **options)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in pipe.transformer.modules())
+
+
+def save_adapter(pipe, folder: Path, **settings) -> None:
+    """Give the transformer random low-rank products and save them beside the rest, as diffusers' training scripts do."""
+    pipe.transformer.add_adapter(LoraConfig(**settings, init_lora_weights=False))
+    layers = get_peft_model_state_dict(pipe.transformer)
+    pipe.save_lora_weights(folder, transformer_lora_layers=layers, **_collate_lora_metadata({"transformer": pipe.transformer}))

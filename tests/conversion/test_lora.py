@@ -1,5 +1,6 @@
 """Low-rank weights: the same outputs merged and kept, in diffusers' own loader too, and the way back."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import assert_close
+from diffusers_pipelines import save_adapter
 from in_process import refused
 
 from concat_id.conversion.check import TOLERANCE, largest_difference
@@ -14,6 +16,7 @@ from concat_id.conversion.folders import to_hf, to_sat
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
 from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
+from concat_id.models.tensor_names import POSITIONS
 from concat_id.training.lora import FUSED
 from concat_id.weights.loading import load_sat_checkpoint
 from concat_id.weights.low_rank import blocks, load_low_rank, save_low_rank
@@ -87,6 +90,58 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
         assert_close(expected[f"{layer}.weight"], plain[f"{layer}.weight"] + scale * product, 1e-6)
     for layer in LAYERS:
         assert_close(back[f"{layer}.weight"], expected[f"{layer}.weight"], 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")
+@pytest.mark.parametrize("settings", [
+    {"r": 4, "lora_alpha": 16, "target_modules": ["to_q", "to_v", "to_out.0"]},
+    {"r": 4, "lora_alpha": 6, "target_modules": ["to_q", "to_k", "linear", "proj_out", "ff.net.2"], "use_rslora": True,
+     "rank_pattern": {"to_q": 2, r"transformer_blocks\.0\..*linear": 3, "o_k": 7, "net.2": 5},
+     "alpha_pattern": {"^proj_out": 1, r"0\.attn1\.to_[qk]": 32, "norm1.linear": 5, "attn1": 9, "o_k": 7}},
+])  # fmt: skip
+def test_what_diffusers_saves_has_the_scale_of_its_metadata(rotary, tmp_path, settings):
+    """Alpha and patterns as peft takes them, against its fused weights; and kept, converted and loaded in diffusers again."""
+    folder = shutil.copytree(rotary.folder, tmp_path / "hf")
+    save_adapter(rotary.pipeline(folder), folder, **settings)
+
+    def fused(source, name):
+        pipe = rotary.pipeline(source)
+        pipe.load_lora_weights(source)
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+        pipe.save_pretrained(tmp_path / name)
+        to_sat(tmp_path / name, tmp_path / f"{name} sat")
+        return load_sat_checkpoint(tmp_path / f"{name} sat").state_dict
+
+    expected, plain = fused(folder, "fused"), load_sat_checkpoint(rotary.checkpoint).state_dict
+    for mode in ("merge", "keep"):
+        to_sat(folder, tmp_path / mode, low_rank=mode)
+    source = open_source(tmp_path / "keep", load=str(tmp_path / "keep" / "converted"))
+    to_hf(source, tmp_path / "again", rotary.config.model, low_rank="keep")
+    for found in (load_sat_checkpoint(tmp_path / "merge").state_dict, source.merged(), fused(tmp_path / "again", "fused again")):
+        for name in expected.keys() - {POSITIONS}:
+            assert_close(found[name], expected[name], 1e-6, name)
+    assert (expected[f"{LAYERS[0]}.weight"] - plain[f"{LAYERS[0]}.weight"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("metadata, told", [
+    ('{"transformer.r": 2,', "lora_adapter_metadata: line 1"),
+    ("[]", "found a list, expected settings by name"),
+    ({"use_dora": True}, "use_dora: found True, expected plain low-rank products; load them in diffusers, call pipe.fuse_lora"),
+    ({"of_tomorrow": {"x": 1}}, "of_tomorrow: found {'x': 1}, expected plain"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights: found 'pissa', expected plain"),
+    ({"r": 3}, "r: found 3 for a, expected 2 as its weights have"),
+    ({"lora_alpha": "x"}, "lora_alpha: found 'x' for a, expected a number"),
+    ({"lora_alpha": float("nan")}, "lora_alpha: found nan for a"),
+    ({"alpha_pattern": {"(": 1}}, r"alpha_pattern: found {'\(': 1}, expected names or patterns"),
+    ({"rank_pattern": [1]}, r"rank_pattern: found \[1\]"),
+])  # fmt: skip
+def test_metadata_that_gives_no_scale_is_told(tmp_path, metadata, told):
+    if isinstance(metadata, dict):
+        metadata = json.dumps({f"transformer.{key}": value for key, value in ({"r": 2} | metadata).items()})
+    pair = {"transformer.a.lora_A.weight": torch.zeros(2, 3), "transformer.a.lora_B.weight": torch.zeros(4, 2)}
+    safetensors.torch.save_file(pair, tmp_path / DIFFUSERS_FILE, {"lora_adapter_metadata": metadata})
+    refused(told, read_diffusers_products, tmp_path)
 
 
 def test_separate_products_of_a_fused_layer_become_one():

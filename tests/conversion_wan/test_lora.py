@@ -1,11 +1,16 @@
 """Low-rank weights of a Wan's training: merged or kept they change the same weights, in diffusers' own loader too."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import yaml
 from conftest import ROOT, assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
+from diffusers_pipelines import save_adapter
 from in_process import refused
+from safetensors.torch import save_file
 from tiny_wan import TINY_ADALN
 
 from concat_id.config.cogvideox import LoraConfig
@@ -80,6 +85,28 @@ def test_kept_beside_the_weights_they_are_diffusers(trained, wan, image, tmp_pat
     assert merged.keys() == kept.keys() and all(torch.allclose(merged[name], kept[name], atol=1e-6) for name in merged)
 
 
+def test_what_diffusers_saves_has_the_scale_of_its_metadata(wan, tmp_path):
+    """Against its fused weights; saved with the adapter in place they are refused, and a variant is read."""
+    folder = shutil.copytree(wan.folders["adaln"], tmp_path / "hf")
+    pipe = wan.pipeline(folder)
+    save_adapter(pipe, folder, r=4, lora_alpha=16, target_modules=["attn1.to_q", "proj_out"])
+    pipe.fuse_lora()
+    pipe.save_pretrained(tmp_path / "wrapped")
+    refused(r"in diffusers call pipe.fuse_lora\(\); pipe.unload_lora_weights\(\) and save again", find_source, tmp_path / "wrapped")
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "fused", variant="fp16", max_shard_size="50KB")
+    for name in ("hf", "fused"):
+        to_native(find_source(tmp_path / name), tmp_path / f"{name}.pt")
+    found, expected, plain = (torch.load(path) for path in (tmp_path / "hf.pt", tmp_path / "fused.pt", wan.native / FILES["adaln"]))
+    assert found.keys() == expected.keys() == plain.keys()
+    for name in expected:
+        assert_close(found[name], expected[name], 1e-6, name)
+    assert (expected["head.head.weight"] - plain["head.head.weight"]).abs().max() > 0.1
+    for index in (tmp_path / "fused" / "transformer").glob("*.json"):
+        index.unlink() if "index" in index.name else None
+    refused("transformer: found no weights, expected diffusion_pytorch_model.safetensors", find_source, tmp_path / "fused")
+
+
 @pytest.mark.parametrize("layout", ["flat", "DeepSpeed's"])
 def test_low_rank_weights_of_the_originals_training(wan, tmp_path, layout):
     """Files of Wan's names and peft's, here of later layers alone, which say nothing of what was trained."""
@@ -100,6 +127,10 @@ def test_low_rank_weights_of_the_originals_training(wan, tmp_path, layout):
     for path in (tmp_path / "merged", tmp_path / "mine.pt"):
         found = read_wan_tensors(path)
         assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    save_file(pairs, tmp_path / "told.safetensors", {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 8})})
+    merge_low_rank(tmp_path / "told.safetensors", tmp_path / "told", None, str(base), False)
+    change, twice = (read_wan_tensors(tmp_path / name)["blocks.1.ffn.2.weight"] for name in ("merged", "told"))
+    assert_close(twice - native["blocks.1.ffn.2.weight"], 2 * (change - native["blocks.1.ffn.2.weight"]), 1e-6)
     file = written(tmp_path / "strange.ckpt", {f"strange.{name}": tensor for name, tensor in pairs.items()}, layout)
     refused("of strange.blocks.1.self_attn.q, expected those of Wan's layers", merge_low_rank, file, out, None, "y", False)
 

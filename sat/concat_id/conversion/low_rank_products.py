@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from concat_id.conversion.adapter_metadata import saved_scale
 from concat_id.conversion.lazy import LazyTensors, changed
 from concat_id.errors import UserError
 from concat_id.models.tensor_names import renamed_modules, split_modules
@@ -38,7 +39,7 @@ LoraMode = Literal["merge", "keep"]
 def read_sat_products(folder: Path) -> Products:
     """Read a training checkpoint's products, their scale multiplied in."""
     tensors, scale = load_low_rank(folder)
-    return _paired(tensors, DOWN, UP, lambda layer: scale, str(folder))
+    return _paired(tensors, DOWN, UP, lambda layer, rank: scale, str(folder))
 
 
 def write_sat_products(folder: Path, products: Products) -> None:
@@ -59,27 +60,31 @@ def read_diffusers_products(folder: Path) -> Products:
     if wrong := next((layer for layer, alpha in alphas.items() if alpha.numel() != 1), None):
         raise UserError(f"{path}: {wrong}{ALPHA}: found {alphas[wrong].numel()} numbers, expected one; save the file again")
 
-    def scale(layer: str) -> float:
-        return float(alphas[layer]) / len(own[layer + DIFFUSERS_DOWN]) if layer in alphas else 1.0
+    told = saved_scale(path, DIFFUSERS_PREFIX)
+    if told and alphas:
+        raise UserError(f"{path}: {next(iter(alphas))}{ALPHA}: found one beside the settings in the metadata, expected one of the two;"
+                        " save the file again")  # fmt: skip
 
-    return _paired(own, DIFFUSERS_DOWN, DIFFUSERS_UP, scale, str(path))
+    def scale(layer: str, rank: int) -> float:
+        return float(alphas[layer]) / rank if layer in alphas else 1.0
+
+    return _paired(own, DIFFUSERS_DOWN, DIFFUSERS_UP, told or scale, str(path))
 
 
 def read_peft_products(path: Path, trust: bool = False) -> Products | None:
     """Read the low-rank weights that the original's Wan training leaves, under Wan's names; None for a file of other weights.
 
-    The file does not tell their scale, which is 1 by that training's defaults.
+    Where the file does not tell their scale, it is 1 by that training's defaults.
     """
     tensors = read_tensors(path, trust)
     if not all(PEFT.search(name) for name in tensors):
         return None
     check_floats(tensors, str(path))
-    products = _paired({PEFT.sub(r".lora_\1.weight", name): tensor for name, tensor in tensors.items()},
-                       DIFFUSERS_DOWN, DIFFUSERS_UP, lambda layer: 1.0, str(path))  # fmt: skip
-    names = native_names(count_layers(products), ref_modulation=True)
-    unknown = next((layer for layer in products if f"{layer}.weight" not in names), None)
-    if unknown:
+    names, layers = native_names(count_layers(tensors), ref_modulation=True), [PEFT.sub("", name) for name in tensors]
+    if unknown := next((layer for layer in layers if f"{layer}.weight" not in names), None):
         raise UserError(f"{path}: found low-rank weights of {unknown}, expected those of Wan's layers; name another file")
+    products = _paired({PEFT.sub(r".lora_\1.weight", name): tensor for name, tensor in tensors.items()},
+                       DIFFUSERS_DOWN, DIFFUSERS_UP, saved_scale(path) or (lambda layer, rank: 1.0), str(path))  # fmt: skip
     return {PREFIX + names[f"{layer}.weight"].removesuffix(".weight"): product for layer, product in products.items()}
 
 
@@ -155,7 +160,7 @@ def _add(product: Product, layer: str, source: str, weight: Tensor) -> Tensor:
     return with_product(weight, product.down, product.up, 1.0)
 
 
-def _paired(tensors: Mapping[str, Tensor], down: str, up: str, scale: Callable[[str], float], source: str) -> Products:
+def _paired(tensors: Mapping[str, Tensor], down: str, up: str, scale: Callable[[str, int], float], source: str) -> Products:
     layers = [name.removesuffix(down) for name in tensors if name.endswith(down)]
     foreign = sorted(tensors.keys() - {layer + kind for layer in layers for kind in (down, up)})
     pairs = {layer: (tensors[layer + down], tensors[layer + up]) for layer in layers if layer + up in tensors}
@@ -163,7 +168,7 @@ def _paired(tensors: Mapping[str, Tensor], down: str, up: str, scale: Callable[[
     if foreign or lonely or not layers:
         found = (foreign or lonely or ["nothing"])[0]
         raise UserError(f"{source}: found {found}, expected pairs of <layer>{down} and <layer>{up}; it is no low-rank file of this kind")
-    return {layer: Product(below, _scaled(above, scale(layer))) for layer, (below, above) in pairs.items()}
+    return {layer: Product(below, _scaled(above, scale(layer, above.shape[1]))) for layer, (below, above) in pairs.items()}
 
 
 def _is_pair(down: Tensor, up: Tensor, fused: bool) -> bool:
