@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_close
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
+
+from concat_id.video.transforms import fit_and_pad, load_image, to_tensor
 
 SCRIPT = """
 import json, sys, torch
@@ -37,6 +41,24 @@ def check_needs_no_checkout(folder: Path, tmp_path: Path, **options) -> None:
     environment = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def check_pixels(pipeline: type, tmp_path: Path) -> None:
+    """References are what this project reads from the same file: upright, transparent parts black, 16 bits scaled."""
+    colours, turned = np.random.default_rng(0).integers(0, 256, (24, 16, 4), dtype=np.uint8), Image.Exif()
+    turned[0x0112] = 6
+    image = Image.fromarray(colours)
+    palette = image.convert("RGB").quantize(8)
+    files = {
+        "opaque": (image.convert("RGB"), {}), "turned": (image.convert("RGB"), {"exif": turned}), "cut_out": (image, {"exif": turned}),
+        "grey_cut_out": (image.convert("LA"), {}), "palette": (palette, {}), "palette_cut_out": (palette, {"transparency": 3}),
+        "colour_key": (image.convert("RGB"), {"transparency": tuple(colours[0, 0, :3].tolist())}),
+        "grey16": (Image.fromarray(colours.view(np.uint16)[..., 0]), {}),
+    }  # fmt: skip
+    for name, (image, options) in files.items():
+        image.save(tmp_path / f"{name}.png", **options)
+        expected = to_tensor(fit_and_pad(load_image(tmp_path / f"{name}.png"), (64, 96)))
+        assert torch.equal(pipeline._pixels(Image.open(tmp_path / f"{name}.png"), (64, 96))[0, :, 0], expected), name
 
 
 def check_batches(pipe, image, latents: torch.Tensor, **options) -> None:

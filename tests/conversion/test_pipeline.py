@@ -6,8 +6,10 @@ import pytest
 import torch
 from conftest import ROOT, assert_close
 from diffusers import CogVideoXDDIMScheduler
-from diffusers_pipelines import check_batches, check_needs_no_checkout
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels
 from in_process import load_script
+
+from concat_id.sampling.diffusers_cogvideox import ConcatIDPipeline
 
 
 def test_a_folder_needs_no_checkout(rotary, tmp_path):
@@ -104,6 +106,10 @@ def test_batches_and_hooks_left_clean(rotary, image):
     pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
     check_batches(pipe, image, torch.randn(2, 3, 16, 8, 12, generator=torch.Generator().manual_seed(0)))
     assert pipe._num_refs == 0
+
+
+def test_references_are_read_as_here(tmp_path):
+    check_pixels(ConcatIDPipeline, tmp_path)
 
 
 def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):

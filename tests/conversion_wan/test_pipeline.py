@@ -9,7 +9,7 @@ import torch
 from conftest import assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from diffusers_pipelines import check_batches, check_needs_no_checkout
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels
 from tiny_wan import TINY
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
@@ -109,6 +109,10 @@ def test_batches_and_hooks_left_clean(wan, image):
     settings = SETTINGS | {"output_type": "latent", "num_videos_per_prompt": 2}
     twice = pipe("a man", reference_images=image(), latents=START.repeat(2, 1, 1, 1, 1), **settings).frames
     assert_close(twice[1:], twice[:1], 1e-4)
+
+
+def test_references_are_read_as_here(tmp_path):
+    check_pixels(ConcatIDWanPipeline, tmp_path)
 
 
 def test_an_old_diffusers_is_refused_in_one_line():

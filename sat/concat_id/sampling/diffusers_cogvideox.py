@@ -16,7 +16,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 LAST_EPS = 1e-6  # of the transformer's last norm; config.json has one norm_eps, the 1e-5 of all the others
@@ -104,7 +104,12 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
 
     @staticmethod
     def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """Fit an image into `size` (height, width) on black; (1, 3, 1, H, W) in [-1, 1]."""
+        """Fit an image, upright, into `size` (height, width) on black; (1, 3, 1, H, W) in [-1, 1]."""
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # whole numbers of 16 bits
+            image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
         height, width = size
         scale = min(width / image.width, height / image.height)
         fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))

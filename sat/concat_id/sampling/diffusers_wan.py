@@ -18,7 +18,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 OLDEST = (0, 35)  # of diffusers; earlier ones have other rotary tables
@@ -112,7 +112,12 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
 
     @staticmethod
     def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """Fit an image into `size` (height, width) on black; (1, 3, 1, H, W) in [-1, 1]."""
+        """Fit an image, upright, into `size` (height, width) on black; (1, 3, 1, H, W) in [-1, 1]."""
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # whole numbers of 16 bits
+            image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
         height, width = size
         scale = min(width / image.width, height / image.height)
         fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
