@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import re
-import sys
 
 import pytest
 import torch
@@ -22,7 +21,6 @@ class Small:
     """One of the models: the pipeline that the page's blocks see, whose calls are short."""
 
     def __init__(self, folder, is_wan: bool, image):
-        sys.modules.pop("diffusers_modules.local.pipeline", None)  # diffusers takes the file of one folder for that of the other
         self.pipe = DiffusionPipeline.from_pretrained(str(folder), custom_pipeline=str(folder), trust_remote_code=True)
         self.names = {"torch": torch, "DiffusionPipeline": DiffusionPipeline, "folder": str(folder), "face": image()}
         self.other = image(99)

@@ -31,6 +31,7 @@ def require_diffusers(version: str) -> None:
 
 
 require_diffusers(diffusers.__version__)
+globals().pop("ConcatIDWanPipeline", None)  # diffusers runs pipeline.py of every local folder in one module, and looks there for one class
 
 
 class ConcatIDPipeline(diffusers.CogVideoXPipeline):

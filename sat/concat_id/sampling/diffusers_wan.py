@@ -35,6 +35,7 @@ def require_diffusers(version: str) -> None:
 
 
 require_diffusers(diffusers.__version__)
+globals().pop("ConcatIDPipeline", None)  # diffusers runs pipeline.py of every local folder in one module, and looks there for one class
 
 
 class EvenFlowScheduler(SCHEDULER):
