@@ -1,11 +1,14 @@
 """What diffusers' pipelines can do works with references, too, and gives the same."""
 
+import json
+import shutil
 
 import diffusers
 import pytest
 import torch
 from conftest import ROOT, assert_close
-from diffusers import CogVideoXDDIMScheduler
+from conversion_wan.conftest import wan  # noqa: F401 - a fixture
+from diffusers import CogVideoXDDIMScheduler, DiffusionPipeline
 from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels
 from in_process import load_script
 
@@ -14,6 +17,28 @@ from concat_id.sampling.diffusers_cogvideox import ConcatIDPipeline
 
 def test_a_folder_needs_no_checkout(rotary, tmp_path):
     check_needs_no_checkout(rotary.folder, tmp_path, num_frames=5, num_inference_steps=1)
+
+
+def test_folders_of_both_models_in_one_process(rotary, wan, tmp_path):  # noqa: F811
+    """diffusers runs their files in one module; each pipeline saves its own and can be loaded again."""
+
+    def load(folder):
+        return DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
+
+    pipes = []
+    for number, original in enumerate([rotary.folder, wan.folders["adaln"]] * 2):
+        folder = shutil.copytree(original, tmp_path / str(number))
+        for file in folder.rglob("*.py"):
+            file.write_text(f"{file.read_text()}# {number}\n")
+        pipes.append(load(folder))
+    for number, pipe in enumerate(pipes):
+        folder, saved = tmp_path / str(number), tmp_path / f"saved{number}"
+        pipe.save_pretrained(saved)
+        files = {file.relative_to(folder): file.read_text() for file in folder.rglob("*.py")}
+        assert files == {file.relative_to(saved): file.read_text() for file in saved.rglob("*.py")}
+        before, after = (json.loads((path / "model_index.json").read_text()) for path in (folder, saved))
+        assert before["transformer"] == after["transformer"] and before["scheduler"] == after["scheduler"]
+        assert type(load(saved)).__name__ == type(pipe).__name__
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ This file is copied into converted folders as pipeline.py and must not import an
 """
 
 import inspect
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +42,7 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _num_refs = 0
+    _source = Path(__file__).read_bytes()  # which the next folder's overwrites: diffusers runs a copy
 
     def __init__(self, tokenizer, text_encoder, vae, transformer, scheduler):
         """Take what CogVideoXPipeline takes, which asks for the names."""
@@ -190,6 +190,4 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
     def save_pretrained(self, save_directory, **options) -> None:
         """Save as diffusers does, with this file beside it as pipeline.py, so that the folder can be loaded without the project."""
         super().save_pretrained(save_directory, **options)
-        source, target = Path(inspect.getsourcefile(type(self))), Path(save_directory) / "pipeline.py"
-        if source.resolve() != target.resolve():
-            shutil.copyfile(source, target)
+        (Path(save_directory) / "pipeline.py").write_bytes(self._source)

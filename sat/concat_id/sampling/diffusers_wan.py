@@ -9,7 +9,6 @@ This file is copied into converted folders as pipeline.py and must not import an
 import inspect
 import itertools
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +53,8 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
     References should show one head each, upright and cut out, as the project's scripts write them (reference_1.png); other images
     work, but the model has seen none. The released weights were trained with one.
     """
+
+    _source = Path(__file__).read_bytes()  # which the next folder's overwrites: diffusers runs a copy
 
     def __init__(
         self, tokenizer, text_encoder, vae, scheduler, transformer=None, transformer_2=None, boundary_ratio=None, expand_timesteps=False
@@ -183,12 +184,11 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         super().save_pretrained(save_directory, **options)
         folder = Path(save_directory)
         network = getattr(self.transformer, "_orig_mod", self.transformer)  # of a compiled one
-        for kind, target in ((type(self), folder / "pipeline.py"), (type(network), folder / "transformer" / NETWORK_FILE)):
-            source = Path(inspect.getsourcefile(kind))
-            if source.resolve() != target.resolve():
-                shutil.copyfile(source, target)
+        (folder / "pipeline.py").write_bytes(self._source)
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        index["transformer"] = [Path(NETWORK_FILE).stem, type(network).__name__]
-        if isinstance(self.scheduler, EvenFlowScheduler):
+        if source := getattr(network, "_source", None):  # which Wan's own has not
+            (folder / "transformer" / NETWORK_FILE).write_bytes(source)
+            index["transformer"] = [Path(NETWORK_FILE).stem, type(network).__name__]
+        if isinstance(self.scheduler, SCHEDULER):  # also an EvenFlowScheduler of another folder's file
             index["scheduler"] = ["diffusers", SCHEDULER.__name__]
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

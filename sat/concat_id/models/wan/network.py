@@ -8,6 +8,7 @@ reach them: they take no part in cross-attention. In the AdaLN variant they have
 
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ class ConcatIDWanTransformer(WanTransformer3DModel):
     _no_split_modules = ["ReferenceBlock"]
     _repeated_blocks = ["ReferenceBlock"]
     _keep_in_fp32_modules = [*WanTransformer3DModel._keep_in_fp32_modules, "scale_shift_table_ref"]
+    _source = Path(__file__).read_bytes()  # which the next folder's overwrites: diffusers runs a copy
 
     @register_to_config
     def __init__(
