@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, assert_close
 from conversion_wan.conftest import wan  # noqa: F401 - a fixture
-from diffusers import CogVideoXDDIMScheduler, DiffusionPipeline
+from diffusers import CogVideoXDDIMScheduler, DiffusionPipeline, FirstBlockCacheConfig
 from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels
 from in_process import load_script
 
@@ -31,6 +31,7 @@ def test_folders_of_both_models_in_one_process(rotary, wan, tmp_path):  # noqa: 
         for file in folder.rglob("*.py"):
             file.write_text(f"{file.read_text()}# {number}\n")
         pipes.append(load(folder))
+    pipes[1].transformer.enable_cache(FirstBlockCacheConfig())
     for number, pipe in enumerate(pipes):
         folder, saved = tmp_path / str(number), tmp_path / f"saved{number}"
         pipe.save_pretrained(saved)

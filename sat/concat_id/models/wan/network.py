@@ -107,7 +107,7 @@ class ConcatIDWanTransformer(WanTransformer3DModel):
         from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 
         about = TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
-        TransformerBlockRegistry.register(ReferenceBlock, about)
+        TransformerBlockRegistry.register(type(self.blocks[0]), about)  # another ReferenceBlock once a further folder is loaded
         super().enable_cache(config)
 
 
