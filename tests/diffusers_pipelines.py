@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import assert_close
 from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import hub_utils
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 
@@ -59,6 +61,20 @@ def check_pixels(pipeline: type, tmp_path: Path) -> None:
         image.save(tmp_path / f"{name}.png", **options)
         expected = to_tensor(fit_and_pad(load_image(tmp_path / f"{name}.png"), (64, 96)))
         assert torch.equal(pipeline._pixels(Image.open(tmp_path / f"{name}.png"), (64, 96))[0, :, 0], expected), name
+
+
+def check_upload(pipe, monkeypatch, *files: str) -> None:
+    """What is uploaded holds the code; the option that would upload before the code is there is refused."""
+    uploaded = []
+    monkeypatch.setattr(hub_utils, "create_repo", lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(hub_utils, "upload_folder", lambda folder_path, **_: uploaded.extend(Path(folder_path).rglob("*.py")))
+    monkeypatch.setattr(hub_utils, "load_or_create_model_card", lambda *_, **__: SimpleNamespace(save=lambda _: None))
+    monkeypatch.setattr(hub_utils, "populate_model_card", lambda card: card)
+    pipe.push_to_hub("me/mine")
+    assert sorted(file.name for file in uploaded) == sorted(files)
+    with pytest.raises(ValueError, match=r"call pipe.push_to_hub\(repo_id\)$"):
+        pipe.save_pretrained("never", push_to_hub=True)
+    assert not Path("never").exists()
 
 
 def check_batches(pipe, image, latents: torch.Tensor, **options) -> None:

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, assert_close
 from conversion_wan.conftest import wan  # noqa: F401 - a fixture
 from diffusers import CogVideoXDDIMScheduler, DiffusionPipeline, FirstBlockCacheConfig
-from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload
 from in_process import load_script
 
 from concat_id.sampling.diffusers_cogvideox import ConcatIDPipeline
@@ -136,6 +136,10 @@ def test_batches_and_hooks_left_clean(rotary, image):
 
 def test_references_are_read_as_here(tmp_path):
     check_pixels(ConcatIDPipeline, tmp_path)
+
+
+def test_an_upload_holds_the_code(rotary, monkeypatch):
+    check_upload(rotary.pipeline(), monkeypatch, "pipeline.py")
 
 
 def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):

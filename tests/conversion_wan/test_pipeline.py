@@ -9,7 +9,7 @@ import torch
 from conftest import assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload
 from tiny_wan import TINY
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
@@ -113,6 +113,10 @@ def test_batches_and_hooks_left_clean(wan, image):
 
 def test_references_are_read_as_here(tmp_path):
     check_pixels(ConcatIDWanPipeline, tmp_path)
+
+
+def test_an_upload_holds_the_code(wan, monkeypatch):
+    check_upload(wan.pipeline(), monkeypatch, "pipeline.py", "wan_network.py")
 
 
 def test_an_old_diffusers_is_refused_in_one_line():

@@ -187,7 +187,9 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         table = get_3d_rotary_pos_embed(config.attention_head_dim, ((0, 0), grid), grid, num_frames + self._num_refs)
         return tuple(part.to(device) for part in table)
 
-    def save_pretrained(self, save_directory, **options) -> None:
+    def save_pretrained(self, save_directory, *, push_to_hub: bool = False, **options) -> None:
         """Save as diffusers does, with this file beside it as pipeline.py, so that the folder can be loaded without the project."""
+        if push_to_hub:
+            raise ValueError("save_pretrained: found push_to_hub, which uploads a folder without code; call pipe.push_to_hub(repo_id)")
         super().save_pretrained(save_directory, **options)
         (Path(save_directory) / "pipeline.py").write_bytes(self._source)

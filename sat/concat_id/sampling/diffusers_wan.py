@@ -179,8 +179,10 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         with give_hook, self.transformer.register_forward_hook(guide, with_kwargs=True):
             yield
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, push_to_hub: bool = False, **options: Any) -> None:
         """Save as diffusers does, with this file and the network's, so that the folder can be loaded without the project."""
+        if push_to_hub:
+            raise ValueError("save_pretrained: found push_to_hub, which uploads a folder without code; call pipe.push_to_hub(repo_id)")
         super().save_pretrained(save_directory, **options)
         folder = Path(save_directory)
         network = getattr(self.transformer, "_orig_mod", self.transformer)  # of a compiled one
