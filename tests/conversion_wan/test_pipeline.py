@@ -37,12 +37,15 @@ def test_a_folder_needs_no_checkout(wan, tmp_path):
     check_needs_no_checkout(wan.folders["adaln"], tmp_path, **SETTINGS | {"num_frames": 5, "num_inference_steps": 1})
 
 
-@pytest.mark.parametrize(("variant", "num_refs", "scale", "ref_scale"), [
-    ("first_stage", 1, 5.0, 1.0), ("adaln", 2, 5.0, 1.0), ("first_stage", 1, 5.0, 2.0), ("adaln", 2, 5.0, [2.0, 1.2]),
-    ("adaln", 2, 1.0, [2.0, 1.0]),
+@pytest.mark.parametrize(("variant", "num_refs", "scales", "ref_scale"), [
+    ("first_stage", 1, [5.0] * 3, 1.0), ("adaln", 2, [5.0] * 3, 1.0), ("first_stage", 1, [5.0] * 3, 2.0),
+    ("adaln", 2, [5.0] * 3, [2.0, 1.2]), ("adaln", 2, [1.0] * 3, [2.0, 1.0]), ("adaln", 2, [5.0, 1.0, 5.0], [2.0, 1.2]),
 ])  # fmt: skip
-def test_sampled_latents_are_this_projects(wan, image, variant, num_refs, scale, ref_scale):
-    """The whole way in our own code: text, references, flow matching with shift, guidance away from "..." that keeps the references."""
+def test_sampled_latents_are_this_projects(wan, image, variant, num_refs, scales, ref_scale):
+    """The whole way in our own code: text, references, flow matching with shift, guidance away from "..." that keeps the references.
+
+    A callback may stop the text's guidance, and begin it again.
+    """
     images = [image(40 * index) for index in range(num_refs)]
     encoder = WanTextEncoder(wan.model.text_encoder.path, TINY.text_length, torch.float32)
     autoencoder = WanAutoencoder.from_path(wan.model.autoencoder.path)
@@ -51,10 +54,16 @@ def test_sampled_latents_are_this_projects(wan, image, variant, num_refs, scale,
     refs = torch.cat([autoencoder.encode(ConcatIDWanPipeline._pixels(image, (64, 96))) for image in images], dim=1)
     text, negative = encoder.encode([PROMPT, "..."]).split(1)
     steps = FlowSchedule(shift=5.0).sampling_steps(3)
-    branches = Condition(text, refs), lambda *_: scale, Condition(negative, refs)
+    branches = Condition(text, refs), lambda step, _: scales[step], Condition(negative, refs)
     denoise = guided_denoiser(network, steps, *branches, batched=False, ref_scales=np.atleast_1d(ref_scale))
     expected = sample_euler(denoise, START.transpose(1, 2), steps, torch.zeros_like).transpose(1, 2)
-    found = latents_of(wan.pipeline(variant), images, guidance_scale=scale, ref_guidance_scale=ref_scale)
+
+    def change(pipe, step, timestep, tensors):
+        pipe._guidance_scale = scales[min(step + 1, 2)]
+        return {}
+
+    options = {"guidance_scale": scales[0], "ref_guidance_scale": ref_scale, "callback_on_step_end": change}
+    found = latents_of(wan.pipeline(variant), images, **options)
     assert_close(found, expected, 2e-5)
 
 

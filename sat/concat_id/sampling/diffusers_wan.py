@@ -85,13 +85,13 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         ref_latents = self.encode_references(reference_images, count, size)
         if ref_latents is not None:
             ref_latents = ref_latents.repeat_interleave(options.get("num_videos_per_prompt") or 1, dim=0)
-        negative = None
-        if options.get("guidance_scale", defaults["guidance_scale"].default) <= 1 and ref_guidance_scale != 1:
+        negative, guidance = None, options.get("guidance_scale", defaults["guidance_scale"].default)
+        if guidance <= 1 and ref_guidance_scale != 1:
             text, names = options.get("negative_prompt"), ("num_videos_per_prompt", "max_sequence_length")
             encoding = {name: options.get(name, defaults[name].default) for name in names}
             encoding |= {"prompt_embeds": options.get("negative_prompt_embeds"), "do_classifier_free_guidance": False}
             negative, _ = self.encode_prompt([text] * count if isinstance(text, str) else text, **encoding)
-        with self._references(ref_latents, ref_guidance_scale, negative):
+        with self._references(ref_latents, ref_guidance_scale, guidance, negative):
             return super().__call__(prompt, **options)
 
     def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
@@ -140,30 +140,36 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
 
     @contextmanager
     def _references(
-        self, ref_latents: Tensor | None, ref_guidance_scale: float | Sequence[float], negative_embeds: Tensor | None
+        self, ref_latents: Tensor | None, ref_guidance_scale: float | Sequence[float], guidance_scale: float, negative_embeds: Tensor | None
     ) -> Iterator[None]:
         """Inside the block, every call of the transformer is given the references.
 
         It is called for the conditional and the unconditional branch in turn. The latter carries what guidance by references needs in its
-        batch: [without people, ..., unconditional]. Where the text does not guide, [..., unconditional, conditional] is one call with
-        `negative_embeds`, which are None where it does.
+        batch: [without people, ..., unconditional]. Where the text does not guide, or no more since a callback, [..., unconditional,
+        conditional] is one call with `negative_embeds`, which are None where it does at first.
         """
         if ref_latents is None:
             yield
             return
         batch, turns = len(ref_latents), itertools.count()
         weaker = self._weaker(ref_latents, ref_guidance_scale)
-        added = [*weaker.values()] + ([ref_latents] if weaker and negative_embeds is not None else [])
+
+        def is_alone() -> bool:
+            return guidance_scale <= 1 or not self.do_classifier_free_guidance
 
         def give(module: Any, args: tuple, options: dict) -> tuple[tuple, dict]:
-            is_conditional = next(turns) % 2 == 0
+            nonlocal negative_embeds
+            alone = is_alone()
+            is_conditional = alone or next(turns) % 2 == 0
+            if not is_conditional:
+                negative_embeds = options["encoder_hidden_states"]
             refs = [ref_latents]
-            if added and (negative_embeds is not None or not is_conditional):
-                refs = [*added, ref_latents]
+            if weaker and (alone or not is_conditional):
+                refs = [*weaker.values()] + [ref_latents] * (1 + alone)
                 for name in ("hidden_states", "timestep", "encoder_hidden_states"):
                     own = options[name]
-                    of_added = negative_embeds.to(own) if name == "encoder_hidden_states" and negative_embeds is not None else own
-                    options[name] = torch.cat([of_added] * len(added) + [own])
+                    of_added = negative_embeds.to(own) if name == "encoder_hidden_states" else own
+                    options[name] = torch.cat([of_added] * (len(refs) - 1) + [own])
             return args, options | {"ref_latents": torch.cat(refs).to(options["hidden_states"])}
 
         def guide(module: Any, args: tuple, options: dict, output: tuple) -> tuple:
@@ -171,8 +177,8 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
             if len(parts) == 1:
                 return output
             term = sum((scale - 1) * (more - less) for scale, less, more in zip(weaker, parts, parts[1:], strict=False))
-            if negative_embeds is None:  # of u, which becomes u + g (c - u): what is added to it counts 1 - g times
-                term = term / (1 - self.guidance_scale)
+            if not is_alone():  # of u, which becomes u + g (c - u): what is added to it counts 1 - g times
+                term = term / (1 - guidance_scale)
             return (parts[-1] + term,)
 
         give_hook = self.transformer.register_forward_pre_hook(give, with_kwargs=True)
