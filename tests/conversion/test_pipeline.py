@@ -127,6 +127,11 @@ def test_callbacks_see_and_change_latents(rotary, latents_of, plain):
     assert not latents_of(rotary.pipeline(), callback_on_step_end=replace).any()
 
 
+def test_an_empty_negative_prompt_is_one(rotary, latents_of, plain):
+    found = latents_of(rotary.pipeline(), negative_prompt="")
+    assert torch.equal(found, latents_of(rotary.pipeline(), negative_prompt=[""])) and not torch.equal(found, plain)
+
+
 def test_batches_and_hooks_left_clean(rotary, image):
     pipe = rotary.pipeline()
     pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)

@@ -75,7 +75,7 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         if options.get("negative_prompt_embeds") is None:
             negative = options.pop("negative_prompt", None)
             rows = [negative] * len(embeds) if isinstance(negative, str) else negative
-            options["negative_prompt_embeds"] = self.encode_prompt(rows, **encoding)[0] if negative else torch.zeros_like(embeds)
+            options["negative_prompt_embeds"] = torch.zeros_like(embeds) if rows is None else self.encode_prompt(rows, **encoding)[0]
         options["prompt_embeds"] = embeds
 
         config, factor = self.transformer.config, self.vae_scale_factor_spatial
