@@ -132,6 +132,14 @@ def test_an_empty_negative_prompt_is_one(rotary, latents_of, plain):
     assert torch.equal(found, latents_of(rotary.pipeline(), negative_prompt=[""])) and not torch.equal(found, plain)
 
 
+@pytest.mark.parametrize("negative", [None, "snow"])
+def test_a_text_encoder_of_another_type(rotary, latents_of, negative):
+    pipe = rotary.pipeline()
+    plain = latents_of(pipe, negative_prompt=negative)
+    pipe.text_encoder.bfloat16()
+    assert_close(latents_of(pipe, negative_prompt=negative), plain, 0.1)
+
+
 def test_batches_and_hooks_left_clean(rotary, image):
     pipe = rotary.pipeline()
     pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)

@@ -77,6 +77,8 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
             rows = [negative] * len(embeds) if isinstance(negative, str) else negative
             options["negative_prompt_embeds"] = torch.zeros_like(embeds) if rows is None else self.encode_prompt(rows, **encoding)[0]
         options["prompt_embeds"] = embeds
+        for name in ("prompt_embeds", "negative_prompt_embeds"):
+            options[name] = options[name].to(self.transformer.dtype)  # the text encoder may have another
 
         config, factor = self.transformer.config, self.vae_scale_factor_spatial
         own = {"height": config.sample_height * factor, "width": config.sample_width * factor, "num_frames": config.sample_frames}
