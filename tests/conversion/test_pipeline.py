@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, assert_close
 from conversion_wan.conftest import wan  # noqa: F401 - a fixture
-from diffusers import CogVideoXDDIMScheduler, DiffusionPipeline, FirstBlockCacheConfig
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, DiffusionPipeline, FirstBlockCacheConfig
 from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload
 from in_process import load_script
 
@@ -125,6 +125,13 @@ def test_callbacks_see_and_change_latents(rotary, latents_of, plain):
         return {"latents": torch.zeros_like(tensors["latents"])} if step == 1 else {}
 
     assert not latents_of(rotary.pipeline(), callback_on_step_end=replace).any()
+
+
+def test_a_plain_pipeline_becomes_one_of_ours(rotary, latents_of, plain):
+    theirs = CogVideoXPipeline.from_pretrained(rotary.folder)
+    theirs.set_progress_bar_config(disable=True)
+    ours = ConcatIDPipeline.from_pipe(theirs)
+    assert ours.transformer is theirs.transformer and torch.equal(latents_of(ours), plain)
 
 
 def test_an_empty_negative_prompt_is_one(rotary, latents_of, plain):

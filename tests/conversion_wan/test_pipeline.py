@@ -87,6 +87,9 @@ def test_without_references_it_is_wanpipeline(wan):
     theirs.set_progress_bar_config(disable=True)
     expected = theirs(PROMPT, "...", latents=START.clone(), output_type="latent", **SETTINGS).frames
     assert torch.equal(latents_of(pipe, []), expected)
+    ours = type(pipe).from_pipe(theirs)
+    assert ours.transformer is transformer and type(ours.scheduler) is type(pipe.scheduler)
+    assert torch.equal(latents_of(ours, []), expected)
     assert not torch.equal(latents_of(pipe, [], negative_prompt="snow"), expected)
 
 

@@ -6,6 +6,7 @@ This file is copied into converted folders as pipeline.py and must not import an
     video = pipe(prompt, reference_images=[Image.open("reference_1.png")]).frames[0]
 """
 
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,10 +45,10 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
     _num_refs = 0
     _source = Path(__file__).read_bytes()  # which the next folder's overwrites: diffusers runs a copy
 
-    def __init__(self, tokenizer, text_encoder, vae, transformer, scheduler):
-        """Take what CogVideoXPipeline takes, which asks for the names."""
-        super().__init__(tokenizer, text_encoder, vae, transformer, scheduler)
-        if transformer is not None:
+    @functools.wraps(diffusers.CogVideoXPipeline.__init__)  # diffusers asks for its names and types
+    def __init__(self, *parts, **named_parts):
+        super().__init__(*parts, **named_parts)
+        if (transformer := self.transformer) is not None:
             transformer.norm_out.norm.eps = LAST_EPS
             transformer._repeated_blocks = transformer._repeated_blocks or ["CogVideoXBlock"]  # for compile_repeated_blocks
 

@@ -6,6 +6,7 @@ This file is copied into converted folders as pipeline.py and must not import an
     video = pipe(prompt, reference_images=[Image.open("reference_1.png")]).frames[0]
 """
 
+import functools
 import inspect
 import itertools
 import json
@@ -56,13 +57,11 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
 
     _source = Path(__file__).read_bytes()  # which the next folder's overwrites: diffusers runs a copy
 
-    def __init__(
-        self, tokenizer, text_encoder, vae, scheduler, transformer=None, transformer_2=None, boundary_ratio=None, expand_timesteps=False
-    ):
-        """Take what WanPipeline takes, which asks for the names; Wan2.2's second transformer and its options stay as they are."""
-        if type(scheduler) is SCHEDULER:
-            scheduler = EvenFlowScheduler.from_config(scheduler.config)
-        super().__init__(tokenizer, text_encoder, vae, scheduler, transformer, transformer_2, boundary_ratio, expand_timesteps)
+    @functools.wraps(diffusers.WanPipeline.__init__)  # diffusers asks for its names and types
+    def __init__(self, *parts, **named_parts):
+        super().__init__(*parts, **named_parts)
+        if type(self.scheduler) is SCHEDULER:
+            self.scheduler = EvenFlowScheduler.from_config(self.scheduler.config)
 
     @torch.no_grad()
     def __call__(
