@@ -63,6 +63,24 @@ def check_pixels(pipeline: type, tmp_path: Path) -> None:
         assert torch.equal(pipeline._pixels(Image.open(tmp_path / f"{name}.png"), (64, 96))[0, :, 0], expected), name
 
 
+def check_wrong_calls(pipe, image, **options) -> None:
+    """No references are none, and what cannot be used is told in one line before anything is computed."""
+    options = {"output_type": "latent", "num_inference_steps": 1, "generator": torch.Generator()} | options
+    plain, none = (pipe("a man", reference_images=found, **options | {"generator": torch.Generator()}).frames for found in ([], None))
+    assert torch.equal(plain, none)
+    wrong = {
+        "str": "face.png", "a list of str": ["face.png"], "ndarray": np.zeros((64, 96, 3)), "Tensor": torch.zeros(1, 3, 64, 96),
+        "a list of nothing": [[]], "a list of Image, list": [image(), [image()]],
+    }  # fmt: skip
+    for found, references in wrong.items():
+        with pytest.raises(ValueError, match=f"^reference_images: found {found}, expected PIL images"):
+            pipe("a man", reference_images=references, **options)
+    with pytest.raises(ValueError, match="^give prompt or prompt_embeds"):
+        pipe(reference_images=[image()], **options)
+    with pytest.raises(ValueError, match="divisible by 16"):
+        pipe("a man", reference_images=[image()], **options | {"height": 72})
+
+
 def check_upload(pipe, monkeypatch, *files: str) -> None:
     """What is uploaded holds the code; the option that would upload before the code is there is refused."""
     uploaded = []
@@ -82,7 +100,7 @@ def check_batches(pipe, image, latents: torch.Tensor, **options) -> None:
     rows, options = [[image(0)], [image(99)]], {"output_type": "latent", "num_inference_steps": 2} | options
     both = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **options).frames
     assert_close(both[1:], pipe("a woman", reference_images=rows[1], latents=latents[1:], **options).frames, 1e-4)
-    strong = {"ref_guidance_scale": 2.0} | options
+    strong = {"ref_guidance_scale": np.float32(2)} | options
     guided = pipe(["a man", "a woman"], reference_images=rows, latents=latents, **strong).frames
     assert_close(guided[1:], pipe("a woman", reference_images=rows[1], latents=latents[1:], **strong).frames, 1e-4)
     assert not torch.allclose(guided, both, atol=1e-3)

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, assert_close
 from conversion_wan.conftest import wan  # noqa: F401 - a fixture
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, DiffusionPipeline, FirstBlockCacheConfig
-from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload, check_wrong_calls
 from in_process import load_script
 
 from concat_id.sampling.diffusers_cogvideox import ConcatIDPipeline
@@ -156,6 +156,10 @@ def test_batches_and_hooks_left_clean(rotary, image):
 
 def test_references_are_read_as_here(tmp_path):
     check_pixels(ConcatIDPipeline, tmp_path)
+
+
+def test_wrong_calls_are_told(rotary, image):
+    check_wrong_calls(rotary.pipeline(), image)
 
 
 def test_an_upload_holds_the_code(rotary, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from conftest import assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload, check_wrong_calls
 from tiny_wan import TINY
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
@@ -125,6 +125,10 @@ def test_batches_and_hooks_left_clean(wan, image):
 
 def test_references_are_read_as_here(tmp_path):
     check_pixels(ConcatIDWanPipeline, tmp_path)
+
+
+def test_wrong_calls_are_told(wan, image):
+    check_wrong_calls(wan.pipeline(), image, **SETTINGS | {"num_inference_steps": 1})
 
 
 def test_an_upload_holds_the_code(wan, monkeypatch):

@@ -8,9 +8,11 @@ This file is copied into converted folders as pipeline.py and must not import an
 
 import functools
 import inspect
+import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -54,7 +56,7 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (),
+        self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] | None = None,
         ref_guidance_scale: float | Sequence[float] = 1.0, **options,
     ):  # fmt: skip
         """Call CogVideoXPipeline with references; `options` are all of its options.
@@ -64,15 +66,15 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         `negative_prompt_embeds` is given; it sees the same references.
         A `ref_guidance_scale` above 1, of all people or of each, makes references stronger (Brooks et al. 2023, eq. 3). Each distinct value
         other than 1 is one more video in the transformer's batch.
-        Raises ValueError for lists of different lengths.
+        Raises ValueError for lists of different lengths, references that are not images, no prompt, and sizes the transformer cannot have.
         """
         embeds = options.get("prompt_embeds")
         encoding = {"device": self._execution_device, "do_classifier_free_guidance": False}
         encoding["max_sequence_length"] = options.setdefault("max_sequence_length", self.transformer.config.max_text_seq_length)
+        if (prompt is None) == (embeds is None):
+            raise ValueError("give prompt or prompt_embeds, and not both")
         if embeds is None:
             embeds, _ = self.encode_prompt(prompt, **encoding)
-        elif prompt is not None:
-            raise ValueError("give prompt or prompt_embeds, not both")
         if options.get("negative_prompt_embeds") is None:
             negative = options.pop("negative_prompt", None)
             rows = [negative] * len(embeds) if isinstance(negative, str) else negative
@@ -84,20 +86,37 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         config, factor = self.transformer.config, self.vae_scale_factor_spatial
         own = {"height": config.sample_height * factor, "width": config.sample_width * factor, "num_frames": config.sample_frames}
         options |= {name: options.get(name) or value for name, value in own.items()}  # which earlier versions ask for
-        ref_latents = self.encode_references(reference_images, embeds.shape[0], (options["height"], options["width"]))
+        size, multiple = (options["height"], options["width"]), factor * config.patch_size
+        if any(side % multiple for side in size):
+            raise ValueError(f"height and width: found {size[0]}x{size[1]}, expected both divisible by {multiple}")
+        ref_latents = self.encode_references(reference_images, embeds.shape[0], size)
         guidance = options.get("guidance_scale", inspect.signature(super().__call__).parameters["guidance_scale"].default)
         with self._references(ref_latents, ref_guidance_scale, None if guidance > 1 else options["negative_prompt_embeds"]):
             return super().__call__(**options)
 
-    def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
-        """Encode images, each alone as one frame: (B, R, C, H, W), scaled; None without images. `size` is (height, width)."""
+    @staticmethod
+    def _rows(images: Any, batch_size: int) -> list[Sequence[Image.Image]]:
+        """List the images of each prompt; [] without any. Raises ValueError for anything else, and for lists of different lengths."""
         images = [images] if isinstance(images, Image.Image) else images
-        if len(images) == 0:
-            return None
-        rows = [list(row) for row in images] if isinstance(images[0], Sequence) else [list(images)] * batch_size
+        if images is None or isinstance(images, list | tuple) and not images:
+            return []
+        is_list_each = isinstance(images, list | tuple) and isinstance(images[0], list | tuple)
+        rows = list(images) if is_list_each else [images] * batch_size
+        for row in rows:
+            kinds = {type(image).__name__ for image in row} if isinstance(row, list | tuple) else None
+            if not kinds or not all(isinstance(image, Image.Image) for image in row):
+                found = type(row).__name__ if kinds is None else f"a list of {', '.join(sorted(kinds)) or 'nothing'}"
+                raise ValueError(f"reference_images: found {found}, expected PIL images (Image.open), or one list of them for each prompt")
         if len(rows) != batch_size or len({len(row) for row in rows}) != 1:
             found = f"{len(rows)} lists of {[len(row) for row in rows]} images for {batch_size} prompts"
             raise ValueError(f"reference_images: found {found}, expected one list a prompt, all equally long")
+        return rows
+
+    def encode_references(self, images: Any, batch_size: int, size: tuple[int, int]) -> Tensor | None:
+        """Encode images, each alone as one frame: (B, R, C, H, W), scaled; None without images. `size` is (height, width)."""
+        rows = self._rows(images, batch_size)
+        if not rows:
+            return None
         encoded = {}
         for image in (image for row in rows for image in row):
             if id(image) not in encoded:
@@ -125,7 +144,7 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
     def _weaker(ref_latents: Tensor, ref_guidance_scale: float | Sequence[float]) -> dict[float, Tensor]:
         """The scales other than 1, rising, and for each the references without those who have it or a larger one: zeros in their place."""
         count = ref_latents.shape[1]
-        each = [ref_guidance_scale] * count if isinstance(ref_guidance_scale, int | float) else list(ref_guidance_scale)
+        each = [ref_guidance_scale] * count if isinstance(ref_guidance_scale, numbers.Real) else list(ref_guidance_scale)
         if len(each) != count:
             raise ValueError(f"ref_guidance_scale: found {len(each)} values for {count} reference images, expected one, or one a person")
         hidden = {scale: [own != 1 and own >= scale for own in each] for scale in sorted({*each} - {1})}

@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 import json
+import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] = (),
+        self, prompt=None, *, reference_images: Sequence[Image.Image | Sequence[Image.Image]] | None = None,
         ref_guidance_scale: float | Sequence[float] = 1.0, **options,
     ):  # fmt: skip
         """Call WanPipeline with references; `options` are all of its options.
@@ -74,8 +75,10 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         sees the same references and "..." for a text, unless `negative_prompt` or `negative_prompt_embeds` is given.
         A `ref_guidance_scale` above 1, of all people or of each, makes references stronger (Brooks et al. 2023, eq. 3). Each distinct value
         other than 1 is one more video in the transformer's batch.
-        Raises ValueError for lists of different lengths.
+        Raises ValueError for lists of different lengths, references that are not images, no prompt, and sizes the transformer cannot have.
         """
+        if (prompt is None) == (options.get("prompt_embeds") is None):
+            raise ValueError("give prompt or prompt_embeds, and not both")
         if options.get("negative_prompt") is None and options.get("negative_prompt_embeds") is None:
             options["negative_prompt"] = NEGATIVE_PROMPT if prompt is None or isinstance(prompt, str) else [NEGATIVE_PROMPT] * len(prompt)
         defaults = inspect.signature(diffusers.WanPipeline.__call__).parameters
@@ -85,7 +88,7 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         if ref_latents is not None:
             ref_latents = ref_latents.repeat_interleave(options.get("num_videos_per_prompt") or 1, dim=0)
         negative, guidance = None, options.get("guidance_scale", defaults["guidance_scale"].default)
-        if guidance <= 1 and ref_guidance_scale != 1:
+        if guidance <= 1 and ref_latents is not None and self._weaker(ref_latents, ref_guidance_scale):
             text, names = options.get("negative_prompt"), ("num_videos_per_prompt", "max_sequence_length")
             encoding = {name: options.get(name, defaults[name].default) for name in names}
             encoding |= {"prompt_embeds": options.get("negative_prompt_embeds"), "do_classifier_free_guidance": False}
@@ -93,15 +96,29 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         with self._references(ref_latents, ref_guidance_scale, guidance, negative):
             return super().__call__(prompt, **options)
 
-    def encode_references(self, images: Sequence, batch_size: int, size: tuple[int, int]) -> Tensor | None:
-        """Encode images, each alone as one frame: (B, C, R, H, W), normalised; None without images. `size` is (height, width)."""
+    @staticmethod
+    def _rows(images: Any, batch_size: int) -> list[Sequence[Image.Image]]:
+        """List the images of each prompt; [] without any. Raises ValueError for anything else, and for lists of different lengths."""
         images = [images] if isinstance(images, Image.Image) else images
-        if len(images) == 0:
-            return None
-        rows = [list(row) for row in images] if isinstance(images[0], Sequence) else [list(images)] * batch_size
+        if images is None or isinstance(images, list | tuple) and not images:
+            return []
+        is_list_each = isinstance(images, list | tuple) and isinstance(images[0], list | tuple)
+        rows = list(images) if is_list_each else [images] * batch_size
+        for row in rows:
+            kinds = {type(image).__name__ for image in row} if isinstance(row, list | tuple) else None
+            if not kinds or not all(isinstance(image, Image.Image) for image in row):
+                found = type(row).__name__ if kinds is None else f"a list of {', '.join(sorted(kinds)) or 'nothing'}"
+                raise ValueError(f"reference_images: found {found}, expected PIL images (Image.open), or one list of them for each prompt")
         if len(rows) != batch_size or len({len(row) for row in rows}) != 1:
             found = f"{len(rows)} lists of {[len(row) for row in rows]} images for {batch_size} prompts"
             raise ValueError(f"reference_images: found {found}, expected one list a prompt, all equally long")
+        return rows
+
+    def encode_references(self, images: Any, batch_size: int, size: tuple[int, int]) -> Tensor | None:
+        """Encode images, each alone as one frame: (B, C, R, H, W), normalised; None without images. `size` is (height, width)."""
+        rows = self._rows(images, batch_size)
+        if not rows:
+            return None
         config, device = self.vae.config, self._execution_device
         mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
         encoded = {}
@@ -130,7 +147,7 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
     def _weaker(ref_latents: Tensor, ref_guidance_scale: float | Sequence[float]) -> dict[float, Tensor]:
         """The scales other than 1, rising, and for each the references without those who have it or a larger one: zeros in their place."""
         count = ref_latents.shape[2]
-        each = [ref_guidance_scale] * count if isinstance(ref_guidance_scale, int | float) else list(ref_guidance_scale)
+        each = [ref_guidance_scale] * count if isinstance(ref_guidance_scale, numbers.Real) else list(ref_guidance_scale)
         if len(each) != count:
             raise ValueError(f"ref_guidance_scale: found {len(each)} values for {count} reference images, expected one, or one a person")
         hidden = {scale: [own != 1 and own >= scale for own in each] for scale in sorted({*each} - {1})}
