@@ -112,7 +112,6 @@ NETWORK = "network_config.params"
     ({"compile_model": True}, ["model.compile_model: found True", "args.compile says it"]),
     ({"input_key": "avi"}, ["model.input_key: found 'avi', expected 'mp4'"]),
     ({"noised_image_input": True}, ["model.noised_image_input: found True"]),
-    ({"en_and_decode_n_samples_a_time": 0}, ["model.en_and_decode_n_samples_a_time: found 0, expected 1 or more"]),
     ({f"{NETWORK}.input_time": "text"}, [f"model.{NETWORK}.input_time: found 'text', expected 'adaln'"]),
     ({f"{NETWORK}.use_SwiGLU": True}, [f"model.{NETWORK}.use_SwiGLU: found True"]),
 ])  # fmt: skip

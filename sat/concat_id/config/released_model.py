@@ -8,7 +8,7 @@ from concat_id.errors import UserError, warn
 
 RELEASED, TYPED = "released target:/params:", "typed"
 NEUTRAL = {"scale_factor", "ref_image_dropout", "not_trainable_prefixes", "faces"}  # keys that both forms have
-NO_EFFECT, POSITIVE = object(), object()
+NO_EFFECT = object()
 
 
 class Only:
@@ -34,7 +34,7 @@ _SIGMAS = _LOSS + "sigma_sampler_config.params."
 _SAMPLER = "sampler_config.params."
 _GUIDER = _SAMPLER + "guider_config.params."
 
-# Key of the released form -> key of the typed form, or the only value that is possible, or that it has no effect (at numbers above 0).
+# Key of the released form -> key of the typed form, or the only value that is possible, or that it has no effect.
 # Where several give one typed key they must agree. A leading underscore marks what is combined further down.
 KEYS: dict[str, Any] = {
     "scale_factor": "scale_factor",
@@ -44,7 +44,7 @@ KEYS: dict[str, Any] = {
     "input_key": Only("mp4"),
     "latent_input": Only(False, "name lists of videos; args.latent_cache keeps what is encoded"),
     "compile_model": Only(False, "args.compile says it"),
-    "en_and_decode_n_samples_a_time": POSITIVE,
+    "en_and_decode_n_samples_a_time": NO_EFFECT,
     "noised_image_input": Only(False),
     "noised_image_all_concat": NO_EFFECT,  # without noised_image_input
     "noised_image_dropout": NO_EFFECT,
@@ -224,10 +224,6 @@ def _translate(key: str, value: Any, origins: Origins, training: bool) -> list[t
         raise _unknown(key, origins)
     typed = KEYS[key]
     if typed is NO_EFFECT:
-        return []
-    if typed is POSITIVE:
-        if value is not None and convert(value, int, f"model.{key}", origins) < 1:
-            raise mismatch(f"model.{key}", value, "1 or more", origins)
         return []
     if isinstance(typed, Only):
         if not typed.allows(value) and (training or not key.startswith(_LOSS)):
