@@ -109,6 +109,7 @@ UNFIT = {  # to other keys
     "model: {transformer: {num_frames: 10}}": ["1 more than a multiple of 4"],
     "model: {transformer: {text_length: 17}}": ["text_length 17"],
     "model: {transformer: {in_channels: 8}}": ["model.transformer.in_channels: found 8", "16 latent channels"],
+    "model: {autoencoder: {block_out_channels: [32, 48, 64, 128]}}": ["multiples of norm_num_groups 32"],
     "data: {video_size: [64, 104]}": ["data.video_size", "divisible by 16"],
     "data: {max_num_frames: 13}": ["data.max_num_frames: found 13", "at most 9"],
 }

@@ -169,8 +169,8 @@ def test_unfit_shapes_are_refused(autoencoder):
 
 def test_foreign_weights_are_refused(tmp_path, released_file, diffusers_folder):
     load = VideoAutoencoder.from_config
-    for channels, told in ((64, 64, 64, 128), "3d-vae.pt: does not fit AutoencoderKLCogVideoX "), ((32, 48, 64, 128), "multiples of 32"):
-        refused(told, load, dataclasses.replace(config_of(released_file), block_out_channels=channels), SCALE)
+    other = dataclasses.replace(config_of(released_file), block_out_channels=(64, 64, 64, 128))
+    refused("3d-vae.pt: does not fit AutoencoderKLCogVideoX ", load, other, SCALE)
     refused("no config.json", load, config_of(tmp_path), SCALE)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
     refused("describes AutoencoderKL, expected AutoencoderKLCogVideoX", load, config_of(tmp_path), SCALE)

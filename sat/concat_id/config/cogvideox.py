@@ -109,7 +109,7 @@ class AutoencoderConfig:
     block_out_channels: tuple[int, ...] = size((128, 256, 256, 512), LEVELS, low=1)
     layers_per_block: int = size(3, "residual blocks of a level", low=1)
     latent_channels: int = size(16, "channels of the latents", low=1)
-    norm_num_groups: int = size(32, "groups of GroupNorm", low=1)
+    norm_num_groups: int = size(32, "groups of GroupNorm, fixed in diffusers' blocks", low=32, high=32)
 
     @property
     def spatial_factor(self) -> int:

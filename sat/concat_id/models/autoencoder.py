@@ -22,7 +22,6 @@ from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors
 from concat_id.weights.model_folders import built_from, made_on
 
-NORM_GROUPS = 32  # fixed inside diffusers' blocks
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
 TILE_SIZE = (36, 52)  # latents; 480x720 pixels become 2x2 tiles
 TILE_OVERLAP = 8  # latents; features see about this far
@@ -189,11 +188,6 @@ def _replaced(name: str, pairs: list[tuple[str, str]]) -> str:
 def released_settings(config: AutoencoderConfig) -> dict:
     """Name the sizes of a configuration as diffusers does."""
     channels = tuple(config.block_out_channels)
-    if config.norm_num_groups != NORM_GROUPS or any(count % NORM_GROUPS for count in channels):
-        found = f"{channels} with norm_num_groups {config.norm_num_groups}"
-        raise UserError(
-            f"autoencoder.block_out_channels: found {found}, expected multiples of {NORM_GROUPS} with {NORM_GROUPS} groups; correct them"
-        )
     return {
         "block_out_channels": channels,
         "down_block_types": ("CogVideoXDownBlock3D",) * len(channels),
