@@ -79,8 +79,6 @@ class PromptEncoder:
     def truncated_part(self, prompt: str) -> str:
         """Return the end of a prompt that `encode` cuts off, '' if none."""
         kept = self.max_length - 1  # and the end-of-text token
-        if not self.tokenizer.is_fast:
-            return self.tokenizer.decode(self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"][kept:])
         tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = tokens["offset_mapping"]
         return prompt[offsets[kept][0] :].strip() if len(offsets) > kept else ""
@@ -88,9 +86,6 @@ class PromptEncoder:
     def unknown_part(self, prompt: str) -> str:
         """Return what of a prompt has no token, which is mostly another script, '' if everything has one."""
         unknown = self.tokenizer.unk_token_id
-        if not self.tokenizer.is_fast:
-            pieces = self.tokenizer.tokenize(prompt)
-            return "".join(piece for piece in pieces if self.tokenizer.convert_tokens_to_ids(piece) == unknown).replace("▁", " ").strip()
         tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         places = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
         return " ".join(prompt[start:end].strip() for number, (start, end) in places if number == unknown)
