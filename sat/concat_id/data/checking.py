@@ -2,14 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import local
 from types import MappingProxyType
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from concat_id.data.clips import SQUARE, ClipReader, UnreadableClipError, Window
 from concat_id.data.records import Record, inspect_records
@@ -184,13 +183,8 @@ def summary(report: Report) -> list[str]:
 
 def _in_parallel(function: Callable[[Path], Any], items: Iterable[Path], title: str, workers: int) -> dict[Path, Any]:
     items = list(items)
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            bar = tqdm(pool.map(function, items), total=len(items), desc=title, disable=None, leave=False)
-            return dict(zip(items, bar, strict=True))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    found = thread_map(function, items, max_workers=workers, desc=title, disable=None, leave=False)
+    return dict(zip(items, found, strict=True))
 
 
 def _users(records: Sequence[Record], files: Callable[[Record], Iterable[Path]]) -> dict[Path, list[Record]]:
