@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import require_file
-from concat_id.weights.folders import some
-from concat_id.weights.loading import UNREADABLE
+from concat_id.weights.loading import UNREADABLE, check_fit
 
 SAMPLE_SIDE = 16  # of the latents that quantising is tried on
 # What stays in 16 bits: little of the memory, and every token or step depends on it.
@@ -118,13 +117,9 @@ def load_gguf(network: nn.Module, file: Path, dtype: torch.dtype) -> None:
     except UNREADABLE as error:
         found = f"found no whole GGUF file ({reason_of(error, 100)})"
         raise UserError(f"{file}: {found}; make it again with sat/convert_weights.py to-gguf, or download it again") from error
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    shapes = {name: torch.Size(getattr(tensor, "quant_shape", tensor.shape)) for name, tensor in tensors.items()}
-    missing, unknown = (sorted(one.keys() - other.keys()) for one, other in ((expected, shapes), (shapes, expected)))
-    wrong = [f"{name} {tuple(shapes[name])}" for name in expected if name in shapes and shapes[name] != expected[name]]
-    for names, what in ((missing, "missing"), (unknown, "unknown"), (wrong, "of another shape")):
-        if names:
-            raise UserError(f"{file}: {len(names)} tensors are {what}: {some(names)}; expected the model's own, as to-gguf writes them")
+    shapes = {name: getattr(tensor, "quant_shape", tensor.shape) for name, tensor in tensors.items()}
+    given = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    check_fit(given, network.state_dict(), str(file), type(network).__name__)
     _replace_with_gguf_linear(network, dtype, tensors)
     for name, tensor in tensors.items():
         module, _, leaf = name.rpartition(".")

@@ -133,7 +133,7 @@ def average(checkpoints: Sequence[SatCheckpoint], shares: Sequence[float]) -> di
     first = checkpoints[0].state_dict
     check_floats(first, checkpoints[0].source)
     for other in checkpoints[1:]:
-        _check_fit(other.state_dict, first, other.source, checkpoints[0].source)
+        check_fit(other.state_dict, first, other.source, checkpoints[0].source)
     averages = {}
     for name, tensor in first.items():
         parts = [share * checkpoint.state_dict[name].float() for share, checkpoint in zip(shares, checkpoints, strict=True)]
@@ -189,7 +189,7 @@ def load_strictly(
     """
     expected = module.state_dict()
     given = {name: tensor for name, tensor in state_dict.items() if name in expected or not matches(name, ignore)}
-    _check_fit(given, expected, source, type(module).__name__)
+    check_fit(given, expected, source, type(module).__name__)
     if dtype is not None:
         given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
     module.load_state_dict(given, strict=True, assign=any(tensor.is_meta for tensor in expected.values()))
@@ -292,7 +292,8 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_fit(given: dict[str, Tensor], expected: dict[str, Tensor], source: str, network: str) -> None:
+def check_fit(given: dict[str, Tensor], expected: dict[str, Tensor], source: str, network: str) -> None:
+    """Raise `UserError` unless tensors have the names, shapes and kinds of those of a network."""
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in given if name not in expected]
     misshapen = [
