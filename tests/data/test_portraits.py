@@ -12,7 +12,7 @@ from in_process import refused
 from odd_input import FEW, mutated, result_or_line
 from PIL import Image
 
-from concat_id.data.portraits import PortraitDataset, PortraitRoots, load_identity, read_portraits
+from concat_id.data.portraits import PortraitDataset, load_identity, read_portraits
 from concat_id.data.sampler import ClipLoader, EpochSampler
 from concat_id.files.json_files import write_json
 from concat_id.video.face_parts import CLASSES, RELEASED_CLASSES
@@ -86,11 +86,8 @@ def test_photos_of_any_shape_keep_parts_where_they_are(tmp_path):
     assert torch.equal(sample.part_masks[:1], sample.without_background) and not sample.identity.any()
 
 
-def test_paths_start_at_roots(written, tmp_path):
-    (tmp_path / "masks").mkdir()
-    for file in tmp_path.glob("*_mask.png"):
-        file.rename(tmp_path / "masks" / file.name)
-    assert {record.mask.parent for record in read_portraits([written], PortraitRoots(masks=tmp_path / "masks"))} == {tmp_path / "masks"}
+def test_files_that_are_not_there_are_named(written, tmp_path):
+    (tmp_path / "p0_mask.png").unlink()
     refused("JSON_all.json:2: entry 1: parsing_mask_IMG: found no such file 'p0_mask.png', expected an image with the class of each pixel "
             "beside the list", read_portraits, [write_list(tmp_path, [META["dataset"][0]["item"]])])  # fmt: skip
 

@@ -6,12 +6,11 @@ else `id_embed_file_resize`, names a tensor with the face's ArcFace vector. sat/
 left alone.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,16 +45,6 @@ SIZE = 512
 REMEDY = "make it again with sat/prepare_portraits.py"
 
 
-class PortraitRoots(NamedTuple):
-    """Folders that paths in lists start at, None for those of the lists."""
-
-    photos: Path | None = None
-    masks: Path | None = None
-    identities: Path | None = None
-
-BESIDE = PortraitRoots()
-
-
 @dataclass(frozen=True)
 class PortraitRecord:
     """A photo of one person, the classes of its pixels, its ArcFace vector if there is one, and words about both.
@@ -71,7 +60,7 @@ class PortraitRecord:
     source: str
 
 
-def read_portraits(paths: Sequence[str | Path], roots: PortraitRoots = BESIDE) -> list[PortraitRecord]:
+def read_portraits(paths: Sequence[str | Path]) -> list[PortraitRecord]:
     """Read lists, one after the other; entries without an ArcFace vector are told.
 
     Raises `UserError` naming line and column of broken JSON, or the first few entries that are wrong or name files that are not there.
@@ -81,7 +70,7 @@ def read_portraits(paths: Sequence[str | Path], roots: PortraitRoots = BESIDE) -
         text = read_text(path, "a JSON list of portraits", "name the JSON_all.json that sat/prepare_portraits.py writes")
         for number, (line, entry) in enumerate(parse_list(text, str(path)), 1):
             try:
-                records.append(_make_record(entry, path.parent, roots, f"{path}:{line}: entry {number}"))
+                records.append(_make_record(entry, path.parent, f"{path}:{line}: entry {number}"))
             except UserError as error:
                 problems.append(str(error))
     if problems:
@@ -94,13 +83,13 @@ def read_portraits(paths: Sequence[str | Path], roots: PortraitRoots = BESIDE) -
     return records
 
 
-def _make_record(entry: Any, base: Path, roots: PortraitRoots, source: str) -> PortraitRecord:
+def _make_record(entry: Any, base: Path, source: str) -> PortraitRecord:
     require(entry, OBJECT, source)
     photo, mask, caption, face_caption, identity = (_key(entry, names) for names in (PHOTO, MASK, CAPTION, FACE_CAPTION, IDENTITY))
     return PortraitRecord(
-        _file(entry, photo, base, roots.photos, source, "a photo"),
-        _file(entry, mask, base, roots.masks, source, "an image with the class of each pixel"),
-        _file(entry, identity, base, roots.identities, source, "an ArcFace vector") if entry.get(identity) is not None else None,
+        _file(entry, photo, base, source, "a photo"),
+        _file(entry, mask, base, source, "an image with the class of each pixel"),
+        _file(entry, identity, base, source, "an ArcFace vector") if entry.get(identity) is not None else None,
         take(entry, caption, WORDS, source),
         take(entry, face_caption, WORDS, source),
         source,
@@ -111,13 +100,12 @@ def _key(entry: dict[str, Any], names: Sequence[str]) -> str:
     return next((name for name in names if entry.get(name) is not None), names[0])
 
 
-def _file(entry: dict[str, Any], key: str, base: Path, root: Path | None, source: str, expected: str) -> Path:
-    """Find a file that an entry names, in its root, or else beside the list."""
+def _file(entry: dict[str, Any], key: str, base: Path, source: str, expected: str) -> Path:
+    """Find a file that an entry names, beside the list or where `resolve_path` looks."""
     text, place = take(entry, key, TEXT, source), f"{source}: {key}"
-    path = resolve_path(root / text if root and os.path.lexists(root / text) else text, base, place)
+    path = resolve_path(text, base, place)
     if (found := kind_of(path)) != "a file":
-        roots = f" in {root} or" if root else ""
-        raise UserError(f"{place}: found {found} {text!r}, expected {expected}{roots} beside the list; correct it, or name its root")
+        raise UserError(f"{place}: found {found} {text!r}, expected {expected} beside the list; correct it")
     return path
 
 
