@@ -110,31 +110,13 @@ def _file(entry: dict[str, Any], key: str, base: Path, source: str, expected: st
 
 
 @dataclass
-class PortraitSample:
-    """One portrait, of which `parts` are seen: images and masks of S x S pixels, uint8; the rest float32.
-
-    `image` (3, S, S); `clip_pixels` (3, 224, 224) of the whole photo and `part_pixels` (5, 3, 224, 224) of its parts, as CLIP takes them;
-    `part_masks` (5, S, S) and `without_background` (1, S, S), 255 inside. The n-th place belongs to `parts[n]`; those behind the last
-    part are zeros. `identity` (1, 512). `index` is the record that was read, `replaced` whether the one asked for cannot be.
-    """
-
-    caption: str
-    face_caption: str
-    parts: tuple[str, ...]
-    image: Tensor
-    clip_pixels: Tensor
-    part_pixels: Tensor
-    part_masks: Tensor
-    without_background: Tensor
-    identity: Tensor
-    index: int
-    replaced: bool = False
-
-
-@dataclass
 class PortraitBatch:
-    """B samples, their tensors stacked: `images` (B, 3, S, S), `clip_pixels` (B, 3, 224, 224), `part_pixels` (B, 5, 3, 224, 224),
-    `part_masks` (B, 5, S, S), `without_background` (B, 1, S, S), `identities` (B, 1, 512); of the rest one a sample.
+    """B portraits, of which `parts` are seen: images and masks of S x S pixels, uint8; the other tensors float32; of the rest one each.
+
+    `images` (B, 3, S, S); `clip_pixels` (B, 3, 224, 224) of the whole photos and `part_pixels` (B, 5, 3, 224, 224) of their parts, as
+    CLIP takes them; `part_masks` (B, 5, S, S) and `without_background` (B, 1, S, S), 255 inside. The n-th place belongs to the n-th of
+    `parts`; those behind the last part are zeros. `identities` (B, 1, 512). `indices` are the records that were read, `replaced` whether
+    the one asked for cannot be.
     """
 
     captions: list[str]
@@ -160,7 +142,7 @@ class PortraitBatch:
 class PortraitDataset(ReplacingDataset):
     """Samples of portraits by (epoch, record index), the same in every epoch. Images are squares of `size` pixels, the middle of the photo.
 
-    All are of one kind. Nothing is left out at random here; sizes and ranges are those of `PortraitSample`.
+    All are of one kind. Nothing is left out at random here; a sample has what a `PortraitBatch` has, of one portrait.
     """
 
     noun, remedy = "portraits", "make them again with sat/prepare_portraits.py"
@@ -170,34 +152,34 @@ class PortraitDataset(ReplacingDataset):
         self.size = size
 
     @staticmethod
-    def collate(samples: Sequence[PortraitSample]) -> PortraitBatch:
+    def collate(samples: Sequence[dict[str, Any]]) -> PortraitBatch:
         """Put samples together."""
-        values = zip(*(vars(sample).values() for sample in samples), strict=True)  # in the order of the fields, which both classes share
-        return PortraitBatch(*(torch.stack(column) if isinstance(column[0], Tensor) else list(column) for column in values))
+        columns = {name: [sample[name] for sample in samples] for name in samples[0]}
+        return PortraitBatch(**{name: torch.stack(made) if isinstance(made[0], Tensor) else made for name, made in columns.items()})
 
     def _files(self, record: PortraitRecord) -> tuple[Path, ...]:
         return tuple(filter(None, (record.photo, record.mask, record.identity)))
 
-    def _sample(self, record: PortraitRecord, epoch: int, index: int, replaced: bool) -> PortraitSample:
+    def _sample(self, record: PortraitRecord, epoch: int, index: int, replaced: bool) -> dict[str, Any]:
         photo = readable(record.photo)
         labels = from_released(readable(record.mask, partial(load_labels, num_classes=len(RELEASED_CLASSES))))
         parts = part_masks(labels)
         masks = torch.zeros(len(PARTS), self.size, self.size, dtype=torch.uint8)
         for place, mask in enumerate(parts.values()):
             masks[place] = self._square(mask_of(mask, photo.size))[0]
-        return PortraitSample(
-            caption=record.caption,
-            face_caption=record.face_caption,
-            parts=tuple(parts),
-            image=self._square(photo),
-            clip_pixels=clip_pixels(photo),
-            part_pixels=part_pixels(part_images(photo, parts)),
-            part_masks=masks,
-            without_background=self._square(mask_of(without_background(labels), photo.size)),
-            identity=readable(record.identity, load_identity) if record.identity else torch.zeros(1, IDENTITY_SIZE),
-            index=index,
-            replaced=replaced,
-        )
+        return {
+            "captions": record.caption,
+            "face_captions": record.face_caption,
+            "parts": tuple(parts),
+            "images": self._square(photo),
+            "clip_pixels": clip_pixels(photo),
+            "part_pixels": part_pixels(part_images(photo, parts)),
+            "part_masks": masks,
+            "without_background": self._square(mask_of(without_background(labels), photo.size)),
+            "identities": readable(record.identity, load_identity) if record.identity else torch.zeros(1, IDENTITY_SIZE),
+            "indices": index,
+            "replaced": replaced,
+        }
 
     def _square(self, image: Image.Image) -> Tensor:
         """Turn an image into uint8 (C, S, S)."""
