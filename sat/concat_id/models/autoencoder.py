@@ -17,7 +17,7 @@ from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
 from concat_id.models.diffusers_library import AutoencoderKLCogVideoX, CogVideoXCausalConv3d
-from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, folder_settings
+from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, check_latents, counter, folder_settings
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors
 from concat_id.weights.model_folders import built_from, made_on
@@ -100,13 +100,11 @@ class VideoAutoencoder(FrozenAutoencoder):
         With `tiled`, images of more latents than `tile_size` are decoded in overlapping tiles: less memory, slightly other
         colours per tile (GroupNorm's statistics), blended where tiles overlap.
         """
-        if latents.dim() != 5 or latents.shape[2] != self.autoencoder.config.latent_channels:
-            expected = f"(batch, frames, {self.autoencoder.config.latent_channels}, height, width)"
-            raise UserError(f"latents: found shape {tuple(latents.shape)}, expected {expected}; encode them with this autoencoder")
+        check_latents(latents, self.autoencoder.config.latent_channels)
         self._arrange_weights()
         batch, frames, _, height, width = latents.shape
         rows, columns = (_tiles(side, limit if tiled else side) for side, limit in zip((height, width), tile_size, strict=True))
-        report = _Counter(progress, batch * len(rows) * len(columns) * len(_chunks(frames)))
+        report = counter(progress, batch * len(rows) * len(columns) * len(_chunks(frames)))
 
         video = latents.new_zeros(batch, 3, TEMPORAL * (frames - 1) + 1, height * self.spatial, width * self.spatial, dtype=torch.float32)
         total = torch.zeros(video.shape[-2:], device=video.device)
@@ -234,15 +232,3 @@ def _ramp(tile: slice, side: int, spatial: int) -> Tensor:
 
 def _pixels(tile: slice, spatial: int) -> slice:
     return slice(tile.start * spatial, tile.stop * spatial)
-
-
-class _Counter:
-    """Report one more chunk at every call."""
-
-    def __init__(self, progress: Progress | None, total: int):
-        self.progress, self.done, self.total = progress, 0, total
-
-    def __call__(self) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)

@@ -1,5 +1,6 @@
 """What the video VAEs of all backbones have in common: a frozen network and the way from pixels to samples of latents."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,19 @@ def _convolve(
     if plain and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled():
         return torch.mkldnn_convolution(inputs, weight, bias, padding, stride, dilation, groups)
     return F.conv3d(inputs, weight, bias, stride, padding, dilation, groups)
+
+
+def counter(progress: Progress | None, total: int) -> Callable[..., None]:
+    """Make a function that tells `progress` of one more part, of `total`, at every call, whatever it is called with."""
+    done = itertools.count(1)
+    return lambda *_: None if progress is None else progress(next(done), total)
+
+
+def check_latents(latents: Tensor, channels: int) -> None:
+    """Raise `UserError` unless latents are (B, T, C, H, W)."""
+    if latents.dim() != 5 or latents.shape[2] != channels:
+        expected = f"(batch, frames, {channels}, height, width)"
+        raise UserError(f"latents: found shape {tuple(latents.shape)}, expected {expected}; encode them with this autoencoder")
 
 
 def _check_video(video: Tensor, spatial: int) -> None:

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from concat_id.errors import UserError
-from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, folder_settings
+from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, check_latents, counter, folder_settings
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors, shape_of
 from concat_id.weights.model_folders import built_from, made_on
@@ -96,23 +96,13 @@ class WanAutoencoder(FrozenAutoencoder):
 
         With `tiled`, images larger than `TILE_SIZE` are decoded in overlapping tiles: less memory, blended where tiles overlap.
         """
-        channels = self.autoencoder.config.z_dim
-        if latents.dim() != 5 or latents.shape[2] != channels:
-            expected = f"(batch, frames, {channels}, height, width)"
-            raise UserError(f"latents: found shape {tuple(latents.shape)}, expected {expected}; encode them with this autoencoder")
+        check_latents(latents, self.autoencoder.config.z_dim)
         latents = latents.to(self.device) * self._by_channel(self.std) + self._by_channel(self.mean)
         latents = latents.transpose(1, 2).to(self.dtype)
         sides = latents.shape[-2:]
         tiled = tiled and any(side > limit for side, limit in zip(sides, TILE_SIZE, strict=True))
         tiles = [len(range(0, side, stride)) for side, stride in zip(sides, TILE_STRIDE, strict=True)] if tiled else [1]
-        total, done = len(latents) * latents.shape[2] * torch.Size(tiles).numel(), 0
-
-        def report(*_: Any) -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, total)
-
+        report = counter(progress, len(latents) * latents.shape[2] * torch.Size(tiles).numel())
         decode = self.autoencoder.tiled_decode if tiled else self.autoencoder.decode
         with self.autoencoder.decoder.register_forward_hook(report):
             return torch.cat([decode(clip, return_dict=False)[0].float() for clip in latents.split(1)])
