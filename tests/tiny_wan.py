@@ -10,13 +10,13 @@ sys.path[:0] = [str(ROOT / "sat"), str(ROOT / "tests")]
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from diffusers import AutoencoderKLWan  # noqa: E402
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_model import write_text_encoder  # noqa: E402
 from transformers import UMT5Config, UMT5EncoderModel  # noqa: E402
 
 from concat_id.config.loading import load_config  # noqa: E402
 from concat_id.config.wan import WanTransformerConfig  # noqa: E402
-from concat_id.models.wan.autoencoder import IN_RESIDUAL_BLOCK, _module_names, _renamed  # noqa: E402
 from concat_id.models.wan.text_encoder import native_names as native_text_encoder  # noqa: E402
 from concat_id.models.wan.transformer import WanDiffusionTransformer  # noqa: E402
 from concat_id.models.wan.weights import PREFIX, to_native_names  # noqa: E402
@@ -27,7 +27,7 @@ TINY = WanTransformerConfig(
     latent_height=8, latent_width=12, num_frames=9,
 )  # fmt: skip
 TINY_ADALN = dataclasses.replace(TINY, ref_modulation=True)
-TINY_VAE = {"base_dim": 8, "num_res_blocks": 1, "dim_mult": [1, 1, 2, 2]}
+TINY_VAE = {"base_dim": 8, "num_res_blocks": 2, "dim_mult": [1, 2, 4, 4]}
 
 
 def random_transformer(config: WanTransformerConfig, seed: int = 0, std: float = 0.1, modulation: float = 0.3) -> WanDiffusionTransformer:
@@ -46,10 +46,16 @@ def native_tensors(network: WanDiffusionTransformer) -> dict[str, torch.Tensor]:
     return to_native_names(tensors, network.config.num_layers)
 
 
-def native_autoencoder(tensors: dict, num_levels: int = 4, num_res_blocks: int = 2) -> dict:
+def native_autoencoder(tensors: dict) -> dict:
     """Rename diffusers' tensors to the names of Wan2.1_VAE.pth."""
-    modules, layers = ({new: old for old, new in names.items()} for names in (_module_names(num_levels, num_res_blocks), IN_RESIDUAL_BLOCK))
-    return {_renamed(name, modules, layers): tensor for name, tensor in tensors.items()}
+    places = [f"{side}.middle.{index}" for side in ("encoder", "decoder") for index in range(3)]
+    places += [f"encoder.downsamples.{index}" for index in range(11)] + [f"decoder.upsamples.{index}" for index in range(15)]
+    parts = ("residual.0", "residual.2", "residual.3", "residual.6", "shortcut", "resample.1", "time_conv", "norm", "to_qkv", "proj")
+    modules = [f"{place}.{part}" for place in places for part in parts] + ["conv1", "conv2"]
+    modules += [f"{side}.{part}" for side in ("encoder", "decoder") for part in ("conv1", "head.0", "head.2")]
+    names = [f"{module}.{kind}" for module in modules for kind in ("weight", "bias", "gamma")]
+    native = convert_wan_vae_to_diffusers(dict(zip(names, names, strict=True)))
+    return {native[name]: tensor for name, tensor in tensors.items()}
 
 
 def write_transformers(folder: Path, config: WanTransformerConfig, dtype: torch.dtype = torch.float32, seed: int = 0, **spread) -> None:
@@ -66,7 +72,7 @@ def write_parts(folder: Path) -> None:
     autoencoder = AutoencoderKLWan(**TINY_VAE)
     tokenizer = folder / "google" / "umt5-xxl"
     write_text_encoder(tokenizer, WIDTH)
-    torch.save(native_autoencoder(autoencoder.state_dict(), 4, TINY_VAE["num_res_blocks"]), folder / "Wan2.1_VAE.pth")
+    torch.save(native_autoencoder(autoencoder.state_dict()), folder / "Wan2.1_VAE.pth")
     for file in (tokenizer / "model.safetensors", tokenizer / "config.json"):
         file.unlink()
     sizes = {"vocab_size": 256, "d_model": WIDTH, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 4}
@@ -92,7 +98,7 @@ def write_tiny_wan(folder: Path) -> Path:
     channels = [TINY_VAE["base_dim"] * factor for factor in TINY_VAE["dim_mult"]]
     own = {
         "text_encoder": {"kind": "umt5", "path": str(wan / "models_t5_umt5-xxl-enc-bf16.pth"), "max_length": 16},
-        "autoencoder": {"kind": "wan", "path": str(wan / "Wan2.1_VAE.pth"), "block_out_channels": channels, "layers_per_block": 1},
+        "autoencoder": {"kind": "wan", "path": str(wan / "Wan2.1_VAE.pth"), "block_out_channels": channels, "layers_per_block": 2},
         "transformer": {"text_hidden_size": WIDTH, "text_length": 16, "latent_height": 8, "latent_width": 12, "num_frames": 9},
         "sampler": {"num_inference_steps": 2},
     }

@@ -40,7 +40,7 @@ def wan(tmp_path_factory) -> Iterator[Converted]:
     model = WanModelConfig(
         transformer=TINY,
         text_encoder=WanTextEncoderConfig(path=str(native / "models_t5_umt5-xxl-enc-bf16.pth"), max_length=TINY.text_length),
-        autoencoder=WanAutoencoderConfig(path=str(native / "Wan2.1_VAE.pth")),
+        autoencoder=WanAutoencoderConfig(path=str(native / "Wan2.1_VAE.pth"), block_out_channels=(8, 16, 32, 32)),
     )
     folders = {variant: tmp_path_factory.mktemp("hf") / variant for variant in FILES}
     for variant, folder in folders.items():

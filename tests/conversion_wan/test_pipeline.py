@@ -10,7 +10,7 @@ from conftest import assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload, check_wrong_calls
-from tiny_wan import TINY
+from tiny_wan import TINY, TINY_VAE
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
 from concat_id.diffusion.flow import FlowSchedule, sample_euler
@@ -48,7 +48,7 @@ def test_sampled_latents_are_this_projects(wan, image, variant, num_refs, scales
     """
     images = [image(40 * index) for index in range(num_refs)]
     encoder = WanTextEncoder(wan.model.text_encoder.path, TINY.text_length, torch.float32)
-    autoencoder = WanAutoencoder.from_path(wan.model.autoencoder.path)
+    autoencoder = WanAutoencoder.from_path(wan.model.autoencoder.path, **TINY_VAE)
     config = replace(TINY, ref_modulation=variant == "adaln")
     network = load_wan_transformer(wan.native / FILES[variant], config, torch.float32, start=False)
     refs = torch.cat([autoencoder.encode(ConcatIDWanPipeline._pixels(image, (64, 96))) for image in images], dim=1)

@@ -22,7 +22,7 @@ from concat_id.conversion.weight_sources import WeightSource, open_source, run_c
 from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole
-from concat_id.models.wan.autoencoder import WanAutoencoder
+from concat_id.models.wan.autoencoder import WanAutoencoder, sizes_of
 from concat_id.models.wan.text_encoder import WanTextEncoder, to_transformers_names, transformers_config
 from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
 from concat_id.models.wan.weights import (
@@ -95,7 +95,8 @@ def to_diffusers(
             write_diffusers_products(folder, {layer.removeprefix(PREFIX): product for layer, product in kept.items()})
         config = write_transformer(folder / "transformer", source, model.transformer, dtype, merge=kept is None)
         with writing():
-            WanAutoencoder.from_path(autoencoder, dtype or torch.float32, trust=trust).autoencoder.save_pretrained(folder / "vae")
+            vae = WanAutoencoder.from_path(autoencoder, dtype or torch.float32, trust=trust, **sizes_of(model.autoencoder))
+            vae.autoencoder.save_pretrained(folder / "vae")
         write_text_encoder(folder, text_encoder, dtype, trust)
         steps = {"_class_name": SCHEDULER, "num_train_timesteps": model.schedule.num_timesteps, "shift": model.schedule.shift}
         write_pipeline(folder, "ConcatIDWanPipeline", COMPONENTS, PIPELINE, steps, wan_card(source, config, model, low_rank))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -170,9 +170,9 @@ def load_autoencoder(config: Config, device: torch.device | str = "cpu") -> "Vid
     section, trust = config.model.autoencoder, config.args.trust_checkpoint
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     if getattr(section, "kind", "cogvideox") == "wan":
-        from concat_id.models.wan.autoencoder import WanAutoencoder
+        from concat_id.models.wan.autoencoder import WanAutoencoder, sizes_of
 
-        return WanAutoencoder.from_path(resolve_path(section.path), dtype, device, trust, **_wan_sizes(section))
+        return WanAutoencoder.from_path(resolve_path(section.path), dtype, device, trust, **sizes_of(section))
     from concat_id.models.autoencoder import VideoAutoencoder
 
     return VideoAutoencoder.from_config(section, config.model.scale_factor, trust, dtype, device)
@@ -182,20 +182,14 @@ def new_autoencoder(config: Config) -> "VideoAutoencoder | WanAutoencoder":
     """Build the video VAE on the meta device."""
     section = config.model.autoencoder
     if getattr(section, "kind", "cogvideox") == "wan":
-        from concat_id.models.wan.autoencoder import AutoencoderKLWan, WanAutoencoder
+        from concat_id.models.wan.autoencoder import AutoencoderKLWan, WanAutoencoder, sizes_of
 
         with made_on("meta"):
-            return WanAutoencoder(AutoencoderKLWan(**_wan_sizes(section)))
+            return WanAutoencoder(AutoencoderKLWan(**sizes_of(section)))
     from concat_id.models.autoencoder import AutoencoderKLCogVideoX, VideoAutoencoder, released_settings
 
     with made_on("meta"):
         return VideoAutoencoder(AutoencoderKLCogVideoX(**released_settings(section)), config.model.scale_factor)
-
-
-def _wan_sizes(section: Any) -> dict[str, Any]:
-    base = section.block_out_channels[0]
-    sizes = {"base_dim": base, "dim_mult": [channels // base for channels in section.block_out_channels]}
-    return sizes | {"num_res_blocks": section.layers_per_block, "z_dim": section.latent_channels}
 
 
 def make_text_encoder(config: Config, device: torch.device | str, cache: Path | None) -> "PromptEncoder":
