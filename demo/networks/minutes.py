@@ -147,7 +147,7 @@ class Minutes:
     def _new_network(self) -> nn.Module:
         """A transformer with fresh weights, in bfloat16 and with compiled blocks on a GPU."""
         network = backbones.new_transformer(self.config)
-        network.initialize_weights(generator_of("weights"))
+        backbones.initialize_weights(network, generator_of("weights"))
         network.to(self.device, torch.bfloat16 if is_cuda(self.device) else torch.float32)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name != POSITIONS)

@@ -24,6 +24,7 @@ import torch  # noqa: E402
 from concat_id.config.cogvideox import TransformerConfig  # noqa: E402
 from concat_id.distributed import choose_device  # noqa: E402
 from concat_id.models.attention import KERNELS  # noqa: E402
+from concat_id.models.backbones import initialize_weights  # noqa: E402
 from concat_id.models.transformer import DiffusionTransformer  # noqa: E402
 
 WIDTH, HEADS, TEXT = 3072, 48, 226
@@ -65,7 +66,7 @@ def main() -> None:
     device, dtype = choose_device(args.device), getattr(torch, args.dtype)
     config = TransformerConfig(num_layers=args.layers, hidden_size=WIDTH, num_attention_heads=HEADS)
     transformer = DiffusionTransformer(config)
-    transformer.initialize_weights(torch.Generator().manual_seed(0))
+    initialize_weights(transformer, torch.Generator().manual_seed(0))
     transformer = transformer.to(device, dtype).eval()
     transformer.get_mixin("adaln_layer").attention_kernel = args.kernel
 

@@ -56,7 +56,7 @@ def test_a_step_of_wan_takes_what_is_reckoned():
     sizes = {"num_layers": 2, "hidden_size": 384, "num_attention_heads": 6, "ffn_dim": 2240, "text_hidden_size": 64}
     config.model.transformer, config.args.sampling_image_size = replace(config.model.transformer, **sizes), (96, 144)
     network = backbones.new_transformer(config)
-    network.initialize_weights(torch.Generator().manual_seed(0))
+    backbones.initialize_weights(network, torch.Generator().manual_seed(0))
     latents, text, references = torch.zeros(1, 3, 16, 12, 18), torch.zeros(1, 512, 64), torch.zeros(1, 1, 16, 12, 18)
     assert costs_of(config).eager == near(peak(lambda: network(latents, torch.tensor([500]), text, references)))
 

@@ -52,7 +52,7 @@ def config_5b(**args: object):
 def random_network(config) -> torch.nn.Module:
     """The transformer of a configuration, with random weights."""
     network = backbones.new_transformer(config, "meta").to(DTYPE).to_empty(device=DEVICE)
-    network.initialize_weights(torch.Generator(DEVICE).manual_seed(0))
+    backbones.initialize_weights(network, torch.Generator(DEVICE).manual_seed(0))
     for parameter in network.parameters():
         if parameter.dim() > 1 and not parameter.any():  # a modulation or an output of zero would hide what is before it
             parameter.normal_(std=0.02)

@@ -127,7 +127,7 @@ def small_network(base="configs/debug.yaml", **changes):
     config = load_config([base], {"compile": "true"})
     config.model.transformer = dataclasses.replace(config.model.transformer, **changes)
     network = backbones.new_transformer(config)
-    network.initialize_weights(generator := torch.Generator().manual_seed(0))
+    backbones.initialize_weights(network, generator := torch.Generator().manual_seed(0))
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1, generator=generator)

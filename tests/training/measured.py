@@ -42,6 +42,7 @@ def main() -> int:
     """Take two steps on noise; the second is measured."""
     from concat_id.config.loading import load_config
     from concat_id.distributed import rank, world_size
+    from concat_id.models.backbones import initialize_weights
     from concat_id.models.tensor_names import POSITIONS
     from concat_id.models.transformer import DiffusionTransformer
     from concat_id.training.engine import Engine, start_processes
@@ -54,7 +55,7 @@ def main() -> int:
     start_processes(torch.device("cpu"))
     gc.freeze()  # what is there already is not counted
     network = DiffusionTransformer(config.model.transformer).to(getattr(torch, config.args.dtype_name))
-    network.initialize_weights(torch.Generator().manual_seed(0))
+    initialize_weights(network, torch.Generator().manual_seed(0))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name != POSITIONS)
     engine = Engine(network, engine_settings(config, world_size()), torch.device("cpu"))

@@ -10,7 +10,7 @@ from in_process import load_script
 from concat_id.config.loading import load_config
 from concat_id.config.presets import files_of
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.backbones import new_transformer
+from concat_id.models.backbones import initialize_weights, new_transformer
 from concat_id.training import memory_trace
 from concat_id.training.memory_plan import measure_sizes, plan
 
@@ -47,7 +47,7 @@ def test_activations_are_traced_as_they_are_allocated(setup, recompute, wan):
     config = load_config(files, {"checkpoint_activations": recompute})
     config.model.transformer.num_layers, config.data = 8, load_config(setup.bases[:1]).data
     network = new_transformer(config)
-    network.initialize_weights(torch.Generator().manual_seed(0))
+    initialize_weights(network, torch.Generator().manual_seed(0))
     for parameter in network.parameters():
         parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
     latents, refs = torch.randn(SHAPES[0]), torch.randn(SHAPES[2])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from concat_id.models.text_encoder import PromptEncoder
     from concat_id.models.wan.autoencoder import WanAutoencoder
 
+LAST = "mixins.final_layer.linear.weight", "network.proj_out.weight"
 MISSING = "missing, expected the weights of the transformer; set it to where they are"
 
 
@@ -37,6 +38,22 @@ def new_transformer(config: Config, device: torch.device | str | None = None) ->
     from concat_id.models.transformer import DiffusionTransformer
 
     return DiffusionTransformer(config.model.transformer, device)
+
+
+def initialize_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights for training from scratch: normal matrices, zero modulations and output (DiT, section 3.2).
+
+    Wan's modulations are drawn around those of the time.
+    """
+    for name, parameter in network.named_parameters():
+        if "scale_shift_table" in name:
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
+        elif parameter.dim() == 1:
+            nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        elif "adaLN_modulation" in name or name in LAST:
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.02, generator=generator)
 
 
 def load_transformer(config: Config, source: str | Path, train: bool = False) -> nn.Module:

@@ -72,16 +72,6 @@ class DiffusionTransformer(BaseModel):
 
         return output[:, :num_frames]  # drop: (B, T, C, H, W)
 
-    def initialize_weights(self, generator: torch.Generator, std: float = 0.02) -> None:
-        """Draw weights for training from scratch: normal matrices, zero modulations and output (DiT, section 3.2)."""
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 1:
-                nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
-            elif "adaLN_modulation" in name or name == "mixins.final_layer.linear.weight":
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=std, generator=generator)
-
 
 def _position_mixin(config: TransformerConfig, head_size: int) -> nn.Module:
     if config.position_embedding == "rotary":

@@ -130,7 +130,7 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     source = saved.folder if saved and not lora else config.args.load
     if source is None and config.training.mode == "pretrain":
         network = backbones.new_transformer(config).to(dtype)
-        network.initialize_weights(generator_of(config.args.seed, "weights"))
+        backbones.initialize_weights(network, generator_of(config.args.seed, "weights"))
     elif source is None:
         raise UserError(f"args.load: {backbones.MISSING}, or mode: pretrain to start from nothing")
     else:

@@ -33,18 +33,6 @@ class WanDiffusionTransformer(nn.Module):
         output = self.network(latents.transpose(1, 2), timestep, prompt_embeds, ref_latents=refs, return_dict=False)
         return output[0].transpose(1, 2)
 
-    def initialize_weights(self, generator: torch.Generator, std: float = 0.02) -> None:
-        """Draw weights for training from scratch: normal matrices, modulations around those of the time, zero output."""
-        for name, parameter in self.named_parameters():
-            if "scale_shift_table" in name:
-                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
-            elif parameter.dim() == 1:
-                nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
-            elif name == "network.proj_out.weight":
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=std, generator=generator)
-
 
 def network_settings(config: WanTransformerConfig) -> dict:
     """What the network is built by, which is also diffusers' config.json of it."""
