@@ -1,6 +1,5 @@
 """Tell the parts of an aligned face from one another, in the 19 classes of CelebAMask."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch.nn import functional as F
 
 from concat_id.errors import UserError
 from concat_id.video.face_parts import CLASSES
-from concat_id.weights.model_folders import built_from, load_pretrained, read_settings
+from concat_id.weights.model_folders import built_from, load_pretrained, network_of, read_settings
 
 BACKGROUND, SKIN, HAIR = (CLASSES.index(name) for name in ("background", "skin", "hair"))
 
@@ -22,29 +21,21 @@ class SegformerParser:
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str):
-        from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil  # takes seconds
+        from transformers import SegformerForSemanticSegmentation, SegformerImageProcessorPil  # takes seconds
         from transformers.utils.logging import disable_progress_bar
 
         self.folder = Path(folder)
         self.name = f"Segformer ({self.folder.name})"
         self.device = torch.device(device)
-        _check_files(self.folder)
         file = self.folder / "config.json"
         settings, weights = read_settings(file, "settings of a Segformer"), load_pretrained(self.folder)
         read_settings(self.folder / "preprocessor_config.json", "settings of a Segformer's images")
         disable_progress_bar()
-        with built_from(file, "Segformer", weights):
-            self.model, report = SegformerForSemanticSegmentation.from_pretrained(
-                None, config=SegformerConfig.from_dict(settings), state_dict=weights, dtype=torch.float32, output_loading_info=True
-            )
+        self.model = network_of(SegformerForSemanticSegmentation, settings, weights, file, "Segformer").to(self.device)
         with built_from(self.folder / "preprocessor_config.json", "images for a Segformer", weights):
             self.processor = SegformerImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise UserError(f"{self.folder}: {len(missing)} tensors of a Segformer are missing ({missing[0]}, ...); download it again")
         if self.model.config.num_labels != len(CLASSES):
             raise UserError(f"{self.folder}: found {self.model.config.num_labels} classes, expected CelebAMask's {len(CLASSES)}")
-        self.model.to(self.device).eval().requires_grad_(False)
 
     def parse(self, crop: Image.Image, keypoints: np.ndarray) -> np.ndarray:
         """Label each pixel of a crop with its class (H, W); the key points are not needed."""
@@ -53,14 +44,6 @@ class SegformerParser:
             logits = self.model(pixels).logits
         logits = F.interpolate(logits, (crop.height, crop.width), mode="bilinear", align_corners=False)
         return logits.argmax(dim=1)[0].cpu().numpy()
-
-
-def _check_files(folder: Path) -> None:
-    missing = [name for name in ("config.json", "preprocessor_config.json") if not os.path.isfile(folder / name)]
-    if not any(os.path.isfile(folder / name) for name in ("model.safetensors", "pytorch_model.bin")):
-        missing.append("model.safetensors")
-    if missing:
-        raise UserError(f"{folder}: found no {', '.join(missing)}, expected a Segformer face parser; download it or remove the folder")
 
 
 class EllipseParser:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from concat_id.errors import UserError
-from concat_id.weights.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
+from concat_id.models.local_folders import told
+from concat_id.weights.model_folders import check_tokenizer, load_pretrained, network_of, read_settings
 
 BATCH_SIZE = 32
-FILES = (("config.json",), ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "vocab.json"))
 
 
 class ClipEncoder:
@@ -26,26 +26,14 @@ class ClipEncoder:
     def __init__(self, folder: str | Path, device: torch.device | str):
         self.folder, self.device = Path(folder), torch.device(device)
         self.name = self.folder.name
-        for names in FILES:
-            if not any(os.path.isfile(self.folder / name) for name in names):
-                raise UserError(f"{self.folder}: found no {' or '.join(names)}, expected a CLIP model; download the folder again")
         file = self.folder / "config.json"
         settings, weights = read_settings(file, "settings of CLIP"), load_pretrained(self.folder)
-        check_tokenizer(self.folder)
-        with built_from(file, "CLIP", weights):
-            self.model, found = CLIPModel.from_pretrained(
-                None, config=CLIPConfig.from_dict(settings), state_dict=weights, output_loading_info=True, dtype=torch.float32
-            )
-        try:
-            self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
-            has_settings, side = os.path.isfile(self.folder / "preprocessor_config.json"), self.model.config.vision_config.image_size
+        self.model = network_of(CLIPModel, settings, weights, file, "CLIP").to(self.device)
+        self.tokenizer = load_clip_tokenizer(self.folder)
+        has_settings, side = os.path.isfile(self.folder / "preprocessor_config.json"), self.model.config.vision_config.image_size
+        with told(self.folder, "CLIP"):
             self.processor = CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True) if has_settings else (
                 CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}))  # fmt: skip
-        except Exception as error:  # the readers of the formats raise whatever they like
-            raise UserError(f"{self.folder}: CLIP cannot be loaded ({' '.join(str(error).split())[:150]}); download it again") from error
-        if found["missing_keys"]:
-            raise UserError(f"{self.folder}: found no {sorted(found['missing_keys'])[0]} in the weights; download the folder again")
-        self.model.eval().requires_grad_(False).to(self.device)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
@@ -65,6 +53,15 @@ class ClipEncoder:
     def _encode_tokens(self, tokens: list[int]) -> np.ndarray:
         hidden = self.model.text_model(input_ids=torch.tensor([tokens], device=self.device)).pooler_output
         return normalised(self.model.text_projection(hidden))[0]
+
+
+def load_clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Read CLIP's tokenizer. Raises `UserError` for a folder without it."""
+    if not any(os.path.isfile(folder / name) for name in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"{folder}: found no CLIP tokenizer, expected vocab.json and merges.txt; copy those of a CLIP model")
+    check_tokenizer(folder)
+    with told(folder, "CLIP's tokenizer"):
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def average_chunks(

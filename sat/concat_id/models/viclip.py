@@ -1,23 +1,20 @@
 """ViCLIP over videos and prompts, from the released file of weights. Source: InternVid (arXiv 2307.06942), `ViCLIP-*.pth`."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
-from concat_id.errors import UserError, reason_of
+from concat_id.errors import UserError
 from concat_id.files.paths import visible_files
-from concat_id.models.clip import average_chunks, normalised
+from concat_id.models.clip import average_chunks, load_clip_tokenizer, normalised
 from concat_id.weights.loading import check_floats, check_named, load_strictly, load_tensors
-from concat_id.weights.model_folders import built_from, check_tokenizer, made_on
+from concat_id.weights.model_folders import built_from, made_on
 
 HEAD_SIZE = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # As released: ImageNet's, not CLIP's.
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 class Mlp(nn.Sequential):
@@ -128,21 +125,15 @@ class ViClipEncoder:
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or "none"
             raise UserError(f"{self.folder}: found {names}, expected one ViCLIP-*.pth; put the released file there")
-        if not any(os.path.isfile(self.folder / name) for name in TOKENIZER_FILES):
-            raise UserError(f"{self.folder}: found no CLIP tokenizer, expected vocab.json and merges.txt; copy those of a CLIP model")
+        self.tokenizer = load_clip_tokenizer(self.folder)
         self.file = files[0]
         self.name = self.file.stem
         content = load_tensors(self.file)
         state_dict = content.get("model", content) if isinstance(content, dict) else content
         check_named(state_dict, str(self.file))
         check_floats(state_dict, str(self.file))
-        check_tokenizer(self.folder)
         with built_from(self.file, "ViCLIP", state_dict), made_on("meta"):
             self.model = ViClip(state_dict)
-        try:
-            self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except Exception as error:  # the readers of the formats raise whatever they like
-            raise UserError(f"{self.folder}: its tokenizer cannot be read ({reason_of(error, 100)}); copy that of a CLIP model") from error
         load_strictly(self.model, state_dict, str(self.file), ignore=("temp",), dtype=torch.float32)
         self.model.eval().requires_grad_(False).to(self.device)
         self.num_frames = self.model.vision_encoder.temporal_positional_embedding.shape[1]

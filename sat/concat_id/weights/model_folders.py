@@ -95,6 +95,19 @@ def built_from(file: Path, what: str, tensors: Mapping[str, Any]) -> Iterator[No
         hook.remove()
 
 
+def network_of(
+    kind: Any, settings: dict[str, Any], weights: dict[str, Tensor], file: Path, what: str, dtype: torch.dtype = torch.float32
+) -> Any:
+    """Make a frozen network of a class of transformers, of the settings in `file` and the weights beside it. Raises `UserError`."""
+    with built_from(file, what, weights):
+        network, found = kind.from_pretrained(
+            None, config=kind.config_class.from_dict(settings), state_dict=weights, dtype=dtype, output_loading_info=True
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(f"{file.parent}: found no {missing[0]} in the weights, expected a whole {what}; download it again")
+    return network.eval().requires_grad_(False)
+
+
 @contextmanager
 def made_on(device: torch.device | str) -> Iterator[None]:
     """Inside the block networks are made on a device, without drawing numbers on the meta device, which has none."""

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from concat_id.config.neighbours import ConsistentIDConfig
@@ -20,7 +20,7 @@ from concat_id.models.local_folders import silent, told
 from concat_id.video.transforms import to_frames
 from concat_id.weights.folders import some, weight_files
 from concat_id.weights.loading import check_whole
-from concat_id.weights.model_folders import built_from, check_tokenizer, load_pretrained, read_settings
+from concat_id.weights.model_folders import check_tokenizer, load_pretrained, network_of, read_settings
 
 NOISE = {  # as released
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
@@ -141,13 +141,7 @@ class ImageFeatures:
         weights = {name: tensor for name, tensor in load_pretrained(folder).items() if name.startswith("vis")}
         own = settings.get("vision_config", settings)
         own = own | {"projection_dim": settings.get("projection_dim", own.get("projection_dim", 512))}
-        with built_from(file, "image encoder of CLIP", weights):
-            self.network, report = CLIPVisionModelWithProjection.from_pretrained(
-                None, config=CLIPVisionConfig.from_dict(own), state_dict=weights, dtype=dtype, output_loading_info=True
-            )
-        if missing := sorted(report["missing_keys"]):
-            raise UserError(f"{folder}: found no {missing[0]} in the weights, expected CLIP; download the folder again")
-        self.network.eval().requires_grad_(False)
+        self.network = network_of(CLIPVisionModelWithProjection, own, weights, file, "image encoder of CLIP", dtype)
 
     @property
     def width(self) -> int:
