@@ -59,6 +59,16 @@ def test_a_batch_is_filled_up_with_the_first_records_of_its_epoch():
     assert second[1:] == first[:2]
 
 
+def test_epochs_seen_stay_whatever_the_batch_size():
+    whole, single = EpochSampler([1] * 5, 4), EpochSampler([1] * 5, 1)
+    for _ in range(8):  # batches of 4 and of 1, filled up: four epochs
+        whole.advance()
+    single.load_state_dict(whole.state_dict())
+    assert single.samples == 4 * 5 and next(iter(single))[0][0] == 4
+    single.load_state_dict({"samples": 32})  # of an older checkpoint
+    assert single.samples == 32
+
+
 def test_order_depends_on_the_seed():
     assert take(EpochSampler([1] * 50, seed=1), 50) != take(EpochSampler([1] * 50, seed=2), 50)
 

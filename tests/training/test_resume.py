@@ -92,7 +92,7 @@ def test_another_number_of_processes_goes_on_and_says_what_is_kept(setup, whole,
     said, run = setup.train(tmp_path, "--resume", tmp_path / whole.name, "--train_iters", 11)
     assert "2 processes before, 1 now: weights, optimizer, average and the order of the data are kept" in said
     state = json.loads((run / "11" / "training" / "state.json").read_text())
-    assert (state["step"], state["updates"], state["sampler"], state["processes"]) == (11, 11, {"samples": 21}, 1)
+    assert (state["step"], state["updates"], state["sampler"]["samples"], state["processes"]) == (11, 11, 21, 1)
     assert len(metrics(run)) == 11
 
 

@@ -126,6 +126,8 @@ def test_epochs_are_those_of_the_data_however_many_steps_they_take(setup, tmp_pa
     steps = len(metrics(run))
     said, _ = setup.train(tmp_path, "--resume", "--epochs", 3, "--gradient_accumulation_steps", 2)
     assert f"after step {steps}" in said and len(metrics(run)) == steps + steps, said  # two more epochs of half as many steps
+    said, _ = setup.train(tmp_path, "--resume", "--epochs", 4, "--batch_size", 4)
+    assert len(metrics(run)) == steps + steps + 2, said  # one more of two batches
 
 
 def test_validation_loss_is_shared_out_and_the_same_for_any_number_of_processes(setup, tmp_path, monkeypatch):

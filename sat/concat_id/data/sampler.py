@@ -72,12 +72,15 @@ class EpochSampler(Sampler[list[Key]]):
         self.samples += self.batch_size * self.world_size
 
     def state_dict(self) -> dict[str, int]:
-        """How many samples all ranks together have used."""
-        return {"samples": self.samples}
+        """How many samples all ranks together have used, and what makes epochs of them."""
+        return {"samples": self.samples, "batch_size": self.batch_size, "batches_per_epoch": self.batches_per_epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after so many samples, whatever the number of ranks was."""
+        """Continue after so many samples, whatever the number of ranks was; after as many epochs if they are cut otherwise here."""
         self.samples = int(state["samples"])
+        size, batches = state.get("batch_size"), state.get("batches_per_epoch")  # which older checkpoints do not have
+        if size and batches and (size, batches) != (self.batch_size, self.batches_per_epoch):
+            self.samples = self.samples // size * self.batches_per_epoch // batches * self.batch_size
 
 
 class _Guarded(Dataset):

@@ -135,7 +135,6 @@ class SavedState:
     def __init__(self, folder: Path):
         self.folder, self.values = folder, _read_state(folder)
         self.step: int = self.values["step"]
-        self.samples: int = self.values["sampler"]["samples"]
         self._files: dict[str, Path] = {}
         for path in sorted((folder / TRAINING).glob("states*.safetensors")):
             with safe_open(path, framework="pt") as file:

@@ -37,7 +37,9 @@ class TrainingRun:
         args, seed = self.config.training, self.config.args.seed
         dataset.any_kind = self.settings.micro_batch_size == 1
         order = EpochSampler(dataset.kinds, self.settings.micro_batch_size, rank(), world_size(), seed)
-        taken, seen = (self.saved.step, self.saved.samples // order.batch_size) if self.saved else (0, 0)
+        if self.saved:
+            order.load_state_dict(self.saved.values["sampler"])
+        taken, seen = self.saved.step if self.saved else 0, order.samples // order.batch_size
         args.count_steps(order.batches_per_epoch, self.settings.accumulation * world_size(), taken, seen)
         return ClipLoader(dataset, order, args.num_workers, args.prefetch_factor)
 

@@ -48,7 +48,6 @@ class Trainer:
         self.noted, self.stopped_by = 0, 0  # signal that this process got; signal that all have agreed to stop for
         if saved is not None:
             saved.restore(engine)
-            sampler.load_state_dict(saved.values["sampler"])
             self.done = self.saved_at = saved.step
         self.progress = Progress(run, self.args, self.done) if rank() == 0 else None
 
