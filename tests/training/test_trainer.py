@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from in_process import refused
 from PIL import Image
 from training import alone
@@ -46,6 +47,18 @@ def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
         assert torch.equal(master, expected.pop("fp32")) and states.keys() == expected.keys()
         assert all(torch.equal(states[key], expected[key]) for key in states)
     assert engine.updates == 1
+
+
+def test_a_loss_scale_goes_on_where_it_is_dynamic_before_and_after(setup, tmp_path):
+    engine = alone.make_trainer(setup.config(tmp_path), tmp_path).engine
+    static, scaler = engine.scaler_state(), DynamicLossScaler(2.0**16, 1000, 1, 1, False)  # as fp16: true makes it
+    engine.load_scaler_state(vars(scaler))
+    assert engine.scaler_state() == static == {"cur_scale": 1.0, "dynamic": False}
+    engine.deepspeed.optimizer.loss_scaler = scaler
+    engine.load_scaler_state(static)  # of a run in float32 or bfloat16
+    assert scaler.cur_scale == 2.0**16
+    engine.load_scaler_state(vars(scaler) | {"cur_scale": 1.0, "cur_iter": 9, "scale_window": 7})
+    assert (scaler.cur_scale, scaler.cur_iter, scaler.scale_window) == (1, 9, 1000)
 
 
 def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):

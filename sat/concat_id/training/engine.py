@@ -27,6 +27,7 @@ from concat_id.errors import UserError, reason_of
 from concat_id.training.optimizer import STATES, EmaAdamW
 from concat_id.training.settings import EngineSettings
 
+SCALER = "cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"  # what a dynamic loss scaler changes in itself
 TIMEOUT = datetime.timedelta(hours=1)  # a checkpoint of the first process may take long on a slow disk
 States = dict[str, Tensor]
 
@@ -165,10 +166,10 @@ class Engine:
         return {key: value for key, value in vars(scaler).items() if isinstance(value, int | float)} if scaler is not None else {}
 
     def load_scaler_state(self, state: dict[str, Any]) -> None:
-        """Put the loss scaler's numbers back."""
+        """Put back where a dynamic loss scaler stood; a static scale, and what is configured, are the new run's."""
         scaler = getattr(self.deepspeed.optimizer, "loss_scaler", None)
-        if scaler is not None:
-            vars(scaler).update(state)
+        if scaler is not None and scaler.dynamic and state.get("dynamic"):
+            vars(scaler).update({name: state[name] for name in SCALER if name in state})
 
     def _make_states(self) -> None:
         """Make the optimizer's states now, which DeepSpeed leaves to the first step, so that they can be saved and loaded before."""
