@@ -34,22 +34,24 @@ def test_continuing_is_exact_in_every_stage(setup, tmp_path, stage, bf16):
     assert {tensor.dtype for tensor in weights(whole, "4").values()} == {torch.bfloat16 if bf16 else torch.float32}
 
 
-def test_continuing_in_another_stage_keeps_all(setup, tmp_path):
+def test_continuing_in_another_stage_keeps_all(setup, tmp_path, capsys):
     config = setup.config(tmp_path, train_iters=2)
     alone.make_trainer(config, tmp_path).train(alone.batches(**alone.SMALL))
     other = setup.config(tmp_path, {"zero_optimization": {"stage": 3}}, train_iters=2)
     state = tmp_path / "2" / "training" / "state.json"
     state.write_text(state.read_text().replace('"updates": 2', '"updates": 1'))  # as where float16 left out an update
-    engine = alone.make_trainer(other, tmp_path, open_checkpoint(tmp_path)).engine
+    trainer = alone.make_trainer(other, tmp_path, open_checkpoint(tmp_path))
+    engine = trainer.engine
     saved = open_checkpoint(tmp_path)
     for name, master, states in engine.full_states():
         expected = saved.states(name)
         assert torch.equal(master, expected.pop("fp32")) and states.keys() == expected.keys()
         assert all(torch.equal(states[key], expected[key]) for key in states)
-    assert engine.updates == 1
+    assert engine.updates == 1 and trainer.train(()) == 0
+    assert "note: 1 of 2 steps made no update, since gradients overflowed in float16" in capsys.readouterr().out
 
 
-def test_a_loss_scale_goes_on_where_it_is_dynamic_before_and_after(setup, tmp_path):
+def test_a_loss_scale_goes_on_where_it_is_dynamic_before_and_after(setup, tmp_path, monkeypatch):
     engine = alone.make_trainer(setup.config(tmp_path), tmp_path).engine
     static, scaler = engine.scaler_state(), DynamicLossScaler(2.0**16, 1000, 1, 1, False)  # as fp16: true makes it
     engine.load_scaler_state(vars(scaler))
@@ -59,6 +61,9 @@ def test_a_loss_scale_goes_on_where_it_is_dynamic_before_and_after(setup, tmp_pa
     assert scaler.cur_scale == 2.0**16
     engine.load_scaler_state(vars(scaler) | {"cur_scale": 1.0, "cur_iter": 9, "scale_window": 7})
     assert (scaler.cur_scale, scaler.cur_iter, scaler.scale_window) == (1, 9, 1000)
+    monkeypatch.setattr(engine.deepspeed, "backward", lambda loss: None)
+    monkeypatch.setattr(engine.deepspeed, "step", lambda: scaler.update_scale(True))
+    refused("args.fp16: found true, but every gradient overflows in float16 at the smallest loss scale; use bf16", engine.accumulate, None)
 
 
 def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):

@@ -98,7 +98,13 @@ class Engine:
     def accumulate(self, loss: Tensor) -> None:
         """Take the gradients of one micro-batch; the last one of a step updates the parameters."""
         self.deepspeed.backward(loss)
-        self.deepspeed.step()
+        try:
+            self.deepspeed.step()
+        except Exception as error:  # DeepSpeed has no class of its own for it
+            if "loss scale already at minimum" not in str(error):
+                raise
+            found = "args.fp16: found true, but every gradient overflows in float16 at the smallest loss scale"
+            raise UserError(f"{found}; use bf16: true, or neither of them, or check clips and weights") from error
 
     @property
     def gradient_norm(self) -> float:
