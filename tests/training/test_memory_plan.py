@@ -11,7 +11,7 @@ from concat_id.config.loading import load_config
 from concat_id.config.presets import files_of
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.backbones import initialize_weights, new_transformer
-from concat_id.training import memory_trace
+from concat_id.training import memory_plan, memory_trace
 from concat_id.training.memory_plan import measure_sizes, plan
 
 measured = load_script(Path(__file__).with_name("measured.py"))
@@ -38,6 +38,19 @@ def test_what_real_processes_keep_and_allocate(setup, tmp_path, processes, stage
     else:
         assert found["update"] == pytest.approx(planned.update, rel=0.1)
     assert 0.9 * found["forward"] <= planned.network <= 1.35 * found["forward"]  # when processes let go of what they reduce varies
+
+
+@pytest.mark.parametrize("deepspeed, processes, clips", [
+    ({"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2}, 2, 2),
+    ({"train_batch_size": 8, "gradient_accumulation_steps": 1}, 4, 2), ({"train_batch_size": 8}, 4, 1),
+])  # fmt: skip
+def test_the_micro_batch_is_that_of_the_engine(setup, monkeypatch, deepspeed, processes, clips):
+    monkeypatch.setattr(memory_plan, "trace_network", lambda config, clips, num_refs: clips * 2**40)
+    config = load_config(setup.bases[:1])
+    config.deepspeed = deepspeed
+    assert plan(config, measure_sizes(config), processes).network >> 40 == clips
+    config.training.zero_stage = 1
+    assert plan(config, measure_sizes(config), processes, 3).zero_stage == 3
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -28,6 +28,8 @@ libraries, what convolutions take for themselves while encoding, and what the al
 """
 
 import copy
+import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,15 +48,23 @@ FLOAT32 = 4
 class Sizes:
     """What does not depend on the number of processes: numbers of parameters, and bytes of a step's parts."""
 
-    trained: int
-    small: int  # of them in parameters that ZeRO-3 leaves whole
-    largest: int  # of them in the largest parameter
+    parameters: tuple[int, ...]  # sizes of those that are trained
     frozen: int
     autoencoder: int
     encoding: int
-    network: int
+    network: Callable[[int], int]  # of so many clips at once
     flops: tuple[int, int]  # of one clip: transformer, autoencoder
     bytes_each: int
+
+    @property
+    def trained(self) -> int:
+        """Of all trained parameters."""
+        return sum(self.parameters)
+
+    @property
+    def largest(self) -> int:
+        """Of the largest trained parameter."""
+        return max(self.parameters)
 
 
 @dataclass(frozen=True)
@@ -91,20 +101,16 @@ class MemoryPlan:
 
 
 def measure_sizes(config: Config, num_refs: int = 1) -> Sizes:
-    """Count parameters and trace one step of one clip with `num_refs` people; nothing is allocated."""
+    """Count parameters and trace a step of clips with `num_refs` people; nothing is allocated."""
     network = empty_network(config)
-    trained = [parameter.numel() for parameter in network.parameters() if parameter.requires_grad]
-    batch = engine_settings(config, 1).micro_batch_size if "train_batch_size" not in config.deepspeed else config.args.batch_size
+    trained = tuple(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     encoding, operations = trace_encoder(config)
-    threshold = DeepSpeedZeroConfig(**config.deepspeed.get("zero_optimization", {})).param_persistence_threshold
     return Sizes(
-        trained=sum(trained),
-        small=sum(count for count in trained if count <= threshold),
-        largest=max(trained),
+        parameters=trained,
         frozen=sum(parameter.numel() for parameter in network.parameters()) - sum(trained),
         autoencoder=sum(parameter.numel() for parameter in new_autoencoder(config).parameters()),
         encoding=encoding,
-        network=trace_network(config, batch, num_refs),
+        network=functools.cache(lambda clips: trace_network(config, clips, num_refs)),
         flops=(network_flops(config, num_refs), operations),
         bytes_each=getattr(torch, config.args.dtype_name).itemsize,
     )
@@ -115,10 +121,12 @@ def plan(config: Config, sizes: Sizes, processes: int, zero_stage: int | None = 
     config = copy.deepcopy(config)
     section = config.deepspeed.setdefault("zero_optimization", {})
     if zero_stage is not None:
-        section["stage"] = zero_stage
-    if offload:
+        config.training.zero_stage = zero_stage
+    if offload and isinstance(section, dict):  # else the settings refuse it
         section["offload_optimizer"] = {"device": "cpu"}
-    zero = DeepSpeedZeroConfig(**engine_settings(config, processes).deepspeed["zero_optimization"])  # with DeepSpeed's own defaults
+    settings = engine_settings(config, processes)
+    zero = DeepSpeedZeroConfig(**settings.deepspeed["zero_optimization"])  # with DeepSpeed's own defaults
+    traced = sizes.network(settings.micro_batch_size)
     away = zero.offload_optimizer is not None and zero.offload_optimizer.device != "none"
     partition, each = -(-sizes.trained // processes), sizes.bytes_each
     average = FLOAT32 * partition if config.training.ema_decay else 0
@@ -129,7 +137,7 @@ def plan(config: Config, sizes: Sizes, processes: int, zero_stage: int | None = 
         weights, buffers, network, update = _stage_1_and_2(sizes, zero, partition, away)
     return MemoryPlan(
         processes, int(zero.stage), away, weights, *((0, 0, 0) if away else shared), sizes.autoencoder * each, buffers,
-        sizes.encoding, network, update, host=sum(shared) + (FLOAT32 + each) * partition + each * sizes.largest if away else 0,
+        sizes.encoding, traced + network, update, host=sum(shared) + (FLOAT32 + each) * partition + each * sizes.largest if away else 0,
     )  # fmt: skip
 
 
@@ -137,7 +145,7 @@ def _stage_1_and_2(sizes: Sizes, zero: DeepSpeedZeroConfig, partition: int, away
     each = sizes.bytes_each
     bucket = each * min(zero.reduce_bucket_size, sizes.trained)
     gradients = 0 if away else each * partition
-    network = sizes.network + gradients + (3 if zero.overlap_comm else 2) * bucket
+    network = gradients + (3 if zero.overlap_comm else 2) * bucket
     update = 0 if away else 2 * gradients + (FLOAT32 * partition if each != FLOAT32 else 0)
     gathered = each * min(zero.allgather_bucket_size, sizes.trained)
     return each * (sizes.trained + sizes.frozen), each * sizes.largest if away else 0, network, max(update, gathered)
@@ -145,11 +153,11 @@ def _stage_1_and_2(sizes: Sizes, zero: DeepSpeedZeroConfig, partition: int, away
 
 def _stage_3(sizes: Sizes, zero: DeepSpeedZeroConfig, partition: int, processes: int, away: bool) -> tuple[int, int, int, int]:
     each = sizes.bytes_each
-    whole = sizes.small if processes > 1 else 0
+    whole = sum(count for count in sizes.parameters if count <= zero.param_persistence_threshold) if processes > 1 else 0
     bucket = each * zero.reduce_bucket_size if zero.contiguous_gradients else each * min(zero.reduce_bucket_size, sizes.trained)
     gathered = each * min(sizes.trained, zero.max_live_parameters) if processes > 1 else 0
     buffers = bucket + (0 if away else each * partition)
     arriving = each * min(sizes.trained, zero.prefetch_bucket_size) if processes > 1 else 0
     group = min(partition, zero.sub_group_size)
     update = 0 if away else FLOAT32 * group + (each * group if each != FLOAT32 else 0)
-    return each * (partition + whole + sizes.frozen), buffers, sizes.network + gathered + arriving + 2 * bucket, update
+    return each * (partition + whole + sizes.frozen), buffers, gathered + arriving + 2 * bucket, update
