@@ -69,7 +69,7 @@ def test_numbers_may_be_written_the_ways_yaml_tempts_to(write):
         args: {guidance_scale: 7, train_data: only.json}
         model: {schedule: {shift: "1e-2"}, scale_factor: 1e-1}
         data: {target: some.Dataset, params: {fps: 8., skip_frms_num: 3., video_size: [64, "96"]}}
-        deepspeed: {optimizer: {params: {eps: 1e-8, betas: [0.9, 0.95]}}}
+        deepspeed: {zero_optimization: , optimizer: {params: {eps: 1e-8, betas: [0.9, 0.95]}}}
     """)
     config = load_config([DEBUG, path])
     assert (config.args.guidance_scale, config.model.schedule.shift, config.model.scale_factor) == (7.0, 0.01, 0.1)

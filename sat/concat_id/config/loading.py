@@ -56,7 +56,7 @@ def load_config(
         args=_build_args(SamplingArgs, raw["args"], origins),
         training=_build_args(TrainingArgs, raw["args"], origins),
         data=build(DataConfig, raw.get("data", {}), "data", origins),
-        deepspeed=raw.get("deepspeed", {}),
+        deepspeed={name: value for name, value in raw.get("deepspeed", {}).items() if value is not None},
         origins=origins,
     )
     _fill_in(config, origins)

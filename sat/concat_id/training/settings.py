@@ -56,7 +56,7 @@ class EngineSettings:
 def engine_settings(config: Config, world_size: int) -> EngineSettings:
     """Derive DeepSpeed's configuration and the optimizer's settings; raises `UserError` for what cannot be."""
     args, origins, notes = config.training, config.origins, []
-    given = {name: value for name, value in copy.deepcopy(config.deepspeed).items() if value is not None}
+    given = copy.deepcopy(config.deepspeed)
     for name in MAPPINGS:
         if not isinstance(given.get(name, {}), dict):
             raise mismatch(f"deepspeed.{name}", given[name], "a mapping of keys to values", origins)
