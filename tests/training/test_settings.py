@@ -102,6 +102,7 @@ def test_what_deepspeed_knows_passes(read):
         "data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32", "dump_state": False, "gradient_clipping": 1,
         "timers": {"throughput": {"enabled": False}}, "torch_autocast": {"enabled": False, "dtype": "bfloat16"},
         "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "sub_group_size": 10**9},
+        "bf16": {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True},
     }  # fmt: skip
     settings = read(**known)
     assert {name: settings.deepspeed[name] for name in known} == known

@@ -45,8 +45,9 @@ class _Asked(dict):
 
 def check_deepspeed(given: dict[str, Any], origins: Origins) -> None:
     """Raise `UserError` for the first key of the `deepspeed:` section that DeepSpeed does not know, or whose value it cannot take."""
+    stage = given["zero_optimization"]["stage"]  # some values are for some stages alone
     for name, value in given.items():
-        section = _Asked({TRAIN_MICRO_BATCH_SIZE_PER_GPU: 1, name: value})
+        section = _Asked({TRAIN_MICRO_BATCH_SIZE_PER_GPU: 1, "zero_optimization": {"stage": stage}, name: value})
         try:
             DeepSpeedConfig(section)
         except ValidationError as error:
