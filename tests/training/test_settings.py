@@ -110,6 +110,7 @@ def test_what_deepspeed_knows_passes(read):
 
 @pytest.mark.parametrize("given, message", [
     ({"zero_optimization": {"stge": 2}}, "zero_optimization.stge: unknown key; the nearest known key is stage"),
+    ({"zero_optimization": {"pin_memory": True}}, "zero_optimization.pin_memory: found here, expected in another section"),
     ({"optimizer": {"params": {"betas": 3}}}, "optimizer.params.betas: found 3, expected a list of 2 numbers"),
     ({"optimizer": {"type": "sat.ops.FusedEmaAdam", "params": {"adam_w_mode": False}}}, "optimizer.params.adam_w_mode: found False"),
     ({"optimizer": {"params": {"bias_correction": False}}}, "optimizer.params.bias_correction: found False, expected true"),

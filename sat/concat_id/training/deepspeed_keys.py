@@ -90,7 +90,10 @@ def _invalid(name: str, value: Any, error: ValidationError, origins: Origins) ->
         if not isinstance(value, dict) or part not in value:
             break
         if part == path[-1] and first["type"] == "extra_forbidden":
-            return unknown_key(f"{key}.{part}", set(_names(DeepSpeedConfigModel)), origins)
+            names, place = set(_names(DeepSpeedConfigModel)), f"{key}.{part}"
+            if part in names:
+                return UserError(f"{origins.place(place)}: found here, expected in another section; move or remove it")
+            return unknown_key(place, names, origins)
         key, value = f"{key}.{part}", value[part]
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
     return UserError(f"{origins.place(key)}: found {shown(value)}, {expected}; correct it")
