@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,6 +95,9 @@ def test_the_last_whole_checkpoint_is_taken(setup, tmp_path, capsys):
     assert "states.safetensors: has" in capsys.readouterr().err
     (run / "5" / "training" / "state.json").unlink()
     assert open_checkpoint(run).step == 4
+    shutil.copytree(run / "4", run / "004")
+    refused("004: found a checkpoint of another name.*; rename it to 4", open_checkpoint, run / "004")
+    refused("4-ema: holds weights only.*--load", open_checkpoint, run / "4-ema")
     state = run / "4" / "training" / "state.json"
     state.write_text(state.read_text().replace('"version": 1', '"version": 2'))
     refused("state.json: found version 2, expected 1", open_checkpoint, run / "4")

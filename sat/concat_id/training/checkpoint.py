@@ -210,8 +210,12 @@ def folder_of_run(path: Path) -> Path:
     """The run that `path` is, or is a checkpoint of. Raises `UserError` for what is neither."""
     if not path.is_dir():
         raise UserError(f"args.resume: {path}: found {kind_of(path)}, expected the folder of a run; check the path")
-    is_checkpoint = STEP.fullmatch(path.name) and ((path / MODEL_STATES).is_file() or (path / TRAINING).is_dir())
-    return path.resolve().parent if is_checkpoint else path
+    if not ((path / MODEL_STATES).is_file() or (path / TRAINING).is_dir()):
+        return path
+    if not STEP.fullmatch(path.name):  # a copy, or averaged weights, which are refused as weights only
+        step = _read_state(path)["step"]
+        raise UserError(f"args.resume: {path}: found a checkpoint of another name, expected that of its step; rename it to {step}")
+    return path.resolve().parent
 
 
 def open_checkpoint(run: Path) -> SavedState:
