@@ -166,9 +166,11 @@ class SavedState:
         if "ema" in names and rank() == 0 and not any(key.endswith("|ema") for key in self._files):
             warn(f"{self.folder}: holds no averaged weights; the average starts anew")
         before = self.values["processes"]
+        # timesteps and noise are drawn by a batch's number among those of a step
+        same_parts = before * self.values.get("accumulation", 1) == world_size() * engine.settings.accumulation
         if before == world_size():
             load_random_state(load_tensors(self.folder / TRAINING / RANDOM)[rank()])
-        elif rank() == 0:
+        elif rank() == 0 and not same_parts:
             warn(f"{before} processes before, {world_size()} now: weights, optimizer, average and the order of the data are kept;"
                  " timesteps and noise are drawn anew, so losses will differ from those of a run that was not stopped")  # fmt: skip
 
