@@ -117,6 +117,19 @@ def test_intervals_of_zero_are_never_and_others_end_with_the_last_step(setup, tm
     assert steps == validated and sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == saved
 
 
+def test_the_speed_is_that_of_steps_without_what_is_between_them(setup, tmp_path, monkeypatch, capsys):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("concat_id.training.trainer.time", clock)
+    monkeypatch.setattr("concat_id.training.progress.time", clock)
+    trainer = alone.make_trainer(setup.config(tmp_path, train_iters=4, eval_interval=1, eval_iters=1, log_interval=2), tmp_path)
+    loss = trainer.objective.training_loss
+    take = lambda seconds: setattr(clock, "now", clock.now + seconds)  # noqa: E731
+    trainer.objective.training_loss = lambda *arguments: take(0.5) or loss(*arguments)
+    trainer.validation = SimpleNamespace(loss=lambda engine: take(100) or 0.0)
+    trainer.train(alone.batches(**alone.SMALL))
+    assert capsys.readouterr().out.count("  2.00 samples/s") == 3
+
+
 def test_a_checkpoint_that_fails_is_told_and_the_last_one_ends_the_run(setup, tmp_path, monkeypatch, capsys):
     def fail(*arguments):
         raise CheckpointError("the disk is full")

@@ -79,11 +79,13 @@ class Trainer:
             self._step(batches)
             if self.stopped_by:
                 return
-            args, last = self.args, self.done == self.args.train_iters
+            args, last, began = self.args, self.done == self.args.train_iters, time.monotonic()
             if self.validation and args.eval_interval and (last or self.done % args.eval_interval == 0):
                 self._validate()
             if args.save_interval and not last and self.done % args.save_interval == 0:
                 self._save(last=False)
+            if self.progress:
+                self.progress.last += time.monotonic() - began  # samples/s are those of steps
 
     def _step(self, batches: Iterator[Batch]) -> None:
         args = self.args
