@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,6 +116,16 @@ def test_intervals_of_zero_are_never_and_others_end_with_the_last_step(setup, tm
     trainer.validation = SimpleNamespace(loss=lambda engine: steps.append(trainer.done) or 0.0)
     trainer.train(alone.batches(**alone.SMALL))
     assert steps == validated and sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == saved
+
+
+def test_a_validation_that_a_signal_puts_off_is_made_on_continuing(setup, tmp_path):
+    config = setup.config(tmp_path, train_iters=4, eval_interval=2, eval_iters=1)
+    for code, validated in ((143, []), (143, []), (143, [2]), (143, [2]), (0, [2, 4])):
+        saved = open_checkpoint(tmp_path) if (tmp_path / "latest").exists() else None
+        trainer = alone.make_trainer(config, tmp_path, saved, lambda objective: SimpleNamespace(loss=lambda engine: 0.0))
+        trainer.noted = signal.SIGTERM  # in the first step
+        assert trainer.train(alone.batches(**alone.SMALL)) == code
+        assert [line["step"] for line in alone.metrics(tmp_path) if "validation_loss" in line] == validated
 
 
 def test_the_speed_is_that_of_steps_without_what_is_between_them(setup, tmp_path, monkeypatch, capsys):

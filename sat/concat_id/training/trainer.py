@@ -44,11 +44,12 @@ class Trainer:
     ):
         self.config, self.args, self.run, self.engine = config, config.training, run, engine
         self.objective, self.sampler, self.validation = objective, sampler, validation
-        self.done, self.saved_at = 0, None
+        self.done, self.saved_at, self.due = 0, None, False  # whether a validation is due, which a signal puts off
         self.noted, self.stopped_by = 0, 0  # signal that this process got; signal that all have agreed to stop for
         if saved is not None:
             saved.restore(engine)
             self.done = self.saved_at = saved.step
+            self.due = validation is not None and saved.values.get("validation_due", False)
         self.progress = Progress(run, self.args, self.done) if rank() == 0 else None
 
     def train(self, batches: Iterable[Batch]) -> int:
@@ -75,12 +76,15 @@ class Trainer:
         return 128 + self.stopped_by if self.stopped_by else 0
 
     def _steps(self, batches: Iterator[Batch]) -> None:
+        if self.due:
+            self._validate()
         while self.done < self.args.train_iters and not self.stopped_by:
             self._step(batches)
+            args, last, began = self.args, self.done == self.args.train_iters, time.monotonic()
+            self.due = bool(self.validation and args.eval_interval and (last or self.done % args.eval_interval == 0))
             if self.stopped_by:
                 return
-            args, last, began = self.args, self.done == self.args.train_iters, time.monotonic()
-            if self.validation and args.eval_interval and (last or self.done % args.eval_interval == 0):
+            if self.due:
                 self._validate()
             if args.save_interval and not last and self.done % args.save_interval == 0:
                 self._save(last=False)
@@ -111,6 +115,7 @@ class Trainer:
             self.progress.step(self.done, values, int(samples), self.engine.memory_gib())
 
     def _validate(self) -> None:
+        self.due = False
         if self.args.eval_iters:
             loss = self.validation.loss(self.engine)
             self._require_number("validation loss", loss)
@@ -130,7 +135,7 @@ class Trainer:
     def _save(self, last: bool) -> None:
         """Save; one that fails on the way is worth a warning, the last one the run."""
         began = time.monotonic()
-        state = {"sampler": self.sampler.state_dict(), "accumulation": self.engine.settings.accumulation}
+        state = {"sampler": self.sampler.state_dict(), "accumulation": self.engine.settings.accumulation, "validation_due": self.due}
         try:
             save_checkpoint(self.run, self.done, self.engine, state, self.objective.dtype, self.args.keep_checkpoints)
         except CheckpointError as error:
