@@ -18,8 +18,8 @@ from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models.tensor_names import POSITIONS
 from concat_id.training.lora import FUSED
-from concat_id.weights.loading import load_sat_checkpoint
-from concat_id.weights.low_rank import blocks, load_low_rank, save_low_rank
+from concat_id.weights.loading import load_sat_checkpoint, load_tensors
+from concat_id.weights.low_rank import blocks, load_low_rank, merge_sat_products, save_low_rank
 
 LAYERS = (  # one of every kind
     "transformer.layers.0.attention.query_key_value", "transformer.layers.1.attention.dense", "transformer.layers.1.mlp.dense_h_to_4h",
@@ -90,6 +90,27 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
         assert_close(expected[f"{layer}.weight"], plain[f"{layer}.weight"] + scale * product, 1e-6)
     for layer in LAYERS:
         assert_close(back[f"{layer}.weight"], expected[f"{layer}.weight"], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_products_are_not_rounded_away_by_weights_of_8_bits(rotary, tmp_path, dtype):
+    """Of a part of a fused layer, whose other parts have none; and of SAT's weights."""
+    folder = shutil.copytree(rotary.folder, tmp_path / "hf")
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_tensors(file).items()}
+    safetensors.torch.save_file(weights, file)
+    pair = {"down": torch.ones(1, 128), "up": torch.full((128, 1), 2**-10)}
+    layer = "transformer_blocks.0.attn1.to_v"
+    kept = {f"transformer.{layer}.lora_A.weight": pair["down"], f"transformer.{layer}.lora_B.weight": pair["up"]}
+    safetensors.torch.save_file(kept, folder / DIFFUSERS_FILE)
+    to_sat(folder, tmp_path / "back", dtype)
+    back = load_sat_checkpoint(tmp_path / "back").state_dict
+    expected = (weights[f"{layer}.weight"].float() + 2**-10).bfloat16()
+    assert torch.equal(back[f"{LAYERS[0]}.weight"].chunk(3)[2], expected)
+    assert torch.equal(back[f"{LAYERS[0]}.weight"].chunk(3)[0], weights["transformer_blocks.0.attn1.to_q.weight"].bfloat16())
+    matrices = {f"dense.matrix_{side}.0": tensor for side, tensor in (("A", pair["down"]), ("B", pair["up"]))}
+    merged = merge_sat_products({"dense.original.weight": weights[f"{layer}.weight"], **matrices}, "test", 1.0)
+    assert torch.equal(merged["dense.weight"], expected)
 
 
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")

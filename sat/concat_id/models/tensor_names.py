@@ -75,6 +75,8 @@ def _take(count: int, pieces: Sequence[int]) -> Callable[[Tensor], Tensor]:
 
 def _put_together(count: int, order: Iterable[tuple[int, ...]]) -> Callable[..., Tensor]:
     def make(*parts: Tensor) -> Tensor:
+        if len({part.dtype for part in parts}) > 1:  # a product was added to some of 8 bits, which torch.cat takes with no others
+            parts = tuple(part.bfloat16() if part.dtype.itemsize == 1 else part for part in parts)
         pieces: dict[int, Tensor] = {}
         for part, indices in zip(parts, order, strict=True):
             pieces.update(zip(indices, part.chunk(len(indices)), strict=True))

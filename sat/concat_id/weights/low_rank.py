@@ -51,9 +51,14 @@ def blocks(down: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32; the weight's type stays."""
+    """W + scale * B A, in float32; the weight's type stays, but for one of a byte."""
     product = torch.cat([rows.float() @ block.float() for block, rows in blocks(down, up)])
-    return (weight.float() + scale * product).to(weight.dtype)
+    return _added(weight, scale * product)
+
+
+def _added(weight: Tensor, change: Tensor) -> Tensor:
+    """Add in float32. Of bfloat16 where the weight has 8 bits, which round a product of usual size away."""
+    return (weight.float() + change).to(weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16)
 
 
 def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float) -> dict[str, Tensor]:
@@ -68,7 +73,7 @@ def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float)
             down, up = ([tensors[f"{layer}{MATRIX}{side}.{part}"].float() for part in parts] for side in "AB")
             weight = merged[f"{layer}.weight"]
             product = torch.cat([rows @ block for block, rows in zip(down, up, strict=True)])
-            merged[f"{layer}.weight"] = (weight.float() + alpha / len(down[0]) * product).to(weight.dtype)
+            merged[f"{layer}.weight"] = _added(weight, alpha / len(down[0]) * product)
         except (LookupError, RuntimeError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
             expected = "expected pairs of SAT's lora2 beside the weight they change; save the checkpoint again"
             raise UserError(f"{source}: the low-rank matrices of {layer} do not fit ({reason_of(error)}), {expected}") from error
