@@ -197,6 +197,9 @@ def test_what_does_not_fit_is_told(rotary, products, tmp_path):
     assert (read_diffusers_products(tmp_path)["a"].up.float() == 1.5 * (1 + 2**-7)).all(), "alpha / rank, not rounded to bfloat16"
     safetensors.torch.save_file(pair | {"transformer.a.dora_scale": torch.ones(4)}, tmp_path / DIFFUSERS_FILE)
     refused("found a.dora_scale, expected pairs", read_diffusers_products, tmp_path)
+    for other in ("text_encoder.a.lora_A.weight", "diffusion_model.a.lora_A.weight", "norm_final.diff_b", "transformer_2.a.alpha"):
+        safetensors.torch.save_file(pair | {other: torch.ones(1)}, tmp_path / DIFFUSERS_FILE)
+        refused(f"found {other}, expected names that start with transformer.", read_diffusers_products, tmp_path)
     safetensors.torch.save_file({"transformer.a.lora_A.weight": torch.zeros(2, 3)}, tmp_path / DIFFUSERS_FILE)
     refused(r"found a, expected pairs of <layer>.lora_A.weight and <layer>.lora_B.weight", read_diffusers_products, tmp_path)
     refused("found no pytorch_lora_weights.safetensors to keep", to_sat, rotary.folder, tmp_path / "back", low_rank="keep")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from concat_id.conversion.adapter_metadata import saved_scale
 from concat_id.conversion.lazy import LazyTensors, changed
-from concat_id.errors import UserError
+from concat_id.errors import UserError, one_line
 from concat_id.models.tensor_names import renamed_modules, split_modules
 from concat_id.models.wan.weights import PREFIX, count_layers, native_names, read_tensors
 from concat_id.weights.loading import check_floats, load_files
@@ -55,7 +55,10 @@ def read_diffusers_products(folder: Path) -> Products:
     path = folder / DIFFUSERS_FILE
     tensors = load_files([path])
     check_floats(tensors, str(path))
-    own = {name.removeprefix(DIFFUSERS_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(DIFFUSERS_PREFIX)}
+    if foreign := next((name for name in tensors if not name.startswith(DIFFUSERS_PREFIX)), None):
+        raise UserError(f"{path}: found {one_line(f'{foreign:.80}')}, expected names that start with {DIFFUSERS_PREFIX}, as"
+                        " low-rank weights of the transformer have; save those alone")  # fmt: skip
+    own = {name.removeprefix(DIFFUSERS_PREFIX): tensor for name, tensor in tensors.items()}
     alphas = {name.removesuffix(ALPHA): own.pop(name) for name in list(own) if name.endswith(ALPHA)}
     if wrong := next((layer for layer, alpha in alphas.items() if alpha.numel() != 1), None):
         raise UserError(f"{path}: {wrong}{ALPHA}: found {alphas[wrong].numel()} numbers, expected one; save the file again")
