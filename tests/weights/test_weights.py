@@ -19,6 +19,7 @@ import torch
 from in_process import Call, refused
 from torch import nn
 
+from concat_id.conversion.lazy import lazy_files
 from concat_id.weights import loading as weights
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest, write_sat_checkpoint
@@ -250,6 +251,9 @@ def test_weight_files_and_shards(tmp_path):
     refused("names 2 files, of which 2.safetensors are missing", weight_files, tmp_path)
     safetensors.torch.save_file({"b": torch.ones(1), "c": torch.ones(2)}, tmp_path / "2.safetensors")
     assert load_files(weight_files(tmp_path)).keys() == {"a", "b", "c"}
+    safetensors.torch.save_file({"b": torch.ones(1), "a": torch.ones(2)}, tmp_path / "2.safetensors")
+    for read in (load_files, lazy_files):
+        refused("2.safetensors: found a, which a file before it holds too, expected every tensor once", read, weight_files(tmp_path))
     (tmp_path / "model.safetensors.index.json").write_text("{")
     refused("index.json: line 1, column 2: not valid JSON", weight_files, tmp_path)
 

@@ -57,8 +57,9 @@ def lazy_files(paths: Iterable[Path], trust: bool = False) -> Mapping[str, Tenso
         return load_files(paths, trust)
     makers: dict[str, Callable[[], Tensor]] = {}
     for path in paths:
-        makers |= {name: partial(_read, path, name) for name in _names(path)}
-        check_named(makers, str(path))
+        own = {name: partial(_read, path, name) for name in _names(path)}
+        check_named(own, str(path), makers)
+        makers |= own
     return LazyTensors(makers)
 
 

@@ -9,7 +9,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,13 +146,16 @@ def load_files(paths: Iterable[Path], trust: bool = False) -> dict[str, Tensor]:
     state_dict = {}
     for path in paths:
         content = load_tensors(path, trust)
-        check_named(content, str(path))
+        check_named(content, str(path), state_dict)
         state_dict.update(content)
     return state_dict
 
 
-def check_named(content: Any, source: str) -> None:
-    """Raise `UserError` unless `content` is a dictionary whose keys are text, and none of a layer that an adapter was wrapped around."""
+def check_named(content: Any, source: str, before: Container[str] = ()) -> None:
+    """Raise `UserError` unless `content` is a dictionary whose keys are text, and none of a layer that an adapter was wrapped around.
+
+    Nor one of the names in the files read `before`.
+    """
     if not isinstance(content, dict):
         raise UserError(f"{source}: found a {type(content).__name__}, expected names with tensors; download it again")
     if foreign := [name for name in content if not isinstance(name, str)]:
@@ -161,6 +164,9 @@ def check_named(content: Any, source: str) -> None:
     if wrapped := next((name for name in content if ".base_layer." in name), None):
         raise UserError(f"{source}: found {one_line(f'{wrapped:.80}')}, expected weights alone, not with a low-rank adapter in place; in"
                         " diffusers call pipe.fuse_lora(); pipe.unload_lora_weights() and save again")  # fmt: skip
+    if twice := next((name for name in content if name in before), None):
+        raise UserError(f"{source}: found {one_line(f'{twice:.80}')}, which a file before it holds too, expected every tensor once;"
+                        " download all files of one version again")  # fmt: skip
 
 
 def check_floats(tensors: Mapping[str, Any], source: str) -> None:
