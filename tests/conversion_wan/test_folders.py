@@ -135,4 +135,7 @@ def test_refusals_leave_nothing_behind(wan, tmp_path, tiny_model):
     refused("exists already", to_diffusers, source, wan.folders["adaln"], wan.model)
     refused("found the ending '', expected .pt or .safetensors", to_native, source, target)
     refused("exists already", to_native, source, source.path)
+    odd = {name.replace("blocks.1.ffn.0.bias", "surplus"): tensor for name, tensor in source.open().items()}
+    told = "does not fit Wan's transformer .*missing: blocks.1.ffn.0.bias; .*unexpected: surplus"
+    refused(told, to_native, replace(source, open=lambda: odd), tmp_path / "native.pt")
     assert not list(tmp_path.iterdir())

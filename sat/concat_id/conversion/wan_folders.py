@@ -127,6 +127,7 @@ def to_native(source: WeightSource, target: Path, dtype: torch.dtype | None = No
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; choose another name or remove it first")
     tensors = _in_native_names(source.merged(), source.path)
+    check_names(tensors, WanTransformerConfig(num_layers=count_layers(tensors), ref_modulation=has_ref_modulation(tensors)), source.path)
     made = tqdm(tensors.items(), "transformer", len(tensors), unit="tensor")
     native = {name: (tensor.to(dtype) if dtype else tensor).contiguous() for name, tensor in made}
     check_floats(native, str(source.path))
