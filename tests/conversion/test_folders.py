@@ -48,7 +48,7 @@ def test_back_to_sat_is_bit_equal(sincos, tmp_path):
 def test_what_cannot_be_converted_is_told_and_leaves_nothing(rotary, tmp_path):
     source = open_source(rotary.checkpoint)
     mini = load_config([ROOT / "configs" / "mini.yaml"]).model
-    refused("no known model has 2 layers of width 128", detect_model, source.open(), [("mini", mini)])
+    refused("no known model has 2 layers of width 128, 16 channels in patches of 2 and 32", detect_model, source.open(), [("mini", mini)])
     refused("found no mixins.patch_embed.proj.weight, expected a tensor of 4 dimensions", detect_model, {}, [])
     refused("108 tensors are missing", to_hf, source, tmp_path / "x", mini)
     wider = replace(rotary.config.model, transformer=replace(rotary.config.model.transformer, text_hidden_size=48))
@@ -65,11 +65,17 @@ def test_folders_that_cannot_go_back(rotary, tmp_path):
     for change, told in (
         ({"_class_name": "WanTransformer3DModel"}, "found WanTransformer3DModel, expected CogVideoXTransformer3DModel"),
         ({"text_embed_dim": 48}, r"patch_embed.text_proj.weight: found shape \(128, 32\), but config.json makes it \(128, 48\)"),
+        ({"patch_size_t": 2}, "patch_size_t: found 2, as relatives of CogVideoX have it"),
+        ({"use_learned_positional_embeddings": True}, "use_learned_positional_embeddings: found True, as relatives"),
+        ({"in_channels": 32}, "in_channels: found 32, as relatives of CogVideoX have it"),
         ({"num_layers": 3}, r"num_layers: 24 tensors are missing: .*; its config.json belongs to another model"),
     ):
         (name,) = change
         (broken(name) / "config.json").write_text(json.dumps(settings | change))
         refused(told, to_sat, tmp_path / name, tmp_path / "x")
+    learned = broken("learned") / "diffusion_pytorch_model.safetensors"
+    save_file(load_tensors(learned) | {"patch_embed.pos_embedding": torch.zeros(1, 8, 128)}, learned)
+    refused("1 tensors are unknown: patch_embed.pos_embedding", to_sat, tmp_path / "learned", tmp_path / "x")
     wrapped = broken("wrapped") / "diffusion_pytorch_model.safetensors"
     save_file({name.replace("to_q.", "to_q.base_layer."): tensor for name, tensor in load_tensors(wrapped).items()}, wrapped)
     refused(r"expected weights alone, .* call pipe.fuse_lora\(\); pipe.unload_lora_weights", to_sat, tmp_path / "wrapped", tmp_path / "x")

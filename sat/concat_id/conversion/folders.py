@@ -39,6 +39,7 @@ COMPONENTS = {
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
+OF_RELATIVES = ("patch_size_t", "use_learned_positional_embeddings", "ofs_embed_dim")  # settings that no configuration has
 MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
 
 
@@ -126,6 +127,10 @@ def transformer_settings(folder: Path) -> dict:
     found = settings.get("_class_name", "no _class_name")
     if found != TRANSFORMER or "num_layers" not in settings:
         raise UserError(f"{path}: found {one_line(found)[:80]}, expected {TRANSFORMER} with num_layers; name a folder that to-hf wrote")
+    key = next((key for key in OF_RELATIVES if settings.get(key)), "in_channels")
+    if key != "in_channels" or settings.get(key, 16) != settings.get("out_channels", 16):
+        found = f"found {one_line(f'{settings.get(key, 16)!s:.40}')}, as relatives of CogVideoX have it (1.5, image to video)"
+        raise UserError(f"{path}: {key}: {found}, expected the transformer of CogVideoX-2B or 5B; name another folder")
     return settings
 
 
@@ -205,4 +210,5 @@ def detect_model(tensors: Mapping[str, Tensor], candidates: Iterable[tuple[str, 
         t = model.transformer
         if found == (t.num_layers, t.hidden_size, t.in_channels, t.patch_size, t.text_hidden_size, t.time_embed_dim):
             return name, model
-    raise UserError(f"no known model has {layers} layers of width {found[1]} and {found[4]} wide text; give its configuration with --base")
+    sizes = f"{layers} layers of width {found[1]}, {found[2]} channels in patches of {found[3]} and {found[4]} wide text"
+    raise UserError(f"no known model has {sizes}; give its configuration with --base")

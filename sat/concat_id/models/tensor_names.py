@@ -49,7 +49,7 @@ SPLIT_IN_LAYER = {
 }
 POSITIONS = "transformer.position_embeddings.weight"  # unused, but part of the SAT format; zeros when converted back
 BASE = "give the --base of the model that these weights belong to"
-IGNORED = {POSITIONS, "mixins.pos_embed.pos_embedding", "patch_embed.pos_embedding"}
+IGNORED = {POSITIONS, "mixins.pos_embed.pos_embedding"}
 
 
 @dataclass(frozen=True)
