@@ -16,7 +16,7 @@ from transformers import T5EncoderModel
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
 from concat_id.conversion.check import TOLERANCE, largest_difference
-from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_encoder_settings
+from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_encoder_settings, write_text_encoder
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models import tensor_names as names
 from concat_id.models.transformer import DiffusionTransformer
@@ -85,6 +85,27 @@ def test_folders_that_cannot_go_back(rotary, tmp_path):
     cut.unlink()
     refused("cut: found no weights, expected diffusion_pytorch_model.safetensors", to_sat, tmp_path / "cut", tmp_path / "x")
     assert not (tmp_path / "x").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_text_encoders_that_do_not_fit_are_refused_and_the_table_has_its_first_name(rotary, tmp_path):
+    source = shutil.copytree(rotary.config.model.text_encoder.path, tmp_path / "t5")
+    tensors = load_tensors(source / "model.safetensors")
+    matrix, table = "encoder.block.0.layer.0.SelfAttention.q", tensors.pop("shared.weight")
+
+    def write(changed):
+        save_file({"shared.weight": table} | tensors | changed, source / "model.safetensors")
+        write_text_encoder(tmp_path / "hf", source, torch.bfloat16, False)
+
+    refused(f"t5: does not fit T5EncoderModel .*unexpected: {matrix}.scale_weight", write,
+            {f"{matrix}.weight": tensors[f"{matrix}.weight"].to(torch.float8_e4m3fn), f"{matrix}.scale_weight": torch.ones(1)})  # fmt: skip
+    refused(f"of another shape: {matrix}.weight", write, {f"{matrix}.weight": torch.ones(2, 3)})
+    whole, tensors = tensors, {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in tensors.items()}
+    refused("missing: encoder.block.0.* unexpected: text_encoders.t5xxl.transformer.encoder", write, {})
+    assert not (tmp_path / "hf").exists()
+    save_file(whole | {"encoder.embed_tokens.weight": table}, source / "model.safetensors")
+    write_text_encoder(tmp_path / "hf", source, None, False)
+    written = load_tensors(tmp_path / "hf" / "text_encoder" / "model.safetensors")
+    assert written.keys() == whole.keys() | {"shared.weight"} and torch.equal(written["shared.weight"], table)
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])

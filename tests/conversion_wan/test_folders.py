@@ -11,7 +11,7 @@ from conftest import ROOT
 from conversion_wan.conftest import FILES
 from diffusers import AutoencoderKLWan
 from in_process import refused
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_wan import TINY, TINY_ADALN, native_tensors, random_transformer
 from transformers import T5Tokenizer, UMT5EncoderModel
 
@@ -80,6 +80,16 @@ def test_dtype_and_shards(wan, tmp_path, monkeypatch):
     assert_same(tensors, native(wan, "adaln"), torch.bfloat16)
     to_native(find_source(tmp_path / "hf"), tmp_path / "back.pt", torch.float32)
     assert {tensor.dtype for tensor in torch.load(tmp_path / "back.pt", weights_only=True).values()} == {torch.float32}
+
+
+def test_text_encoders_that_do_not_fit_are_refused(wan, tmp_path):
+    native = shutil.copytree(wan.native, tmp_path / "native") / "models_t5_umt5-xxl-enc-bf16.pth"
+    torch.save(torch.load(native) | {"blocks.0.attn.q.scale_weight": torch.ones(1)}, native)
+    folder = shutil.copytree(wan.folders["adaln"], tmp_path / "folder")
+    save_file({f"text_encoders.{name}": tensor for name, tensor in load_file(folder / "text_encoder" / "model.safetensors").items()},
+              folder / "text_encoder" / "model.safetensors")  # fmt: skip
+    for source, told in ((native, "unexpected: blocks.0.attn.q.scale_weight"), (folder, "missing: .*unexpected: text_encoders.encoder")):
+        refused(f"does not fit UMT5EncoderModel .*{told}", conversion.write_text_encoder, tmp_path / "hf", source, None, False)
 
 
 def training(folder, config):

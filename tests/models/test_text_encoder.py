@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 import torch
 from in_process import refused
+from safetensors.torch import save_file
 from tiny_model import write_text_encoder
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
@@ -51,7 +52,7 @@ def test_tokens_are_sentencepiece_plus_end(folder):
         assert encoder.tokenize(prompt)[0].tolist() == expected
 
 
-@pytest.mark.parametrize("layout", ["sharded pickles", "whole model", "tokenizer.json"])
+@pytest.mark.parametrize("layout", ["sharded pickles", "whole model", "tokenizer.json", "the table's other name"])
 def test_every_layout_gives_the_same(tmp_path, folder, layout):
     copy = shutil.copytree(folder, tmp_path / "t5")
     network = T5EncoderModel.from_pretrained(folder)
@@ -66,6 +67,9 @@ def test_every_layout_gives_the_same(tmp_path, folder, layout):
         whole = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
         whole.load_state_dict(network.state_dict(), strict=False)
         whole.save_pretrained(copy)
+    elif layout == "the table's other name":
+        tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
+        save_file(tensors, copy / "model.safetensors")
     else:
         TextEncoder(folder, LENGTH).tokenizer.save_pretrained(copy)
         (copy / "spiece.model").unlink()

@@ -3,18 +3,19 @@
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from concat_id.config.cogvideox import ModelConfig
 from concat_id.config.loading import load_config
 from concat_id.conversion import low_rank_products
 from concat_id.conversion.card import model_card
-from concat_id.conversion.lazy import lazy_files
+from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import LoraMode
 from concat_id.conversion.weight_sources import WeightSource, run_configuration
 from concat_id.diffusion.schedule import BETA_END, BETA_START
@@ -23,10 +24,10 @@ from concat_id.files.json_files import write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.models import tensor_names as names
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.text_encoder import DECODER_WEIGHTS
+from concat_id.models.text_encoder import TABLES, build_encoder, given_names
 from concat_id.versions import versions
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import matches, shape_of, write_sat_checkpoint, write_shards, writing
+from concat_id.weights.loading import check_fit, shape_of, write_sat_checkpoint, write_shards, writing
 from concat_id.weights.model_folders import built_from, read_settings
 
 TAG = "converted"
@@ -152,7 +153,7 @@ def write_autoencoder(folder: Path, model: ModelConfig, dtype: torch.dtype | Non
 def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
     """Write T5's encoder as safetensors, whatever it was, and its tokenizer."""
     tensors = lazy_files(weight_files(source), trust)
-    write_encoder_tensors(folder, tensors, (*DECODER_WEIGHTS, "encoder.embed_tokens.weight"), source, dtype)
+    write_encoder_tensors(folder, tensors, build_encoder(source, tensors), source, source, dtype)
     write_encoder_settings(folder, source, dtype)
 
 
@@ -164,12 +165,17 @@ def write_encoder_settings(folder: Path, source: Path, dtype: torch.dtype | None
 
 
 def write_encoder_tensors(
-    folder: Path, tensors: Mapping[str, Tensor], unused: Sequence[str], tokenizer: Path, dtype: torch.dtype | None
+    folder: Path, tensors: Mapping[str, Tensor], network: nn.Module, source: Path, tokenizer: Path, dtype: torch.dtype | None
 ) -> None:
-    """Write a text encoder's tensors without the `unused` ones (patterns), and the files of its tokenizer."""
-    kept = [name for name in tensors if not matches(name, unused)]
-    converted = ((name, tensors[name].to(dtype) if dtype else tensors[name]) for name in tqdm(kept, "text encoder", unit="tensor"))
-    write_shards(folder / "text_encoder", "model", converted)
+    """Write the tensors from `source` that T5's or UMT5's encoder `network` consists of, and the files of its tokenizer.
+
+    Raises `UserError` before anything is written where they do not fit.
+    """
+    named = {name: partial(tensors.__getitem__, given) for name, given in given_names(tensors).items()}
+    check_fit(LazyTensors(named), network.state_dict(), str(source), type(network).__name__)
+    del named[TABLES[1]]  # the same as the first
+    made = ((name, make().to(dtype) if dtype else make()) for name, make in tqdm(named.items(), "text encoder", unit="tensor"))
+    write_shards(folder / "text_encoder", "model", made)
     (folder / "tokenizer").mkdir()
     for name in TOKENIZER_FILES:
         if os.path.isfile(tokenizer / name):

@@ -23,7 +23,7 @@ from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole
 from concat_id.models.wan.autoencoder import WanAutoencoder, sizes_of
-from concat_id.models.wan.text_encoder import WanTextEncoder, to_transformers_names, transformers_config
+from concat_id.models.wan.text_encoder import WanTextEncoder, transformers_config
 from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
 from concat_id.models.wan.weights import (
     PREFIX,
@@ -37,7 +37,7 @@ from concat_id.models.wan.weights import (
     wan_files,
 )
 from concat_id.weights.folders import OF_ANY_RANK
-from concat_id.weights.loading import check_floats, load_tensors, shape_of, write_shards, writing
+from concat_id.weights.loading import check_floats, load_files, shape_of, write_shards, writing
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
@@ -166,18 +166,13 @@ def write_transformer(
 def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
     """Write UMT5's encoder under transformers' names, whatever it was, and its tokenizer."""
     encoder = WanTextEncoder(source, trust=trust)
-    target = folder / "text_encoder"
+    given = (lazy_files if encoder.folder else load_files)(encoder.files, trust)
+    network, tensors = encoder.build(given)
+    write_encoder_tensors(folder, tensors, network, source, encoder.tokenizer_folder, dtype)
     if encoder.folder is None:
-        native = load_tensors(source, trust)
-        settings = transformers_config(native)
-        tensors = to_transformers_names(native, settings["num_layers"])
-        write_json(target / "config.json", settings)
+        write_json(folder / "text_encoder" / "config.json", transformers_config(given))
     else:
-        tensors = lazy_files(encoder.files, trust)
-        target.mkdir(parents=True)
         write_encoder_settings(folder, encoder.folder, dtype)
-    tokenizer = encoder.tokenizer_folder
-    write_encoder_tensors(folder, tensors, ("encoder.embed_tokens.weight",), tokenizer, dtype)  # the same as shared.weight
 
 
 def _names_wan(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,12 +13,13 @@ from concat_id.errors import UserError
 from concat_id.imports import import_lazily
 from concat_id.models.deferred import deferred
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import load_files, load_strictly, weights_digest
+from concat_id.weights.loading import load_files, load_strictly, matches, weights_digest
 from concat_id.weights.model_folders import built_from, check_tokenizer, made_on, read_settings
 from concat_id.weights.tensor_cache import TensorCache
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
 DECODER_WEIGHTS = ("decoder.*", "lm_head.*")  # of whole T5 models, which prompts do not need
+TABLES = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names, of which files may hold either alone
 
 
 class PromptEncoder:
@@ -134,21 +135,25 @@ class TextEncoder(PromptEncoder):
 
     def load(self) -> nn.Module:
         """Read T5's encoder."""
-        from transformers.models.t5.configuration_t5 import T5Config
-
-        with deferred("scipy.optimize"):  # for losses of object detection
-            from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
-
-        file = self.folder / "config.json"
-        settings, state_dict = read_settings(file, "settings of T5's encoder"), load_files(self.files, self.trust)
-        with built_from(file, "T5 encoder", state_dict), made_on("meta"):
-            network = T5EncoderModel(T5Config.from_dict(settings))
-        return filled(network, state_dict, str(self.folder), self.dtype, self.device)
+        state_dict = load_files(self.files, self.trust)
+        return filled(build_encoder(self.folder, state_dict), state_dict, str(self.folder), self.dtype, self.device)
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
         # As released: no attention mask, the padding takes part and the transformer was trained with that.
         return network(input_ids=self.tokenize(prompt).to(self.device)).last_hidden_state[0].to(self.dtype)
+
+
+def build_encoder(folder: Path, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Make T5's encoder of the settings in `folder` on the meta device, for `tensors`. Raises `UserError` for another model's."""
+    from transformers.models.t5.configuration_t5 import T5Config
+
+    with deferred("scipy.optimize"):  # for losses of object detection
+        from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
+
+    settings = read_settings(folder / "config.json", "settings of T5's encoder")
+    with built_from(folder / "config.json", "T5 encoder", tensors), made_on("meta"):
+        return T5EncoderModel(T5Config.from_dict(settings))
 
 
 def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *more: str) -> str:
@@ -182,11 +187,16 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); download {' or '.join(TOKENIZER_FILES)} again") from error
 
 
+def given_names(names: Iterable[str]) -> dict[str, str]:
+    """Say which of the names in T5's or UMT5's files each of the encoder's tensors has."""
+    own = {name: name for name in names if not matches(name, DECODER_WEIGHTS)}
+    table = next((name for name in TABLES if name in own), None)
+    return own | dict.fromkeys(TABLES, table) if table else own
+
+
 def filled(network: nn.Module, state_dict: dict[str, Tensor], source: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Give T5's or UMT5's encoder exactly its weights, and freeze it. Raises `UserError` with what does not fit."""
-    if "shared.weight" in state_dict:  # one table under two names, of which files may hold the first alone
-        state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
-    load_strictly(network, state_dict, source, ignore=DECODER_WEIGHTS, dtype=dtype)
+    load_strictly(network, {name: state_dict[given] for name, given in given_names(state_dict).items()}, source, dtype=dtype)
     for name, module in network.named_modules() if dtype == torch.float16 else ():
         if name.endswith(".wo"):  # stays in float32, as in transformers: what it gives exceeds float16's range
             module.float()

@@ -14,7 +14,7 @@ from transformers.models.umt5.configuration_umt5 import UMT5Config
 from concat_id.errors import UserError
 from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, filled, identity_of, load_tokenizer
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import check_named, load_files, load_tensors, shape_of
+from concat_id.weights.loading import check_named, load_files, shape_of
 from concat_id.weights.model_folders import built_from, made_on, read_settings
 
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", "umt5-xxl", ".")  # beside a file of Wan's
@@ -56,20 +56,22 @@ class WanTextEncoder(PromptEncoder):
 
     def load(self) -> nn.Module:
         """Read UMT5's encoder."""
+        network, state_dict = self.build(load_files(self.files, self.trust))
+        return filled(network, state_dict, str(self.path), self.dtype, self.device)
+
+    def build(self, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        """Make the network on the meta device for the files' `tensors`; returns it and those under transformers' names."""
         from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel  # takes seconds
 
         if self.folder is None:
-            native = load_tensors(self.files[0], self.trust)
-            if not isinstance(native, dict) or EMBEDDING not in native:
+            if EMBEDDING not in tensors:
                 raise UserError(f"{self.path}: found no {EMBEDDING}, expected UMT5's encoder in Wan's names; name another file")
-            settings = native_settings(native, str(self.path))
-            state_dict = to_transformers_names(native, settings["num_layers"])
+            settings = native_settings(tensors, str(self.path))
+            tensors = to_transformers_names(tensors, settings["num_layers"])
         else:
             settings = read_settings(self.folder / "config.json", "settings of UMT5's encoder")
-            state_dict = load_files(self.files, self.trust)
-        with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", state_dict), made_on("meta"):
-            network = UMT5EncoderModel(UMT5Config.from_dict(settings))
-        return filled(network, state_dict, str(self.path), self.dtype, self.device)
+        with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", tensors), made_on("meta"):
+            return UMT5EncoderModel(UMT5Config.from_dict(settings)), tensors
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
