@@ -132,6 +132,8 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     refused("found no tokenizer, expected google/umt5-xxl/ or tokenizer/", embed, copy / FILE)
     refused("found no config.json", embed, copy)
     identity = encoder_of(shutil.copytree(folder, tmp_path / "hf"))._identity
+    (tmp_path / "hf" / "text_encoder" / "config.json").write_text('{"model_type": "mt5"}')
+    refused("config.json: model_type: found mt5, expected umt5; name the folder of UMT5's encoder", embed, tmp_path / "hf")
     (tmp_path / "hf" / "text_encoder" / "config.json").write_text("{")
     refused("config.json: line 1, column 2: not valid JSON", embed, tmp_path / "hf")
     assert encoder_of(tmp_path / "hf")._identity != identity, "embeddings depend on it"

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from concat_id.errors import UserError
+from concat_id.errors import UserError, one_line
 from concat_id.imports import import_lazily
 from concat_id.models.deferred import deferred
 from concat_id.weights.folders import weight_files
@@ -151,9 +151,18 @@ def build_encoder(folder: Path, tensors: Mapping[str, Tensor]) -> nn.Module:
     with deferred("scipy.optimize"):  # for losses of object detection
         from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
 
-    settings = read_settings(folder / "config.json", "settings of T5's encoder")
+    settings = encoder_settings(folder / "config.json", "t5")
     with built_from(folder / "config.json", "T5 encoder", tensors), made_on("meta"):
         return T5EncoderModel(T5Config.from_dict(settings))
+
+
+def encoder_settings(file: Path, kind: str) -> dict[str, Any]:
+    """Read a text encoder's config.json. Raises `UserError` where its `model_type` is not `kind`: relatives have the same tensors."""
+    settings = read_settings(file, f"settings of {kind.upper()}'s encoder")
+    if (found := settings.get("model_type", kind)) != kind:
+        found = one_line(f"{found!s:.40}")
+        raise UserError(f"{file}: model_type: found {found}, expected {kind}; name the folder of {kind.upper()}'s encoder")
+    return settings
 
 
 def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *more: str) -> str:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers.models.umt5.configuration_umt5 import UMT5Config
 
 from concat_id.errors import UserError
-from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, filled, identity_of, load_tokenizer
+from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, encoder_settings, filled, identity_of, load_tokenizer
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, shape_of
-from concat_id.weights.model_folders import built_from, made_on, read_settings
+from concat_id.weights.model_folders import built_from, made_on
 
 TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", "umt5-xxl", ".")  # beside a file of Wan's
 KIND = "umt5, cleaned, masked, zeroed"  # of embeddings, in their identity
@@ -69,7 +69,7 @@ class WanTextEncoder(PromptEncoder):
             settings = native_settings(tensors, str(self.path))
             tensors = to_transformers_names(tensors, settings["num_layers"])
         else:
-            settings = read_settings(self.folder / "config.json", "settings of UMT5's encoder")
+            settings = encoder_settings(self.folder / "config.json", "umt5")
         with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", tensors), made_on("meta"):
             return UMT5EncoderModel(UMT5Config.from_dict(settings)), tensors
 
