@@ -177,6 +177,8 @@ def test_what_libraries_go_on_without_is_missed(folder, tmp_path):
         whole = load_file(file)
         save_file({name: tensor for name, tensor in whole.items() if name != sorted(whole)[-1]}, file)
         refused(f"found no {sorted(whole)[-1]}", load_base, model, torch.float32)
+        save_file(whole | {"mid.scale_weight": torch.ones(1)}, file)
+        refused(f"{file}: found mid.scale_weight, by which other weights are multiplied", load_base, model, torch.float32)
         save_file(whole, file)
     shutil.rmtree(tmp_path / "base" / "tokenizer")
     refused("tokenizer: found .* as the end of a text, expected 49407", load_base, model, torch.float32)
@@ -193,5 +195,7 @@ def test_other_bases_load_from_one_file(folder, tmp_path):
     for name in ("unet", "vae", "text_encoder"):
         tensors, own = getattr(found, name).state_dict(), getattr(expected, name).state_dict()
         assert tensors.keys() == own.keys() and all(torch.equal(tensor, own[key]) for key, tensor in tensors.items()), name
+    save_file(load_file(file) | {"model.diffusion_model.scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, file)
+    refused("base.safetensors: found model.diffusion_model.scaled_fp8", load_base, model, torch.float32)
     file.write_bytes(file.read_bytes()[:-500])
     refused("base.safetensors", load_base, model, torch.float32)

@@ -22,7 +22,15 @@ from torch import nn
 from concat_id.conversion.lazy import lazy_files
 from concat_id.weights import loading as weights
 from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, load_tensors, weights_digest, write_sat_checkpoint
+from concat_id.weights.loading import (
+    check_whole,
+    load_files,
+    load_sat_checkpoint,
+    load_strictly,
+    load_tensors,
+    weights_digest,
+    write_sat_checkpoint,
+)
 from concat_id.weights.pickle_calls import RecordedCall
 
 PREFIX = "model.diffusion_model."
@@ -231,6 +239,13 @@ def test_names_that_are_no_text(tmp_path, key):
     refused("w.pt: found 1 names that are no text", load_sat_checkpoint, tmp_path / "w.pt")
     torch.save({key: torch.ones(1)}, tmp_path / "w.pt")
     refused("w.pt: found 1 names that are no text", load_files, [tmp_path / "w.pt"])
+
+
+@pytest.mark.parametrize("name", ["a.scale_weight", "a.weight_scale", "scaled_fp8"])
+def test_weights_with_scales_beside_them(tmp_path, name):
+    safetensors.torch.save_file({"a.weight": torch.ones(1), name: torch.ones(1)}, tmp_path / "w.safetensors")
+    for read in (check_whole, lambda path: load_files([path])):
+        refused(f"w.safetensors: found {name}, by which other weights are multiplied", read, tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("header, told", [

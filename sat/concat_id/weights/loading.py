@@ -31,6 +31,7 @@ FULL_DIGEST_LIMIT = 200 * 2**20  # bytes; larger files are not read whole only t
 SAMPLED_BLOCKS, SAMPLED_BLOCK_SIZE = 256, 64 * 2**10
 SHARD_SIZE = 2 * 10**9  # bytes of one safetensors file, of which one is held at a time
 SAT_PREFIX = "model.diffusion_model."
+SCALES = ("scale_weight", "weight_scale", "scaled_fp8")  # ends of names that say that other tensors are not the weights themselves
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 # What a damaged or foreign file makes the readers below raise.
@@ -63,11 +64,11 @@ def load_tensors(path: str | Path, trust: bool = False, mmap: bool = True) -> An
 
 
 def check_whole(path: Path) -> None:
-    """Raise `UserError` for what `load_tensors` would refuse, as far as headers, directories and pickles tell; no tensor is read."""
+    """Raise `UserError` for what `load_files` would refuse, as far as headers, directories and pickles tell; no tensor is read."""
     with _told(path):
         if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "pt"):
-                return
+            with safetensors.safe_open(path, "pt") as file:
+                return check_named(dict.fromkeys(file.keys()), str(path))
         check_pickles(path)
 
 
@@ -152,7 +153,7 @@ def load_files(paths: Iterable[Path], trust: bool = False) -> dict[str, Tensor]:
 
 
 def check_named(content: Any, source: str, before: Container[str] = ()) -> None:
-    """Raise `UserError` unless `content` is a dictionary whose keys are text, and none of a layer that an adapter was wrapped around.
+    """Raise `UserError` unless `content` is a dictionary whose keys are text, and no name is of a wrapped layer or of a scale.
 
     Nor one of the names in the files read `before`.
     """
@@ -167,6 +168,10 @@ def check_named(content: Any, source: str, before: Container[str] = ()) -> None:
     if twice := next((name for name in content if name in before), None):
         raise UserError(f"{source}: found {one_line(f'{twice:.80}')}, which a file before it holds too, expected every tensor once;"
                         " download all files of one version again")  # fmt: skip
+    if scaled := next((name for name in content if name.endswith(SCALES)), None):
+        found = one_line(f"{scaled:.80}")
+        raise UserError(f"{source}: found {found}, by which other weights are multiplied (ComfyUI's scaled fp8), expected weights as they"
+                        " are; take the file in 16 bits")  # fmt: skip
 
 
 def check_floats(tensors: Mapping[str, Any], source: str) -> None:
