@@ -1,6 +1,7 @@
 """CLIP with small random weights in the real files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from in_process import refused
 from models.tiny_clip import tiny_clip, write_tokenizer
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 from concat_id.models.clip import ClipEncoder
@@ -86,3 +88,13 @@ def test_incomplete_folders(folder, tmp_path, name, kept, message):
         if file.name != name or kept:
             (tmp_path / file.name).write_bytes(file.read_bytes()[: kept if file.name == name else None])
     refused(message, ClipEncoder, tmp_path, "cpu")
+
+
+def test_layers_that_the_settings_leave_out_are_missed(folder, tmp_path):
+    """Older versions of transformers save counts of positions, which the network makes itself."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(folder / "model.safetensors") | {"text_model.embeddings.position_ids": torch.arange(77.0)}
+    save_file(weights, tmp_path / "model.safetensors")
+    ClipEncoder(tmp_path, "cpu")
+    save_file(weights | {"vision_model.encoder.layers.2.mlp.fc1.bias": torch.ones(4)}, tmp_path / "model.safetensors")
+    refused("found vision_model.encoder.layers.2.mlp.fc1.bias, expected a CLIP of the sizes in config.json", ClipEncoder, tmp_path, "cpu")

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.files.json_files import read_json
 from concat_id.files.paths import kind_of
-from concat_id.weights.folders import weight_files
+from concat_id.weights.folders import some, weight_files
 from concat_id.weights.loading import UNREADABLE, check_floats, load_files
 
 LARGEST = 10**6  # of numbers in settings; vocabularies have 256,384 pieces
@@ -105,6 +105,8 @@ def network_of(
         )
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"{file.parent}: found no {missing[0]} in the weights, expected a whole {what}; download it again")
+    if left := sorted(name for name in found["unexpected_keys"] if not name.endswith(COUNTS)):
+        raise UserError(f"{file.parent}: found {some(left)}, expected a {what} of the sizes in {file.name}; download both again")
     return network.eval().requires_grad_(False)
 
 
