@@ -155,16 +155,26 @@ def test_lora_files_of_the_community_are_added_to_the_base(folder, tmp_path):
     out, wide = plain[f"{layer}.weight"].shape
     down, up = seeded("lora/down", (4, wide)), seeded("lora/up", (out, 4))
     kohya = "lora_unet_" + layer.replace(".", "_")
+    of_kohya = {f"{kohya}.lora_down.weight": down, f"{kohya}.lora_up.weight": up, f"{kohya}.alpha": torch.tensor(4.0)}
+    text, zeros = "lora_te_text_model_encoder_layers_0_mlp_fc1.lora", {"down": torch.zeros(4, out), "up": torch.zeros(out, 4)}
+    of_text = {f"{text}_down.weight": torch.zeros(4, SIZES.text), f"{text}_up.weight": torch.zeros(2 * SIZES.text, 4)}
+    old = {f"unet.{layer}_lora.{way}.weight".replace("to_v", "processor.to_v"): matrix for way, matrix in (("down", down), ("up", up))}
+    old |= {f"unet.{layer}_lora.{way}.weight".replace("to_v", "processor.to_out"): matrix for way, matrix in zeros.items()}
     for tensors in (
-        {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up},
-        {f"{kohya}.lora_down.weight": down, f"{kohya}.lora_up.weight": up, f"{kohya}.alpha": torch.tensor(4.0)},
-    ):
+        {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}, of_kohya, of_kohya | of_text,
+        old,
+    ):  # fmt: skip
         save_file(tensors, tmp_path / "style.safetensors")
         found = loaded(lora_weights=(str(tmp_path / "style.safetensors"),))
         assert found.keys() == plain.keys(), "and nothing of it stays beside them"
         assert_close(found[f"{layer}.weight"], plain[f"{layer}.weight"] + up @ down, 1e-6)
-    save_file({"a": down}, tmp_path / "other.safetensors")
-    refused("other.safetensors: ", loaded, lora_weights=(str(tmp_path / "other.safetensors"),))
+    lacking = {name.replace("attn2_to_v", "attn3_to_v"): tensor.clone() for name, tensor in of_kohya.items()}
+    for tensors, told in (
+        ({"a": down}, ""), (of_kohya | {f"{kohya}.dora_scale": torch.ones(out, 1)}, "found lora_unet_.*.dora_scale, of DoRA"),
+        (of_kohya | lacking, "found lora_unet_.*attn3_to_v.lora_down.w.*, expected low-rank weights of layers of Stable Diffusion 1.5"),
+    ):  # fmt: skip
+        save_file(tensors, tmp_path / "other.safetensors")
+        refused(f"other.safetensors: {told}", loaded, lora_weights=(str(tmp_path / "other.safetensors"),))
 
 
 def test_what_libraries_go_on_without_is_missed(folder, tmp_path):

@@ -1,5 +1,6 @@
 """The frozen networks around the adapter: Stable Diffusion 1.5 and CLIP's image encoder, from local folders."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from transformers.utils import logging as transformers_logging
 
 from concat_id.config.neighbours import ConsistentIDConfig
 from concat_id.config.presets import FETCH_CONSISTENTID
-from concat_id.errors import UserError, finer
+from concat_id.errors import UserError, finer, one_line
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models.local_folders import silent, told
 from concat_id.video.transforms import to_frames
 from concat_id.weights.folders import some, weight_files
-from concat_id.weights.loading import check_whole
+from concat_id.weights.loading import check_whole, load_files
 from concat_id.weights.model_folders import check_tokenizer, load_pretrained, network_of, read_settings
 
 NOISE = {  # as released
@@ -33,6 +34,7 @@ KIND = "StableDiffusionPipeline"
 LAYOUT = "Stable Diffusion 1.5 in diffusers' layout"
 EXPECTED = f"expected {LAYOUT}"
 WEIGHTS = ("unet", "vae", "text_encoder")
+DOWN = re.compile(r"(.+?)[._]lora(?:_A|[._]down|_linear_layer\.down)\.weight")  # in the names of peft, of diffusers and of kohya
 
 
 def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionPipeline:
@@ -83,10 +85,23 @@ def _put_in(base: StableDiffusionPipeline, file: Path) -> None:
     _require_safetensors(file, "model.lora_weights")
     with told(file, "low-rank weights of Stable Diffusion 1.5"), silent():
         base.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
-        if not base.get_active_adapters():
-            raise UserError(f"{file}: found no low-rank weights of Stable Diffusion 1.5; take another file")
+        _check_adapted(base, file)
         base.fuse_lora()
         base.unload_lora_weights()
+
+
+def _check_adapted(base: StableDiffusionPipeline, file: Path) -> None:
+    """Raise `UserError` where the library passed over some of a file's low-rank weights, or takes them for others."""
+    names = load_files([file])
+    if scale := next((name for name in names if "dora_scale" in name), None):
+        raise UserError(f"{file}: found {one_line(f'{scale:.80}')}, of DoRA, expected plain low-rank weights; take another file")
+    given = {found[1].replace(".", "_"): name for name in names if (found := DOWN.fullmatch(name))}
+    adapted = [name.replace(".", "_") for network in (base.unet, base.text_encoder) for name, layer in network.named_modules()
+               if len(getattr(layer, "lora_A", ()))]  # fmt: skip
+    if len(adapted) < len(given) or not given:
+        left = [name for layer, name in given.items() if not layer.endswith(tuple(adapted))]
+        raise UserError(f"{file}: found {some(left or names)}, expected low-rank weights of layers of Stable Diffusion 1.5; take another"
+                        " file")  # fmt: skip
 
 
 def _require_safetensors(file: Path, key: str) -> None:
