@@ -47,6 +47,12 @@ def write(folder, network, layout):
     if layout == "diffusers folder":
         network.network.save_pretrained(folder / "transformer", max_shard_size="100KB")
         return folder
+    if layout.endswith("."):
+        save_file({layout + name: tensor for name, tensor in (inside if layout == "transformer." else native).items()}, file)
+        return file
+    if layout == "module":
+        torch.save({"module": native}, folder / "w.pt")
+        return folder / "w.pt"
     if layout == "DeepSpeed's of the original":
         module = {f"pipe.dit.{name}": tensor for name, tensor in native.items()}
         torch.save({"module": module, "dp_world_size": 8, **native}, folder / "mp_rank_00_model_states.pt")
@@ -57,7 +63,7 @@ def write(folder, network, layout):
 
 
 LAYOUTS = ["native pickle", "native folder", "shards", "diffusers folder", "diffusers file", "training folder", "checkpoint",
-           "training file", "DeepSpeed's of the original"]
+           "training file", "DeepSpeed's of the original", "model.diffusion_model.", "transformer.", "_orig_mod.", "module"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -119,6 +125,7 @@ ODD = {  # name: what stands there, and what is said
 FOREIGN = {
     "transformer_blocks.0.x": "these are CogVideoX's",
     "blocks.0.attn1.to_q.lora_A.weight": "merge-lora",
+    "text_embedding.0.weight": "found text_embedding.0.weight, expected the weights of Wan's transformer; name another file",
     "": "found nothing, expected the weights of Wan's transformer",
 }
 

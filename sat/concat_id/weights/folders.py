@@ -28,7 +28,7 @@ KINDS = (
     (("head.modulation", "condition_embedder.", "time_projection.", "text_embedding."), WAN),
     (("transformer_blocks.", "time_embedding.linear_"), CONVERT),
 )
-OF_COGVIDEOX = ("transformer_blocks.", "transformer.layers.", "mixins.")
+AT_WAN = ((("transformer_blocks.", "transformer.layers.", "mixins."), COGVIDEOX), KINDS[0])  # where Wan's weights are expected
 
 
 def _filled(advice: str, folder: Path) -> str:
@@ -90,10 +90,10 @@ def _require_whole(folder: Path) -> None:
         raise UserError(f"{folder}: found {some(sorted(entry.name for entry in folder.iterdir()))}, {_filled(CONVERT, folder)}")
 
 
-def what_to_do_with(names: Any, path: Path) -> str | None:
+def what_to_do_with(names: Any, path: Path, kinds: Iterable[tuple[tuple[str, ...], str]] = KINDS) -> str | None:
     """Say which kind of weights has these names, and what to type; None for those that nothing is known of."""
     names = [name for name in names if isinstance(name, str)] if isinstance(names, Iterable) else []
-    advice = next((advice for marks, advice in KINDS if any(mark in name for name in names for mark in marks)), None)
+    advice = next((advice for marks, advice in kinds if any(mark in name for name in names for mark in marks)), None)
     return advice and _filled(advice, path.parent)
 
 

@@ -13,10 +13,11 @@ from concat_id.config.wan import WanTransformerConfig
 from concat_id.errors import UserError, warn
 from concat_id.files.paths import kind_of
 from concat_id.models.wan.transformer import WanDiffusionTransformer
-from concat_id.weights.folders import COGVIDEOX, OF_ANY_RANK, OF_COGVIDEOX, find_sat_checkpoint, some, weight_files, what_to_do_with
+from concat_id.weights.folders import AT_WAN, OF_ANY_RANK, find_sat_checkpoint, some, weight_files, what_to_do_with
 from concat_id.weights.loading import SAT_PREFIX, check_floats, check_named, load_files, load_strictly
 
 PREFIX = "network."  # of names inside WanDiffusionTransformer
+MARKS = ("head.modulation", "condition_embedder.time_proj.weight")  # a tensor of the whole network, in Wan's names and in diffusers'
 STEM = "diffusion_pytorch_model"
 INDEX = ".index.json"
 NUMBER = re.compile(r"[0-9]{1,4}")  # of a layer
@@ -136,7 +137,7 @@ def read_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
         check_named(module, str(path))
         ours = {name.removeprefix(SAT_PREFIX): tensor for name, tensor in module.items() if name.startswith(SAT_PREFIX)}
         beside = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}  # as the original's training leaves them
-        return ours or beside
+        return ours or beside or module
     return tensors
 
 
@@ -145,19 +146,22 @@ def read_wan_tensors(path: str | Path, trust: bool = False) -> dict[str, Tensor]
     tensors = read_tensors(path, trust)
     names = given_names(tensors)
     if not is_native(names):
-        advice = COGVIDEOX if any(name.startswith(OF_COGVIDEOX) for name in names) else what_to_do_with(names, Path(path))
-        expected = advice or "expected the weights of Wan's transformer; name another file"
+        expected = what_to_do_with(names, Path(path), AT_WAN) or "expected the weights of Wan's transformer; name another file"
         raise UserError(f"{path}: found {some(names)}, {expected}")
     check_floats(tensors, str(path))
     return {name: tensors[given] for name, given in names.items()}
 
 
 def given_names(names: Iterable[str]) -> dict[str, str]:
-    """Say which of the names in any of the formats each of Wan's own is; unknown names stand for themselves."""
+    """Say which of the names in any of the formats each of Wan's own is; unknown names stand for themselves.
+
+    A prefix, such as other programs' `model.diffusion_model.`, is left out: what stands before the names of `MARKS`.
+    """
     names = list(names)
     if is_native(names):
         return dict(zip(names, names, strict=True))
-    bare = {name.removeprefix(PREFIX): name for name in names}
+    prefix = next((name.removesuffix(mark) for name in names for mark in MARKS if name.endswith(mark)), PREFIX)
+    bare = {name.removeprefix(prefix): name for name in names}
     return to_native_names(bare, count_layers(bare))
 
 
