@@ -180,6 +180,22 @@ def test_gguf_files_are_written_and_read(pipeline_of, tmp_path):
     refused("8.gguf: does not fit ConcatIDWanTransformer", lambda: pipeline_of("wan_mini", quantize=f"gguf:{tmp_path}/8.gguf").load())
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_gguf_files_of_others_have_few_bits_anywhere(pipeline_of, tmp_path, name):
+    """In biases, convolutions and what embeds the timestep."""
+    gguf, source = pytest.importorskip("gguf"), pipeline_of(name, network="diffusers")
+    writer = gguf.GGUFWriter(tmp_path / "all.gguf", "others")
+    for key, tensor in source.transformer.network.state_dict().items():
+        kind = gguf.GGMLQuantizationType.BF16 if tensor.shape[-1] % 32 else gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(key, gguf.quants.quantize(tensor.float().numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = latents_of(source)
+    assert 1e-5 < difference(latents_of(pipeline_of(name, quantize=f"gguf:{tmp_path}/all.gguf")), expected) < 0.03
+
+
 def test_a_kernel_that_cannot_run_here_is_named(pipeline_of):
     assert BACKENDS.keys() == KERNELS.keys()
     for network in ("sat", "diffusers"):

@@ -106,10 +106,10 @@ def is_kept(name: str) -> bool:
 def load_gguf(network: nn.Module, file: Path, dtype: torch.dtype) -> None:
     """Give a network of diffusers the tensors of a GGUF file that has its names; products are computed in `dtype`.
 
-    Raises `UserError` for a file that is damaged or another network's.
+    Few bits stay in linear layers alone: no other reads them. Raises `UserError` for a file that is damaged or another network's.
     """
     from diffusers.models.model_loading_utils import load_gguf_checkpoint
-    from diffusers.quantizers.gguf.utils import GGUFParameter, _replace_with_gguf_linear
+    from diffusers.quantizers.gguf.utils import GGUFParameter, _replace_with_gguf_linear, dequantize_gguf_tensor
 
     require_file(file, "a GGUF file", "make one with sat/convert_weights.py to-gguf")
     try:
@@ -120,6 +120,11 @@ def load_gguf(network: nn.Module, file: Path, dtype: torch.dtype) -> None:
     shapes = {name: getattr(tensor, "quant_shape", tensor.shape) for name, tensor in tensors.items()}
     given = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     check_fit(given, network.state_dict(), str(file), type(network).__name__)
+    for name in tensors:
+        layer, _, leaf = name.rpartition(".")
+        # Wan gives the timestep the type that its embedder's weights have, which would be that of the packed bytes.
+        if leaf != "weight" or not isinstance(network.get_submodule(layer), nn.Linear) or "time_embedder" in layer:
+            tensors[name] = dequantize_gguf_tensor(tensors[name])
     _replace_with_gguf_linear(network, dtype, tensors)
     for name, tensor in tensors.items():
         module, _, leaf = name.rpartition(".")
