@@ -180,9 +180,24 @@ def test_separate_products_of_a_fused_layer_become_one():
     assert not key.any()
 
 
+@pytest.mark.parametrize("names, told", [
+    (["transformer.blocks.0.attn1.to_q.lora_A.weight"], "put it into a diffusers folder as pytorch_lora_weights.safetensors"),
+    (["blocks.0.self_attn.q.lora_A.weight", "blocks.0.self_attn.q.alpha"], "found blocks.0.self_attn.q.alpha, which is not read"),
+    (["lora_unet__blocks_0_ffn_0.lora_down.weight"], "found lora_unet__blocks_0_ffn_0.lora_down.weight, which is not read"),
+    (["a.lora_up.weight", "a.lora_down.weight", "b.diff_b"], "which is not read, expected lora.safetensors of a training, or"),
+])  # fmt: skip
+@pytest.mark.parametrize("load", [None, "x"])
+def test_low_rank_files_in_other_names_are_told(tmp_path, names, told, load):
+    file = tmp_path / DIFFUSERS_FILE
+    safetensors.torch.save_file({name: torch.zeros(2, 2) for name in names}, file)
+    for path in (file, tmp_path)[: 1 + bool(load)]:
+        refused(f"{file}: found .*{told.removeprefix('found ')}", open_source, path, load=load)
+
+
 def test_what_does_not_fit_is_told(rotary, products, tmp_path):
     refused("100: holds low-rank products alone; name the checkpoint they were trained on with --load", open_source, products)
     refused(r"--load x: found no low-rank weights in .*, expected lora.safetensors", open_source, rotary.checkpoint, load="x")
+    refused("nowhere.pt: no such folder, expected a SAT", open_source, tmp_path / "nowhere.pt", load=str(rotary.checkpoint))
     run = shutil.copytree(products, tmp_path / "run" / "100")  # whose recorded configuration names what it started from
     (run.parent / "training_config.yaml").write_text(f"args:\n  load: {str(rotary.checkpoint)!r}\n")
     assert open_source(run).base.path.parent.parent == rotary.checkpoint

@@ -289,7 +289,8 @@ def test_one_variant_is_read(tmp_path):
 
 
 NAMES_OF = {
-    "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/convert_weights.py merge-lora {folder}"),
+    "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/convert_weights.py merge-lora {file}"),
+    "kohya": ("lora_unet_blocks_0_ffn_0.lora_down.weight", "merge-lora {file} FOLDER"),
     "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     "Wan": ("blocks.0.self_attn.q.weight", "these are Wan's; use them with python inference_wan.py"),
     "anything": ("weight", "expected a SAT checkpoint with an entry 'module'; check args.load"),
@@ -300,10 +301,11 @@ NAMES_OF = {
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, suffix):
     name, told = NAMES_OF[kind]
-    tensors = {name: torch.ones(2), "head.modulation" if kind == "Wan" else "other": torch.ones(2)}
+    tensors = {name: torch.ones(2), "head.modulation" if kind in ("Wan", "kohya") else "other": torch.ones(2)}
     (folder := tmp_path / "my own").mkdir()
     (torch.save if suffix == "pt" else safetensors.torch.save_file)(tensors, folder / f"w.{suffix}")
-    refused(told.format(folder=f"'{folder}'"), load_sat_checkpoint, folder / f"w.{suffix}")
+    file = folder / f"w.{suffix}"
+    refused(told.format(folder=f"'{folder}'", file=f"'{file}'"), load_sat_checkpoint, file)
 
 
 @pytest.mark.parametrize("files, told", [

@@ -11,12 +11,23 @@ from torch import Tensor
 from concat_id.config.loading import load_config
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.conversion import zero
-from concat_id.conversion.low_rank_products import LoraMode, Products, read_peft_products, read_sat_products, with_products
+from concat_id.conversion.low_rank_products import (
+    DIFFUSERS_DOWN,
+    DIFFUSERS_FILE,
+    DIFFUSERS_PREFIX,
+    DIFFUSERS_UP,
+    PEFT,
+    LoraMode,
+    Products,
+    read_peft_products,
+    read_sat_products,
+    with_products,
+)
 from concat_id.errors import UserError
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models.wan.weights import PREFIX as WAN_PREFIX
 from concat_id.models.wan.weights import read_tensors, read_wan_state, wan_files
-from concat_id.weights.folders import OF_ANY_RANK, find_sat_checkpoint, read_tag
+from concat_id.weights.folders import OF_ANY_RANK, find_sat_checkpoint, read_tag, some
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, weights_digest
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 from concat_id.weights.low_rank import MATRIX
@@ -60,6 +71,7 @@ def open_source(
     if file := _of_the_original(path):
         if weights:
             raise UserError(f"command line: --weights: is for training runs of this project, found {path}; leave it out")
+        _check_low_rank_names(file, trust)
         if products := read_peft_products(file, trust):
             base = _of_wan(resolve_path(load or _trained_on(path)), None, trust)
             return WeightSource(file, weights_digest(file), base.open, products, base)
@@ -77,6 +89,10 @@ def open_source(
             raise UserError(f"{base.path}: found low-rank products, expected the whole weights that {file} was trained on; see --load")
         return WeightSource(file, weights_digest(file), base.open, products, base)
     if load is not None:
+        if kind_of(folder) == "no such file":
+            find_sat_checkpoint(folder)
+        if kind_of(folder / DIFFUSERS_FILE) == "a file":
+            _check_low_rank_names(folder / DIFFUSERS_FILE, trust)
         raise UserError(f"--load {load}: found no low-rank weights in {folder}, expected {LOW_RANK_FILE}; leave --load out of whole ones")
     if kind_of(folder) == "a folder" and zero.needs_gathering(folder, averaged, precise):
         return WeightSource(folder, zero.gathered_digest(folder), partial(_gathered, folder, averaged, trust))
@@ -127,6 +143,19 @@ def _of_the_original(path: Path) -> Path | None:
     return path if kind_of(path) == "a file" and (path.parent.name == "checkpoint" or not path.match(OF_ANY_RANK)) else None
 
 
+def _check_low_rank_names(file: Path, trust: bool) -> None:
+    """Raise `UserError` for a file of low-rank weights in diffusers' names or in other programs', which are not merged from here."""
+    names = [name for name in read_tensors(file, trust) if isinstance(name, str)]
+    low_rank = [name for name in names if "lora_" in name]
+    unread = [name for name in names if not PEFT.search(name)]
+    if low_rank and low_rank[0].startswith(DIFFUSERS_PREFIX):
+        raise UserError(f"{file}: found {some(low_rank, 1)}, expected no names of diffusers'; put it into a diffusers folder as"
+                        f" {DIFFUSERS_FILE} and use to-sat on that")  # fmt: skip
+    if low_rank and unread:
+        raise UserError(f"{file}: found {some(unread, 1)}, which is not read, expected {LOW_RANK_FILE} of a training, or"
+                        f" <layer>{DIFFUSERS_DOWN} and <layer>{DIFFUSERS_UP} in Wan's names; merge it where it was made")  # fmt: skip
+
+
 def _of_wan(path: Path, run: Path | None, trust: bool) -> WeightSource:
     """What a Wan's products belong to: with modulations for references if the run, whose configuration this is, gave it some."""
     config = load_config([str(run)]).model.transformer if run else None
@@ -142,8 +171,7 @@ def _gathered(folder: Path, averaged: bool, trust: bool) -> Mapping[str, Tensor]
     tensors = zero.gathered(folder, averaged, trust)
     makers = {name.removeprefix(SAT_PREFIX): maker for name, maker in tensors.makers.items() if name.startswith(SAT_PREFIX)}
     if not makers:
-        some = ", ".join(list(tensors)[:3])
-        raise UserError(f"{folder}: found tensors {some}, expected names starting with '{SAT_PREFIX}'; check the folder")
+        raise UserError(f"{folder}: found tensors {some(tensors)}, expected names starting with '{SAT_PREFIX}'; check the folder")
     if any(MATRIX in name for name in makers):
         expected = "which are merged from one file with all weights; leave --dtype float32 and --weights ema out"
         raise UserError(f"{folder}: found SAT's low-rank matrices in shards, {expected}, or merge them by SAT")

@@ -24,7 +24,7 @@ CONVERT = "expected a SAT checkpoint: this is diffusers' kind; convert it: pytho
 WAN = "expected CogVideoX's weights: these are Wan's; use them with python inference_wan.py, or a model such as configs/wan_1_3b.yaml"
 COGVIDEOX = "expected Wan's weights: these are CogVideoX's; use them with a model such as configs/cogvideox_5b.yaml"
 KINDS = (
-    ((".lora_A.", ".lora_B.", ".down.weight", ".up.weight"), MERGE),
+    ((".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".down.weight", ".up.weight"), MERGE),
     (("head.modulation", "condition_embedder.", "time_projection.", "text_embedding."), WAN),
     (("transformer_blocks.", "time_embedding.linear_"), CONVERT),
 )
@@ -94,7 +94,7 @@ def what_to_do_with(names: Any, path: Path, kinds: Iterable[tuple[tuple[str, ...
     """Say which kind of weights has these names, and what to type; None for those that nothing is known of."""
     names = [name for name in names if isinstance(name, str)] if isinstance(names, Iterable) else []
     advice = next((advice for marks, advice in kinds if any(mark in name for name in names for mark in marks)), None)
-    return advice and _filled(advice, path.parent)
+    return advice and _filled(advice, path if advice == MERGE else path.parent)
 
 
 def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model")) -> list[Path]:
