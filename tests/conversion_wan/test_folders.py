@@ -84,11 +84,11 @@ def test_dtype_and_shards(wan, tmp_path, monkeypatch):
 
 def test_text_encoders_that_do_not_fit_are_refused(wan, tmp_path):
     native = shutil.copytree(wan.native, tmp_path / "native") / "models_t5_umt5-xxl-enc-bf16.pth"
-    torch.save(torch.load(native) | {"blocks.0.attn.q.scale_weight": torch.ones(1)}, native)
+    torch.save(torch.load(native) | {"blocks.0.attn.q.scale": torch.ones(1)}, native)
     folder = shutil.copytree(wan.folders["adaln"], tmp_path / "folder")
     save_file({f"text_encoders.{name}": tensor for name, tensor in load_file(folder / "text_encoder" / "model.safetensors").items()},
               folder / "text_encoder" / "model.safetensors")  # fmt: skip
-    for source, told in ((native, "unexpected: blocks.0.attn.q.scale_weight"), (folder, "missing: .*unexpected: text_encoders.encoder")):
+    for source, told in ((native, "unexpected: blocks.0.attn.q.scale"), (folder, "missing: .*unexpected: text_encoders.encoder")):
         refused(f"does not fit UMT5EncoderModel .*{told}", conversion.write_text_encoder, tmp_path / "hf", source, None, False)
 
 
