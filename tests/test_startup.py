@@ -82,13 +82,14 @@ def test_no_code_of_the_working_folder_is_run_for_an_empty_entry(script, tmp_pat
     assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
 
 
-def test_another_package_called_sat_is_told(tmp_path):
-    (tmp_path / "sat").mkdir()
-    (tmp_path / "sat" / "__init__.py").touch()
+@pytest.mark.parametrize("found", ["sat/__init__.py", "sat.py"])
+def test_another_package_called_sat_is_told(tmp_path, found):
+    (tmp_path / found).parent.mkdir(exist_ok=True)
+    (tmp_path / found).touch()
     code = "from concat_id.startup import run; run(lambda: __import__('concat_id.models.transformer'))"
     own = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "sat"), str(tmp_path)])}
     done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
-    assert f"found another package called sat ({tmp_path / 'sat'})" in only_error(done.returncode, done.stderr)
+    assert f"found another package called sat ({tmp_path / found})" in only_error(done.returncode, done.stderr)
 
 
 def test_what_is_left_out_is_there_for_whoever_asks(started):

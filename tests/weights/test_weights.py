@@ -284,13 +284,14 @@ def test_one_variant_is_read(tmp_path):
     refused("found model.bf16.safetensors, model.safetensors.index.fp16.json, expected one variant", weight_files, tmp_path)
     (tmp_path / "model.safetensors.index.fp16.json").unlink()
     assert weight_files(tmp_path) == [tmp_path / "model.bf16.safetensors"]
+    refused("found no weights, expected model.safetensors", weight_files, tmp_path, variants=False)  # libraries find none
     (tmp_path / "model.safetensors").write_text("")
     assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
 
 
 NAMES_OF = {
     "low-rank": ("transformer.layers.0.attention.dense.down.weight", "merge them: python sat/convert_weights.py merge-lora {file}"),
-    "kohya": ("lora_unet_blocks_0_ffn_0.lora_down.weight", "merge-lora {file} FOLDER"),
+    "kohya": ("lora_unet_blocks_0_ffn_0.lora_down.weight", "in another program's names; merge them where they were made"),
     "diffusers": ("transformer_blocks.0.norm1.linear.weight", "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
     "Wan": ("blocks.0.self_attn.q.weight", "these are Wan's; use them with python inference_wan.py"),
     "anything": ("weight", "expected a SAT checkpoint with an entry 'module'; check args.load"),

@@ -22,7 +22,7 @@ LOCAL = {"local_files_only": True, "trust_remote_code": False}  # nothing is fet
 def check_folder(folder: Path, expected: str, option: str) -> None:
     """Raise `UserError` unless a folder has settings, and weights that are safetensors and not cut short."""
     read_json(folder / "config.json", f"settings of {expected}", f"correct {option}, or download it again")
-    for file in weight_files(folder, STEMS):
+    for file in weight_files(folder, STEMS, variants=False):
         if file.suffix != ".safetensors":
             raise UserError(f"{file}: found pickled weights, expected model.safetensors; download that")
         check_whole(file)

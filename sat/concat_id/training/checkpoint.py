@@ -140,6 +140,10 @@ class SavedState:
             with safe_open(path, framework="pt") as file:
                 self._files |= dict.fromkeys(file.keys(), path)
 
+    def forget_validation(self) -> None:
+        """Record that the validation which was put off is made."""
+        write_json(self.folder / TRAINING / STATE, self.values | {"validation_due": False})
+
     def states(self, name: str) -> States:
         """Master and optimizer states of one parameter."""
         found = {key.rpartition("|")[2]: path for key, path in self._files.items() if key.rpartition("|")[0] == name}

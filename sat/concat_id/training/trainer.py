@@ -44,12 +44,12 @@ class Trainer:
     ):
         self.config, self.args, self.run, self.engine = config, config.training, run, engine
         self.objective, self.sampler, self.validation = objective, sampler, validation
-        self.done, self.saved_at, self.due = 0, None, False  # whether a validation is due, which a signal puts off
+        self.saved, self.done, self.saved_at, self.due = saved, 0, None, False  # whether a validation is due, which a signal puts off
         self.noted, self.stopped_by = 0, 0  # signal that this process got; signal that all have agreed to stop for
         if saved is not None:
             saved.restore(engine)
             self.done = self.saved_at = saved.step
-            self.due = validation is not None and saved.values.get("validation_due", False)
+            self.due = bool(validation and self.args.eval_interval and saved.values.get("validation_due"))
         self.progress = Progress(run, self.args, self.done) if rank() == 0 else None
 
     def train(self, batches: Iterable[Batch]) -> int:
@@ -78,6 +78,9 @@ class Trainer:
     def _steps(self, batches: Iterator[Batch]) -> None:
         if self.due:
             self._validate()
+            if rank() == 0:
+                self.saved.forget_validation()
+                self.progress.last = time.monotonic()
         while self.done < self.args.train_iters and not self.stopped_by:
             self._step(batches)
             args, last, began = self.args, self.done == self.args.train_iters, time.monotonic()

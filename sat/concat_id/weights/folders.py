@@ -20,15 +20,17 @@ DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pyt
 
 # What to do with weights of another kind, told by a part of their names.
 MERGE = "expected whole weights: these are low-rank ones; merge them: python sat/convert_weights.py merge-lora {} FOLDER"
+OF_OTHERS = "expected whole weights: these are low-rank ones in another program's names; merge them where they were made"
 CONVERT = "expected a SAT checkpoint: this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {} FOLDER"
 WAN = "expected CogVideoX's weights: these are Wan's; use them with python inference_wan.py, or a model such as configs/wan_1_3b.yaml"
 COGVIDEOX = "expected Wan's weights: these are CogVideoX's; use them with a model such as configs/cogvideox_5b.yaml"
 KINDS = (
-    ((".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".down.weight", ".up.weight"), MERGE),
+    ((".lora_A.", ".lora_B.", ".down.weight", ".up.weight"), MERGE),
+    ((".lora_down.", ".lora_up."), OF_OTHERS),
     (("head.modulation", "condition_embedder.", "time_projection.", "text_embedding."), WAN),
     (("transformer_blocks.", "time_embedding.linear_"), CONVERT),
 )
-AT_WAN = ((("transformer_blocks.", "transformer.layers.", "mixins."), COGVIDEOX), KINDS[0])  # where Wan's weights are expected
+AT_WAN = ((("transformer_blocks.", "transformer.layers.", "mixins."), COGVIDEOX), *KINDS[:2])  # where Wan's weights are expected
 
 
 def _filled(advice: str, folder: Path) -> str:
@@ -97,8 +99,11 @@ def what_to_do_with(names: Any, path: Path, kinds: Iterable[tuple[tuple[str, ...
     return advice and _filled(advice, path if advice == MERGE else path.parent)
 
 
-def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model")) -> list[Path]:
-    """List the files of a Hugging Face folder's weights, one or the shards of an index, safetensors before pickles before a variant."""
+def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_model"), variants: bool = True) -> list[Path]:
+    """List the files of a Hugging Face folder's weights, one or the shards of an index, safetensors before pickles before a variant.
+
+    Libraries that read a folder themselves take no variant unless they are told which.
+    """
     folder = Path(folder)
     stems = tuple(stems)
     for suffix in (".safetensors", ".bin"):
@@ -108,12 +113,12 @@ def weight_files(folder: str | Path, stems: Iterable[str] = ("model", "pytorch_m
             index = single.with_name(f"{single.name}.index.json")
             if kind_of(index) != "no such file":
                 return _shards(index)
-    present = sorted(folder.glob("*"))
-    variants = [path for path in present for stem in stems if path.name.startswith(stem) and VARIANT.fullmatch(path.name[len(stem) :])]
-    if len(variants) == 1:
-        return _shards(variants[0]) if variants[0].suffix == ".json" else variants
-    if variants:
-        raise UserError(f"{folder}: found {some(path.name for path in variants)}, expected one variant; keep the one you want")
+    present = sorted(folder.glob("*")) if variants else []
+    found = [path for path in present for stem in stems if path.name.startswith(stem) and VARIANT.fullmatch(path.name[len(stem) :])]
+    if len(found) == 1:
+        return _shards(found[0]) if found[0].suffix == ".json" else found
+    if found:
+        raise UserError(f"{folder}: found {some(path.name for path in found)}, expected one variant; keep the one you want")
     if os.path.isfile(folder / LOW_RANK_FILE):
         raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_filled(MERGE, folder)}")
     expected = " or ".join(f"{stem}.safetensors" for stem in stems)

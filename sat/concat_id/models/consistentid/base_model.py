@@ -142,7 +142,7 @@ def check_base(model: ConsistentIDConfig) -> None:
         raise UserError(f"{folder}: found a {kind}, {EXPECTED}; the adapter does not fit another model")
     check_tokenizer(folder / "tokenizer")
     for name in () if model.base_file else WEIGHTS:
-        for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model")):
+        for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model"), variants=False):
             check_whole(file)
 
 
