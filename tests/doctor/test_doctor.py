@@ -20,7 +20,7 @@ from concat_id.doctor import costs, machine, software, trial
 from concat_id.doctor.findings import GIB, NOTE, OK, PROBLEM, Finding, Findings
 from concat_id.doctor.machine import Capacity
 from concat_id.doctor.training import examine_lists, examine_training
-from concat_id.doctor.weight_files import Part, examine, examine_downloads, examine_faces, examine_model
+from concat_id.doctor.weight_files import Part, examine, examine_downloads, examine_faces, examine_model, parts_of
 from concat_id.training.memory_plan import measure_sizes, plan
 from concat_id.weights.loading import write_sat_checkpoint
 
@@ -47,6 +47,14 @@ def models(tmp_path, monkeypatch):
     (t5 / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: name for name in SHARDS}}))
     (root / "antelopev2" / "det.onnx").write_bytes((ROOT / "models" / "face_detector" / "det.onnx").read_bytes())
     return root
+
+
+@pytest.mark.parametrize("name, mark", [("consisid", OK), ("consistentid", PROBLEM)])
+def test_a_variant_alone_is_whole_only_where_this_project_reads_it(tmp_path, name, mark):
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "model.fp16.safetensors")
+    part = next(part for part in parts_of(load_config(files_of(name))) if part.what == "text_encoder")
+    assert [finding.mark for finding in examine(Part(part.what, str(tmp_path), part.files))] == [mark]
+
 
 
 def cut(path) -> None:
