@@ -2,8 +2,8 @@
 """Concat-ID on Wan2.1: `python inference_wan.py --image_path a.png --prompt "A woman laughs in the rain" --output_dir outputs/1`.
 
 Makes 81 frames of 480x832 with the people of the photos, or every line `prompt@@photo` of --input_file. Each becomes a folder with the
-video, the prepared references, a contact sheet and info.json; finished ones are skipped when run again. Any Python 3.11 starts it: the
-first start sets up .venv.
+video, the prepared references, a contact sheet and info.json; finished ones are skipped when run again. Any Python from
+3.11 to 3.13 starts it: the first start sets up .venv.
 """
 
 import os

@@ -24,7 +24,7 @@ def read_arguments() -> Namespace:
                         help="what to add (default: both)")  # fmt: skip
     parser.add_argument("--detector", type=Path, required=True, metavar="FOLDER", help="such as models/grounding-dino-base")
     parser.add_argument("--segmenter", type=Path, required=True, metavar="FOLDER", help="such as models/sam2.1-hiera-large")
-    parser.add_argument("--inpainter", type=Path, metavar="FOLDER", help="for backgrounds, such as models/stable-diffusion-xl-inpainting")
+    parser.add_argument("--inpainter", type=Path, metavar="FOLDER", help="for backgrounds: models/stable-diffusion-xl-1.0-inpainting-0.1")
     parser.add_argument("--words", default="clothes", help="for the detector: what is worn (default: %(default)s)")
     parser.add_argument("--max_refs", type=int, default=3, metavar="N", help="references of a clip at most (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 720), metavar=("H", "W"), help="of training's videos (480 720)")

@@ -133,15 +133,15 @@ class TrainingArgs:
         "linear", "learning-rate schedule; exponential is constant, as released"
     )
     lr_decay_ratio: float | None = setting(
-        None, "share of the learning rate that decay ends at (default: 0 after warmup_iters, else cosine at 0.1)", low=0, high=1
+        None, "share of the rate that decay ends at (default: 0 with warmup_iters, else 0.1 for cosine; linear goes to 0)", low=0, high=1
     )
     warmup_iters: int | None = setting(
         None, "steps over which the learning rate rises (default: as released, at a twentieth for 100 steps)", low=0
     )
     warmup: float | None = setting(None, "share of the steps over which it rises as released (default: 0.01)", low=0, high=1)
-    warmup_part: float | None = setting(None, "part of the steps that warmup_iters is at most", low=0, high=1)
+    warmup_part: float | None = setting(None, "upper limit of warmup_iters, as a share of all steps", low=0, high=1)
     weight_decay: float | None = setting(None, "weight decay (default: that of the deepspeed section)", low=0)
-    ema_decay: float = setting(0.9999, "decay of the averaged weights, 0 for none", low=0, high=1)
+    ema_decay: float = setting(0.9999, "decay of the EMA weights, 0 for none", low=0, high=1)
     gradient_accumulation_steps: int | None = setting(None, "batches a step adds up (default: as the deepspeed section says)", low=1)
     zero_stage: int | None = setting(None, "stage of ZeRO (default: that of the deepspeed section)", low=0, high=3)
     checkpoint_activations: bool | None = setting(None, "recompute activations to save memory (default: the model's)")

@@ -85,7 +85,7 @@ class SamplerConfig:
     name: Literal["sde_dpmpp_2m", "ddim"] = setting("sde_dpmpp_2m", "sampler")
     num_inference_steps: int = size(50, "denoising steps", low=2)
     guidance: GuidanceName = setting(
-        "constant", "schedule of the scale: dynamic is the released one with its slip, dynamic_intended the one meant"
+        "constant", "schedule of the scale: dynamic is the released one with its bug, dynamic_intended the one meant"
     )
     guidance_scale: float = size(6.0, "strength of the text", low=0)
     ref_guidance_scale: tuple[float, ...] = size((1.0,), REF_GUIDANCE, low=0)
@@ -130,9 +130,9 @@ class FaceConfig:
 class LoraConfig:
     """Low-rank fine-tuning."""
 
-    rank: int = size(text="rank of the products", low=1)
-    alpha: float = size(1.0, "the products' factor times the rank", low=0)
-    dropout: float = size(0.0, "dropout before the products", low=0, high=1)
+    rank: int = size(text="rank of the update, a product of two matrices", low=1)
+    alpha: float = size(1.0, "the update is scaled by alpha / rank", low=0)
+    dropout: float = size(0.0, "dropout of what the update sees", low=0, high=1)
     targets: tuple[str, ...] = setting(("*.attention.query_key_value", "*.attention.dense"), "patterns of the linear layers' names")
 
 

@@ -24,7 +24,7 @@ MEMORY_HELP = {  # CogVideoX-5B
 SAMPLING_GROUPS = {"input": "what to make, and where to put it", "model": "model and sampling", "placement": "memory, device and precision",
                    "acceleration": "acceleration through libraries"}  # fmt: skip
 EPILOG = """\
-Options from the second group on are keys of the args: section of the YAML files and go before what
+Options below "configuration:" are keys of the args: section of the YAML files and go before what
 they say; a default given here holds where no file says another. All keys: docs/configuration.md"""
 BANNER = "This is the 96x144 demonstration model: it shows how Concat-ID works, not how good it looks. The 480x720 one:\n    " + FETCH
 SHORTER = {"output_dir": "--output"}

@@ -103,7 +103,7 @@ class ConsistentIDConfig(OnePerson):
                                training=True)  # fmt: skip
     mask_loss_prob: float = size(0.5, "training: probability that a batch's loss leaves the background out", low=0, high=1, training=True)
     localization: Literal["cross", "self"] = setting(
-        "cross", "training: attention that is drawn to the parts; self is the released slip", training=True
+        "cross", "training: attention that is drawn to the parts; self is the released bug", training=True
     )
     localization_weight: float = size(0.01, "training: factor of that loss", low=0, training=True)
 

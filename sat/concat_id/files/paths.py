@@ -114,7 +114,7 @@ def read_text(path: str | Path, expected: str, remedy: str = "check the path", e
         content = Path(path).read_bytes()
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError(f"{path}: line 1: found UTF-16 text, expected UTF-8; save it as UTF-8")
-        if b"\0" in content and not is_text(content.decode(errors="surrogateescape")):  # a lone zero byte is a slip in one line
+        if b"\0" in content and not is_text(content.decode(errors="surrogateescape")):  # a lone zero byte is a mistake in one line
             raise UserError(f"{path}: found binary data, expected {expected}; {remedy}")
         return content.removeprefix(b"\xef\xbb\xbf").decode(errors=errors)
     except OSError as error:

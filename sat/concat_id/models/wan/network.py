@@ -209,7 +209,7 @@ class ReferenceBlock(WanTransformerBlock):
         if self.scale_shift_table_ref is None:
             return video, video
         refs = Modulation(*(self.scale_shift_table_ref + of_refs.float()).chunk(MODULATIONS, dim=1))
-        # As released: the reference's MLP input takes the shift and scale of attention (a slip that the weights were trained with).
+        # As released: the reference's MLP input takes the shift and scale of attention (a bug that the weights were trained with).
         return video, Modulation(refs.shift, refs.scale, refs.gate, refs.shift, refs.scale, refs.mlp_gate)
 
 
