@@ -9,6 +9,7 @@ from conftest import assert_close, golden_arrays, golden_meta, seeded
 from in_process import refused
 
 from concat_id.config.cogvideox import AutoencoderConfig
+from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder, _ramp, to_diffusers_names, to_sat_names
 
 CASE = golden_meta("vae_shared")
@@ -130,6 +131,21 @@ def test_any_number_of_latent_frames_gives_4k_plus_1(autoencoder):
         assert calls == [(index + 1, chunks) for index in range(chunks)]
     repeated = autoencoder.decode(torch.cat([latents, latents[:, -1:]], dim=1))
     assert torch.equal(video, repeated[:, :, :13]), "an even number is decoded as if the last were there twice"
+
+
+def test_latents_of_other_numbers_of_frames(tmp_path, released_file):
+    for rate in (1, 2):
+        autoencoder = VideoAutoencoder.from_config(config_of(released_file), SCALE, temporal=rate)
+        for frames in (1, 3, 5):
+            video = golden_video(frames)
+            latents = autoencoder.encode(video)
+            assert latents.shape[1] == (frames - 1) // rate + 1
+            assert autoencoder.decode(latents).shape == video.shape
+            same = autoencoder.autoencoder.encode(video).latent_dist.mean * SCALE  # diffusers' own, which sees so few frames at once
+            assert torch.allclose(latents, same.transpose(1, 2), atol=1e-5)
+    autoencoder.autoencoder.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a latent holds 2 frames, expected time_compressed_rate 4"):
+        VideoAutoencoder.from_config(config_of(tmp_path), SCALE)
 
 
 def test_one_tile_is_the_untiled_decode(autoencoder, golden):

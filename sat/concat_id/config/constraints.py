@@ -91,6 +91,8 @@ def _of_acceleration(config: Config) -> Iterator[tuple[str, bool, str]]:
 def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
     transformer, sampler = config.model.transformer, config.model.sampler
     head_size, rotary = transformer.hidden_size // transformer.num_attention_heads, transformer.position_embedding == "rotary"
+    rate = transformer.time_compressed_rate
+    yield "model.transformer.time_compressed_rate", rate.bit_count() == 1, "1, 2, 4 or another power of two, which levels of the VAE make"
     yield "model.transformer.hidden_size", not rotary or head_size % 16 == 0, f"heads ({head_size} wide) divisible by 16 for rotary"
     yield "model.transformer.hidden_size", rotary or transformer.hidden_size % 16 == 0, "a multiple of 16 for sin-cos positions"
     yield _whole_groups(config)
@@ -103,6 +105,8 @@ def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
 def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
     transformer, autoencoder, args = config.model.transformer, config.model.autoencoder, config.args
     head_size = transformer.hidden_size // transformer.num_attention_heads
+    rate = transformer.time_compressed_rate
+    yield "model.transformer.time_compressed_rate", autoencoder.kind == "cogvideox" or rate == 4, "4, as Wan's autoencoder makes it"
     yield "model.transformer.hidden_size", head_size % 2 == 0 and head_size >= 6, "an even number, 6 or more, for every attention head"
     if autoencoder.kind == "cogvideox":
         yield _whole_groups(config)

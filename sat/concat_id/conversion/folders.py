@@ -144,7 +144,8 @@ def _check_shapes(tensors: Mapping[str, Tensor], settings: Mapping, folder: Path
 
 def write_autoencoder(folder: Path, model: ModelConfig, dtype: torch.dtype | None, trust: bool) -> None:
     """Write the VAE, 0.4 GB at 5B, as diffusers saves it."""
-    autoencoder = VideoAutoencoder.from_config(model.autoencoder, model.scale_factor, trust, dtype or torch.float32).autoencoder
+    dtype, rate = dtype or torch.float32, model.transformer.time_compressed_rate
+    autoencoder = VideoAutoencoder.from_config(model.autoencoder, model.scale_factor, trust, dtype, temporal=rate).autoencoder
     autoencoder.register_to_config(scaling_factor=model.scale_factor)
     with writing():
         autoencoder.save_pretrained(folder)

@@ -85,7 +85,7 @@ def costs_of(config: Config) -> Costs:
     (height, width), widest = config.args.sampling_image_size, section.block_out_channels[0]
     hidden = _tokens(config) * network.hidden_size
     copies, most = DECODE[model.kind]
-    decoding = copies * min(4 * (config.args.sampling_num_frames - 1) + 1, most) * height * width * widest
+    decoding = copies * min(network.time_compressed_rate * (config.args.sampling_num_frames - 1) + 1, most) * height * width * widest
     in_tiles = TILED if height * width > TILE * section.spatial_factor**2 else 1
     (fixed, each), encoder = AUTOENCODERS[model.kind], TEXT_ENCODERS[getattr(model.text_encoder, "kind", "t5")]
     weights = count_weights(network), encoder * (network.text_hidden_size / XXL) ** 2, (fixed + each * section.layers_per_block) * widest**2

@@ -17,7 +17,7 @@ from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
 from concat_id.models.diffusers_library import AutoencoderKLCogVideoX, CogVideoXCausalConv3d
-from concat_id.models.frozen_autoencoder import TEMPORAL, FrozenAutoencoder, Progress, check_latents, counter, folder_settings
+from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, check_latents, counter, folder_settings
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors
 from concat_id.weights.model_folders import built_from, made_on
@@ -48,7 +48,8 @@ class VideoAutoencoder(FrozenAutoencoder):
     """Encode pixels (B, 3, F, H, W) in [-1, 1] into latents (B, T, C, H/8, W/8) times `scale_factor`, and decode them."""
 
     def __init__(self, autoencoder: AutoencoderKLCogVideoX, scale_factor: float):
-        super().__init__(autoencoder, spatial=2 ** (len(autoencoder.config.block_out_channels) - 1))  # 8 as released
+        levels = len(autoencoder.config.block_out_channels)
+        super().__init__(autoencoder, 2 ** (levels - 1), int(autoencoder.config.temporal_compression_ratio))  # 8 and 4 as released
         for module in autoencoder.modules():
             if type(module) is CogVideoXCausalConv3d:
                 module.__class__ = CausalConv3d
@@ -63,19 +64,27 @@ class VideoAutoencoder(FrozenAutoencoder):
         trust: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        temporal: int = 4,
     ) -> "VideoAutoencoder":
-        """Load `config.path`: a released `3d-vae.pt`, built by the sizes in `config`, or a diffusers folder, which holds its own."""
+        """Load `config.path`: a released `3d-vae.pt`, built by the sizes in `config`, or a diffusers folder, which holds its own.
+
+        Raises `UserError` unless a latent then holds `temporal` frames.
+        """
         path = resolve_path(config.path)
         if os.path.isdir(path):
             settings = folder_settings(path, AutoencoderKLCogVideoX, "a 3d-vae.pt", "correct autoencoder.path")
             state_dict = load_files(weight_files(path, ("diffusion_pytorch_model",)), trust)
         else:
-            settings = released_settings(config)
+            settings = released_settings(config, temporal)
             state_dict = to_diffusers_names(_released_state_dict(path, trust))
         with built_from(path / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), made_on("meta"):
             autoencoder = AutoencoderKLCogVideoX.from_config(settings)
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
-        return cls(autoencoder, scale_factor).to(device)
+        built = cls(autoencoder, scale_factor).to(device)
+        if built.temporal != temporal:
+            remedy = "set transformer.time_compressed_rate, or correct autoencoder.path"
+            raise UserError(f"{path}: a latent holds {built.temporal} frames, expected time_compressed_rate {temporal}; {remedy}")
+        return built
 
     @torch.no_grad()
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +104,7 @@ class VideoAutoencoder(FrozenAutoencoder):
     def decode(
         self, latents: Tensor, tiled: bool = False, progress: Progress | None = None, tile_size: tuple[int, int] = TILE_SIZE
     ) -> Tensor:
-        """Decode latents (B, T, C, H, W) into a float32 video (B, 3, 4T-3, 8H, 8W), about [-1, 1] and not clamped.
+        """Decode latents (B, T, C, H, W) into a float32 video (B, 3, 4(T-1)+1, 8H, 8W), about [-1, 1] and not clamped.
 
         With `tiled`, images of more latents than `tile_size` are decoded in overlapping tiles: less memory, slightly other
         colours per tile (GroupNorm's statistics), blended where tiles overlap.
@@ -106,7 +115,8 @@ class VideoAutoencoder(FrozenAutoencoder):
         rows, columns = (_tiles(side, limit if tiled else side) for side, limit in zip((height, width), tile_size, strict=True))
         report = counter(progress, batch * len(rows) * len(columns) * len(_chunks(frames)))
 
-        video = latents.new_zeros(batch, 3, TEMPORAL * (frames - 1) + 1, height * self.spatial, width * self.spatial, dtype=torch.float32)
+        size = self.temporal * (frames - 1) + 1, height * self.spatial, width * self.spatial
+        video = latents.new_zeros(batch, 3, *size, dtype=torch.float32)
         total = torch.zeros(video.shape[-2:], device=video.device)
         for row, column in itertools.product(rows, columns):
             weight = _ramp(row, height, self.spatial)[:, None] * _ramp(column, width, self.spatial)
@@ -127,9 +137,9 @@ class VideoAutoencoder(FrozenAutoencoder):
         cache = None
         for start, stop in _chunks(frames):
             chunk, cache = self.autoencoder.decoder(self._arrange(latents[:, :, start:stop]), conv_cache=cache)
-            first = max(TEMPORAL * start - TEMPORAL + 1, 0)
+            first = max(self.temporal * (start - 1) + 1, 0)
             report()
-            yield first, chunk[:, :, : TEMPORAL * (frames - 1) + 1 - first].float()
+            yield first, chunk[:, :, : self.temporal * (frames - 1) + 1 - first].float()
 
     def _arrange(self, tensor: Tensor) -> Tensor:
         layout = torch.channels_last_3d if self._channels_last else torch.contiguous_format
@@ -183,8 +193,8 @@ def _replaced(name: str, pairs: list[tuple[str, str]]) -> str:
     return name
 
 
-def released_settings(config: AutoencoderConfig) -> dict:
-    """Name the sizes of a configuration as diffusers does."""
+def released_settings(config: AutoencoderConfig, temporal: int = 4) -> dict:
+    """Name the sizes of a configuration, and how many frames a latent holds, as diffusers does."""
     channels = tuple(config.block_out_channels)
     return {
         "block_out_channels": channels,
@@ -192,6 +202,7 @@ def released_settings(config: AutoencoderConfig) -> dict:
         "up_block_types": ("CogVideoXUpBlock3D",) * len(channels),
         "layers_per_block": config.layers_per_block,
         "latent_channels": config.latent_channels,
+        "temporal_compression_ratio": temporal,
     }
 
 

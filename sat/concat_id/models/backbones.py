@@ -192,7 +192,8 @@ def load_autoencoder(config: Config, device: torch.device | str = "cpu") -> "Vid
         return WanAutoencoder.from_path(resolve_path(section.path), dtype, device, trust, **sizes_of(section))
     from concat_id.models.autoencoder import VideoAutoencoder
 
-    return VideoAutoencoder.from_config(section, config.model.scale_factor, trust, dtype, device)
+    rate = config.model.transformer.time_compressed_rate
+    return VideoAutoencoder.from_config(section, config.model.scale_factor, trust, dtype, device, rate)
 
 
 def new_autoencoder(config: Config) -> "VideoAutoencoder | WanAutoencoder":
@@ -206,7 +207,8 @@ def new_autoencoder(config: Config) -> "VideoAutoencoder | WanAutoencoder":
     from concat_id.models.autoencoder import AutoencoderKLCogVideoX, VideoAutoencoder, released_settings
 
     with made_on("meta"):
-        return VideoAutoencoder(AutoencoderKLCogVideoX(**released_settings(section)), config.model.scale_factor)
+        settings = released_settings(section, config.model.transformer.time_compressed_rate)
+        return VideoAutoencoder(AutoencoderKLCogVideoX(**settings), config.model.scale_factor)
 
 
 def make_text_encoder(config: Config, device: torch.device | str, cache: Path | None) -> "PromptEncoder":

@@ -15,19 +15,18 @@ from concat_id.errors import UserError, one_line
 from concat_id.files.paths import kind_of
 from concat_id.weights.model_folders import read_settings
 
-TEMPORAL = 4  # frames per latent after the first
 PIXELS = 2**20  # of single frames encoded at once
 
 Progress = Callable[[int, int], None]  # called with (parts done, parts in all)
 
 
 class FrozenAutoencoder(nn.Module):
-    """A diffusers VAE, causal in time, with `spatial` pixels per latent along each side; it is never trained."""
+    """A diffusers VAE, causal in time and never trained; `spatial` pixels and, after the first, `temporal` frames make a latent."""
 
-    def __init__(self, autoencoder: nn.Module, spatial: int):
+    def __init__(self, autoencoder: nn.Module, spatial: int, temporal: int):
         super().__init__()
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.spatial = spatial
+        self.spatial, self.temporal = spatial, temporal
         for module in autoencoder.modules():
             if isinstance(module, nn.Conv3d):
                 module._conv_forward = partial(_convolve, module.stride, module.padding, module.dilation, module.groups)
@@ -59,7 +58,7 @@ class FrozenAutoencoder(nn.Module):
 
         Raises `UserError` for shapes that cannot be encoded.
         """
-        _check_video(video, self.spatial)
+        _check_video(video, self.spatial, self.temporal)
         return video.split(max(PIXELS // video[0, 0].numel(), 1) if video.shape[2] == 1 else 1)
 
 
@@ -89,13 +88,13 @@ def check_latents(latents: Tensor, channels: int) -> None:
         raise UserError(f"latents: found shape {tuple(latents.shape)}, expected {expected}; encode them with this autoencoder")
 
 
-def _check_video(video: Tensor, spatial: int) -> None:
+def _check_video(video: Tensor, spatial: int, temporal: int) -> None:
     if video.dim() != 5 or video.shape[1] != 3:
         raise UserError(f"video: found shape {tuple(video.shape)}, expected (batch, 3, frames, height, width); transpose it")
     frames, height, width = video.shape[2:]
-    if frames % TEMPORAL != 1:
-        near = TEMPORAL * round((frames - 1) / TEMPORAL) + 1
-        raise UserError(f"video: found {frames} frames, expected 4k+1; use {max(near, 1)}")
+    if (frames - 1) % temporal:
+        near = temporal * round((frames - 1) / temporal) + 1
+        raise UserError(f"video: found {frames} frames, expected {temporal}k+1; use {max(near, 1)}")
     if height % spatial or width % spatial:
         raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")
 

@@ -28,7 +28,7 @@ class WanAutoencoder(FrozenAutoencoder):
     """Encode pixels (B, 3, F, H, W) in [-1, 1] into normalised latents (B, T, C, H/8, W/8), and decode them."""
 
     def __init__(self, autoencoder: AutoencoderKLWan):
-        super().__init__(autoencoder, spatial=autoencoder.config.scale_factor_spatial)
+        super().__init__(autoencoder, autoencoder.config.scale_factor_spatial, autoencoder.config.scale_factor_temporal)
         config = autoencoder.config
         self.mean, self.std = tuple(config.latents_mean), tuple(config.latents_std)  # by channel; not buffers, which casts would round
         tile, stride = ([side * self.spatial for side in sides] for sides in (TILE_SIZE, TILE_STRIDE))
