@@ -1,8 +1,11 @@
 """The process that makes the page's videos, and how the form is read."""
 
+import shutil
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from in_process import refused
 
@@ -40,6 +43,21 @@ def test_what_fails_is_told_and_the_process_lives_on(worker, tmp_path):
     worker._process.kill()  # as the system does
     worker._process.join(5)
     assert last(worker, tmp_path / "out", seed="1").kind == "made"
+
+
+def test_another_checkpoint_in_the_same_place_is_read(worker, tmp_path):
+    weights = shutil.copytree(ROOT / "models" / "mini" / "transformer", tmp_path / "weights")
+    first = last(worker, tmp_path / "out", load=str(weights))
+    states = torch.load(weights / "stage3" / "mp_rank_00_model_states.pt", weights_only=True)
+    for tensor in states["module"].values():
+        tensor *= 0.9
+    (weights / "later").mkdir()
+    torch.save(states, weights / "later" / "mp_rank_00_model_states.pt")
+    (weights / "latest").write_text("later")
+    second = last(worker, tmp_path / "out", load=str(weights))
+    assert first.kind == second.kind == "made", (first, second)
+    before, after = (Path(event.value, "portrait.png").read_bytes() for event in (first, second))
+    assert before != after
 
 
 def test_a_stopped_video_says_so_at_once_and_the_next_is_made(worker, tmp_path):

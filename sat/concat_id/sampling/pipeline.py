@@ -60,7 +60,7 @@ class VideoPipeline:
         self.negative_embeds: Tensor | None = None  # (1, L, D) of guidance's other branch; zeros if none
 
     def adopt(self, other: "VideoPipeline") -> None:
-        """Take over what another pipeline has loaded, if its networks are the same by configuration."""
+        """Take over what another pipeline of weights with the same digests has loaded, if its networks are the same by configuration."""
         if self._networks() == other._networks():
             loaded = ("placement", "_ref_latents", "text_encoder", "transformer", "autoencoder", "step_cache", "is_compiled")
             self.__dict__.update({name: other.__dict__[name] for name in loaded if name in other.__dict__})

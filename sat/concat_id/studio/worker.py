@@ -143,7 +143,7 @@ def serve(connection: Connection) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's
     prepare_process()
-    kept: list = []
+    kept: list = []  # digests of the last pipeline's weights, and the pipeline
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the server has gone
         while True:
             _answer(connection, kept)
@@ -181,9 +181,9 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     settings = result_settings(config)
     prepared, problems = prepare_jobs([job], config, settings, device)
     pipeline = make_pipeline(config, device, cache_dir=output / ".prompt_embeddings")
-    for earlier in kept:
-        pipeline.adopt(earlier)
-    kept[:] = [pipeline]
+    if kept[:1] == [settings["weights"]]:  # files may have been replaced
+        pipeline.adopt(kept[1])
+    kept[:] = settings["weights"], pipeline
     embed_prompts(prepared, pipeline)
     _, failures = make_videos(prepared, pipeline, settings, partial(_show, connection, pipeline))
     for problem in [*problems, *failures]:
