@@ -129,10 +129,17 @@ def test_sixteen_bits_stay_near_float32(either):
 
 
 def test_prompts_are_embedded_once_and_kept_on_disk(cogvideox, tmp_path):
-    first = cogvideox(cache_dir=tmp_path).encode_prompts(["a man"])[0]
-    second = cogvideox(cache_dir=tmp_path)
+    first = cogvideox(cache_dir=tmp_path / "first").encode_prompts(["a man"])[0]
+    second = cogvideox(cache_dir=tmp_path / "first")
     assert torch.equal(second.encode_prompts(["a man"])[0], first)
     assert second.text_encoder._network is None
+    second.text_encoder.change("changed", lambda network: None)
+    second.encode_prompts(["a man"])
+    third = cogvideox(cache_dir=tmp_path / "third")
+    third.adopt(second)
+    third.encode_prompts(["a man"])
+    kept = [{file.name for file in tmp_path.glob(f"{name}/*/*")} for name in ("first", "third")]
+    assert kept[1] < kept[0] and [len(names) for names in kept] == [2, 1]
     for memory in ("low", "balanced", "high"):
         pipeline = cogvideox(memory=memory)
         pipeline.encode_prompts(["a man"])

@@ -40,8 +40,8 @@ class PromptEncoder:
     ):
         """Encode with `tokenizer`; `identity` names everything but the prompt that embeddings depend on."""
         self.tokenizer, self.max_length, self.dtype, self.device = tokenizer, max_length, dtype, torch.device(device)
-        self._identity, self._cache_folder = identity, cache_folder
-        self._cache = None if cache_folder is None else TensorCache(cache_folder, identity)
+        self._identity = identity
+        self.keep_in(cache_folder)
         self._network: nn.Module | None = None
         self._change: Callable[[nn.Module], None] = lambda network: None
 
@@ -59,11 +59,14 @@ class PromptEncoder:
         """Compute the embedding (L, D) of a prompt."""
         raise NotImplementedError
 
+    def keep_in(self, cache_folder: str | Path | None) -> None:
+        """Keep embeddings in a folder, or nowhere, instead of where they have been kept."""
+        self._cache = None if cache_folder is None else TensorCache(cache_folder, self._identity)
+
     def change(self, name: str, change: Callable[[nn.Module], None]) -> None:
         """Have the network changed once it is loaded; embeddings depend on the change by its `name`."""
-        self._change = change
-        if self._cache_folder is not None:
-            self._cache = TensorCache(self._cache_folder, f"{self._identity} {name}")
+        self._change, self._identity = change, f"{self._identity} {name}"
+        self.keep_in(self._cache and self._cache.folder)
 
     def unload(self) -> None:
         """Free the network; the next prompt that is not cached loads it again."""

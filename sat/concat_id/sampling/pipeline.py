@@ -64,6 +64,8 @@ class VideoPipeline:
         if self._networks() == other._networks():
             loaded = ("placement", "_ref_latents", "text_encoder", "transformer", "autoencoder", "step_cache", "is_compiled")
             self.__dict__.update({name: other.__dict__[name] for name in loaded if name in other.__dict__})
+            if "text_encoder" in self.__dict__:
+                self.text_encoder.keep_in(self.cache_dir)
 
     def _networks(self) -> tuple:
         args, model = self.config.args, self.config.model
