@@ -116,8 +116,11 @@ class Worker:
         return bool(jobs)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; an idle one ends by itself, which leaves nothing for Python to warn of."""
         if self._process is not None:
+            if not self._jobs:
+                self._connection.close()
+                self._process.join(5)
             self._kill(self._process)
             self._process.join(5)
 
