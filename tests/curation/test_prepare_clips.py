@@ -51,6 +51,17 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
         assert all(np.array_equal(one.vectors, other.vectors) for one, other in zip(clip.people, sharded.people, strict=True))
 
 
+def test_names_stay_with_the_faces_of_people_who_change_sides_at_a_cut(prepare, tmp_path, portraits):
+    (one, other), backgrounds = (portraits["left"], portraits["middle"]), (250, 30, 140)
+    shots = [scene(background, (left, 0), (right, 140)) for background, (left, right) in
+             zip(backgrounds, ((one, other), (other, one), (one, other)), strict=True)]  # fmt: skip
+    write_video(tmp_path / "sides.mp4", np.concatenate(shots), 10)
+    (tmp_path / "list.json").write_text(json.dumps([{"video_path": "sides.mp4", "caption": "c", "identities": ["one", "other"]}]))
+    assert prepare("--videos", tmp_path / "list.json", "--output", tmp_path / "out").done
+    clips = read(tmp_path / "out" / "manifest.json")["clips"]
+    assert [clip["identities"] for clip in clips] == [["one", "other"], ["other", "one"], ["one", "other"]]
+
+
 def test_the_parser_may_be_named(videos, prepare, tmp_path):
     command = "--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path / "out", "--parser", tmp_path / "parser"
     assert (ended := prepare(*command)).code == 2 and "parser: not there, expected a Segformer" in ended.err

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from concat_id.config.cogvideox import FaceConfig
-from concat_id.curation.clip_people import Demands, DiscardError, choose_people
+from concat_id.curation.clip_people import Demands, DiscardError, choose_people, match_names
 from concat_id.curation.engines import Lost, Result
 from concat_id.curation.reference_crops import ReferenceCrop, choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
@@ -168,6 +168,7 @@ class Preparation:
 
     def _fingerprint(self, source: SourceVideo) -> str:
         own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split, source.recording]
+        own += ["matched"] * (len(source.identities or ()) > 1)  # these alone are made anew if an older run named them by position
         return text_digest(json.dumps([self._identity, own]))
 
     def _make(self, source: SourceVideo, folder: Path) -> dict[str, Any]:
@@ -181,6 +182,8 @@ class Preparation:
                 continue
             clips.append(clip)
             vectors |= own
+        if source.identities:
+            match_names(clips, vectors)
         if vectors:
             with written_whole(folder / VECTORS) as temporary, open(temporary, "wb") as stream:
                 np.savez(stream, files=np.array(list(vectors)), vectors=np.stack(list(vectors.values())).astype(np.float32))
