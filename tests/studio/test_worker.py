@@ -79,12 +79,16 @@ def test_a_stopped_video_says_so_at_once_and_the_next_is_made(worker, tmp_path):
     assert not worker.stop("me")
 
 
-def test_the_form_is_read_or_refused_in_a_sentence(tmp_path):
+def test_the_form_is_read_or_refused_in_a_sentence(tmp_path, monkeypatch):
     studio = Studio(find_models(str(tmp_path)))
     values = 7, 2, 3, 10, 6.0
-    request = studio.request("mini", "a man", ([PHOTO], [PHOTO]), (2.0, 1.0, 1.0), *values)
+    request = studio.request("mini", "a man", ([PHOTO], [PHOTO]), (2.0, 1.0), *values)
     assert request.task == "two_identities" and request.settings["best_of"] == "2"
     assert request.config().model.sampler.ref_guidance_scale == (2.0, 1.0)
+    asked, session = [], type("Session", (), {"session_hash": "me"})
+    monkeypatch.setattr(studio.worker, "make", lambda request, owner: asked.append(request) or [])
+    list(studio.make(session, "mini", "a man", [PHOTO], None, [PHOTO], 2.0, 3.0, 1.5, *values))
+    assert asked[0].photos == ([PHOTO], [PHOTO]) and asked[0].settings["ref_guidance_scale"] == [2.0, 1.5], "by slot"
     one = ([PHOTO],)
     for words, prompt, photos in (("no photo yet", "a man", ()), ("no prompt yet", " ", one), ("10,000 characters", "x" * 10000, one)):
         refused(words, studio.request, "mini", prompt, photos, (1.0,) * 3, *values)

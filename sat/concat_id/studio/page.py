@@ -55,9 +55,9 @@ class Studio:
 
     def make(self, session: gr.Request, model: str, prompt: str, *given: Any) -> Iterator[tuple]:
         """Make a video and say how far it is; yields status, preview, and the values of the result's components."""
-        photos = tuple(paths for paths in given[:MOST_PEOPLE] if paths)
-        uploads = [path for paths in photos for path in paths]
-        strengths, settings = given[MOST_PEOPLE : 2 * MOST_PEOPLE], given[2 * MOST_PEOPLE :]
+        filled = [number for number, paths in enumerate(given[:MOST_PEOPLE]) if paths]
+        photos, strengths = (tuple(given[start + number] for number in filled) for start in (0, MOST_PEOPLE))
+        uploads, settings = [path for paths in photos for path in paths], given[2 * MOST_PEOPLE :]
         nothing = (gr.skip(),) * len(shown(None))
         try:
             request = self.request(model, prompt, photos, strengths, *settings)
@@ -93,7 +93,7 @@ class Studio:
             raise UserError(f"the prompt has {len(prompt):,} characters, at most {LONGEST_PROMPT:,} are read; shorten it")
         named = dict(zip(("sampling_num_frames", "num_inference_steps", "guidance_scale"), sizes, strict=True))
         settings = {name: str(value) for name, value in named.items() if value is not None}
-        settings |= {"seed": str(int(seed or 0)), "ref_guidance_scale": list(strengths[: len(photos)])}
+        settings |= {"seed": str(int(seed or 0)), "ref_guidance_scale": list(strengths)}
         settings |= {"best_of": str(int(takes))} if takes > 1 else {}
         chosen = self.models[model]
         settings["output_dir"] = chosen.configs[chosen.task(len(photos))].args.output_dir
