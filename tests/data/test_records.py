@@ -111,7 +111,7 @@ def test_what_is_no_list_is_told(tmp_path, folder):
 def test_a_folder_is_a_list(folder):
     data = folder.path / "data"
     for name in ("one.png", "many/b.png", "many/a.png", "two/2/x.png", "two/10/x.png", "two.masks/2/x.png", "two.masks/10/x.png",
-                 "sub/deep/one.jpg", "many/c.gif"):  # fmt: skip
+                 "sub/deep/one.jpg", "many/c.gif", "many/.ipynb_checkpoints/a.png", "two/.@__thumb/x.png"):  # fmt: skip
         folder.image(f"data/{name}")
     for name in ("one", "many", "two", "sub/deep/one"):
         (data / f"{name}.mp4").write_bytes(b"x")

@@ -156,7 +156,7 @@ def _places(video: Path, folder: Path, name: str) -> tuple[Path, Path, Path]:
 def _people_beside(stem: Path, images: dict[str, list[Path]]) -> str:
     """The people of a folder's video as the `image_path` of a list, "" if there are none."""
     if stem.is_dir():
-        people = [person for person in sorted(stem.iterdir(), key=_by_number) if person.is_dir()]
+        people = sorted(media_in(stem, Path.is_dir), key=_by_number)
         return SEPARATOR.join(str(person.absolute()) for person in people or [stem])
     return next((str(image.absolute()) for image in (stem, *images.get(stem.name, ())) if image.is_file()), "")
 
