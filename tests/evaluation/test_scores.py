@@ -134,7 +134,7 @@ BOTH = [reference_of(ANNA), reference_of(BEN)]
 def test_one_face_for_two_people_is_a_merge():
     def merge_rate(vector):
         track = Track({0: face_at(0, vector)})
-        return multi_person_scores(BOTH, [track, Track()], [track], 1, 0.363)["merge_rate"]
+        return multi_person_scores(BOTH, [track, Track()], [], 1, 0.363)["merge_rate"]
 
     assert merge_rate(unit(*(ANNA + BEN))) == 1
     assert merge_rate(ANNA) == merge_rate(BEN) == merge_rate(unit(0, 0, 1)) == 0
@@ -142,30 +142,38 @@ def test_one_face_for_two_people_is_a_merge():
 
 def test_rates_of_places_add_up():
     tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, BEN)}), Track({0: face_at(200, BEN), 2: face_at(200, unit(0, 0, 1))})]
-    scores = multi_person_scores(BOTH, tracks, tracks, 4, 0.363)
+    scores = multi_person_scores(BOTH, tracks, [], 4, 0.363)
     assert scores["match_rate"] == 2 / 8 and scores["swap_rate"] == scores["stranger_rate"] == 1 / 8 and scores["missing_rate"] == 4 / 8
     assert scores["order_accuracy"] == 1
 
 
 def test_a_third_face_takes_no_place():
     passer_by = Track({0: face_at(-200, unit(0, 0, 1))})
-    tracks = [Track({0: face_at(0, ANNA), 1: face_at(0, ANNA)}), Track({0: face_at(200, BEN), 1: face_at(200, BEN)}), passer_by]
-    assert multi_person_scores(BOTH, tracks[:2], tracks, 2, 0.363)["match_rate"] == 1
+    people = [Track({0: face_at(0, ANNA), 1: face_at(0, ANNA)}), Track({0: face_at(200, BEN), 1: face_at(200, BEN)})]
+    assert multi_person_scores(BOTH, people, [passer_by], 2, 0.363)["match_rate"] == 1
 
 
 def test_places_go_from_left_to_right_and_strangers_have_no_order():
     anna, ben, stranger = face_at(0, ANNA), face_at(200, BEN), face_at(200, unit(0, 0, 1))
     tracks = [Track(dict.fromkeys(range(4), anna)), Track(dict.fromkeys(range(2), ben))]
-    assert multi_person_scores(BOTH, tracks, tracks, 4, 0.363)["match_rate"] == 6 / 8
+    assert multi_person_scores(BOTH, tracks, [], 4, 0.363)["match_rate"] == 6 / 8
     tracks = [Track({0: anna}), Track({0: stranger})]
-    assert multi_person_scores(BOTH, tracks, tracks, 1, 0.363)["order_accuracy"] is None
+    assert multi_person_scores(BOTH, tracks, [], 1, 0.363)["order_accuracy"] is None
 
 
 def test_one_who_comes_back_joins_their_track():
     main = Track({number: face_at(0, ANNA) for number in range(4)})
     shorter, later, stranger = Track({5: face_at(9, ANNA)}), Track({4: face_at(0, ANNA), 5: face_at(0, ANNA)}), Track({6: face_at(0, BEN)})
-    (anna,) = assign([reference_of(ANNA)], [shorter, stranger, main, later], 0.5)
+    (anna,), others = assign([reference_of(ANNA)], [shorter, stranger, main, later], 0.5)
     assert anna.faces == main.faces | later.faces and len(main.faces) == 4, "one face a frame, and no track given is changed"
+    assert others == [shorter, stranger]
+
+
+def test_one_undetected_frame_does_not_empty_a_place():
+    tracks = [Track({number: face_at(x, vector) for number in frames}) for x, vector, frames in
+              ((0, ANNA, range(16)), (200, BEN, range(8)), (200, BEN, range(9, 16)))]  # fmt: skip
+    scores = multi_person_scores(BOTH, *assign(BOTH, tracks, 0.363), 16, 0.363)
+    assert (scores["missing_rate"], scores["match_rate"]) == (1 / 32, 31 / 32)
 
 
 def test_the_largest_face_is_the_reference(tmp_path, recognizer):

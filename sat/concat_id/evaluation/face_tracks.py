@@ -50,15 +50,15 @@ def padded(image: Image.Image) -> Image.Image:
     return ImageOps.expand(image, tuple(round(side * PADDING) for side in image.size), GREY)
 
 
-def assign(references: Sequence[Reference], tracks: Sequence[Track], threshold: float) -> list[Track]:
+def assign(references: Sequence[Reference], tracks: Sequence[Track], threshold: float) -> tuple[list[Track], list[Track]]:
     """Give each reference the track that shows it, an empty one if none is left: one to one, the largest total similarity.
 
     A track that is left over joins the reference it resembles (by `threshold`) if that has no face in the same frames: somebody who
-    turned away and came back.
+    turned away and came back. Also return the tracks that are left then, the most prominent first.
     """
-    people = [Track() for _ in references]
+    people, others = [Track() for _ in references], []
     if not tracks:
-        return people
+        return people, others
     totals = np.array([[sum(_similarities(reference, track)) for track in tracks] for reference in references])
     rows, columns = linear_sum_assignment(totals, maximize=True)
     for row, column in zip(rows, columns, strict=True):
@@ -69,7 +69,9 @@ def assign(references: Sequence[Reference], tracks: Sequence[Track], threshold: 
         best = int(np.argmax(scores))
         if scores[best] >= threshold and not people[best].faces.keys() & track.faces.keys():
             people[best].faces |= track.faces
-    return people
+        else:
+            others.append(track)
+    return people, others
 
 
 def _similarities(reference: Reference, track: Track) -> list[float]:

@@ -35,7 +35,7 @@ from concat_id.models.viclip import ViClipEncoder
 from concat_id.video.writing import data_url
 from concat_id.weights.loading import content_digest
 
-VERSION = 8  # raise it when the same video would be scored differently
+VERSION = 9  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP, VICLIP = "models/clip-vit-base-patch32", "models/viclip"
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
@@ -165,13 +165,13 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     faces = find_faces([Image.fromarray(frame) for frame in video.frames], instruments.detector, instruments.recognizer)
     tracks = build_tracks(faces, instruments.threshold)
     count = len(video.frames)
-    people = assign(references, tracks, instruments.threshold)
+    people, others = assign(references, tracks, instruments.threshold)
     scores, details = identity_scores(references, people, count)
     if len(references) == 1:
         seen = [many or find_faces([padded(Image.fromarray(frame))], instruments.detector, instruments.recognizer)[0]
                 for many, frame in zip(faces, video.frames, strict=True)]  # fmt: skip
         scores["similarity_as_published"] = published_similarity(references[0], seen)
-    scores |= multi_person_scores(references, people, tracks, count, instruments.threshold)
+    scores |= multi_person_scores(references, people, others, count, instruments.threshold)
     scores |= motion_scores(video.small, video.small_fps)
     notes = [f"{reference.path}: {note}" for reference in references for note in reference.notes]
     if video.count < video.announced:

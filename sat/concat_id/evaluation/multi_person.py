@@ -12,11 +12,12 @@ from concat_id.face.tracking import FoundFace, Track, similarity
 MERGE_MARGIN = 0.1  # by how much a face must resemble both references more than these resemble one another
 
 
-def multi_person_scores(references: Sequence[Reference], people: Sequence[Track], tracks: Sequence[Track], num_frames: int,
+def multi_person_scores(references: Sequence[Reference], people: Sequence[Track], others: Sequence[Track], num_frames: int,
                         threshold: float) -> dict[str, Any]:  # fmt: skip
-    """Score a video of two or more references, which stand from left to right; {} for one.
+    """Score a video of two or more references, which stand from left to right; {} for one. `people` and `others` are what `assign` gives.
 
-    Each reference has a place: the most prominent tracks, as many as references, from left to right. In every sampled frame, a place
+    Each reference has a place: the most prominent of all these tracks, as many as references, from left to right. In every sampled frame,
+    a place
     - matches if its face resembles its own reference most, by at least `threshold`,
     - is swapped if it resembles another one most, by at least `threshold`,
     - holds a stranger if it resembles nobody by `threshold`,
@@ -30,7 +31,7 @@ def multi_person_scores(references: Sequence[Reference], people: Sequence[Track]
     vectors = np.stack([reference.found.vector for reference in references])
     counts = dict.fromkeys(("match", "swap", "stranger", "missing"), 0)
     merged = 0
-    for place, track in enumerate(place_tracks(references, tracks)):
+    for place, track in enumerate(place_tracks(references, [track for track in (*people, *others) if track.faces])):
         for number in range(num_frames):
             face = track.faces.get(number)
             counts[_verdict(vectors, place, face, threshold)] += 1
