@@ -169,6 +169,12 @@ def test_one_who_comes_back_joins_their_track():
     assert others == [shorter, stranger]
 
 
+def test_the_same_photo_for_two_people_is_no_swap():
+    tracks = [Track(dict.fromkeys(range(4), face_at(x, unit(1, 0.3, 0)))) for x in (200, 0)]
+    scores = multi_person_scores([BOTH[0]] * 2, tracks, [], 4, 0.363)
+    assert (scores["match_rate"], scores["swap_rate"], scores["order_accuracy"]) == (1, 0, None)
+
+
 def test_one_undetected_frame_does_not_empty_a_place():
     tracks = [Track({number: face_at(x, vector) for number in frames}) for x, vector, frames in
               ((0, ANNA, range(16)), (200, BEN, range(8)), (200, BEN, range(9, 16)))]  # fmt: skip

@@ -10,6 +10,7 @@ from concat_id.evaluation.face_tracks import Reference
 from concat_id.face.tracking import FoundFace, Track, similarity
 
 MERGE_MARGIN = 0.1  # by how much a face must resemble both references more than these resemble one another
+EQUAL = 1e-6  # between cosines; references are equal where the same photo is given twice
 
 
 def multi_person_scores(references: Sequence[Reference], people: Sequence[Track], others: Sequence[Track], num_frames: int,
@@ -23,8 +24,8 @@ def multi_person_scores(references: Sequence[Reference], people: Sequence[Track]
     - holds a stranger if it resembles nobody by `threshold`,
     - is missing if it holds no face; the four rates add up to 1.
     `merge_rate`: share of the faces in places that resemble two references by `threshold`, and both by 0.1 more than these two
-    resemble one another. `order_accuracy`: of all pairs of references whose assigned faces are in one frame and resemble them, the share
-    that stands in the right order; None if there is no such pair.
+    resemble one another. `order_accuracy`: of all pairs of different references whose assigned faces are in one frame and resemble them,
+    the share that stands in the right order; None if there is no such pair.
     """
     if len(references) < 2:
         return {}
@@ -65,10 +66,9 @@ def _verdict(vectors: np.ndarray, place: int, face: FoundFace | None, threshold:
     if face is None:
         return "missing"
     cosines = vectors @ face.vector
-    nearest = int(np.argmax(cosines))
-    if cosines[nearest] < threshold:
+    if cosines.max() < threshold:
         return "stranger"
-    return "match" if nearest == place else "swap"
+    return "match" if cosines[place] >= cosines.max() - EQUAL else "swap"
 
 
 def _is_merged(vectors: np.ndarray, face: FoundFace, threshold: float) -> bool:
@@ -80,13 +80,13 @@ def _is_merged(vectors: np.ndarray, face: FoundFace, threshold: float) -> bool:
 
 
 def _order_accuracy(references: Sequence[Reference], people: Sequence[Track], num_frames: int, threshold: float) -> float | None:
-    verdicts = []
+    verdicts, vectors = [], [reference.found.vector for reference in references]
+    different = [(one, two) for one, two in combinations(range(len(vectors)), 2) if vectors[one] @ vectors[two] < 1 - EQUAL]
     for number in range(num_frames):
-        positions = [
-            track.faces[number].centre
-            if number in track.faces and similarity(reference.found.vector, track.faces[number].vector) >= threshold
-            else None
-            for reference, track in zip(references, people, strict=True)
-        ]
-        verdicts += [left < right for left, right in combinations(positions, 2) if left is not None and right is not None]
+        positions = {
+            place: track.faces[number].centre
+            for place, (vector, track) in enumerate(zip(vectors, people, strict=True))
+            if number in track.faces and similarity(vector, track.faces[number].vector) >= threshold
+        }
+        verdicts += [positions[left] < positions[right] for left, right in different if {left, right} <= positions.keys()]
     return float(np.mean(verdicts)) if verdicts else None
