@@ -1,6 +1,7 @@
 """Results of the output folders, of which the page shows the newest."""
 
 import os
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -26,7 +27,8 @@ def test_a_result_is_shown_whatever_its_age_and_what_is_left_out_is_told(tmp_pat
         for name in files:
             Image.new("RGB", (8, 8)).save(folder / name)
         samples = [{"seed": number, "sampling_s": 1}]
-        write_json(folder / "info.json", {"prompt": "speaks", "samples": samples, "settings": SETTINGS, "files": files})
+        info = {"prompt": "speaks", "references": [{}], "samples": samples, "settings": SETTINGS, "files": files}
+        write_json(folder / "info.json", info)
         os.utime(folder / "info.json", (number, number))
     studio, oldest = Studio(find_models(str(output))), output / "0000_speaks"
     monkeypatch.setattr(studio.worker, "make", lambda *_: [Event("made", str(oldest))])
@@ -58,17 +60,23 @@ def test_of_several_takes_the_best_is_shown(tmp_path, monkeypatch):
     (folder / "video_2.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))  # which no frame follows
     samples = [{"seed": 5 + number, "sampling_s": number, "video": files[number], "scores": {"SFace": number / 4, "text": None}}
                for number in (0, 1)]  # fmt: skip
-    info = {"prompt": "speaks", "samples": samples, "settings": SETTINGS, "files": files}
+    info = {"prompt": "speaks", "references": [{}], "samples": samples, "settings": SETTINGS, "files": files}
     write_json(folder / "info.json", info | {"best": "video_2.mp4"})
     result = read_result(folder)
     assert (result.take, result.seed, result.poster, poster(folder / "video.mp4")) == (1, 6, None, None)
     assert [result.file(kind) for kind in ("video", "sheet", "takes")] == [folder / files[number] for number in (1, 3, 4)]
-    assert result.file("portrait") is None and result.references == [folder / files[5]] and result.crops == [folder / files[6]]
+    assert result.file("portrait") is None and result.references == [folder / files[5]] and result.crops == [[folder / files[6]]]
     assert {("seed", "6"), ("SFace", "0.250"), ("sampling", "1 s")} < set(result.table()) and len(result.table()) == 7
     (folder / "sheet_2.png").unlink()
     assert result.file("sheet") is None and result_folders([folder.parent] * 2) == [folder]
     write_json(folder / "info.json", info | {"best": None, "samples": [{"seed": 1}, {"seed": 2}]})
     assert read_result(folder).take == 0
+    crops = [f"reference_{number}_crop.png" for number in (1, 2, 3)]
+    for name in crops:
+        (folder / name).touch()
+    write_json(folder / "info.json", info | {"references": [{"person": 1}, {"person": 1}, {"person": 2}], "files": crops})
+    _, *slots, _, _ = Studio({}).again(str(folder))
+    assert [[Path(path).name for path in slot or ()] for slot in slots] == [crops[:2], crops[2:], []], "photos of one person in one slot"
     for damaged in ({"samples": []}, {"files": 0}):
         write_json(folder / "info.json", {name: value for name, value in (info | damaged).items() if value != 0})
         assert read_result(folder) is None

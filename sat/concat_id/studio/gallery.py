@@ -62,9 +62,13 @@ class Result:
         return [self.folder / name for name in self.info["files"] if name.startswith("reference_") and not name.endswith("_crop.png")]
 
     @property
-    def crops(self) -> list[Path]:
-        """What was cut out of the photos."""
-        return [self.folder / name for name in self.info["files"] if name.endswith("_crop.png")]
+    def crops(self) -> list[list[Path]]:
+        """What was cut out of every person's photos."""
+        files = [self.folder / name for name in self.info["files"] if name.endswith("_crop.png")]
+        people: dict[int, list[Path]] = {}
+        for number, (file, reference) in enumerate(zip(files, self.info["references"], strict=False), 1):
+            people.setdefault(reference.get("person", number), []).append(file)
+        return list(people.values())
 
     def table(self) -> list[tuple[str, str]]:
         """Seed, scores and settings as pairs of a name and a value."""
@@ -84,7 +88,7 @@ def result_folders(folders: Sequence[Path]) -> list[Path]:
 def read_result(folder: Path) -> Result | None:
     """What a finished folder holds; None if it is no such folder."""
     info = recall_json(folder / "info.json") or {}
-    return Result(folder, info) if {"prompt", "samples", "settings", "files"} <= info.keys() and info["samples"] else None
+    return Result(folder, info) if {"prompt", "references", "samples", "settings", "files"} <= info.keys() and info["samples"] else None
 
 
 def poster(video: Path) -> str | None:

@@ -131,8 +131,8 @@ class Studio:
         found = read_result(Path(folder)) if folder else None
         if found is None:
             return (gr.skip(),) * (MOST_PEOPLE + 3)
-        crops = [served(path) for path in found.crops][:MOST_PEOPLE]
-        photos = [*([crop] for crop in crops), *[None] * (MOST_PEOPLE - len(crops))]
+        photos: list = [[served(path) for path in crops] for crops in found.crops[:MOST_PEOPLE]]
+        photos += [None] * (MOST_PEOPLE - len(photos))
         return found.prompt, *photos, found.seed + 1, gr.update(selected="create")
 
     def defaults(self, model: str) -> tuple:
