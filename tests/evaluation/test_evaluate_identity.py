@@ -51,6 +51,7 @@ def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portr
     videos, portrait = tmp_path / "videos", portraits["astronaut"]
     add(videos, "good", [scene(portrait)] * 3, portrait)
     add(videos, "empty", [scene(None)] * 3, portrait)
+    Image.new("RGB", (200, 200), (90, 90, 90)).save(videos / "empty_2.png")
     add(videos, "orphan", [scene(portrait)] * 3, None)
     add(videos, "faceless", [scene(portrait)] * 3, Image.new("RGB", (200, 200), (90, 90, 90)))
     add(videos, "unreadable", [scene(portrait)] * 3, portrait)
@@ -65,6 +66,7 @@ def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portr
     }.items():  # fmt: skip
         assert sum(f"{name}.mp4" in line and reason in line for line in errors) == 1, name
     assert "empty.mp4: found no face in any of 3 frames, which scores 0" in told
+    assert f"{videos / 'empty_2.png'}: found no face in the reference, which is left out" in told
     with open(tmp_path / "report" / "report.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     scores = {row["name"]: row["similarity"] for row in rows if row["name"]}

@@ -30,7 +30,7 @@ def score(tmp_path, instruments, portraits):
         references = []
         for name in people:
             references.append(tmp_path / f"{name}.png")
-            portraits[name].save(references[-1])
+            portraits.get(name, Image.new("RGB", (99, 99))).save(references[-1])
         return measure(GeneratedVideo("clip", write_clip(tmp_path / "clip.mp4", frames), tuple(references), prompt), tools)
 
     return call
@@ -70,6 +70,8 @@ def test_swapped_references_turn_matches_into_swaps(score, portraits):
     frames = [scene(portraits["astronaut"], portraits["actor"])] * 4
     right = score(frames, "astronaut", "actor")["scores"]
     assert right["match_rate"] == 1 and right["swap_rate"] == 0 and right["order_accuracy"] == 1
+    dressed = score(frames, "astronaut", "clothes", "actor")
+    assert dressed["scores"] == right and len(dressed["references"]) == 2 and "clothes.png: found no face" in dressed["notes"][0]
     wrong = score(frames, "actor", "astronaut")["scores"]
     assert wrong["match_rate"] == 0 and wrong["swap_rate"] == 1 and wrong["order_accuracy"] == 0
     assert wrong["similarity"] == pytest.approx(right["similarity"], abs=1e-6), "who is there does not depend on the order"

@@ -117,6 +117,8 @@ def test_the_best_of_several_takes_is_marked_and_a_killed_run_goes_on(sample, tm
     assert sample(*line[:3], moved, *line[4:])[0] == 0 and judged[0] == [folder / "reference_1_crop.png"]
     monkeypatch.setattr(TakeJudge, "scores", None)
     assert sample(*line)[0] == 0 and len(decoded) == 3 and "the best of 3" in sample.printed
+    Image.new("RGB", (99, 99)).save(moved)
+    assert f"{moved}: found no face in the reference" in only_error(*sample(*line[:3], moved, *line[4:])) and len(decoded) == 3
     assert "found 2, expected none beside best_of 3" in only_error(*sample(*line, "--batch_size", 2))
 
 

@@ -19,6 +19,10 @@ PADDING = 0.25  # of the image, around it
 GREY = (128, 128, 128)
 
 
+class FacelessError(UserError):
+    """A reference that shows no face."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """The largest face of a reference image, remarks on it, and vectors of the face's parts if they are asked for."""
@@ -30,14 +34,14 @@ class Reference:
 
 
 def read_reference(path: Path, detector: FaceDetector, recognizer: FaceRecognizer, encoder: PartEncoder | None = None) -> Reference:
-    """Find the largest face of an image. Raises `UserError` if the image or a face in it is missing."""
+    """Find the largest face of an image. Raises `UserError` if the image is missing, `FacelessError` if a face in it is."""
     image, faces, turned = detector.search(load_image(path))
     notes = [turned] if turned else []
     if not faces:
         image = padded(image)
         faces = detector.detect(image)
     if not faces:
-        raise UserError(f"{path}: found no face in the reference; use a photo with one clear, large face")
+        raise FacelessError(f"{path}: found no face in the reference; use a photo with one clear, large face")
     if len(faces) > 1:
         notes.append(f"found {len(faces)} faces; the largest is the reference")
     face = max(faces, key=lambda face: face.area)

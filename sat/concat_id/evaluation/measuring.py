@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError, one_line, warn
 from concat_id.evaluation.clip_scores import clip_scores, viclip_scores
-from concat_id.evaluation.face_tracks import Reference, assign, padded, read_reference
+from concat_id.evaluation.face_tracks import FacelessError, Reference, assign, padded, read_reference
 from concat_id.evaluation.fine_grained import PartEncoder, fine_grained_scores
 from concat_id.evaluation.identity import identity_scores, published_similarity
 from concat_id.evaluation.layouts import GeneratedVideo
@@ -80,6 +80,18 @@ class Instruments:
             self._references[path] = read_reference(path, self.detector, self.recognizer, self.parts)
         return self._references[path]
 
+    def references(self, paths: Sequence[Path]) -> tuple[list[Reference], list[str]]:
+        """Find the faces of several, and leave out what shows none, such as clothes, with a note. Raises `UserError` if none is left."""
+        found, faceless = [], []
+        for path in paths:
+            try:
+                found.append(self.reference(path))
+            except FacelessError as error:
+                faceless.append(error)
+        if not found:
+            raise faceless[0]
+        return found, [f"{str(error).partition(';')[0]}, which is left out" for error in faceless]
+
 
 def load_instruments(device: torch.device | str, *, detector: str | None = None, recognizer: str | None = None, clip: str = CLIP,
                      viclip: str = VICLIP, num_frames: int = 16, threshold: float | None = None, parser: str | None = None,
@@ -130,7 +142,11 @@ def measure_or_recall(sample: GeneratedVideo, file: Path, instruments: Instrumen
     if known is not None and known.get("key") == key and not known["failures"]:
         del known["thumbnails"]
         return known, True
-    result = {"key": key, "digests": digests, **measure(sample, instruments)}
+    measured = measure(sample, instruments)
+    shown = {reference["image"] for reference in measured["references"]}
+    pairs = zip(sample.references, digests["references"], strict=True)
+    digests["references"] = [digest for path, digest in pairs if str(path) in shown]
+    result = {"key": key, "digests": digests, **measured}
     write_json(file, result | {"seal": _seal(result)})
     del result["thumbnails"]
     return result, False
@@ -153,14 +169,14 @@ def read_thumbnails(result: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
-    """Compute all scores of a sample of R references from F sampled frames. Raises `UserError` for a video or reference of no use.
+    """Compute all scores of a sample of R references with a face from F frames. Raises `UserError` for a video or references of no use.
 
     Of the result, which is kept as JSON, these are not plain: `scores` by column (None: cannot be said), `curves` and `copies` (R, F),
     similarity and copy-paste index by frame (None: no face), `interval`, 95 % bounds of the similarity over frames, `per_reference` (R,),
     similarity, `vectors` (R, D), the people's mean face vectors (None: no face), `faces_found` (F,), counts, `frames.indices` (F,) in the
     video of `frames.of` frames, `frames.size` (height, width) in pixels, `failures`, one line for each user's metric that failed.
     """
-    references = [instruments.reference(path) for path in sample.references]
+    references, faceless = instruments.references(sample.references)
     video = read_video(sample.video, instruments.num_frames)
     faces = find_faces([Image.fromarray(frame) for frame in video.frames], instruments.detector, instruments.recognizer)
     tracks = build_tracks(faces, instruments.threshold)
@@ -173,7 +189,7 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
         scores["similarity_as_published"] = published_similarity(references[0], seen)
     scores |= multi_person_scores(references, people, others, count, instruments.threshold)
     scores |= motion_scores(video.small, video.small_fps)
-    notes = [f"{reference.path}: {note}" for reference in references for note in reference.notes]
+    notes = faceless + [f"{reference.path}: {note}" for reference in references for note in reference.notes]
     if video.count < video.announced:
         notes.append(f"{video.count} of {video.announced} frames can be decoded, the rest is damaged")
     if video.count == 1:

@@ -15,6 +15,10 @@ class TakeJudge:
         self.instruments = instruments or load_instruments("cpu")
         self.name = text_digest(str(self.instruments.identity))
 
+    def require_face(self, photos: Sequence[Path]) -> None:
+        """Raise `UserError` if no photo shows a face that a video could resemble."""
+        self.instruments.references(photos)
+
     def scores(self, video: Path, photos: Sequence[Path], prompt: str) -> dict[str, float | None]:
         """Similarity, a missing face counting 0, text and temporal consistency of a video. Raises `UserError`."""
         found = measure(GeneratedVideo(video.name, video, tuple(photos), prompt), self.instruments)["scores"]

@@ -21,6 +21,9 @@ class Judge(Protocol):
 
     name: str
 
+    def require_face(self, photos: Sequence[Path]) -> None:
+        """Raise `UserError` if no photo shows a face, without which there is nothing to judge by."""
+
     def scores(self, video: Path, photos: Sequence[Path], prompt: str) -> dict[str, float | None]:
         """Score a video, the most telling score first; more is better, None where it cannot be said. Raises `UserError`."""
 
