@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import torch
+from conftest import ROOT
 from entry import PROMPT, only_error, prompt_file, results
 from in_process import no_file_larger_than
 from PIL import Image
 
+from concat_id.config.loading import load_config
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.ranking import TakeJudge
 from concat_id.models.autoencoder import VideoAutoencoder
@@ -60,6 +62,13 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     monkeypatch.setattr(TextEncoder, "__init__", None)
     monkeypatch.setattr(CogVideoXPipeline, "load", None)
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
+
+
+def test_more_people_than_the_shipped_weights_know_are_told(photo, capsys):
+    files = [ROOT / "configs" / name for name in ("mini.yaml", "inference/mini_two_identities.yaml")]
+    for number, told in (2, ""), (3, "--prompt: 3 people, but the weights were trained with 2 people"):
+        jobs, _ = run.find_jobs(load_config(files, {"prompt": "a man", "image": [str(photo)] * number}))
+        assert len(jobs) == 1 and told in (err := capsys.readouterr().err) and bool(told) == bool(err)
 
 
 def test_a_stranger_among_photos_is_told_left_out_and_refused_if_strict(sample, tmp_path, photographs):
