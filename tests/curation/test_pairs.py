@@ -75,6 +75,8 @@ def test_of_three_people_two_need_a_crop_of_another_clip_and_the_third_shows_its
         known = tuple(Appearance(f"/data/{name}/{person}", ("0.png",), vectors[person]) for person in people)
         return NamedClip(Clip(f"/data/{name}.mp4", "", known), tuple(f"p{person}" for person in people), "train")
 
+    sides = trade_off_pairs([clip("one", 0, 3), clip("other", 3, 0)], Thresholds(trade_off=(0.9, 1.1)), 1, 0)
+    assert len(sides.pairs) == 1 == sides.dropped.total(), "two people are the same two in either order"
     clips = [clip("all", 0, 1, 2), clip("a", 0), clip("b", 2), clip("few", 2, 3, 1), clip("two", 0, 3)]
     stage = cross_video_pairs(clips[:3], Thresholds(cross_two=(0.9, 1.1)), 0)
     (pair,) = stage.pairs

@@ -120,8 +120,9 @@ def trade_off_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, most_per
     kept: list[Pair] = []
     counts: Counter = Counter()
     for pair in sorted(stage.pairs, key=lambda pair: min(pair.cosines)):
-        counts[pair.clip.identities] += 1
-        if counts[pair.clip.identities] <= most_per_person:
+        group = tuple(sorted(pair.clip.identities))  # in whatever order they stand
+        counts[group] += 1
+        if counts[group] <= most_per_person:
             kept.append(pair)
     if len(kept) < len(stage.pairs):
         stage.dropped[f"more than {most_per_person} pairs of a person"] += len(stage.pairs) - len(kept)
