@@ -79,6 +79,8 @@ def test_kept_beside_the_weights_they_are_diffusers(trained, wan, image, tmp_pat
     card = (tmp_path / "keep" / "README.md").read_text()
     assert "low-rank weights, kept" in card and "load_lora_weights" in card and FILES["first_stage"] in card
     assert not (tmp_path / "merge" / DIFFUSERS_FILE).exists()
+    told = f"keep: found {DIFFUSERS_FILE}, expected whole weights; .*: python sat/convert_weights.py to-sat {tmp_path / 'keep'} NEW.pt$"
+    refused(told, load_wan_transformer, tmp_path / "keep", TINY_ADALN)
     for mode in ("merge", "keep"):  # and back, with nothing lost
         to_native(find_source(tmp_path / mode), tmp_path / f"{mode}.pt")
     merged, kept = (torch.load(tmp_path / f"{mode}.pt") for mode in ("merge", "keep"))

@@ -7,11 +7,10 @@ import torch
 from tqdm import tqdm
 
 from concat_id.conversion.lazy import lazy_files
-from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.errors import UserError
 from concat_id.files.paths import written_whole
 from concat_id.models.quantization import is_kept
-from concat_id.weights.folders import weight_files
+from concat_id.weights.folders import require_nothing_beside, weight_files
 
 BLOCK = 32  # neighbouring numbers of a row that share a scale
 
@@ -28,8 +27,7 @@ def to_gguf(source: Path, target: Path, kind: str) -> int:
 
     if target.suffix != ".gguf" or os.path.lexists(target):
         raise UserError(f"{target}: {'exists already' if os.path.lexists(target) else 'expected the ending .gguf'}; choose another name")
-    if os.path.exists(source / DIFFUSERS_FILE):
-        raise UserError(f"{source}: found {DIFFUSERS_FILE}, expected whole weights; convert again without --lora keep")
+    require_nothing_beside(source)
     folder = source / "transformer" if os.path.isdir(source / "transformer") else source
     tensors, count = lazy_files(weight_files(folder, ("diffusion_pytorch_model",))), 0
     with written_whole(target) as temporary:

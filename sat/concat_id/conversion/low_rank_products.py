@@ -16,9 +16,8 @@ from concat_id.errors import UserError, one_line
 from concat_id.models.tensor_names import renamed_modules, split_modules
 from concat_id.models.wan.weights import PREFIX, count_layers, native_names, read_tensors
 from concat_id.weights.loading import check_floats, load_files
-from concat_id.weights.low_rank import DOWN, UP, blocks, load_low_rank, save_low_rank, with_product
+from concat_id.weights.low_rank import DIFFUSERS_FILE, DOWN, UP, blocks, load_low_rank, save_low_rank, with_product
 
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
 DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"
 
 PEFT = re.compile(r"\.lora_([AB])(\.default)?\.weight$")

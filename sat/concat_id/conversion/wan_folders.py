@@ -18,7 +18,7 @@ from concat_id.conversion.card import wan_card
 from concat_id.conversion.folders import write_encoder_settings, write_encoder_tensors, write_pipeline
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
-from concat_id.conversion.weight_sources import WeightSource, open_source, run_configuration, wan_digest
+from concat_id.conversion.weight_sources import WeightSource, files_digest, open_source, run_configuration
 from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole
@@ -191,7 +191,8 @@ def _open(path: Path, weights: str | None, load: str | None, trust: bool) -> Wei
     if load or _is_training(path):
         return open_source(path, weights, load, trust=trust)
     products = read_diffusers_products(path) if os.path.isfile(path / DIFFUSERS_FILE) else None
-    return WeightSource(path, wan_digest(path), partial(lazy_files, wan_files(path), trust), products)
+    files = wan_files(path, alone=products is None)
+    return WeightSource(path, files_digest(files), partial(lazy_files, files, trust), products)
 
 
 def _in_native_names(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:

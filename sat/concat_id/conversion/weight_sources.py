@@ -1,7 +1,7 @@
 """What there is to convert: released checkpoints, training checkpoints with averages beside them, low-rank products, ZeRO's shards."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,12 +159,12 @@ def _check_low_rank_names(file: Path, trust: bool) -> None:
 def _of_wan(path: Path, run: Path | None, trust: bool) -> WeightSource:
     """What a Wan's products belong to: with modulations for references if the run, whose configuration this is, gave it some."""
     config = load_config([str(run)]).model.transformer if run else None
-    return WeightSource(path, wan_digest(path), partial(read_wan_state, path, config, trust))
+    return WeightSource(path, files_digest(wan_files(path)), partial(read_wan_state, path, config, trust))
 
 
-def wan_digest(path: Path) -> str:
-    """The digest of the files of a Wan's transformer."""
-    return "+".join(map(weights_digest, wan_files(path)))
+def files_digest(files: Iterable[Path]) -> str:
+    """The digest of the files of one state dict."""
+    return "+".join(map(weights_digest, files))
 
 
 def _gathered(folder: Path, averaged: bool, trust: bool) -> Mapping[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import read_json
 from concat_id.files.paths import MODEL_STATES, kind_of
+from concat_id.weights.low_rank import DIFFUSERS_FILE
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 OF_ANY_RANK = MODEL_STATES.replace("00", "*")
@@ -21,6 +22,7 @@ DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pyt
 # What to do with weights of another kind, told by a part of their names.
 MERGE = "expected whole weights: these are low-rank ones; merge them: python sat/convert_weights.py merge-lora {} FOLDER"
 OF_OTHERS = "expected whole weights: these are low-rank ones in another program's names; merge them where they were made"
+ADD = "expected whole weights; convert again without --lora keep, or add them: python sat/convert_weights.py to-sat {} NEW.pt"
 CONVERT = "expected a SAT checkpoint: this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {} FOLDER"
 WAN = "expected CogVideoX's weights: these are Wan's; use them with python inference_wan.py, or a model such as configs/wan_1_3b.yaml"
 COGVIDEOX = "expected Wan's weights: these are CogVideoX's; use them with a model such as configs/cogvideox_5b.yaml"
@@ -90,6 +92,12 @@ def _require_whole(folder: Path) -> None:
         raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_filled(MERGE, folder)}")
     if any(any(folder.glob(pattern)) for pattern in DIFFUSERS_FILES):
         raise UserError(f"{folder}: found {some(sorted(entry.name for entry in folder.iterdir()))}, {_filled(CONVERT, folder)}")
+
+
+def require_nothing_beside(folder: Path) -> None:
+    """Raise `UserError` for a diffusers folder with low-rank weights beside the rest, which would be left out."""
+    if os.path.exists(folder / DIFFUSERS_FILE):
+        raise UserError(f"{folder}: found {DIFFUSERS_FILE}, {_filled(ADD, folder)}")
 
 
 def what_to_do_with(names: Any, path: Path, kinds: Iterable[tuple[tuple[str, ...], str]] = KINDS) -> str | None:

@@ -17,6 +17,7 @@ from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import require_file
 
 FILE = "lora.safetensors"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
 DOWN, UP = ".down.weight", ".up.weight"
 ORIGINAL, MATRIX = ".original.", ".matrix_"  # SAT's names of what products belong to, and of A and B
 

@@ -13,7 +13,7 @@ from concat_id.config.wan import WanTransformerConfig
 from concat_id.errors import UserError, warn
 from concat_id.files.paths import kind_of
 from concat_id.models.wan.transformer import WanDiffusionTransformer
-from concat_id.weights.folders import AT_WAN, OF_ANY_RANK, find_sat_checkpoint, some, weight_files, what_to_do_with
+from concat_id.weights.folders import AT_WAN, OF_ANY_RANK, find_sat_checkpoint, require_nothing_beside, some, weight_files, what_to_do_with
 from concat_id.weights.loading import SAT_PREFIX, check_floats, check_named, load_files, load_strictly
 
 PREFIX = "network."  # of names inside WanDiffusionTransformer
@@ -117,13 +117,18 @@ def read_wan_state(path: Path, config: WanTransformerConfig | None = None, trust
     return {PREFIX + names[name]: tensor for name, tensor in tensors.items()}
 
 
-def wan_files(path: str | Path) -> list[Path]:
-    """List the files of a transformer's weights: one, an index's shards, those of a diffusers folder or of a training checkpoint."""
+def wan_files(path: str | Path, alone: bool = True) -> list[Path]:
+    """List the files of a transformer's weights: one, an index's shards, those of a diffusers folder or of a training checkpoint.
+
+    Raises `UserError` for a diffusers folder with low-rank weights beside the rest, unless these need not be `alone`.
+    """
     path = Path(path)
     is_folder = kind_of(path) == "a folder"
     if is_folder and (kind_of(path / "latest") == "a file" or any(path.glob(OF_ANY_RANK))):
         return [find_sat_checkpoint(path)]
     if is_folder:
+        if alone:
+            require_nothing_beside(path)
         return weight_files(path / "transformer" if os.path.isdir(path / "transformer") else path, (STEM,))
     if path.name.endswith(INDEX):
         return weight_files(path.parent, (path.name.removesuffix(INDEX).removesuffix(".safetensors"),))
