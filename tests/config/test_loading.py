@@ -222,10 +222,13 @@ def test_epochs_become_steps(write, taken, seen, expected):
 
 
 @pytest.mark.parametrize(
-    ("model", "dropout"), [("transformer: {num_layers: 1, hidden_size: 64, num_attention_heads: 1}", 0.0), ("kind: wan", 0.1)]
+    ("model", "dropout", "fps"), [("transformer: {num_layers: 1, hidden_size: 64, num_attention_heads: 1}", 0.0, 8), ("kind: wan", 0.1, 16)]
 )
-def test_references_are_dropped_only_where_a_file_or_wan_says_so(write, model, dropout):
-    assert load_config([write(f"model: {{{model}}}")]).model.ref_image_dropout == dropout
+def test_references_are_dropped_and_rates_chosen_as_a_file_or_the_model_says(write, model, dropout, fps):
+    config = load_config([write(f"model: {{{model}}}")])
+    assert (config.model.ref_image_dropout, config.args.sampling_fps, config.data.fps) == (dropout, fps, fps)
+    given = load_config([write(f"model: {{{model}}}\nargs: {{sampling_fps: 10}}\ndata: {{fps: 12}}")])
+    assert (given.args.sampling_fps, given.data.fps) == (10, 12)
     assert load_config([write(f"model: {{ref_image_dropout: 0.3, {model}}}")]).model.ref_image_dropout == 0.3
 
 

@@ -46,7 +46,9 @@ class SamplingArgs:
     sampling_num_frames: int | None = setting(
         None, "latent frames: n makes 4(n-1)+1 frames, 1 a portrait image (default: the model's longest)", group="model"
     )
-    sampling_fps: int = setting(8, "frames per second of the files", low=1, high=1000, group="model", shared=True)
+    sampling_fps: int | None = setting(
+        None, "frames per second of the files (default: the model's)", low=1, high=1000, group="model", shared=True
+    )
     num_inference_steps: int | None = setting(None, "denoising steps (default: the model's)", low=2, group="model", shared=True)
     guidance_scale: float | None = setting(None, "strength of the text (default: the model's)", group="model", **SCALE)
     ref_guidance_scale: tuple[float, ...] | None = setting(
@@ -183,6 +185,6 @@ class DataConfig:
     video_size: tuple[int, int] | None = size(
         None, "height and width that clips are resized and cropped to (default: the model's)", low=1
     )
-    fps: int = size(8, "frames per second", low=1, high=1000)
+    fps: int | None = size(None, "frames per second (default: the model's)", low=1, high=1000)
     max_num_frames: int | None = size(None, "frames of a clip, 4 n + 1 (default: the model's)", low=1)
     skip_frms_num: int = size(3, "source frames to skip at both ends, where cuts are", low=0)

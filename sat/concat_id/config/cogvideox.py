@@ -22,6 +22,8 @@ CHECKPOINTING = "recompute activations in training to save memory"
 class OfVideos:
     """What a backbone's section tells of its videos."""
 
+    fps = 8  # frames per second
+
     @property
     def largest_size(self) -> tuple[int, int]:
         """Height and width that the model is made for."""

@@ -176,6 +176,8 @@ def _fill_in(config: Config, origins: Origins) -> None:
     args.sampling_image_size = args.sampling_image_size or model.largest_size
     if args.sampling_num_frames is None:
         args.sampling_num_frames = model.max_latent_frames
+    args.sampling_fps = args.sampling_fps or model.fps
+    data.fps = data.fps or model.fps
     data.video_size = data.video_size or model.largest_size
     data.max_num_frames = data.max_num_frames or model.num_frames
     names = "num_inference_steps", "guidance_scale", "ref_guidance_scale", "guidance"

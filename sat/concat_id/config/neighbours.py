@@ -18,6 +18,7 @@ class OnePerson:
     height: int
     width: int
     num_frames: int
+    fps = 8  # frames per second
     max_people = trained_refs = 1
 
     @property

@@ -84,6 +84,8 @@ class WanAutoencoderConfig(AutoencoderConfig):
 class WanModelConfig(OfVideos):
     """Everything that makes up the model."""
 
+    fps = 16
+
     transformer: WanTransformerConfig = field(default_factory=WanTransformerConfig)
     kind: Literal["wan"] = setting("wan", "the backbone")
     schedule: WanScheduleConfig = field(default_factory=WanScheduleConfig)
