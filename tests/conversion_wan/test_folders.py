@@ -18,6 +18,7 @@ from transformers import T5Tokenizer, UMT5EncoderModel
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanScheduleConfig
 from concat_id.conversion import wan_folders as conversion
+from concat_id.conversion.combining import average_checkpoints
 from concat_id.conversion.wan_folders import find_model, find_source, to_diffusers, to_native
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models.wan.text_encoder import WanTextEncoder
@@ -107,7 +108,14 @@ def test_trainings_are_converted_too(wan, tmp_path):
     to_diffusers(run, tmp_path / "hf", wan.model)
     assert_same(dict(load_wan_transformer(tmp_path / "hf", TINY_ADALN, torch.float32).state_dict()), dict(network.state_dict()))
     to_native(run, tmp_path / "mine.pt")
-    assert_same(torch.load(tmp_path / "mine.pt", weights_only=True), read_wan_tensors(tmp_path / "hf"))
+    assert_same(mine := torch.load(tmp_path / "mine.pt", weights_only=True), read_wan_tensors(tmp_path / "hf"))
+    released = wan.native / FILES["adaln"]
+    for number, paths in enumerate(([checkpoint, released], [released, tmp_path / "hf"])):
+        average_checkpoints(paths, None, tmp_path / str(number), False)
+        expected = {name: (mine[name] + tensor) / 2 for name, tensor in native(wan, "adaln").items()}
+        assert_same(read_wan_tensors(tmp_path / str(number)), expected)
+    told = "first_stage.pt: does not fit .*missing: network"
+    refused(told, average_checkpoints, [checkpoint, wan.native / FILES["first_stage"]], None, tmp_path / "x", False)
 
 
 def test_what_is_wan_and_what_is_not(wan, tmp_path, tiny_model):

@@ -6,7 +6,8 @@ from pathlib import Path
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
 from concat_id.files.paths import folder_written_whole, resolve_path
-from concat_id.weights.loading import average, check_floats, load_sat_checkpoint, write_sat_checkpoint
+from concat_id.models.wan.weights import given_names, is_native, read_tensors, read_wan_state
+from concat_id.weights.loading import SatCheckpoint, average, check_floats, load_sat_checkpoint, write_sat_checkpoint
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 
@@ -36,7 +37,16 @@ def average_checkpoints(paths: Sequence[Path], shares: Sequence[float] | None, o
         raise UserError(f"command line: --with: found {paths[0]} alone, expected at least two checkpoints")
     if len(shares) != len(paths) or not abs(sum(shares) - 1) <= 1e-6:
         raise UserError(f"command line: --shares: found {' '.join(map(str, shares))}, expected {len(paths)} numbers that add up to 1")
-    weights = average([load_sat_checkpoint(resolve_path(path), trust=trust) for path in paths], shares)
+    weights = average([_read(resolve_path(path), trust) for path in paths], shares)
     with folder_written_whole(output) as folder:
         write_sat_checkpoint(folder, "average", weights)
     return len(weights)
+
+
+def _read(path: Path, trust: bool) -> SatCheckpoint:
+    """Read a SAT checkpoint, or Wan's transformer in any of its formats under the names that trainings give it."""
+    try:
+        is_wan = is_native(given_names(read_tensors(path, trust)))
+    except UserError:
+        is_wan = False
+    return SatCheckpoint(read_wan_state(path, trust=trust), str(path), "") if is_wan else load_sat_checkpoint(path, trust=trust)
