@@ -211,9 +211,12 @@ def test_training_is_planned_and_its_lists_are_read(tmp_path):
     assert [line[:8] for line in lines[1:]] == ["ok 1 GPU", "ok 4 GPU", "ok 8 GPU"]
     advised = told(examine_training("mini", Capacity(GIB // 8, GIB), measure_sizes, plan))[-1]
     assert advised.startswith("note 8 GPUs") and advised.endswith("python sat/doctor.py --training --model mini --zero 3 --offload")
-    (tmp_path / "list.json").write_text("[1]")
-    config = load_config(files_of("mini", training=True), {"train_data": [str(tmp_path / "list.json")]})
-    assert told(examine_lists(config, ["my run.yaml"]))[-1].endswith("python sat/check_dataset.py --base 'my run.yaml'")
+    (lists := tmp_path / "my list.json").write_text("[1]")
+    (own := tmp_path / "own.yaml").write_text(f"args: {{train_data: {str(lists)!r}}}")
+    for paths, options, given in (([own], {}, ""), ([], {"train_data": [str(lists)], "valid_data": []}, f"'{lists}' ")):
+        config = load_config([*files_of("mini", training=True), *paths], options)
+        line = told(examine_lists(config, ["my run.yaml"]))[-1]
+        assert line.endswith(f"python sat/check_dataset.py {given}--base 'my run.yaml'")
 
 
 def test_the_command_plans_training_and_checks_its_lists(call, tmp_path):

@@ -92,7 +92,8 @@ def _operations(sizes: Any, speed: int | None) -> str:
 def examine_lists(config: Config, files: Sequence[str]) -> Iterator[Finding]:
     """Check the configured lists; of long ones the entries without their clips."""
     lists = [*config.training.train_data, *config.training.valid_data]
-    command = f"python sat/check_dataset.py --base {shlex.join(files)}"
+    by_option = any(config.origins.source(f"args.{name}") == COMMAND_LINE for name in ("train_data", "valid_data"))
+    command = f"python sat/check_dataset.py {shlex.join([*(lists if by_option else ()), '--base', *files])}"
     if not lists:
         yield Finding(NOTE, "lists", "none configured", "--train_data LIST --valid_data LIST, see docs/data.md")
         return
