@@ -47,6 +47,16 @@ def test_people_are_identified_among_all_references(evaluate, tmp_path, portrait
     assert "rank1_identification" not in report_of(tmp_path)["runs"][0]["summary"]
 
 
+def test_requests_that_differ_in_clothes_alone_are_no_pair(evaluate, tmp_path, portraits):
+    runs = [tmp_path / name for name in ("first", "second", "third")]
+    for run, grey in zip(runs, (90, 90, 150), strict=True):
+        add(run, "actor", [scene(portraits["actor"])], portraits["actor"])
+        Image.new("RGB", (200, 200), (grey, grey, grey)).save(run / "actor_2.png")
+    assert evaluate("--videos", *runs)[0] == 0
+    alike, other = (comparison["second_minus_first"] for comparison in report_of(tmp_path)["comparisons"])
+    assert "similarity" in alike and not other
+
+
 def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portraits):
     videos, portrait = tmp_path / "videos", portraits["astronaut"]
     add(videos, "good", [scene(portrait)] * 3, portrait)

@@ -35,7 +35,7 @@ from concat_id.models.viclip import ViClipEncoder
 from concat_id.video.writing import data_url
 from concat_id.weights.loading import content_digest
 
-VERSION = 9  # raise it when the same video would be scored differently
+VERSION = 10  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP, VICLIP = "models/clip-vit-base-patch32", "models/viclip"
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
@@ -143,9 +143,9 @@ def measure_or_recall(sample: GeneratedVideo, file: Path, instruments: Instrumen
         del known["thumbnails"]
         return known, True
     measured = measure(sample, instruments)
-    shown = {reference["image"] for reference in measured["references"]}
-    pairs = zip(sample.references, digests["references"], strict=True)
-    digests["references"] = [digest for path, digest in pairs if str(path) in shown]
+    of_image = dict(zip(map(str, sample.references), digests["references"], strict=True))
+    for reference in measured["references"]:
+        reference["digest"] = of_image[reference["image"]]
     result = {"key": key, "digests": digests, **measured}
     write_json(file, result | {"seal": _seal(result)})
     del result["thumbnails"]

@@ -106,17 +106,16 @@ def references_of(result: dict[str, Any]) -> list[tuple[Path, np.ndarray]]:
 
 def different_references(runs: Sequence[Run]) -> dict[str, np.ndarray]:
     """Return the vectors (D,) of all references by their files' digests."""
-    results = [result for run in runs for result in run.results]
-    return {digest: vector for result in results
-            for digest, (_, vector) in zip(result["digests"]["references"], references_of(result), strict=True)}  # fmt: skip
+    references = [item for run in runs for result in run.results for item in result["references"]]
+    return {item["digest"]: np.array(item["vector"], np.float32) for item in references}
 
 
 def identify(runs: Sequence[Run]) -> None:
     """Find whose reference of all each person resembles most, if there are several to choose among."""
     candidates = different_references(runs)
     for result in (result for run in runs for result in run.results if len(candidates) > 1):
-        own = zip(result["vectors"], result["digests"]["references"], strict=True)
-        result["scores"]["rank1_identification"] = float(np.mean([is_rank1(vector, digest, candidates) for vector, digest in own]))
+        own = zip(result["vectors"], result["references"], strict=True)
+        result["scores"]["rank1_identification"] = float(np.mean([is_rank1(vector, item["digest"], candidates) for vector, item in own]))
 
 
 def calibrate(runs: Sequence[Run], folder: Path | None, instruments: Instruments, output: Path) -> Calibration:
