@@ -184,6 +184,15 @@ def test_one_undetected_frame_does_not_empty_a_place():
     assert (scores["missing_rate"], scores["match_rate"]) == (1 / 32, 31 / 32)
 
 
+@pytest.mark.parametrize("step", [-1, 0, 1])
+def test_those_who_change_sides_half_way_are_swapped_from_then_on(step):
+    anna, ben = ({n: face_at(200 * ((n < 8) == place) + step * place, face) for n in range(16)} for place, face in enumerate((ANNA, BEN)))
+    halves = [Track({n: faces[n] for n in half}) for half in (range(8), range(8, 16)) for faces in (anna, ben)]
+    for tracks in ([Track(anna), Track(ben)], halves):
+        scores = multi_person_scores(BOTH, *assign(BOTH, tracks, 0.363), 16, 0.363)
+        assert scores["match_rate"] == scores["swap_rate"] == 0.5
+
+
 def test_the_largest_face_is_the_reference(tmp_path, recognizer):
     Image.new("RGB", (200, 200)).save(tmp_path / "a.png")
     large, small = face_at(0, ANNA).face, replace(face_at(0, ANNA).face, box=np.array([0, 0, 50, 50.0]))

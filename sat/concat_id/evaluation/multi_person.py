@@ -17,8 +17,8 @@ def multi_person_scores(references: Sequence[Reference], people: Sequence[Track]
                         threshold: float) -> dict[str, Any]:  # fmt: skip
     """Score a video of two or more references, which stand from left to right; {} for one. `people` and `others` are what `assign` gives.
 
-    Each reference has a place: the most prominent of all these tracks, as many as references, from left to right. In every sampled frame,
-    a place
+    Each reference has a place: the most prominent of all these tracks, as many as references, from left to right. Whoever changes sides
+    changes places: those seen in a frame stand in the places of their tracks in the order of that frame. In every sampled frame, a place
     - matches if its face resembles its own reference most, by at least `threshold`,
     - is swapped if it resembles another one most, by at least `threshold`,
     - holds a stranger if it resembles nobody by `threshold`,
@@ -32,9 +32,11 @@ def multi_person_scores(references: Sequence[Reference], people: Sequence[Track]
     vectors = np.stack([reference.found.vector for reference in references])
     counts = dict.fromkeys(("match", "swap", "stranger", "missing"), 0)
     merged = 0
-    for place, track in enumerate(place_tracks(references, [track for track in (*people, *others) if track.faces])):
-        for number in range(num_frames):
-            face = track.faces.get(number)
+    placed = place_tracks(references, [track for track in (*people, *others) if track.faces])
+    for number in range(num_frames):
+        seen = [track.faces.get(number) for track in placed]
+        in_order = iter(sorted(filter(None, seen), key=lambda face: face.centre))
+        for place, face in enumerate(face and next(in_order) for face in seen):
             counts[_verdict(vectors, place, face, threshold)] += 1
             merged += face is not None and _is_merged(vectors, face, threshold)
     total = len(references) * num_frames
