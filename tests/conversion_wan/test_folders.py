@@ -24,6 +24,7 @@ from concat_id.conversion.weight_sources import open_source
 from concat_id.models.wan.text_encoder import WanTextEncoder
 from concat_id.models.wan.weights import load_wan_transformer, read_wan_tensors
 from concat_id.weights.loading import write_sat_checkpoint, write_shards
+from concat_id.weights.low_rank import DIFFUSERS_FILE
 
 
 def assert_same(found, expected, dtype=None) -> None:
@@ -116,6 +117,12 @@ def test_trainings_are_converted_too(wan, tmp_path):
         assert_same(read_wan_tensors(tmp_path / str(number)), expected)
     told = "first_stage.pt: does not fit .*missing: network"
     refused(told, average_checkpoints, [checkpoint, wan.native / FILES["first_stage"]], None, tmp_path / "x", False)
+    (tmp_path / "hf" / DIFFUSERS_FILE).touch()
+    refused(f"hf: found {DIFFUSERS_FILE}, expected whole", average_checkpoints, [checkpoint, tmp_path / "hf"], None, tmp_path / "x", False)
+    (tmp_path / "hf" / DIFFUSERS_FILE).unlink()
+    (file := tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(file.read_bytes()[:-9])
+    for path in (file, tmp_path / "hf"):
+        refused(f"{file.name}: .*download", average_checkpoints, [checkpoint, path], None, tmp_path / "x", False)
 
 
 def test_what_is_wan_and_what_is_not(wan, tmp_path, tiny_model):

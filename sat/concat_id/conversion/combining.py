@@ -5,8 +5,9 @@ from pathlib import Path
 
 from concat_id.conversion.weight_sources import open_source
 from concat_id.errors import UserError
-from concat_id.files.paths import folder_written_whole, resolve_path
+from concat_id.files.paths import folder_written_whole, kind_of, resolve_path
 from concat_id.models.wan.weights import given_names, is_native, read_tensors, read_wan_state
+from concat_id.weights.folders import is_diffusers
 from concat_id.weights.loading import SatCheckpoint, average, check_floats, load_sat_checkpoint, write_sat_checkpoint
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
@@ -48,5 +49,7 @@ def _read(path: Path, trust: bool) -> SatCheckpoint:
     try:
         is_wan = is_native(given_names(read_tensors(path, trust)))
     except UserError:
+        if kind_of(path) == "a file" or is_diffusers(path):
+            raise
         is_wan = False
     return SatCheckpoint(read_wan_state(path, trust=trust), str(path), "") if is_wan else load_sat_checkpoint(path, trust=trust)

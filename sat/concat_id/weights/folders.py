@@ -90,8 +90,13 @@ def _require_whole(folder: Path) -> None:
     """Raise `UserError` with what to type for a folder of low-rank weights, or of diffusers' kind."""
     if os.path.isfile(folder / LOW_RANK_FILE):
         raise UserError(f"{folder}: found {LOW_RANK_FILE}, {_filled(MERGE, folder)}")
-    if any(any(folder.glob(pattern)) for pattern in DIFFUSERS_FILES):
+    if is_diffusers(folder):
         raise UserError(f"{folder}: found {some(sorted(entry.name for entry in folder.iterdir()))}, {_filled(CONVERT, folder)}")
+
+
+def is_diffusers(path: Path) -> bool:
+    """Whether this is a folder in diffusers' layout, whole or not."""
+    return any(any(path.glob(pattern)) for pattern in DIFFUSERS_FILES)
 
 
 def require_nothing_beside(folder: Path) -> None:
