@@ -21,6 +21,7 @@ from concat_id.models.quantization import blocks_of, bytes_of, difference, is_ke
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.sampling import magnitudes
 from concat_id.sampling.magnitudes import FILE
+from concat_id.weights.low_rank import DIFFUSERS_FILE
 
 BOTH = ("debug", "wan_mini")
 CACHED = {"num_inference_steps": 12, "sampling_num_frames": 1, "sampling_image_size": (48, 32)}
@@ -173,6 +174,8 @@ def test_gguf_files_are_written_and_read(pipeline_of, tmp_path):
     for memory in ("balanced", "low"):
         assert 1e-5 < difference(latents_of(pipeline_of("debug", quantize=f"gguf:{tmp_path}/8.gguf", memory=memory)), expected) < 0.01
     refused("8.gguf: exists already", lambda: to_gguf(tmp_path, tmp_path / "8.gguf", "Q8_0"))
+    (tmp_path / DIFFUSERS_FILE).touch()
+    refused("expected whole weights; convert again without --lora keep$", lambda: to_gguf(tmp_path, tmp_path / "new.gguf", "Q8_0"))
     whole = (tmp_path / "8.gguf").read_bytes()
     for content, message in ((whole[: len(whole) // 2], "found no whole GGUF file"), (b"no gguf", "found no whole GGUF file")):
         (tmp_path / "bad.gguf").write_bytes(content)

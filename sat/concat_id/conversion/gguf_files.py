@@ -10,7 +10,7 @@ from concat_id.conversion.lazy import lazy_files
 from concat_id.errors import UserError
 from concat_id.files.paths import written_whole
 from concat_id.models.quantization import is_kept
-from concat_id.weights.folders import require_nothing_beside, weight_files
+from concat_id.weights.folders import MERGED, require_nothing_beside, weight_files
 
 BLOCK = 32  # neighbouring numbers of a row that share a scale
 
@@ -27,7 +27,7 @@ def to_gguf(source: Path, target: Path, kind: str) -> int:
 
     if target.suffix != ".gguf" or os.path.lexists(target):
         raise UserError(f"{target}: {'exists already' if os.path.lexists(target) else 'expected the ending .gguf'}; choose another name")
-    require_nothing_beside(source)
+    require_nothing_beside(source, MERGED)
     folder = source / "transformer" if os.path.isdir(source / "transformer") else source
     tensors, count = lazy_files(weight_files(folder, ("diffusion_pytorch_model",))), 0
     with written_whole(target) as temporary:

@@ -22,7 +22,8 @@ DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pyt
 # What to do with weights of another kind, told by a part of their names.
 MERGE = "expected whole weights: these are low-rank ones; merge them: python sat/convert_weights.py merge-lora {} FOLDER"
 OF_OTHERS = "expected whole weights: these are low-rank ones in another program's names; merge them where they were made"
-ADD = "expected whole weights; convert again without --lora keep, or add them: python sat/convert_weights.py to-sat {} NEW.pt"
+MERGED = "expected whole weights; convert again without --lora keep"
+ADD = MERGED + ", or add them: python sat/convert_weights.py to-sat {} NEW.pt"
 CONVERT = "expected a SAT checkpoint: this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {} FOLDER"
 WAN = "expected CogVideoX's weights: these are Wan's; use them with python inference_wan.py, or a model such as configs/wan_1_3b.yaml"
 COGVIDEOX = "expected Wan's weights: these are CogVideoX's; use them with a model such as configs/cogvideox_5b.yaml"
@@ -99,10 +100,10 @@ def is_diffusers(path: Path) -> bool:
     return any(any(path.glob(pattern)) for pattern in DIFFUSERS_FILES)
 
 
-def require_nothing_beside(folder: Path) -> None:
+def require_nothing_beside(folder: Path, advice: str = ADD) -> None:
     """Raise `UserError` for a diffusers folder with low-rank weights beside the rest, which would be left out."""
     if os.path.exists(folder / DIFFUSERS_FILE):
-        raise UserError(f"{folder}: found {DIFFUSERS_FILE}, {_filled(ADD, folder)}")
+        raise UserError(f"{folder}: found {DIFFUSERS_FILE}, {_filled(advice, folder)}")
 
 
 def what_to_do_with(names: Any, path: Path, kinds: Iterable[tuple[tuple[str, ...], str]] = KINDS) -> str | None:
