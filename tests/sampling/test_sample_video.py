@@ -129,6 +129,9 @@ def test_the_best_of_several_takes_is_marked_and_a_killed_run_goes_on(sample, tm
     Image.new("RGB", (99, 99)).save(moved)
     assert f"{moved}: found no face in the reference" in only_error(*sample(*line[:3], moved, *line[4:])) and len(decoded) == 3
     assert "found 2, expected none beside best_of 3" in only_error(*sample(*line, "--batch_size", 2))
+    faceless = (*line[:3], moved, *PORTRAIT)
+    assert sample(*faceless, "--batch_size", 3)[0] == 0
+    assert "in the reference; use" in only_error(*sample(*faceless, "--best_of", 3, "--overwrite")), "told once"
 
 
 def test_every_person_may_have_a_strength_of_their_own(sample, tmp_path, photo, monkeypatch):

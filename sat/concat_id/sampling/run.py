@@ -86,7 +86,8 @@ def _generate(config: Config, device: torch.device, pipeline: VideoPipeline, jud
     settings = result_settings(config)
     prepared, unprepared = prepare_jobs(share, config, settings, device)
     if judge:
-        prepared = _with_faces(prepared, judge, unprepared)
+        prepared, refused = _with_faces(prepared, judge, unprepared)
+        share = [job for job in share if job.source not in refused]
     embed_prompts(prepared, pipeline)
     made, failures = make_videos(prepared, pipeline, settings)
     rankings, unranked = rank_all(share, settings, Path(config.args.output_dir), judge) if judge else ([], [])
@@ -255,16 +256,20 @@ def _choose(
     return Prepared(job, fingerprint, [each[2] for each in chosen], [each[1] for each in chosen], [each[0] for each in chosen], again)
 
 
-def _with_faces(prepared: Sequence[Prepared], judge: Judge, problems: list[str]) -> list[Prepared]:
-    """Leave out the jobs whose takes could not be ranked, before sampling takes long; what is wrong is added to `problems`."""
-    kept = []
+def _with_faces(prepared: Sequence[Prepared], judge: Judge, problems: list[str]) -> tuple[list[Prepared], set[str]]:
+    """Leave out the jobs whose takes could not be ranked, before sampling takes long; also return their lines.
+
+    What is wrong is added to `problems`.
+    """
+    kept, refused = [], set()
     for item in prepared:
         try:
             judge.require_face([*dict(zip(item.people[::-1], item.photos[::-1], strict=True)).values()])  # the first of every person
             kept.append(item)
         except UserError as error:
             problems.append(f"{item.job.source}: {error} (--best_of)")
-    return kept
+            refused.add(item.job.source)
+    return kept, refused
 
 
 def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None:
