@@ -135,7 +135,7 @@ class TrainingArgs:
         "linear", "learning-rate schedule; exponential is constant, as released"
     )
     lr_decay_ratio: float | None = setting(
-        None, "share of the rate that decay ends at (default: 0 with warmup_iters, else 0.1 for cosine; linear goes to 0)", low=0, high=1
+        None, "share of the rate decay ends at (default: 0 with warmup_iters, else 0.1 for cosine; linear ends at warmup)", low=0, high=1
     )
     warmup_iters: int | None = setting(
         None, "steps over which the learning rate rises (default: as released, at a twentieth for 100 steps)", low=0
