@@ -132,6 +132,12 @@ def test_the_factor_of_the_sizes_follows_the_model(write):
     refused("divisible by 32 (VAE 8 x patch 4)", load_config, [DEBUG, path])
 
 
+def test_frames_a_latent_are_those_that_cogvideox_vae_makes(write):
+    path = write("model: {transformer: {time_compressed_rate: 3, num_frames: 10}}")
+    for base in (DEBUG, CONFIGS / "wan_mini.yaml"):
+        refused("time_compressed_rate: found 3, expected 1, 2, 4 or another power of two", load_config, [base, path])
+
+
 def test_the_file_named_is_the_one_the_value_came_from(write):
     first, second = write("args: {seed: abc}", "first.yaml"), write("args: {batch_size: 2}", "second.yaml")
     refused(f"^{first}: args.seed", load_config, [DEBUG, first, second])

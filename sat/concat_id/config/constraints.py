@@ -91,11 +91,9 @@ def _of_acceleration(config: Config) -> Iterator[tuple[str, bool, str]]:
 def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
     transformer, sampler = config.model.transformer, config.model.sampler
     head_size, rotary = transformer.hidden_size // transformer.num_attention_heads, transformer.position_embedding == "rotary"
-    rate = transformer.time_compressed_rate
-    yield "model.transformer.time_compressed_rate", rate.bit_count() == 1, "1, 2, 4 or another power of two, which levels of the VAE make"
     yield "model.transformer.hidden_size", not rotary or head_size % 16 == 0, f"heads ({head_size} wide) divisible by 16 for rotary"
     yield "model.transformer.hidden_size", rotary or transformer.hidden_size % 16 == 0, "a multiple of 16 for sin-cos positions"
-    yield _whole_groups(config)
+    yield from _of_cogvideox_vae(config)
     whole = sampler.guidance != "dynamic" or sampler.guidance_exponent.is_integer()
     yield "model.sampler.guidance_exponent", whole, "a whole number with dynamic guidance, whose base is negative at times"
     factor = config.model.autoencoder.spatial_factor
@@ -105,12 +103,11 @@ def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
 def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
     transformer, autoencoder, args = config.model.transformer, config.model.autoencoder, config.args
     head_size = transformer.hidden_size // transformer.num_attention_heads
-    rate = transformer.time_compressed_rate
-    yield "model.transformer.time_compressed_rate", autoencoder.kind == "cogvideox" or rate == 4, "4, as Wan's autoencoder makes it"
     yield "model.transformer.hidden_size", head_size % 2 == 0 and head_size >= 6, "an even number, 6 or more, for every attention head"
     if autoencoder.kind == "cogvideox":
-        yield _whole_groups(config)
+        yield from _of_cogvideox_vae(config)
     else:
+        yield "model.transformer.time_compressed_rate", transformer.time_compressed_rate == 4, "4, as Wan's autoencoder makes it"
         first = autoencoder.block_out_channels[0]
         multiples = all(channels % first == 0 for channels in autoencoder.block_out_channels)
         yield "model.autoencoder.block_out_channels", multiples, f"multiples of the first, {first}"
@@ -141,10 +138,11 @@ def _of_neighbour(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "args.sampling_image_size", fits, f"[height, width] divisible by {multiple}"
 
 
-def _whole_groups(config: Config) -> tuple[str, bool, str]:
-    autoencoder = config.model.autoencoder
+def _of_cogvideox_vae(config: Config) -> Iterator[tuple[str, bool, str]]:
+    autoencoder, rate = config.model.autoencoder, config.model.transformer.time_compressed_rate
+    yield "model.transformer.time_compressed_rate", rate.bit_count() == 1, "1, 2, 4 or another power of two, which levels of the VAE make"
     whole = all(channels % autoencoder.norm_num_groups == 0 for channels in autoencoder.block_out_channels)
-    return "model.autoencoder.block_out_channels", whole, f"multiples of norm_num_groups {autoencoder.norm_num_groups}"
+    yield "model.autoencoder.block_out_channels", whole, f"multiples of norm_num_groups {autoencoder.norm_num_groups}"
 
 
 def _sizes(config: Config, largest: tuple[int, int] | None) -> Iterator[tuple[str, bool, str]]:
