@@ -168,7 +168,8 @@ class Preparation:
 
     def _fingerprint(self, source: SourceVideo) -> str:
         own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split, source.recording]
-        own += ["matched"] * (len(source.identities or ()) > 1)  # these alone are made anew if an older run named them by position
+        several = not source.is_image and len(source.identities or ()) > 1
+        own += ["matched"] * several  # these alone are made anew if an older run named them by position; a photograph is one clip
         return text_digest(json.dumps([self._identity, own]))
 
     def _make(self, source: SourceVideo, folder: Path) -> dict[str, Any]:
