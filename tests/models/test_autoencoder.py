@@ -9,7 +9,6 @@ from conftest import assert_close, golden_arrays, golden_meta, seeded
 from in_process import refused
 
 from concat_id.config.cogvideox import AutoencoderConfig
-from concat_id.errors import UserError
 from concat_id.models.autoencoder import VideoAutoencoder, _ramp, to_diffusers_names, to_sat_names
 
 CASE = golden_meta("vae_shared")
@@ -61,6 +60,7 @@ def autoencoder(released_file):
 @pytest.fixture(scope="module")
 def diffusers_folder(tmp_path_factory, autoencoder):
     folder = tmp_path_factory.mktemp("diffusers")
+    autoencoder.autoencoder.register_to_config(scaling_factor=SCALE)
     autoencoder.autoencoder.save_pretrained(folder)
     return folder
 
@@ -144,8 +144,18 @@ def test_latents_of_other_numbers_of_frames(tmp_path, released_file):
             same = autoencoder.autoencoder.encode(video).latent_dist.mean * SCALE  # diffusers' own, which sees so few frames at once
             assert torch.allclose(latents, same.transpose(1, 2), atol=1e-5)
     autoencoder.autoencoder.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="a latent holds 2 frames, expected time_compressed_rate 4"):
-        VideoAutoencoder.from_config(config_of(tmp_path), SCALE)
+    refused("frames a latent: found 2, expected 4 by model.transformer.time_c", VideoAutoencoder.from_config, config_of(tmp_path), SCALE)
+
+
+def test_a_folder_of_other_sizes_than_the_keys_is_refused(diffusers_folder):
+    own = config_of(diffusers_folder)
+    for scale, keys, told in (
+        (SCALE, {"block_out_channels": (32, 64, 128)}, "pixels a latent: found 8, expected 4 by model.autoencoder.block_out_channels;"),
+        (SCALE, {"latent_channels": 8}, "latent channels: found 16, expected 8 by model.autoencoder.latent_channels;"),
+        (1.15258426, {}, "scaling_factor: found 0.7, expected 1.15258426 by model.scale_factor;"),
+    ):
+        refused(f"{diffusers_folder}: {told}", VideoAutoencoder.from_config, dataclasses.replace(own, **keys), scale)
+    assert VideoAutoencoder.from_config(own, None).scale_factor == SCALE
 
 
 def test_one_tile_is_the_untiled_decode(autoencoder, golden):

@@ -60,7 +60,7 @@ class VideoAutoencoder(FrozenAutoencoder):
     def from_config(
         cls,
         config: AutoencoderConfig,
-        scale_factor: float,
+        scale_factor: float | None,
         trust: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -68,7 +68,7 @@ class VideoAutoencoder(FrozenAutoencoder):
     ) -> "VideoAutoencoder":
         """Load `config.path`: a released `3d-vae.pt`, built by the sizes in `config`, or a diffusers folder, which holds its own.
 
-        Raises `UserError` unless a latent then holds `temporal` frames.
+        `scale_factor` None is the folder's. Raises `UserError` unless latents are those of `config`, `scale_factor` and `temporal`.
         """
         path = resolve_path(config.path)
         if os.path.isdir(path):
@@ -79,12 +79,17 @@ class VideoAutoencoder(FrozenAutoencoder):
             state_dict = to_diffusers_names(_released_state_dict(path, trust))
         with built_from(path / "config.json" if os.path.isdir(path) else path, "VAE", state_dict), made_on("meta"):
             autoencoder = AutoencoderKLCogVideoX.from_config(settings)
+        scale_factor = autoencoder.config.scaling_factor if scale_factor is None else scale_factor
+        built = cls(autoencoder, scale_factor)
+        built.check_keys(
+            path,
+            ("pixels a latent", built.spatial, config.spatial_factor, "autoencoder.block_out_channels"),
+            ("frames a latent", built.temporal, temporal, "transformer.time_compressed_rate"),
+            ("latent channels", autoencoder.config.latent_channels, config.latent_channels, "autoencoder.latent_channels"),
+            ("scaling_factor", settings.get("scaling_factor", scale_factor), scale_factor, "scale_factor"),
+        )
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
-        built = cls(autoencoder, scale_factor).to(device)
-        if built.temporal != temporal:
-            remedy = "set transformer.time_compressed_rate, or correct autoencoder.path"
-            raise UserError(f"{path}: a latent holds {built.temporal} frames, expected time_compressed_rate {temporal}; {remedy}")
-        return built
+        return built.to(device)
 
     @torch.no_grad()
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,13 @@ class FrozenAutoencoder(nn.Module):
         _check_video(video, self.spatial, self.temporal)
         return video.split(max(PIXELS // video[0, 0].numel(), 1) if video.shape[2] == 1 else 1)
 
+    def check_keys(self, source: Path, *sizes: tuple[str, Any, Any, str]) -> None:
+        """Raise `UserError` unless what is in `source` has the (unit, found, expected) that a key of the configuration gives."""
+        for unit, found, expected, key in sizes:
+            if found != expected:
+                told = f"{unit}: found {found}, expected {expected} by model.{key}"
+                raise UserError(f"{source}: {told}; change that key, or correct autoencoder.path")
+
 
 def _convolve(
     stride: tuple, padding: tuple, dilation: tuple, groups: int, inputs: Tensor, weight: Tensor, bias: Tensor | None

@@ -216,9 +216,7 @@ class ConsisIDPipeline(VideoPipeline):
         from concat_id.models.autoencoder import VideoAutoencoder
 
         section = AutoencoderConfig(str(self.folder / "vae"))
-        autoencoder = VideoAutoencoder.from_config(section, 1.0, self.config.args.trust_checkpoint, self.dtype)
-        autoencoder.scale_factor = autoencoder.autoencoder.config.scaling_factor
-        return autoencoder
+        return VideoAutoencoder.from_config(section, None, self.config.args.trust_checkpoint, self.dtype)
 
     @cached_property
     def library(self) -> Any:

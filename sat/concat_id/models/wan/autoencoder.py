@@ -28,8 +28,9 @@ class WanAutoencoder(FrozenAutoencoder):
     """Encode pixels (B, 3, F, H, W) in [-1, 1] into normalised latents (B, T, C, H/8, W/8), and decode them."""
 
     def __init__(self, autoencoder: AutoencoderKLWan):
-        super().__init__(autoencoder, autoencoder.config.scale_factor_spatial, autoencoder.config.scale_factor_temporal)
         config = autoencoder.config
+        halvings = len(config.dim_mult) - 1
+        super().__init__(autoencoder, 2**halvings * (config.patch_size or 1), 2 ** sum(config.temperal_downsample[:halvings]))
         self.mean, self.std = tuple(config.latents_mean), tuple(config.latents_std)  # by channel; not buffers, which casts would round
         tile, stride = ([side * self.spatial for side in sides] for sides in (TILE_SIZE, TILE_STRIDE))
         autoencoder.enable_tiling(*tile, *stride)
@@ -41,13 +42,13 @@ class WanAutoencoder(FrozenAutoencoder):
     ) -> "WanAutoencoder":
         """Load Wan2.1_VAE.pth (or .safetensors), which has 4 levels of 2 residual blocks, or a diffusers folder (vae/ or around it).
 
-        `settings` of AutoencoderKLWan, such as `base_dim`, replace its defaults and what a folder says. Raises `UserError` for weights
-        that do not fit.
+        `settings` of AutoencoderKLWan, such as `base_dim`, replace its defaults. Raises `UserError` for weights that do not fit, and for
+        a folder of other settings.
         """
-        path = Path(path)
+        path, given = Path(path), settings
         if os.path.isdir(path):
             folder = path / "vae" if os.path.isdir(path / "vae") else path
-            settings = folder_settings(folder, AutoencoderKLWan, "Wan2.1_VAE.pth", "correct the autoencoder's path") | settings
+            settings = folder_settings(folder, AutoencoderKLWan, "Wan2.1_VAE.pth", "correct the autoencoder's path")
             state_dict = load_files(weight_files(folder, (STEM,)), trust)
         else:
             native = load_tensors(path, trust)
@@ -58,8 +59,19 @@ class WanAutoencoder(FrozenAutoencoder):
         with built_from(folder / "config.json" if folder else path, "VAE", state_dict), made_on("meta"):
             state_dict = state_dict if folder else convert_wan_vae_to_diffusers(state_dict)
             autoencoder = AutoencoderKLWan.from_config(settings)
+        built, found = cls(autoencoder), autoencoder.config
+        expected = {**found, **given}
+        channels = [[sizes["base_dim"] * factor for factor in sizes["dim_mult"]] for sizes in (found, expected)]
+        built.check_keys(
+            folder or path,
+            ("channels", *channels, "autoencoder.block_out_channels"),
+            ("residual blocks a level", found["num_res_blocks"], expected["num_res_blocks"], "autoencoder.layers_per_block"),
+            ("latent channels", found["z_dim"], expected["z_dim"], "autoencoder.latent_channels"),
+            ("pixels a latent", built.spatial, 2 ** (len(found["dim_mult"]) - 1), "autoencoder.block_out_channels"),
+            ("frames a latent", built.temporal, 4, "transformer.time_compressed_rate"),
+        )
         load_strictly(autoencoder, state_dict, str(path), dtype=dtype)
-        return cls(autoencoder).to(device)
+        return built.to(device)
 
     @torch.no_grad()
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
