@@ -14,6 +14,7 @@ from concat_id.diffusion.loss import add_pixel_noise, draw_timesteps, drop_condi
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.training.objective import Objective, generator_of, recipe_of
+from concat_id.training.preparation import open_latent_cache
 from concat_id.weights.tensor_cache import TensorCache
 
 CPU = torch.device("cpu")
@@ -68,6 +69,16 @@ def objective(setup, tmp_path_factory):
     config = setup.config(tmp_path_factory.mktemp("objective"))
     autoencoder = VideoAutoencoder.from_config(config.model.autoencoder, config.model.scale_factor)
     return Objective(config, autoencoder, lambda prompts: torch.ones(len(prompts), 16, 32), CPU)
+
+
+def test_kept_latents_belong_to_one_vae_and_rate(setup, tmp_path):
+    config = setup.config(tmp_path, latent_cache=str(tmp_path / "c"))
+
+    def identity(rate=4, path=config.model.autoencoder.path):
+        config.model.transformer.time_compressed_rate, config.model.autoencoder.path = rate, str(path)
+        return str(open_latent_cache(config).identity)
+
+    assert identity() != identity(rate=2) != identity(rate=1)
 
 
 def record(objective, calls, step, part, parts=2):
