@@ -79,6 +79,11 @@ def test_kept_latents_belong_to_one_vae_and_rate(setup, tmp_path):
         return str(open_latent_cache(config).identity)
 
     assert identity() != identity(rate=2) != identity(rate=1)
+    for name in ("diffusion_pytorch_model.safetensors", "config.json"):
+        (tmp_path / name).write_text(name)
+    before = identity(path=tmp_path)
+    (tmp_path / "config.json").write_text('{"latents_mean": [0.5]}')
+    assert identity(path=tmp_path) != before
 
 
 def record(objective, calls, step, part, parts=2):

@@ -17,7 +17,7 @@ from concat_id.files.paths import resolve_path
 from concat_id.models.operations import count_tokens
 from concat_id.models.quantization import load_gguf, quantize_and_compare, sample_output
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
-from concat_id.weights.loading import content_digest, load_sat_checkpoint
+from concat_id.weights.loading import content_digest, load_sat_checkpoint, weights_digest
 from concat_id.weights.model_folders import made_on
 
 if TYPE_CHECKING:
@@ -247,8 +247,10 @@ def weight_digests(config: Config) -> dict[str, str]:
 
 
 def autoencoder_digest(config: Config) -> str:
-    """Name the autoencoder's weights by their content; raises `UserError` if they are not there."""
-    return content_digest(_part(resolve_path(config.model.autoencoder.path), "vae"))
+    """Name the autoencoder's weights by their content, with a folder's settings; raises `UserError` if they are not there."""
+    path = _part(resolve_path(config.model.autoencoder.path), "vae")
+    digest = content_digest(path)
+    return f"{digest}+{weights_digest(path / 'config.json')}" if os.path.isdir(path) else digest
 
 
 def _part(path: Path, name: str) -> Path:
