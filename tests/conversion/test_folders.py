@@ -92,17 +92,18 @@ def test_text_encoders_that_do_not_fit_are_refused_and_the_table_has_its_first_n
     tensors = load_tensors(source / "model.safetensors")
     matrix, table = "encoder.block.0.layer.0.SelfAttention.q", tensors.pop("shared.weight")
 
-    def write(changed):
+    def write(changed, width=32):
         save_file({"shared.weight": table} | tensors | changed, source / "model.safetensors")
-        write_text_encoder(tmp_path / "hf", source, torch.bfloat16, False)
+        write_text_encoder(tmp_path / "hf", source, torch.bfloat16, False, width)
 
     refused(f"t5: does not fit T5EncoderModel .*unexpected: {matrix}.scale", write, {f"{matrix}.scale": torch.ones(1)})
+    refused("t5: width of its tokens: found 32, expected 48 by model.transformer.text_hidden_size; change", write, {}, 48)
     refused(f"of another shape: {matrix}.weight", write, {f"{matrix}.weight": torch.ones(2, 3)})
     whole, tensors = tensors, {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in tensors.items()}
     refused("missing: encoder.block.0.* unexpected: text_encoders.t5xxl.transformer.encoder", write, {})
     assert not (tmp_path / "hf").exists()
     save_file(whole | {"encoder.embed_tokens.weight": table}, source / "model.safetensors")
-    write_text_encoder(tmp_path / "hf", source, None, False)
+    write_text_encoder(tmp_path / "hf", source, None, False, 32)
     written = load_tensors(tmp_path / "hf" / "text_encoder" / "model.safetensors")
     assert written.keys() == whole.keys() | {"shared.weight"} and torch.equal(written["shared.weight"], table)
 

@@ -91,7 +91,8 @@ def test_text_encoders_that_do_not_fit_are_refused(wan, tmp_path):
     save_file({f"text_encoders.{name}": tensor for name, tensor in load_file(folder / "text_encoder" / "model.safetensors").items()},
               folder / "text_encoder" / "model.safetensors")  # fmt: skip
     for source, told in ((native, "unexpected: blocks.0.attn.q.scale"), (folder, "missing: .*unexpected: text_encoders.encoder")):
-        refused(f"does not fit UMT5EncoderModel .*{told}", conversion.write_text_encoder, tmp_path / "hf", source, None, False)
+        for width, words in ((32, f"does not fit UMT5EncoderModel .*{told}"), (48, "tokens: found 32, expected 48 by model.transformer")):
+            refused(words, conversion.write_text_encoder, tmp_path / "hf", source, None, False, width)
 
 
 def training(folder, config):

@@ -157,6 +157,13 @@ def test_weights_are_named_by_content(wan, tiny_wan):
         refused(message, digests, load=load)
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_text_encoder_of_another_width_is_refused(pipeline_of, name):
+    pipeline = pipeline_of(name)
+    pipeline.config.model.transformer.text_hidden_size = 48
+    refused("width of its tokens: found 32, expected 48 by model.transformer.text_hidden_size", pipeline.encode_prompts, ["a man"])
+
+
 def test_choices_that_a_backbone_has_not(cogvideox, wan, tmp_path):
     for make, overrides, message in (
         (wan, {"sampler": "ddim"}, "command line: --sampler: found 'ddim', expected euler or unipc"),

@@ -24,7 +24,7 @@ from concat_id.files.json_files import write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.models import tensor_names as names
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.text_encoder import TABLES, build_encoder, given_names
+from concat_id.models.text_encoder import TABLES, build_encoder, check_width, given_names
 from concat_id.versions import versions
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_fit, shape_of, write_sat_checkpoint, write_shards, writing
@@ -63,7 +63,7 @@ def to_hf(
         if kept is not None:
             low_rank_products.write_diffusers_products(folder, low_rank_products.to_diffusers(kept, model.transformer.num_layers))
         write_transformer(folder / "transformer", source, model, dtype, merge=kept is None)
-        write_text_encoder(folder, text_encoder, dtype, trust)
+        write_text_encoder(folder, text_encoder, dtype, trust, model.transformer.text_hidden_size)
         write_pipeline(folder, "ConcatIDPipeline", COMPONENTS, PIPELINE, scheduler_settings(model), model_card(source, model, low_rank))
 
 
@@ -151,10 +151,10 @@ def write_autoencoder(folder: Path, model: ModelConfig, dtype: torch.dtype | Non
         autoencoder.save_pretrained(folder)
 
 
-def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
+def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool, width: int) -> None:
     """Write T5's encoder as safetensors, whatever it was, and its tokenizer."""
     tensors = lazy_files(weight_files(source), trust)
-    write_encoder_tensors(folder, tensors, build_encoder(source, tensors), source, source, dtype)
+    write_encoder_tensors(folder, tensors, build_encoder(source, tensors), source, source, dtype, width)
     write_encoder_settings(folder, source, dtype)
 
 
@@ -166,12 +166,13 @@ def write_encoder_settings(folder: Path, source: Path, dtype: torch.dtype | None
 
 
 def write_encoder_tensors(
-    folder: Path, tensors: Mapping[str, Tensor], network: nn.Module, source: Path, tokenizer: Path, dtype: torch.dtype | None
-) -> None:
+    folder: Path, tensors: Mapping[str, Tensor], network: nn.Module, source: Path, tokenizer: Path, dtype: torch.dtype | None, width: int
+) -> None:  # fmt: skip
     """Write the tensors from `source` that T5's or UMT5's encoder `network` consists of, and the files of its tokenizer.
 
-    Raises `UserError` before anything is written where they do not fit.
+    Raises `UserError` before anything is written where they do not fit, or make tokens of another `width`.
     """
+    check_width(source, width, network.config.d_model)
     named = {name: partial(tensors.__getitem__, given) for name, given in given_names(tensors).items()}
     check_fit(LazyTensors(named), network.state_dict(), str(source), type(network).__name__)
     del named[TABLES[1]]  # the same as the first

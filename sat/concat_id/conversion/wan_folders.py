@@ -97,7 +97,7 @@ def to_diffusers(
         with writing():
             vae = WanAutoencoder.from_path(autoencoder, dtype or torch.float32, trust=trust, **sizes_of(model.autoencoder))
             vae.autoencoder.save_pretrained(folder / "vae")
-        write_text_encoder(folder, text_encoder, dtype, trust)
+        write_text_encoder(folder, text_encoder, dtype, trust, model.transformer.text_hidden_size)
         steps = {"_class_name": SCHEDULER, "num_train_timesteps": model.schedule.num_timesteps, "shift": model.schedule.shift}
         write_pipeline(folder, "ConcatIDWanPipeline", COMPONENTS, PIPELINE, steps, wan_card(source, config, model, low_rank))
 
@@ -163,12 +163,12 @@ def write_transformer(
     return config
 
 
-def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool) -> None:
+def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool, width: int) -> None:
     """Write UMT5's encoder under transformers' names, whatever it was, and its tokenizer."""
     encoder = WanTextEncoder(source, trust=trust)
     given = (lazy_files if encoder.folder else load_files)(encoder.files, trust)
     network, tensors = encoder.build(given)
-    write_encoder_tensors(folder, tensors, network, source, encoder.tokenizer_folder, dtype)
+    write_encoder_tensors(folder, tensors, network, source, encoder.tokenizer_folder, dtype, width)
     if encoder.folder is None:
         write_json(folder / "text_encoder" / "config.json", transformers_config(given))
     else:

@@ -219,7 +219,10 @@ def make_text_encoder(config: Config, device: torch.device | str, cache: Path | 
         from concat_id.models.wan.text_encoder import WanTextEncoder as Encoder
     else:
         from concat_id.models.text_encoder import TextEncoder as Encoder
+    from concat_id.models.text_encoder import check_width
+
     encoder = Encoder(resolve_path(section.path), section.max_length, dtype, device, cache, trust)
+    encoder.check_width = partial(check_width, section.path, config.model.transformer.text_hidden_size)
     if config.args.quantize and not config.args.gguf:
         encoder.change(config.args.quantize, partial(_quantize_text_encoder, config.args.quantize))
     return encoder

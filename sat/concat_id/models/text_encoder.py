@@ -44,6 +44,7 @@ class PromptEncoder:
         self.keep_in(cache_folder)
         self._network: nn.Module | None = None
         self._change: Callable[[nn.Module], None] = lambda network: None
+        self.check_width: Callable[[int], None] = lambda width: None  # of an embedding's tokens
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +79,9 @@ class PromptEncoder:
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings (B, L, D) of prompts on the device; what exceeds `max_length` tokens is cut off."""
-        return torch.stack([self._encode_one(prompt).to(self.device) for prompt in prompts])
+        embeds = torch.stack([self._encode_one(prompt).to(self.device) for prompt in prompts])
+        self.check_width(embeds.shape[-1])
+        return embeds
 
     def truncated_part(self, prompt: str) -> str:
         """Return the end of a prompt that `encode` cuts off, '' if none."""
@@ -166,6 +169,13 @@ def encoder_settings(file: Path, kind: str) -> dict[str, Any]:
         found = one_line(f"{found!s:.40}")
         raise UserError(f"{file}: model_type: found {found}, expected {kind}; name the folder of {kind.upper()}'s encoder")
     return settings
+
+
+def check_width(source: str | Path, expected: int, found: int) -> None:
+    """Raise `UserError` unless the encoder in `source` makes tokens of the width that the transformer takes."""
+    if found != expected:
+        told = f"width of its tokens: found {found}, expected {expected} by model.transformer.text_hidden_size"
+        raise UserError(f"{source}: {told}; change that key, or correct text_encoder.path")
 
 
 def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *more: str) -> str:
