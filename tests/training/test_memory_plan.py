@@ -72,6 +72,12 @@ def test_activations_are_traced_as_they_are_allocated(setup, recompute, wan):
     assert traced == pytest.approx(found.peak, rel=0.05)
 
 
+def test_encoding_of_a_wan_of_other_latents_is_traced(setup):
+    config = load_config(files_of("wan_1_3b"))
+    config.model.autoencoder.latent_channels, config.data = 8, load_config(setup.bases[:1]).data
+    assert memory_trace.trace_encoder(config)[0] > 0
+
+
 def test_encoding_is_traced_as_it_is_allocated(setup):
     config = load_config(setup.bases[:2])
     autoencoder = VideoAutoencoder.from_config(config.model.autoencoder, config.model.scale_factor)

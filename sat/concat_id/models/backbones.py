@@ -203,7 +203,8 @@ def new_autoencoder(config: Config) -> "VideoAutoencoder | WanAutoencoder":
         from concat_id.models.wan.autoencoder import AutoencoderKLWan, WanAutoencoder, sizes_of
 
         with made_on("meta"):
-            return WanAutoencoder(AutoencoderKLWan(**sizes_of(section)))
+            each = [1.0] * section.latent_channels
+            return WanAutoencoder(AutoencoderKLWan(**sizes_of(section), latents_mean=each, latents_std=each))
     from concat_id.models.autoencoder import AutoencoderKLCogVideoX, VideoAutoencoder, released_settings
 
     with made_on("meta"):
