@@ -82,6 +82,16 @@ def test_no_code_of_the_working_folder_is_run_for_an_empty_entry(script, tmp_pat
     assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
 
 
+@pytest.mark.parametrize("start", [[], ["-m", "torch.distributed.run", "--nproc_per_node", "1"]])
+def test_a_script_of_the_users_own_finds_its_neighbour(start, tmp_path):
+    (tmp_path / "neighbour.py").touch()
+    (tmp_path / "my_train.py").write_text("import concat_id.startup as s; s.prepare_process(); import neighbour; print(neighbour.__file__)")
+    environment = os.environ | {"PYTHONPATH": f":{ROOT / 'sat'}", "PYTHONSAFEPATH": ""}
+    command = [sys.executable, *start, "my_train.py"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "neighbour.py")], done.stderr
+
+
 @pytest.mark.parametrize("found", ["sat/__init__.py", "sat.py"])
 def test_another_package_called_sat_is_told(tmp_path, found):
     (tmp_path / found).parent.mkdir(exist_ok=True)

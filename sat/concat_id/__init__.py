@@ -9,16 +9,19 @@ import os
 import sys
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+SCRIPT = os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or "/")
+OURS = SCRIPT.startswith(PROJECT + os.sep)
 
 
 def is_strange(entry: str) -> bool:
-    """Tell whether an entry of sys.path is the working folder and not one of this project's own, sat/ or demo/."""
+    """Tell whether an entry of sys.path is the working folder and no script's own: sat/, demo/, or where a user's script lies."""
+    own = os.path.dirname(entry) == PROJECT or not OURS and os.path.realpath(entry) == os.path.dirname(SCRIPT)
     try:
-        return os.path.dirname(entry) != PROJECT and (entry == "" or os.path.samefile(entry, "."))
+        return entry == "" or not own and os.path.samefile(entry, ".")
     except OSError:
         return False
 
 
 # Where a script of this project was started, here and not later: a logging.py of the working folder would be imported for Python's.
-if os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or "/").startswith(PROJECT + os.sep):
+if OURS:
     sys.path[:] = [entry for entry in sys.path if not is_strange(entry)]
