@@ -41,6 +41,11 @@ def test_antelopev2_holds_both(detector_folder, astronaut, tmp_path, capfd):
     assert captured.out == captured.err == "", "insightface and onnxruntime keep quiet"
 
 
+def test_vectors_with_sides_of_one_are_flat(recognizer, astronaut, monkeypatch):
+    monkeypatch.setattr(recognizer.model, "get_feat", lambda crops: np.ones((len(crops), 4, 1, 1)))
+    assert recognizer.embed_crops([astronaut]).tolist() == [[0.5] * 4]
+
+
 def test_vectors_that_are_no_numbers(recognizer, astronaut, monkeypatch):
     monkeypatch.setattr(recognizer.model, "get_feat", lambda crops: np.full((len(crops), 128), np.nan))
     refused("no finite numbers", recognizer.embed_crops, [astronaut])

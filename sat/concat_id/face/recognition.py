@@ -75,6 +75,7 @@ class FaceRecognizer:
         if not vectors:
             return np.zeros((0, self.model.output_shape[1]), np.float32)
         stacked = np.concatenate(vectors).astype(np.float32)
+        stacked = stacked.reshape(len(stacked), -1)  # of (B, D, 1, 1)
         if not np.isfinite(stacked).all():
             raise UserError(f"{self.file}: found vectors that are no finite numbers, expected a recogniser's; make or download it again")
         return stacked / np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), 1e-12)
