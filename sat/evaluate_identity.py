@@ -62,7 +62,7 @@ def main() -> int:
     from concat_id.evaluation.user_metrics import UserMetric
     from concat_id.files.paths import check_writable
 
-    metrics = [UserMetric(file) for file in arguments.metric]
+    metrics = [*{metric.file.resolve(): metric for metric in map(UserMetric, arguments.metric)}.values()]
     runs = find_runs(arguments.videos, arguments.benchmark)
     require_images(arguments.calibration, arguments.training_images)
     check_writable(arguments.output)

@@ -54,6 +54,8 @@ def test_its_scores_stand_beside_the_built_in_ones(measured, evaluate, tmp_path)
     assert "2 videos were measured already" in measured(METRIC, "def measure(video): return {'constant': True}").out
     assert "measured already" not in measured(METRIC, "def measure(video): return {'constant': False}").out
     assert report_of(tmp_path)["runs"][0]["summary"]["constant"]["mean"] == 0
+    again = "--metric", tmp_path / "metric0.py", "--metric", tmp_path / "report" / ".." / "metric0.py"
+    assert evaluate("--videos", tmp_path / "videos", *again).code == 0, "one file twice is one metric"
 
 
 @pytest.mark.parametrize(("text", "message"), [
