@@ -91,6 +91,8 @@ WRONG = {  # YAML: parts of what is said
     "args: {guidance_scale: .nan}": ["args.guidance_scale: found nan, expected a number"],
     "args: {experiment_name: 7}": ["args.experiment_name: found 7, expected text; put it in quotes"],
     "args: {memory: lo}": ["found 'lo', expected one of low, balanced, high; the nearest is low"],
+    "model: {lora: {rank: 2, alpha: 0}}": ["model.lora.alpha: found 0.0, expected 1e-06 to"],
+    "model: {lora: {rank: 2, dropout: 1}}": ["model.lora.dropout: found 1.0, expected 0 to 0.99"],
     "model: {transformer: 3}": ["model.transformer: found 3, expected a mapping"],
     "- args": ["found a list, expected sections"],
     "args: {model_parallel_size: 2}": ["args.model_parallel_size: found 2, expected 1"],

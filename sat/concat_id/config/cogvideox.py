@@ -133,8 +133,8 @@ class LoraConfig:
     """Low-rank fine-tuning."""
 
     rank: int = size(text="rank of the update, a product of two matrices", low=1)
-    alpha: float = size(1.0, "the update is scaled by alpha / rank", low=0)
-    dropout: float = size(0.0, "dropout of what the update sees", low=0, high=1)
+    alpha: float = size(1.0, "the update is scaled by alpha / rank", low=1e-6)
+    dropout: float = size(0.0, "dropout of what the update sees", low=0, high=0.99)
     targets: tuple[str, ...] = setting(("*.attention.query_key_value", "*.attention.dense"), "patterns of the linear layers' names")
 
 
