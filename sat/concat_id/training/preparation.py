@@ -184,8 +184,9 @@ def open_latent_cache(config: Config) -> TensorCache | None:
     if not config.training.latent_cache:
         return None
     model = config.model
+    identity = [backbones.autoencoder_digest(config), model.scale_factor, config.args.dtype_name]
     rate = model.transformer.time_compressed_rate
-    identity = [backbones.autoencoder_digest(config), model.scale_factor, rate, config.args.dtype_name]
+    identity += [rate] if rate != 4 else []  # the released one is not named, so that latents of earlier versions stay
     return TensorCache(Path(config.training.latent_cache), identity)
 
 
