@@ -14,13 +14,9 @@ sys.path.extend([str(Path(__file__).resolve().parents[1]), str(Path(__file__).re
 from concat_id.config.parser import Parser
 from concat_id.startup import prepare_process, run
 
-DESIGNS = {  # channels of the levels, latent channels; four levels halve height and width three times, three twice; four frames a latent
-    "8x8x4 16": ((32, 32, 64, 128), 16),
-    "4x4x4 8": ((32, 32, 64), 8),
-    "4x4x4 12": ((32, 32, 64), 12),
-    "4x4x4 16": ((32, 32, 64), 16),
-    "4x4x4 16 wide": ((32, 64, 128), 16),
-}
+CHANNELS = (32, 32, 64)  # of the levels
+SPATIAL = 4  # pixels of a latent along each side
+DESIGNS = {"4x4x4 16": (4, 16), "4x4x2 16": (2, 16), "4x4x2 32": (2, 32)}  # frames of a latent, its channels
 PIECES = 2  # a step
 UNSEEN = 100_000  # number of the first person to measure on
 TURNED = 0.2  # radians between a clip's first and last frame
@@ -55,13 +51,14 @@ def likeness(frames, reference, detector, recognizer) -> list[float]:
     return [] if person is None else [float(vector @ person) for vector in vectors(frames[::2])]
 
 
-def linear_bound(learned, held_out, spatial: int, channels: int) -> float:
-    """Decibels that the best linear code of as many numbers keeps of blocks of 4 frames, clips' first frames left out."""
+def linear_bound(learned, held_out, temporal: int, channels: int) -> float:
+    """Decibels that the best linear code of as many numbers keeps of blocks of `temporal` frames, clips' first frames left out."""
     import torch
 
     def blocks(clip):
         video = torch.from_numpy(clip[1:]).float() / 127.5 - 1
-        return video.unflatten(2, (-1, spatial)).unflatten(1, (-1, spatial)).unflatten(0, (-1, 4)).permute(0, 2, 4, 1, 3, 5, 6).flatten(3)
+        cut = video.unflatten(2, (-1, SPATIAL)).unflatten(1, (-1, SPATIAL)).unflatten(0, (-1, temporal))
+        return cut.permute(0, 2, 4, 1, 3, 5, 6).flatten(3)
 
     seen = torch.cat([blocks(clip).flatten(0, 2)[::7] for clip in learned])
     mean = seen.mean(0)
@@ -93,8 +90,8 @@ def main() -> int:
     print(f"rendered: SFace {np.mean(sum(rendered, [])):.3f}", flush=True)
     print("| design | linear | steps | dB of pieces at 1/4, 1/2, end | dB | SFace |", flush=True)
     for name in arguments.designs:
-        channels, latent_channels = DESIGNS[name]
-        trainer = AutoencoderTrainer(AutoencoderConfig("", channels, 1, latent_channels), torch.device("cpu"))
+        temporal, latent_channels = DESIGNS[name]
+        trainer = AutoencoderTrainer(AutoencoderConfig("", CHANNELS, 1, latent_channels), temporal, torch.device("cpu"))
         rng, start, curve = np.random.default_rng(0), time.process_time(), []
         while (progress := (time.process_time() - start) / arguments.seconds) < 1:
             pieces = cut_pieces(lambda: learned[rng.integers(len(learned))], PIECES, progress, rng)  # noqa: B023, called before it changes
@@ -107,7 +104,7 @@ def main() -> int:
             quality.append(float(decibels(decoded, video).mean()))
             alike += likeness(to_frames(decoded[0]), reference, detector, recognizer)
         parts = [np.mean(curve[max(0, int(len(curve) * share) - 20) : int(len(curve) * share)]) for share in (0.25, 0.5, 1)]
-        linear = linear_bound(learned, held_out, 2 ** (len(channels) - 1), latent_channels)
+        linear = linear_bound(learned, held_out, temporal, latent_channels)
         shown = ", ".join(f"{part:.1f}" for part in parts)
         print(f"| {name} | {linear:.1f} | {len(curve)} | {shown} | {np.mean(quality):.1f} | {np.mean(alike):.3f} |", flush=True)
     return 0

@@ -30,9 +30,9 @@ LOG_VARIANCE = (-12.0, 4.0)
 class AutoencoderTrainer(Descent):
     """Trains an autoencoder with fresh weights on pieces (B, 3, F, H, W) of clips in [-1, 1], F = 8k+1."""
 
-    def __init__(self, config: AutoencoderConfig, device: torch.device, seed: int = 0, learning_rate: float = 1.5e-3):
+    def __init__(self, config: AutoencoderConfig, temporal: int, device: torch.device, seed: int = 0, learning_rate: float = 1.5e-3):
         torch.manual_seed(seed)
-        self.autoencoder = build_autoencoder(config).to(device)
+        self.autoencoder = build_autoencoder(config, temporal).to(device)
         network = self.autoencoder.autoencoder.requires_grad_(True)
         super().__init__(network, matrices(network), learning_rate)
 
@@ -86,8 +86,8 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def difference(decoded: Tensor, video: Tensor) -> Tensor:
-    """Compare pixels, and differences between neighbours along height, width and time, the former two at several scales."""
-    total = F.l1_loss(decoded, video)
+    """Compare pixels by the root of their mean square, and differences along height, width and time, the former two at several scales."""
+    total = ((decoded - video).square().mean((1, 2, 3, 4)) + 1e-7).sqrt().mean()
     if video.shape[2] > 1:
         total = total + EDGES * F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
     for scale in SCALES:

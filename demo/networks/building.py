@@ -50,12 +50,12 @@ def matrices(module: nn.Module) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def build_autoencoder(config: AutoencoderConfig) -> VideoAutoencoder:
-    """Make an autoencoder with fresh weights that looks at one frame at a time, and whose latents have little noise.
+def build_autoencoder(config: AutoencoderConfig, temporal: int) -> VideoAutoencoder:
+    """Make an autoencoder with fresh weights that looks at one frame at a time, and whose latents, of `temporal` frames, have little noise.
 
     Kernels begin with their last moment alone.
     """
-    autoencoder = AutoencoderKLCogVideoX.from_config(released_settings(config))
+    autoencoder = AutoencoderKLCogVideoX.from_config(released_settings(config, temporal))
     for name, weight in autoencoder.named_parameters():
         if weight.dim() == 5 and weight.shape[2] > 1:
             weight[:, :, -1] *= weight.shape[2] ** 0.5  # as much as all moments together had

@@ -85,7 +85,8 @@ class Minutes:
                 self._learn_stage(stage)
 
     def _learn_autoencoder(self) -> None:
-        trainer = self.learner = AutoencoderTrainer(self.config.model.autoencoder, self.device)
+        model = self.config.model
+        trainer = self.learner = AutoencoderTrainer(model.autoencoder, model.transformer.time_compressed_rate, self.device)
         self._go_on(trainer)
         rng, count = np.random.default_rng(trainer.done), max(1, round(PIECES_A_STEP * self.scale))
         tally = self.tallies.setdefault("autoencoder", Tally(3 * conv_operations(trainer.autoencoder, PIECE)))
@@ -233,9 +234,10 @@ class Minutes:
         return self.text_network(input_ids=tokens.to(self.device)).last_hidden_state.float()
 
     def _pool(self) -> Pool:
-        config = self.config.model.autoencoder
-        config.path = str(self.vae)
-        autoencoder = VideoAutoencoder.from_config(config, self.config.model.scale_factor, device=self.device)
+        model = self.config.model
+        model.autoencoder.path = str(self.vae)
+        autoencoder = VideoAutoencoder.from_config(model.autoencoder, model.scale_factor, device=self.device,
+                                                   temporal=model.transformer.time_compressed_rate)  # fmt: skip
         return Pool(autoencoder, self.captions, self.device, self.folder / "latents")
 
 

@@ -155,7 +155,7 @@ def test_timesteps_of_single_frames_are_spread_over_the_schedule():
 
 @pytest.fixture
 def trainer():
-    return AutoencoderTrainer(AutoencoderConfig("", (32, 32, 32), 1, 4), torch.device("cpu"))
+    return AutoencoderTrainer(AutoencoderConfig("", (32, 32, 32), 1, 4), 2, torch.device("cpu"))
 
 
 def test_training_decodes_as_sampling_does_and_learns(trainer):
