@@ -168,6 +168,7 @@ def test_the_nearest_reference_is_found_by_one_conversion():
     vector = Vector()
     assert [is_rank1(vector, own, candidates) for own in "ab"] == [False, True] and vector.converted == 2
     assert not is_rank1(None, "b", candidates)
+    assert all(is_rank1(vector, own, candidates | {"again": candidates["b"]}) for own in ("b", "again")), "one photo in two files"
 
 
 def test_references_that_were_trained_on():

@@ -17,6 +17,7 @@ from concat_id.video.transforms import load_image
 
 PADDING = 0.25  # of the image, around it
 GREY = (128, 128, 128)
+EQUAL = 1e-6  # between cosines; references are equal where the same photo is given twice, or saved again
 
 
 class FacelessError(UserError):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from concat_id.evaluation.face_tracks import FoundFace, Reference, Track, similarity
+from concat_id.evaluation.face_tracks import EQUAL, FoundFace, Reference, Track, similarity
 from concat_id.evaluation.intervals import mean_interval
 from concat_id.face.detection import TEMPLATE_SIZE, alignment, moved
 
@@ -56,12 +56,12 @@ def mean_vector(track: Track) -> list[float] | None:
 
 
 def is_rank1(vector: Sequence[float] | None, own: str, candidates: Mapping[str, np.ndarray]) -> bool:
-    """Whether of all `candidates`, references by digest, a person's mean vector is nearest to its `own`; without a face it is not."""
+    """Whether none of all `candidates`, references by digest, is nearer to a person's mean vector than its `own`; False without a face."""
     if vector is None:
         return False
     vector = np.asarray(vector)  # else each product would convert the list
     cosines = {digest: float(np.dot(vector, candidate)) for digest, candidate in candidates.items()}
-    return max(cosines, key=cosines.__getitem__) == own
+    return cosines[own] >= max(cosines.values()) - EQUAL
 
 
 def published_similarity(reference: Reference, found: Sequence[Sequence[FoundFace]]) -> float:

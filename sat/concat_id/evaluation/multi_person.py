@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from concat_id.evaluation.face_tracks import Reference
+from concat_id.evaluation.face_tracks import EQUAL, Reference
 from concat_id.face.tracking import FoundFace, Track, similarity
 
 MERGE_MARGIN = 0.1  # by how much a face must resemble both references more than these resemble one another
-EQUAL = 1e-6  # between cosines; references are equal where the same photo is given twice
 
 
 def multi_person_scores(references: Sequence[Reference], people: Sequence[Track], others: Sequence[Track], num_frames: int,
