@@ -244,5 +244,5 @@ def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):
 
     monkeypatch.setattr(layouts, "media_in", lambda *args: Listed(media_in(*args)))
     found = {sample.name: sample.references for sample in find_samples(tmp_path, None)[0]}
-    assert found == {"walk": sample.references, "walk_1": (images[1], further[0]), "walk_1_2": tuple(further), "none": ()}
-    assert len(looked) == 2, "images and videos once each"
+    assert found == {"walk": (images[0], images[2]), "walk_1": (images[1],), "walk_1_2": tuple(further), "none": ()}, "a video's own image"
+    assert len(looked) == 3, "images once, videos twice"

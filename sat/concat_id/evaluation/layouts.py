@@ -118,12 +118,14 @@ def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[
     """Read `name.mp4` with `name.png`, or `name_1.png` and `name_2.png` from left to right, and the prompt in `name.txt`, if there."""
     samples, notes = [], []
     images: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)  # by the video's name
+    videos = media_in(folder, is_video)
+    stems = {video.stem for video in videos}
     for path in media_in(folder, is_image):
         images[path.stem].append((0, path))
         name, _, number = path.stem.rpartition("_")
-        if number.isdecimal():
+        if number.isdecimal() and path.stem not in stems:
             images[name].append((int(number), path))
-    for video in media_in(folder, is_video):
+    for video in videos:
         text = beside(video, ".txt")
         prompt = read_text(text, "a prompt", errors="replace").strip() if kind_of(text) == "a file" else ""
         if not prompt:
