@@ -233,6 +233,10 @@ def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):
     (sample,), problems, notes = find_samples(tmp_path, None)
     assert sample.references == (images[1], images[0], images[2]) and sample.prompt == "two people walk"
     assert problems == notes == []
+    poster = image(tmp_path / "walk_2.jpg")
+    samples, (problem,), _ = find_samples(tmp_path, None)
+    assert not samples and "walk.mp4: found walk_1.jpg, walk_2.jpg, walk_2.png, walk_10.png beside it, expected one image of" in problem
+    poster.unlink()
     for video in ("walk_1.mp4", "walk_1_2.mp4", "none.mp4"):
         (tmp_path / video).touch()
     further, looked = [image(tmp_path / "walk_1_2.png"), image(tmp_path / "walk_1_2_3.png")], []

@@ -116,7 +116,7 @@ def _photo(image: str) -> Path | None:
 
 def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[str]]:
     """Read `name.mp4` with `name.png`, or `name_1.png` and `name_2.png` from left to right, and the prompt in `name.txt`, if there."""
-    samples, notes = [], []
+    samples, problems, notes = [], [], []
     images: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)  # by the video's name
     videos = media_in(folder, is_video)
     stems = {video.stem for video in videos}
@@ -126,12 +126,17 @@ def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[
         if number.isdecimal() and path.stem not in stems:
             images[name].append((int(number), path))
     for video in videos:
+        references = tuple(path for _, path in sorted(images[video.stem]))
+        if len({path.stem for path in references}) < len(references):
+            names = ", ".join(path.name for path in references)
+            problems.append(f"{video}: found {names} beside it, expected one image of each name; rename or remove the others")
+            continue
         text = beside(video, ".txt")
         prompt = read_text(text, "a prompt", errors="replace").strip() if kind_of(text) == "a file" else ""
         if not prompt:
             notes.append(f"{video}: found no prompt in {text.name}; scores of the text are left out")
-        samples.append(GeneratedVideo(video.stem, video, tuple(path for _, path in sorted(images[video.stem])), prompt))
-    return samples, [], notes
+        samples.append(GeneratedVideo(video.stem, video, references, prompt))
+    return samples, problems, notes
 
 
 def read_benchmark(folder: Path) -> dict[str, Request]:
