@@ -128,11 +128,13 @@ def test_our_own_outputs(evaluate, tmp_path, portraits):
     unfinished = tmp_path / "outputs" / "0001_a_man"
     write_clip(unfinished / "video.mp4", [scene(None)] * 2)
     shutil.copy(folder / "reference_1_crop.png", unfinished / "reference_1.png")
+    shutil.copy(folder / "video.mp4", tmp_path / "outputs" / "other.mp4")
     code, out, told = evaluate("--videos", tmp_path / "outputs")
     (run,) = report_of(tmp_path)["runs"]
     similarities = {video["name"]: video["scores"]["similarity"] for video in run["videos"]}
     assert similarities["0000_a_woman/1"] > 0.85 and similarities["0000_a_woman/2"] < 0.4
     assert code == 1 and "0001_a_man: found no info.json" in told
+    assert "1 video deeper in it or beside other results not measured, such as" in told and "other.mp4; give" in told
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -237,6 +237,11 @@ def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):
     samples, (problem,), _ = find_samples(tmp_path, None)
     assert not samples and "walk.mp4: found walk_1.jpg, walk_2.jpg, walk_2.png, walk_10.png beside it, expected one image of" in problem
     poster.unlink()
+    (tmp_path / "walker.txt").touch()
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "a.mp4").touch()
+    lacking, unread = find_samples(tmp_path, None)[2]
+    assert "1 prompt with an image but no video, such as walker.txt" in lacking and "1 video deeper in it" in unread
     for video in ("walk_1.mp4", "walk_1_2.mp4", "none.mp4"):
         (tmp_path / video).touch()
     further, looked = [image(tmp_path / "walk_1_2.png"), image(tmp_path / "walk_1_2_3.png")], []
@@ -246,7 +251,7 @@ def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):
             looked.append(self)
             return super().__iter__()
 
-    monkeypatch.setattr(layouts, "media_in", lambda *args: Listed(media_in(*args)))
+    monkeypatch.setattr(layouts, "media_in", lambda *args, **deep: Listed(media_in(*args, **deep)))
     found = {sample.name: sample.references for sample in find_samples(tmp_path, None)[0]}
     assert found == {"walk": (images[0], images[2]), "walk_1": (images[1],), "walk_1_2": tuple(further), "none": ()}, "a video's own image"
-    assert len(looked) == 3, "images once, videos twice"
+    assert len(looked) == 4, "images once, videos twice, and what lies deeper"

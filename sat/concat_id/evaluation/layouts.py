@@ -12,7 +12,7 @@ from typing import Any
 from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.presets import PRESETS
 from concat_id.config.schema import BACKBONES
-from concat_id.errors import UserError, reason_of
+from concat_id.errors import UserError, counted, reason_of
 from concat_id.files.formats import beside, is_image, is_video, media_in
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, list_of, read_json, require, take
 from concat_id.files.paths import kind_of, read_text, resolve_path, visible_files
@@ -59,6 +59,12 @@ def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[GeneratedVi
             samples, problems, notes = _own_samples(folder)
             if not samples and not problems:
                 samples, problems, notes = _plain_samples(folder)
+            known = {sample.video for sample in samples}
+            unread = [video for video in media_in(folder, is_video, deep=True) if video not in known and not any(
+                problem.startswith((f"{video}: ", f"{video.parent}: ", f"{video.parent / INFO}: ")) for problem in problems)]  # fmt: skip
+            if unread and (samples or problems):
+                notes.append(f"{folder}: {counted(video=len(unread))} deeper in it or beside other results not measured, such as "
+                             f"{unread[0]}; give them a folder of --videos of their own")  # fmt: skip
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({reason_of(error)}); check its permissions") from error
     if not samples and not problems:
@@ -136,6 +142,8 @@ def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[
         if not prompt:
             notes.append(f"{video}: found no prompt in {text.name}; scores of the text are left out")
         samples.append(GeneratedVideo(video.stem, video, references, prompt))
+    if lacking := [name for name in images if name not in stems and (folder / f"{name}.txt").is_file()]:
+        notes.append(f"{folder}: {counted(prompt=len(lacking))} with an image but no video, such as {lacking[0]}.txt")
     return samples, problems, notes
 
 
