@@ -4,6 +4,7 @@ import csv
 import json
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from concat_id.evaluation.identity import is_rank1
 from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
+from concat_id.evaluation.runs import Run
 from concat_id.evaluation.sampled_video import read_video
+from concat_id.evaluation.summary import Summary
 from concat_id.files.formats import media_in
 
 
@@ -169,6 +172,20 @@ def test_the_nearest_reference_is_found_by_one_conversion():
     assert [is_rank1(vector, own, candidates) for own in "ab"] == [False, True] and vector.converted == 2
     assert not is_rank1(None, "b", candidates)
     assert all(is_rank1(vector, own, candidates | {"again": candidates["b"]}) for own in ("b", "again")), "one photo in two files"
+
+
+def summary_of(*runs):
+    """Summarise runs of videos (name, similarity) that answer one request."""
+    results = [[{"name": name, "prompt": "", "digests": {"references": []}, "scores": {"similarity": value}} for name, value in run]
+               for run in runs]  # fmt: skip
+    tools = SimpleNamespace(metrics=(), clip=None, recognizer=SimpleNamespace(name="SFace"))
+    return Summary([Run(str(number), Path(), results=many) for number, many in enumerate(results)], tools, Calibration({}))
+
+
+def test_repetitions_of_a_request_are_paired_by_name_first():
+    summary = summary_of([("a/1", 0.1), ("a/2", 0.2), ("a/3", 0.3), ("a/4", 0.5)], [("a/2", 0.3), ("c", 0.6), ("a/4", 0.7)])
+    compared = summary.comparisons[0][2]["similarity"]
+    assert (compared["mean"], compared["n"]) == (pytest.approx((0.1 + 0.2 + 0.5) / 3), 3), "a/1 with c, a/3 with none"
 
 
 def test_references_that_were_trained_on():

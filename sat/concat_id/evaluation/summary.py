@@ -1,7 +1,7 @@
 """What runs come to: means with intervals, paired comparisons, and in words how it was measured. The files are written from this."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,12 +55,10 @@ class Summary:
         return {name: mean_with_interval(values, (0, 1) if name in SHARES else UNBOUNDED) for name, values in known.items() if values}
 
     def _compare(self, first: Run, second: Run) -> dict[str, dict[str, Any]]:
-        """Compare over the same prompts and references, in the same order of repetition; differences are those of pairs."""
-        ours, theirs = _by_request(first), _by_request(second)
-        common = sorted(ours.keys() & theirs.keys())
-        compared = {}
+        """Compare over the same prompts and references; differences are those of pairs."""
+        compared, paired = {}, list(_pairs(first, second))
         for name in self.metrics:
-            pairs = [(ours[key]["scores"].get(name), theirs[key]["scores"].get(name)) for key in common]
+            pairs = [(before["scores"].get(name), after["scores"].get(name)) for before, after in paired]
             differences = [after - before for before, after in pairs if before is not None and after is not None]
             if differences:
                 compared[name] = mean_with_interval(differences, (-1, 1) if name in SHARES else UNBOUNDED)
@@ -114,14 +112,19 @@ def amount(results: Sequence[dict[str, Any]]) -> str:
     return counted(**{word: count for word, count in counts.items() if count}) or "0 videos"
 
 
-def _by_request(run: Run) -> dict[tuple[str, ...], dict[str, Any]]:
-    seen: Counter[tuple[str, ...]] = Counter()
-    found = {}
-    for result in run.results:
-        request = request_of(result)
-        found[*request, str(seen[request])] = result
-        seen[request] += 1
-    return found
+def _pairs(first: Run, second: Run) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pair two runs' answers to each request: those of one name, such as takes of equal number, then the others in order."""
+    answers: defaultdict[tuple[str, ...], tuple[list[dict[str, Any]], ...]] = defaultdict(lambda: ([], []))
+    for number, run in enumerate((first, second)):
+        for result in run.results:
+            answers[request_of(result)][number].append(result)
+    for ours, theirs in answers.values():
+        for result in [*ours]:
+            if namesake := next((other for other in theirs if other["name"] == result["name"]), None):
+                yield result, namesake
+                ours.remove(result)
+                theirs.remove(namesake)
+        yield from zip(ours, theirs, strict=False)
 
 
 def request_of(result: dict[str, Any]) -> tuple[str, ...]:
