@@ -19,6 +19,8 @@ from concat_id.evaluation.identity import is_rank1
 from concat_id.evaluation.intervals import mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
+from concat_id.evaluation.page import _comparisons
+from concat_id.evaluation.report import print_summary
 from concat_id.evaluation.runs import Run
 from concat_id.evaluation.sampled_video import read_video
 from concat_id.evaluation.summary import Summary
@@ -174,11 +176,11 @@ def test_the_nearest_reference_is_found_by_one_conversion():
     assert all(is_rank1(vector, own, candidates | {"again": candidates["b"]}) for own in ("b", "again")), "one photo in two files"
 
 
-def summary_of(*runs):
-    """Summarise runs of videos (name, similarity) that answer one request."""
-    results = [[{"name": name, "prompt": "", "digests": {"references": []}, "scores": {"similarity": value}} for name, value in run]
-               for run in runs]  # fmt: skip
-    tools = SimpleNamespace(metrics=(), clip=None, recognizer=SimpleNamespace(name="SFace"))
+def summary_of(*runs, score="similarity"):
+    """Summarise runs of videos (name, score, frame rate) that answer one request."""
+    results = [[{"name": name, "prompt": "", "digests": {"references": []}, "scores": {score: value},
+                 "frames": {"of": 9, "fps": (*fps, 8)[0]}} for name, value, *fps in run] for run in runs]  # fmt: skip
+    tools = SimpleNamespace(metrics=(), clip=None, threshold=1, not_computed={}, recognizer=SimpleNamespace(name="SFace"))
     return Summary([Run(str(number), Path(), results=many) for number, many in enumerate(results)], tools, Calibration({}))
 
 
@@ -186,6 +188,15 @@ def test_repetitions_of_a_request_are_paired_by_name_first():
     summary = summary_of([("a/1", 0.1), ("a/2", 0.2), ("a/3", 0.3), ("a/4", 0.5)], [("a/2", 0.3), ("c", 0.6), ("a/4", 0.7)])
     compared = summary.comparisons[0][2]["similarity"]
     assert (compared["mean"], compared["n"]) == (pytest.approx((0.1 + 0.2 + 0.5) / 3), 3), "a/1 with c, a/3 with none"
+
+
+def test_frame_rates_that_differ_leave_no_verdict_on_flicker(capsys):
+    for rate, verdict in ((8.001, "worse"), (16, "frame rates differ")):
+        runs = [(str(number), number / 9, 8) for number in range(9)], [(str(number), 2 + number / 9.1, rate) for number in range(9)]
+        assert f"<td>{verdict}</td>" in _comparisons(summary_of(*runs, score="flicker"))
+        print_summary(summary_of(*runs, score="flicker"))
+        assert ("n=9  frame rates differ\n" in capsys.readouterr().out) == (rate == 16)
+        assert "<td>better</td>" in _comparisons(summary_of(*runs))
 
 
 def test_references_that_were_trained_on():

@@ -75,3 +75,4 @@ METRICS = {
 }  # fmt: skip
 SHARES = {"detection_rate", "rank1_identification", "match_rate", "swap_rate", "stranger_rate", "missing_rate", "merge_rate",
           "order_accuracy"}  # cases of all cases, so that many videos may have the very same one
+OF_SUCCESSIVE = {"temporal_consistency", "flicker"}  # frames, which lie further apart at a lower rate

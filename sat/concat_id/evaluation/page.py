@@ -94,7 +94,7 @@ def _comparisons(summary: Summary) -> str:
             interval = "–" if values["low"] is None else f"{low} to {high}"
             rows.append(f"<tr class='{verdict}'><th scope=row>{escape(metric.label)} {ARROWS[metric.better]}</th>"
                         f"<td><b>{mean}</b></td><td>{interval}</td><td>{values['n']}</td>"
-                        f"<td>{verdict or 'not clear' if metric.better else ''}</td></tr>")  # fmt: skip
+                        f"<td>{verdict or values.get('note', 'not clear') if metric.better else ''}</td></tr>")  # fmt: skip
         head = "<thead><tr><th></th><th>difference</th><th>95 % interval</th><th>pairs</th><th></th></tr></thead>"
         table = f"<div class=scroll><table>{head}<tbody>{''.join(rows)}</tbody></table></div>"
         table = table if rows else "<p>No request (prompt and references) in common.</p>"

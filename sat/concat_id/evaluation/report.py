@@ -51,7 +51,8 @@ def _print_means(summary: Summary, means: dict[str, dict[str, Any]], signed: boo
     for name, values in means.items():
         metric = summary.metrics[name]
         mean, low, high = (metric.shown(values[part], signed) for part in ("mean", "low", "high"))
-        print(f"  {metric.label:{width}}  {mean:>7}{'' if values['low'] is None else f'  [{low}, {high}]'}  n={values['n']}")
+        interval = "" if values["low"] is None else f"  [{low}, {high}]"
+        print(f"  {metric.label:{width}}  {mean:>7}{interval}  n={values['n']}  {values.get('note', '')}".rstrip())
 
 
 def _as_json(summary: Summary) -> dict[str, Any]:

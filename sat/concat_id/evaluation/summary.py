@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 from typing import Any
 
 from concat_id.errors import counted, one_line
 from concat_id.evaluation.calibration import TOO_CLOSE, Calibration
 from concat_id.evaluation.intervals import UNBOUNDED, mean_with_interval
 from concat_id.evaluation.measuring import Instruments
-from concat_id.evaluation.metrics import METRICS, SHARES, Metric
+from concat_id.evaluation.metrics import METRICS, OF_SUCCESSIVE, SHARES, Metric
 from concat_id.evaluation.runs import Run
 from concat_id.evaluation.user_metrics import GROUP
 
@@ -21,7 +22,8 @@ class Summary:
     - `training_overlap`: of --training_images how many show a face, and which references were `dropped`
     - `metrics`: what is known of every column that some video has a score in, in the page's order; labels name the weights
     - `means`: for each run, by column, mean, 95 % bounds and number of videos, as `mean_with_interval` returns them
-    - `comparisons`: (first run's name, another one's, by column the other's minus the first's over the requests that both answered)
+    - `comparisons`: (first run's name, another one's, by column the other's minus the first's over the requests that both answered;
+      where frames of different rates make it mean nothing, without bounds and with a `note`)
     """
 
     runs: Sequence[Run]
@@ -58,10 +60,12 @@ class Summary:
         """Compare over the same prompts and references; differences are those of pairs."""
         compared, paired = {}, list(_pairs(first, second))
         for name in self.metrics:
-            pairs = [(before["scores"].get(name), after["scores"].get(name)) for before, after in paired]
-            differences = [after - before for before, after in pairs if before is not None and after is not None]
+            pairs = [pair for pair in paired if all(result["scores"].get(name) is not None for result in pair)]
+            differences = [after["scores"][name] - before["scores"][name] for before, after in pairs]
             if differences:
                 compared[name] = mean_with_interval(differences, (-1, 1) if name in SHARES else UNBOUNDED)
+            if name in OF_SUCCESSIVE and any(not isclose(*(result["frames"]["fps"] for result in pair), rel_tol=0.01) for pair in pairs):
+                compared[name] |= {"low": None, "high": None, "note": "frame rates differ"}
         return compared
 
     @property
