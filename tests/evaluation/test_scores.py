@@ -48,8 +48,14 @@ def test_misses_count_in_the_honest_score_only(score, portraits):
     assert low < scores["similarity"] < high
 
 
+def test_frames_of_one_colour_say_nothing_of_steadiness(score):
+    black = score([Image.new("RGB", (320, 240))] * 4, "astronaut")
+    assert black["scores"]["temporal_consistency"] is black["scores"]["flicker"] is None
+    assert "its frames are of one colour; temporal consistency and flicker are left out" in black["notes"]
+
+
 def test_what_is_no_number_or_lost_is_left_out_and_said(score, portraits, monkeypatch):
-    monkeypatch.setattr(measuring, "motion_scores", lambda *_: {"flicker": float("nan"), "motion_amplitude": 1.0})
+    monkeypatch.setattr(measuring, "motion_scores", lambda *_: {"flicker": float("nan"), "temporal_consistency": 1.0})
     monkeypatch.setattr(measuring, "read_video", lambda *options: replace(read_video(*options), announced=9))
     result = score([scene(portraits["astronaut"])] * 2, "astronaut")
     assert result["scores"]["flicker"] is None and json.dumps(result, allow_nan=False)

@@ -35,7 +35,7 @@ from concat_id.models.viclip import ViClipEncoder
 from concat_id.video.writing import data_url
 from concat_id.weights.loading import content_digest
 
-VERSION = 9  # raise it when the same video would be scored differently
+VERSION = 10  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP, VICLIP = "models/clip-vit-base-patch32", "models/viclip"
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
@@ -180,22 +180,22 @@ def measure(sample: GeneratedVideo, instruments: Instruments) -> dict[str, Any]:
     video = read_video(sample.video, instruments.num_frames)
     faces = find_faces([Image.fromarray(frame) for frame in video.frames], instruments.detector, instruments.recognizer)
     tracks = build_tracks(faces, instruments.threshold)
-    count = len(video.frames)
     people, others = assign(references, tracks, instruments.threshold)
-    scores, details = identity_scores(references, people, count)
+    scores, details = identity_scores(references, people, len(faces))
     if len(references) == 1:
         seen = [many or find_faces([padded(Image.fromarray(frame))], instruments.detector, instruments.recognizer)[0]
                 for many, frame in zip(faces, video.frames, strict=True)]  # fmt: skip
         scores["similarity_as_published"] = published_similarity(references[0], seen)
-    scores |= multi_person_scores(references, people, others, count, instruments.threshold)
+    scores |= multi_person_scores(references, people, others, len(faces), instruments.threshold)
     scores |= motion_scores(video.small, video.small_fps)
     notes = faceless + [f"{reference.path}: {note}" for reference in references for note in reference.notes]
-    if video.count < video.announced:
-        notes.append(f"{video.count} of {video.announced} frames can be decoded, the rest is damaged")
+    notes += [f"{video.count} of {video.announced} frames can be decoded, the rest is damaged"] if video.count < video.announced else []
     if video.count == 1:
         notes.append("a single image; motion, consistency of frames and ViCLIP are left out")
+    elif scores["temporal_consistency"] is None:
+        notes.append("its frames are of one colour; temporal consistency and flicker are left out")
     if not any(faces):
-        notes.append(f"found no face in {'the image' if count == 1 else f'any of {count} frames'}, which scores 0")
+        notes.append(f"found no face in {'the image' if len(faces) == 1 else f'any of {len(faces)} frames'}, which scores 0")
     if instruments.clip is not None:
         more, remarks = clip_scores(instruments.clip, video.frames, sample.prompt, references, people)
         scores, notes = scores | more, notes + remarks

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 BLOCK = 8  # pixels of a block whose brightness is followed
+MIN_SPREAD = 1.0  # grey levels, of 255
 
 
 def motion_scores(small: np.ndarray, fps: float) -> dict[str, Any]:
@@ -14,6 +15,7 @@ def motion_scores(small: np.ndarray, fps: float) -> dict[str, Any]:
     - `motion_amplitude`: mean length of the optical flow (DIS) over pixels and frames, in percent of the image's diagonal per second.
     - `temporal_consistency`: 1 - e / s, not below 0. e is the mean absolute difference of each frame and the one before it moved along
       the flow, s the mean absolute deviation of a frame's pixels from the frame's mean. 1: motion explains every change.
+      None, as flicker is, for frames of one colour (s below 1), which would be the steadiest of all.
     - `flicker`: mean over blocks of 8x8 pixels and inner frames of |b[t] - (b[t-1] + b[t+1]) / 2| in percent of white, b a block's
       brightness: what goes up and down from frame to frame rather than on. None below three frames.
     """
@@ -33,9 +35,9 @@ def motion_scores(small: np.ndarray, fps: float) -> dict[str, Any]:
         lengths.append(float(np.linalg.norm(flow, axis=-1).mean()))
     spread = float(np.abs(small - small.mean(axis=(1, 2), keepdims=True)).mean())
     return {
-        "temporal_consistency": max(0.0, 1 - float(np.mean(errors)) / max(spread, 1.0)),
+        "temporal_consistency": max(0.0, 1 - float(np.mean(errors)) / spread) if spread >= MIN_SPREAD else None,
         "motion_amplitude": 100 * float(np.mean(lengths)) * fps / float(np.hypot(height, width)),
-        "flicker": _flicker(small),
+        "flicker": _flicker(small) if spread >= MIN_SPREAD else None,
     }
 
 
