@@ -57,6 +57,11 @@ def test_damaged_and_slow_files(tmp_path):
     ffmpeg("-i", clip, "-c", "copy", "-movflags", "+faststart", tmp_path / "e.mp4")
     (tmp_path / "e.mp4").write_bytes((tmp_path / "e.mp4").read_bytes()[:-20_000])  # what tells of all frames comes first
     refused("e.mp4: ends before its last frame", read_video, tmp_path / "e.mp4", 4)
+    for name in ("f.mkv", "f.gif", "f.avi", "f.flv"):
+        ffmpeg("-i", clip, "-metadata", "title=partial file", tmp_path / name)
+        assert read_video(tmp_path / name, 4).count == 30
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5000])
+        refused("f.*: ends before its last frame", read_video, tmp_path / name, 4)
 
 
 def test_each_frame_counts_once_at_a_rate_that_varies_and_behind_a_cut_or_a_hole(tmp_path):

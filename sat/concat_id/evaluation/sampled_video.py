@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from concat_id.errors import UserError
-from concat_id.files.formats import is_image
+from concat_id.files.formats import container_of, is_image
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import AS_STORED, decode_frames, describe_video
 
@@ -19,6 +19,7 @@ MIN_SHARE = 0.9  # of the frames that a file announces; a scratch loses some, a 
 # ffmpeg's list of a stream's packets: time of decoding, of showing, duration, bytes, and flags where there are any; 4: not to be shown
 PACKET = re.compile(r"^0, +(-?\d+), +(-?\d+), +\d+, +[1-9]\d*, 0x\w+(?:, F=0x(\w+))?", re.MULTILINE)
 HIDDEN, UNKNOWN = 4, -(2**63)
+CUT_SHORT = re.compile(r"^\[.*(?:partial file|File ended prematurely|corrupt input packet)", re.MULTILINE)  # titles stand further in
 TIMEOUT_S = 120.0
 
 
@@ -87,7 +88,8 @@ def _times(path: Path, timeout_s: float) -> list[float]:
         lines = [line for line in told.strip().splitlines() if not line.startswith(("frame=", "Conversion"))] or ["damaged"]
         reason = "no video in it" if "matches no streams" in told else re.sub(r"^\[[^]]*\] *", "", lines[-1])
         raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
-    if "partial file" in told or "corrupt input packet" in told:
+    cut = container_of(path) == "gif" and not path.read_bytes().rstrip(b"\0").endswith(b";")  # its last block, of which ffmpeg says nothing
+    if cut or CUT_SHORT.search(told):
         raise UserError(f"{path}: ends before its last frame; the file was cut short, make or copy it again")
     return sorted((decoded if shown == UNKNOWN else shown) * int(base[1]) / int(base[2]) for shown, decoded in found)
 
