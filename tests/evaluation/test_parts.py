@@ -16,7 +16,7 @@ from concat_id.evaluation import layouts
 from concat_id.evaluation.calibration import Calibration, Range, trained_on
 from concat_id.evaluation.face_tracks import similarity
 from concat_id.evaluation.identity import is_rank1
-from concat_id.evaluation.intervals import mean_interval, mean_with_interval
+from concat_id.evaluation.intervals import UNBOUNDED, mean_interval, mean_with_interval
 from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
 from concat_id.evaluation.page import _comparisons
@@ -124,6 +124,16 @@ def test_few_verdicts_are_false(number):
         assert np.mean([low > 0 or high < 0 for low, high in intervals]) <= 0.075
     for share, (first, _) in shares.items():
         assert np.mean([low - 1e-9 <= share <= high + 1e-9 for low, high in (mean_interval(videos, (0, 1)) for videos in first)]) > 0.9
+
+
+def test_rare_failures_make_intervals_as_narrow_as_told():
+    generator = np.random.default_rng(0)
+    for number in (6, 12, 30):
+        fails = generator.random((1000, number)) < 0.05
+        for scores, mean, bounds, least, most in ((generator.normal(0.6, 0.05, fails.shape), 0.6, UNBOUNDED, 0.14, 0.29),
+                                                  (generator.binomial(16, 0.99, fails.shape) / 16, 0.99, (0, 1), 0.18, 0.52)):  # fmt: skip
+            intervals = [mean_interval(videos, bounds) for videos in np.where(fails, 0, scores)]
+            assert least < np.mean([not low <= 0.95 * mean <= high for low, high in intervals]) < most
 
 
 def test_an_interval_needs_values_that_differ_or_bounds():
