@@ -21,7 +21,7 @@ from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.motion import motion_scores
 from concat_id.evaluation.page import _comparisons
 from concat_id.evaluation.report import print_summary
-from concat_id.evaluation.runs import Run
+from concat_id.evaluation.runs import Run, find_runs
 from concat_id.evaluation.sampled_video import read_video
 from concat_id.evaluation.summary import Summary
 from concat_id.files.formats import media_in
@@ -189,6 +189,16 @@ def test_the_nearest_reference_is_found_by_one_conversion():
     assert [is_rank1(vector, own, candidates) for own in "ab"] == [False, True] and vector.converted == 2
     assert not is_rank1(None, "b", candidates)
     assert all(is_rank1(vector, own, candidates | {"again": candidates["b"]}) for own in ("b", "again")), "one photo in two files"
+
+
+def test_runs_have_as_many_parents_in_their_names_as_tell_them_apart(tmp_path):
+    folders = [tmp_path / name for name in ("x/run1/videos", "y/run1/videos", "y/run2/videos", "y/other")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "a.mp4").touch()
+    assert [run.name for run in find_runs(folders, None)] == ["x/run1/videos", "y/run1/videos", "run2/videos", "other"]
+    (tmp_path / "link").symlink_to(folders[0])
+    refused("the same folder twice", find_runs, [folders[0], tmp_path / "link"], None)
 
 
 def summary_of(*runs, score="similarity"):

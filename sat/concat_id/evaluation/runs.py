@@ -37,16 +37,17 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path], benchmark: Path | None) -> list[Run]:
-    """Find the videos of each folder; runs are called like their folders. Raises `UserError`."""
+    """Find the videos of each folder; runs are called like their folders, with as many parents as tell them apart. Raises `UserError`."""
     places = [Path(os.path.realpath(path)) for path in paths]
-    names = Counter(place.name for place in places)
+    if len(set(places)) < len(places):
+        raise UserError("--videos: found the same folder twice, expected different runs; leave one out")
+    tails = {place: [str(Path(*place.parts[-depth:])) for depth in range(1, len(place.parts) + 1)] for place in places}
+    shared = Counter(tail for names in tails.values() for tail in names)
     runs = []
     for path, place in zip(paths, places, strict=True):
         samples, problems, notes = find_samples(path, benchmark)
-        name = place.name if names[place.name] == 1 else f"{place.parent.name}/{place.name}"
+        name = next(tail for tail in tails[place] if shared[tail] == 1)
         runs.append(Run(name, path, samples, [], problems, notes))
-    if len({run.name for run in runs}) < len(runs):
-        raise UserError("--videos: found the same folder twice, expected different runs; leave one out")
     return runs
 
 
