@@ -169,6 +169,15 @@ def test_calibration_by_person_and_by_all():
     assert Range(0.5, None).rescale(0.7) is None and Range(0.5, 0.4).rescale(0.7) is Range(0.5, 0.5).rescale(0.7) is None
 
 
+def test_a_copied_photo_counts_once(tmp_path):
+    anna, photo, ben = np.array([1.0, 0.0]), np.array([0.8, 0.6]), np.array([0.0, 1.0])
+    photos = {"anna/1.png": anna, "anna/2.png": photo, "anna/copy.png": anna.copy(), "anna/old/1.png": anna.copy(), "ben/1.png": ben}
+    found = Calibration.from_folder(tmp_path, {tmp_path / name: vector for name, vector in photos.items()})
+    assert found.whole == pytest.approx((0.3, 0.8))
+    refused("2 people with 2 different photos", Calibration.from_folder, tmp_path, {tmp_path / "a/1": anna, tmp_path / "a/2": anna,
+                                                                                    tmp_path / "b/1": ben})  # fmt: skip
+
+
 def test_impostor_similarity_from_references_alone():
     people = [np.eye(8)[number] * 0.8 + 0.6 * np.eye(8)[7] for number in range(4)]
     limits = Calibration.from_references([*people, people[0]]).whole

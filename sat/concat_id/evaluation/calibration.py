@@ -35,17 +35,20 @@ class Calibration:
 
     @classmethod
     def from_folder(cls, folder: Path, vectors: dict[Path, np.ndarray]) -> "Calibration":
-        """Sort the photos `folder/<person>/*.jpg`. Raises `UserError` if there are fewer than two people, or none with two photos."""
-        people: dict[str, list[np.ndarray]] = {}
+        """Sort the photos `folder/<person>/*.jpg`, a person's copies once.
+
+        Raises `UserError` if there are fewer than two people, or none with two photos.
+        """
+        people: dict[str, dict[bytes, np.ndarray]] = {}
         for path, vector in vectors.items():
             if path.parent != folder:
-                people.setdefault(path.relative_to(folder).parts[0], []).append(vector)
+                people.setdefault(path.relative_to(folder).parts[0], {})[vector.tobytes()] = vector
         if len(people) < 2 or not any(len(photos) > 1 for photos in people.values()):
             raise UserError(
-                f"--calibration: {folder}: found {len(people)} people with {sum(map(len, people.values()))} photos, expected two or more "
-                "people, a folder each, and two photos of one of them"
+                f"--calibration: {folder}: found {len(people)} people with {sum(map(len, people.values()))} different photos, expected "
+                "two or more people, a folder each, and two photos of one of them"
             )
-        return cls(people)
+        return cls({name: list(photos.values()) for name, photos in people.items()})
 
     @classmethod
     def from_references(cls, vectors: Sequence[np.ndarray]) -> "Calibration":
