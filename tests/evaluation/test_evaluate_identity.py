@@ -68,6 +68,8 @@ def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portr
     (videos / "unreadable.mp4").write_bytes(b"not a video")
     add(videos, "text", [scene(portrait)] * 3, portrait)
     (videos / "text.png").write_text("not an image")
+    for suffix in ("mp4", "png", "txt"):
+        shutil.copy(videos / f"good.{suffix}", videos / f"good_too.{suffix}")
     code, out, told = evaluate("--videos", videos)
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
     assert code == 1 and len(errors) == 4 and "Traceback" not in told
@@ -75,6 +77,7 @@ def test_every_bad_input_is_told_and_the_others_finish(evaluate, tmp_path, portr
         "orphan": "no reference image", "faceless": "no face in the reference", "unreadable": "not a video", "text": "not an image",
     }.items():  # fmt: skip
         assert sum(f"{name}.mp4" in line and reason in line for line in errors) == 1, name
+    assert f"{videos}: 1 video left out that answer" in told
     assert "empty.mp4: found no face in any of 3 frames, which scores 0" in told
     assert f"{videos / 'empty_2.png'}: found no face in the reference, which is left out" in told
     with open(tmp_path / "report" / "report.csv", newline="") as file:

@@ -153,7 +153,7 @@ def test_where_a_photo_is_gone_there_is_what_was_cut_out_of_it(tmp_path, portrai
 
 def test_two_evaluations_of_one_folder_at_once(instruments, tmp_path, portraits):
     for name in ("one", "two"):
-        add(tmp_path / "run", name, portraits["astronaut"])
+        add(tmp_path / "run", name, portraits["astronaut"], name)
 
     def measure(num_frames) -> int:
         tools = Instruments(instruments.detector, instruments.recognizer, 0.363, num_frames)

@@ -27,7 +27,7 @@ def measure(video):
 def measured(evaluate, tmp_path, portraits):
     """Call the script on two videos with metric files of these texts; returns (exit code, standard error)."""
     for name in ("one", "two"):
-        add(tmp_path / "videos", name, [scene(portraits["astronaut"])] * 2, portraits["astronaut"])
+        add(tmp_path / "videos", name, [scene(portraits["astronaut"])] * 2, portraits["astronaut"], f"person {name} smiles")
 
     def measure(*texts: str):
         options = []

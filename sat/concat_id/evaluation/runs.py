@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from concat_id.errors import UserError, one_line
+from concat_id.errors import UserError, counted, one_line
 from concat_id.evaluation.calibration import Calibration, trained_on
 from concat_id.evaluation.face_vectors import face_vectors, images_in
 from concat_id.evaluation.identity import is_rank1
@@ -78,6 +78,12 @@ def measure_runs(runs: Sequence[Run], instruments: Instruments, output: Path, ov
                 except UserError as error:
                     run.problems.append(str(error) if str(sample.video) in str(error) else f"{sample.video}: {error}")
                 bar.update()
+            different: dict[str, dict[str, Any]] = {}  # by video, references and prompt
+            for result in run.results:
+                different.setdefault(result["key"], result)
+            if again := len(run.results) - len(different):
+                run.notes.append(f"{run.folder}: {counted(video=again)} left out that answer the request of another one with the same file")
+                run.results = list(different.values())
             run.problems += [f"{failure} ({_first(videos)})" for failure, videos in failed.items()]
             run.notes += [f"{_first(videos)}: {note}" for note, videos in noted.items()]
     return recalled
