@@ -104,7 +104,7 @@ def test_step_caches(run, photo, cache, tmp_path):
 
 def test_options_that_do_not_fit_are_refused(run, photo):
     refused_ones = ("--cache mag", "--parallel video", "--attention-kernel sage", "--quantize gguf:x", "--load x", "--ref-guidance-scale 2",
-                    "--sampling-image-size 64 96")  # fmt: skip
+                    "--sampling-image-size 64 96", "--guidance-scale 0.5")  # fmt: skip
     for options in [[photo, *words.split()] for words in refused_ones] + [[photo, photo]]:
         ended = run("--image", *options)
         assert "expected" in only_error(ended.code, ended.err), options

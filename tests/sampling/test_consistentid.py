@@ -127,6 +127,7 @@ def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photogr
     assert "SFace makes vectors of 128 numbers, expected ArcFace's 512" in line(own={"recognizer": str(recognizer_folder)})
     assert "expected prompts with this system" in line("--parallel", "video")
     assert "expected auto with this system" in line("--attention_kernel", "math")
+    assert "--guidance_scale: found 0.5, expected 1 or more with this system" in line("--guidance_scale", 0.5)
     assert "nowhere: not there, expected a Segformer" in line(own={"parser": "nowhere"})
     assert "nowhere: no such folder, expected ArcFace; put insightface's buffalo_l" in line(own={"recognizer": "nowhere"})
     shutil.copytree(folder / "base", tmp_path / "xl")

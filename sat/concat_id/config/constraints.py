@@ -132,6 +132,7 @@ def _of_neighbour(config: Config) -> Iterator[tuple[str, bool, str]]:
         yield "model.sampler.ref_guidance_scale", {*model.sampler.ref_guidance_scale} == {1.0}, "1 with this system, which knows no other"
         yield "args.attention_kernel", args.attention_kernel != "sage", "one of PyTorch's own with this system"
     yield "args.parallel", args.parallel == "prompts", "prompts with this system"
+    yield "model.sampler.guidance_scale", model.sampler.guidance_scale >= 1, "1 or more with this system"
     yield "model.sampler.num_inference_steps", model.sampler.num_inference_steps <= 1000, "at most the schedule's 1000 steps"
     multiple = 16 if model.kind == "consisid" else 8
     fits = all(side % multiple == 0 for side in args.sampling_image_size)

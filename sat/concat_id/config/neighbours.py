@@ -39,7 +39,7 @@ class ConsisIDSamplerConfig:
     name: Literal["released"] = setting("released", "sampler; the one that its folder names")
     num_inference_steps: int = size(50, "denoising steps", low=2)
     guidance: Literal["constant", "dynamic"] = setting("constant", "schedule of the scale")
-    guidance_scale: float = size(6.0, "strength of the text", low=0)
+    guidance_scale: float = size(6.0, "strength of the text", low=1)
     ref_guidance_scale: tuple[float, ...] = size((1.0,), f"{ONE_STRENGTH}; the model knows but 1", low=1, high=1)
 
 
