@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import golden_meta, seeded
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from concat_id.models.consistentid.adapter import AdapterSizes, ConsistentIDAdapter, released_groups
+from concat_id.models.consistentid.base_model import NOISE
 
 META = golden_meta("consistentid_shared")
 _FE = META["sizes"]["fe"]
@@ -66,8 +67,8 @@ def released_folder(tmp_path_factory, tokenizer) -> Path:
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
     StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=make_unet(), scheduler=EulerDiscreteScheduler(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=make_unet(), scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder / "base")  # fmt: skip
     vision.save_pretrained(folder / "clip")
     torch.save(released_groups(make_adapter().state_dict()), folder / "adapter.bin")

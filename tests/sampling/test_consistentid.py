@@ -131,6 +131,10 @@ def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photogr
     assert "nowhere: not there, expected a Segformer" in line(own={"parser": "nowhere"})
     assert "nowhere: no such folder, expected ArcFace; put insightface's buffalo_l" in line(own={"recognizer": "nowhere"})
     shutil.copytree(folder / "base", tmp_path / "xl")
+    noise = tmp_path / "xl" / "scheduler" / "scheduler_config.json"
+    for key, found in (("timestep_spacing", "trailing"), ("rescale_betas_zero_snr", True), ("beta_end", 0.02)):
+        noise.write_text(json.dumps({key: found}))
+        assert f"{noise}: {key}: found {found}, expected " in line(base=str(tmp_path / "xl"))
     index = tmp_path / "xl" / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
     assert "found a StableDiffusionXLPipeline, expected Stable Diffusion 1.5" in line(base=str(tmp_path / "xl"))

@@ -26,6 +26,9 @@ from concat_id.weights.model_folders import check_tokenizer, load_pretrained, ne
 NOISE = {  # as released
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
 }  # fmt: skip
+NOISE_OF_BASES = {key: (value,) for key, value in NOISE.items()} | {
+    "steps_offset": (0, 1), "trained_betas": (None,), "rescale_betas_zero_snr": (False,), "timestep_spacing": ("linspace", "leading"),
+}  # fmt: skip
 SCHEDULERS = {
     "euler": (EulerDiscreteScheduler, {}),
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
@@ -132,7 +135,7 @@ def decode_latents(base: StableDiffusionPipeline, latents: Tensor) -> np.ndarray
 
 
 def check_base(model: ConsistentIDConfig) -> None:
-    """Raise `UserError` for a base that is not there, of another model or half downloaded; no weights are loaded."""
+    """Raise `UserError` for a base that is not there, of another model or noise, or half downloaded; no weights are loaded."""
     folder = resolve_path(model.base)
     if (found := kind_of(folder)) != "a folder":
         fetch = FETCH_CONSISTENTID.get(str(Path(model.base)))
@@ -141,6 +144,10 @@ def check_base(model: ConsistentIDConfig) -> None:
     if kind != KIND:
         raise UserError(f"{folder}: found a {kind}, {EXPECTED}; the adapter does not fit another model")
     check_tokenizer(folder / "tokenizer")
+    for key, found in read_settings(file := folder / "scheduler" / "scheduler_config.json", "settings of a sampler").items():
+        if found not in (known := NOISE_OF_BASES.get(key, (found,))):
+            expected = " or ".join(map(str, known))
+            raise UserError(f"{file}: {key}: found {one_line(f'{found!s:.80}')}, expected {expected}; set model.base to one with these")
     for name in () if model.base_file else WEIGHTS:
         for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model"), variants=False):
             check_whole(file)
