@@ -1,6 +1,7 @@
 """ConsistentID from files on disk: whole samplings of the released code, and a portrait through the script."""
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -20,6 +21,7 @@ from concat_id.models.consistentid.base_model import load_base
 from concat_id.sampling import consistentid
 from concat_id.sampling.consistentid import Pipeline, PortraitReference
 from concat_id.video.face_parts import from_released, part_images, part_masks
+from concat_id.video.transforms import clip_pixels
 
 GOLDEN, P, PIPE = golden_arrays("consistentid_shared"), "consistentid/", META["pipe"]
 
@@ -55,8 +57,8 @@ def reference() -> PortraitReference:
     photo = image_of("pipe/picture", PIPE["picture"])
     masks = part_masks(from_released(ellipses(512, PIPE["labels"])))
     vector = seeded(f"{P}pipe/id", (1, 512))
-    parts = dict(zip(masks, part_images(photo, masks), strict=True))
-    return PortraitReference(photo, photo, "", "", None, photo=photo, parts=parts, vector=vector / vector.norm())
+    pixels = torch.stack(list(map(clip_pixels, [photo, *part_images(photo, masks)])))
+    return PortraitReference(photo, photo, "", "", None, pixels=pixels, parts=tuple(masks), vector=vector / vector.norm())
 
 
 @torch.inference_mode()
@@ -96,7 +98,7 @@ def portray(folder, face_folder, call, tmp_path):
     return start
 
 
-def test_a_portrait_through_the_script(portray, tmp_path, photo):
+def test_a_portrait_through_the_script(portray, folder, tmp_path, photo):
     options = "--prompt", "a woman laughs", "--image", photo, "--batch_size", 2
     assert portray(*options).done
     (result,) = (tmp_path / "out").glob("0*")
@@ -114,6 +116,9 @@ def test_a_portrait_through_the_script(portray, tmp_path, photo):
     assert first != other == (again / "portrait.png").read_bytes()
     late = portray(*options[:-2], "--num_inference_steps", 3)
     assert "the face's parts never enter the text: model.sampler.start_merge_step is 2, of 3 steps" in late.err
+    Image.open(photo).resize((2000, 2000)).save(tmp_path / "large.png")
+    prepare = consistentid.photo_preparer(load_config([*FILES, folder / "own.yaml", tmp_path / "more.yaml"]), torch.device("cpu"))
+    assert len(pickle.dumps(prepare(tmp_path / "large.png"))) < 8e6  # bytes; the photo has 12e6
 
 
 def test_what_does_not_fit_is_one_line(portray, folder, tmp_path, photo, photographs, recognizer_folder):

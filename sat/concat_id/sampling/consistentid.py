@@ -28,10 +28,10 @@ COLUMNS = 2  # of the tiles that show what the model sees: the photo, and its pa
 
 @dataclass
 class PortraitReference(PreparedReference):
-    """A photo with the parts of its face, in the order of `PARTS`, and its ArcFace vector (1, 512)."""
+    """What CLIP sees of a photo and the `parts` of its face, in the order of `PARTS`, (1 + P, 3, 224, 224); its ArcFace vector (1, 512)."""
 
-    photo: Image.Image = field(kw_only=True)
-    parts: dict[str, Image.Image] = field(kw_only=True)
+    pixels: Tensor = field(kw_only=True)
+    parts: tuple[str, ...] = field(kw_only=True)
     vector: Tensor = field(kw_only=True)
 
 
@@ -64,12 +64,11 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Por
         prepared, photo = prepare_found(found, size, detector, parser), found.photo
         labels = parser.parse(squeezed(photo), face.keypoints * (PARSED_SIZE / np.array(photo.size)))
         masks = part_masks(labels)
-        parts = dict(zip(masks, part_images(photo, masks), strict=True))
+        images = [photo, *part_images(photo, masks)]
         vector = torch.from_numpy(recognizer.embed(photo, face))[None]
-        seen = _tiles([photo, *parts.values()], size)
         return PortraitReference(
-            seen, prepared.crop, prepared.detector, prepared.parser, prepared.verdict, prepared.face,
-            photo=photo, parts=parts, vector=vector,
+            _tiles(images, size), prepared.crop, prepared.detector, prepared.parser, prepared.verdict, prepared.face,
+            pixels=torch.stack(list(map(clip_pixels, images))), parts=tuple(masks), vector=vector,
         )  # fmt: skip
 
     return prepare
@@ -143,9 +142,8 @@ class Pipeline:
     def encode_people(self, references: Sequence[PortraitReference]) -> Person:
         """See the one photo, and the parts of its face."""
         reference, features = references[0], self.load()[2]
-        pixels = torch.stack([clip_pixels(image) for image in (reference.photo, *reference.parts.values())])
-        hidden = features(pixels)
-        return Person(reference.vector.to(self.device, self.dtype), hidden[0], hidden[1:], tuple(reference.parts))
+        hidden = features(reference.pixels)
+        return Person(reference.vector.to(self.device, self.dtype), hidden[0], hidden[1:], reference.parts)
 
     def sample(
         self, prompt: str, person: Person, seed: int, on_step: Callable[[int], None] = lambda step: None,
