@@ -37,11 +37,12 @@ def main() -> int:
 
     from concat_id.config.loading import load_config
     from concat_id.config.presets import choose
+    from concat_id.config.schema import BACKBONES
     from concat_id.data.checking import check_lists, summary
     from concat_id.data.clips import Window
 
     files = choose(arguments.model, base=arguments.base, training=True, to_run=False)
-    config, unseen = load_config(files), {}
+    config, unseen = load_config(files, kinds=BACKBONES), {}
     data, lists = config.data, arguments.lists or [*config.training.train_data, *config.training.valid_data]
     if not lists:
         raise UserError(f"train_data: found no list in {files[-1]}, expected one there or on the command line; name your list")

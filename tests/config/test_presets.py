@@ -82,6 +82,7 @@ def test_names_and_tasks_that_are_not_there(root):
     refused("found 'cogvideox_7b', expected one of mini", choose, "cogvideox_7b")
     refused("no inference files for two_identities", choose, "wan_1_3b", "two_identities")
     refused("no training files for single_identity", choose, "wan_mini_adaln", training=True)
+    refused("training files for single_identity; train it with sat/train_consistentid.py", choose, "consistentid", training=True)
     refused("found both", choose, "mini", base=["a.yaml"])
 
 

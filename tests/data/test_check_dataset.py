@@ -94,6 +94,7 @@ def test_the_command(folder, call):
     for options, words in (
         (["none.json"], "no such file, expected a"), (["--model", "cogvideox_5b"], "found no list in"), ([bad, "--workers", 0], "found 0"),
         (["--model", "mini", "--base", base], "found both"),
+        ([bad, "--base", ROOT / "configs" / "consistentid.yaml"], "model.kind: found 'consistentid', expected cogvideox or wan; train it"),
     ):  # fmt: skip
         ended = check(*options)
         assert is_told(ended, 2) and words in ended.err

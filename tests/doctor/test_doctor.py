@@ -232,6 +232,7 @@ def test_the_command_plans_training_and_checks_its_lists(call, tmp_path):
     (tmp_path / "list.json").write_text('[{"video_path": "gone.mp4", "caption": "a", "image_path": ""}]')
     ended = command("--train_data", tmp_path / "list.json")
     assert ended.code == 1 and "gone.mp4" in ended.out and "GPUs  ZeRO" in ended.out
+    assert is_told(ended := call("doctor", "--training", "--base", ROOT / "configs" / "consistentid.yaml"), 2) and "train it" in ended.err
     for options, words in {("--gpus", 0): "--gpus: found '0', expected a whole number from 1", ("--gups", 1): "nearest is --gpus"}.items():
         assert is_told(ended := command(*options), 2) and words in ended.err
     assert "is an option of sat/doctor.py --training" in call("doctor", "--gpus", 2).err

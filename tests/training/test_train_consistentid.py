@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import ROOT
 from golden_consistentid import META, make_unet, released_folder, tokenizer  # noqa: F401
+from odd_input import is_told
 from tiny_faces import write_arcface, write_segformer
 from training.alone import CPU, metrics, same, states, weights
 
@@ -78,6 +79,7 @@ def test_a_trained_adapter_is_sampled_and_written_as_released(portraits, whole, 
     assert "268 tensors in the released file's layout" in call("convert_weights", "to-consistentid", whole, tmp_path / "a.bin").done
     assert call("convert_weights", "to-consistentid", whole / "4", tmp_path / "4.bin", "--dtype", "float16").done
     assert not (whole / "4-ema").exists()  # as the recipe says
+    assert is_told(ended := call("convert_weights", "to-hf", whole, tmp_path), 2) and "convert it with to-consistentid" in ended.err
     assert torch.load(tmp_path / "a.bin").keys() == {"image_proj", "adapter_modules", "FacialEncoder"}
     assert same(read_adapter(tmp_path / "a.bin"), weights(whole, "8"))
     assert same(read_adapter(tmp_path / "4.bin"), {name: tensor.half() for name, tensor in weights(whole, "4").items()})

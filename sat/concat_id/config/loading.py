@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from concat_id.config import released_model
 from concat_id.config.args import RIVALS, DataConfig, SamplingArgs, TrainingArgs
 from concat_id.config.constraints import validate
 from concat_id.config.released_args import ACCEPTED_ARGS, drop_accepted
-from concat_id.config.schema import BACKBONES, MODELS, SECTIONS, Config, fields_of_args
+from concat_id.config.schema import BACKBONES, MODELS, SECTIONS, TRAINED_BY, Config, fields_of_args
 from concat_id.config.typed import Origins, build, mismatch, nearest, shown, unknown_key, within
 from concat_id.config.yaml_files import merge, read_yaml, resolve_references
 from concat_id.distributed import choose_device, has_bfloat16
@@ -22,12 +22,13 @@ NAMES_OF_RUNS = ("latest", "true", "false")  # what args.resume may be besides a
 
 
 def load_config(
-    paths: Iterable[str | Path], overrides: dict[str, Any] | None = None, options: dict[str, str] | None = None
-) -> Config:
+    paths: Iterable[str | Path], overrides: dict[str, Any] | None = None, options: dict[str, str] | None = None,
+    kinds: Collection[str] = MODELS,
+) -> Config:  # fmt: skip
     """Merge YAML files left to right, put `overrides` over `args`, and return the checked, typed whole.
 
     Model sections may be in this project's form or in the released `target:`/`params:` one. `options` says what keys of `overrides`
-    are called on the command line where that is not their name.
+    are called on the command line where that is not their name; `kinds` says which models will do.
     Raises `UserError` naming file, key, value found and value expected.
     """
     origins, files = Origins(), []
@@ -52,7 +53,7 @@ def load_config(
     if unknown:
         raise unknown_key(f"args.{unknown}", fields_of_args(), origins)
     config = Config(
-        model=build(_model_class(raw["model"], origins), raw["model"], "model", origins),
+        model=build(_model_class(raw["model"], origins, kinds), raw["model"], "model", origins),
         args=_build_args(SamplingArgs, raw["args"], origins),
         training=_build_args(TrainingArgs, raw["args"], origins),
         data=build(DataConfig, raw.get("data", {}), "data", origins),
@@ -72,10 +73,12 @@ def _build_args(section: type, args: dict[str, Any], origins: Origins) -> Any:
     return build(section, {name: value for name, value in args.items() if name in names}, "args", origins)
 
 
-def _model_class(model: dict[str, Any], origins: Origins) -> type:
+def _model_class(model: dict[str, Any], origins: Origins, kinds: Collection[str]) -> type:
     kind = model.get("kind", "cogvideox")
     if not isinstance(kind, str) or kind not in MODELS:
         raise mismatch("model.kind", kind, f"one of {', '.join(MODELS)}", origins, f"the nearest is {nearest(shown(kind), MODELS)}")
+    if kind not in kinds:
+        raise mismatch("model.kind", kind, " or ".join(kinds), origins, TRAINED_BY[kind])
     return MODELS[kind]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from concat_id.config.neighbours import BUFFALO
+from concat_id.config.schema import TRAINED_BY
 from concat_id.config.typed import nearest
 from concat_id.config.wan import WAN_FOLDER
 from concat_id.errors import UserError
@@ -132,7 +133,8 @@ def files_of(model: str, task: str = TASKS[0], training: bool = False) -> list[s
     preset, folder = PRESETS[model], "training" if training else "inference"
     files = preset.training if training else preset.inference
     if task not in files:
-        raise UserError(f"--model: found {model}, which has no {folder} files for {task}; name your own with --base")
+        remedy = TRAINED_BY.get(model if training else "", "name your own with --base")
+        raise UserError(f"--model: found {model}, which has no {folder} files for {task}; {remedy}")
     return [str(PROJECT_ROOT / "configs" / f"{preset.base}.yaml"), str(PROJECT_ROOT / "configs" / folder / f"{files[task]}.yaml")]
 
 

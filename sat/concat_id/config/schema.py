@@ -12,6 +12,9 @@ from concat_id.config.wan import WanModelConfig
 
 BACKBONES = {"cogvideox": ModelConfig, "wan": WanModelConfig}  # of Concat-ID, by model.kind
 MODELS = BACKBONES | NEIGHBOURS
+TRAINED_BY = dict.fromkeys(BACKBONES, "train it with sat/train_video.py") | {
+    "consistentid": "train it with sat/train_consistentid.py, convert it with to-consistentid", "consisid": "it is not trained here",
+}  # fmt: skip
 SECTIONS = ("model", "args", "data", "deepspeed")
 
 

@@ -6,6 +6,7 @@ import torch
 
 from concat_id.config.loading import load_config
 from concat_id.config.parser import Namespace
+from concat_id.config.schema import BACKBONES
 from concat_id.conversion import wan_folders
 from concat_id.conversion.check import TOLERANCE, largest_difference
 from concat_id.conversion.folders import choose_model, to_hf, to_sat
@@ -59,7 +60,7 @@ def _convert_wan(source: WeightSource, args: Namespace, dtype: torch.dtype | Non
         raise UserError(f"command line: {option}: is for CogVideoX alone, found Wan weights in {args.source}; leave it out")
     if args.direction == "to-sat":
         return wan_folders.to_native(source, args.target, dtype)
-    model = load_config(args.base).model if args.base else None
+    model = load_config(args.base, kinds=BACKBONES).model if args.base else None
     wan_folders.to_diffusers(source, args.target, model, dtype, args.lora or "merge", args.trust_checkpoint)
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from concat_id.config.cogvideox import ModelConfig
 from concat_id.config.loading import load_config
+from concat_id.config.schema import BACKBONES
 from concat_id.conversion import low_rank_products
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import LazyTensors, lazy_files
@@ -204,7 +205,7 @@ def scheduler_settings(model: ModelConfig) -> dict:
 def choose_model(source: WeightSource, path: Path, base: Sequence[str]) -> tuple[str, ModelConfig]:
     """Read the configuration `base`, else the one that the run at `path` recorded, else find the known one that fits the weights."""
     if files := list(base) or [str(recorded) for recorded in [run_configuration(path)] if recorded]:
-        return " ".join(files), load_config(files).model
+        return " ".join(files), load_config(files, kinds=BACKBONES).model
     return detect_model(source.open(), ((name, load_config([f"configs/{name}.yaml"]).model) for name in MODELS))
 
 

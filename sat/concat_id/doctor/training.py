@@ -13,7 +13,7 @@ from concat_id.config.command_line import build_parser, resolve_files
 from concat_id.config.loading import COMMAND_LINE, load_config
 from concat_id.config.parser import number_within
 from concat_id.config.presets import files_of
-from concat_id.config.schema import Config
+from concat_id.config.schema import BACKBONES, Config
 from concat_id.data.checking import check_lists
 from concat_id.data.clips import Window
 from concat_id.data.records import inspect_records
@@ -37,7 +37,7 @@ def plan_training(measure: Callable[[Config, int], Any], plan: Callable[..., Any
     options = vars(_build_parser().parse_args())
     own = {name: options.pop(name) for name in ("training", "gpus", "zero", "offload", "people", "tflops", "json")}
     files = resolve_files(options, training=True, to_run=False)
-    config = load_config(files, options)
+    config = load_config(files, options, kinds=BACKBONES)
     gpus = [number_within(f"{COMMAND_LINE}: --gpus", text, 1) for text in own["gpus"]]
     stages = [number_within(f"{COMMAND_LINE}: --zero", text, 0, 3) for text in own["zero"]]
     people = number_within(f"{COMMAND_LINE}: --people", own["people"], 1, config.model.transformer.max_refs)

@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from concat_id.config.typed import mismatch
 from concat_id.errors import UserError
 from concat_id.startup import guard_output, prepare_process
-
-SCRIPTS = {"cogvideox": "train_video.py", "wan": "train_video.py", "consistentid": "train_consistentid.py"}
 
 
 def run_training(train: Callable[[Any], int], description: str, kinds: Collection[str], base: str | None = None) -> int:
@@ -28,10 +25,7 @@ def run_training(train: Callable[[Any], int], description: str, kinds: Collectio
 
         from concat_id.config.loading import load_config
 
-        config = load_config(bases, overrides)
-        if (kind := config.model.kind) not in kinds:
-            remedy = f"train it with sat/{SCRIPTS[kind]}, or name other files with --base" if kind in SCRIPTS else "it is not trained here"
-            raise mismatch("model.kind", kind, " or ".join(kinds), config.origins, remedy)
+        config = load_config(bases, overrides, kinds=kinds)
         from concat_id.distributed import choose_device
 
         if sys.stdout:
