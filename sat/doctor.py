@@ -44,7 +44,7 @@ def main() -> int:
     is_ready, report = has_libraries(), Findings(arguments.json)
     capacity, gpus = look_for_gpus() if is_ready else (Capacity(0, 0), [])
     report.add("Machine", [*look_around(), *gpus])
-    report.add("Software", look_at_packages())
+    report.add("Software", look_at_packages(("", "neighbours") if asked == "consisid" else ("",)))
     if is_ready:
         examine(report, arguments, asked, capacity)
     return report.finish(asked)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -12,6 +13,7 @@ import safetensors.torch
 import torch
 from conftest import ROOT
 from odd_input import is_told
+from tiny_faces import write_arcface
 
 from concat_id import distributed
 from concat_id.config.loading import load_config
@@ -55,6 +57,13 @@ def test_a_variant_alone_is_whole_only_where_this_project_reads_it(tmp_path, nam
     part = next(part for part in parts_of(load_config(files_of(name))) if part.what == "text_encoder")
     assert [finding.mark for finding in examine(Part(part.what, str(tmp_path), part.files))] == [mark]
 
+
+def test_buffalo_holds_a_detector_and_a_recogniser(tmp_path):
+    config, folder = load_config(files_of("consistentid")), write_arcface(tmp_path / "buffalo")
+    config.model.faces.detector = config.model.faces.recognizer = str(folder)
+    for expected in ([PROBLEM, OK], [OK, OK]):
+        assert [finding.mark for part in parts_of(config) if part.path == str(folder) for finding in examine(part)] == expected
+        shutil.copy(ROOT / "models" / "face_detector" / "det.onnx", folder)
 
 
 def cut(path) -> None:
@@ -295,6 +304,8 @@ def test_command_tells_in_plain_lines_and_in_json(call, models, monkeypatch):
     assert not content["can_run"] and problems == ["autoencoder"]
     assert "equal to what was downloaded" in call("doctor", "--digests").out
     assert "expected one of mini" in call("doctor", "--model", "5b").err
+    monkeypatch.setattr(software, "version", lambda name: "")
+    assert "  problem  for neighbours" in call("doctor", "--model", "consisid").out and "  note     for neighbours" in call("doctor").out
 
 
 def test_tiny_video_is_made_by_the_real_script_if_the_weights_are_whole(models, monkeypatch):

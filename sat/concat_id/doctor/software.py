@@ -3,7 +3,7 @@
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding
@@ -18,8 +18,8 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def look_at_packages() -> Iterator[Finding]:
-    """Tell what is missing, what is of another version, and how many are as they should be."""
+def look_at_packages(needed: Collection[str] = ("",)) -> Iterator[Finding]:
+    """Tell what is missing, a problem in the parts that are `needed`, what is of another version, and how many are as they should be."""
     good = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     yield Finding(OK if good else PROBLEM, "Python", sys.version.split()[0], "" if good else f"install Python 3.11 to 3.13, then {SET_UP}")
     lines = (PROJECT_ROOT / "requirements.txt").read_text().splitlines()
@@ -30,7 +30,7 @@ def look_at_packages() -> Iterator[Finding]:
     yield Finding(OK, "packages", f"{len(same)} of {len(pins)} as requirements.txt says")
     for part, command in COMMANDS.items():
         if missing := [name for name, _, mark in pins if mark == part and not found[name]]:
-            yield Finding(NOTE if part else PROBLEM, f"for {part}" if part else "missing", f"lacks {', '.join(missing)}", command)
+            yield Finding(PROBLEM if part in needed else NOTE, f"for {part}" if part else "missing", f"lacks {', '.join(missing)}", command)
     if others := [f"{name} {found[name]} ({wanted})" for name, wanted, _ in pins if found[name] not in ("", wanted)]:
         yield Finding(NOTE, "other versions", ", ".join(others), f"if something fails: {SET_UP}")
 

@@ -1,6 +1,6 @@
 """Every weight file of a model: whole, missing, cut short, a pointer of Git LFS, or in the wrong place.
 
-Headers are read, no tensors; where digests are asked for, every byte of what has a known one.
+Headers are read, no tensors but those of ConsistentID's face models; where digests are asked for, every byte of what has a known one.
 """
 
 import os
@@ -16,7 +16,9 @@ from concat_id.config.schema import Config
 from concat_id.doctor.digests import check_digest, known_digest
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, from_error
 from concat_id.errors import UserError
+from concat_id.face.detection import FaceDetector
 from concat_id.face.onnx_files import check_onnx_length, onnx_files
+from concat_id.face.recognition import load_arcface
 from concat_id.files.paths import resolve_path, visible_files
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, weight_files
 from concat_id.weights.loading import check_whole
@@ -45,7 +47,9 @@ def parts_of(config: Config) -> list[Part]:
                  for what, path in paths.items()]  # fmt: skip
         if config.model.kind == "consistentid":  # nothing stands in for these
             faces = config.model.faces
-            parts += [Part("recogniser", faces.recognizer, _onnx_files), Part("parser", faces.parser, weight_files)]
+            parts += [Part("detector", faces.detector, lambda path: [FaceDetector(path, "cpu").file]),
+                      Part("recogniser", faces.recognizer, lambda path: [load_arcface(str(path), "cpu").file]),
+                      Part("parser", faces.parser, weight_files)]  # fmt: skip
         return parts
     if config.model.kind == "wan":
         from concat_id.models.wan.text_encoder import find_parts
@@ -95,7 +99,7 @@ def _parts_by_path(name: str) -> dict[str, Part]:
         if preset.shipped or preset.transformers:
             is_only = len(preset.inference) == 1 or transformer.path in parts
             parts[transformer.path] = transformer if is_only else replace(transformer, what=f"transformer, {PEOPLE[task]}")
-        parts |= {part.path: part for part in others}
+        parts |= {part.what + part.path: part for part in others}
     return parts
 
 
