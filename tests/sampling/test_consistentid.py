@@ -110,7 +110,7 @@ def test_a_portrait_through_the_script(portray, folder, tmp_path, photo):
     }
     assert Image.open(result / "portrait.png").size == (96, 128)
     first, other = ((result / name).read_bytes() for name in ("portrait.png", "portrait_2.png"))
-    assert "finished already" in portray(*options).done
+    assert "finished already" in portray(*options).done and "finished already" in portray(*options, "--sampling_fps", 16).done
     assert portray(*options[:-2], "--seed", 2025).done
     again = next(path for path in (tmp_path / "out").glob("0*") if path != result)
     assert first != other == (again / "portrait.png").read_bytes()

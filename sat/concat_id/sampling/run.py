@@ -152,7 +152,7 @@ def result_settings(config: Config) -> dict[str, Any]:
         "samples": args.batch_size,
         "size": list(args.sampling_image_size),
         "latent_frames": args.sampling_num_frames,
-        "fps": args.sampling_fps,
+        "fps": args.sampling_fps if args.sampling_num_frames > 1 else config.model.fps,  # of a portrait it changes nothing
         "dtype": args.dtype_name,
         "model": model,
     }
