@@ -22,6 +22,7 @@ from concat_id.files.paths import (
     folder_written_whole,
     kind_of,
     only_writer,
+    own_name,
     read_text,
     remove_partial_files,
     resolve_path,
@@ -213,3 +214,7 @@ def test_copies_are_those_of_the_same_bytes(tmp_path):
     for file in files[:-1]:
         file.write_bytes(contents.get(file.name, b""))
     assert copies_among(files) == {tmp_path / "b": tmp_path / "a"}
+
+
+def test_folders_of_files_called_the_same_are_their_own():
+    assert len({own_name(Path(f"/vox/id{number:05d}/00001.mp4")) for number in range(20_000)}) == 20_000

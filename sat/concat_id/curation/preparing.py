@@ -34,7 +34,7 @@ from concat_id.face.reference import FaceParser, load_face_models, require_parse
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
 from concat_id.face.verdict import PhotoVerdict
 from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
-from concat_id.files.paths import file_digest, folder_written_whole, kind_of, text_digest, written_whole
+from concat_id.files.paths import file_digest, folder_written_whole, kind_of, own_name, text_digest, written_whole
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
 
@@ -151,7 +151,7 @@ class Preparation:
 
     def process(self, source: SourceVideo) -> PreparedVideo:
         """Make the folder of a video. Raises `UserError` if the video cannot be read; nothing is left behind then."""
-        folder = self.output / source.name
+        folder = self.output / own_name(source.path)
         fingerprint = self._fingerprint(source)
         if (record := recall(folder, fingerprint)) is not None:
             return PreparedVideo.of(folder, record, True)

@@ -10,7 +10,7 @@ from concat_id.data.manifest import SPLITS
 from concat_id.errors import UserError, reason_of
 from concat_id.files.formats import VIDEOS, beside, is_image, is_video, media_in
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
-from concat_id.files.paths import copies_among, kind_of, read_text, resolve_path, safe_name, text_digest
+from concat_id.files.paths import copies_among, kind_of, read_text, resolve_path
 
 NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
 NAMES = Kind("a list of names from left to right", lambda value: list_of(NAME).fits(value) and len(value) > 0)
@@ -32,11 +32,6 @@ class SourceVideo:
     def is_image(self) -> bool:
         """Whether it is a single image."""
         return is_image(self.path)
-
-    @property
-    def name(self) -> str:
-        """A folder name that is this video's alone, the same in every run."""
-        return f"{safe_name(self.path.stem, 40)}-{text_digest(str(self.path.absolute()))[:6]}"
 
 
 class Captions:

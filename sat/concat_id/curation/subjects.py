@@ -22,7 +22,7 @@ from concat_id.data.records import Record
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, recall_json, take, write_json
-from concat_id.files.paths import are_whole, folder_written_whole, kind_of, safe_name, text_digest
+from concat_id.files.paths import are_whole, folder_written_whole, kind_of, own_name, text_digest
 from concat_id.video.writing import write_image
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class SubjectStage:
 
     def _folder(self, wanted: WantedImages) -> Path:
         people = f"_of_{wanted.people}" if wanted.people else ""
-        return self.output / f"{safe_name(wanted.path.stem, 40)}-{_digest(wanted)[:6]}-{wanted.kind}{people}"
+        return self.output / f"{own_name(wanted.path)}-{wanted.kind}{people}"
 
     def _fingerprint(self, wanted: WantedImages) -> str:
         """Name what the images depend on."""
@@ -196,7 +196,7 @@ class SubjectStage:
         segmenter, inpainter = load_tools(self.models)
         if wanted.kind == CLOTHES:
             return cut_out_clothes(self._frame(wanted.path, 0.5), wanted.people, segmenter.find, self.settings.words)
-        random = np.random.default_rng([self.settings.seed, int(_digest(wanted)[:8], 16)])
+        random = np.random.default_rng([self.settings.seed, int(text_digest(str(wanted.path))[:8], 16)])
         return [clear_of_people(self._frame(wanted.path, 0.0), segmenter.find, inpainter.fill, random)]
 
     def _frame(self, path: Path, position: float) -> Image.Image:
@@ -206,10 +206,6 @@ class SubjectStage:
             return Image.fromarray(self._reader.read(path, window).pixels[0].numpy())
         except UnreadableClipError as error:
             raise UserError(f"{path}: cannot be read ({error.reason}); convert it or leave it out") from error
-
-
-def _digest(wanted: WantedImages) -> str:
-    return text_digest(str(wanted.path))
 
 
 def images_wanted(record: Record, kinds: Sequence[str], most: int) -> list[WantedImages]:

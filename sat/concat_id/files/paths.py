@@ -273,6 +273,11 @@ def safe_name(text: str, max_length: int = 60) -> str:
     return name.encode()[: 3 * max_length].decode(errors="ignore").rstrip("_-") or "untitled"  # names are limited in bytes
 
 
+def own_name(path: Path) -> str:
+    """Name a folder for what is made of a file: it is that file's alone, also among millions, and the same in every run."""
+    return f"{safe_name(path.stem, 40)}-{text_digest(str(path.absolute()))[:16]}"
+
+
 def text_digest(text: str) -> str:
     """SHA-256 of a text in hexadecimal; names of files, which need not be text, have one as well."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
