@@ -21,7 +21,7 @@ from concat_id.curation.reference_crops import ReferenceCrop, choose_references,
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
 from concat_id.curation.summary_page import write_summary
-from concat_id.curation.video_parts import NoFrameError, cut_clip, problem_of, read_frames, visible_part
+from concat_id.curation.video_parts import NoFrameError, cut_clip, is_seen_alike, problem_of, read_frames, visible_part
 from concat_id.data.checking import people_in_words
 from concat_id.data.clips import ClipReader, UnknownCodecError, UnreadableClipError, Window, file_state, told_of
 from concat_id.data.manifest import VECTORS, read_clips
@@ -38,7 +38,7 @@ from concat_id.files.paths import file_digest, folder_written_whole, kind_of, ow
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
 
-VERSION = 4  # raise it when the same video would give other clips
+VERSION = 5  # raise it when the same video would give other clips
 RECORD = "video.json"
 EPSILON = 1e-3  # frames
 SLACK = 2  # frames more where rates vary, as none may be shown where a clip ends
@@ -214,8 +214,9 @@ class Preparation:
         filters = f"fps={max(self.settings.rate, 1 / span.seconds):.6f}"  # a frame of the shortest span
         decoded = list(read_frames(path, filters, self.settings.timeout_s, *span.part))
         frames = [visible_part(frame, self.settings.size) for frame in decoded]
-        # Training reads frames without the container's rotation and shape of pixels.
+        # Training reads frames without the shape of their pixels.
         is_whole = span.whole and decoded[0].shape[:2] == (facts["height"], facts["width"]) and not facts["held"]
+        is_whole = is_whole and is_seen_alike(path, self._reader, self.settings.size, facts["fps"], self.settings.timeout_s)
         return Look(frames, find_faces(frames, self.tools.detector, self.tools.recognizer), is_whole)
 
     def _look_at_photo(self, path: Path) -> Look:

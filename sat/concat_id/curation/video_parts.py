@@ -8,11 +8,14 @@ import numpy as np
 from PIL import Image
 
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window
+from concat_id.data.decoding import resize_and_crop
 from concat_id.errors import UserError
 from concat_id.video.writing import FITTING, QUALITY, decode_frames, run_encoder, video_input
 
 PART = "trim=end={:.6f},setpts=PTS-STARTPTS"  # -t counts from the first frame, which may be shown later than the start
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
+
+ALIKE = 4  # of 255, to which two decoders agree on a frame: 10 bits differ by 1.6, a mirrored frame by more than 20
 
 
 class NoFrameError(UserError):
@@ -49,6 +52,16 @@ def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: 
         run_encoder(target, options, f"free some space or mend {path.name}", stdin=subprocess.DEVNULL, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{path}: not cut within {timeout_s:g} s; raise --timeout, or leave the video out") from error
+
+
+def is_seen_alike(path: Path, reader: ClipReader, size: tuple[int, int], fps: float, timeout_s: float) -> bool:
+    """Whether training sees of a video what `read_frames` does, by its middle frame: not if it is mirrored, or has a better track."""
+    try:
+        own = reader.read(path, Window(1.0, 1, 0, size))
+        other = next(read_frames(path, "null", timeout_s, max(own.times[0] - 0.5 / fps, 0.0)))
+    except (UnreadableClipError, NoFrameError):
+        return False
+    return np.abs(own.pixels[0].numpy() - resize_and_crop(other, size).astype(float)).mean() < ALIKE
 
 
 def problem_of(clip: Path, reader: ClipReader, window: Window) -> str | None:
