@@ -3,9 +3,10 @@
 Finds the people of each video, cuts it at shot changes into clips of the length that training needs, discards clips without a steady
 face, and chooses up to five crops of everybody in a clip. Writes a folder for each video, manifest.json, which sat/make_pairs.py
 turns into training lists, and summary.html, which shows what was found. A photograph is a clip of one frame. A list is JSON with
-`video_path` or `image_path` and, if known, `caption`, `identities` (from left to right in the first clip), `split` and `recording` (what
-several clips were taken from: none of them shows a person anew). `--engine ray` spreads the work over the machines of a Ray cluster.
-A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at all, or none gave a clip.
+`video_path` or `image_path` and, if known, `caption`, `identities` (from left to right in the first clip that is kept), `split` and
+`recording` (what several clips were taken from: none of them shows a person anew). `--engine ray` spreads the work over the
+machines of a Ray cluster. A run that was stopped is continued by the same command. The exit code is 1 if a video could not be used at
+all, or none gave a clip.
 """
 
 from concat_id.startup import prepare_process, run  # isort: split

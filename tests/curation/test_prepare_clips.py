@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -11,8 +10,7 @@ from odd_input import is_told
 from PIL import Image, ImageFilter
 from tiny_faces import write_segformer
 
-from concat_id.curation import preparing
-from concat_id.curation.source_videos import Captions, SourceVideo, read_sources
+from concat_id.curation.source_videos import Captions, read_sources
 from concat_id.data.manifest_files import read_manifest
 from concat_id.video.writing import write_video
 
@@ -64,16 +62,15 @@ def test_names_stay_with_the_faces_of_people_who_change_sides_at_a_cut(prepare, 
     assert [clip["identities"] for clip in clips] == [["one", "other"], ["other", "one"], ["one", "other"]]
 
 
-def test_what_is_named_by_position_and_may_change_sides_is_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "text_digest", str)
-    stage = preparing.Preparation(tmp_path, SimpleNamespace(timeout_s=1), None, 0)
-    stage._identity = []
-
-    def is_anew(name: str, *people: str) -> bool:
-        (tmp_path / name).touch()
-        return "matched" in stage._fingerprint(SourceVideo(tmp_path / name, "c", people))
-
-    assert [is_anew("a.mp4", "one", "other"), is_anew("a.mp4", "one"), is_anew("a.png", "one", "other")] == [True, False, False]
+def test_a_stranger_after_a_cut_gets_no_name(prepare, tmp_path, portraits):
+    shots = [scene(250, (portraits["left"], 80), frames=4), *(scene(place, (portraits[who], place)) for who, place in
+             (("left", 0), ("middle", 140), ("left", 70)))]  # fmt: skip
+    write_video(tmp_path / "interview.mp4", np.concatenate(shots), 10)
+    (tmp_path / "list.json").write_text(json.dumps([{"video_path": "interview.mp4", "caption": "c", "identities": ["anna"]}]))
+    done = prepare("--videos", tmp_path / "list.json", "--output", tmp_path / "out").done
+    clips = read(tmp_path / "out" / "manifest.json")["clips"]
+    assert [(clip["start"], clip["identities"]) for clip in clips] == [(0.4, ["anna"]), (2.8, ["anna"])]
+    assert "1.6-2.8 s discarded: somebody is none of those whom the list names: cosine " in done
 
 
 def test_the_parser_may_be_named(videos, prepare, tmp_path):

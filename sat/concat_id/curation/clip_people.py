@@ -1,8 +1,7 @@
 """Who of the people in a clip is there all the time, and whether anybody else disturbs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -59,14 +58,14 @@ def in_order(people: Sequence[Track], number: int) -> bool:
     return all(left < right for left, right in zip(centres, centres[1:], strict=False))
 
 
-def match_names(clips: Sequence[dict[str, Any]], vectors: Mapping[str, np.ndarray]) -> None:
-    """Give the people of a video's later clips the names of those of the first whom they resemble: cuts let people change sides.
+def match_names(names: Sequence[str], people: np.ndarray, first: np.ndarray, threshold: float) -> list[str]:
+    """Give the people of a clip the `names` of those of the video's first whom they resemble, as cuts let people change sides.
 
-    One to one, the largest sum of mean cosines; `vectors` are those (D,) of the crops by file name.
+    `people` and `first` (N, D) are the means of their crops' vectors; one to one, the largest sum of cosines. Raises `DiscardError` where
+    one is below `threshold`: strangers get no names.
     """
-    means = [np.stack([np.mean([vectors[f"{person['folder']}/{number}.png"] for number in range(len(person["references"]))], axis=0)
-                       for person in clip["people"]]) for clip in clips]  # fmt: skip
-    for clip, own in zip(clips[1:], means[1:], strict=True):
-        _, places = linear_sum_assignment(own @ means[0].T, maximize=True)
-        for person, place in zip(clip["people"], places, strict=True):
-            person["identity"] = clips[0]["people"][place]["identity"]
+    cosines = people @ first.T / np.outer(np.linalg.norm(people, axis=1), np.linalg.norm(first, axis=1))
+    rows, places = linear_sum_assignment(cosines, maximize=True)
+    if (least := cosines[rows, places].min()) < threshold:
+        raise DiscardError(f"somebody is none of those whom the list names: cosine {least:.2f}, expected {threshold:g}")
+    return [names[place] for place in places]

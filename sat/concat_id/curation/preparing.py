@@ -168,23 +168,20 @@ class Preparation:
 
     def _fingerprint(self, source: SourceVideo) -> str:
         own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split, source.recording]
-        several = not source.is_image and len(source.identities or ()) > 1
-        own += ["matched"] * several  # these alone are made anew if an older run named them by position; a photograph is one clip
         return text_digest(json.dumps([self._identity, own]))
 
     def _make(self, source: SourceVideo, folder: Path) -> dict[str, Any]:
-        clips, vectors, discarded = [], {}, []
+        clips, vectors, discarded, first = [], {}, [], None
         facts = None if source.is_image else self._probe(source.path)
         for span in [Span(0.0, 0.0, whole=True)] if facts is None else self._spans(source.path, facts, discarded):
             try:
-                clip, own = self._make_clip(source, folder, span, facts, f"clip_{len(clips):03d}")
+                clip, own, middles = self._make_clip(source, folder, span, facts, f"clip_{len(clips):03d}", first)
             except (DiscardError, NoFrameError) as reason:
                 discarded.append(_place(span) | {"reason": str(reason)})
                 continue
             clips.append(clip)
             vectors |= own
-        if source.identities:
-            match_names(clips, vectors)
+            first = middles if first is None else first
         if vectors:
             with written_whole(folder / VECTORS) as temporary, open(temporary, "wb") as stream:
                 np.savez(stream, files=np.array(list(vectors)), vectors=np.stack(list(vectors.values())).astype(np.float32))
@@ -230,14 +227,18 @@ class Preparation:
         return Look([frame], [found], note is None, (photo, note) if note else None)
 
     def _make_clip(self, source: SourceVideo, folder: Path, span: Span, facts: dict[str, Any] | None,
-                   name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
-        """Return a clip's entry and the vectors of its crops by file name; `facts` is None for a photograph. Raises `DiscardError`."""
+                   name: str, first: np.ndarray | None) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:  # fmt: skip
+        """Return a clip's entry, the vectors of its crops by file name, and their mean for each person (N, D); `first` is that of the first
+        clip, None for itself, `facts` is None for a photograph. Raises `DiscardError`.
+        """
         look = self._look_at_photo(source.path) if facts is None else self._look_at_video(source.path, span, facts)
         (frames, found, is_whole, turned), threshold = look, self.settings.same_person
         people = choose_people(build_tracks(found, threshold), len(frames), self.settings.demands, threshold)
         if source.identities is not None and len(source.identities) != len(people):
             raise DiscardError(f"{people_in_words(len(people))}, but the list names {len(source.identities)}")
         chosen = choose_references(people, self.settings.references)
+        middles = np.stack([np.mean([reference.vector for reference in references], axis=0) for references in chosen])
+        names = match_names(source.identities, middles, middles if first is None else first, threshold) if source.identities else None
         video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
         if turned:
             write_image(folder / video, turned[0])
@@ -260,11 +261,11 @@ class Preparation:
                     write_reference(folder / crop, mask, frame, face, self.tools.detector, self.tools.parser, self.settings.crop)
                 )
                 vectors[crop] = reference.vector
-            identity = source.identities[place - 1] if source.identities else None
+            identity = names[place - 1] if names else None
             entries.append(_entry(stem, identity, person, references, verdicts, len(frames), frames[0].size, self.settings.rate))
         known = {"caption": source.caption, "split": source.split} | ({"recording": source.recording} if source.recording else {})
         known |= {"note": turned[1]} if turned else {}
-        return {"video_path": video, **known, **_place(span), "people": entries}, vectors
+        return {"video_path": video, **known, **_place(span), "people": entries}, vectors, middles
 
 
 def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
