@@ -78,6 +78,11 @@ def test_the_parser_may_be_named(videos, prepare, tmp_path):
     assert (ended := prepare(*command)).code == 2 and "parser: not there, expected a Segformer" in ended.err
     write_segformer(tmp_path / "parser")
     assert (ended := prepare(*command)).done and "oval" not in ended.err and "Traceback" not in ended.err
+    mask = next((tmp_path / "out").rglob("*.masks/0.png"))
+    before = mask.stat().st_mtime_ns
+    settings = tmp_path / "parser" / "preprocessor_config.json"  # as of another parser in a folder of this name
+    settings.write_text(settings.read_text().replace('"height": 512', '"height": 256'))
+    assert prepare(*command).done and mask.stat().st_mtime_ns > before
 
 
 def test_crops_get_verdicts_that_are_counted(prepare, tmp_path, portraits):

@@ -29,6 +29,7 @@ from concat_id.data.manifest_files import write_manifest
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import CROP_SIZE, FaceDetector
+from concat_id.face.parsing import SegformerParser
 from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_recognizer
 from concat_id.face.reference import FaceParser, load_face_models, require_parser
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
@@ -37,6 +38,7 @@ from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take,
 from concat_id.files.paths import file_digest, folder_written_whole, kind_of, own_name, text_digest, written_whole
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
+from concat_id.weights.loading import folder_digest
 
 VERSION = 5  # raise it when the same video would give other clips
 RECORD = "video.json"
@@ -146,7 +148,8 @@ class Preparation:
         self.tools, _ = load_tools(self.models)
         digests = [file_digest(model.file) for model in (self.tools.detector, self.tools.recognizer)]
         wanted = {name: value for name, value in asdict(self.settings).items() if name != "timeout_s"}
-        self._identity = [VERSION, wanted, *digests, self.tools.parser.name]
+        parser = self.tools.parser
+        self._identity = [VERSION, wanted, *digests, folder_digest(parser.folder) if isinstance(parser, SegformerParser) else parser.name]
         self._reader = ClipReader(self.settings.timeout_s)
 
     def process(self, source: SourceVideo) -> PreparedVideo:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from concat_id.errors import UserError
 from concat_id.files.json_files import read_json
-from concat_id.models.local_folders import LOCAL, check_folder, check_words, folder_digest, room_on, silent, told, usual_dtype
+from concat_id.models.local_folders import LOCAL, check_folder, check_words, room_on, silent, told, usual_dtype
+from concat_id.weights.loading import folder_digest
 
 EXPECTED = "Stable Diffusion XL's inpainting, such as stable-diffusion-xl-1.0-inpainting-0.1"
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")

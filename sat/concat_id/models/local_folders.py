@@ -12,9 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 from concat_id.distributed import is_out_of_memory
 from concat_id.errors import UserError, reason_of
 from concat_id.files.json_files import read_json
-from concat_id.files.paths import file_digest
 from concat_id.weights.folders import STEMS, weight_files
-from concat_id.weights.loading import check_whole, content_digest
+from concat_id.weights.loading import check_whole
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}  # nothing is fetched, no code of the folder is run
 
@@ -33,12 +32,6 @@ def check_words(tokenizer: Any, folder: Path) -> None:
     tokens = tokenizer("a person", add_special_tokens=False)["input_ids"]
     if not set(tokens) - {tokenizer.unk_token_id}:
         raise UserError(f"{folder}: found a tokenizer that knows no words, expected tokenizer.json or its vocabulary; download it again")
-
-
-def folder_digest(folder: Path) -> str:
-    """Name the weights of a folder, and what else it says: settings and vocabularies."""
-    texts = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".txt") and not file.name.endswith(".index.json"))
-    return " ".join([content_digest(folder), *map(file_digest, texts)])
 
 
 def load_network(kind: Any, folder: Path, device: torch.device, expected: str, dtype: torch.dtype | None = None, **options: Any) -> Any:

@@ -13,8 +13,9 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
 from concat_id.errors import UserError
-from concat_id.models.local_folders import LOCAL, check_folder, check_words, folder_digest, load_network, room_on, told
+from concat_id.models.local_folders import LOCAL, check_folder, check_words, load_network, room_on, told
 from concat_id.video.transforms import to_tensor
+from concat_id.weights.loading import folder_digest
 
 BOX, WORDS = 0.4, 0.3  # scores from which a box, and a word for it, count: those of the model card
 DETECTOR, SEGMENTER = "Grounding DINO, such as grounding-dino-base", "SAM 2, such as sam2.1-hiera-large"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from concat_id.distributed import rank
 from concat_id.errors import UserError, one_line, warn
 from concat_id.files.json_files import write_json
-from concat_id.files.paths import MODEL_STATES, require_file
+from concat_id.files.paths import MODEL_STATES, file_digest, require_file
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, some, weight_files, what_to_do_with
 from concat_id.weights.low_rank import MATRIX, merge_sat_products
 from concat_id.weights.pickle_calls import INERT, RecordedCall
@@ -244,6 +244,12 @@ def content_digest(path: str | Path) -> str:
         return weights_digest(path)
     files = weight_files(path, STEMS)
     return "+".join(weights_digest(file) for file in files)
+
+
+def folder_digest(folder: Path) -> str:
+    """Name the weights of a folder, and what else it says: settings and vocabularies."""
+    texts = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".txt") and not file.name.endswith(".index.json"))
+    return " ".join([content_digest(folder), *map(file_digest, texts)])
 
 
 def first_bytes(path: Path) -> bytes:
