@@ -65,7 +65,8 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     """Do it in a folder that nobody else writes; return what went wrong."""
     from concat_id.curation.captioning import captioning
     from concat_id.curation.clip_people import Demands
-    from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools, tell_of
+    from concat_id.curation.prepared_videos import tell_of
+    from concat_id.curation.preparing import FaceModelNames, Preparation, Settings, conclude, gather, load_tools
     from concat_id.face.recognition import same_person
 
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.parser, arguments.device)

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from concat_id.curation.preparing import PreparedVideo, Settings
+from concat_id.curation.prepared_videos import PreparedVideo
+from concat_id.curation.preparing import Settings
 from concat_id.curation.video_parts import read_frames, visible_part
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError

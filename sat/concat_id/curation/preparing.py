@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people, match_names
 from concat_id.curation.engines import Lost, Result
+from concat_id.curation.prepared_videos import RECORD, PreparedVideo, recall
 from concat_id.curation.reference_crops import ReferenceCrop, choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import SourceVideo
@@ -24,7 +24,7 @@ from concat_id.curation.summary_page import write_summary
 from concat_id.curation.video_parts import NoFrameError, cut_clip, is_seen_alike, problem_of, read_frames, visible_part
 from concat_id.data.checking import people_in_words
 from concat_id.data.clips import ClipReader, UnknownCodecError, UnreadableClipError, Window, file_state, told_of
-from concat_id.data.manifest import VECTORS, read_clips
+from concat_id.data.manifest import VECTORS
 from concat_id.data.manifest_files import write_manifest
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line
@@ -34,14 +34,13 @@ from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_r
 from concat_id.face.reference import FaceParser, load_face_models, require_parser
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
 from concat_id.face.verdict import PhotoVerdict
-from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take, write_json
-from concat_id.files.paths import file_digest, folder_written_whole, kind_of, own_name, text_digest, written_whole
+from concat_id.files.json_files import write_json
+from concat_id.files.paths import file_digest, folder_written_whole, own_name, text_digest, written_whole
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
 from concat_id.weights.loading import folder_digest
 
 VERSION = 5  # raise it when the same video would give other clips
-RECORD = "video.json"
 EPSILON = 1e-3  # frames
 SLACK = 2  # frames more where rates vary, as none may be shown where a clip ends
 HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
@@ -104,24 +103,6 @@ def load_tools(models: FaceModelNames) -> tuple[FaceTools, list[str]]:
         require_parser(FaceConfig(**own))
     faces = load_face_models(FaceConfig(**own), device)
     return FaceTools(faces.detector, load_recognizer(models.recognizer, device), faces.parser), faces.notices
-
-
-class PreparedVideo(NamedTuple):
-    """What became of a video: its folder, its record, packed as there may be a million, and whether an earlier run had made it."""
-
-    folder: Path
-    packed: bytes
-    recalled: bool
-
-    @classmethod
-    def of(cls, folder: Path, record: dict[str, Any], recalled: bool) -> "PreparedVideo":
-        """Pack a record."""
-        return cls(folder, zlib.compress(json.dumps(record).encode(), 1), recalled)
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Unpack the record, anew each time."""
-        return json.loads(zlib.decompress(self.packed))
 
 
 class Look(NamedTuple):
@@ -271,25 +252,6 @@ class Preparation:
         return {"video_path": video, **known, **_place(span), "people": entries}, vectors, middles
 
 
-def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the record of what was made for `fingerprint`, None unless it is all there; crops may have been taken out by hand."""
-    record = recall_json(folder / RECORD)
-    try:
-        if take(record, "fingerprint", TEXT, RECORD) != fingerprint:
-            return None
-        take(record, "source", TEXT, RECORD)
-        take(record, "discarded", list_of(OBJECT), RECORD)
-        sizes = take(record, "files", OBJECT, RECORD, optional=True) or {}  # older ones have none
-        clips = read_clips(take(record, "clips", list_of(OBJECT), RECORD), folder, RECORD)
-        count_verdicts([(folder, record)])
-    except UserError:
-        return None
-    masks = [person.mask(number) for clip in clips for person in clip.people for number in range(len(person.names))]
-    needed = [*(clip.video for clip in clips), *masks]
-    changed = (name for name, size in sizes.items() if kind_of(folder / name) == "a file" and (folder / name).stat().st_size != size)
-    return record if all(kind_of(file) == "a file" for file in needed) and not any(changed) else None
-
-
 def gather(
     sources: Sequence[Any], results: Iterable[Result], told: Callable[[Any, Any], str | None] = lambda source, result: None
 ) -> tuple[dict[int, Any], list[str]]:
@@ -312,20 +274,6 @@ def gather(
             if lines := told(source, result):
                 progress.write(lines)
     return dict(sorted(made.items())), [problems[number] for number in sorted(problems)]
-
-
-def tell_of(source: SourceVideo, prepared: PreparedVideo) -> str | None:
-    """Say what became of a video, unless an earlier run has said it, or a photograph gave nothing to tell."""
-    record = prepared.record
-    notable = record["discarded"] or any("note" in clip for clip in record["clips"])
-    return _summary(source, record) if not prepared.recalled and (notable or not source.is_image) else None
-
-
-def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
-    lines = [one_line(f"{source.path}: {len(record['clips'])} clips")]
-    lines += [f"    {clip['note']}" for clip in record["clips"] if "note" in clip]
-    lines += [f"    {entry['start']:.1f}-{entry['end']:.1f} s discarded: {entry['reason']}" for entry in record["discarded"]]
-    return "\n".join(lines)
 
 
 class ManifestClips:

@@ -1,0 +1,66 @@
+"""What became of a video: its folder and its record, made by this run or by an earlier one."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from concat_id.curation.reference_crops import count_verdicts
+from concat_id.curation.source_videos import SourceVideo
+from concat_id.data.manifest import read_clips
+from concat_id.errors import UserError, one_line
+from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take
+from concat_id.files.paths import kind_of
+
+RECORD = "video.json"
+
+
+class PreparedVideo(NamedTuple):
+    """What became of a video: its folder, its record, packed as there may be a million, and whether an earlier run had made it."""
+
+    folder: Path
+    packed: bytes
+    recalled: bool
+
+    @classmethod
+    def of(cls, folder: Path, record: dict[str, Any], recalled: bool) -> "PreparedVideo":
+        """Pack a record."""
+        return cls(folder, zlib.compress(json.dumps(record).encode(), 1), recalled)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Unpack the record, anew each time."""
+        return json.loads(zlib.decompress(self.packed))
+
+
+def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return the record of what was made for `fingerprint`, None unless it is all there; crops may have been taken out by hand."""
+    record = recall_json(folder / RECORD)
+    try:
+        if take(record, "fingerprint", TEXT, RECORD) != fingerprint:
+            return None
+        take(record, "source", TEXT, RECORD)
+        take(record, "discarded", list_of(OBJECT), RECORD)
+        sizes = take(record, "files", OBJECT, RECORD, optional=True) or {}  # older ones have none
+        clips = read_clips(take(record, "clips", list_of(OBJECT), RECORD), folder, RECORD)
+        count_verdicts([(folder, record)])
+    except UserError:
+        return None
+    masks = [person.mask(number) for clip in clips for person in clip.people for number in range(len(person.names))]
+    needed = [*(clip.video for clip in clips), *masks]
+    changed = (name for name, size in sizes.items() if kind_of(folder / name) == "a file" and (folder / name).stat().st_size != size)
+    return record if all(kind_of(file) == "a file" for file in needed) and not any(changed) else None
+
+
+def tell_of(source: SourceVideo, prepared: PreparedVideo) -> str | None:
+    """Say what became of a video, unless an earlier run has said it, or a photograph gave nothing to tell."""
+    record = prepared.record
+    notable = record["discarded"] or any("note" in clip for clip in record["clips"])
+    return _summary(source, record) if not prepared.recalled and (notable or not source.is_image) else None
+
+
+def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
+    lines = [one_line(f"{source.path}: {len(record['clips'])} clips")]
+    lines += [f"    {clip['note']}" for clip in record["clips"] if "note" in clip]
+    lines += [f"    {entry['start']:.1f}-{entry['end']:.1f} s discarded: {entry['reason']}" for entry in record["discarded"]]
+    return "\n".join(lines)
