@@ -172,6 +172,22 @@ def test_a_second_run_takes_over_what_is_done(videos, prepare, tmp_path):
     assert again.keys() == first.keys() and not again.items() & first.items()
 
 
+def test_crops_that_are_taken_out_by_hand_stay_out(videos, prepare, tmp_path):
+    def crops(caption: str) -> tuple[set[Path], str]:
+        done = prepare("--videos", videos / "whole.mp4", videos / "cuts.mp4", "--caption", caption, "--output", tmp_path, "--crop", 64).done
+        return set(tmp_path.rglob("*_person_?/*.png")), done
+
+    made, _ = crops("c")
+    gone = {path for path in made if path.match("whole-*/*/0.png") or path.match("cuts-*/*_person_2/*")}
+    for path in gone:
+        path.unlink()
+    left, told = crops("another")
+    assert left == made - gone and "cuts.mp4: 0 clips" in told
+    assert "    0.0-1.2 s discarded: all crops of a person have been taken out by hand" in told
+    (clip,) = read(tmp_path / "manifest.json")["clips"]
+    assert clip["source"] == str(videos / "whole.mp4") and clip["caption"] == "another"
+
+
 def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
     entries = [
         {"video_path": "broken.mp4", "caption": "c"},

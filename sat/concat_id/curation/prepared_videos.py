@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ from concat_id.curation.reference_crops import count_verdicts
 from concat_id.curation.source_videos import SourceVideo
 from concat_id.data.manifest import read_clips
 from concat_id.errors import UserError, one_line
-from concat_id.files.json_files import OBJECT, TEXT, list_of, recall_json, take
-from concat_id.files.paths import kind_of
+from concat_id.files.json_files import NUMBER, OBJECT, TEXT, list_of, recall_json, take
+from concat_id.files.paths import kind_of, visible_files
 
 RECORD = "video.json"
+WITHDRAWN = "all crops of a person have been taken out by hand"
 
 
 class PreparedVideo(NamedTuple):
@@ -34,15 +36,23 @@ class PreparedVideo(NamedTuple):
 
 
 def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the record of what was made for `fingerprint`, None unless it is all there; crops may have been taken out by hand."""
+    """Return the record of what was made for `fingerprint`, None unless it is all there; crops may have been taken out by hand.
+
+    A clip with somebody whose crops have all been taken out is discarded.
+    """
     record = recall_json(folder / RECORD)
     try:
         if take(record, "fingerprint", TEXT, RECORD) != fingerprint:
             return None
         take(record, "source", TEXT, RECORD)
-        take(record, "discarded", list_of(OBJECT), RECORD)
+        discarded, clips = (take(record, key, list_of(OBJECT), RECORD) for key in ("discarded", "clips"))
+        gone = [any(not visible_files(folder / take(person, "folder", TEXT, RECORD), "*.png")
+                    for person in take(clip, "people", list_of(OBJECT), RECORD)) for clip in clips]  # fmt: skip
+        discarded += [{"start": take(clip, "start", NUMBER, RECORD), "end": take(clip, "end", NUMBER, RECORD), "reason": WITHDRAWN}
+                      for clip in compress(clips, gone)]  # fmt: skip
+        record["clips"] = [clip for clip, is_gone in zip(clips, gone, strict=True) if not is_gone]
         sizes = take(record, "files", OBJECT, RECORD, optional=True) or {}  # older ones have none
-        clips = read_clips(take(record, "clips", list_of(OBJECT), RECORD), folder, RECORD)
+        clips = read_clips(record["clips"], folder, RECORD)
         count_verdicts([(folder, record)])
     except UserError:
         return None
@@ -53,10 +63,11 @@ def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def tell_of(source: SourceVideo, prepared: PreparedVideo) -> str | None:
-    """Say what became of a video, unless an earlier run has said it, or a photograph gave nothing to tell."""
+    """Say what became of a video, unless an earlier run has said it all, or a photograph gave nothing to tell."""
     record = prepared.record
     notable = record["discarded"] or any("note" in clip for clip in record["clips"])
-    return _summary(source, record) if not prepared.recalled and (notable or not source.is_image) else None
+    is_new = not prepared.recalled or any(entry["reason"] == WITHDRAWN for entry in record["discarded"])
+    return _summary(source, record) if is_new and (notable or not source.is_image) else None
 
 
 def _summary(source: SourceVideo, record: dict[str, Any]) -> str:

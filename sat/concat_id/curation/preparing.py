@@ -138,6 +138,7 @@ class Preparation:
         folder = self.output / own_name(source.path)
         fingerprint = self._fingerprint(source)
         if (record := recall(folder, fingerprint)) is not None:
+            record["clips"] = [clip | source.told for clip in record["clips"]]
             return PreparedVideo.of(folder, record, True)
         shutil.rmtree(folder, ignore_errors=True)
         with folder_written_whole(folder) as temporary:
@@ -151,7 +152,7 @@ class Preparation:
         self._reader.close()
 
     def _fingerprint(self, source: SourceVideo) -> str:
-        own = [str(source.path.absolute()), file_state(source.path), source.caption, source.identities, source.split, source.recording]
+        own = [str(source.path.absolute()), file_state(source.path), source.identities]
         return text_digest(json.dumps([self._identity, own]))
 
     def _make(self, source: SourceVideo, folder: Path) -> dict[str, Any]:
@@ -247,8 +248,7 @@ class Preparation:
                 vectors[crop] = reference.vector
             identity = names[place - 1] if names else None
             entries.append(_entry(stem, identity, person, references, verdicts, len(frames), frames[0].size, self.settings.rate))
-        known = {"caption": source.caption, "split": source.split} | ({"recording": source.recording} if source.recording else {})
-        known |= {"note": turned[1]} if turned else {}
+        known = source.told | ({"note": turned[1]} if turned else {})
         return {"video_path": video, **known, **_place(span), "people": entries}, vectors, middles
 
 

@@ -33,6 +33,11 @@ class SourceVideo:
         """Whether it is a single image."""
         return is_image(self.path)
 
+    @property
+    def told(self) -> dict[str, str | None]:
+        """What clips of it have in manifests that changes nothing of their crops."""
+        return {"caption": self.caption, "split": self.split, "recording": self.recording}
+
 
 class Captions:
     """Captions from a JSON object by a video's path, name or stem, from `name.txt` beside it, or else one for all.
