@@ -57,12 +57,12 @@ def make_lists(arguments: Namespace) -> None:
 
     recognizer, threshold, clips = read_manifest(arguments.manifest)
     lists.require_videos(clips)
-    clips = [clip for clip in clips if arguments.people in (None, len(clip.people))]
-    if not clips:
-        raise UserError(f"{arguments.manifest}: --people: found no clip of {arguments.people}, expected at least one")
     same = same_person(recognizer, threshold, arguments.same_person)
     print(one_line(same))
     clips, dropped = lists.place_clips(clips, same.threshold, (arguments.valid, arguments.test), arguments.seed)
+    clips = [clip for clip in clips if arguments.people in (None, len(clip.identities))]
+    if arguments.people and not clips:
+        raise UserError(f"{arguments.manifest}: --people: found no clip of {arguments.people}, expected at least one")
     given = {name: getattr(arguments, name) for name in ("cross", "cross_two", "trade_off", "hygiene")}
     quantiles = arguments.quantiles if arguments.calibrate else None
     thresholds, told = choose_thresholds(clips, recognizer, arguments.thresholds, quantiles, given, arguments.seed)

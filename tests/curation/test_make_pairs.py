@@ -84,6 +84,23 @@ def test_lists_of_all_stages_pass_the_check(manifest, call, tmp_path):
     ]
 
 
+def test_who_is_in_which_split_does_not_depend_on_the_number_of_people_asked_for(manifest, call, tmp_path):
+    content = read(manifest)
+    pairs = [content["clips"][left] | {"people": [person for number in (left, left + 1) for person in content["clips"][number]["people"]]}
+             for left in (0, 2, 4)]  # fmt: skip
+    file = manifest.with_name("pairs.json")
+    file.write_text(json.dumps(content | {"clips": content["clips"] + pairs}))
+    splits: dict[str, set[str]] = {}
+    for people in (1, 2):
+        options = "--people", people, "--stage", 1, "--valid", 0.3, "--test", 0.3, "--hygiene", 1, "--output", tmp_path / str(people)
+        assert call("make_pairs", file, *options)[0] == 0
+        for found in (tmp_path / str(people)).glob("stage_1_*.json"):
+            for entry in read(found):
+                for image in entry["image_path"].split("@@"):
+                    splits.setdefault(f"p{int(Path(image).parts[-2][1:]) % 8}", set()).add(found.stem)
+    assert len(splits) == 8 and all(len(found) == 1 for found in splits.values()) and len(set.union(*splits.values())) == 3
+
+
 def test_names_in_any_script_keep_their_own_files(manifest, call, tmp_path):
     names = {f"p{number}": name for number, name in enumerate(("李明", "王芳", "José", "Jos", "a/b", "a_b", "..", "p7"))}
     content = read(manifest)
@@ -134,6 +151,7 @@ def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):
         ([outside], "folder: found '../clip_000_person_1', expected one inside"),
         ([tmp_path / "my own" / "none.json"], f"no such manifest; `python sat/prepare_clips.py --videos ... --output '{tmp_path}/my own'`"),
         ([broken], "clips[0]: caption: missing, expected text"),
+        ([manifest, "--people", 3], "--people: found no clip of 3, expected at least one"),
         ([manifest, "--cross", 0.9, 0.7], "--cross: found 0.9 0.7"),
         ([manifest, "--valid", 0.6, "--test", 0.5], "--valid and --test"),
     ):
