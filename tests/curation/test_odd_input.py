@@ -14,8 +14,8 @@ from in_process import LOCKING, another_process, load_script, refused
 from odd_input import FEW, is_told, mutated, odd_paths, result_or_line, start
 from PIL import Image
 
-from concat_id.curation.prepared_videos import RECORD, recall
-from concat_id.curation.source_videos import Captions, read_sources
+from concat_id.curation.prepared_videos import recall
+from concat_id.curation.source_videos import RECORD, Captions, read_sources
 from concat_id.curation.thresholds import Thresholds
 from concat_id.data.manifest_files import read_manifest
 from concat_id.errors import one_line

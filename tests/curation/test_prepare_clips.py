@@ -242,9 +242,13 @@ def test_captions_beside_a_video_and_in_a_file(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.mp4").touch()
     (tmp_path / "b.txt").write_text("beside\nit")
+    for name in ("talks/2024/d.mp4", "talks/.trash/e.mp4", "out/cuts-0/clip_000.mp4", "out/cuts-0/video.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "talks" / "2024" / "d.txt").write_text("deep")
     (tmp_path / "captions.json").write_text('{"a.mp4": "by  name"}')
     sources, problems = read_sources([tmp_path], Captions(tmp_path / "captions.json"))
-    assert [source.caption for source in sources] == ["by name", "beside it"] and len(problems) == 1 and "c.mp4" in problems[0]
+    assert [source.caption for source in sources] == ["by name", "beside it", "deep"] and len(problems) == 1 and "c.mp4" in problems[0]
 
 
 def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(prepare, tmp_path, portraits):

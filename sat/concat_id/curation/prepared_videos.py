@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from concat_id.curation.reference_crops import count_verdicts
-from concat_id.curation.source_videos import SourceVideo
+from concat_id.curation.source_videos import RECORD, SourceVideo
 from concat_id.data.manifest import read_clips
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import NUMBER, OBJECT, TEXT, list_of, recall_json, take
 from concat_id.files.paths import kind_of, visible_files
 
-RECORD = "video.json"
 WITHDRAWN = "all crops of a person have been taken out by hand"
 
 

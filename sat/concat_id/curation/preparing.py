@@ -16,10 +16,10 @@ from tqdm import tqdm
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people, match_names
 from concat_id.curation.engines import Lost, Result
-from concat_id.curation.prepared_videos import RECORD, PreparedVideo, recall
+from concat_id.curation.prepared_videos import PreparedVideo, recall
 from concat_id.curation.reference_crops import ReferenceCrop, choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
-from concat_id.curation.source_videos import SourceVideo
+from concat_id.curation.source_videos import RECORD, SourceVideo
 from concat_id.curation.summary_page import write_summary
 from concat_id.curation.video_parts import NoFrameError, cut_clip, is_seen_alike, problem_of, read_frames, visible_part
 from concat_id.data.checking import people_in_words

@@ -12,6 +12,7 @@ from concat_id.files.formats import VIDEOS, beside, is_image, is_video, media_in
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
 from concat_id.files.paths import copies_among, kind_of, read_text, resolve_path
 
+RECORD = "video.json"  # of a folder that prepare_clips.py has made
 NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
 NAMES = Kind("a list of names from left to right", lambda value: list_of(NAME).fits(value) and len(value) > 0)
 
@@ -96,7 +97,8 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
 def _entries_of(argument: Path) -> Iterator[tuple[str, Any]]:
     """Yield what an argument names, paths or entries of a list, each with its place for messages."""
     if kind_of(argument) == "a folder":
-        yield from (("--videos", path) for path in media_in(argument, is_video))
+        found = media_in(argument, lambda path: is_video(path) and kind_of(path.with_name(RECORD)) != "a file", deep=True)
+        yield from (("--videos", path) for path in found)  # none that an earlier run has cut
     elif argument.suffix.lower() == ".json":
         text = read_text(argument, "a JSON list of videos")
         yield from ((f"{argument}:{line}", entry) for line, entry in parse_list(text, str(argument)))
