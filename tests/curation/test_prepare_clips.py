@@ -185,7 +185,9 @@ def test_crops_that_are_taken_out_by_hand_stay_out(videos, prepare, tmp_path):
     assert left == made - gone and "cuts.mp4: 0 clips" in told
     assert "    0.0-1.2 s discarded: all crops of a person have been taken out by hand" in told
     (clip,) = read(tmp_path / "manifest.json")["clips"]
-    assert clip["source"] == str(videos / "whole.mp4") and clip["caption"] == "another"
+    assert clip["source"] == str(videos / "whole.mp4") and clip["caption"] == "another" and "more prepared" not in told
+    told = prepare("--videos", videos / "whole.mp4", "--caption", "c", "--output", tmp_path, "--crop", 64).done
+    assert f"{tmp_path}: 1 more prepared folders are not listed; name all videos in one command" in told
 
 
 def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):

@@ -321,6 +321,8 @@ def conclude(
     print(f"{told}{len(failures)} that cannot be used")
     if verdicts:
         print(f"reference crops: {verdicts}")
+    if others := {record.parent for record in output.glob(f"[!.]*/{RECORD}")} - {video.folder for video in prepared}:
+        print(one_line(f"{output}: {len(others)} more prepared folders are not listed; name all videos in one command, or remove them"))
     reason = "found no clip in any video, expected one or more; its `discarded` says why, change the options"
     return [*failures, *([] if clips else [f"{file}: {reason}"])]
 
