@@ -1,6 +1,7 @@
 """From videos to clips through the command: what is found, what is discarded and why, and what a second run does."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -240,17 +241,21 @@ def test_wrong_options(call, videos, tmp_path):
         assert is_told(ended, 2) and text in ended.err
 
 
-def test_captions_beside_a_video_and_in_a_file(tmp_path):
-    for name in ("a", "b", "c"):
+def test_captions_beside_a_video_and_in_a_file(tmp_path, capsys):
+    for name in ("a", "b", "c", unicodedata.normalize("NFD", "café")):
         (tmp_path / f"{name}.mp4").touch()
     (tmp_path / "b.txt").write_text("beside\nit")
     for name in ("talks/2024/d.mp4", "talks/.trash/e.mp4", "out/cuts-0/clip_000.mp4", "out/cuts-0/video.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "talks" / "2024" / "d.txt").write_text("deep")
-    (tmp_path / "captions.json").write_text('{"a.mp4": "by  name"}')
+    (tmp_path / "talks" / "a.mp4").touch()
+    (tmp_path / "captions.json").write_text('{"a.mp4": "by  name", "café": "letters", "A.mp4": "x", "z": "y"}')
     sources, problems = read_sources([tmp_path], Captions(tmp_path / "captions.json"))
-    assert [source.caption for source in sources] == ["by name", "beside it", "deep"] and len(problems) == 1 and "c.mp4" in problems[0]
+    assert [source.caption for source in sources] == ["by name", "beside it", "letters", "deep"]
+    assert [problem.partition("; ")[0] for problem in problems[1:]] == [
+        f"--captions: {tmp_path}/captions.json: a.mp4: found {tmp_path}/a.mp4 and {tmp_path}/talks/a.mp4, expected one file"]  # fmt: skip
+    assert "c.mp4" in problems[0] and "captions.json: 2 captions are not used; " in (told := capsys.readouterr().err) and "'A.mp4'" in told
 
 
 def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(prepare, tmp_path, portraits):

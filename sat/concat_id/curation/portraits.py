@@ -176,6 +176,8 @@ def prepare_portraits(preparation: PortraitPreparation, photos: Mapping[str, Pat
             entries.append(entry)
             if note:
                 progress.write(one_line(note))
+    captions.warn_of_unused()
+    face_captions.warn_of_unused()
     file = preparation.output / LIST
     if entries:
         write_json(file, entries)

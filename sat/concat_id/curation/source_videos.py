@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from concat_id.data.manifest import SPLITS
-from concat_id.errors import UserError, reason_of
+from concat_id.errors import UserError, reason_of, warn
 from concat_id.files.formats import VIDEOS, beside, is_image, is_video, media_in
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
 from concat_id.files.paths import copies_among, kind_of, read_text, resolve_path
@@ -50,13 +51,17 @@ class Captions:
     def __init__(self, file: Path | None = None, default: str | None = None, option: str = "caption", suffix: str | None = ".txt",
                  optional: bool = False):  # fmt: skip
         self.default = " ".join(require(default or "", WORDS, f"command line: --{option}").split())
-        self._given = {} if file is None else _read_captions(file, f"--{option}s: {file}")
+        self._place = f"--{option}s: {file}"
+        self._given = {} if file is None else _read_captions(file, self._place)
+        self._used: dict[str, Path] = {}
         self._option, self._suffix, self._optional = option, suffix, optional
 
     def of(self, video: Path) -> str:
-        """Return the caption of a video. Raises `UserError` if there is none."""
-        for key in (str(video), video.name, video.stem):
+        """Return the caption of a video. Raises `UserError` if there is none, or the file's is another video's too."""
+        for key in (normalize("NFC", name) for name in (str(video), video.name, video.stem)):
             if key in self._given:
+                if (first := self._used.setdefault(key, video)) != video:
+                    raise UserError(f"{self._place}: {key}: found {first} and {video}, expected one file; write their paths")
                 return self._given[key]
         words = beside(video, self._suffix) if self._suffix else None
         if words and kind_of(words) == "a file" and (text := " ".join(read_text(words, "a caption").split())):
@@ -65,6 +70,12 @@ class Captions:
             return self.default
         places = f"--{self._option}s, {f'{words.name} beside it, ' if words else ''}or --{self._option} for all"
         raise UserError(f"{video}: found no caption, expected one in {places}")
+
+    def warn_of_unused(self) -> None:
+        """Tell how many captions of the file are no video's."""
+        if unused := [key for key in self._given if key not in self._used]:
+            told = "captions are not used; expected a path, a name or a stem of what is prepared, found first"
+            warn(f"{self._place}: {len(unused)} {told} {unused[0]!r}")
 
 
 def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[SourceVideo], list[str]]:
@@ -89,6 +100,7 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
                 sources[file] = source
             except UserError as error:
                 problems.append(str(error))
+    captions.warn_of_unused()
     copies = copies_among(source.path for source in sources.values())
     problems += [f"{copy}: a copy of {first}; the first is used" for copy, first in copies.items()]
     return [source for source in sources.values() if source.path not in copies], problems
@@ -131,4 +143,4 @@ def _read_captions(file: Path, place: str) -> dict[str, str]:
     for name in given:
         if not take(given, name, WORDS, place).strip():
             raise UserError(f"{place}: {name}: found no words, expected a caption; write one, or remove the line")
-    return {name: " ".join(text.split()) for name, text in given.items()}
+    return {normalize("NFC", name): " ".join(text.split()) for name, text in given.items()}
