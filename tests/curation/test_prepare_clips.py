@@ -196,7 +196,7 @@ def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
         {"video_path": "broken.mp4", "caption": "c"},
         {"video_path": "nowhere.mp4", "caption": "c"},
         {"video_path": "cuts.mp4"},
-        {"video_path": "whole.mp4", "caption": "c", "identities": ["p1"], "split": "test", "shot": 0},
+        {"video_path": "whole.mp4", "caption": "c", "identities": ["p1"], "split": "test", "spilt": 0},
         {"video_path": "whole.mp4", "caption": "c"},
         {"video_path": "cuts.mp4", "caption": "c", "identities": "p1"},
         {"video_path": "cuts.mp4", "caption": "c", "split": "held out"},
@@ -209,6 +209,7 @@ def test_bad_videos_are_told_and_the_others_prepared(videos, prepare, tmp_path):
     for text in ("broken.mp4: cannot be read", "'nowhere.mp4'", "cuts.mp4: found no caption", "named twice", 'found "p1"', "\"held out\""):
         assert sum(text in line for line in errors) == 1, text
     assert code == 1 and len(errors) == 6 and "Traceback" not in told
+    assert f"warning: {file}: spilt: in 1 entries and not read; the nearest key that is read is split" in told
     manifest = read(tmp_path / "manifest.json")
     assert "2 people, but the list names 1" in [entry["reason"] for entry in manifest["discarded"]]
     (clip,) = manifest["clips"]

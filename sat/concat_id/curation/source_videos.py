@@ -1,6 +1,7 @@
 """The videos and images to prepare, with what is known about each: caption, identities from left to right, split, recording."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 from unicodedata import normalize
 
 from concat_id.data.manifest import SPLITS
+from concat_id.data.records import notes_of_foreign
 from concat_id.errors import UserError, reason_of, warn
 from concat_id.files.formats import VIDEOS, beside, is_image, is_video, media_in
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
 from concat_id.files.paths import copies_among, kind_of, read_text, resolve_path
 
 RECORD = "video.json"  # of a folder that prepare_clips.py has made
+KEYS = ("video_path", "image_path", "caption", "identities", "split", "recording")  # of a list's entries
 NAME = Kind("a name", lambda value: isinstance(value, str) and bool(value.strip()))
 NAMES = Kind("a list of names from left to right", lambda value: list_of(NAME).fits(value) and len(value) > 0)
 
@@ -92,6 +95,8 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
             continue
         if not entries and kind_of(argument) == "a folder":
             problems.append(f"{argument}: found no video in this folder, expected {', '.join(sorted(VIDEOS))}")
+        foreign = Counter(key for _, entry in entries if isinstance(entry, dict) for key in entry if key not in KEYS)
+        warn(*notes_of_foreign(argument, foreign, KEYS))
         for place, entry in entries:
             try:
                 source = _source_of(entry, argument.parent, place, captions)

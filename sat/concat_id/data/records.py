@@ -101,8 +101,7 @@ def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str
                     problems.append(str(error))
         except OSError as error:
             problems.append(f"{error.filename}: cannot be read ({error.strerror}), expected a folder of clips; check its permissions")
-        for key, number in foreign.items():
-            notes.append(f"{path}: {key}: in {number} entries and not read; the nearest key that is read is {nearest(key, KNOWN)}")
+        notes += notes_of_foreign(path, foreign, KNOWN)
         if unmasked:
             reason = "as in the original: one mask for several people, a folder or no image; name one for each image"
             notes.append(f"{path}: mask_path: in {unmasked} entries not read, {reason}")
@@ -209,6 +208,12 @@ def _is_one_file(text: str, base: Path) -> bool:
         return bool(text.strip()) and SEPARATOR not in text and kind_of(resolve_path(text.strip(), base)) != "a folder"
     except UserError:
         return True  # which is told where it is read
+
+
+def notes_of_foreign(path: Path, found: Counter, known: Sequence[str]) -> list[str]:
+    """Note the keys of a list's entries that are none of the `known`: key -> number of entries."""
+    told = "entries and not read; the nearest key that is read is"
+    return [f"{path}: {key}: in {number} {told} {nearest(key, known)}" for key, number in found.items()]
 
 
 def _foreign(entry: dict[str, Any]) -> list[str]:
