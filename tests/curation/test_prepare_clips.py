@@ -232,11 +232,14 @@ def test_nothing_half_written_on_a_full_disk(videos, prepare, tmp_path):
 
 def test_wrong_options(call, videos, tmp_path):
     (tmp_path / "captions.json").write_text('{"a.mp4": " "}')
+    (lines := tmp_path / "v.jsonl").write_text('{"video_path": "a.mp4"}\n{"video_path": "b.mp4"}\n')
     for options, text in (
         (["--frames", "0"], "--frames: found 0"),
         (["--presence", "2"], "--presence"),
         (["--captions", tmp_path / "none.json"], "none.json"),
         (["--captions", tmp_path / "captions.json"], "captions.json"),
+        (["--captions", lines], "v.jsonl: found one object a line (JSON Lines), expected a JSON object with captions; convert it"),
+        (["--videos", lines], "v.jsonl: found one object a line (JSON Lines), expected a JSON list of objects; put commas between"),
     ):
         ended = call("prepare_clips", "--videos", videos / "whole.mp4", "--output", tmp_path / "out", *options)
         assert is_told(ended, 2) and text in ended.err

@@ -116,7 +116,7 @@ def _entries_of(argument: Path) -> Iterator[tuple[str, Any]]:
     if kind_of(argument) == "a folder":
         found = media_in(argument, lambda path: is_video(path) and kind_of(path.with_name(RECORD)) != "a file", deep=True)
         yield from (("--videos", path) for path in found)  # none that an earlier run has cut
-    elif argument.suffix.lower() == ".json":
+    elif argument.suffix.lower() in (".json", ".jsonl", ".csv", ".tsv"):
         text = read_text(argument, "a JSON list of videos")
         yield from ((f"{argument}:{line}", entry) for line, entry in parse_list(text, str(argument)))
     else:

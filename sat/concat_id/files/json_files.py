@@ -10,6 +10,7 @@ from concat_id.errors import UserError, warn
 from concat_id.files.paths import read_text, write_text, written_whole
 
 DEEPEST = 60  # brackets within brackets; no file of this project's needs ten
+JSON_LINES = "one object a line (JSON Lines)"
 DIGITS = 300  # of a number
 # A string (the last one may lack its end), a comma before a closing bracket, a number too long, or a bracket: each character once.
 TOKEN = re.compile(rf'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|,(?=\s*[}}\]])|[-+.\d]{{{DIGITS},}}|[\[\]{{}}]', re.DOTALL)
@@ -17,7 +18,7 @@ TOKEN = re.compile(rf'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|,(?=\s*[}}\]])|[-+.\d]{{{DIGI
 
 def read_json(path: Path, expected: str, remedy: str = "check the path") -> Any:
     """Read a JSON file of any kind. Raises `UserError` with what is found in place of `expected`, or line and column of a mistake."""
-    return parse_json(read_text(path, expected, remedy), str(path))
+    return parse_json(read_text(path, expected, remedy), str(path), expected=expected)
 
 
 def recall_json(path: Path) -> dict[str, Any] | None:
@@ -47,7 +48,7 @@ def _as_text(value: Any) -> str:
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def parse_json(text: str, name: str, told: bool = True) -> Any:
+def parse_json(text: str, name: str, told: bool = True, expected: str = "JSON") -> Any:
     """Parse JSON text; a comma before a closing bracket is accepted with a warning (where it is to be `told`).
 
     Raises `UserError` with line, column and the text found there.
@@ -56,6 +57,8 @@ def parse_json(text: str, name: str, told: bool = True) -> Any:
     try:
         return _decoder().decode(text)
     except json.JSONDecodeError as error:
+        if kind := _other_kind(name, text):
+            raise UserError(f"{name}: found {kind}, expected {expected}; convert it") from error
         raise _broken(name, text, error.pos, error.msg.lower()) from error
     except (RecursionError, ValueError) as error:
         raise _broken(name, text, 0, str(error)) from error
@@ -93,12 +96,18 @@ def parse_list(text: str, name: str) -> list[tuple[int, Any]]:
     return elements
 
 
+def _other_kind(name: str, text: str) -> str | None:
+    """Say what people write in place of one value of JSON, None for nothing of the kind."""
+    text = text.lstrip()
+    if re.match(r"\{.*\}[^\S\n]*\n\s*\{", text):
+        return JSON_LINES
+    return "a table" if Path(name).suffix.lower() in (".csv", ".tsv") or re.match(r"[\w ]+([,\t;][\w ]+)+\r?\n", text) else None
+
+
 def _no_list(name: str, text: str, start: int) -> UserError:
-    if re.match(r"\{.*\}[^\S\n]*\n\s*\{", text[start:]):
-        return UserError(f"{name}: found one object a line (JSON Lines), expected a JSON list; put commas between the lines, "
-                         "[ before the first and ] behind the last")  # fmt: skip
-    if Path(name).suffix.lower() in (".csv", ".tsv") or re.match(r"[\w ]+([,\t;][\w ]+)+\r?\n", text[start:]):
-        return UserError(f"{name}: found a table, expected a JSON list of objects; convert it")
+    if kind := _other_kind(name, text):
+        remedy = "put commas between the lines, [ before the first and ] behind the last" if kind == JSON_LINES else "convert it"
+        return UserError(f"{name}: found {kind}, expected a JSON list of objects; {remedy}")
     if text[start : start + 1] == "{":
         return UserError(f"{name}: found an object, expected a list; put [ ] around it")
     return _broken(name, text, start, 'expected "[", the start of a list')
