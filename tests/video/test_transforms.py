@@ -101,7 +101,7 @@ BAD = {
     "cut.png": (write_truncated, "cannot be read"),
     "pipe.png": (os.mkfifo, "a named pipe"),
     "huge.png": (lambda path: path.write_bytes(png_header(20_000, 20_000)), "20000x20000 pixels, expected at most 250,000,000"),
-    "phone.jpg": (lambda path: path.write_bytes(HEIC), "pip install pillow-heif"),
+    "phone.jpg": (lambda path: path.write_bytes(HEIC), f"{sys.executable} -m pip install pillow-heif"),
 }
 
 

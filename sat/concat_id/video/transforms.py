@@ -1,6 +1,7 @@
 """Images: reading them, fitting them into a frame, and the way to tensors and back."""
 
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ def _open(path: Path) -> Image.Image:
         try:
             from pillow_heif import register_heif_opener  # a package of its own
         except ImportError as error:
-            raise UserError("found a HEIC image, which needs another package; run `pip install pillow-heif`, or save as JPEG") from error
+            command = f"{sys.executable} -m pip install pillow-heif"
+            raise UserError(f"found a HEIC image, which needs another package; run `{command}`, or save as JPEG") from error
         register_heif_opener()
     if not (log := logging.getLogger("PIL")).handlers:
         log.addHandler(logging.NullHandler())  # what it finds wrong is told in our own words
