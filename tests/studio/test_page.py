@@ -92,8 +92,9 @@ class Page:
         clear = self.all(f"#photo{person} button[aria-label='Clear'], #photo{person} button[title='Clear']")
         for button in clear:
             self.driver.execute_script("arguments[0].click()", button)
+            self.text(f"#verdict{person}", "^$")
         self.all(f"#photo{person} input[type=file]")[0].send_keys(str(path))
-        return self.text(f"#verdict{person}", "good|usable|poor")
+        return self.text(f"#verdict{person}", "good|usable|poor|unreadable")
 
     def write(self, css: str, text: str) -> None:
         field = self.all(css)[0]
@@ -194,7 +195,7 @@ def test_what_is_no_photo_or_no_prompt_has_a_sentence_and_the_server_lives_on(pa
     for name, content in made.items():
         (tmp_path / name).write_bytes(content)
         told = page.upload(3, tmp_path / name)
-        assert "poor" in told and "image" in told and str(tmp_path) not in told and "gradio" not in told
+        assert "unreadable" in told and "image" in told and str(tmp_path) not in told and "gradio" not in told
     Image.linear_gradient("L").convert("RGB").resize((640, 480)).save(tmp_path / "wall.png")
     assert "found no face" in page.upload(3, tmp_path / "wall.png")
     Image.new("L", (12000, 9000)).save(tmp_path / "huge.png")

@@ -4,7 +4,7 @@ from conftest import ROOT
 
 from concat_id.config.loading import load_config
 from concat_id.config.presets import files_of
-from concat_id.studio.photos import PhotoReader, side_by_side
+from concat_id.studio.photos import PhotoReader, marked, side_by_side
 
 
 def test_a_stranger_among_the_photos_of_a_slot_is_told_and_not_taken(tmp_path, photographs):
@@ -18,4 +18,11 @@ def test_a_stranger_among_the_photos_of_a_slot_is_told_and_not_taken(tmp_path, p
     taken = reader.read(str(paths[1]), config)
     assert shown.tobytes() == side_by_side([taken.crop, taken.image]).tobytes()
     assert "stranger" not in reader.look([str(path) for path in paths[1:]], config)[1]
-    assert reader.look([str(ROOT / "README.md")], config)[0] is None
+    names = "bad  file.png", "\u202egnp.png"
+    for name in names:
+        (tmp_path / name).write_text("no image")
+    shown, told = reader.look([str(ROOT / "examples" / "people" / "ben.png"), *(str(tmp_path / name) for name in names)], config)
+    good, *others = told.split("<br>")
+    assert shown and good == marked("good", "ben.png")
+    assert all('class="word unreadable"' in line and ", or remove it" in line for line in others)
+    assert str(tmp_path) not in told and "> bad file.png: " in others[0] and "> \\u202egnp.png: " in others[1]

@@ -30,9 +30,10 @@ def last(worker: Worker, output, prompt: str = "a man in a green shirt", photo: 
 
 
 def test_what_fails_is_told_and_the_process_lives_on(worker, tmp_path):
-    paper = tmp_path / "paper.pdf"
+    paper = tmp_path / "a  paper.pdf"
     paper.write_bytes(b"%PDF-1.7")
-    assert last(worker, tmp_path / "out", photo=str(paper)).kind == "failed"
+    failed = last(worker, tmp_path / "out", photo=str(paper))
+    assert failed.kind == "failed" and str(paper) in failed.value, "for the page to put its name there"
     process = worker._process.pid
     (tmp_path / "file").write_text("no folder")
     failed = last(worker, tmp_path / "file")

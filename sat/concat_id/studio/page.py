@@ -28,7 +28,7 @@ CSS = """
 .word {padding: 1px 8px; border-radius: 9px; color: white; font-size: 90%}
 .good, .made {background: #15803d}
 .usable {background: #b45309}
-.poor, .stranger, .failed, .stopped {background: #b91c1c}
+.poor, .unreadable, .stranger, .failed, .stopped {background: #b91c1c}
 .facts, .facts tr, .facts th, .facts td {border: 0 !important; padding: 2px 14px 2px 0 !important; text-align: left; vertical-align: top}
 .facts th {white-space: nowrap; font-weight: normal; opacity: .7}
 .facts td {overflow-wrap: anywhere}
@@ -276,7 +276,7 @@ def _form() -> dict[str, Any]:
                 files.append(gr.File(label=f"Person {number}", file_count="multiple", elem_id=f"photo{number}", height=140))
                 views.append(gr.Image(show_label=False, interactive=False, height=130, buttons=[], elem_id=f"view{number}", visible=False))
                 verdicts.append(gr.HTML(elem_id=f"verdict{number}"))
-    gr.Markdown(f"<small>People from left to right; of several photos of a person the best is taken. {CONSENT}</small>")
+    gr.Markdown(f"<small>People from left to right; of each the best photo (64 MB at most) is taken. {CONSENT}</small>")
     prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, elem_id="prompt")
     examples = gr.Dataset(components=[prompt], samples=[[""]], label="Prompts that this model understands", samples_per_page=6)
     with gr.Accordion("More", open=False):

@@ -34,14 +34,14 @@ class PhotoReader:
             try:
                 reference = self.read(path, config)
             except UserError as error:
-                told.append(marked("poor", sentence(error, path)))
+                told.append(marked("unreadable", sentence(error, path) + ", or remove it"))
                 continue
             found.append(reference)
             names.append(Path(path).name)
-            name = f"{html.escape(Path(path).name)}: " if len(paths) > 1 else ""
-            told.append(marked(reference.verdict.level, name + "<br>".join(html.escape(note) for note in reference.verdict.notes)))
+            notes = "<br>".join(map(html.escape, reference.verdict.notes))
+            told.append(marked(reference.verdict.level, ": ".join(filter(None, [sentence(path, path) if len(paths) > 1 else "", notes]))))
         compared = self._comparer.compare(found)
-        told += [marked("stranger", html.escape(line)) for line in compared.lines(names)] if compared else []
+        told += [marked("stranger", sentence(line)) for line in compared.lines(names)] if compared else []
         outvoted = compared.outvoted if compared else set()
         kept = [reference for number, reference in enumerate(found) if number not in outvoted]
         best = max(kept, key=lambda reference: reference.verdict.worth, default=None)
@@ -64,9 +64,9 @@ def side_by_side(images: list[Image.Image]) -> Image.Image:
     return row
 
 
-def sentence(error: UserError, *paths: str | Path) -> str:
+def sentence(error: object, *paths: str | Path) -> str:
     """What an error says, with the names of uploads in place of where the server keeps them."""
-    told = one_line(error)
+    told = str(error)
     for path in paths:
         told = told.replace(str(path), Path(path).name)
-    return html.escape(told)
+    return html.escape(one_line(told))

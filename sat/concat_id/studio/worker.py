@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from concat_id.config.loading import load_config
 from concat_id.config.presets import choose
 from concat_id.config.schema import Config
-from concat_id.errors import UserError, one_line, reason_of
+from concat_id.errors import UserError, reason_of
 
 SOURCE = "your request"
 PREVIEWS = 6  # of a video
@@ -158,7 +158,7 @@ def _answer(connection: Connection, kept: list) -> None:
     try:
         event = Event("made", str(_make(request, connection, kept)))
     except UserError as error:
-        event = Event("failed", one_line(error).removeprefix(f"{SOURCE}: "))
+        event = Event("failed", str(error).removeprefix(f"{SOURCE}: "))
     except BrokenPipeError:
         raise
     except (OSError, MemoryError) as error:
