@@ -31,10 +31,10 @@ def test_a_result_is_shown_whatever_its_age_and_what_is_left_out_is_told(tmp_pat
         write_json(folder / "info.json", info)
         os.utime(folder / "info.json", (number, number))
     studio, oldest = Studio(find_models(str(output))), output / "0000_speaks"
-    monkeypatch.setattr(studio.worker, "make", lambda *_: [Event("made", str(oldest))])
+    monkeypatch.setattr(studio.worker, "make", lambda *_: [Event("notes", ["<b>"]), Event("made", str(oldest))])
     monkeypatch.setattr(studio, "request", lambda *_: None)
     *_, (status, _, *parts) = studio.make(type("Session", (), {"session_hash": "me"}), "mini", "speaks")
-    assert "made" in status and parts[-1] == str(oldest) and parts[0]["visible"]
+    assert status.endswith("made</span> <br>&lt;b&gt;") and parts[-1] == str(oldest) and parts[0]["visible"]
     choices, (gallery, folders) = studio.choices(), studio.posters()
     assert f", {MOST} of {MOST + 1}" in choices["label"] and f", {MOST} of {MOST + 1}" in gallery["label"]
     assert choices["choices"][0] == (f"output/{MOST:04d}_speaks: speaks (seed {MOST})", str(output / f"{MOST:04d}_speaks"))

@@ -38,8 +38,11 @@ def test_what_fails_is_told_and_the_process_lives_on(worker, tmp_path):
     (tmp_path / "file").write_text("no folder")
     failed = last(worker, tmp_path / "file")
     assert failed.kind == "failed" and str(tmp_path / "file") in failed.value
-    made = last(worker, tmp_path / "out", "a man smiles \N{GRINNING FACE}")
-    assert made.kind == "made" and worker._process.pid == process
+    settings = PORTRAIT | {"output_dir": str(tmp_path / "out")}
+    request = VideoRequest("mini", "two_identities", "a man smiles \N{GRINNING FACE}", ([PHOTO],) * 3, settings)
+    told = {event.kind: event.value for event in worker.make(request) if event}
+    assert "made" in told and worker._process.pid == process
+    assert [note.partition(",")[0] for note in told["notes"]] == ["3 people", "out of the text encoder's vocabulary"]
     assert not worker.stop("me")
     worker._process.kill()  # as the system does
     worker._process.join(5)

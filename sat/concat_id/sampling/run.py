@@ -116,19 +116,23 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
         f"{job.source}: found {len(job.people)} people, expected {len(scales)}, as many as ref_guidance_scale has values; give one for all"
         for job in jobs if len(scales) not in (1, len(job.people))
     ]  # fmt: skip
-    _warn_of_the_unknown(fitting, config)
+    warn_of_the_unknown(fitting, config)
     return fitting, problems
 
 
-def _warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> None:
-    """Say what the model has not been trained for, though it can be tried."""
+def warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> list[str]:
+    """Say what the model has not been trained for, though it can be tried; returns what is said."""
     model, (height, width), most = config.model, config.args.sampling_image_size, config.model.largest_size
-    crowded = [job for job in jobs if len(job.people) > model.trained_refs]
+    crowded, notes = [job for job in jobs if len(job.people) > model.trained_refs], []
     if crowded:
         known = "one person" if model.trained_refs == 1 else f"{model.trained_refs} people"
-        warn(f"{crowded[0].source}: {len(crowded[0].people)} people, but the weights were trained with {known}; likeness will suffer")
+        found = f"{crowded[0].source}: {len(crowded[0].people)} people"
+        notes.append(f"{found}, but the weights were trained with {known}; likeness will suffer")
     if height * width > most[0] * most[1]:
-        warn(f"{height}x{width} pixels are more than the {most[0]}x{most[1]} that the model is made for; it costs more and may look worse")
+        found = f"{height}x{width} pixels are more than the {most[0]}x{most[1]} that the model is made for"
+        notes.append(f"{found}; it costs more and may look worse")
+    warn(*notes)
+    return notes
 
 
 def result_settings(config: Config) -> dict[str, Any]:
@@ -272,17 +276,17 @@ def _with_faces(prepared: Sequence[Prepared], judge: Judge, problems: list[str])
     return kept, refused
 
 
-def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> None:
-    """Embed all prompts at once, so that the text encoder is gone before sampling starts."""
+def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> list[str]:
+    """Embed all prompts at once, so that the text encoder is gone before sampling starts; returns what is said of them."""
     if not prepared:
-        return
+        return []
     with memory_checked():
-        for item in prepared:
-            for note in pipeline.notes_on(item.job.prompt):
-                warn(f"{item.job.source}: {note}")
+        notes = [f"{item.job.source}: {note}" for item in prepared for note in pipeline.notes_on(item.job.prompt)]
+        warn(*notes)
         embeddings = pipeline.encode_prompts([item.job.prompt for item in prepared])
     for item, embedding in zip(prepared, embeddings, strict=True):
         item.prompt_embeds = embedding
+    return notes
 
 
 def make_videos(

@@ -58,7 +58,7 @@ class Studio:
         filled = [number for number, paths in enumerate(given[:MOST_PEOPLE]) if paths]
         photos, strengths = (tuple(given[start + number] for number in filled) for start in (0, MOST_PEOPLE))
         uploads, settings = [path for paths in photos for path in paths], given[2 * MOST_PEOPLE :]
-        nothing = (gr.skip(),) * len(shown(None))
+        nothing, notes = (gr.skip(),) * len(shown(None)), []
         try:
             request = self.request(model, prompt, photos, strengths, *settings)
         except UserError as error:
@@ -77,10 +77,13 @@ class Studio:
                 yield bar(f"step {done} of {of}, {time_left(began, done, of)}", done / of), gr.skip(), *nothing
             elif event.kind == "preview":
                 yield gr.skip(), gr.update(value=Image.open(io.BytesIO(event.value)), visible=True), *nothing
+            elif event.kind == "notes":
+                notes = event.value
             elif event.kind == "made":
-                yield marked("made"), preview, *shown(read_result(Path(event.value)))
+                told = "".join(f"<br>{sentence(note, *uploads)}" for note in notes)
+                yield marked("made", told), preview, *shown(read_result(Path(event.value)))
             elif event.kind in ("failed", "stopped"):
-                told = sentence(UserError(event.value), *uploads) if event.value else IDLE
+                told = sentence(event.value, *uploads) if event.value else IDLE
                 yield marked(event.kind, told), preview, *nothing
 
     def request(self, model: str, prompt: str, photos: tuple, strengths: tuple, seed: float, takes: float, *sizes: float) -> VideoRequest:

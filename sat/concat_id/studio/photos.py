@@ -64,8 +64,8 @@ def side_by_side(images: list[Image.Image]) -> Image.Image:
     return row
 
 
-def sentence(error: object, *paths: str | Path) -> str:
-    """What an error says, with the names of uploads in place of where the server keeps them."""
+def sentence(error: UserError | str, *paths: str | Path) -> str:
+    """What an error or a note says, with the names of uploads in place of where the server keeps them."""
     told = str(error)
     for path in paths:
         told = told.replace(str(path), Path(path).name)

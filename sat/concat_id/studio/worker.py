@@ -42,7 +42,8 @@ class VideoRequest:
 class Event(NamedTuple):
     """What becomes of a request.
 
-    "waiting" (for so many), "loading", "step" (done, of), "preview" (JPEG), "made" (folder), "failed" (sentence), "stopped".
+    "waiting" (for so many), "loading", "notes" (sentences), "step" (done, of), "preview" (JPEG), "made" (folder), "failed" (sentence),
+    "stopped".
     """
 
     kind: str
@@ -175,7 +176,7 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     from concat_id.evaluation.ranking import TakeJudge
     from concat_id.sampling.jobs import finished_folders, make_job
     from concat_id.sampling.pipeline import make_pipeline
-    from concat_id.sampling.run import embed_prompts, make_videos, prepare_jobs, result_settings
+    from concat_id.sampling.run import embed_prompts, make_videos, prepare_jobs, result_settings, warn_of_the_unknown
     from concat_id.sampling.takes import rank_takes
 
     config = request.config()
@@ -187,7 +188,8 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     if kept[:1] == [settings["weights"]]:  # files may have been replaced
         pipeline.adopt(kept[1])
     kept[:] = settings["weights"], pipeline
-    embed_prompts(prepared, pipeline)
+    notes = warn_of_the_unknown([job], config) + embed_prompts(prepared, pipeline)
+    connection.send(Event("notes", [note.removeprefix(f"{SOURCE}: ") for note in notes]))
     _, failures = make_videos(prepared, pipeline, settings, partial(_show, connection, pipeline))
     for problem in [*problems, *failures]:
         raise UserError(problem)
