@@ -202,7 +202,12 @@ def test_what_is_no_photo_or_no_prompt_has_a_sentence_and_the_server_lives_on(pa
     assert "found no face" in page.upload(3, tmp_path / "huge.png")
     page.click("#make")
     page.text("#status", "no prompt yet")
-    assert page.driver.execute_script("return document.querySelector('#prompt textarea').maxLength") == 2000
+    assert page.driver.execute_script("return document.querySelector('#prompt textarea').maxLength") == -1
+    page.click("button", "More")
+    page.write("#prompt textarea", "a man speaks")
+    page.write("#seed input", "-1")
+    page.click("#make")
+    page.text("#status", "Seed: found -1, expected a whole number from 0 to 4294967295")
     assert requests.get(server.address, timeout=10).status_code == 200
 
 

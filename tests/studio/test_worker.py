@@ -96,3 +96,6 @@ def test_the_form_is_read_or_refused_in_a_sentence(tmp_path, monkeypatch):
     one = ([PHOTO],)
     for words, prompt, photos in (("no photo yet", "a man", ()), ("no prompt yet", " ", one), ("10,000 characters", "x" * 10000, one)):
         refused(words, studio.request, "mini", prompt, photos, (1.0,) * 3, *values)
+    for found, seed in (("-1", -1), ("4294967296", 2**32), ("1.5", 1.5), ("nothing", None)):
+        words = f"Seed: found {found}, expected a whole number from 0 to 4294967295"
+        refused(words, studio.request, "mini", "a man", one, (1.0,), seed, *values[1:])

@@ -43,6 +43,7 @@ NAME_UPLOADS = """() => new MutationObserver(() => document.querySelectorAll("[i
 GALLERY, EVALUATED = "Results, the newest first", "Results to compare, the newest first"
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
 IDLE = "nothing of yours is being made"
+SEEDS = 2**32
 SAVE = ["fullscreen", "download"]  # buttons of an image
 SECONDS = 600  # that a report or the doctor may take
 
@@ -86,7 +87,9 @@ class Studio:
                 told = sentence(event.value, *uploads) if event.value else IDLE
                 yield marked(event.kind, told), preview, *nothing
 
-    def request(self, model: str, prompt: str, photos: tuple, strengths: tuple, seed: float, takes: float, *sizes: float) -> VideoRequest:
+    def request(
+        self, model: str, prompt: str, photos: tuple, strengths: tuple, seed: float | None, takes: float, *sizes: float
+    ) -> VideoRequest:
         """Read the form. Raises `UserError` for what cannot be made."""
         if not photos:
             raise UserError("no photo yet; give one of each person, left to right")
@@ -94,9 +97,11 @@ class Studio:
             raise UserError("no prompt yet; say what the video shows")
         if len(prompt) > LONGEST_PROMPT:
             raise UserError(f"the prompt has {len(prompt):,} characters, at most {LONGEST_PROMPT:,} are read; shorten it")
+        if seed is None or seed % 1 or not 0 <= seed < SEEDS:
+            raise UserError(f"Seed: found {seed or 'nothing'}, expected a whole number from 0 to {SEEDS - 1}")
         named = dict(zip(("sampling_num_frames", "num_inference_steps", "guidance_scale"), sizes, strict=True))
         settings = {name: str(value) for name, value in named.items() if value is not None}
-        settings |= {"seed": str(int(seed or 0)), "ref_guidance_scale": list(strengths)}
+        settings |= {"seed": str(int(seed)), "ref_guidance_scale": list(strengths)}
         settings |= {"best_of": str(int(takes))} if takes > 1 else {}
         chosen = self.models[model]
         settings["output_dir"] = chosen.configs[chosen.task(len(photos))].args.output_dir
@@ -280,11 +285,11 @@ def _form() -> dict[str, Any]:
                 views.append(gr.Image(show_label=False, interactive=False, height=130, buttons=[], elem_id=f"view{number}", visible=False))
                 verdicts.append(gr.HTML(elem_id=f"verdict{number}"))
     gr.Markdown(f"<small>People from left to right; of each the best photo (64 MB at most) is taken. {CONSENT}</small>")
-    prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, elem_id="prompt")
+    prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
     examples = gr.Dataset(components=[prompt], samples=[[""]], label="Prompts that this model understands", samples_per_page=6)
     with gr.Accordion("More", open=False):
         with gr.Row():
-            seed = gr.Number(42, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, elem_id="seed")
+            seed = gr.Number(42, label="Seed", elem_id="seed")
             takes = gr.Slider(1, 8, 1, step=1, label="Takes, ranked by likeness", elem_id="takes")
         frames = gr.Slider(1, 13, 1, step=1, label="Latent frames: n make 4(n-1)+1 frames, 1 a portrait", elem_id="frames")
         steps = gr.Slider(2, 100, 25, step=1, label="Denoising steps", elem_id="steps")
