@@ -54,8 +54,8 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
-    def resize(self, width: int) -> None:
-        size = {"width": width, "height": 1500, "deviceScaleFactor": 1, "mobile": width < 800}
+    def resize(self, width: int, height: int = 1500) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 800}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def open(self, address: str) -> None:
@@ -176,6 +176,10 @@ def test_stop_ends_the_process_and_the_next_video_is_made(page, server):
     page.write("#steps input[type=number]", "100")
     page.click("#make")
     page.text("#status", "step [1-9]")
+    page.resize(1280, 720)
+    boxes = "return ['#make', '#status'].map(css => document.querySelector(css).getBoundingClientRect()).map(box => [box.top, box.bottom])"
+    asked, told = page.driver.execute_script(boxes)
+    assert 0 <= asked[0] < asked[1] <= told[0] < told[1] <= 720
     page.click("#stop")
     page.text("#status", "stopped")
     time.sleep(1)  # for a step's message that comes late

@@ -22,7 +22,8 @@ from concat_id.studio.worker import VideoRequest, Worker
 
 CONSENT = "Use photos of people who have agreed to it, and say of the result that it is generated. Photos stay on this machine."
 CSS = """
-.gradio-container {width: 100%; max-width: 1200px !important; margin: auto}
+.gradio-container {width: 100%; max-width: 1200px !important; margin: auto; overflow: clip !important}
+#ask {position: sticky; bottom: 0; z-index: 50; padding: 8px 0; background: var(--body-background-fill)}
 .bar {height: 8px; border-radius: 4px; background: var(--border-color-primary)}
 .bar > div {height: 8px; border-radius: 4px; background: var(--color-accent)}
 .word {padding: 1px 8px; border-radius: 9px; color: white; font-size: 90%}
@@ -237,7 +238,6 @@ def build_page(studio: Studio) -> gr.Blocks:
                 with gr.Column(min_width=320):
                     form = _form()
                 with gr.Column(min_width=320):
-                    status = gr.HTML(elem_id="status")
                     preview = gr.Image(label="On the way", interactive=False, buttons=[], elem_id="preview", height=240, visible=False)
                     result = _result("result")
             with gr.Tab("Gallery") as tab, gr.Row():
@@ -259,10 +259,11 @@ def build_page(studio: Studio) -> gr.Blocks:
 
         _connect_form(studio, page, model, form)
         inputs = [model, form["prompt"], *form["files"], *form["strengths"], *form["settings"]]
-        made = {"fn": studio.make, "inputs": inputs, "outputs": [status, preview, *result["parts"]], "concurrency_limit": None, **PRIVATE}
+        outputs = [form["status"], preview, *result["parts"]]
+        made = {"fn": studio.make, "inputs": inputs, "outputs": outputs, "concurrency_limit": None, **PRIVATE}
         form["make"].click(**made)
         result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made)
-        form["stop"].click(studio.stop, None, status, queue=False, **PRIVATE)
+        form["stop"].click(studio.stop, None, form["status"], queue=False, **PRIVATE)
         gallery.select(studio.pick, folders, picked["parts"], **PRIVATE)
         picked["again"].click(studio.again, picked["parts"][-1], [form["prompt"], *form["files"], form["seed"], tabs], **PRIVATE)
     return page
@@ -299,12 +300,14 @@ def _form() -> dict[str, Any]:
                 gr.Slider(0, 10, 1, step=0.1, label=f"Strength of person {number}", min_width=150) for number in range(1, MOST_PEOPLE + 1)
             ]
         gr.Markdown("<small>Every strength of a person other than 1 takes one more pass a step; equal ones share it.</small>")
-    with gr.Row():
-        make = gr.Button("Generate", variant="primary", elem_id="make")
-        stop = gr.Button("Stop", variant="stop", elem_id="stop")
+    with gr.Column(elem_id="ask"):
+        with gr.Row():
+            make = gr.Button("Generate", variant="primary", elem_id="make")
+            stop = gr.Button("Stop", variant="stop", elem_id="stop")
+        status = gr.HTML(elem_id="status")
     return {
         "files": files, "views": views, "verdicts": verdicts, "prompt": prompt, "examples": examples, "make": make, "stop": stop,
-        "seed": seed, "strengths": strengths, "settings": [seed, takes, frames, steps, guidance],
+        "seed": seed, "status": status, "strengths": strengths, "settings": [seed, takes, frames, steps, guidance],
     }  # fmt: skip
 
 
