@@ -15,7 +15,8 @@ from concat_id.studio.page import Studio
 from concat_id.studio.worker import Event
 from concat_id.video.writing import write_video
 
-SETTINGS = {"size": [96, 144], "model": {"sampler": {"num_inference_steps": 2}}}
+SAMPLER = {"num_inference_steps": 2, "guidance_scale": 5.5, "ref_guidance_scale": [2.0, 3.0]}
+SETTINGS = {"size": [96, 144], "latent_frames": 3, "model": {"sampler": SAMPLER}}
 
 
 def test_a_result_is_shown_whatever_its_age_and_what_is_left_out_is_told(tmp_path, monkeypatch):
@@ -39,7 +40,7 @@ def test_a_result_is_shown_whatever_its_age_and_what_is_left_out_is_told(tmp_pat
     assert f", {MOST} of {MOST + 1}" in choices["label"] and f", {MOST} of {MOST + 1}" in gallery["label"]
     assert choices["choices"][0] == (f"output/{MOST:04d}_speaks: speaks (seed {MOST})", str(output / f"{MOST:04d}_speaks"))
     assert gr.Gallery().postprocess(gallery["value"]) and len(folders) == MOST - 1, "without the one that has no picture"
-    assert str(oldest) not in folders and studio.again(str(oldest))[0] == "speaks"
+    assert str(oldest) not in folders and studio.again(str(oldest), "mini")[2] == "speaks"
 
 
 def test_models_of_this_machine_by_task_with_their_prompts(tmp_path):
@@ -74,9 +75,16 @@ def test_of_several_takes_the_best_is_shown(tmp_path, monkeypatch):
     crops = [f"reference_{number}_crop.png" for number in (1, 2, 3)]
     for name in crops:
         (folder / name).touch()
-    write_json(folder / "info.json", info | {"references": [{"person": 1}, {"person": 1}, {"person": 2}], "files": crops})
-    _, *slots, _, _ = Studio({}).again(str(folder))
-    assert [[Path(path).name for path in slot or ()] for slot in slots] == [crops[:2], crops[2:], []], "photos of one person in one slot"
+    studio = Studio(find_models())
+    samples[0]["seed"] = 2**32 - 1
+    for load, model in (("models/mini/transformer", "mini"), ("my/weights", "wan_mini")):
+        details = {"load": load, "samples": samples, "references": [{"person": 1}, {"person": 1}, {"person": 2}], "files": crops}
+        write_json(folder / "info.json", info | details)
+        told, chosen, _, *slots, seed, takes, _, frames, steps, guidance, one, two, _, _ = studio.again(str(folder), "wan_mini")
+        foreign = "the model of output/0000_speaks is not offered here; wan_mini takes its place"
+        assert (chosen, told) == (model, "" if model == "mini" else foreign)
+        assert [[Path(path).name for path in slot or ()] for slot in slots] == [crops[:2], crops[2:], []], "photos of a person in one slot"
+        assert (seed, takes) == (0, 2) and [each["value"] for each in (frames, steps, guidance, one, two)] == [3, 2, 5.5, 2.0, 3.0]
     for damaged in ({"samples": []}, {"files": 0}):
         write_json(folder / "info.json", {name: value for name, value in (info | damaged).items() if value != 0})
         assert read_result(folder) is None

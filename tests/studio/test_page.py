@@ -165,6 +165,9 @@ def test_two_photos_become_a_video_that_plays_on_large_and_small_screens(page, s
         page.resize(width)
         page.driver.save_screenshot(str(output / f"page_{width}.png"))
         assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
+    page.click("#result_again")
+    page.text("#result_table", r"seed\s+4[45]")
+    assert page.all("#seed input")[0].get_attribute("value") == "44", "after 42 and 43"
     assert page.foreign_requests() == []
 
 
@@ -225,6 +228,7 @@ def test_results_are_there_after_a_restart_and_can_be_made_again_and_measured(pa
     page.text("#verdict1", "good|usable")
     page.click("button", "More")
     assert page.driver.execute_script("return document.querySelector('#seed input').value") == str(seed + 1)
+    assert page.driver.execute_script("return document.querySelector('#steps input').value") == "2"
     page.click("button[role=tab]", "Evaluate")
     page.text("#chosen", r"0000_a_man_in_a_green.*seed 42")
     page.click("#chosen input")

@@ -10,7 +10,7 @@ from concat_id.config.schema import Config
 from concat_id.errors import UserError
 from concat_id.files.paths import SEPARATOR
 
-MOST_PEOPLE = 3
+MOST_PEOPLE, MOST_TAKES = 3, 8
 LONGEST_PROMPT = 2000  # characters
 
 
@@ -24,6 +24,11 @@ class Model(NamedTuple):
     def task(self, people: int) -> str:
         """Which of its configurations is for so many people."""
         return TASKS[1] if people > 1 and TASKS[1] in self.configs else next(iter(self.configs))
+
+    @property
+    def weights(self) -> set[Path]:
+        """The transformers of its configurations."""
+        return {Path(config.args.load) for config in self.configs.values() if config.args.load}
 
     @property
     def folders(self) -> list[Path]:

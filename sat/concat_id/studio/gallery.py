@@ -45,6 +45,14 @@ class Result:
         return int(self.info["samples"][self.take]["seed"])
 
     @property
+    def sizes(self) -> list[float]:
+        """Latent frames, steps, the strength of the prompt and those of its people."""
+        sampler, people = self.info["settings"]["model"]["sampler"], len(self.crops)
+        strengths = sampler["ref_guidance_scale"]
+        strengths = strengths if isinstance(strengths, list) else [strengths] * people
+        return [self.info["settings"]["latent_frames"], sampler["num_inference_steps"], sampler["guidance_scale"], *strengths]
+
+    @property
     def poster(self) -> str | None:
         """An image that stands for it."""
         video = self.file("video")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from concat_id.errors import UserError, counted
 from concat_id.files.paths import PROJECT_ROOT
-from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, Model, default_model, example_prompts
+from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, MOST_TAKES, Model, default_model, example_prompts
 from concat_id.studio.gallery import MOST, Result, read_result, result_folders, served
 from concat_id.studio.photos import PhotoReader, marked, sentence, side_by_side
 from concat_id.studio.worker import VideoRequest, Worker
@@ -135,14 +135,25 @@ class Studio:
         """The values of the result's components for the one that was clicked."""
         return shown(read_result(Path(folders[event.index])))
 
-    def again(self, folder: str | None) -> tuple:
-        """The form for an earlier result with another seed, and the tab that it is in: prompt, photos, seed; crops stand in for photos."""
+    def again(self, folder: str | None, model: str) -> tuple:
+        """Status, model, prompt, photos, seed, takes and `defaults` for an earlier result with other seeds, and the tab of the form.
+
+        Crops stand in for photos, and `model` for one that is not offered.
+        """
         found = read_result(Path(folder)) if folder else None
         if found is None:
-            return (gr.skip(),) * (MOST_PEOPLE + 3)
+            return (gr.skip(),) * (2 * MOST_PEOPLE + 10)
         photos: list = [[served(path) for path in crops] for crops in found.crops[:MOST_PEOPLE]]
         photos += [None] * (MOST_PEOPLE - len(photos))
-        return found.prompt, *photos, found.seed + 1, gr.update(selected="create")
+        known = [name for name, each in self.models.items() if Path(str(found.info.get("load"))) in each.weights]
+        told = "" if known else f"the model of {found.name} is not offered here; {model} takes its place"
+        model = model if model in known or not known else known[0]
+        examples, *sliders = self.defaults(model)
+        for slider, value in zip(sliders, found.sizes, strict=False):
+            slider["value"] = min(value, slider.get("maximum", value))
+        seeds = [sample["seed"] for sample in found.info["samples"]]
+        form = (max(seeds) + 1) % SEEDS, min(len(seeds), MOST_TAKES), examples, *sliders
+        return html.escape(told), model, found.prompt, *photos, *form, gr.update(selected="create")
 
     def defaults(self, model: str) -> tuple:
         """What the form says for a model: its prompts, sizes, and how many people it takes."""
@@ -257,15 +268,17 @@ def build_page(studio: Studio) -> gr.Blocks:
                 machine = gr.Code(label="python sat/doctor.py", language=None, elem_id="machine", interactive=False)
                 examine.click(lambda: run_script("doctor"), None, machine, concurrency_limit=1, **PRIVATE)
 
-        _connect_form(studio, page, model, form)
+        sizes = _connect_form(studio, page, model, form)
         inputs = [model, form["prompt"], *form["files"], *form["strengths"], *form["settings"]]
         outputs = [form["status"], preview, *result["parts"]]
         made = {"fn": studio.make, "inputs": inputs, "outputs": outputs, "concurrency_limit": None, **PRIVATE}
         form["make"].click(**made)
-        result["again"].click(lambda seed: (seed or 0) + 1, form["seed"], form["seed"], **PRIVATE).then(**made)
+        seeds = form["settings"][:2]
+        result["again"].click(lambda seed, takes: ((seed or 0) + takes) % SEEDS, seeds, seeds[0], **PRIVATE).then(**made)
         form["stop"].click(studio.stop, None, form["status"], queue=False, **PRIVATE)
         gallery.select(studio.pick, folders, picked["parts"], **PRIVATE)
-        picked["again"].click(studio.again, picked["parts"][-1], [form["prompt"], *form["files"], form["seed"], tabs], **PRIVATE)
+        filled = [form["status"], model, form["prompt"], *form["files"], *seeds, *sizes, tabs]
+        picked["again"].click(studio.again, [picked["parts"][-1], model], filled, **PRIVATE)
     return page
 
 
@@ -291,7 +304,7 @@ def _form() -> dict[str, Any]:
     with gr.Accordion("More", open=False):
         with gr.Row():
             seed = gr.Number(42, label="Seed", elem_id="seed")
-            takes = gr.Slider(1, 8, 1, step=1, label="Takes, ranked by likeness", elem_id="takes")
+            takes = gr.Slider(1, MOST_TAKES, 1, step=1, label="Takes, ranked by likeness", elem_id="takes")
         frames = gr.Slider(1, 13, 1, step=1, label="Latent frames: n make 4(n-1)+1 frames, 1 a portrait", elem_id="frames")
         steps = gr.Slider(2, 100, 25, step=1, label="Denoising steps", elem_id="steps")
         guidance = gr.Slider(1, 15, 6, step=0.5, label="Strength of the prompt", elem_id="guidance")
@@ -307,7 +320,7 @@ def _form() -> dict[str, Any]:
         status = gr.HTML(elem_id="status")
     return {
         "files": files, "views": views, "verdicts": verdicts, "prompt": prompt, "examples": examples, "make": make, "stop": stop,
-        "seed": seed, "status": status, "strengths": strengths, "settings": [seed, takes, frames, steps, guidance],
+        "status": status, "strengths": strengths, "settings": [seed, takes, frames, steps, guidance],
     }  # fmt: skip
 
 
@@ -322,7 +335,9 @@ def _result(name: str) -> dict[str, Any]:
     return {"parts": [whole, video, portrait, sheet, references, table, gr.State()], "again": again}
 
 
-def _connect_form(studio: Studio, page: gr.Blocks, model: Any, form: dict[str, Any]) -> None:
+def _connect_form(studio: Studio, page: gr.Blocks, model: Any, form: dict[str, Any]) -> list[Any]:
+    """Connect the form's parts with one another; returns those that a model has defaults for."""
+
     def look(paths: list[str] | None, name: str) -> tuple:
         image, verdict = studio.reader.look(paths, next(iter(studio.models[name].configs.values())))
         return gr.update(value=image, visible=image is not None), verdict
@@ -330,6 +345,7 @@ def _connect_form(studio: Studio, page: gr.Blocks, model: Any, form: dict[str, A
     for file, view, verdict in zip(form["files"], form["views"], form["verdicts"], strict=True):
         file.change(look, [file, model], [view, verdict], **PRIVATE)
     filled = [form["examples"], *form["settings"][2:], *form["strengths"]]
-    for load in (page.load, model.change):
+    for load in (page.load, model.input):
         load(studio.defaults, model, filled, **PRIVATE)
     form["examples"].click(lambda sample: sample[0], form["examples"], form["prompt"], **PRIVATE)
+    return filled
