@@ -60,7 +60,7 @@ def serve(arguments: Namespace) -> None:
         raise UserError("gradio: not installed, expected it for the page; run `bash studio.sh`, which installs it")
     from concat_id.studio.choices import find_models
     from concat_id.studio.guard import OWN_REQUESTS_ONLY
-    from concat_id.studio.page import CSS, NAME_UPLOADS, Studio, build_page, theme
+    from concat_id.studio.page import CSS, NAME_PARTS, Studio, build_page, theme
 
     studio = Studio(find_models(arguments.output))
     page = build_page(studio).queue(max_size=32, api_open=False)
@@ -69,7 +69,7 @@ def serve(arguments: Namespace) -> None:
         page.launch(
             server_name=arguments.listen or LOCAL, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
             **access, max_file_size="64mb", footer_links=[], enable_monitoring=False, ssr_mode=False, pwa=False,
-            css=CSS, js=NAME_UPLOADS, theme=theme(),
+            css=CSS, js=NAME_PARTS, theme=theme(),
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {arguments.port}: is in use by another program, or not to be had; choose another with --port") from error

@@ -89,12 +89,21 @@ class Page:
 
     def upload(self, person: int, path: Path) -> str:
         """Put a file into a slot, and return the verdict."""
-        clear = self.all(f"#photo{person} button[aria-label='Clear'], #photo{person} button[title='Clear']")
-        for button in clear:
+        for button in self.all(f"#photo{person} button[title='Clear']"):
             self.driver.execute_script("arguments[0].click()", button)
             self.text(f"#verdict{person}", "^$")
         self.all(f"#photo{person} input[type=file]")[0].send_keys(str(path))
         return self.text(f"#verdict{person}", "good|usable|poor|unreadable")
+
+    def contrast(self, css: str) -> float:
+        """How much brighter the words of an element are than what is behind them, or the other way round, as WCAG counts it."""
+        colours = """let element = document.querySelector(arguments[0]), found = [getComputedStyle(element).color], fill
+            do { fill = getComputedStyle(element).backgroundColor; element = element.parentElement } while (/, 0\\)/.test(fill))
+            return [...found, fill].map(colour => colour.match(/\\d+/g).slice(0, 3))"""
+        shares = [[int(value) / 255 for value in colour] for colour in self.driver.execute_script(colours, css)]
+        linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in colour] for colour in shares]
+        dark, bright = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05 for red, green, blue in linear)
+        return bright / dark
 
     def write(self, css: str, text: str) -> None:
         field = self.all(css)[0]
@@ -142,7 +151,9 @@ def again(output, tmp_path_factory):
 def test_two_photos_become_a_video_that_plays_on_large_and_small_screens(page, server, output):
     page.open(server.address)
     assert "good" in page.upload(1, PEOPLE / "ben.png") and "good" in page.upload(2, PEOPLE / "anna.png")
-    page.click("#photo1 button[aria-label='Clear']")
+    assert page.all("#view2 img")[0].get_attribute("alt") and page.all("#verdict2 [role=status]")[0].text == "good"
+    page.click("#photo1 button[aria-label='Clear photos of person 1']")
+    assert not page.all("button[aria-label^='common']")
     page.click("#photo1 button[aria-label='Photos of person 1']")
     page.click("#photo3 button[aria-label='Photos of person 3']")
     assert "good" in page.upload(1, PEOPLE / "ben.png")
@@ -178,7 +189,8 @@ def test_stop_ends_the_process_and_the_next_video_is_made(page, server):
     page.click("button", "More")
     page.write("#steps input[type=number]", "100")
     page.click("#make")
-    page.text("#status", "step [1-9]")
+    page.text("#status [role=status]", "step [1-9]")
+    assert int(page.all("#status [role=progressbar]")[0].get_attribute("aria-valuenow")) > 0
     page.resize(1280, 720)
     boxes = "return ['#make', '#status'].map(css => document.querySelector(css).getBoundingClientRect()).map(box => [box.top, box.bottom])"
     asked, told = page.driver.execute_script(boxes)
@@ -215,6 +227,9 @@ def test_what_is_no_photo_or_no_prompt_has_a_sentence_and_the_server_lives_on(pa
     page.write("#seed input", "-1")
     page.click("#make")
     page.text("#status", "Seed: found -1, expected a whole number from 0 to 4294967295")
+    for colours in ("light", "dark"):
+        page.driver.execute_script("document.body.className = arguments[0]", colours)
+        assert min(map(page.contrast, ("#make", "#stop", "button[role=tab].selected"))) > 4.5, colours
     assert requests.get(server.address, timeout=10).status_code == 200
 
 
@@ -226,6 +241,7 @@ def test_results_are_there_after_a_restart_and_can_be_made_again_and_measured(pa
     seed = int(re.search(r"seed\s+(\d+)", page.text("#picked_table", "seed"))[1])
     page.click("#picked_again")
     page.text("#verdict1", "good|usable")
+    assert page.driver.execute_script("return document.activeElement.closest('[id]').id") == "prompt"
     page.click("button", "More")
     assert page.driver.execute_script("return document.querySelector('#seed input').value") == str(seed + 1)
     assert page.driver.execute_script("return document.querySelector('#steps input').value") == "2"
@@ -236,7 +252,7 @@ def test_results_are_there_after_a_restart_and_can_be_made_again_and_measured(pa
     end = time.monotonic() + PATIENCE
     while not page.all("#report iframe") and time.monotonic() < end:
         time.sleep(0.2)
-    assert "SFace similarity" in page.all("#report iframe")[0].get_attribute("srcdoc")
+    assert "SFace similarity" in page.all("#report iframe[title]")[0].get_attribute("srcdoc")
 
 
 def test_no_path_of_the_server_is_accepted_and_uploads_go_with_it(call, output, again):

@@ -23,6 +23,9 @@ from concat_id.studio.worker import VideoRequest, Worker
 CONSENT = "Use photos of people who have agreed to it, and say of the result that it is generated. Photos stay on this machine."
 CSS = """
 .gradio-container {width: 100%; max-width: 1200px !important; margin: auto; overflow: clip !important}
+.gradio-container {--button-primary-background-fill: #c2410c; --button-primary-background-fill-hover: #9a3412}
+.gradio-container {--button-cancel-background-fill: #b91c1c; --button-cancel-background-fill-hover: #991b1b}
+body:not(.dark) .gradio-container {--color-accent: #c2410c}
 #ask {position: sticky; bottom: 0; z-index: 50; padding: 8px 0; background: var(--body-background-fill)}
 .bar {height: 8px; border-radius: 4px; background: var(--border-color-primary)}
 .bar > div {height: 8px; border-radius: 4px; background: var(--color-accent)}
@@ -38,9 +41,12 @@ CSS = """
 footer {display: none !important}
 """
 # The buttons of Gradio's files are all called alike; they come anew with every upload.
-NAME_UPLOADS = """() => new MutationObserver(() => document.querySelectorAll("[id^=photo] button[aria-dropeffect]").forEach(
-  button => button.setAttribute("aria-label", "Photos of person " + button.closest("[id^=photo]").id.slice(5))
-)).observe(document.body, {childList: true, subtree: true})"""
+NAME_PARTS = """() => new MutationObserver(() => {
+  document.querySelectorAll("[id^=photo] button:is([aria-dropeffect], [title])").forEach(button => button.setAttribute("aria-label",
+    (button.title == "Clear" ? "Clear photos of person " : "Photos of person ") + button.closest("[id^=photo]").id.slice(5)));
+  document.querySelectorAll(":is(#status, [id^=verdict]) .prose").forEach(told => told.setAttribute("role", "status"))
+}).observe(document.body, {childList: true, subtree: true})"""
+FOCUS_PROMPT = "() => setTimeout(() => document.querySelector('#prompt textarea').focus())"
 GALLERY, EVALUATED = "Results, the newest first", "Results to compare, the newest first"
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
 IDLE = "nothing of yours is being made"
@@ -187,7 +193,7 @@ class Studio:
             told = run_script("evaluate_identity", "--videos", *chosen, "--output", folder)
             report = Path(folder) / "report.html"
             page = html.escape(report.read_text(encoding="utf-8")) if report.is_file() else None
-        yield f'<iframe class="report" sandbox srcdoc="{page}"></iframe>' if page else f"<pre>{html.escape(told)}</pre>"
+        yield f'<iframe class="report" title="Report" sandbox srcdoc="{page}"></iframe>' if page else f"<pre>{html.escape(told)}</pre>"
 
 
 def theme() -> gr.themes.Base:
@@ -215,7 +221,8 @@ def time_left(began: float, done: int, of: int) -> str:
 
 def bar(told: str, share: float) -> str:
     """A sentence over a progress bar."""
-    return f'{html.escape(told)}<div class="bar"><div style="width: {100 * share:.0f}%"></div></div>'
+    role = f'role="progressbar" aria-label="Progress" aria-valuenow="{100 * share:.0f}"'
+    return f'{html.escape(told)}<div class="bar" {role}><div style="width: {100 * share:.0f}%"></div></div>'
 
 
 def table(rows: list[tuple[str, str]]) -> str:
@@ -278,7 +285,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         form["stop"].click(studio.stop, None, form["status"], queue=False, **PRIVATE)
         gallery.select(studio.pick, folders, picked["parts"], **PRIVATE)
         filled = [form["status"], model, form["prompt"], *form["files"], *seeds, *sizes, tabs]
-        picked["again"].click(studio.again, [picked["parts"][-1], model], filled, **PRIVATE)
+        picked["again"].click(studio.again, [picked["parts"][-1], model], filled, **PRIVATE).then(None, js=FOCUS_PROMPT)
     return page
 
 
@@ -296,7 +303,8 @@ def _form() -> dict[str, Any]:
         for number in range(1, MOST_PEOPLE + 1):
             with gr.Column(min_width=150):
                 files.append(gr.File(label=f"Person {number}", file_count="multiple", elem_id=f"photo{number}", height=140))
-                views.append(gr.Image(show_label=False, interactive=False, height=130, buttons=[], elem_id=f"view{number}", visible=False))
+                view = {"alt_text": f"Person {number}: crop, what the model sees", "show_label": False, "interactive": False, "buttons": []}
+                views.append(gr.Image(**view, height=130, elem_id=f"view{number}", visible=False))
                 verdicts.append(gr.HTML(elem_id=f"verdict{number}"))
     gr.Markdown(f"<small>People from left to right; of each the best photo (64 MB at most) is taken. {CONSENT}</small>")
     prompt = gr.Textbox(label="Prompt", lines=2, elem_id="prompt")
@@ -327,9 +335,10 @@ def _form() -> dict[str, Any]:
 def _result(name: str) -> dict[str, Any]:
     with gr.Column(visible=False) as whole:
         video = gr.Video(label="Video", interactive=False, autoplay=True, loop=True, elem_id=f"{name}_video")
-        portrait = gr.Image(label="Portrait", interactive=False, buttons=SAVE, elem_id=f"{name}_portrait")
-        sheet = gr.Image(label="Sheet", interactive=False, buttons=SAVE, elem_id=f"{name}_sheet")
-        references = gr.Image(label="What the model saw", interactive=False, buttons=[], height=180, elem_id=f"{name}_references")
+        portrait = gr.Image(label="Portrait", alt_text="Portrait", interactive=False, buttons=SAVE, elem_id=f"{name}_portrait")
+        sheet = gr.Image(label="Sheet", alt_text="Sheet", interactive=False, buttons=SAVE, elem_id=f"{name}_sheet")
+        seen = {"label": "What the model saw", "alt_text": "What the model saw", "elem_id": f"{name}_references"}
+        references = gr.Image(**seen, interactive=False, buttons=[], height=180)
         table = gr.HTML(elem_id=f"{name}_table")
         again = gr.Button("Again with another seed", elem_id=f"{name}_again")
     return {"parts": [whole, video, portrait, sheet, references, table, gr.State()], "again": again}
