@@ -26,7 +26,8 @@ def read_arguments() -> Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port of the page (default: %(default)s)")
     parser.add_argument("--listen", metavar="ADDRESS", help="address to listen on, such as 0.0.0.0 for all of this machine's networks")
-    parser.add_argument("--password", metavar="TEXT", help="what --listen needs; the user is called studio, nothing is encrypted")
+    parser.add_argument("--password", metavar="TEXT", default=os.environ.get("CONCAT_ID_PASSWORD"),
+                        help="what --listen needs; CONCAT_ID_PASSWORD hides it from others here; the user is studio, nothing is encrypted")
     parser.add_argument("--output", metavar="FOLDER", help="folder of the results (default: those of the models' YAML files)")
     arguments = parser.parse_args()
     if not 1 <= arguments.port <= 65535:
@@ -59,17 +60,16 @@ def serve(arguments: Namespace) -> None:
     if find_spec("gradio") is None:
         raise UserError("gradio: not installed, expected it for the page; run `bash studio.sh`, which installs it")
     from concat_id.studio.choices import find_models
-    from concat_id.studio.guard import OWN_REQUESTS_ONLY
+    from concat_id.studio.guard import guarded
     from concat_id.studio.page import CSS, NAME_PARTS, Studio, build_page, theme
 
     studio = Studio(find_models(arguments.output))
     page = build_page(studio).queue(max_size=32, api_open=False)
-    access = {"auth": ("studio", arguments.password)} if arguments.password else {"app_kwargs": OWN_REQUESTS_ONLY}
     try:
         page.launch(
             server_name=arguments.listen or LOCAL, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
-            **access, max_file_size="64mb", footer_links=[], enable_monitoring=False, ssr_mode=False, pwa=False,
-            css=CSS, js=NAME_PARTS, theme=theme(),
+            auth=("studio", arguments.password) if arguments.password else None, app_kwargs=guarded(bool(arguments.password)), pwa=False,
+            max_file_size="64mb", footer_links=[], enable_monitoring=False, ssr_mode=False, css=CSS, js=NAME_PARTS, theme=theme(),
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {arguments.port}: is in use by another program, or not to be had; choose another with --port") from error

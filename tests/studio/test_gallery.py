@@ -40,6 +40,9 @@ def test_a_result_is_shown_whatever_its_age_and_what_is_left_out_is_told(tmp_pat
     assert f", {MOST} of {MOST + 1}" in choices["label"] and f", {MOST} of {MOST + 1}" in gallery["label"]
     assert choices["choices"][0] == (f"output/{MOST:04d}_speaks: speaks (seed {MOST})", str(output / f"{MOST:04d}_speaks"))
     assert gr.Gallery().postprocess(gallery["value"]) and len(folders) == MOST - 1, "without the one that has no picture"
+    monkeypatch.setattr("concat_id.studio.page.run_script", lambda *arguments: arguments[-1])
+    *_, report = studio.evaluate([choices["choices"][0][1]])
+    assert f"<pre>{tmp_path}" in report, "in the folder that goes with the page"
     assert str(oldest) not in folders and studio.again(str(oldest), "mini")[2] == "speaks"
 
 

@@ -11,30 +11,37 @@ OWN_NAMES = "127.0.0.1", "localhost", "::1"
 
 
 class OwnRequestsOnly:
-    """Refuse what other pages ask for, and requests under another name than this machine's own, which a website's can resolve to."""
+    """Refuse what other pages ask for, also in the name of somebody who has logged in.
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    Without a password requests under another name than this machine's own are refused as well, as a website's can resolve to it.
+    """
+
+    def __init__(self, app: ASGIApp, has_password: bool):
+        self.app, self.has_password = app, has_password
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with 403 or pass the request on."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            if not _is_own(headers):
+            if not self._is_own(headers):
                 remedy = "open http://127.0.0.1 with the page's port, or start the page with --listen and --password"
+                remedy = "open the page itself; a proxy before it has to pass on the header Host" if self.has_password else remedy
                 found = headers.get("origin") or headers.get("host", "")
                 return await PlainTextResponse(f"found a request of {found}; {remedy}\n", 403)(scope, receive, send)
         await self.app(scope, receive, send)
 
+    def _is_own(self, headers: Headers) -> bool:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        of_others = headers.get("sec-fetch-site") in ("cross-site", "same-site")  # told where there is no origin
+        if of_others and headers.get("sec-fetch-mode") != "navigate":
+            return False
+        try:
+            is_known = self.has_password or urlsplit(f"//{host}").hostname in OWN_NAMES
+            return is_known and (origin is None or urlsplit(origin).netloc == host)
+        except ValueError:
+            return False
 
-def _is_own(headers: Headers) -> bool:
-    host, origin = headers.get("host", ""), headers.get("origin")
-    embedded = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"  # which has no origin
-    try:
-        return urlsplit(f"//{host}").hostname in OWN_NAMES and (origin is None or urlsplit(origin).netloc == host) and not embedded
-    except ValueError:
-        return False
 
-
-OWN_REQUESTS_ONLY = {"middleware": [Middleware(OwnRequestsOnly)]}
-"""For the application that serves the page."""
+def guarded(has_password: bool) -> dict[str, list[Middleware]]:
+    """For the application that serves the page."""
+    return {"middleware": [Middleware(OwnRequestsOnly, has_password)]}

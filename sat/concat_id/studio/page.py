@@ -2,6 +2,7 @@
 
 import html
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -189,7 +190,7 @@ class Studio:
             yield "choose one result or more"
             return
         yield "measuring; some seconds a video"
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
             told = run_script("evaluate_identity", "--videos", *chosen, "--output", folder)
             report = Path(folder) / "report.html"
             page = html.escape(report.read_text(encoding="utf-8")) if report.is_file() else None
