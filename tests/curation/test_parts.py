@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from data.conftest import burned_times, write_clip
 from face.test_tracking import sight
+from in_process import ffmpeg
 from PIL import Image
 
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people
@@ -59,10 +60,13 @@ def test_spans_fill_the_shots_that_are_long_enough(seed):
 def test_clips_hold_all_frames_of_their_shot_and_no_other(tmp_path, name):
     rate, cuts = Fraction(name[:-4]), [41, 83, 107]
     video = write_clip(tmp_path / f"video{name[-4:]}", name[:-4], 5.0)
+    ffmpeg("-i", video, "-metadata", "title=Jane Doe", "-c", "copy", named := video.with_stem("named"))
+    assert b"Jane Doe" in named.read_bytes()
     spans, _ = plan_clips(cuts, round(5 * rate), 21, float(rate))
     assert Span(1.0, 2.0, frame=0.04).part == pytest.approx((0.98, 1.0)), "in the middle between two frames"
     for span in spans:
-        cut_clip(video, tmp_path / "clip.mp4", *span.part, 60)
+        cut_clip(named, tmp_path / "clip.mp4", *span.part, 60)
+        assert b"Jane Doe" not in (tmp_path / "clip.mp4").read_bytes(), "clips are passed on"
         expected = list(range(round(span.start * rate), round(span.end * rate)))
         for frames in (read_frames(tmp_path / "clip.mp4", "null", 60), read_frames(video, f"fps={rate}", 60, *span.part)):
             assert [round(rate * second) for second in burned_times(list(frames)).tolist()] == expected

@@ -13,6 +13,7 @@ from concat_id.errors import UserError
 from concat_id.video.writing import FITTING, QUALITY, decode_frames, run_encoder, video_input
 
 PART = "trim=end={:.6f},setpts=PTS-STARTPTS"  # -t counts from the first frame, which may be shown later than the start
+BARE = "-map_metadata", "-1", "-map_chapters", "-1"  # clips are passed on: without place, title and comments of the source
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 
 ALIKE = 4  # of 255, to which two decoders agree on a frame: 10 bits differ by 1.6, a mirrored frame by more than 20
@@ -46,7 +47,7 @@ def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: float) -> None:
     """Write a part of a video as H.264 of 8 bits without sound, at its own size, if that is not beyond 4K, and rate. Raises `UserError`."""
-    options = ["-ss", f"{start:.6f}", *video_input(path), "-map", "0:V:0", "-an", "-vf", f"{PART.format(seconds)},{FITTING},{EVEN}"]
+    options = ["-ss", f"{start:.6f}", *video_input(path), "-map", "0:V:0", "-an", *BARE, "-vf", f"{PART.format(seconds)},{FITTING},{EVEN}"]
     options += ["-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY]
     try:
         run_encoder(target, options, f"free some space or mend {path.name}", stdin=subprocess.DEVNULL, timeout=timeout_s)
