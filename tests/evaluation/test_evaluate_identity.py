@@ -29,6 +29,7 @@ def test_genuine_and_impostor_similarity(evaluate, tmp_path, portraits):
     assert genuine == pytest.approx(1, abs=0.08) and impostor == pytest.approx(0, abs=0.08)
     assert report["comparisons"][0]["second_minus_first"]["similarity"]["mean"] < -0.4
     assert "SFace similarity as published" in out and "ArcFace" not in out
+    assert {*report["runs"][0]["videos"][0]["references"][0]} == {"image"}, "reports are passed on, and people recognised by vectors"
 
 
 def test_people_are_identified_among_all_references(evaluate, tmp_path, portraits):

@@ -69,7 +69,8 @@ def test_results_are_those_of_diffusers(run, tiny_consisid, photo, tmp_path):
     assert_close(run.latents[0], by_diffusers(tiny_consisid, Image.open(photo)), 1e-5)
     (folder,) = results(tmp_path)
     info = json.loads((folder / "info.json").read_text())
-    assert info["run"] == {"network": "diffusers", "attention_kernel": "auto", "compiled": False, "memory": "balanced"}
+    placed = {"network": "diffusers", "attention_kernel": "auto", "compiled": False, "memory": "balanced", "tiled_decoding": False}
+    assert info["run"] == placed | {"threads": torch.get_num_threads()}
     assert Image.open(folder / "reference_1.png").size == (64, 64) and (folder / "video.mp4").stat().st_size
     assert "finished already" in run("--image", photo).out and len(run.latents) == 1
     assert run("--image", photo, "--overwrite", "--memory", "low").code == 0

@@ -15,7 +15,7 @@ from concat_id.versions import versions
 
 PACKAGES = ("numpy", "onnxruntime", "insightface", "opencv-python-headless", "torch", "transformers")
 FORMULA = {*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20"}  # first characters; the last four are wide ones
-INTERNAL = {"key", "file", "vectors"}  # parts of a result that report.json leaves out
+INTERNAL = {"key", "file", "vectors"}  # parts of a result that report.json leaves out, as by faces' vectors anybody can recognise people
 
 
 def write_report(summary: Summary, output: Path) -> list[Path]:
@@ -68,7 +68,8 @@ def _as_json(summary: Summary) -> dict[str, Any]:
         "runs": [
             {"name": run.name, "title": run.title, "folder": str(run.folder), "summary": means,
              "problems": run.problems, "notes": run.notes,
-             "videos": [{name: value for name, value in result.items() if name not in INTERNAL} for result in run.results]}
+             "videos": [{name: value for name, value in result.items() if name not in INTERNAL}
+                        | {"references": [{"image": reference["image"]} for reference in result["references"]]} for result in run.results]}
             for run, means in zip(summary.runs, summary.means, strict=True)
         ],
         "comparisons": [{"first": first, "second": second, "second_minus_first": values} for first, second, values in summary.comparisons],

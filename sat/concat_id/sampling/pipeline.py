@@ -127,11 +127,12 @@ class VideoPipeline:
         _ = self.transformer, self.autoencoder
 
     def placed(self) -> dict[str, Any]:
-        """How the networks run, which changes results by rounding alone."""
+        """How the networks run, which changes results by rounding, and by tiles where videos are larger than one."""
         args, sharing = self.config.args, self.sharing
         shared = {"parallel": sharing.way, "processes": sharing.size} if sharing else {}
-        kernel = backbones.kernel_of(self.transformer)
-        return {"network": args.network, "attention_kernel": kernel, "compiled": self.is_compiled, "memory": args.memory} | shared
+        kernel, tiled = backbones.kernel_of(self.transformer), self.placement.frugal or args.tiled_decoding
+        placed = {"network": args.network, "attention_kernel": kernel, "compiled": self.is_compiled, "memory": args.memory}
+        return placed | {"tiled_decoding": tiled, "threads": torch.get_num_threads()} | shared
 
     def follow(self) -> None:
         """Take part in the videos of another process, until it has no more."""
