@@ -1,10 +1,13 @@
 """What a slot of the page says of its photos."""
 
+import sys
+from pathlib import Path
+
 from conftest import ROOT
 
 from concat_id.config.loading import load_config
 from concat_id.config.presets import files_of
-from concat_id.studio.photos import PhotoReader, marked, side_by_side
+from concat_id.studio.photos import PhotoReader, marked, sentence, side_by_side
 
 
 def test_a_stranger_among_the_photos_of_a_slot_is_told_and_not_taken(tmp_path, photographs):
@@ -21,6 +24,7 @@ def test_a_stranger_among_the_photos_of_a_slot_is_told_and_not_taken(tmp_path, p
     names = "bad  file.png", "\u202egnp.png"
     for name in names:
         (tmp_path / name).write_text("no image")
+    assert sentence(f"run `{sys.executable} -m pip`") == f"run `{Path(sys.executable).name} -m pip`"
     shown, told = reader.look([str(ROOT / "examples" / "people" / "ben.png"), *(str(tmp_path / name) for name in names)], config)
     good, *others = told.split("<br>")
     assert shown and good == marked("good", "ben.png")

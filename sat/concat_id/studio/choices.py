@@ -12,6 +12,8 @@ from concat_id.files.paths import SEPARATOR
 
 MOST_PEOPLE, MOST_TAKES = 3, 8
 LONGEST_PROMPT = 2000  # characters
+SEEDS = 2**32
+RANGES = (1, 13), (2, 100), (1, 15), *[(0, 10)] * MOST_PEOPLE  # of latent frames, steps, the prompt's strength and those of people
 
 
 class Model(NamedTuple):

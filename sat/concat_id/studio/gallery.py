@@ -12,6 +12,7 @@ from typing import Any
 from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json
 from concat_id.files.paths import visible_files, written_whole
+from concat_id.studio.choices import SEEDS
 from concat_id.video.writing import ffmpeg, video_input
 
 MOST = 60  # results shown
@@ -43,6 +44,11 @@ class Result:
     def seed(self) -> int:
         """The seed of the take to show."""
         return int(self.info["samples"][self.take]["seed"])
+
+    @property
+    def next_seed(self) -> int:
+        """The seed after those of its takes."""
+        return (max(int(sample["seed"]) for sample in self.info["samples"]) + 1) % SEEDS
 
     @property
     def sizes(self) -> list[float]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from concat_id.errors import UserError, counted
 from concat_id.files.paths import PROJECT_ROOT
-from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, MOST_TAKES, Model, default_model, example_prompts
+from concat_id.studio.choices import LONGEST_PROMPT, MOST_PEOPLE, MOST_TAKES, RANGES, SEEDS, Model, default_model, example_prompts
 from concat_id.studio.gallery import MOST, Result, read_result, result_folders, served
 from concat_id.studio.photos import PhotoReader, marked, sentence, side_by_side
 from concat_id.studio.worker import VideoRequest, Worker
@@ -51,7 +51,6 @@ FOCUS_PROMPT = "() => setTimeout(() => document.querySelector('#prompt textarea'
 GALLERY, EVALUATED = "Results, the newest first", "Results to compare, the newest first"
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
 IDLE = "nothing of yours is being made"
-SEEDS = 2**32
 SAVE = ["fullscreen", "download"]  # buttons of an image
 SECONDS = 600  # that a report or the doctor may take
 
@@ -142,6 +141,11 @@ class Studio:
         """The values of the result's components for the one that was clicked."""
         return shown(read_result(Path(folders[event.index])))
 
+    def another_seed(self, folder: str | None, seed: float) -> float:
+        """The seed after those of a result, or that of the form where there is none."""
+        found = read_result(Path(folder)) if folder else None
+        return found.next_seed if found else seed
+
     def again(self, folder: str | None, model: str) -> tuple:
         """Status, model, prompt, photos, seed, takes and `defaults` for an earlier result with other seeds, and the tab of the form.
 
@@ -156,10 +160,11 @@ class Studio:
         told = "" if known else f"the model of {found.name} is not offered here; {model} takes its place"
         model = model if model in known or not known else known[0]
         examples, *sliders = self.defaults(model)
-        for slider, value in zip(sliders, found.sizes, strict=False):
-            slider["value"] = min(value, slider.get("maximum", value))
-        seeds = [sample["seed"] for sample in found.info["samples"]]
-        form = (max(seeds) + 1) % SEEDS, min(len(seeds), MOST_TAKES), examples, *sliders
+        for slider, value, (least, most) in zip(sliders, found.sizes, RANGES, strict=False):
+            slider["value"] = min(max(value, least), slider.get("maximum", most))
+        form = found.next_seed, min(len(found.info["samples"]), MOST_TAKES), examples, *sliders
+        if any(slider["value"] != value for slider, value in zip(sliders, found.sizes, strict=False)):
+            told = "; ".join(filter(None, [told, "what lies beyond a slider is at its end"]))
         return html.escape(told), model, found.prompt, *photos, *form, gr.update(selected="create")
 
     def defaults(self, model: str) -> tuple:
@@ -282,7 +287,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         made = {"fn": studio.make, "inputs": inputs, "outputs": outputs, "concurrency_limit": None, **PRIVATE}
         form["make"].click(**made)
         seeds = form["settings"][:2]
-        result["again"].click(lambda seed, takes: ((seed or 0) + takes) % SEEDS, seeds, seeds[0], **PRIVATE).then(**made)
+        result["again"].click(studio.another_seed, [result["parts"][-1], seeds[0]], seeds[0], **PRIVATE).then(**made)
         form["stop"].click(studio.stop, None, form["status"], queue=False, **PRIVATE)
         gallery.select(studio.pick, folders, picked["parts"], **PRIVATE)
         filled = [form["status"], model, form["prompt"], *form["files"], *seeds, *sizes, tabs]
@@ -314,12 +319,13 @@ def _form() -> dict[str, Any]:
         with gr.Row():
             seed = gr.Number(42, label="Seed", elem_id="seed")
             takes = gr.Slider(1, MOST_TAKES, 1, step=1, label="Takes, ranked by likeness", elem_id="takes")
-        frames = gr.Slider(1, 13, 1, step=1, label="Latent frames: n make 4(n-1)+1 frames, 1 a portrait", elem_id="frames")
-        steps = gr.Slider(2, 100, 25, step=1, label="Denoising steps", elem_id="steps")
-        guidance = gr.Slider(1, 15, 6, step=0.5, label="Strength of the prompt", elem_id="guidance")
+        frames = gr.Slider(*RANGES[0], 1, step=1, label="Latent frames: n make 4(n-1)+1 frames, 1 a portrait", elem_id="frames")
+        steps = gr.Slider(*RANGES[1], 25, step=1, label="Denoising steps", elem_id="steps")
+        guidance = gr.Slider(*RANGES[2], 6, step=0.5, label="Strength of the prompt", elem_id="guidance")
         with gr.Row():
             strengths = [
-                gr.Slider(0, 10, 1, step=0.1, label=f"Strength of person {number}", min_width=150) for number in range(1, MOST_PEOPLE + 1)
+                gr.Slider(*limits, 1, step=0.1, label=f"Strength of person {number}", min_width=150)
+                for number, limits in enumerate(RANGES[3:], 1)
             ]
         gr.Markdown("<small>Every strength of a person other than 1 takes one more pass a step; equal ones share it.</small>")
     with gr.Column(elem_id="ask"):

@@ -1,6 +1,7 @@
 """A photo as the page shows it at once: the crop, what the model sees of it, and the verdict."""
 
 import html
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def side_by_side(images: list[Image.Image]) -> Image.Image:
 
 
 def sentence(error: UserError | str, *paths: str | Path) -> str:
-    """What an error or a note says, with the names of uploads in place of where the server keeps them."""
+    """What an error or a note says, with the names of uploads, and of Python, in place of where the server keeps them."""
     told = str(error)
-    for path in paths:
+    for path in (*paths, sys.executable):
         told = told.replace(str(path), Path(path).name)
     return html.escape(one_line(told))
