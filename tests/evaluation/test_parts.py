@@ -60,6 +60,9 @@ def test_damaged_and_slow_files(tmp_path):
     for name in ("f.mkv", "f.gif", "f.avi", "f.flv"):
         ffmpeg("-i", clip, "-metadata", "title=partial file", tmp_path / name)
         assert read_video(tmp_path / name, 4).count == 30
+        with (tmp_path / name).open("ab") as file:
+            file.write(b"\n")
+        assert read_video(tmp_path / name, 4).count == 30, "more may follow its end"
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5000])
         refused("f.*: ends before its last frame", read_video, tmp_path / name, 4)
 
@@ -316,4 +319,7 @@ def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "media_in", lambda *args, **deep: Listed(media_in(*args, **deep)))
     found = {sample.name: sample.references for sample in find_samples(tmp_path, None)[0]}
     assert found == {"walk": (images[0], images[2]), "walk_1": (images[1],), "walk_1_2": tuple(further), "none": ()}, "a video's own image"
-    assert len(looked) == 4, "images once, videos twice, and what lies deeper"
+    images[0].unlink()
+    images[2].unlink()
+    assert "walk.mp4: found no walk.png, expected it, as" in find_samples(tmp_path, None)[1][0]
+    assert len(looked) == 8, "images once, videos twice, and what lies deeper"

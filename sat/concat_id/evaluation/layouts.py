@@ -59,9 +59,9 @@ def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[GeneratedVi
             samples, problems, notes = _own_samples(folder)
             if not samples and not problems:
                 samples, problems, notes = _plain_samples(folder)
-            known = {sample.video for sample in samples}
-            unread = [video for video in media_in(folder, is_video, deep=True) if video not in known and not any(
-                problem.startswith((f"{video}: ", f"{video.parent}: ", f"{video.parent / INFO}: ")) for problem in problems)]  # fmt: skip
+            known = {*(str(sample.video) for sample in samples), *(problem.partition(": ")[0] for problem in problems)}
+            unread = [video for video in media_in(folder, is_video, deep=True)
+                      if known.isdisjoint(map(str, (video, video.parent, video.parent / INFO)))]  # fmt: skip
             if unread and (samples or problems):
                 notes.append(f"{folder}: {counted(video=len(unread))} deeper in it or beside other results not measured, such as "
                              f"{unread[0]}; give them a folder of --videos of their own")  # fmt: skip
@@ -136,6 +136,9 @@ def _plain_samples(folder: Path) -> tuple[list[GeneratedVideo], list[str], list[
         if len({path.stem for path in references}) < len(references):
             names = ", ".join(path.name for path in references)
             problems.append(f"{video}: found {names} beside it, expected one image of each name; rename or remove the others")
+            continue
+        if not references and f"{video.stem}_1" in stems:
+            problems.append(f"{video}: found no {video.stem}.png, expected it, as a photo called like another video is that one's alone")
             continue
         text = beside(video, ".txt")
         prompt = read_text(text, "a prompt", errors="replace").strip() if kind_of(text) == "a file" else ""

@@ -88,7 +88,7 @@ def _times(path: Path, timeout_s: float) -> list[float]:
         lines = [line for line in told.strip().splitlines() if not line.startswith(("frame=", "Conversion"))] or ["damaged"]
         reason = "no video in it" if "matches no streams" in told else re.sub(r"^\[[^]]*\] *", "", lines[-1])
         raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
-    cut = container_of(path) == "gif" and not path.read_bytes().rstrip(b"\0").endswith(b";")  # its last block, of which ffmpeg says nothing
+    cut = container_of(path) == "gif" and b"\0;" not in path.read_bytes()[-1024:]  # its end, of which ffmpeg says nothing; more may follow
     if cut or CUT_SHORT.search(told):
         raise UserError(f"{path}: ends before its last frame; the file was cut short, make or copy it again")
     return sorted((decoded if shown == UNKNOWN else shown) * int(base[1]) / int(base[2]) for shown, decoded in found)
