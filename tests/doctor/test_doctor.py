@@ -64,6 +64,13 @@ def test_buffalo_holds_a_detector_and_a_recogniser(tmp_path):
     for expected in ([PROBLEM, OK], [OK, OK]):
         assert [finding.mark for part in parts_of(config) if part.path == str(folder) for finding in examine(part)] == expected
         shutil.copy(ROOT / "models" / "face_detector" / "det.onnx", folder)
+    cut(folder / "det.onnx")
+    assert all("truncated file" in line for part in parts_of(config) if part.path == str(folder) for line in told(examine(part)))
+
+
+def test_what_low_rank_weights_alone_need_is_no_problem(monkeypatch):
+    monkeypatch.setattr(software, "_installed", lambda name: "" if name == "peft" else "1")
+    assert "note for neighbours: lacks peft" in " ".join(told(software.look_at_packages(("", "neighbours"))))
 
 
 def cut(path) -> None:

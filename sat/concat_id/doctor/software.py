@@ -30,7 +30,8 @@ def look_at_packages(needed: Collection[str] = ("",)) -> Iterator[Finding]:
     yield Finding(OK, "packages", f"{len(same)} of {len(pins)} as requirements.txt says")
     for part, command in COMMANDS.items():
         if missing := [name for name, _, mark in pins if mark == part and not found[name]]:
-            yield Finding(PROBLEM if part in needed else NOTE, f"for {part}" if part else "missing", f"lacks {', '.join(missing)}", command)
+            is_problem = part in needed and missing != ["peft"]  # which ConsistentID's low-rank weights alone need
+            yield Finding(PROBLEM if is_problem else NOTE, f"for {part}" if part else "missing", f"lacks {', '.join(missing)}", command)
     if others := [f"{name} {found[name]} ({wanted})" for name, wanted, _ in pins if found[name] not in ("", wanted)]:
         yield Finding(NOTE, "other versions", ", ".join(others), f"if something fails: {SET_UP}")
 

@@ -47,8 +47,8 @@ def parts_of(config: Config) -> list[Part]:
                  for what, path in paths.items()]  # fmt: skip
         if config.model.kind == "consistentid":  # nothing stands in for these
             faces = config.model.faces
-            parts += [Part("detector", faces.detector, lambda path: [FaceDetector(path, "cpu").file]),
-                      Part("recogniser", faces.recognizer, lambda path: [load_arcface(str(path), "cpu").file]),
+            parts += [Part("detector", faces.detector, _loaded_by(lambda path: FaceDetector(path, "cpu").file)),
+                      Part("recogniser", faces.recognizer, _loaded_by(lambda path: load_arcface(str(path), "cpu").file)),
                       Part("parser", faces.parser, weight_files)]  # fmt: skip
         return parts
     if config.model.kind == "wan":
@@ -172,6 +172,17 @@ def _onnx_files(folder: Path) -> list[Path]:
     if files := onnx_files(folder):
         return files
     raise UserError(f"{folder}: has no .onnx file; download it again or remove the folder")
+
+
+def _loaded_by(load: Callable[[Path], Path]) -> Callable[[Path], list[Path]]:
+    """Find the one file that is taken of a folder, whose damaged files are told first."""
+
+    def find(folder: Path) -> list[Path]:
+        for file in _onnx_files(folder):
+            check_onnx_length(file)
+        return [load(folder)]
+
+    return find
 
 
 def _told_digests(count: int, known: int, are_checked: bool) -> str:
