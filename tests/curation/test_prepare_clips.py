@@ -128,14 +128,15 @@ def test_ten_bits_hdr_wide_pixels_and_suffixes_in_upper_case_make_the_same_clips
 
 def test_a_video_of_which_training_sees_other_frames_is_cut(videos, prepare, tmp_path):
     whole, another = videos / "whole.mp4", ("-f", "lavfi", "-t", 1.2, "-i", f"mandelbrot=s={WIDTH}x{HEIGHT}:r={FPS}")
-    mirrored, two, turned = files = [tmp_path / f"{name}.mp4" for name in ("mirrored", "two", "turned")]
+    mirrored, two, turned, late = files = [tmp_path / f"{name}.mp4" for name in ("mirrored", "two", "turned", "late")]
     ffmpeg("-display_hflip", "-i", whole, "-c", "copy", mirrored)
     ffmpeg("-i", whole, *another, "-map", "0:v", "-map", "1:v", "-c:v:0", "copy", "-c:v:1", "libx264", "-qp:v:1", 2, two)
     ffmpeg("-i", whole, "-vf", "hflip,vflip", tmp_path / "lying.mp4")
     ffmpeg("-display_rotation", 180, "-i", tmp_path / "lying.mp4", "-c", "copy", turned)
+    ffmpeg("-f", "lavfi", "-t", 2, "-i", "sine", "-itsoffset", 0.25, "-i", whole, "-c:v", "copy", late)
     assert prepare("--videos", *files, "--caption", "c", "--output", tmp_path / "out").done
     clips = read(tmp_path / "out" / "manifest.json")["clips"]
-    assert [clip["video_path"] == clip["source"] for clip in clips] == [False, False, True]
+    assert [clip["video_path"] == clip["source"] for clip in clips] == [False, False, True, True]
 
 
 def test_a_codec_that_training_does_not_read_is_encoded_anew(videos, prepare, tmp_path):
