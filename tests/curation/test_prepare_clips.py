@@ -250,9 +250,11 @@ def test_captions_beside_a_video_and_in_a_file(tmp_path, capsys):
     for name in ("a", "b", "c", unicodedata.normalize("NFD", "café")):
         (tmp_path / f"{name}.mp4").touch()
     (tmp_path / "b.txt").write_text("beside\nit")
-    for name in ("talks/2024/d.mp4", "talks/.trash/e.mp4", "out/cuts-0/clip_000.mp4", "out/cuts-0/video.json"):
+    for name in ("talks/2024/d.mp4", "talks/.trash/e.mp4", "out/cuts-0/clip_000.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "out" / "cuts-0" / "video.json").write_text('{"fingerprint": "f", "source": "s"}')
+    (tmp_path / "talks" / "2024" / "video.json").write_text('{"source": "somebody else\'s"}')
     (tmp_path / "talks" / "2024" / "d.txt").write_text("deep")
     (tmp_path / "talks" / "a.mp4").touch()
     (tmp_path / "captions.json").write_text('{"a.mp4": "by  name", "café": "letters", "A.mp4": "x", "z": "y"}')

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -12,7 +13,7 @@ from concat_id.data.manifest import SPLITS
 from concat_id.data.records import notes_of_foreign
 from concat_id.errors import UserError, reason_of, warn
 from concat_id.files.formats import VIDEOS, beside, is_image, is_video, media_in
-from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, require, take
+from concat_id.files.json_files import OBJECT, TEXT, WORDS, Kind, list_of, one_of, parse_list, read_json, recall_json, require, take
 from concat_id.files.paths import copies_among, kind_of, read_text, resolve_path
 
 RECORD = "video.json"  # of a folder that prepare_clips.py has made
@@ -114,7 +115,8 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
 def _entries_of(argument: Path) -> Iterator[tuple[str, Any]]:
     """Yield what an argument names, paths or entries of a list, each with its place for messages."""
     if kind_of(argument) == "a folder":
-        found = media_in(argument, lambda path: is_video(path) and kind_of(path.with_name(RECORD)) != "a file", deep=True)
+        is_prepared = cache(lambda folder: (recall_json(folder / RECORD) or {}).keys() >= {"fingerprint", "source"})
+        found = media_in(argument, lambda path: is_video(path) and not is_prepared(path.parent), deep=True)
         yield from (("--videos", path) for path in found)  # none that an earlier run has cut
     elif argument.suffix.lower() in (".json", ".jsonl", ".csv", ".tsv"):
         text = read_text(argument, "a JSON list of videos")
