@@ -265,6 +265,19 @@ def test_captions_beside_a_video_and_in_a_file(tmp_path, capsys):
     assert "c.mp4" in problems[0] and "captions.json: 2 captions are not used; " in (told := capsys.readouterr().err) and "'A.mp4'" in told
 
 
+def test_only_different_files_without_their_own_words_contest_a_caption(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"x/a": "one", "y/a": "one", "x/b": "two", "y/b": "three", "x/c": "four", "x/d": "five"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.mp4").write_text(content)
+    Path("list.json").write_text(json.dumps([{"video_path": f"x/{name}.mp4", "caption": f"own {name}"} for name in "bc"]))
+    Path("captions.json").write_text('{"a": "of both", "b.mp4": "y\'s", "c": "not needed", "x/d.mp4": "by path"}')
+    named = "list.json", "x/a.mp4", "y/a.mp4", "y/b.mp4", "x/d.mp4", tmp_path / "x" / "d.mp4"
+    sources, problems = read_sources([Path(name) for name in named], Captions(Path("captions.json")))
+    assert [source.caption for source in sources] == ["own b", "own c", "of both", "y's", "by path"] and capsys.readouterr().err == ""
+    assert problems == [f"{named[-1]}: named twice; the first is used", "y/a.mp4: a copy of x/a.mp4; the first is used"]
+
+
 def test_photographs_are_clips_of_one_frame_whatever_the_number_of_processes(prepare, tmp_path, portraits):
     entries = [{"video_path": f"{name}.png", "caption": f"c {name}", "identities": [name], "split": "train", "recording": "group"}
                for name in portraits]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,16 +57,19 @@ class Captions:
         self.default = " ".join(require(default or "", WORDS, f"command line: --{option}").split())
         self._place = f"--{option}s: {file}"
         self._given = {} if file is None else _read_captions(file, self._place)
-        self._used: dict[str, Path] = {}
+        self._used: dict[str, Path | None] = {}  # by key: whose it is, None if only videos with captions of their own fit
         self._option, self._suffix, self._optional = option, suffix, optional
 
-    def of(self, video: Path) -> str:
-        """Return the caption of a video. Raises `UserError` if there is none, or the file's is another video's too."""
+    def of(self, video: Path, own: str = "") -> str:
+        """Return the caption of a video, its `own` if it has one. Raises `UserError` for none, or if the file's is another video's too."""
         for key in (normalize("NFC", name) for name in (str(video), video.name, video.stem)):
             if key in self._given:
-                if (first := self._used.setdefault(key, video)) != video:
+                first = self._used[key] = self._used.get(key) or (None if own else video)
+                if not own and first != video and not copies_among((first, video)):
                     raise UserError(f"{self._place}: {key}: found {first} and {video}, expected one file; write their paths")
-                return self._given[key]
+                return own or self._given[key]
+        if own:
+            return own
         words = beside(video, self._suffix) if self._suffix else None
         if words and kind_of(words) == "a file" and (text := " ".join(read_text(words, "a caption").split())):
             return text
@@ -100,10 +103,8 @@ def read_sources(videos: Sequence[Path], captions: Captions) -> tuple[list[Sourc
         warn(*notes_of_foreign(argument, foreign, KEYS))
         for place, entry in entries:
             try:
-                source = _source_of(entry, argument.parent, place, captions)
-                if (file := os.path.realpath(source.path)) in sources:
-                    raise UserError(f"{source.path}: named twice; the first is used")
-                sources[file] = source
+                source = _source_of(entry, argument.parent, place, captions, sources)
+                sources[os.path.realpath(source.path)] = source
             except UserError as error:
                 problems.append(str(error))
     captions.warn_of_unused()
@@ -125,23 +126,25 @@ def _entries_of(argument: Path) -> Iterator[tuple[str, Any]]:
         yield "--videos", argument
 
 
-def _source_of(entry: Any, base: Path, place: str, captions: Captions) -> SourceVideo:
-    """Make the source of a path or of a list's entry, whose paths are from `base`."""
+def _source_of(entry: Any, base: Path, place: str, captions: Captions, named: Container[str]) -> SourceVideo:
+    """Make the source of a path or of a list's entry, whose paths are from `base`, unless its real path is `named` already."""
     if isinstance(entry, Path):
-        return SourceVideo(_existing(entry, place), captions.of(entry))
+        return SourceVideo(_new(entry, place, named), captions.of(entry))
     key = "image_path" if "video_path" not in require(entry, OBJECT, place) else "video_path"
     path = resolve_path(take(entry, key, TEXT, place), base, f"{place}: {key}")
-    _existing(path, f"{place}: {key}")
+    _new(path, f"{place}: {key}", named)
     caption = " ".join((take(entry, "caption", WORDS, place, optional=True) or "").split())
     identities = take(entry, "identities", NAMES, place, optional=True)
     split = take(entry, "split", one_of(*SPLITS), place, optional=True)
     recording = take(entry, "recording", TEXT, place, optional=True)
-    return SourceVideo(path, caption or captions.of(path), tuple(identities) if identities else None, split, recording)
+    return SourceVideo(path, captions.of(path, caption), tuple(identities) if identities else None, split, recording)
 
 
-def _existing(path: Path, place: str) -> Path:
+def _new(path: Path, place: str, named: Container[str]) -> Path:
     if (found := kind_of(path)) != "a file":
         raise UserError(f"{place}: found {found}, {str(path)!r}, expected a video, a folder or a .json list; check the path")
+    if os.path.realpath(path) in named:
+        raise UserError(f"{path}: named twice; the first is used")
     return path
 
 
