@@ -60,20 +60,20 @@ def serve(arguments: Namespace) -> None:
     if find_spec("gradio") is None:
         raise UserError("gradio: not installed, expected it for the page; run `bash studio.sh`, which installs it")
     from concat_id.studio.choices import find_models
-    from concat_id.studio.guard import guarded
+    from concat_id.studio.guard import bracketed, guarded
     from concat_id.studio.page import CSS, NAME_PARTS, Studio, build_page, theme
 
-    studio = Studio(find_models(arguments.output))
+    address, studio = bracketed(arguments.listen or LOCAL), Studio(find_models(arguments.output))
     page = build_page(studio).queue(max_size=32, api_open=False)
     try:
         page.launch(
-            server_name=arguments.listen or LOCAL, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
+            server_name=address, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
             auth=("studio", arguments.password) if arguments.password else None, app_kwargs=guarded(bool(arguments.password)), pwa=False,
             max_file_size="64mb", footer_links=[], enable_monitoring=False, ssr_mode=False, css=CSS, js=NAME_PARTS, theme=theme(),
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {arguments.port}: is in use by another program, or not to be had; choose another with --port") from error
-    print(f"Concat-ID Studio: http://{arguments.listen or LOCAL}:{arguments.port}   (Ctrl-C ends it)", flush=True)
+    print(f"Concat-ID Studio: http://{address}:{arguments.port}   (Ctrl-C ends it)", flush=True)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # as under nohup
             signal.signal(ending, signal.default_int_handler)  # an end like Ctrl-C's

@@ -123,17 +123,17 @@ def test_people_in_the_training_images_are_left_out(evaluate, tmp_path, portrait
 
 
 def test_our_own_outputs(evaluate, tmp_path, portraits):
-    folder = tmp_path / "outputs" / "0000_a_woman"
+    folder = tmp_path / "out: puts" / "0000_a_woman"
     write_clip(folder / "video.mp4", [scene(portraits["astronaut"])] * 2)
     write_clip(folder / "video_2.mp4", [scene(portraits["actor"])] * 2)
     portraits["astronaut"].resize((448, 448)).save(folder / "reference_1_crop.png")
     info = {"prompt": "a woman", "references": [{"image": "gone.png"}], "files": ["video.mp4", "video_2.mp4", "sheet.png"]}
     (folder / "info.json").write_text(json.dumps(info))
-    unfinished = tmp_path / "outputs" / "0001_a_man"
+    unfinished = tmp_path / "out: puts" / "0001_a_man"
     write_clip(unfinished / "video.mp4", [scene(None)] * 2)
     shutil.copy(folder / "reference_1_crop.png", unfinished / "reference_1.png")
-    shutil.copy(folder / "video.mp4", tmp_path / "outputs" / "other.mp4")
-    code, out, told = evaluate("--videos", tmp_path / "outputs")
+    shutil.copy(folder / "video.mp4", tmp_path / "out: puts" / "other.mp4")
+    code, out, told = evaluate("--videos", tmp_path / "out: puts")
     (run,) = report_of(tmp_path)["runs"]
     similarities = {video["name"]: video["scores"]["similarity"] for video in run["videos"]}
     assert similarities["0000_a_woman/1"] > 0.85 and similarities["0000_a_woman/2"] < 0.4

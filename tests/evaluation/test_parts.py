@@ -61,10 +61,12 @@ def test_damaged_and_slow_files(tmp_path):
         ffmpeg("-i", clip, "-metadata", "title=partial file", tmp_path / name)
         assert read_video(tmp_path / name, 4).count == 30
         with (tmp_path / name).open("ab") as file:
-            file.write(b"\n")
+            file.write(b"\n" * 2000)
         assert read_video(tmp_path / name, 4).count == 30, "more may follow its end"
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5000])
-        refused("f.*: ends before its last frame", read_video, tmp_path / name, 4)
+        content = (tmp_path / name).read_bytes()[:-7000]
+        for cut in range(0, 3000, 100) if name == "f.gif" else (0,):
+            (tmp_path / name).write_bytes(content[: len(content) - cut])
+            refused("f.*: ends before its last frame", read_video, tmp_path / name, 4)
 
 
 def test_each_frame_counts_once_at_a_rate_that_varies_and_behind_a_cut_or_a_hole(tmp_path):

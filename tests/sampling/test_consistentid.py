@@ -108,6 +108,7 @@ def test_a_portrait_through_the_script(portray, folder, tmp_path, photo):
     assert info["settings"]["seed"] == 2024 and set(info["settings"]["weights"]) == {
         "adapter", "unet", "text_encoder", "autoencoder", "image_encoder"
     }
+    assert info["run"]["tiled_decoding"] is False and info["run"]["threads"] == torch.get_num_threads()
     assert Image.open(result / "portrait.png").size == (96, 128)
     first, other = ((result / name).read_bytes() for name in ("portrait.png", "portrait_2.png"))
     assert "finished already" in portray(*options).done and "finished already" in portray(*options, "--sampling_fps", 16).done

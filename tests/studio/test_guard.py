@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from concat_id.files.paths import PROJECT_ROOT
-from concat_id.studio.guard import guarded
+from concat_id.studio.guard import bracketed, guarded
 
 HOST = "studio.example.org"
 
@@ -28,7 +28,8 @@ def test_a_password_opens_the_page_to_other_names_and_not_to_other_pages(headers
     assert ("Host" in answers[0].text) == (status == 403) and "--listen" in answers[1].text
 
 
-def test_a_password_may_be_given_where_other_users_do_not_see_it(monkeypatch):
+def test_where_the_page_listens_and_a_password_that_other_users_do_not_see(monkeypatch):
     monkeypatch.setenv("CONCAT_ID_PASSWORD", "secret")
     monkeypatch.setattr(sys, "argv", ["studio.py", "--listen", "0.0.0.0"])
     assert load_script(PROJECT_ROOT / "sat" / "studio.py").read_arguments().password == "secret"
+    assert [bracketed(address) for address in ("::", "[::]", "0.0.0.0")] == ["[::]", "[::]", "0.0.0.0"]

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def find_samples(folder: Path, benchmark: Path | None) -> tuple[list[GeneratedVi
             samples, problems, notes = _own_samples(folder)
             if not samples and not problems:
                 samples, problems, notes = _plain_samples(folder)
-            known = {*(str(sample.video) for sample in samples), *(problem.partition(": ")[0] for problem in problems)}
+            known = {str(sample.video) for sample in samples}
+            known.update(*(accumulate(problem.split(": "), "{}: {}".format) for problem in problems))  # as a path may have a colon
             unread = [video for video in media_in(folder, is_video, deep=True)
                       if known.isdisjoint(map(str, (video, video.parent, video.parent / INFO)))]  # fmt: skip
             if unread and (samples or problems):

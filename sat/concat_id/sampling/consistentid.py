@@ -122,8 +122,10 @@ class Pipeline:
             base.vae.enable_tiling()
 
     def placed(self) -> dict[str, Any]:
-        """How the networks run, which changes results by rounding alone."""
-        return {"network": "diffusers", "memory": self.config.args.memory}
+        """How the networks run, which changes results by rounding, and by tiles where portraits are larger than one."""
+        args = self.config.args
+        tiled = args.tiled_decoding or args.memory == "low"
+        return {"network": "diffusers", "memory": args.memory, "tiled_decoding": tiled, "threads": torch.get_num_threads()}
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[str]:
         """Leave prompts as they are: what they become depends on the photo."""

@@ -42,6 +42,11 @@ class OwnRequestsOnly:
             return False
 
 
+def bracketed(address: str) -> str:
+    """An address as it stands in a URL: one of IPv6 in brackets."""
+    return f"[{address}]" if ":" in address and not address.startswith("[") else address
+
+
 def guarded(has_password: bool) -> dict[str, list[Middleware]]:
     """For the application that serves the page."""
     return {"middleware": [Middleware(OwnRequestsOnly, has_password)]}
