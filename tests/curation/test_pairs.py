@@ -162,8 +162,8 @@ def test_a_test_person_is_shown_by_the_most_typical_whole_image_of_a_recording()
 
     clips = [taken("typical.mp4", "first", 1, 0), taken("odd.png", "second", -0.5, 1), taken("plain.png", "second", 1, 0.1),
              taken("turned.png", "third", 0.6, -0.8)]  # fmt: skip
-    images = [photo.file for photo in photos_of("p0", clips)]
-    assert images == [Path("/data/plain.png"), Path("/data/turned.png"), Path("/data/typical.mp4/0.png")]
+    images = photos_of([(clip, clip.clip.people[0]) for clip in clips])
+    assert [*images.values()] == [Path("/data/plain.png"), Path("/data/turned.png"), Path("/data/typical.mp4/0.png")]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

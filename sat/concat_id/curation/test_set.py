@@ -4,13 +4,12 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from concat_id.curation.identities import NamedClip
 from concat_id.curation.training_lists import joined
-from concat_id.data.manifest import Clip
+from concat_id.data.manifest import Appearance, Clip
 from concat_id.errors import UserError, reason_of
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import SEPARATOR, safe_name, text_digest, write_text, written_whole
@@ -66,18 +65,18 @@ def _former_test_set(folder: Path) -> list[Path]:
 def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], captions: int, people: int | None) -> dict[str, int]:
     """Write it into the folder `made`, with paths as they will be in `folder`."""
     groups: dict[tuple[str, ...], list[NamedClip]] = defaultdict(list)
-    shown: dict[str, list[NamedClip]] = defaultdict(list)
+    shown: dict[str, list[tuple[NamedClip, Appearance]]] = defaultdict(list)
     for clip in clips:
         if clip.split == "test":
             groups[clip.identities].append(clip)
-            for name in clip.identities:
-                shown[name].append(clip)
-    photos = {name: photos_of(name, shown[name]) for group in groups for name in group}
+            for name, person in zip(clip.identities, clip.clip.people, strict=True):
+                shown[name].append((clip, person))
+    photos = {name: photos_of(seen) for name, seen in shown.items()}
     written: Counter = Counter()
     for size in sorted({len(group) for group in groups}):
         lines, chosen = [], sorted(group for group in groups if len(group) == size)[:people]
         for group in chosen:
-            told = _captions_of(groups[group], {photos[name][0].origin for name in group})
+            told = _captions_of(groups[group], {next(iter(photos[name])) for name in group})
             for number, (caption, clip) in enumerate(list(told.items())[:captions]):
                 files = [str(_photo_file(folder, name).absolute()) for name in group]
                 lines.append(f"{caption}{SEPARATOR}{joined(files)}\n")
@@ -87,8 +86,8 @@ def _make_test_set(made: Path, folder: Path, clips: Sequence[NamedClip], caption
             continue
         for name in {name for group in chosen for name in group}:
             first = _photo_file(made, name)
-            for number, photo in enumerate(photos[name]):  # others of the same person lie in the folder beside the first
-                write_image(first.with_suffix("") / f"{number - 1}.png" if number else first, load_image(photo.file))
+            for number, photo in enumerate(photos[name].values()):  # others of the same person lie in the folder beside the first
+                write_image(first.with_suffix("") / f"{number - 1}.png" if number else first, load_image(photo))
         write_text(made / f"test_prompts_{size}.txt", "".join(lines))
         written["one person" if size == 1 else f"{size} people"] = len(lines)
     return dict(written)
@@ -110,30 +109,17 @@ def _write_clip(folder: Path, clip: Path, caption: str, photos: Sequence[str]) -
     write_json(folder / "info.json", {"prompt": caption, "references": [{"image": photo} for photo in photos], "files": ["video.mp4"]})
 
 
-class Photo(NamedTuple):
-    """An image of one person, and what it was taken from."""
-
-    file: Path
-    origin: str
-
-
-def photos_of(name: str, clips: Sequence[NamedClip]) -> list[Photo]:
-    """One image of a test person from each recording, those that are whole first, then crops.
+def photos_of(shown: Sequence[tuple[NamedClip, Appearance]]) -> dict[str, Path]:
+    """One image of a test person from each recording, by its name: those that are whole first, then crops.
 
     Of a recording, and first of all: those most like the others, by mean cosine. A photograph in sunglasses does not stand for its person.
     """
-    found: list[tuple[bool, Photo, np.ndarray]] = []
-    for clip in clips:
-        for place, identity in enumerate(clip.identities):
-            if clip.split == "test" and identity == name:
-                person, whole = clip.clip.people[place], len(clip.identities) == 1 and clip.clip.is_image
-                photo = Photo(clip.clip.video if whole else person.image(0), clip.clip.origin)
-                found.append((whole, photo, person.vectors[0]))
-    middle = np.mean([vector for _, _, vector in found], axis=0)
-    best: dict[str, Photo] = {}
-    for _, photo, _ in sorted(found, key=lambda item: (not item[0], -float(item[2] @ middle))):
-        best.setdefault(photo.origin, photo)
-    return list(best.values())
+    middle = np.mean([person.vectors[0] for _, person in shown], axis=0)
+    found = [(len(clip.identities) == 1 and clip.clip.is_image, clip.clip, person) for clip, person in shown]
+    best: dict[str, Path] = {}
+    for whole, clip, person in sorted(found, key=lambda item: (not item[0], -float(item[2].vectors[0] @ middle))):
+        best.setdefault(clip.origin, clip.video if whole else person.image(0))
+    return best
 
 
 def _photo_file(folder: Path, name: str) -> Path:
