@@ -70,9 +70,9 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     from concat_id.face.recognition import same_person
 
     models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.parser, arguments.device)
-    tools, notices = load_tools(models)
-    warn(*notices)
-    print(one_line(same := same_person(tools.recognizer.name, tools.recognizer.threshold, arguments.same_person)))
+    faces, recognizer = load_tools(models)
+    warn(*faces.notices)
+    print(one_line(same := same_person(recognizer.name, recognizer.threshold, arguments.same_person)))
     settings = Settings(tuple(arguments.size), arguments.frames, arguments.fps, arguments.skip, arguments.rate, arguments.max_clips,
                         arguments.references, arguments.crop, arguments.timeout,
                         Demands(arguments.presence, arguments.min_face, arguments.max_people), same.threshold)  # fmt: skip
@@ -81,7 +81,7 @@ def prepare(arguments: Namespace, sources: list) -> list[str]:
     made, failures = gather(sources, run_stage(arguments, stage, sources), tell_of)
     if not (prepared := list(made.values())):
         return failures  # an earlier manifest stays
-    return conclude(arguments.output, caption(prepared), failures, tools.recognizer, same.threshold, arguments.shard_mb)
+    return conclude(arguments.output, caption(prepared), failures, recognizer, same.threshold, arguments.shard_mb)
 
 
 if __name__ == "__main__":

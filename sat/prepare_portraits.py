@@ -44,19 +44,19 @@ def main() -> int:
     arguments = read_arguments()
 
     from concat_id.curation.portraits import PortraitPreparation, find_photos, load_portrait_tools, prepare_portraits
+    from concat_id.curation.preparing import FaceModelNames
     from concat_id.curation.source_videos import Captions
-    from concat_id.distributed import choose_device
     from concat_id.files.paths import only_writer
     from concat_id.video.face_parts import FACE_CAPTION
 
     captions = Captions(arguments.captions, arguments.caption)
     face_captions = Captions(arguments.face_captions, arguments.face_caption or FACE_CAPTION, "face_caption", suffix=None)
     photos, problems = find_photos(arguments.photos)
-    folders = arguments.detector, arguments.recognizer, arguments.parser
-    tools, notices = load_portrait_tools(*folders, choose_device(arguments.device), not arguments.without_vectors)
-    warn(*notices)
+    models = FaceModelNames(arguments.detector, arguments.recognizer, arguments.parser, arguments.device)
+    faces, recognizer = load_portrait_tools(models, not arguments.without_vectors)
+    warn(*faces.notices)
     with only_writer(arguments.output):
-        preparation = PortraitPreparation(arguments.output, tools)
+        preparation = PortraitPreparation(arguments.output, faces, recognizer)
         file, entries, unusable = prepare_portraits(preparation, photos, captions, face_captions)
     if entries:
         print(one_line(f"{file}: {len(entries)} portraits, {len(problems + unusable)} photos that cannot be used"))

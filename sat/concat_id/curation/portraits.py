@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from concat_id.config.cogvideox import FaceConfig
 from concat_id.config.neighbours import BUFFALO
-from concat_id.curation.preparing import FaceTools
+from concat_id.curation.preparing import FaceModelNames, load_faces
 from concat_id.curation.source_videos import Captions
 from concat_id.data.clips import file_state
+from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line, reason_of
 from concat_id.face.detection import UprightPhoto
-from concat_id.face.recognition import load_arcface
-from concat_id.face.reference import load_face_models, require_parser
+from concat_id.face.recognition import FaceRecognizer, load_arcface
+from concat_id.face.reference import FaceModels
 from concat_id.files.formats import is_image, media_in
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import (
@@ -53,24 +53,20 @@ PALETTE = np.uint8([(0, 0, 0)] + [np.rint(255 * np.array(hsv_to_rgb(7 * number /
 OPACITY = 0.6  # of the colours over the photo
 
 
-def load_portrait_tools(detector: str | None, recognizer: str | None, parser: str | None, device: torch.device,
-                        with_vectors: bool = True) -> tuple[FaceTools, list[str]]:  # fmt: skip
-    """Load the models of folders, None for the usual ones; also return a line for each that stands in for another.
+def load_portrait_tools(models: FaceModelNames, with_vectors: bool) -> tuple[FaceModels, FaceRecognizer | None]:
+    """Load the models; in `notices` also say that vectors are other than released weights know.
 
     Raises `UserError` where there is no parser, and for a recogniser whose vectors have other than ArcFace's 512 numbers.
     """
-    own = {"detector": detector, "fallback_detector": detector} if detector else {}
-    config = FaceConfig(**own | ({"parser": parser} if parser else {}))
-    require_parser(config)
-    found = None
-    if with_vectors:
-        usual = BUFFALO if os.path.isdir(resolve_path(BUFFALO)) else RECOGNIZER
-        found = load_arcface(recognizer or usual, device, ", or leave vectors out with --without_vectors")
-    faces = load_face_models(config, device)
-    notices = list(faces.notices)
-    if found and found.file.stem != RECOGNIZER_FILE:
-        notices.append(f"{found.name} makes the vectors; released ConsistentID weights know those of buffalo_l's {RECOGNIZER_FILE} alone")
-    return FaceTools(faces.detector, found, faces.parser), notices
+    faces = load_faces(models, needs_parser=True)
+    if not with_vectors:
+        return faces, None
+    usual = BUFFALO if os.path.isdir(resolve_path(BUFFALO)) else RECOGNIZER
+    found = load_arcface(models.recognizer or usual, choose_device(models.device), ", or leave vectors out with --without_vectors")
+    if found.file.stem != RECOGNIZER_FILE:
+        told = f"{found.name} makes the vectors; released ConsistentID weights know those of buffalo_l's {RECOGNIZER_FILE} alone"
+        faces.notices.append(told)
+    return faces, found
 
 
 def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
@@ -99,11 +95,10 @@ def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
 class PortraitPreparation:
     """Prepares photos under `output`; a later run takes over what is whole and has not changed."""
 
-    def __init__(self, output: Path, tools: FaceTools):
-        self.output, self.tools = output, tools
-        models = [tools.detector, tools.recognizer] if tools.recognizer else [tools.detector]
-        parser = content_digest(tools.parser.folder)
-        self._models = [VERSION, *(file_digest(model.file) for model in models), parser]
+    def __init__(self, output: Path, faces: FaceModels, recognizer: FaceRecognizer | None):
+        self.output, self.faces, self.recognizer = output, faces, recognizer
+        digests = [file_digest(model.file) for model in filter(None, (faces.detector, recognizer))]
+        self._models = [VERSION, *digests, content_digest(faces.parser.folder)]
         for file in (PHOTO, COLOURS, MASK, IDENTITY, RECORD):
             remove_partial_files((output / file).parent)
 
@@ -116,13 +111,11 @@ class PortraitPreparation:
         file = self.output / RECORD.format(name)
         fingerprint = text_digest(json.dumps([self._models, str(path.absolute()), file_state(path)]))
         known, note = recall_json(file) or {}, None
-        sizes = known.get("files")
+        made, sizes = known, known.get("files")
         if known.get("fingerprint") != fingerprint or not isinstance(sizes, dict) or not are_whole(self.output, sizes):
             files, note = self._make(name, path)
             sizes = {written: (self.output / written).stat().st_size for written in files.values()}
             made = {"origin_IMG": str(path.absolute()), **files}
-        else:
-            made = {key: known[key] for key in KEYS if key in known}
         entry = {key: (made | texts)[key] for key in KEYS if key in made | texts}
         if (record := entry | {"fingerprint": fingerprint, "files": sizes}) != known:
             write_json(file, record)
@@ -130,21 +123,21 @@ class PortraitPreparation:
 
     def _make(self, name: str, path: Path) -> tuple[dict[str, str], str | None]:
         """Return the files of a photo by the keys of its entry, and perhaps a note."""
-        found = self.tools.detector.search(load_image(path))
+        found = self.faces.detector.search(load_image(path))
         if (face := found.largest) is None:
             raise UserError(f"{path}: found no face, expected one; leave the photo out, or take another")
         photo = squeezed(found.photo)
-        labels = self.tools.parser.parse(photo, face.keypoints * (np.array(photo.size) / found.photo.size))
+        labels = self.faces.parser.parse(photo, face.keypoints * (np.array(photo.size) / found.photo.size))
         if "face" not in part_masks(labels):
-            raise UserError(f"{path}: {self.tools.parser.name} found no part of a face in it; leave the photo out, or take a closer one")
+            raise UserError(f"{path}: {self.faces.parser.name} found no part of a face in it; leave the photo out, or take a closer one")
         classes = to_released(labels)
         files = {"resize_IMG": PHOTO, "parsing_color_IMG": COLOURS, "parsing_mask_IMG": MASK}
         images = photo, Image.blend(photo, Image.fromarray(PALETTE[classes]), OPACITY), Image.fromarray(classes)
         for file, image in zip(files.values(), images, strict=True):
             write_image(self.output / file.format(name), image)
-        if self.tools.recognizer:
+        if self.recognizer:
             files["id_embed_file_resize"] = IDENTITY
-            vector = torch.from_numpy(self.tools.recognizer.embed(found.photo, face))[None]  # with its aspect ratio, as at inference
+            vector = torch.from_numpy(self.recognizer.embed(found.photo, face))[None]  # with its aspect ratio, as at inference
             with written_whole(self.output / IDENTITY.format(name)) as temporary, writing():
                 torch.save(vector, temporary)
         return {key: file.format(name) for key, file in files.items()}, _note(path, found)

@@ -28,10 +28,10 @@ from concat_id.data.manifest import VECTORS
 from concat_id.data.manifest_files import write_manifest
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line
-from concat_id.face.detection import CROP_SIZE, FaceDetector
+from concat_id.face.detection import CROP_SIZE
 from concat_id.face.parsing import SegformerParser
 from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_recognizer
-from concat_id.face.reference import FaceParser, load_face_models, require_parser
+from concat_id.face.reference import FaceModels, load_face_models, require_parser
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
 from concat_id.face.verdict import PhotoVerdict
 from concat_id.files.json_files import write_json
@@ -76,14 +76,6 @@ class Settings:
         return (self.num_frames - 1) / self.fps + (2 * self.skip + 1) / source_fps
 
 
-class FaceTools(NamedTuple):
-    """The models that look at faces; of portraits without vectors, `recognizer` is None."""
-
-    detector: FaceDetector
-    recognizer: FaceRecognizer | None
-    parser: FaceParser
-
-
 class FaceModelNames(NamedTuple):
     """Folders of the models that look at faces, None for the usual ones, and the device that they run on."""
 
@@ -93,16 +85,19 @@ class FaceModelNames(NamedTuple):
     device: str = "auto"
 
 
-@cache
-def load_tools(models: FaceModelNames) -> tuple[FaceTools, list[str]]:
-    """Load the models, once; also return a line for each that stands in for another. Raises `UserError`."""
-    device = choose_device(models.device)
+def load_faces(models: FaceModelNames, needs_parser: bool) -> FaceModels:
+    """Load detector and parser. Raises `UserError`, also where an oval would stand in for a parser that is needed."""
     own = {"detector": models.detector, "fallback_detector": models.detector} if models.detector else {}
-    own |= {"parser": models.parser} if models.parser else {}
-    if models.parser:
-        require_parser(FaceConfig(**own))
-    faces = load_face_models(FaceConfig(**own), device)
-    return FaceTools(faces.detector, load_recognizer(models.recognizer, device), faces.parser), faces.notices
+    config = FaceConfig(**own | ({"parser": models.parser} if models.parser else {}))
+    if needs_parser:
+        require_parser(config)
+    return load_face_models(config, choose_device(models.device))
+
+
+@cache
+def load_tools(models: FaceModelNames) -> tuple[FaceModels, FaceRecognizer]:
+    """Load the models that look at faces, once. Raises `UserError`."""
+    return load_faces(models, models.parser is not None), load_recognizer(models.recognizer, choose_device(models.device))
 
 
 class Look(NamedTuple):
@@ -126,10 +121,10 @@ class Preparation:
 
     def setup(self) -> None:
         """Load the models. Raises `UserError`."""
-        self.tools, _ = load_tools(self.models)
-        digests = [file_digest(model.file) for model in (self.tools.detector, self.tools.recognizer)]
+        self.faces, self.recognizer = load_tools(self.models)
+        digests = [file_digest(model.file) for model in (self.faces.detector, self.recognizer)]
         wanted = {name: value for name, value in asdict(self.settings).items() if name != "timeout_s"}
-        parser = self.tools.parser
+        parser = self.faces.parser
         self._identity = [VERSION, wanted, *digests, folder_digest(parser.folder) if isinstance(parser, SegformerParser) else parser.name]
         self._reader = ClipReader(self.settings.timeout_s)
 
@@ -199,16 +194,16 @@ class Preparation:
         # Training reads frames without the shape of their pixels.
         is_whole = span.whole and decoded[0].shape[:2] == (facts["height"], facts["width"]) and not facts["held"]
         is_whole = is_whole and is_seen_alike(path, self._reader, self.settings.size, facts["fps"], self.settings.timeout_s)
-        return Look(frames, find_faces(frames, self.tools.detector, self.tools.recognizer), is_whole)
+        return Look(frames, find_faces(frames, self.faces.detector, self.recognizer), is_whole)
 
     def _look_at_photo(self, path: Path) -> Look:
         """Find the faces of a photograph as inference does, set upright if it lies, and keep those in the part that training sees."""
-        photo, faces, note = self.tools.detector.search(load_image(path))
+        photo, faces, note = self.faces.detector.search(load_image(path))
         frame = visible_part(np.asarray(photo), self.settings.size)
         left, top = (photo.width - frame.width) // 2, (photo.height - frame.height) // 2
         moved = [face.shifted(-left, -top) for face in faces]
         seen = [face for face in moved if (face.keypoints >= 0).all() and (face.keypoints < frame.size).all()]
-        found = embed_faces([(frame, face) for face in seen], self.tools.recognizer)
+        found = embed_faces([(frame, face) for face in seen], self.recognizer)
         return Look([frame], [found], note is None, (photo, note) if note else None)
 
     def _make_clip(self, source: SourceVideo, folder: Path, span: Span, facts: dict[str, Any] | None,
@@ -243,7 +238,7 @@ class Preparation:
                 face, frame = person.faces[reference.frame].face, frames[reference.frame]
                 mask = folder / f"{stem}.masks" / f"{number}.png"
                 verdicts.append(
-                    write_reference(folder / crop, mask, frame, face, self.tools.detector, self.tools.parser, self.settings.crop)
+                    write_reference(folder / crop, mask, frame, face, self.faces.detector, self.faces.parser, self.settings.crop)
                 )
                 vectors[crop] = reference.vector
             identity = names[place - 1] if names else None
@@ -297,26 +292,21 @@ class ManifestClips:
                        | ({"identities": identities} if all(identities) else {}))  # fmt: skip
 
 
-def collect(
-    output: Path, prepared: Sequence[PreparedVideo], recognizer: FaceRecognizer, shard_mb: float | None = None
-) -> dict[str, Any]:
-    """Write the manifest of all videos, in shards if it is large; return it."""
-    discarded = [{"source": record["source"]} | entry for record in (video.record for video in prepared) for entry in record["discarded"]]
-    own = {} if recognizer.threshold is None else {"threshold": recognizer.threshold}
-    manifest = {"recognizer": recognizer.name, **own, "clips": ManifestClips(prepared), "discarded": discarded}
-    write_manifest(output, manifest, shard_mb)
-    return manifest
-
-
 def conclude(
     output: Path, prepared: Sequence[PreparedVideo], failures: Sequence[str], recognizer: FaceRecognizer, threshold: float,
     shard_mb: float | None = None,
 ) -> list[str]:  # fmt: skip
-    """Write manifest.json and summary.html, and say in a line or two what they hold; return all that went wrong."""
-    manifest, file = collect(output, prepared, recognizer, shard_mb), output / "manifest.json"
+    """Write the manifest of all videos, in shards if it is large, and summary.html; say in a line or two what they hold.
+
+    Returns all that went wrong.
+    """
+    clips, file = ManifestClips(prepared), output / "manifest.json"
+    discarded = [{"source": record["source"]} | entry for record in (video.record for video in prepared) for entry in record["discarded"]]
+    own = {} if recognizer.threshold is None else {"threshold": recognizer.threshold}
+    manifest = {"recognizer": recognizer.name, **own, "clips": clips, "discarded": discarded}
+    write_manifest(output, manifest, shard_mb)
     verdicts = count_verdicts((video.folder, video.record) for video in prepared)
     write_summary(output / "summary.html", manifest, prepared, verdicts, threshold)
-    clips, discarded = manifest["clips"], manifest["discarded"]
     told = f"{one_line(file)}: {len(clips)} clips of {len(prepared)} videos, {len(discarded)} discarded, "
     print(f"{told}{len(failures)} that cannot be used")
     if verdicts:
