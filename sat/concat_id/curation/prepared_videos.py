@@ -64,13 +64,10 @@ def recall(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 def tell_of(source: SourceVideo, prepared: PreparedVideo) -> str | None:
     """Say what became of a video, unless an earlier run has said it all, or a photograph gave nothing to tell."""
     record = prepared.record
-    notable = record["discarded"] or any("note" in clip for clip in record["clips"])
-    is_new = not prepared.recalled or any(entry["reason"] == WITHDRAWN for entry in record["discarded"])
-    return _summary(source, record) if is_new and (notable or not source.is_image) else None
-
-
-def _summary(source: SourceVideo, record: dict[str, Any]) -> str:
-    lines = [one_line(f"{source.path}: {len(record['clips'])} clips")]
-    lines += [f"    {clip['note']}" for clip in record["clips"] if "note" in clip]
-    lines += [f"    {entry['start']:.1f}-{entry['end']:.1f} s discarded: {entry['reason']}" for entry in record["discarded"]]
-    return "\n".join(lines)
+    clips, discarded = record["clips"], record["discarded"]
+    notes = [f"    {clip['note']}" for clip in clips if "note" in clip]
+    notes += [f"    {entry['start']:.1f}-{entry['end']:.1f} s discarded: {entry['reason']}" for entry in discarded]
+    is_new = not prepared.recalled or any(entry["reason"] == WITHDRAWN for entry in discarded)
+    if not is_new or source.is_image and not notes:
+        return None
+    return "\n".join([one_line(f"{source.path}: {len(clips)} clips"), *notes])

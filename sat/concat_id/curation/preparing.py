@@ -17,7 +17,7 @@ from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people, match_names
 from concat_id.curation.engines import Lost, Result
 from concat_id.curation.prepared_videos import PreparedVideo, recall
-from concat_id.curation.reference_crops import ReferenceCrop, choose_references, count_verdicts, write_reference
+from concat_id.curation.reference_crops import choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
 from concat_id.curation.source_videos import RECORD, SourceVideo
 from concat_id.curation.summary_page import write_summary
@@ -33,9 +33,8 @@ from concat_id.face.parsing import SegformerParser
 from concat_id.face.recognition import DEFAULT_THRESHOLD, FaceRecognizer, load_recognizer
 from concat_id.face.reference import FaceModels, load_face_models, require_parser
 from concat_id.face.tracking import FoundFace, Track, build_tracks, embed_faces, find_faces
-from concat_id.face.verdict import PhotoVerdict
 from concat_id.files.json_files import write_json
-from concat_id.files.paths import file_digest, folder_written_whole, own_name, text_digest, written_whole
+from concat_id.files.paths import file_digest, folder_written_whole, own_name, text_digest
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
 from concat_id.weights.loading import folder_digest
@@ -163,8 +162,7 @@ class Preparation:
             vectors |= own
             first = middles if first is None else first
         if vectors:
-            with written_whole(folder / VECTORS) as temporary, open(temporary, "wb") as stream:
-                np.savez(stream, files=np.array(list(vectors)), vectors=np.stack(list(vectors.values())).astype(np.float32))
+            np.savez(folder / VECTORS, files=np.array(list(vectors)), vectors=np.stack(list(vectors.values())).astype(np.float32))
         return {"clips": clips, "discarded": discarded}
 
     def _probe(self, path: Path) -> dict[str, Any]:
@@ -218,7 +216,9 @@ class Preparation:
             raise DiscardError(f"{people_in_words(len(people))}, but the list names {len(source.identities)}")
         chosen = choose_references(people, self.settings.references)
         middles = np.stack([np.mean([reference.vector for reference in references], axis=0) for references in chosen])
-        names = match_names(source.identities, middles, middles if first is None else first, threshold) if source.identities else None
+        names = [None] * len(people)
+        if source.identities:
+            names = match_names(source.identities, middles, middles if first is None else first, threshold)
         video = str(source.path.absolute()) if is_whole else f"{name}.png" if turned else f"{name}.mp4"
         if turned:
             write_image(folder / video, turned[0])
@@ -229,20 +229,18 @@ class Preparation:
                 raise DiscardError(problem)
 
         entries, vectors = [], {}
-        for place, (person, references) in enumerate(zip(people, chosen, strict=True), 1):
-            stem = f"{name}_person_{place}"
+        for place, (person, identity, references) in enumerate(zip(people, names, chosen, strict=True), 1):
+            stem, kept = f"{name}_person_{place}", []
             (folder / stem).mkdir()
-            verdicts = []
             for number, reference in enumerate(references):
-                crop = f"{stem}/{number}.png"
+                crop, mask = f"{stem}/{number}.png", folder / f"{stem}.masks" / f"{number}.png"
                 face, frame = person.faces[reference.frame].face, frames[reference.frame]
-                mask = folder / f"{stem}.masks" / f"{number}.png"
-                verdicts.append(
-                    write_reference(folder / crop, mask, frame, face, self.faces.detector, self.faces.parser, self.settings.crop)
-                )
+                verdict = write_reference(folder / crop, mask, frame, face, self.faces.detector, self.faces.parser, self.settings.crop)
+                seconds, quality = round(reference.frame / self.settings.rate, 2), round(reference.quality, 3)
+                kept.append({"seconds": seconds, "quality": quality, "verdict": verdict.record()})
                 vectors[crop] = reference.vector
-            identity = names[place - 1] if names else None
-            entries.append(_entry(stem, identity, person, references, verdicts, len(frames), frames[0].size, self.settings.rate))
+            seen = _seen(person, len(frames), frames[0].size)
+            entries.append({"folder": stem, "identity": identity, **seen, "references": kept})
         known = source.told | ({"note": turned[1]} if turned else {})
         return {"video_path": video, **known, **_place(span), "people": entries}, vectors, middles
 
@@ -317,16 +315,12 @@ def conclude(
     return [*failures, *([] if clips else [f"{file}: {reason}"])]
 
 
-def _entry(folder: str, identity: str | None, person: Track, references: list[ReferenceCrop], verdicts: list[PhotoVerdict],
-           num_frames: int, size: tuple[int, int], rate: float) -> dict[str, Any]:  # fmt: skip
+def _seen(person: Track, num_frames: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Say where in frames of `size` (width, height) a person is, as shares of it, and in which share of them."""
     return {
-        "folder": folder,
-        "identity": identity,
         "position": round(person.position / size[0], 4),
         "box": [round(float(side), 4) for side in person.box / (*size, *size)],
         "presence": round(len(person.faces) / num_frames, 3),
-        "references": [{"seconds": round(reference.frame / rate, 2), "quality": round(reference.quality, 3), "verdict": verdict.record()}
-                       for reference, verdict in zip(references, verdicts, strict=True)],
     }
 
 
