@@ -19,7 +19,7 @@ from concat_id.files.json_files import WORDS, recall_json, require, write_json
 from concat_id.files.paths import file_digest, read_text, text_digest
 from concat_id.video.transforms import load_image
 
-BATCH = 4  # clips described at a time
+TOGETHER, BATCH = 64, 4  # videos whose clips share batches, and clips described at a time
 FRAMES = 6  # of a clip
 LARGEST_SIDE = 672  # pixels of a frame
 INSTRUCTION = (
@@ -45,28 +45,21 @@ def caption_clips(prepared: Sequence[PreparedVideo], captioner: Any, instruction
 
     What is written is kept in .captions/ beside the folders, by content of clip and weights and by instruction, and not asked for again.
     """
-    wanted = [sum(not clip["caption"] for clip in video.record["clips"]) for video in prepared]
-    captioned, waiting, pending = [], [], 0
-    with tqdm(total=sum(wanted), unit="caption", dynamic_ncols=True, disable=not any(wanted)) as progress:
-        for number, video in enumerate(prepared):
-            waiting.append((video, video.record if wanted[number] else None))
-            pending += wanted[number]
-            if pending < BATCH and number + 1 < len(prepared):
-                continue
-            clips = [(video.folder, clip) for video, record in waiting if record for clip in record["clips"] if not clip["caption"]]
-            reasons: dict[int, str] = {}
-            for start in range(0, len(clips), BATCH):
-                reasons |= _caption(clips[start : start + BATCH], captioner, instruction, settings)
-                progress.update(len(clips[start : start + BATCH]))
-            for video, record in waiting:
-                captioned.append(PreparedVideo.of(video.folder, _with_words(record, reasons), video.recalled) if record else video)
-            waiting, pending = [], 0
+    number, captioned = sum(not clip["caption"] for video in prepared for clip in video.record["clips"]), []
+    with tqdm(total=number, unit="caption", dynamic_ncols=True, disable=not number) as progress:
+        for start in range(0, len(prepared), TOGETHER):
+            videos = [(video, video.record) for video in prepared[start : start + TOGETHER]]
+            clips = [(video.folder, clip) for video, record in videos for clip in record["clips"] if not clip["caption"]]
+            for first in range(0, len(clips), BATCH):
+                _caption(clips[first : first + BATCH], captioner, instruction, settings)
+                progress.update(len(clips[first : first + BATCH]))
+            captioned += [PreparedVideo.of(video.folder, _with_words(record), video.recalled) for video, record in videos]
     return captioned
 
 
-def _caption(clips: Sequence[tuple[Path, dict[str, Any]]], captioner: Any, instruction: str, settings: Settings) -> dict[int, str]:
-    """Caption the clips of a batch, each with its video's folder; return why some have no caption, by `id`."""
-    asked, reasons = [], {}
+def _caption(clips: Sequence[tuple[Path, dict[str, Any]]], captioner: Any, instruction: str, settings: Settings) -> None:
+    """Caption the clips of a batch, each with its video's folder, or put into a clip the `reason` why it has no caption."""
+    asked = []
     for folder, clip in clips:
         file, cache = folder / clip["video_path"], folder.parent / ".captions" / f"{folder.name}.json"
         try:
@@ -75,19 +68,18 @@ def _caption(clips: Sequence[tuple[Path, dict[str, Any]]], captioner: Any, instr
             if not clip["caption"]:
                 asked.append((clip, cache, key, _frames(file, clip["end"] - clip["start"], settings)))
         except UserError as error:
-            reasons[id(clip)] = str(error)
+            clip["reason"] = str(error)
     texts = captioner.describe([frames for *_, frames in asked], instruction) if asked else []
     for (clip, cache, key, _), text in zip(asked, texts, strict=True):
         clip["caption"] = text
         write_json(cache, (recall_json(cache) or {}) | {key: text})
-    return reasons
 
 
-def _with_words(record: dict[str, Any], reasons: dict[int, str]) -> dict[str, Any]:
+def _with_words(record: dict[str, Any]) -> dict[str, Any]:
     """Discard the clips of a record that have no caption."""
-    silent = [clip for clip in record["clips"] if not clip["caption"]]
     discarded = [{"start": clip["start"], "end": clip["end"],
-                  "reason": f"no caption: {reasons.get(id(clip), 'the captioner wrote no words')}"} for clip in silent]  # fmt: skip
+                  "reason": f"no caption: {clip.get('reason', 'the captioner wrote no words')}"}
+                 for clip in record["clips"] if not clip["caption"]]  # fmt: skip
     return record | {"clips": [clip for clip in record["clips"] if clip["caption"]], "discarded": record["discarded"] + discarded}
 
 
