@@ -17,7 +17,6 @@ from concat_id.curation.source_videos import Captions
 from concat_id.data.clips import file_state
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError, one_line, reason_of
-from concat_id.face.detection import UprightPhoto
 from concat_id.face.recognition import FaceRecognizer, load_arcface
 from concat_id.face.reference import FaceModels
 from concat_id.files.formats import is_image, media_in
@@ -102,27 +101,27 @@ class PortraitPreparation:
         for file in (PHOTO, COLOURS, MASK, IDENTITY, RECORD):
             remove_partial_files((output / file).parent)
 
-    def prepare(self, name: str, path: Path, captions: Captions, face_captions: Captions) -> tuple[dict[str, str], str | None]:
-        """Write the files of a photo, or take them over; return its entry and perhaps a note.
+    def prepare(self, name: str, path: Path, captions: Captions, face_captions: Captions) -> dict[str, str]:
+        """Write the files of a photo, or take them over; return its entry.
 
         Raises `UserError` for a photo that cannot be read or shows no face, and where there is no caption.
         """
         texts = {"vqa_llva": captions.of(path), "vqa_llva_more_face_detail": face_captions.of(path)}
         file = self.output / RECORD.format(name)
         fingerprint = text_digest(json.dumps([self._models, str(path.absolute()), file_state(path)]))
-        known, note = recall_json(file) or {}, None
+        known = recall_json(file) or {}
         made, sizes = known, known.get("files")
         if known.get("fingerprint") != fingerprint or not isinstance(sizes, dict) or not are_whole(self.output, sizes):
-            files, note = self._make(name, path)
+            files = self._make(name, path)
             sizes = {written: (self.output / written).stat().st_size for written in files.values()}
             made = {"origin_IMG": str(path.absolute()), **files}
         entry = {key: (made | texts)[key] for key in KEYS if key in made | texts}
         if (record := entry | {"fingerprint": fingerprint, "files": sizes}) != known:
             write_json(file, record)
-        return entry, note
+        return entry
 
-    def _make(self, name: str, path: Path) -> tuple[dict[str, str], str | None]:
-        """Return the files of a photo by the keys of its entry, and perhaps a note."""
+    def _make(self, name: str, path: Path) -> dict[str, str]:
+        """Return the files of a photo by the keys of its entry; print a note if there is something odd about it."""
         found = self.faces.detector.search(load_image(path))
         if (face := found.largest) is None:
             raise UserError(f"{path}: found no face, expected one; leave the photo out, or take another")
@@ -140,13 +139,10 @@ class PortraitPreparation:
             vector = torch.from_numpy(self.recognizer.embed(found.photo, face))[None]  # with its aspect ratio, as at inference
             with written_whole(self.output / IDENTITY.format(name)) as temporary, writing():
                 torch.save(vector, temporary)
-        return {key: file.format(name) for key, file in files.items()}, _note(path, found)
-
-
-def _note(path: Path, found: UprightPhoto) -> str | None:
-    several = f"found {len(found.faces)} faces; the largest one is the person's" if len(found.faces) > 1 else None
-    notes = list(filter(None, (found.note, several)))
-    return f"{path}: {'; '.join(notes)}" if notes else None
+        several = f"found {len(found.faces)} faces; the largest one is the person's" if len(found.faces) > 1 else None
+        if notes := list(filter(None, (found.note, several))):
+            tqdm.write(one_line(f"{path}: {'; '.join(notes)}"))
+        return {key: file.format(name) for key, file in files.items()}
 
 
 def prepare_portraits(preparation: PortraitPreparation, photos: Mapping[str, Path], captions: Captions,
@@ -162,13 +158,9 @@ def prepare_portraits(preparation: PortraitPreparation, photos: Mapping[str, Pat
         for name, path in progress:
             progress.set_description(one_line(path.name[:30]))
             try:
-                entry, note = preparation.prepare(name, path, captions, face_captions)
+                entries.append(preparation.prepare(name, path, captions, face_captions))
             except UserError as error:
                 problems.append(str(error))
-                continue
-            entries.append(entry)
-            if note:
-                progress.write(one_line(note))
     captions.warn_of_unused()
     face_captions.warn_of_unused()
     file = preparation.output / LIST
