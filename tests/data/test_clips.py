@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -209,10 +210,13 @@ def test_the_decoder_ends_itself_when_its_parent_is_gone(folder):
     request = {"task": "probe", "path": str(folder.hanging("hang.mp4")), "whole": False, "seconds": 0.3, "fps": 8, "num_frames": 5,
                "skip": 0}  # fmt: skip
     paths = f"{Path(__file__).resolve().parents[2] / 'sat'}{os.pathsep}{os.environ['PYTHONPATH']}"
-    child = subprocess.Popen([sys.executable, "-m", "concat_id.data.decoding"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    mine, theirs = Pipe()
+    child = subprocess.Popen([sys.executable, "-m", "concat_id.data.decoding", str(theirs.fileno())], pass_fds=[theirs.fileno()],
                              env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
-    child.stdin.write(json.dumps(request).encode() + b"\n")
-    child.stdin.close()
+    theirs.close()
+    assert mine.recv() == ({}, None)
+    mine.send(request)
+    mine.close()
     assert child.wait(timeout=600) == -signal.SIGALRM
 
 

@@ -4,11 +4,10 @@ import fcntl
 import json
 import os
 import re
-import select
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,6 @@ class UnreadableClipError(Exception):
 
 class UnknownCodecError(UnreadableClipError):
     """A video whose codec decord lacks; ffmpeg may know it."""
-
-
-class _DeadError(Exception):
-    """The process ended before it answered."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class ClipReader:
         """Decode a window of a clip. Raises `UnreadableClipError`, after at most `timeout_s` seconds."""
         request = {"task": "window", "fps": window.fps, "num_frames": window.num_frames, "skip": window.skip}
         header, pixels = self._ask(path, request | {"size": window.size, "position": window.position})
-        return Frames(torch.from_numpy(pixels).view(header["shape"]), tuple(header["times"]), header["held"])
+        return Frames(torch.from_numpy(pixels), tuple(header["times"]), header["held"])
 
     def probe(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
         """Describe a clip: frames, seconds, fps, varies, height, width, how many frames of `window` it lacks (`held`), and the shape of its
@@ -95,8 +90,7 @@ class ClipReader:
     def measure(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
         """Describe a clip as `probe` does, but for the shape of its pixels, and without a warning."""
         request = {"task": "probe", "fps": window.fps, "num_frames": window.num_frames, "skip": window.skip, "whole": whole}
-        header, _ = self._ask(path, request)
-        return {name: value for name, value in header.items() if name != "shape"}
+        return self._ask(path, request)[0]
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -104,7 +98,7 @@ class ClipReader:
             self._process.kill()
         self._process = None
 
-    def _ask(self, path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    def _ask(self, path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
         for attempt in range(1, ATTEMPTS + 1):
             if self._process is not None and self._process.owner != os.getpid():
                 self._process = None
@@ -114,7 +108,7 @@ class ClipReader:
             except TimeoutError as error:
                 self.close()
                 raise UnreadableClipError(path, f"not decoded within {self.timeout_s:g} s") from error
-            except (_DeadError, OSError) as error:
+            except (EOFError, OSError) as error:
                 started = self._process is not None
                 self.close()
                 if attempt < ATTEMPTS:  # it may be somebody else's doing
@@ -158,60 +152,45 @@ def read_image(path: Path, size: tuple[int, int]) -> Frames:
 
 
 class _Process:
-    """A running `concat_id.data.decoding` and the pipes to it."""
+    """A running `concat_id.data.decoding` and the connection to it."""
 
     def __init__(self):
         environment = os.environ | python_environment() | {"OMP_NUM_THREADS": "1"}
         self.owner = os.getpid()
-        # Its own session, so that Ctrl-C reaches the trainer alone, which may want another batch before it saves.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "concat_id.data.decoding"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment, start_new_session=True,
-        )  # fmt: skip
-        self._poll = select.poll()
-        self._poll.register(self._process.stdout, select.POLLIN)
+        self._connection, theirs = Pipe()
+        with theirs:
+            # Its own session, so that Ctrl-C reaches the trainer alone, which may want another batch before it saves.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "concat_id.data.decoding", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
         try:
             header, _ = self._receive(START_SECONDS)
-        except (TimeoutError, _DeadError) as error:
+        except (EOFError, OSError) as error:
             self.kill()
-            raise _DeadError from error
+            raise EOFError from error
         if "error" in header:
             self.kill()
             raise UserError(f"{header['error']}; install it with `pip install -r requirements.txt`")
 
-    def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], np.ndarray]:
-        """Send a request and return header and bytes of the answer. Raises `TimeoutError`, or `_DeadError` after a crash."""
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+    def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], np.ndarray | None]:
+        """Send a request and return header and pixels of the answer. Raises `TimeoutError`, or `EOFError` or `OSError` after a crash."""
+        self._connection.send(request)
         return self._receive(seconds)
 
     def kill(self) -> None:
         """End the process, without waiting for one that the kernel itself holds."""
         self._process.kill()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._connection.close()
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             self._process.returncode = -9  # stuck on a dead network disk; nobody can reap it now
 
-    def _receive(self, seconds: float) -> tuple[dict[str, Any], np.ndarray]:
-        deadline = time.monotonic() + seconds
-        length = int.from_bytes(self._take(8, deadline).tobytes(), "little")
-        header = json.loads(self._take(length, deadline).tobytes())
-        return header, self._take(int(np.prod(header["shape"])) if "shape" in header else 0, deadline)
-
-    def _take(self, count: int, deadline: float) -> np.ndarray:
-        taken = np.empty(count, np.uint8)
-        view, filled = memoryview(taken), 0
-        while filled < count:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not self._poll.poll(remaining * 1000):
-                raise TimeoutError
-            received = os.readv(self._process.stdout.fileno(), [view[filled:]])
-            if received == 0:
-                raise _DeadError
-            filled += received
-        return taken
+    def _receive(self, seconds: float) -> tuple[dict[str, Any], np.ndarray | None]:
+        if not self._connection.poll(seconds):
+            raise TimeoutError
+        return self._connection.recv()
 
 
 class BadFiles:
@@ -224,7 +203,7 @@ class BadFiles:
     def __init__(self, path: Path | None = None):
         self.path = path
         self._known: dict[str, Any] = {}
-        self._read = 0  # bytes of the file
+        self._size = 0  # of the file, in bytes, when it was read
 
     def reason(self, file: Path) -> str | None:
         """Why a file was given up, None if it was not or has changed since."""
@@ -251,21 +230,17 @@ class BadFiles:
     def _refresh(self) -> None:
         """Take in the lines that other processes have added."""
         try:
-            if self.path is None or self.path.stat().st_size <= self._read:
+            if self.path is None or (size := self.path.stat().st_size) == self._size:
                 return
-            with open(self.path, "rb") as stream:
-                stream.seek(self._read)
-                lines = stream.read()
+            self._size, lines = size, self.path.read_bytes().splitlines()
         except OSError:
             return
-        whole = lines[: lines.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
+        for line in lines:
             try:
                 entry = json.loads(line)
                 self._known[entry["file"]] = {"reason": entry["reason"], "state": entry["state"]}
             except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # a line cut off by a full disk
+                continue  # a line cut off by a full disk, or not yet whole
 
 
 def file_state(file: Path) -> list[int] | None:

@@ -1,15 +1,15 @@
 """The process that decodes clips, `python -m concat_id.data.decoding`: it can be killed when a clip hangs, which a thread cannot.
 
-It reads requests from its input, a line of JSON each, and answers with the length of a JSON header (8 bytes), the header and raw
-pixels. It does not import torch, so that it starts quickly.
+It takes requests from the connection whose number it is given, and answers with a header and pixels, if there are any. It does not
+import torch, so that it starts quickly.
 """
 
-import json
-import os
 import re
 import signal
 import sys
-from typing import Any, BinaryIO
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -107,7 +107,7 @@ def read_window(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     return {"held": held, "times": clip.times[indices].tolist()}, pixels[inverse]
 
 
-def probe(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+def probe(request: dict[str, Any]) -> tuple[dict[str, Any], None]:
     """Describe a clip after decoding its first and its last frame, or all of them if `whole`."""
     clip = OpenClip(request["path"])
     count = len(clip.times)
@@ -120,16 +120,15 @@ def probe(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     height, width = max(shapes)
     header = {"frames": count, "seconds": seconds, "fps": fps, "varies": varies, "height": height, "width": width}
     window = {name: request[name] for name in ("fps", "num_frames", "skip")}
-    return header | {"held": choose_frames(clip.times, **window, position=0.5)[1]}, np.empty(0, np.uint8)
+    return header | {"held": choose_frames(clip.times, **window, position=0.5)[1]}, None
 
 
-def answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+def answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
     """Do what a request asks; whatever a decoder raises becomes the header's `error`, one line."""
     try:
-        header, pixels = {"window": read_window, "probe": probe}[request["task"]](request)
+        return {"window": read_window, "probe": probe}[request["task"]](request)
     except Exception as error:  # decoders raise whatever they like
-        return {"error": complaint_of(error).removeprefix(f"{request['path']}: ")}, np.empty(0, np.uint8)
-    return header | {"shape": pixels.shape}, np.ascontiguousarray(pixels)
+        return {"error": complaint_of(error).removeprefix(f"{request['path']}: ")}, None
 
 
 def complaint_of(error: Exception) -> str:
@@ -140,32 +139,22 @@ def complaint_of(error: Exception) -> str:
     return re.sub(r"(file)?/proc/self/fd/\d+[.]*", "the file", line).removesuffix(LEAVE_OUT)[:200] or "it is damaged"
 
 
-def send(stream: BinaryIO, header: dict[str, Any], pixels: np.ndarray | None = None) -> None:
-    """Write one answer."""
-    encoded = json.dumps(header).encode()
-    stream.write(len(encoded).to_bytes(8, "little") + encoded)
-    if pixels is not None and pixels.size:
-        stream.write(memoryview(pixels).cast("B"))
-    stream.flush()
-
-
-def serve() -> None:
-    """Answer requests until the input ends, and die in the middle of one that takes longer than its `seconds`."""
-    stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what decoders print must not get between the answers
+def serve(connection: Connection) -> None:
+    """Answer requests until the other end is closed, and die in the middle of one that takes longer than its `seconds`."""
     try:
         import decord  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        return send(stream, {"error": f"decord cannot be imported ({complaint_of(error)})"})
-    send(stream, {"ready": True})
+        return connection.send(({"error": f"decord cannot be imported ({complaint_of(error)})"}, None))
+    connection.send(({}, None))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, even inside a decoder, and even after the parent is gone
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-        header, pixels = answer(request)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        send(stream, header, pixels)
+    with suppress(EOFError):
+        while True:
+            request = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+            answered = answer(request)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(answered)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(Connection(int(sys.argv[1])))
