@@ -11,7 +11,7 @@ from in_process import refused
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from concat_id.face.onnx_conversion import dequantise, fold_quantised_weights, wrap_yunet_as_scrfd
+from concat_id.face.onnx_conversion import fold_quantised_weights, wrap_yunet_as_scrfd
 from concat_id.face.opencv_zoo import convert, make_face_models
 from concat_id.video.transforms import load_image
 
@@ -39,15 +39,6 @@ def test_folded_weights_equal_the_reference_operator(source):
         np.testing.assert_array_equal(folded[name].ravel(), expected.ravel())
         checked += 1
     assert checked > 20
-
-
-@pytest.mark.parametrize(("scale", "settings", "expected"), [
-    (3, {}, [[3, 3, 3], [3, 3, 3]]), ([1, 2], {"axis": 0}, [[1, 1, 1], [2, 2, 2]]), ([1, 2, 3], {"axis": 1}, [[1, 2, 3], [1, 2, 3]]),
-    ([[1, 2], [3, 4]], {"axis": 1, "block_size": 2}, [[1, 1, 2], [3, 3, 4]]),
-])  # fmt: skip
-def test_dequantise_per_tensor_channel_and_block(scale, settings, expected):
-    scale = np.array(scale, np.float32)
-    assert dequantise(np.full((2, 3), 2, np.int8), scale, np.ones_like(scale, np.int8), **settings).tolist() == expected
 
 
 def test_detector_agrees_with_opencv_on_the_quantised_original(detector, photographs):
