@@ -11,9 +11,9 @@ from in_process import load_script, no_file_larger_than
 from PIL import Image, ImageFilter
 
 from concat_id.face import photos
-from concat_id.face.detection import TEMPLATE, UprightPhoto
+from concat_id.face.detection import TEMPLATE
 from concat_id.face.parsing import CLASSES, EllipseParser
-from concat_id.face.photos import compare, find_strangers
+from concat_id.face.photos import compare
 from concat_id.face.recognition import load_recognizer
 from concat_id.face.reference import FaceModels, prepare_found
 from concat_id.face.verdict import GOOD, LEVELS, NO_FACE, POOR, USABLE, PhotoVerdict, Reason, judge
@@ -114,12 +114,10 @@ def test_the_worst_reason_decides_and_is_told_first():
 
 def test_the_stranger_among_photos_of_one_person_is_named(detector, recognizer, astronaut, photographs):
     images = [astronaut, Image.open(photographs["actor"]).convert("RGB"), BENCH.exposed(astronaut, -1), astronaut.rotate(10)]
-    vectors = np.stack([recognizer.embed(image, UprightPhoto(image, detector.detect(image)).largest) for image in images])
-    (stranger,) = find_strangers(vectors, recognizer.threshold)
-    assert stranger.number == 1 and stranger.typical != 1 and stranger.similarity < 0.3
-    assert find_strangers(vectors[[0, 2, 3]], recognizer.threshold) == []
     faces = [prepare_found(detector.search(image), (96, 144), detector, EllipseParser()).face for image in images]
     (line,) = (majority := compare(faces, recognizer)).lines("abcd")
+    (stranger,) = majority.strangers
+    assert stranger.number == 1 and stranger.typical != 1 and stranger.similarity < 0.3
     assert majority.outvoted == {1} and line.startswith("b: another person than in ") and "SFace says a cosine of" in line
     (line,) = (two := compare(faces[:2], recognizer)).lines("ab")
     assert two.outvoted == set() and "seem to show different people" in line and not compare(faces[2:], recognizer).strangers

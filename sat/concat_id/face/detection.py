@@ -1,7 +1,6 @@
 """Find faces with insightface and cut them out upright."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from concat_id.errors import UserError
-from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_files
+from concat_id.face.onnx_files import device_number, load_models, no_model
 
 CROP_SIZE = 448
 DETECTION_SIZE = 640
@@ -211,13 +209,9 @@ def _load_detector(folder: Path, device: torch.device) -> tuple[Any, Path]:
 
     Smallest first, because every file must be loaded to know what it is, and antelopev2's recogniser has 260 MB.
     """
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder, expected a face detector's .onnx files; run `{COMMAND}`")
     unreadable: list[str] = []
     for model, file in load_models(folder, device, unreadable, smallest_first=True):
         if getattr(model, "taskname", None) == "detection" and model.use_kps:
             model.prepare(device_number(device), input_size=(DETECTION_SIZE,) * 2, det_thresh=SCORE_THRESHOLD)
             return model, file
-    names = ", ".join(file.name for file in onnx_files(folder)) or "no .onnx file"
-    damaged = f"; unreadable: {', '.join(unreadable)}" if unreadable else ""
-    raise UserError(f"{folder}: found {names}, expected among them a face detector with key points{damaged}; download the folder again")
+    raise no_model(folder, unreadable, "a face detector with key points")

@@ -43,6 +43,15 @@ def load_models(folder: Path, device: torch.device, unreadable: list[str], small
         yield model, file
 
 
+def no_model(folder: Path, unreadable: list[str], expected: str) -> UserError:
+    """Say what a folder holds in place of the model that is expected."""
+    if not os.path.isdir(folder):
+        return UserError(f"{folder}: no such folder, expected {expected}; run `{COMMAND}`")
+    names = ", ".join(file.name for file in onnx_files(folder)) or "no .onnx file"
+    damaged = f" (unreadable: {', '.join(unreadable)})" if unreadable else ""
+    return UserError(f"{folder}: found {names}{damaged}, expected {expected}; run `{COMMAND}`, or download the folder again")
+
+
 def session_settings(device: torch.device) -> dict[str, Any]:
     """Arguments of onnxruntime's session: the GPU where asked for and offered, else the CPU, and no chatter."""
     import onnxruntime

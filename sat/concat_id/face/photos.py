@@ -30,13 +30,6 @@ class Stranger(NamedTuple):
     similarity: float
 
 
-def find_strangers(vectors: np.ndarray, threshold: float) -> list[Stranger]:
-    """Name the photos of one person that show another: vectors (N, D) of length 1, less than `threshold` like the most typical one."""
-    similarities = vectors @ vectors.T
-    typical = int(similarities.sum(axis=1).argmax())
-    return [Stranger(number, typical, float(value)) for number, value in enumerate(similarities[typical]) if value < threshold]
-
-
 class Comparison(NamedTuple):
     """Who is a stranger among the photos of one person, by the recogniser that is named; photos without a face are no strangers."""
 
@@ -62,11 +55,19 @@ class Comparison(NamedTuple):
 
 
 def compare(faces: Sequence[Image.Image | None], recognizer: FaceRecognizer) -> Comparison:
-    """Compare the photos of one person by the face of each as recognisers see it, None where there is none."""
+    """Compare the photos of one person by the face of each as recognisers see it, None where there is none.
+
+    Strangers are less than the threshold like the most typical photo.
+    """
     threshold = same_person(recognizer.name, recognizer.threshold).threshold
     numbers = [number for number, face in enumerate(faces) if face]
-    found = find_strangers(recognizer.embed_crops([faces[number] for number in numbers]), threshold) if numbers else []
-    strangers = [Stranger(numbers[number], numbers[typical], similarity) for number, typical, similarity in found]
+    strangers = []
+    if numbers:
+        vectors = recognizer.embed_crops([faces[number] for number in numbers])
+        similarities = vectors @ vectors.T
+        typical = int(similarities.sum(axis=1).argmax())
+        strangers = [Stranger(number, numbers[typical], float(value))
+                     for number, value in zip(numbers, similarities[typical], strict=True) if value < threshold]  # fmt: skip
     return Comparison(strangers, recognizer.name, threshold, is_clear=2 * len(strangers) < len(numbers))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from concat_id.config.neighbours import BUFFALO, IDENTITY_SIZE
 from concat_id.errors import UserError, one_line
 from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, warp
-from concat_id.face.onnx_files import COMMAND, device_number, load_models, onnx_files
+from concat_id.face.onnx_files import COMMAND, device_number, load_models, no_model
 from concat_id.files.paths import resolve_path
 
 PREFERRED, FALLBACK = "models/antelopev2", "models/face_recognizer"
@@ -48,16 +48,12 @@ class FaceRecognizer:
     def from_folder(cls, folder: str | Path, device: torch.device | str) -> "FaceRecognizer":
         """Load the recogniser of a folder of ONNX files, such as antelopev2. Raises `UserError` if it holds none, or several."""
         folder = Path(folder)
-        if not os.path.isdir(folder):
-            raise UserError(f"{folder}: no such folder, expected a face recogniser's .onnx file; run `{COMMAND}`")
         found, unreadable = _find_recognisers(folder, torch.device(device))
         if len(found) > 1:
             names = ", ".join(file.name for _, file in found)
             raise UserError(f"{folder}: found {len(found)} face recognisers ({names}), expected one; put each into a folder of its own")
         if not found:
-            names = ", ".join(file.name for file in onnx_files(folder)) or "no .onnx file"
-            damaged = f" (unreadable: {', '.join(unreadable)})" if unreadable else ""
-            raise UserError(f"{folder}: found {names}{damaged}, expected one face recogniser; run `{COMMAND}`, or download it again")
+            raise no_model(folder, unreadable, "one face recogniser")
         return cls(*found[0])
 
     def embed(self, image: Image.Image, face: Face) -> np.ndarray:

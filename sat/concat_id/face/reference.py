@@ -117,7 +117,9 @@ def choose_folders(config: FaceConfig) -> FaceFolders:
     notices = []
     detector, parser = resolve_path(config.detector), resolve_path(config.parser)
     if not os.path.exists(detector):
-        detector = _fallback_folder(detector, resolve_path(config.fallback_detector))
+        absent, detector = detector, resolve_path(config.fallback_detector)
+        if not os.path.exists(detector):
+            raise UserError(f"{absent}: no face detector here nor in {detector}; run `{COMMAND}`, or download the released models")
         notices.append(f"{config.detector}: not there; faces are found with the detector in {config.fallback_detector}")
     if not os.path.exists(parser):
         parser = None
@@ -130,9 +132,3 @@ def load_face_models(config: FaceConfig, device: torch.device | str) -> FaceMode
     folders = choose_folders(config)
     parser = EllipseParser() if folders.parser is None else SegformerParser(folders.parser, device)
     return FaceModels(FaceDetector(folders.detector, device), parser, folders.notices)
-
-
-def _fallback_folder(folder: Path, fallback: Path) -> Path:
-    if not os.path.exists(fallback):
-        raise UserError(f"{folder}: no face detector here nor in {fallback}; run `{COMMAND}`, or download the released models")
-    return fallback
