@@ -65,7 +65,7 @@ def test_buffalo_holds_a_detector_and_a_recogniser(tmp_path):
         assert [finding.mark for part in parts_of(config) if part.path == str(folder) for finding in examine(part)] == expected
         shutil.copy(ROOT / "models" / "face_detector" / "det.onnx", folder)
     cut(folder / "det.onnx")
-    assert all("truncated file" in line for part in parts_of(config) if part.path == str(folder) for line in told(examine(part)))
+    assert all("found no whole ONNX model" in line for part in parts_of(config) if part.path == str(folder) for line in told(examine(part)))
 
 
 def test_what_low_rank_weights_alone_need_is_no_problem(monkeypatch):
@@ -105,7 +105,7 @@ def test_each_damage_is_one_line(models):
     expected = {
         "mp_rank_00_model_states.pt: found a truncated": "download it again", SHARDS[0] + ": found a truncated": "download it again",
         f"names 3 files, of which {SHARDS[2]} are missing": "download", "3d-vae.pt: found a git-lfs pointer": "git lfs pull",
-        "expected a file 'latest'": "download", "det.onnx: found a truncated file": "download it again",
+        "expected a file 'latest'": "download", "det.onnx: found no whole ONNX model": "download it again",
         "models/vae: 1 unfinished": "remove",
     }  # fmt: skip
     for text, advice in expected.items():

@@ -17,7 +17,7 @@ from concat_id.doctor.digests import check_digest, known_digest
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, from_error
 from concat_id.errors import UserError
 from concat_id.face.detection import FaceDetector
-from concat_id.face.onnx_files import check_onnx_length, onnx_files
+from concat_id.face.onnx_files import check_onnx, onnx_files
 from concat_id.face.recognition import load_arcface
 from concat_id.files.paths import resolve_path, visible_files
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, weight_files
@@ -117,7 +117,7 @@ def examine(part: Part, digests: bool = False) -> list[Finding]:
     known = {file: digest for file in files if (digest := known_digest(file))}
     for file in files:
         try:
-            check_onnx_length(file) if file.suffix == ".onnx" else check_whole(file)
+            check_onnx(file) if file.suffix == ".onnx" else check_whole(file)
             if digests and file in known:
                 check_digest(file, known[file])
         except UserError as error:
@@ -179,7 +179,7 @@ def _loaded_by(load: Callable[[Path], Path]) -> Callable[[Path], list[Path]]:
 
     def find(folder: Path) -> list[Path]:
         for file in _onnx_files(folder):
-            check_onnx_length(file)
+            check_onnx(file)
         return [load(folder)]
 
     return find

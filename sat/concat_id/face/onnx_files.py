@@ -71,41 +71,22 @@ def device_number(device: torch.device) -> int:
 
 
 def check_onnx(file: Path) -> None:
-    """Raise `UserError` for a file that is no network of plain operators: one that loops, calls others' code or reads others' files."""
+    """Raise `UserError` for a file that is damaged or truncated, or no network of plain operators.
+
+    Such are those that loop, call others' code or read others' files.
+    """
     import onnx  # takes a second
 
     require_file(file, "an ONNX model", "download it again")
+    first_bytes(file)
     if file.stat().st_size > LARGEST:
         raise UserError(f"{file}: found {file.stat().st_size:,} bytes, expected a face model; download it again")
     try:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's own classes
-        raise UserError(f"{file}: found no ONNX model ({one_line(reason_of(error, 100))}); download it again") from error
+        raise UserError(f"{file}: found no whole ONNX model ({one_line(reason_of(error, 100))}); download it again") from error
     for problem in _problems(model, file.parent):
         raise UserError(f"{file}: found {one_line(problem)}, expected a network of plain operators; download it again")
-
-
-def check_onnx_length(file: Path) -> None:
-    """Raise `UserError` for an ONNX file that ends too early: its fields, of which protobuf gives the lengths, are more than the file."""
-    first_bytes(file)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        while stream.tell() < size:
-            key = _number(stream)
-            if key & 7 not in (0, 2):
-                raise UserError(f"{file}: found no ONNX model; download it again")
-            value = _number(stream)
-            stream.seek(value if key & 7 == 2 else 0, os.SEEK_CUR)
-        if stream.tell() > size:
-            raise UserError(f"{file}: found a truncated file of {size:,} bytes, expected {stream.tell():,} or more; download it again")
-
-
-def _number(stream) -> int:
-    """Read a number of seven bits a byte."""
-    digits = []
-    while not digits or digits[-1] & 128 and len(digits) < 10:
-        digits.append((stream.read(1) or b"\0")[0])
-    return sum((digit & 127) << 7 * place for place, digit in enumerate(digits))
 
 
 def _graphs(graph) -> Iterator[Any]:
