@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -49,23 +50,15 @@ class EpochSampler(Sampler[list[Key]]):
 
     def epoch_batches(self, epoch: int) -> list[list[Key]]:
         """The batches of an epoch, of all ranks."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.kinds))
-        batches: list[list[Key]] = []
-        waiting: dict[int, list[Key]] = {}
-        firsts: dict[int, list[Key]] = {}
-        for key in ((epoch, int(index)) for index in order):
-            kind = int(self.kinds[key[1]])
-            bucket = waiting.setdefault(kind, [])
-            bucket.append(key)
-            first = firsts.setdefault(kind, [])
-            if len(first) < self.batch_size:
-                first.append(key)
-            if len(bucket) == self.batch_size:
-                batches.append(waiting.pop(kind))
-        for kind, bucket in waiting.items():
-            missing = self.batch_size - len(bucket)
-            batches.append(bucket + (firsts[kind] * missing)[:missing])
-        return batches
+        order, size = np.random.default_rng([self.seed, epoch]).permutation(len(self.kinds)), self.batch_size
+        keys = [(epoch, index) for index in order.tolist()]
+        batches: list[tuple[int, list[Key]]] = []
+        for kind in np.unique(self.kinds):
+            places = np.flatnonzero(self.kinds[order] == kind).tolist()
+            for own in (places[start : start + size] for start in range(0, len(places), size)):
+                turn = own[-1] if len(own) == size else len(keys) + own[0]  # whole ones once they are full, the others behind them
+                batches.append((turn, [keys[place] for place in (*own, *islice(cycle(places), size - len(own)))]))
+        return [batch for _, batch in sorted(batches)]
 
     def advance(self) -> None:
         """Count one batch on every rank as used."""
