@@ -75,9 +75,7 @@ def _check_clips(report: Report, window: Window, workers: int, timeout_s: float,
                 size = {"height": height, "width": width, "sar": SQUARE}
                 return {"frames": 1, "seconds": 0.0, "fps": window.fps, "varies": False, "held": 0} | size
             return own.reader.probe(clip, window, whole)
-        except UnreadableClipError as error:
-            return error.reason
-        except UserError as error:
+        except (UnreadableClipError, UserError) as error:
             return str(error).removeprefix(f"{clip}: ")
 
     users = _users(report.records, lambda record: [record.video])

@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ START_SECONDS = 120.0  # a cold network disk may hold Python itself
 ATTEMPTS = 3
 SQUARE = "1:1"
 NO_STREAM = "cannot find video stream"  # decord says so of a codec that it lacks as well
+Read = TypeVar("Read")
 
 
 class UnreadableClipError(Exception):
@@ -144,11 +146,16 @@ def told_of(path: Path, pattern: str, timeout_s: float) -> str | None:
 
 def read_image(path: Path, size: tuple[int, int]) -> Frames:
     """Read an image as a clip of one frame, cut to the middle as clips are. Raises `UnreadableClipError`."""
+    pixels = resize_and_crop(np.asarray(readable(path)), size)
+    return Frames(torch.from_numpy(pixels.copy())[None], (0.0,), 0)
+
+
+def readable(path: Path, read: Callable[[Path], Read] = load_image) -> Read:
+    """Read a file of a sample. Raises `UnreadableClipError` where `read` has something to tell the user."""
     try:
-        pixels = resize_and_crop(np.asarray(load_image(path)), size)
+        return read(path)
     except UserError as error:
         raise UnreadableClipError(path, str(error).removeprefix(f"{path}: ")) from error
-    return Frames(torch.from_numpy(pixels.copy())[None], (0.0,), 0)
 
 
 class _Process:

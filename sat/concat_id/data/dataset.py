@@ -1,9 +1,9 @@
 """Samples for training: a window of a clip, its caption and its people's references, the same for the same (seed, epoch, index)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +12,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from concat_id.config.args import DataConfig
-from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state, read_image
+from concat_id.data.clips import BadFiles, ClipReader, UnreadableClipError, Window, file_state, read_image, readable
 from concat_id.data.records import Record
 from concat_id.errors import UserError
-from concat_id.video.transforms import fit_and_pad, load_image, to_tensor
+from concat_id.video.transforms import fit_and_pad, to_tensor
 from concat_id.weights.tensor_cache import TensorCache
 
 MASK_PROBABILITY = 0.9  # as released
 MIRRORED = 0.5  # of the clothes; nothing else is, as a mirrored face is another face
 ATTEMPTS = 20  # other clips tried before so many failures are taken for a mistake in the list
 WINDOWS = 4  # places of a clip that are encoded where encodings are cached
-Read = TypeVar("Read")
 
 
 @dataclass
@@ -207,11 +206,3 @@ def apply_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
     """Blacken an image where its mask is black; as released, every other value keeps it, such as the number of a class."""
     kept = mask.convert("L").point(lambda value: 255 * (value > 0))
     return ImageChops.multiply(image, kept.resize(image.size, Image.Resampling.BILINEAR).convert("RGB"))
-
-
-def readable(path: Path, read: Callable[[Path], Read] = load_image) -> Read:
-    """Read a file of a sample. Raises `UnreadableClipError` where `read` has something to tell the user."""
-    try:
-        return read(path)
-    except UserError as error:
-        raise UnreadableClipError(path, str(error).removeprefix(f"{path}: ")) from error

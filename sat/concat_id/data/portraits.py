@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from concat_id.config.neighbours import IDENTITY_SIZE
-from concat_id.data.dataset import ReplacingDataset, readable
+from concat_id.data.clips import readable
+from concat_id.data.dataset import ReplacingDataset
 from concat_id.data.records import SHOWN
 from concat_id.distributed import rank
 from concat_id.errors import UserError, warn
