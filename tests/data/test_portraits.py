@@ -12,6 +12,7 @@ from in_process import refused
 from odd_input import FEW, mutated, result_or_line
 from PIL import Image
 
+from concat_id.data.dataset import joined
 from concat_id.data.portraits import PortraitDataset, load_identity, read_portraits
 from concat_id.data.sampler import ClipLoader, EpochSampler
 from concat_id.files.json_files import write_json
@@ -46,7 +47,7 @@ def write_list(folder, entries):
 def test_samples_of_the_released_data_set(written, capsys):
     golden, dataset = golden_arrays("consistentid_shared"), PortraitDataset(read_portraits([written]))
     assert capsys.readouterr().err == "warning: 1 of 4 portraits have no id_embed_file_origin; their identity counts as zeros\n"
-    batch = PortraitDataset.collate([dataset[0, index] for index in range(4)])
+    batch = joined([dataset[0, index] for index in range(4)])
     assert batch.images.dtype == torch.uint8 and batch.as_floats() is batch and batch.images.dtype == torch.float32
     for number, entry in enumerate(META["dataset"]):
         kept = [batch.parts[number].index(RELEASED_PARTS[name]) for name in entry["parts"]]  # those that the words name
@@ -81,10 +82,10 @@ def test_photos_of_any_shape_keep_parts_where_they_are(tmp_path):
     Image.fromarray(labels).save(tmp_path / "m.png")
     entry = {"IMG": "a.png", "parsing_mask_IMG": "m.png", "vqa_llva": "c", "vqa_llva_facial": "f"}
     sample = PortraitDataset(read_portraits([write_list(tmp_path, [entry])]), size=64)[0, 0]
-    assert sample["parts"] == ("nose",) and sample["face_captions"] == "f" and sample["images"].shape == (3, 64, 64)
-    nose, others = sample["part_masks"].split((1, 4))
+    assert sample.parts == [("nose",)] and sample.face_captions == ["f"] and sample.images.shape == (1, 3, 64, 64)
+    nose, others = sample.part_masks[0].split((1, 4))
     assert not nose[0, :, :30].any() and (nose[0, :, 34:] == 255).all() and not others.any()
-    assert torch.equal(nose, sample["without_background"]) and not sample["identities"].any()
+    assert torch.equal(nose, sample.without_background[0]) and not sample.identities.any()
 
 
 def test_files_that_are_not_there_are_named(written, tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,13 @@ WINDOWS = 4  # places of a clip that are encoded where encodings are cached
 
 
 @dataclass
-class Sample:
-    """One clip of F frames and its R people.
-
-    `video` (3, F, H, W) uint8, None where `moments`, the mean and standard deviation (T, C, h, w) of its encoding, came from the cache;
-    `refs` (R, 3, H, W) in [-1, 1]. `window` is the key of the encoding, `index` the record that was read, `replaced` whether the one
-    asked for cannot be read, `held` how many frames at the end repeat the clip's last one.
-    """
-
-    caption: str
-    refs: Tensor
-    index: int
-    video: Tensor | None = None
-    moments: tuple[Tensor, Tensor] | None = None
-    window: dict[str, Any] | None = None
-    replaced: bool = False
-    held: int = 0
-
-
-@dataclass
 class Batch:
-    """B samples of one kind: `refs` (B, R, 3, H, W) in [-1, 1]; `video` (b, 3, F, H, W) of those whose encoding is not cached, None if
-    there are none, uint8 between processes and else float32 in [-1, 1]; of the rest one a sample, as in `Sample`.
+    """B samples of one kind, each a clip of F frames and its R people.
+
+    `refs` (B, R, 3, H, W) in [-1, 1]; `video` (b, 3, F, H, W) of those whose encoding is not cached, None if there are none, uint8 between
+    processes and else float32 in [-1, 1]. Of the rest one a sample: `moments`, the mean and standard deviation (T, C, h, w) of the encoding
+    that came from the cache; `windows`, the keys of encodings; `indices` of the records that were read; `replaced`, whether the one asked
+    for cannot be read; `held`, how many frames at the end repeat the clip's last one.
     """
 
     captions: list[str]
@@ -65,10 +51,20 @@ class Batch:
         return self
 
 
-class ReplacingDataset(Dataset):
-    """Samples by (epoch, record index); what cannot be read is noted in `bad_files`, and another record of its kind takes its place.
+def joined(batches: Sequence[Any]) -> Any:
+    """Put batches of one kind together: lists, and tensors along the first dimension; what is None in all of them stays so."""
+    columns = {}
+    for name in vars(batches[0]):
+        parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
+        columns[name] = torch.cat(parts) if parts and isinstance(parts[0], Tensor) else [*chain(*parts)] or None
+    return type(batches[0])(**columns)
 
-    `kinds` says which samples can share a batch. A subclass has `_files`, `_sample` and, for the loader, `collate`.
+
+class ReplacingDataset(Dataset):
+    """Batches of one sample by (epoch, record index); what cannot be read is noted in `bad_files`, and another record of its kind takes
+    its place.
+
+    `kinds` says which samples can share a batch, as `joined` makes it. A subclass has `_files` and `_sample`.
     """
 
     noun, remedy = "clips", "check the list with sat/check_dataset.py"
@@ -130,36 +126,22 @@ class ClipDataset(ReplacingDataset):
         super().__init__(records, [-record.num_refs if record.is_image else record.num_refs for record in records], seed, bad_clips)
         self.data, self.training, self.reader, self.latents = data, training, ClipReader(timeout_s), latents
 
-    @staticmethod
-    def collate(samples: Sequence[Sample]) -> Batch:
-        """Put samples of one kind together."""
-        videos = [sample.video for sample in samples if sample.video is not None]
-        return Batch(
-            captions=[sample.caption for sample in samples],
-            refs=torch.stack([sample.refs for sample in samples]),
-            video=torch.stack(videos) if videos else None,
-            moments=[sample.moments for sample in samples],
-            windows=[sample.window for sample in samples],
-            indices=[sample.index for sample in samples],
-            replaced=[sample.replaced for sample in samples],
-            held=[sample.held for sample in samples],
-        )
-
     def _files(self, record: Record) -> tuple[Path, ...]:
         """Those that need not be tried when they are known to be unreadable."""
         return (record.video,)
 
-    def _sample(self, record: Record, epoch: int, index: int, replaced: bool) -> Sample:
+    def _sample(self, record: Record, epoch: int, index: int, replaced: bool) -> Batch:
         random = np.random.default_rng([self.seed, epoch, index, 0]) if self.training else None
         window = self._window(record, random)
-        sample = Sample(record.caption, self._references(record, random), index, replaced=replaced)
+        refs = self._references(record, random)[None]
+        key, moments, video, held = None, None, None, 0
         if self.latents is not None:
-            sample.window = window_key(record, window)
-            sample.moments = self.latents.read(sample.window)
-        if sample.moments is None:
+            key = window_key(record, window)
+            moments = self.latents.read(key)
+        if moments is None:
             frames = read_image(record.video, window.size) if record.is_image else self.reader.read(record.video, window)
-            sample.video, sample.held = frames.pixels.permute(3, 0, 1, 2), frames.held
-        return sample
+            video, held = frames.pixels.permute(3, 0, 1, 2)[None], frames.held
+        return Batch([record.caption], refs, video, [moments], [key], [index], [replaced], [held])
 
     def _window(self, record: Record, random: np.random.Generator | None) -> Window:
         position = 0.5

@@ -141,9 +141,9 @@ class PortraitBatch:
 
 
 class PortraitDataset(ReplacingDataset):
-    """Samples of portraits by (epoch, record index), the same in every epoch. Images are squares of `size` pixels, the middle of the photo.
+    """Batches of one portrait by (epoch, record index), the same in every epoch; all are of one kind.
 
-    All are of one kind. Nothing is left out at random here; a sample has what a `PortraitBatch` has, of one portrait.
+    Images are squares of `size` pixels, the middle of the photo. Nothing is left out at random here.
     """
 
     noun, remedy = "portraits", "make them again with sat/prepare_portraits.py"
@@ -152,35 +152,30 @@ class PortraitDataset(ReplacingDataset):
         super().__init__(records, [1] * len(records), seed, bad_portraits)
         self.size = size
 
-    @staticmethod
-    def collate(samples: Sequence[dict[str, Any]]) -> PortraitBatch:
-        """Put samples together."""
-        columns = {name: [sample[name] for sample in samples] for name in samples[0]}
-        return PortraitBatch(**{name: torch.stack(made) if isinstance(made[0], Tensor) else made for name, made in columns.items()})
-
     def _files(self, record: PortraitRecord) -> tuple[Path, ...]:
         return tuple(filter(None, (record.photo, record.mask, record.identity)))
 
-    def _sample(self, record: PortraitRecord, epoch: int, index: int, replaced: bool) -> dict[str, Any]:
+    def _sample(self, record: PortraitRecord, epoch: int, index: int, replaced: bool) -> PortraitBatch:
         photo = readable(record.photo)
         labels = from_released(readable(record.mask, partial(load_labels, num_classes=len(RELEASED_CLASSES))))
         parts = part_masks(labels)
         masks = torch.zeros(len(PARTS), self.size, self.size, dtype=torch.uint8)
         for place, mask in enumerate(parts.values()):
             masks[place] = self._square(mask_of(mask, photo.size))[0]
-        return {
-            "captions": record.caption,
-            "face_captions": record.face_caption,
-            "parts": tuple(parts),
-            "images": self._square(photo),
-            "clip_pixels": clip_pixels(photo),
-            "part_pixels": part_pixels(part_images(photo, parts)),
-            "part_masks": masks,
-            "without_background": self._square(mask_of(without_background(labels), photo.size)),
-            "identities": readable(record.identity, load_identity) if record.identity else torch.zeros(1, IDENTITY_SIZE),
-            "indices": index,
-            "replaced": replaced,
-        }
+        identity = readable(record.identity, load_identity) if record.identity else torch.zeros(1, IDENTITY_SIZE)
+        return PortraitBatch(
+            captions=[record.caption],
+            face_captions=[record.face_caption],
+            parts=[tuple(parts)],
+            images=self._square(photo)[None],
+            clip_pixels=clip_pixels(photo)[None],
+            part_pixels=part_pixels(part_images(photo, parts))[None],
+            part_masks=masks[None],
+            without_background=self._square(mask_of(without_background(labels), photo.size))[None],
+            identities=identity[None],
+            indices=[index],
+            replaced=[replaced],
+        )
 
     def _square(self, image: Image.Image) -> Tensor:
         """Turn an image into uint8 (C, S, S)."""

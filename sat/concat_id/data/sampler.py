@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from concat_id.data.dataset import Batch, ReplacingDataset, Sample
+from concat_id.data.dataset import Batch, ReplacingDataset, joined
 from concat_id.errors import UserError, reason_of, warn
 
 MAX_RESTARTS = 3  # of the loader's processes, without a batch in between
@@ -82,18 +82,18 @@ class _Guarded(Dataset):
     def __init__(self, dataset: ReplacingDataset):
         self.dataset = dataset
 
-    def __getitem__(self, key: Key) -> Sample | UserError:
+    def __getitem__(self, key: Key) -> Batch | UserError:
         try:
             return self.dataset[key]
         except UserError as error:
             return error
 
-    def collate(self, samples: list[Sample | UserError]) -> Batch | UserError:
+    def collate(self, samples: list[Batch | UserError]) -> Batch | UserError:
         """Put samples together, in shared memory if this is not the trainer's process; or return the first error."""
         failed = next((sample for sample in samples if isinstance(sample, UserError)), None)
         if failed is not None:
             return failed
-        batch = self.dataset.collate(samples)
+        batch = joined(samples)
         return batch if get_worker_info() is None else _shared(batch)
 
 

@@ -84,7 +84,7 @@ class Validation:
         return sheet
 
     def _batch(self, index: int) -> Any:
-        return self.clips.collate([self.clips[0, index]]).as_floats()
+        return self.clips[0, index].as_floats()
 
 
 def _turns(count: int) -> Sequence[int]:
