@@ -9,14 +9,7 @@ from typing import Literal
 from concat_id.config.typed import setting, size
 
 GuidanceName = Literal["constant", "dynamic", "dynamic_intended"]
-LARGEST = {  # what the keys say that both backbones have
-    "latent_height": "latent rows of the largest video",
-    "latent_width": "latent columns of the largest video",
-    "num_frames": "pixel frames of the longest video, 4 n + 1",
-}
-LEVELS = "channels of each level; all but the last halve height and width"
 REF_GUIDANCE = "strength of the references, one for all people or one each, left to right; every value but 1 takes one more pass a step"
-CHECKPOINTING = "recompute activations in training to save memory"
 
 
 class OfVideos:
@@ -47,8 +40,8 @@ class OfVideos:
 
 
 @dataclass(kw_only=True)
-class TransformerConfig:
-    """The diffusion transformer; the defaults are CogVideoX-5B's where a file need not say them."""
+class TransformerSizes:
+    """What the transformers of both backbones have, with CogVideoX-5B's defaults."""
 
     num_layers: int = size(text="layers", low=1, high=1000)
     hidden_size: int = size(text="width of a token", low=1)
@@ -59,17 +52,23 @@ class TransformerConfig:
     patch_size: int = size(2, "latents per token along height and width", low=1)
     text_hidden_size: int = size(4096, "width of the text encoder's tokens", low=1)
     text_length: int = size(226, "text tokens, padded", low=1)
-    latent_height: int = size(60, LARGEST["latent_height"], low=1)
-    latent_width: int = size(90, LARGEST["latent_width"], low=1)
-    num_frames: int = size(49, LARGEST["num_frames"], low=1)
+    latent_height: int = size(60, "latent rows of the largest video", low=1)
+    latent_width: int = size(90, "latent columns of the largest video", low=1)
+    num_frames: int = size(49, "pixel frames of the longest video, 4 n + 1", low=1)
     time_compressed_rate: int = size(4, "pixel frames per latent frame", low=1)
+    max_refs: int = size(3, "most people in a video", low=1, high=64, training=True)
+    checkpoint_activations: bool = setting(False, "recompute activations in training to save memory", training=True)
+
+
+@dataclass(kw_only=True)
+class TransformerConfig(TransformerSizes):
+    """The diffusion transformer; the defaults are CogVideoX-5B's where a file need not say them."""
+
     position_embedding: Literal["rotary", "sincos"] = setting("rotary", "positions: rotary (5B) or sincos (2B)")
     height_interpolation: float = size(1.0, "sincos: stretch of the positions along height", low=0.01)
     width_interpolation: float = size(1.0, "sincos: stretch of the positions along width", low=0.01)
     time_interpolation: float = size(1.0, "sincos: stretch of the positions along time", low=0.01)
     max_sequence_length: int = size(64, "rows of a table in the file format that nothing uses", low=1)
-    max_refs: int = size(3, "most people in a video", low=1, high=64, training=True)
-    checkpoint_activations: bool = setting(False, CHECKPOINTING, training=True)
 
 
 @dataclass
@@ -108,7 +107,9 @@ class AutoencoderConfig:
     """The causal 3D VAE."""
 
     path: str = setting("models/vae/3d-vae.pt", "its file, or a diffusers folder", path="read")
-    block_out_channels: tuple[int, ...] = size((128, 256, 256, 512), LEVELS, low=1)
+    block_out_channels: tuple[int, ...] = size(
+        (128, 256, 256, 512), "channels of each level; all but the last halve height and width", low=1
+    )
     layers_per_block: int = size(3, "residual blocks of a level", low=1)
     latent_channels: int = size(16, "channels of the latents", low=1)
     norm_num_groups: int = size(32, "groups of GroupNorm, fixed in diffusers' blocks", low=32, high=32)

@@ -31,6 +31,11 @@ def size(default: Any = dataclasses.MISSING, text: str = "", high: float = MANY,
     return setting(default, text, high=high, **more)
 
 
+def with_default(section: type, name: str, default: Any) -> Any:
+    """Declare a key of another section once more, with another default."""
+    return setting(default, **section.__dataclass_fields__[name].metadata)
+
+
 class Origins:
     """Where every value came from: dotted key -> (file or "command line", the key as it is written there)."""
 

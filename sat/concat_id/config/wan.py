@@ -4,42 +4,32 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from concat_id.config.cogvideox import (
-    CHECKPOINTING,
-    LARGEST,
-    LEVELS,
     REF_GUIDANCE,
     AutoencoderConfig,
     FaceConfig,
     LoraConfig,
     OfVideos,
     TextEncoderConfig,
+    TransformerSizes,
 )
-from concat_id.config.typed import setting, size
+from concat_id.config.typed import setting, size, with_default
 
 WAN_FOLDER = "models/Wan-AI/Wan2.1-T2V-1.3B"  # where the original keeps Wan's own files
 
 
 @dataclass(kw_only=True)
-class WanTransformerConfig:
+class WanTransformerConfig(TransformerSizes):
     """The Wan2.1 diffusion transformer; the defaults are T2V-1.3B's."""
 
-    num_layers: int = size(30, "layers", low=1, high=1000)
-    hidden_size: int = size(1536, "width of a token", low=1)
-    num_attention_heads: int = size(12, "attention heads", low=1)
-    ffn_dim: int = size(8960, "width inside the MLP", low=1)
+    num_layers: int = with_default(TransformerSizes, "num_layers", 30)
+    hidden_size: int = with_default(TransformerSizes, "hidden_size", 1536)
+    num_attention_heads: int = with_default(TransformerSizes, "num_attention_heads", 12)
     time_embed_dim: int = size(256, "width of the sinusoid of the time", low=2)
-    in_channels: int = size(16, "latent channels in", low=1)
-    out_channels: int = size(16, "latent channels out", low=1)
-    patch_size: int = size(2, "latents per token along height and width", low=1)
-    text_hidden_size: int = size(4096, "width of the text encoder's tokens", low=1)
-    text_length: int = size(512, "text tokens, padded", low=1)
-    latent_height: int = size(60, LARGEST["latent_height"], low=1)
-    latent_width: int = size(104, LARGEST["latent_width"], low=1)
-    num_frames: int = size(81, LARGEST["num_frames"], low=1)
-    time_compressed_rate: int = size(4, "pixel frames per latent frame", low=1)
-    max_refs: int = size(3, "most people in a video", low=1, high=64, training=True)
+    text_length: int = with_default(TransformerSizes, "text_length", 512)
+    latent_width: int = with_default(TransformerSizes, "latent_width", 104)
+    num_frames: int = with_default(TransformerSizes, "num_frames", 81)
+    ffn_dim: int = size(8960, "width inside the MLP", low=1)
     ref_modulation: bool = setting(False, "the AdaLN variant: references have modulations of their own")
-    checkpoint_activations: bool = setting(False, CHECKPOINTING, training=True)
 
 
 @dataclass
@@ -66,7 +56,7 @@ class WanTextEncoderConfig(TextEncoderConfig):
     """The UMT5 encoder."""
 
     path: str = setting(f"{WAN_FOLDER}/models_t5_umt5-xxl-enc-bf16.pth", "Wan's file, or a diffusers folder", path="read")
-    max_length: int = size(512, "tokens of a prompt, padded", low=1)
+    max_length: int = with_default(TextEncoderConfig, "max_length", 512)
     kind: Literal["umt5", "t5"] = setting("umt5", "t5: the folder of a T5 encoder, as CogVideoX has it")
 
 
@@ -75,8 +65,8 @@ class WanAutoencoderConfig(AutoencoderConfig):
     """Wan's causal 3D VAE."""
 
     path: str = setting(f"{WAN_FOLDER}/Wan2.1_VAE.pth", "its file, or a diffusers folder", path="read")
-    block_out_channels: tuple[int, ...] = size((96, 192, 384, 384), LEVELS, low=1)
-    layers_per_block: int = size(2, "residual blocks of a level", low=1)
+    block_out_channels: tuple[int, ...] = with_default(AutoencoderConfig, "block_out_channels", (96, 192, 384, 384))
+    layers_per_block: int = with_default(AutoencoderConfig, "layers_per_block", 2)
     kind: Literal["wan", "cogvideox"] = setting("wan", "cogvideox: the VAE of CogVideoX")
 
 
