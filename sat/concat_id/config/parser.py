@@ -1,7 +1,6 @@
 """Command lines whose mistakes are told in one line: options that are known, paths that can be, numbers that are numbers."""
 
 import argparse
-import math
 import re
 import sys
 from argparse import Namespace
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from concat_id.config.typed import LARGEST, WHOLE, nearest, shown
+from concat_id.config.typed import LARGEST, WHOLE, nearest, shown, to_float
 from concat_id.errors import UserError
 from concat_id.files.paths import path_argument
 
@@ -91,10 +90,7 @@ def whole_number(text: str) -> int:
 
 def finite_number(text: str) -> float:
     """Read a number of a command line."""
-    try:
-        number = float(text) if text.isascii() and "_" not in text else math.nan
-    except ValueError:
-        number = math.nan
-    if not abs(number) <= MOST_OTHERWISE:
+    number = to_float(text)
+    if number is None or abs(number) > MOST_OTHERWISE:
         raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a number up to {MOST_OTHERWISE}")
     return number

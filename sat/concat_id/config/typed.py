@@ -146,8 +146,7 @@ def convert(value: Any, hint: Any, key: str, origins: Origins, expected: str = "
     converted = _SCALARS[hint](value)
     if converted is None:
         remedy = "put it in quotes" if hint is str and isinstance(value, int | float) else ""
-        own = f"{_describe(hint)} up to {LARGEST_FLOAT:g}" if hint is float and _is_large(value) else _describe(hint)
-        raise mismatch(key, value, expected or own, origins, remedy)
+        raise mismatch(key, value, expected or _describe(hint), origins, remedy)
     return converted
 
 
@@ -161,23 +160,15 @@ def _convert_tuple(value: Any, hint: Any, key: str, origins: Origins) -> tuple:
 
 
 def _to_int(value: Any) -> int | None:
-    number = _to_float(value)
+    number = to_float(value)
     if number is None or number != int(number):
         return None
     whole = value if isinstance(value, int) else int(value) if isinstance(value, str) and WHOLE.fullmatch(value) else int(number)
     return whole if abs(whole) <= LARGEST else None
 
 
-def _is_large(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and abs(float(value)) > LARGEST_FLOAT
-    except OverflowError:
-        return True
-    except (TypeError, ValueError):
-        return False
-
-
-def _to_float(value: Any) -> float | None:
+def to_float(value: Any) -> float | None:
+    """Return the number that a value is or that text says; None for anything else, and for one too large for any use."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and not (len(value) <= 300 and value.isascii() and "_" not in value):
@@ -199,8 +190,8 @@ def _to_str(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-_SCALARS = {int: _to_int, float: _to_float, bool: _to_bool, str: _to_str}
-_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_SCALARS = {int: _to_int, float: to_float, bool: _to_bool, str: _to_str}
+_NAMES = {int: "an integer", float: f"a number up to {LARGEST_FLOAT:g}", bool: "true or false", str: "text"}
 
 
 def without_none(hint: Any) -> Any:
