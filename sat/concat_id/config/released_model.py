@@ -1,21 +1,20 @@
 """Read the `model:` section of the original's files (`target:` class, `params:` arguments) into this project's form."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from concat_id.config.typed import Origins, convert, mismatch, nearest, shown, unknown_key
 from concat_id.errors import UserError, warn
 
 RELEASED, TYPED = "released target:/params:", "typed"
 NEUTRAL = {"scale_factor", "ref_image_dropout", "not_trainable_prefixes", "faces"}  # keys that both forms have
-NO_EFFECT = object()
 
 
-class Only:
+class Only(NamedTuple):
     """The one value of a key that this project can do, and what to do instead of another; null is as good as false."""
 
-    def __init__(self, value: Any, remedy: str = ""):
-        self.value, self.remedy = value, remedy
+    value: Any
+    remedy: str = ""
 
     def allows(self, value: Any) -> bool:
         """Whether this value asks for nothing else."""
@@ -34,41 +33,27 @@ _SIGMAS = _LOSS + "sigma_sampler_config.params."
 _SAMPLER = "sampler_config.params."
 _GUIDER = _SAMPLER + "guider_config.params."
 
-# Key of the released form -> key of the typed form, or the only value that is possible, or that it has no effect.
+# Key of the released form -> key of the typed form, or the only value that is possible, or None where it has no effect.
 # Where several give one typed key they must agree. A leading underscore marks what is combined further down.
 KEYS: dict[str, Any] = {
     "scale_factor": "scale_factor",
     "ref_image_dropout": "ref_image_dropout",
-    "disable_first_stage_autocast": NO_EFFECT,
-    "log_keys": NO_EFFECT,
     "input_key": Only("mp4"),
     "latent_input": Only(False, "name lists of videos; args.latent_cache keeps what is encoded"),
     "compile_model": Only(False, "args.compile says it"),
-    "en_and_decode_n_samples_a_time": NO_EFFECT,
     "noised_image_input": Only(False),
-    "noised_image_all_concat": NO_EFFECT,  # without noised_image_input
-    "noised_image_dropout": NO_EFFECT,
-    "lora_train": NO_EFFECT,  # which the original does not read, as use_pd, and the loss's fixed_frames and blocks
-    "use_pd": NO_EFFECT,
     "not_trainable_prefixes": "not_trainable_prefixes",
     "denoiser_config.params.num_idx": "schedule.num_timesteps",
     "denoiser_config.params.quantize_c_noise": Only(False),
     "denoiser_config.params.discretization_config.params.shift_scale": "schedule.shift",
     _NETWORK + "elementwise_affine": Only(True),
-    _NETWORK + "adm_in_channels": NO_EFFECT,
     _NETWORK + "input_time": Only("adaln"),
-    _NETWORK + "parallel_output": NO_EFFECT,
     _NETWORK + "use_SwiGLU": Only(False),
     _NETWORK + "use_RMSNorm": Only(False),
-    _ARGS + "checkpoint_activations": "transformer.checkpoint_activations",
-    _ARGS + "max_sequence_length": "transformer.max_sequence_length",
-    _ARGS + "vocab_size": NO_EFFECT,
-    _ARGS + "skip_init": NO_EFFECT,
     _ARGS + "layernorm_order": Only("pre"),
     _ARGS + "model_parallel_size": Only(1),
     _ARGS + "is_decoder": Only(False),
     _POSITIONS + "hidden_size_head": "_head_size",
-    _POSITIONS + "text_length": "transformer.text_length",
     _POSITIONS + "theta": Only(10000),
     _POSITIONS + "rot_v": Only(False),
     _POSITIONS + "learnable_pos_embed": Only(False),
@@ -85,28 +70,36 @@ KEYS: dict[str, Any] = {
     _EMBEDDER + "params.max_length": "text_encoder.max_length",
     _VAE + "cp_size": Only(1),
     _VAE + "ckpt_path": "autoencoder.path",
-    _VAE + "ignore_keys": NO_EFFECT,
     _LOSS + "type": Only("l2"),
     _LOSS + "offset_noise_level": Only(0),
-    _LOSS + "fixed_frames": NO_EFFECT,
-    _LOSS + "block_scale": NO_EFFECT,
-    _LOSS + "block_size": NO_EFFECT,
     _SIGMAS + "uniform_sampling": Only(True),
     _SIGMAS + "num_idx": "schedule.num_timesteps",
     _SIGMAS + "discretization_config.params.shift_scale": "schedule.shift",
     _SAMPLER + "num_steps": "sampler.num_inference_steps",
-    _SAMPLER + "verbose": NO_EFFECT,
     _SAMPLER + "discretization_config.params.shift_scale": "schedule.shift",
     _GUIDER + "scale": "sampler.guidance_scale",
     _GUIDER + "exp": "sampler.guidance_exponent",
     _GUIDER + "num_steps": "sampler.guidance_steps",
 }
-_SAME_NAME = (
-    "num_layers hidden_size num_attention_heads time_embed_dim in_channels out_channels patch_size latent_height latent_width"
-    " num_frames time_compressed_rate"
-)
-KEYS.update({_NETWORK + name: f"transformer.{name}" for name in _SAME_NAME.split()})
-KEYS.update({_POSITIONS + f"{name}_interpolation": f"transformer.{name}_interpolation" for name in ("time", "height", "width")})
+_OF_TRANSFORMER = {  # which have the same names in the typed form
+    _NETWORK: "num_layers hidden_size num_attention_heads time_embed_dim in_channels out_channels patch_size latent_height latent_width"
+    " num_frames time_compressed_rate",
+    _ARGS: "checkpoint_activations max_sequence_length",
+    _POSITIONS: "text_length time_interpolation height_interpolation width_interpolation",
+}
+_NO_EFFECT = {  # noised_image_* without noised_image_input; lora_train, use_pd and the loss's not even in the original
+    "": "disable_first_stage_autocast log_keys en_and_decode_n_samples_a_time noised_image_all_concat noised_image_dropout lora_train"
+    " use_pd",
+    _NETWORK: "adm_in_channels parallel_output",
+    _ARGS: "vocab_size skip_init",
+    _VAE: "ignore_keys",
+    _VAE + "encoder_config.params.": "resolution dropout gather_norm",
+    _VAE + "decoder_config.params.": "resolution dropout gather_norm",
+    _LOSS: "fixed_frames block_scale block_size",
+    _SAMPLER: "verbose",
+}
+KEYS.update({prefix + name: f"transformer.{name}" for prefix, names in _OF_TRANSFORMER.items() for name in names.split()})
+KEYS.update({prefix + name: None for prefix, names in _NO_EFFECT.items() for name in names.split()})
 for _side in ("encoder_config.params.", "decoder_config.params."):
     KEYS.update({
         _VAE + _side + "z_channels": "autoencoder.latent_channels",
@@ -117,9 +110,6 @@ for _side in ("encoder_config.params.", "decoder_config.params."):
         _VAE + _side + "in_channels": Only(3),
         _VAE + _side + "out_ch": Only(3),
         _VAE + _side + "attn_resolutions": Only([]),
-        _VAE + _side + "resolution": NO_EFFECT,
-        _VAE + _side + "dropout": NO_EFFECT,
-        _VAE + _side + "gather_norm": NO_EFFECT,
     })
 
 # Key of a target -> class name (without its module) -> the typed values that stand for the class.
@@ -184,11 +174,9 @@ def import_model(model: dict[str, Any], origins: Origins, training: bool) -> dic
     """
     flat: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for released, typed in KEYS.items():
-        if isinstance(typed, str) and typed not in sources:
-            sources[typed] = released
+    for released, typed in reversed(KEYS.items()):  # of several the first is named
+        if isinstance(typed, str):
             origins.alias(f"model.{typed}", f"model.{released}")
-    sources.clear()
     section = {name: value for name, value in model.items() if name != "faces"}
     for key, value in _leaves(section):
         for typed, new in _translate(key, value, origins, training):
@@ -223,13 +211,9 @@ def _translate(key: str, value: Any, origins: Origins, training: bool) -> list[t
     if key not in KEYS:
         raise _unknown(key, origins)
     typed = KEYS[key]
-    if typed is NO_EFFECT:
-        return []
-    if isinstance(typed, Only):
-        if not typed.allows(value) and (training or not key.startswith(_LOSS)):
-            raise mismatch(f"model.{key}", value, f"{typed.value!r}, the only value this project can do", origins, typed.remedy)
-        return []
-    return [(typed, value)]
+    if isinstance(typed, Only) and not typed.allows(value) and (training or not key.startswith(_LOSS)):
+        raise mismatch(f"model.{key}", value, f"{typed.value!r}, the only value this project can do", origins, typed.remedy)
+    return [(typed, value)] if isinstance(typed, str) else []
 
 
 def _target(key: str, value: Any, origins: Origins) -> dict[str, Any]:
