@@ -1,20 +1,18 @@
 """What must hold between the keys of a configuration, whatever each of them is by itself."""
 
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from operator import attrgetter
+from typing import get_args, get_type_hints
 
 from concat_id.config.schema import BACKBONES, Config
-from concat_id.config.typed import Origins, mismatch
+from concat_id.config.typed import mismatch
 
 
-def validate(config: Config, origins: Origins | None = None) -> None:
+def validate(config: Config) -> None:
     """Check what must hold between keys. Raises `UserError` naming the key, its value and what the model can do."""
     for key, holds, expected in _constraints(config):
         if not holds:
-            value: Any = config
-            for name in key.split("."):
-                value = getattr(value, name)
-            raise mismatch(key, value, expected, origins or Origins())
+            raise mismatch(key, attrgetter(key)(config), expected, config.origins)
 
 
 def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
@@ -44,7 +42,7 @@ def _of_backbone(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "model.sampler.num_inference_steps", sampler.num_inference_steps <= steps, f"at most the schedule's {steps} steps"
     random = model.lora is not None and model.lora.dropout > 0
     yield "args.compile", not (args.compile and random), "false or auto with model.lora.dropout, whose draws compiling changes"
-    clip = config.data.max_num_frames or 1
+    clip = config.data.max_num_frames
     yield "data.max_num_frames", (clip - 1) % rate == 0 and clip <= frames, f"{rate} n + 1, at most {frames}"
 
 
@@ -57,7 +55,7 @@ def _of_args(config: Config) -> Iterator[tuple[str, bool, str]]:
         yield f"model.sampler.{name}", getattr(sampler, name) in known, " or ".join(known)
     most = model.max_latent_frames
     span = f"1 to {most} latent frames ({most} are {model.num_frames} frames of video, 1 is a portrait image)"
-    yield "args.sampling_num_frames", args.sampling_num_frames is None or 1 <= args.sampling_num_frames <= most, span
+    yield "args.sampling_num_frames", 1 <= args.sampling_num_frames <= most, span
     yield "args.fp16", not (args.bf16 and args.fp16), "false where bf16 is true; choose one of them"
     yield "args.compile", not (args.compile and args.memory == "low"), "false or auto with memory: low, whose layers come and go"
     yield from _of_acceleration(config)
@@ -96,8 +94,7 @@ def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield from _of_cogvideox_vae(config)
     whole = sampler.guidance != "dynamic" or sampler.guidance_exponent.is_integer()
     yield "model.sampler.guidance_exponent", whole, "a whole number with dynamic guidance, whose base is negative at times"
-    factor = config.model.autoencoder.spatial_factor
-    yield from _sizes(config, (transformer.latent_height * factor, transformer.latent_width * factor))
+    yield from _sizes(config, config.model.largest_size)
 
 
 def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
@@ -153,6 +150,5 @@ def _sizes(config: Config, largest: tuple[int, int] | None) -> Iterator[tuple[st
     expected = f"[height, width] divisible by {multiple} (VAE {factor} x patch {patch})"
     expected += f" and at most {list(largest)}" if largest else ""
     for key, sizes in (("args.sampling_image_size", config.args.sampling_image_size), ("data.video_size", config.data.video_size)):
-        limits = largest or sizes
-        fits = sizes is None or all(side % multiple == 0 and side <= most for side, most in zip(sizes, limits, strict=True))
+        fits = all(side % multiple == 0 and side <= most for side, most in zip(sizes, largest or sizes, strict=True))
         yield key, fits, expected

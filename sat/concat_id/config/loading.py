@@ -64,7 +64,7 @@ def load_config(
     for key in ("model", "args", "data"):
         _settle_paths(getattr(config, key), f"{key}.", origins)
     _settle_paths(config.training, "args.", origins)
-    validate(config, origins)
+    validate(config)
     return config
 
 
