@@ -125,10 +125,6 @@ def _tensor(machine: Any, name: str, items: Sequence[Any]) -> Made:
     return machine.add_tensor(numbers, last, available, item_size)
 
 
-def _without_values(machine: Any, name: str, items: Sequence[Any]) -> NoReturn:
-    raise pickle.UnpicklingError("a tensor without values (meta)")
-
-
 def _of_another(machine: Any, name: str, items: Sequence[Any]) -> Any:
     """_rebuild_from_type_v2(function, class, arguments, state)."""
     return machine.call(items[0], items[2])
@@ -143,11 +139,11 @@ def _result(kind: str) -> Callable[..., Made]:
     return lambda machine, name, items: Made(kind, ITEM + sum(map(size_of, items)))
 
 
-def _of_plain(kind: str, *, no_numbers: bool = True) -> Callable[..., Any]:
-    """A call of a type with what it makes nothing greater of."""
+def _of_plain(kind: str) -> Callable[..., Made]:
+    """A call of a type that makes nothing greater of what it is given, unless that is a number."""
 
     def call(machine: Any, name: str, items: Sequence[Any]) -> Made:
-        if any(isinstance(item, int) for item in items) and no_numbers:
+        if any(isinstance(item, int) for item in items):
             refuse(name, items)
         return _result(kind)(machine, name, items)
 
@@ -192,10 +188,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     **{f"torch._utils.{name}": _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")},
     **{f"torch._utils._rebuild_parameter{more}": _first for more in ("", "_with_state")},
     "torch._utils._rebuild_sparse_tensor": _result("tensor"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _without_values,
     "torch._tensor._rebuild_from_type_v2": _of_another,
     "torch.Size": _size_of_tensor,
-    "torch.device": _of_plain("device", no_numbers=False),
+    "torch.device": _result("device"),
     "torch.serialization._get_layout": _of_plain("layout"),
     "collections.OrderedDict": _of_plain("OrderedDict"),
     "collections.Counter": _of_plain("Counter"),

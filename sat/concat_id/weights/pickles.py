@@ -106,7 +106,7 @@ def _require_older_format(head: bytes) -> None:
 
 LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": Made("tuple"), "EMPTY_SET": Made("set")}
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # values from the stack; their kin all from a mark on
 MAPPINGS = {"dict", "OrderedDict", "Counter"}
 
 
@@ -152,18 +152,15 @@ class _Follower:
             elif kind == "MARK":
                 waiting.append(stack)
                 stack = []
-            elif kind in ("TUPLE", "APPENDS", "SETITEMS"):
-                items, stack = stack, waiting.pop()
-                if kind == "TUPLE":
+            elif kind.startswith(("TUPLE", "APPEND", "SETITEM")):
+                if count := TAKES.get(kind):
+                    items, stack[-count:] = stack[-count:], []
+                else:
+                    items, stack = stack, waiting.pop()
+                if kind.startswith("TUPLE"):
                     stack.append(made_tuple(items))
                 else:
-                    self._fill(stack[-1], items, kind == "SETITEMS")
-            elif kind in TUPLES:
-                stack[-TUPLES[kind] :] = [made_tuple(stack[-TUPLES[kind] :])]
-            elif kind in ("APPEND", "SETITEM"):
-                count = 1 if kind == "APPEND" else 2
-                items, stack[-count:] = stack[-count:], []
-                self._fill(stack[-1], items, kind == "SETITEM")
+                    self._fill(stack[-1], items, kind.startswith("SETITEM"))
             elif kind == "GLOBAL":
                 stack.append(self._named(argument))
             elif kind == "BINPERSID":
