@@ -36,8 +36,7 @@ def load_low_rank(folder: str | Path) -> tuple[dict[str, Tensor], float]:
         with safe_open(path, framework="pt") as file:
             tensors, scale = {name: file.get_tensor(name) for name in file.keys()}, float((file.metadata() or {}).get("scale", "none"))  # noqa: SIM118
     except (OSError, SafetensorError, LookupError, ValueError, TypeError, RuntimeError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: cannot be read ({reason}), expected low-rank weights; name a folder such as exps/RUN/100") from error
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}), expected low-rank weights; name one like exps/RUN/100") from error
     wrong = [name for name, tensor in tensors.items() if not tensor.is_floating_point() or tensor.dim() != 2]
     if wrong or not math.isfinite(scale):
         found = f"{wrong[0]} ({tensors[wrong[0]].dtype}, {tuple(tensors[wrong[0]].shape)})" if wrong else f"the scale {scale}"
@@ -52,14 +51,9 @@ def blocks(down: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32; the weight's type stays, but for one of a byte."""
+    """W + scale * B A, in float32; the weight's type stays, but for 8 bits, which round a product of usual size away: then bfloat16."""
     product = torch.cat([rows.float() @ block.float() for block, rows in blocks(down, up)])
-    return _added(weight, scale * product)
-
-
-def _added(weight: Tensor, change: Tensor) -> Tensor:
-    """Add in float32. Of bfloat16 where the weight has 8 bits, which round a product of usual size away."""
-    return (weight.float() + change).to(weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16)
+    return (weight.float() + scale * product).to(weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16)
 
 
 def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float) -> dict[str, Tensor]:
@@ -71,10 +65,8 @@ def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float)
     for layer in {name.partition(MATRIX)[0] for name in tensors if MATRIX in name}:
         parts = range(sum(name.startswith(f"{layer}{MATRIX}A.") for name in tensors))
         try:
-            down, up = ([tensors[f"{layer}{MATRIX}{side}.{part}"].float() for part in parts] for side in "AB")
-            weight = merged[f"{layer}.weight"]
-            product = torch.cat([rows @ block for block, rows in zip(down, up, strict=True)])
-            merged[f"{layer}.weight"] = _added(weight, alpha / len(down[0]) * product)
+            down, up = (torch.cat([tensors[f"{layer}{MATRIX}{side}.{part}"] for part in parts]) for side in "AB")
+            merged[f"{layer}.weight"] = with_product(merged[f"{layer}.weight"], down, up, alpha / up.shape[1])
         except (LookupError, RuntimeError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
             expected = "expected pairs of SAT's lora2 beside the weight they change; save the checkpoint again"
             raise UserError(f"{source}: the low-rank matrices of {layer} do not fit ({reason_of(error)}), {expected}") from error
