@@ -33,22 +33,6 @@ def _without_default(*_: Any) -> dict:
 _numpy_array, _numpy_scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _plain_types = (bool, bytes, dict, float, int, list, str, tuple)
 PATHLIB = "pathlib", "pathlib._local"  # the second one is Python 3.13's
-INERT = {
-    "argparse.Namespace": argparse.Namespace,
-    "types.SimpleNamespace": types.SimpleNamespace,
-    "typing.Any": RecordedCall,
-    "collections.defaultdict": _without_default,
-    "_codecs.encode": codecs.encode,  # how protocol 2 writes bytes
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.{core}.multiarray._reconstruct": _numpy_array for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": _numpy_scalar for core in ("core", "_core")},
-    **{f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__},
-    **{f"{module}.{name}": PurePosixPath for module in PATHLIB for name in ("PosixPath", "PurePosixPath")},
-    **{f"{module}.{name}": PureWindowsPath for module in PATHLIB for name in ("WindowsPath", "PureWindowsPath")},
-    **{f"builtins.{kind.__name__}": kind for kind in _plain_types},
-    **{f"__builtin__.{kind.__name__}": kind for kind in _plain_types},
-}
 ITEM_SIZES = {  # bytes of a number in each kind of storage
     **dict.fromkeys(("Untyped", "Byte", "Char", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4"), 1),
     **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
@@ -184,6 +168,24 @@ def _size_of_tensor(machine: Any, name: str, items: Sequence[Any]) -> Made:
     return items[0] if items and items_of(items[0]) else Made("tuple")
 
 
+NUMPY = "numpy.core.multiarray", "numpy._core.multiarray"
+# What is harmless beside torch's own, by name: the object that is put in its place, and what a call of it makes, where it may be called.
+HARMLESS: dict[str, tuple[Any, Callable[..., Any] | None]] = {
+    "argparse.Namespace": (argparse.Namespace, _result("Namespace")),
+    "types.SimpleNamespace": (types.SimpleNamespace, _result("SimpleNamespace")),
+    "typing.Any": (RecordedCall, None),
+    "collections.defaultdict": (_without_default, _result("OrderedDict")),
+    "_codecs.encode": (codecs.encode, _encoded),  # how protocol 2 writes bytes
+    "numpy.ndarray": (np.ndarray, None),
+    "numpy.dtype": (np.dtype, _dtype),
+    **{f"{module}._reconstruct": (_numpy_array, _empty_array) for module in NUMPY},
+    **{f"{module}.scalar": (_numpy_scalar, _number) for module in NUMPY},
+    **{f"numpy.dtypes.{name}": (getattr(np.dtypes, name), None) for name in np.dtypes.__all__},
+    **{f"{module}.{name}": (PurePosixPath, _of_plain("path")) for module in PATHLIB for name in ("PosixPath", "PurePosixPath")},
+    **{f"{module}.{name}": (PureWindowsPath, _of_plain("path")) for module in PATHLIB for name in ("WindowsPath", "PureWindowsPath")},
+    **{f"{module}.{kind.__name__}": (kind, _empty) for module in ("builtins", "__builtin__") for kind in _plain_types},
+}
+INERT = {name: stand_in for name, (stand_in, _) in HARMLESS.items()}
 CALLS: dict[str, Callable[..., Any]] = {
     **{f"torch._utils.{name}": _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")},
     **{f"torch._utils._rebuild_parameter{more}": _first for more in ("", "_with_state")},
@@ -192,18 +194,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch.Size": _size_of_tensor,
     "torch.device": _result("device"),
     "torch.serialization._get_layout": _of_plain("layout"),
-    "collections.OrderedDict": _of_plain("OrderedDict"),
-    "collections.Counter": _of_plain("Counter"),
-    "collections.defaultdict": _result("OrderedDict"),
-    "builtins.set": _of_plain("set"),
-    "builtins.bytearray": _of_plain("bytearray"),
+    **{f"collections.{kind}": _of_plain(kind) for kind in ("OrderedDict", "Counter")},
+    **{f"builtins.{kind}": _of_plain(kind) for kind in ("set", "bytearray")},
     "builtins.complex": _result("number"),
-    **{f"{place}.{kind.__name__}": _empty for kind in _plain_types for place in ("builtins", "__builtin__")},
-    **{f"{module}.{kind}": _result(kind) for module, kind in (("argparse", "Namespace"), ("types", "SimpleNamespace"))},
-    **{name: _of_plain("path") for name in INERT if name.startswith("pathlib.")},
-    "_codecs.encode": _encoded,
-    "numpy.dtype": _dtype,
-    **{f"numpy.{core}.multiarray._reconstruct": _empty_array for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": _number for core in ("core", "_core")},
+    **{name: call for name, (_, call) in HARMLESS.items() if call},
 }
 BUILT = {"OrderedDict", "Counter", "Namespace", "SimpleNamespace"}
