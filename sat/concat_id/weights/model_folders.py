@@ -34,16 +34,14 @@ def read_settings(file: Path, expected: str, remedy: str = "download it again", 
     settings = read_json(file, expected, remedy)
     if not isinstance(settings, dict):
         raise UserError(f"{file}: found a {type(settings).__name__}, expected {expected}; {remedy}")
+    parameters = inspect.signature(like).parameters if like else {}
     for key, value in settings.items():
         for number in _numbers(value, key):
             if not abs(number) <= LARGEST:
                 raise UserError(f"{file}: {key}: found {number!s:.40}, expected a number of at most {LARGEST:,}; {remedy}")
-    parameters = inspect.signature(like).parameters if like else {}
-    for key, value in settings.items():
         default = parameters[key].default if key in parameters else None
         if not _fits(value, default):
-            found = one_line(f"{value!r:.40}")
-            raise UserError(f"{file}: {key}: found {found}, expected the like of {default!r:.60}; {remedy}")
+            raise UserError(f"{file}: {key}: found {one_line(f'{value!r:.40}')}, expected the like of {default!r:.60}; {remedy}")
     return settings
 
 
@@ -141,10 +139,7 @@ def _fits(value: Any, default: Any) -> bool:
     """Tell whether a value is of the type of a parameter's default, as far as that tells one."""
     if default is None or default is inspect.Parameter.empty:
         return True
-    if isinstance(default, bool):
-        return isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, tuple | list):
         return isinstance(value, list) and len(value) <= 100 and all(_fits(part, default[0] if default else None) for part in value)
-    return isinstance(value, type(default)) and not (isinstance(default, int) and isinstance(value, bool))
+    kind = int | float if isinstance(default, float) else type(default)
+    return isinstance(value, kind) and isinstance(value, bool) == isinstance(default, bool)
