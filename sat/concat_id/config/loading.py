@@ -43,7 +43,8 @@ def load_config(
     raw = _put_over(origins, raw, {"args": given})
     drop_accepted(raw["args"], origins)
     _choose_rivals(raw["args"], origins)
-    _take_auto(raw)
+    if raw["args"].get("compile") == "auto":
+        del raw["args"]["compile"]  # for which the types have no other word
     _take_from_deepspeed(raw, origins)
     if "model" not in raw:
         raise UserError(f"{files[-1][0]}: no model section in the files given; add one, e.g. --base configs/mini.yaml {files[-1][0]}")
@@ -61,9 +62,8 @@ def load_config(
         origins=origins,
     )
     _fill_in(config, origins)
-    for key in ("model", "args", "data"):
-        _settle_paths(getattr(config, key), f"{key}.", origins)
-    _settle_paths(config.training, "args.", origins)
+    for section, key in ((config.model, "model."), (config.args, "args."), (config.training, "args."), (config.data, "data.")):
+        _settle_paths(section, key, origins)
     validate(config)
     return config
 
@@ -152,12 +152,6 @@ def _read_overrides(overrides: dict[str, Any], origins: Origins, options: dict[s
         if other not in given and str(given.get(name)).lower() in ("true", "yes", "on", "1"):
             given[other] = False  # asking for one precision takes back the files' other one
     return given
-
-
-def _take_auto(raw: dict[str, Any]) -> None:
-    """Leave out what is "auto" and has no other word for it."""
-    if raw["args"].get("compile") == "auto":
-        del raw["args"]["compile"]
 
 
 def _take_from_deepspeed(raw: dict[str, Any], origins: Origins) -> None:

@@ -14,10 +14,6 @@ class Accepted(NamedTuple):
     told: bool = False
 
 
-def _told(reason: str) -> Accepted:
-    return Accepted(reason, told=True)
-
-
 ACCEPTED_ARGS: dict[str, Accepted] = {
     "image2video": Accepted("this project is text-to-video with reference images", False),
     "contextimage2video": Accepted("reference images always are part of the input", True),
@@ -48,21 +44,21 @@ ACCEPTED_ARGS: dict[str, Accepted] = {
     "save_args": Accepted("every run's folder has training_config.yaml"),
     "block_size": Accepted("train_data and valid_data are separate lists"),
     "debug": Accepted("there is no other way of running", False),
-    "log_image": _told("validation videos are always logged; args.eval_samples: 0 makes none"),
-    "train_data_weights": _told("name a list of args.train_data several times to see it more often"),
-    "resume_dataloader": _told("--resume goes on in the order of clips by itself"),
-    "lr_decay_iters": _told("the learning rate decays until args.train_iters"),
-    "exit_interval": _told("set args.train_iters; Ctrl-C and SIGTERM save before they stop"),
-    "summary_dir": _told("TensorBoard files are in the run's folder, in args.save"),
-    "tensorboard_dir": _told("TensorBoard files are in the run's folder, in args.save"),
-    "test_data": _told("args.valid_data is measured while training, sat/evaluate_identity.py measures videos"),
-    "deepspeed_config": _told("the deepspeed: section says it"),
-    "profiling": _told("deepspeed.flops_profiler and deepspeed.wall_clock_breakdown measure steps"),
-    "input_dir": _told("prompts come from args.input_file or --prompt"),
-    "final_size": _told("args.sampling_image_size says it"),
-    "grid_num_rows": _told("every video is a file of its own"),
-    "grid_num_columns": _told("every video is a file of its own"),
-    "lcm_steps": _told("args.num_inference_steps says how many steps are taken"),
+    "log_image": Accepted("validation videos are always logged; args.eval_samples: 0 makes none", told=True),
+    "train_data_weights": Accepted("name a list of args.train_data several times to see it more often", told=True),
+    "resume_dataloader": Accepted("--resume goes on in the order of clips by itself", told=True),
+    "lr_decay_iters": Accepted("the learning rate decays until args.train_iters", told=True),
+    "exit_interval": Accepted("set args.train_iters; Ctrl-C and SIGTERM save before they stop", told=True),
+    "summary_dir": Accepted("TensorBoard files are in the run's folder, in args.save", told=True),
+    "tensorboard_dir": Accepted("TensorBoard files are in the run's folder, in args.save", told=True),
+    "test_data": Accepted("args.valid_data is measured while training, sat/evaluate_identity.py measures videos", told=True),
+    "deepspeed_config": Accepted("the deepspeed: section says it", told=True),
+    "profiling": Accepted("deepspeed.flops_profiler and deepspeed.wall_clock_breakdown measure steps", told=True),
+    "input_dir": Accepted("prompts come from args.input_file or --prompt", told=True),
+    "final_size": Accepted("args.sampling_image_size says it", told=True),
+    "grid_num_rows": Accepted("every video is a file of its own", told=True),
+    "grid_num_columns": Accepted("every video is a file of its own", told=True),
+    "lcm_steps": Accepted("args.num_inference_steps says how many steps are taken", told=True),
 }
 
 

@@ -1,6 +1,7 @@
 """What a run is made of, as typed data: the sections that YAML files and command lines fill."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,13 +39,16 @@ def fields_of_args() -> dict[str, dataclasses.Field]:
     return {item.name: item for section in (SamplingArgs, TrainingArgs) for item in dataclasses.fields(section)}
 
 
-def to_dict(config: Any) -> Any:
-    """Return a config, or a part of one, as plain mappings, lists and scalars that JSON can hold; of a whole one, as its file would be."""
+def to_dict(config: Any, kept: Callable[[Mapping[str, Any]], bool] = lambda metadata: True) -> Any:
+    """Return a config, or a part of one, as plain mappings, lists and scalars that JSON can hold; of a whole one, as its file would be.
+
+    Keys are left out whose fields have metadata that are not `kept`.
+    """
     if isinstance(config, Config):
         args = to_dict(config.args) | to_dict(config.training)
         return {"model": to_dict(config.model), "args": args, "data": to_dict(config.data), "deepspeed": to_dict(config.deepspeed)}
     if dataclasses.is_dataclass(config):
-        return {item.name: to_dict(getattr(config, item.name)) for item in dataclasses.fields(config)}
+        return {item.name: to_dict(getattr(config, item.name), kept) for item in dataclasses.fields(config) if kept(item.metadata)}
     if isinstance(config, dict):
         return {name: to_dict(value) for name, value in config.items()}
     return [to_dict(value) for value in config] if isinstance(config, list | tuple) else config
@@ -52,9 +56,4 @@ def to_dict(config: Any) -> Any:
 
 def sampling_part(section: Any) -> dict[str, Any]:
     """Return what a sampled video depends on of a model's section, as plain data: no paths, nothing that only training reads."""
-    found = {}
-    for item in dataclasses.fields(section):
-        value = getattr(section, item.name)
-        if not item.metadata.get("training") and not item.metadata.get("path"):
-            found[item.name] = sampling_part(value) if dataclasses.is_dataclass(value) else to_dict(value)
-    return found
+    return to_dict(section, lambda metadata: not metadata.get("training") and not metadata.get("path"))
