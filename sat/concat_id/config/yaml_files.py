@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from concat_id.config.typed import Origins, mismatch
+from concat_id.config.typed import Origins, mismatch, within
 from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import read_text
 
@@ -156,9 +156,8 @@ def _told(tree: dict[str, Any], origins: Origins) -> Iterator[None]:
     try:
         yield
     except (OmegaConfBaseException, RecursionError) as error:
-        key, found = getattr(error, "full_key", None) or "", tree
-        for part in re.split(r"[.\[\]]+", key):
-            found = found.get(part) if isinstance(found, dict) else found
+        key = getattr(error, "full_key", None) or ""
+        found = within(tree, key.partition("[")[0])
         reason = reason_of(error).partition(" full_key:")[0]
         raise mismatch(key, found, "a value, or a reference to one such as ${args.save} or ${oc.env:HOME}", origins, reason) from error
 
@@ -175,13 +174,11 @@ def _check_references(tree: dict[str, Any], origins: Origins) -> None:
             count += (value.count("${") - plain) * (MOST_PLAIN // MOST_REFERENCES) + plain
             length = max(length, len(value))
         if count > MOST_PLAIN or count and length > LONGEST:
-            expected = f"at most {MOST_REFERENCES} references to references, sections or lists and {MOST_PLAIN} to single values in all, "
-            expected += f"and texts of at most {LONGEST:,} characters beside them"
+            expected = f"at most {MOST_REFERENCES} references to more than values, {MOST_PLAIN} to values, and {LONGEST:,} letters a text"
             raise mismatch(key, value, expected, origins)
 
 
 def _leads_to_a_value(tree: Any, name: str) -> bool:
     """Tell whether `${name}` is a short value as it stands: no section or list, and no reference in turn."""
-    for part in name.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return not isinstance(tree, dict | list) and "${" not in str(tree) and len(str(tree)) <= SHORT
+    value = within(tree, name)
+    return not isinstance(value, dict | list) and "${" not in str(value) and len(str(value)) <= SHORT

@@ -175,8 +175,8 @@ class SavedState:
         if before == world_size():
             load_random_state(load_tensors(self.folder / TRAINING / RANDOM)[rank()])
         elif rank() == 0 and not same_parts:
-            warn(f"{before} processes before, {world_size()} now: weights, optimizer, average and the order of the data are kept;"
-                 " timesteps and noise are drawn anew, so losses will differ from those of a run that was not stopped")  # fmt: skip
+            kept = "weights, optimizer, average and the order of the data are kept"
+            warn(f"{before} processes before, {world_size()} now: {kept}; timesteps and noise are drawn anew, so losses will differ")
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 The products and how they start are those of SAT's `lora2.LoraMixin`, which the released configurations name.
 """
 
-import fnmatch
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +11,7 @@ from concat_id.config.cogvideox import LoraConfig, OfVideos
 from concat_id.config.typed import nearest
 from concat_id.errors import UserError
 from concat_id.models.tensor_names import POSITIONS
-from concat_id.weights.loading import SAT_PREFIX
+from concat_id.weights.loading import SAT_PREFIX, matches
 
 FROZEN_ANYWAY = "first_stage_model", "conditioner"  # autoencoder and text encoder are never trained
 FUSED = {"query_key_value": 3}  # layers of several parts, each of which has a product of its own
@@ -64,7 +62,7 @@ def add_low_rank(network: nn.Module, config: LoraConfig, generator: torch.Genera
     """Freeze `network` and put a `LowRank` in place of every linear layer that `targets` match; returns their names."""
     network.requires_grad_(False)
     linear = [name for name, module in network.named_modules() if getattr(module, "weight", None) is not None and module.weight.dim() == 2]
-    chosen = [name for name in linear if any(fnmatch.fnmatchcase(name, target) for target in config.targets)]
+    chosen = [name for name in linear if matches(name, config.targets)]
     if not chosen:
         targets = ", ".join(config.targets)
         expected = "expected patterns such as *.attention.dense (Wan: network.blocks.*.attn1.to_q)"

@@ -154,9 +154,7 @@ def _fitting(saved: SavedState, name: str, parameter: Tensor) -> Tensor:
     tensor = saved.states(name)["fp32"]
     if tensor.shape != parameter.shape:
         found = f"found {name} of {tuple(tensor.shape)}, model.lora gives {tuple(parameter.shape)}"
-        remedy = ("go on with the rank, and the version of this project, that the run was started with, or merge it "
-                  "(convert_weights.py merge-lora) and start from that")  # fmt: skip
-        raise UserError(f"{saved.folder}: {found}; {remedy}")
+        raise UserError(f"{saved.folder}: {found}; go on with the rank that the run was started with, or merge-lora and start anew")
     return tensor
 
 
@@ -213,8 +211,7 @@ def embed_captions(config: Config, records: Sequence[Record], device: torch.devi
     encoder.unload()
     dist.barrier()
     if missing := sum(not encoder.is_kept(caption) for caption in captions):  # which would bring the text encoder back for good
-        remedy = "give a --save that has room and that all machines share"
-        raise UserError(f"{folder}: lacks the embeddings of {missing} of {len(captions)} captions; {remedy}")
+        raise UserError(f"{folder}: lacks the embeddings of {missing} of {len(captions)} captions; give a --save that all share")
 
     @functools.lru_cache(REMEMBERED)
     def embedding(caption: str) -> torch.Tensor:

@@ -65,8 +65,7 @@ def engine_settings(config: Config, world_size: int) -> EngineSettings:
     optimizer |= {name: getattr(args, name) for name in ("lr", "weight_decay") if getattr(args, name) is not None}
     optimizer["ema_decay"] = args.ema_decay
     if given.pop("scheduler", None):
-        remedy = "set args.lr_decay_style and args.warmup_iters instead"
-        raise UserError(f"{origins.place('deepspeed.scheduler')}: found one, expected none; {remedy}")
+        raise UserError(f"{origins.place('deepspeed.scheduler')}: found one, expected none; set args.lr_decay_style and args.warmup_iters")
     if args.gradient_accumulation_steps is not None:
         given["gradient_accumulation_steps"] = args.gradient_accumulation_steps
     if args.zero_stage is not None:
@@ -158,9 +157,7 @@ def _zero(given: dict[str, Any], notes: list[str], origins: Origins) -> None:
     stage = zero["stage"] = convert(zero.get("stage", 0), int, key, origins)
     if stage not in (0, 1, 2, 3):
         raise mismatch(key, stage, "0, 1, 2 or 3", origins)
-    if zero.get("cpu_offload") is False:
-        del zero["cpu_offload"]  # its old name; False is the default of the new one
-    elif zero.pop("cpu_offload", None):
+    if zero.pop("cpu_offload", None):  # its old name
         zero["offload_optimizer"] = {"device": "cpu"}
     if zero.get("offload_optimizer") == {"device": "none"}:
         del zero["offload_optimizer"]

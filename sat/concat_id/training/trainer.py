@@ -130,9 +130,8 @@ class Trainer:
 
     def _require_number(self, name: str, value: float) -> None:
         if not math.isfinite(value):
-            remedy = "check clips and weights, or try a smaller --lr"
-            if self.saved_at:
-                remedy += f", with --resume from step {self.saved_at}"
+            again = f", with --resume from step {self.saved_at}" if self.saved_at else ""
+            remedy = f"check clips and weights, or try a smaller --lr{again}"
             raise UserError(f"step {self.done}: the {name} is {value}, expected a number; {remedy}")
 
     def _save(self, last: bool) -> None:

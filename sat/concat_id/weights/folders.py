@@ -71,8 +71,7 @@ def read_tag(folder: Path) -> str | None:
         raise UserError(f"{latest}: cannot be read ({error.strerror}); check its permissions") from error
     is_name = tag not in ("", ".", "..") and "/" not in tag and len(tag) < LONGEST_TAG
     if not is_name or kind_of(folder / tag) != "a folder":
-        raise UserError(f"{latest}: names the tag {one_line(tag)[:80]!r}, but {folder} has no such folder; correct it or download the"
-                        " weights again")  # fmt: skip
+        raise UserError(f"{latest}: names the tag {one_line(tag)[:80]!r}, but {folder} has no such folder; correct it or download again")
     return tag
 
 
@@ -146,8 +145,7 @@ def _shards(index: Path) -> list[Path]:
         raise UserError(f"{index}: weight_map: found {type(names).__name__}, expected names of tensors with their files; download it again")
     names = sorted(set(names.values()))
     if outside := [name for name in names if "/" in name or name in ("", ".", "..")]:
-        raise UserError(f"{index}: weight_map: found the file {one_line(outside[0])[:80]!r}, expected names of files beside it; download it"
-                        " again")  # fmt: skip
+        raise UserError(f"{index}: weight_map: found the file {one_line(outside[0])[:80]!r}, expected one beside it; download it again")
     missing = [name for name in names if kind_of(index.parent / name) != "a file"]
     if missing:
         raise UserError(f"{index}: names {len(names)} files, of which {some(missing)} are missing; download them")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from concat_id.distributed import rank
-from concat_id.errors import UserError, one_line, warn
+from concat_id.errors import UserError, warn
 from concat_id.files.json_files import write_json
 from concat_id.files.paths import MODEL_STATES, file_digest, require_file
 from concat_id.weights.folders import STEMS, find_sat_checkpoint, some, weight_files, what_to_do_with
@@ -160,18 +160,15 @@ def check_named(content: Any, source: str, before: Container[str] = ()) -> None:
     if not isinstance(content, dict):
         raise UserError(f"{source}: found a {type(content).__name__}, expected names with tensors; download it again")
     if foreign := [name for name in content if not isinstance(name, str)]:
-        found = one_line(f"{type(foreign[0]).__name__} {foreign[0]!s:.40}")
+        found = some([f"{type(foreign[0]).__name__} {foreign[0]!s:.40}"])
         raise UserError(f"{source}: found {len(foreign)} names that are no text ({found}), expected names of tensors; download it again")
     if wrapped := next((name for name in content if ".base_layer." in name), None):
-        raise UserError(f"{source}: found {one_line(f'{wrapped:.80}')}, expected weights alone, not with a low-rank adapter in place; in"
-                        " diffusers call pipe.fuse_lora(); pipe.unload_lora_weights() and save again")  # fmt: skip
+        raise UserError(f"{source}: found {some([wrapped])}, expected weights alone, without an adapter; "
+                        "in diffusers call pipe.fuse_lora(); pipe.unload_lora_weights() and save again")  # fmt: skip
     if twice := next((name for name in content if name in before), None):
-        raise UserError(f"{source}: found {one_line(f'{twice:.80}')}, which a file before it holds too, expected every tensor once;"
-                        " download all files of one version again")  # fmt: skip
+        raise UserError(f"{source}: found {some([twice])}, which a file before it holds too, expected every tensor once; take one version")
     if scaled := next((name for name in content if name.endswith(SCALES)), None):
-        found = one_line(f"{scaled:.80}")
-        raise UserError(f"{source}: found {found}, by which other weights are multiplied (ComfyUI's scaled fp8), expected weights as they"
-                        " are; take the file in 16 bits")  # fmt: skip
+        raise UserError(f"{source}: found {some([scaled])}, by which other weights are multiplied, expected none; take the file in 16 bits")
 
 
 def check_floats(tensors: Mapping[str, Any], source: str) -> None:
@@ -239,11 +236,8 @@ def weights_digest(path: str | Path) -> str:
 
 def content_digest(path: str | Path) -> str:
     """Name the weights in a file, or in all weight files of a Hugging Face folder."""
-    path = Path(path)
-    if not os.path.isdir(path):
-        return weights_digest(path)
-    files = weight_files(path, STEMS)
-    return "+".join(weights_digest(file) for file in files)
+    files = weight_files(path, STEMS) if os.path.isdir(path) else [path]
+    return "+".join(map(weights_digest, files))
 
 
 def folder_digest(folder: Path) -> str:
