@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,7 @@ def save_checkpoint(run: Path, step: int, engine: Engine, state: dict[str, Any],
             _remove_old(run, step, keep)
         except (UserError, OSError) as error:
             failure = DivergedError if isinstance(error, DivergedError) else CheckpointError, str(error)
-    for _ in frozen:  # whatever the first process leaves, so that nobody waits for it
-        pass
-    for _ in states:
+    for _ in chain(frozen, states):  # whatever the first process leaves, so that nobody waits for it
         pass
     failure = from_first(failure)
     if failure:

@@ -72,7 +72,7 @@ class Engine:
         offloaded = bool(settings.deepspeed["zero_optimization"].get("offload_optimizer"))
         optimizer = EmaAdamW(list(trained.values()), **settings.optimizer, fused=device.type != "cpu" and not offloaded)
         os.environ.setdefault("LOCAL_RANK", str(local_rank()))  # DeepSpeed reads it
-        self.network, self.settings, self.device = network, settings, device
+        self.network, self.trained, self.settings, self.device = network, trained, settings, device
         self.base_lr = optimizer.defaults["lr"]
         try:
             self.deepspeed, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings.deepspeed)
@@ -135,10 +135,8 @@ class Engine:
 
         Where a step has not yet made states, they are zeros and the average the parameter.
         """
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                master = self._get(parameter, None)
-                yield name, master, {key: self._get(parameter, key) for key in self.state_names}
+        for name, parameter in self.trained.items():
+            yield name, self._get(parameter, None), {key: self._get(parameter, key) for key in self.state_names}
 
     def frozen_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield what is not trained, whole and on the CPU; all processes must iterate."""
@@ -149,10 +147,9 @@ class Engine:
 
     def load_states(self, read: Callable[[str], States], steps: int) -> None:
         """Put masters ("fp32") and optimizer states back after `steps` updates; every process reads what it needs."""
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                for key, value in read(name).items():
-                    self._set(parameter, None if key == "fp32" else key, value)
+        for name, parameter in self.trained.items():
+            for key, value in read(name).items():
+                self._set(parameter, None if key == "fp32" else key, value)
         for state in self.optimizer.state.values():
             state["step"].fill_(steps)
 

@@ -270,10 +270,8 @@ def _stand_ins(records: Iterable[str]) -> contextlib.AbstractContextManager[None
 
 
 def _refusal(path: Path, names: Sequence[str]) -> str:
-    return (
-        f"{path}: found {some(names)}, which may run code while loading, expected nothing but data; "
-        "pass --trust-checkpoint if you trust its author"
-    )
+    found = f"{path}: found {some(names)}, which may run code while loading"
+    return f"{found}, expected nothing but data; pass --trust-checkpoint if you trust its author"
 
 
 def _why_unreadable(path: Path, head: bytes, error: BaseException) -> str:
