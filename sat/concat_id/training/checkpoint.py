@@ -30,7 +30,7 @@ from torch import Tensor
 from concat_id.distributed import from_first, rank, world_size
 from concat_id.errors import UserError, warn
 from concat_id.files.json_files import read_json, write_json
-from concat_id.files.paths import MODEL_STATES, folder_written_whole, kind_of, written_whole
+from concat_id.files.paths import MODEL_STATES, folder_written_whole, kind_of, write_text
 from concat_id.training.engine import Engine, States
 from concat_id.training.lora import low_rank_scale
 from concat_id.weights.loading import SAT_PREFIX, load_tensors, write_shards, writing
@@ -66,8 +66,7 @@ def save_checkpoint(run: Path, step: int, engine: Engine, state: dict[str, Any],
         state |= {"scaler": engine.scaler_state(), "processes": world_size()}
         try:
             _write(run, step, frozen, states, state, generators, dtype, scale)
-            with written_whole(run / "latest") as temporary:
-                temporary.write_text(str(step))
+            write_text(run / "latest", str(step))
             _remove_old(run, step, keep)
         except (UserError, OSError) as error:
             failure = DivergedError if isinstance(error, DivergedError) else CheckpointError, str(error)

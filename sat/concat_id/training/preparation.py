@@ -20,9 +20,9 @@ from concat_id.config.schema import Config, to_dict
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.data.records import Record, read_records
 from concat_id.distributed import from_first, own_share, rank, sent, world_size
-from concat_id.errors import UserError, one_line, printable, reason_of, shortened, warn
+from concat_id.errors import UserError, one_line, printable, shortened, warn
 from concat_id.files.locks import locked
-from concat_id.files.paths import PROJECT_ROOT, kind_of, read_text, resolve_path, safe_name, write_text, written_whole
+from concat_id.files.paths import PROJECT_ROOT, check_writable, read_text, resolve_path, safe_name, write_text
 from concat_id.models import backbones
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.lora import choose_trained
@@ -63,17 +63,14 @@ def opened_run(config: Config) -> Iterator[tuple[Path, SavedState | None]]:
 
 def _new_run(save: Path, name: str, held: ExitStack) -> str:
     """Make a folder that no other run has, and lock it."""
+    check_writable(save)
     started = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in count(1):
         run = save / (started if number == 1 else f"{started}-{number}")
         try:
-            run.mkdir(parents=True)
-        except FileExistsError as error:
-            if run.is_dir():
-                continue
-            raise UserError(f"{save}: found {kind_of(save)}, expected a folder; choose another one with --save") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{run}: cannot be made ({reason_of(error)}); choose another folder with --save") from error
+            run.mkdir()
+        except FileExistsError:
+            continue
         held.callback(_remove_empty, run)  # what failed before there was anything to keep leaves no folder
         held.enter_context(locked(run / LOCK, str(run)))
         return str(run)
@@ -91,9 +88,8 @@ def record_configuration(run: Path, config: Config, notes: Sequence[str] = (), s
     if (run / RUN_FILE).exists():
         return _record_changes(run / RUN_FILE, config, step)
     made_with = {"versions": versions(PACKAGES), "commit": _commit(), "processes": world_size(), "notes": list(notes)}
-    with written_whole(run / RUN_FILE) as temporary:
-        head = "".join(f"# {line}\n" for line in yaml.safe_dump(made_with, sort_keys=False).splitlines())
-        temporary.write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    head = "".join(f"# {line}\n" for line in yaml.safe_dump(made_with, sort_keys=False).splitlines())
+    write_text(run / RUN_FILE, head + yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def _record_changes(file: Path, config: Config, step: int) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from concat_id.config.args import TrainingArgs
 from concat_id.errors import UserError, warn
-from concat_id.files.paths import written_whole
+from concat_id.files.paths import write_text
 from concat_id.training.checkpoint import metric_lines_until
 from concat_id.training.curves import Curves
 
@@ -24,9 +24,7 @@ class Progress:
         self.run, self.args, self.samples = run, args, 0
         self.wandb = _wandb(run, args) if args.wandb else None  # first, as it may be refused
         self.began, self.first_step, self.last = time.monotonic(), step, time.monotonic()
-        lines = list(metric_lines_until(run / METRICS, step))
-        with written_whole(run / METRICS) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(run / METRICS, "".join(f"{line}\n" for line in metric_lines_until(run / METRICS, step)))
         self.file = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         self.torn = False  # whether the last line is incomplete
         self.curves = Curves(run / "tensorboard", step) if args.tensorboard else None

@@ -9,12 +9,11 @@ from typing import Any
 
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import read_json
-from concat_id.files.paths import MODEL_STATES, kind_of
+from concat_id.files.paths import MODEL_STATES, kind_of, read_text
 from concat_id.weights.low_rank import DIFFUSERS_FILE
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 OF_ANY_RANK = MODEL_STATES.replace("00", "*")
-LONGEST_TAG = 200  # characters
 STEMS = "model", "pytorch_model", "diffusion_pytorch_model"  # of weights, in the layouts of transformers and diffusers
 VARIANT = re.compile(r"\.\w+\.safetensors|\.safetensors\.index\.\w+\.json")  # what follows the stem where diffusers saved a variant
 DIFFUSERS_FILES = ("model_index.json", "transformer/config.json", "diffusion_pytorch_model*")
@@ -64,13 +63,8 @@ def read_tag(folder: Path) -> str | None:
     latest = folder / "latest"
     if kind_of(latest) != "a file":
         return None
-    try:
-        with latest.open("rb") as file:
-            tag = file.read(LONGEST_TAG + 1).decode(errors="replace").strip()
-    except OSError as error:
-        raise UserError(f"{latest}: cannot be read ({error.strerror}); check its permissions") from error
-    is_name = tag not in ("", ".", "..") and "/" not in tag and len(tag) < LONGEST_TAG
-    if not is_name or kind_of(folder / tag) != "a folder":
+    tag = read_text(latest, "the name of a checkpoint", errors="replace").strip()
+    if tag in ("", ".", "..") or "/" in tag or kind_of(folder / tag) != "a folder":
         raise UserError(f"{latest}: names the tag {one_line(tag)[:80]!r}, but {folder} has no such folder; correct it or download again")
     return tag
 
