@@ -13,7 +13,7 @@ from torch import Tensor
 from concat_id.conversion.adapter_metadata import saved_scale
 from concat_id.conversion.lazy import LazyTensors, changed
 from concat_id.errors import UserError, one_line
-from concat_id.models.tensor_names import renamed_modules, split_modules
+from concat_id.models.tensor_names import Pieces, modules
 from concat_id.models.wan.weights import PREFIX, count_layers, native_names, read_tensors
 from concat_id.weights.loading import check_floats, load_files
 from concat_id.weights.low_rank import DIFFUSERS_FILE, DOWN, UP, blocks, load_low_rank, save_low_rank, with_product
@@ -101,24 +101,18 @@ def write_diffusers_products(folder: Path, products: Products) -> None:
 
 def to_diffusers(products: Products, num_layers: int) -> Products:
     """Products of diffusers' layers. Where a SAT layer of one block becomes several, they share its A and cut up its B."""
-    made, renamed, split = {}, dict(renamed_modules(num_layers)), {sat: rest for sat, *rest in split_modules(num_layers)}
+    made, known = {}, {sat: rest for sat, *rest in modules(num_layers)}
     for layer, product in products.items():
-        if layer in renamed:
-            made[renamed[layer]] = product
-        elif layer in split:
-            made |= _cut(product, *split[layer])
-        else:
+        if layer not in known:
             raise UserError(f"low-rank products of {layer}: diffusers has no such layer; use --lora merge")
+        made |= _cut(product, *known[layer])
     return made
 
 
 def to_sat(products: Products, num_layers: int) -> Products:
     """Products of SAT's layers. Where several layers become one, each keeps its own block, filled up with zeros to the largest rank."""
     made, left = {}, dict(products)
-    for sat, name in renamed_modules(num_layers):
-        if name in left:
-            made[sat] = left.pop(name)
-    for sat, count, parts in split_modules(num_layers):
+    for sat, count, parts in modules(num_layers):
         present = {name: left.pop(name) for name in parts if name in left}
         if present:
             made[sat] = _stacked(present, count, parts)
@@ -127,14 +121,14 @@ def to_sat(products: Products, num_layers: int) -> Products:
     return made
 
 
-def _cut(product: Product, count: int, parts: Mapping[str, tuple[int, ...]]) -> Products:
+def _cut(product: Product, count: int, parts: Mapping[str, Pieces]) -> Products:
     cut = blocks(*product)
     if len(cut) != count:
         cut = [(product.down, rows) for rows in product.up.chunk(count)]
     return {name: Product(cut[pieces[0]][0], torch.cat([cut[piece][1] for piece in pieces])) for name, pieces in parts.items()}
 
 
-def _stacked(products: Products, count: int, parts: Mapping[str, tuple[int, ...]]) -> Product:
+def _stacked(products: Products, count: int, parts: Mapping[str, Pieces]) -> Product:
     first, rank = next(iter(products)), max(len(product.down) for product in products.values())
     dtype = reduce(torch.promote_types, (tensor.dtype for product in products.values() for tensor in product))
     down = torch.zeros(count, rank, products[first].down.shape[1], dtype=dtype)

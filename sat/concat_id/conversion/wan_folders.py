@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from concat_id.conversion.weight_sources import WeightSource, files_digest, open
 from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole
+from concat_id.models.tensor_names import Target, made_from
 from concat_id.models.wan.autoencoder import WanAutoencoder, sizes_of
 from concat_id.models.wan.text_encoder import WanTextEncoder, transformers_config
 from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
@@ -142,22 +143,12 @@ def write_transformer(
     folder: Path, source: WeightSource, config: WanTransformerConfig, dtype: torch.dtype | None, merge: bool = True
 ) -> WanTransformerConfig:
     """Write the transformer under diffusers' names with its configuration and its code; returns the configuration with its variant."""
-    path = source.path
-    tensors = _in_native_names(source.merged() if merge else source.open(), path)
+    tensors = _in_native_names(source.merged() if merge else source.open(), source.path)
     config = dataclasses.replace(config, ref_modulation=has_ref_modulation(tensors))
-    check_names(tensors, config, path)
-    shapes = {name: tensor.shape for name, tensor in WanDiffusionTransformer(config, device="meta").state_dict().items()}
-
-    def made() -> Iterator[tuple[str, Tensor]]:
-        for name, new in tqdm(native_names(config.num_layers, config.ref_modulation).items(), "transformer", unit="tensor"):
-            tensor = tensors[name]
-            check_floats({name: tensor}, str(path))
-            if tensor.shape != shapes[PREFIX + new]:
-                found = f"found shape {tuple(tensor.shape)}, expected {tuple(shapes[PREFIX + new])}"
-                raise UserError(f"{path}: {name}: {found}; give the --base of the model that it belongs to")
-            yield new, tensor.to(dtype) if dtype else tensor
-
-    write_shards(folder, STEM, made())
+    shapes = {name: tensor.shape for name, tensor in WanDiffusionTransformer(config, device="meta").network.state_dict().items()}
+    targets = [Target(new, (name,)) for name, new in native_names(config.num_layers, config.ref_modulation).items()]
+    made = made_from(targets, tensors, str(source.path), shapes, dtype)
+    write_shards(folder, STEM, tqdm(made, "transformer", len(targets), unit="tensor"))
     write_json(folder / "config.json", {"_class_name": TRANSFORMER, **network_settings(config)})
     shutil.copyfile(NETWORK, folder / f"{NETWORK_MODULE}.py")
     return config

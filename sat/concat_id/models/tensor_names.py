@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from concat_id.errors import UserError
 from concat_id.models.mixins import EPS, LAYER_EPS
 from concat_id.weights.loading import check_floats
 
-# Modules with equal tensors under other names: SAT's, diffusers'.
+# Modules whose tensors differ in their names alone: SAT's, diffusers'.
 RENAMED = {
     "mixins.patch_embed.proj": "patch_embed.proj",
     "mixins.patch_embed.text_proj": "patch_embed.text_proj",
@@ -31,25 +32,23 @@ RENAMED_IN_LAYER = {
     "mixins.adaln_layer.query_layernorm_list.{i}": "transformer_blocks.{i}.attn1.norm_q",
     "mixins.adaln_layer.key_layernorm_list.{i}": "transformer_blocks.{i}.attn1.norm_k",
 }
-# One SAT tensor that diffusers cuts into several along its rows; for each of those its pieces, of `count` equal ones.
+# Those that diffusers cuts into several along their rows; for each of those its pieces, of all that are equal in size.
 # AdaLN: SAT has (shift, scale, gate) of attention and MLP for frames, then for text; diffusers has attention's for both, then MLP's.
 SPLIT_IN_LAYER = {
-    "transformer.layers.{i}.attention.query_key_value": (
-        3,
-        {
-            "transformer_blocks.{i}.attn1.to_q": (0,),
-            "transformer_blocks.{i}.attn1.to_k": (1,),
-            "transformer_blocks.{i}.attn1.to_v": (2,),
-        },
-    ),
-    "mixins.adaln_layer.adaLN_modulations.{i}.1": (
-        12,
-        {"transformer_blocks.{i}.norm1.linear": (0, 1, 2, 6, 7, 8), "transformer_blocks.{i}.norm2.linear": (3, 4, 5, 9, 10, 11)},
-    ),
+    "transformer.layers.{i}.attention.query_key_value": {
+        "transformer_blocks.{i}.attn1.to_q": (0,),
+        "transformer_blocks.{i}.attn1.to_k": (1,),
+        "transformer_blocks.{i}.attn1.to_v": (2,),
+    },
+    "mixins.adaln_layer.adaLN_modulations.{i}.1": {
+        "transformer_blocks.{i}.norm1.linear": (0, 1, 2, 6, 7, 8),
+        "transformer_blocks.{i}.norm2.linear": (3, 4, 5, 9, 10, 11),
+    },
 }
 POSITIONS = "transformer.position_embeddings.weight"  # unused, but part of the SAT format; zeros when converted back
 BASE = "give the --base of the model that these weights belong to"
 IGNORED = {POSITIONS, "mixins.pos_embed.pos_embedding"}
+Pieces = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,67 +57,53 @@ class Target:
 
     name: str
     sources: tuple[str, ...]
-    make: Callable[..., Tensor]
+    make: Callable[..., Tensor] = lambda tensor: tensor
 
 
-def _keep(tensor: Tensor) -> Tensor:
-    return tensor
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)  # a view where that will do
 
 
-def _take(count: int, pieces: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    def make(tensor: Tensor) -> Tensor:
-        parts = [tensor.chunk(count)[piece] for piece in pieces]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)  # a view where that will do
-
-    return make
+def _take(count: int, pieces: Pieces, tensor: Tensor) -> Tensor:
+    return _joined([tensor.chunk(count)[piece] for piece in pieces])
 
 
-def _put_together(count: int, order: Iterable[tuple[int, ...]]) -> Callable[..., Tensor]:
-    def make(*parts: Tensor) -> Tensor:
-        if len({part.dtype for part in parts}) > 1:  # a product was added to some of 8 bits, which torch.cat takes with no others
-            parts = tuple(part.bfloat16() if part.dtype.itemsize == 1 else part for part in parts)
-        pieces: dict[int, Tensor] = {}
-        for part, indices in zip(parts, order, strict=True):
-            pieces.update(zip(indices, part.chunk(len(indices)), strict=True))
-        return torch.cat([pieces[index] for index in range(count)])
-
-    order = list(order)
-    return make
+def _put_together(order: Iterable[Pieces], *parts: Tensor) -> Tensor:
+    if len({part.dtype for part in parts}) > 1:  # a product was added to some of 8 bits, which torch.cat takes with no others
+        parts = tuple(part.bfloat16() if part.dtype.itemsize == 1 else part for part in parts)
+    pieces: dict[int, Tensor] = {}
+    for part, indices in zip(parts, order, strict=True):
+        pieces.update(zip(indices, part.chunk(len(indices)), strict=True))
+    return _joined([pieces[index] for index in sorted(pieces)])
 
 
-def renamed_modules(num_layers: int) -> Iterator[tuple[str, str]]:
-    """Modules with equal tensors: SAT's name, diffusers'."""
-    yield from RENAMED.items()
+def modules(num_layers: int) -> Iterator[tuple[str, int, dict[str, Pieces]]]:
+    """SAT's modules: name, number of equal pieces, and of which of them each of diffusers' consists."""
+    for sat, diffusers in RENAMED.items():
+        yield sat, 1, {diffusers: (0,)}
+    cut = {sat: {diffusers: (0,)} for sat, diffusers in RENAMED_IN_LAYER.items()} | SPLIT_IN_LAYER
     for index in range(num_layers):
-        for sat, diffusers in RENAMED_IN_LAYER.items():
-            yield sat.format(i=index), diffusers.format(i=index)
-
-
-def split_modules(num_layers: int) -> Iterator[tuple[str, int, dict[str, tuple[int, ...]]]]:
-    """SAT's modules that diffusers cuts up: name, number of equal pieces, and of which of them each of diffusers' consists."""
-    for index in range(num_layers):
-        for sat, (count, parts) in SPLIT_IN_LAYER.items():
-            yield sat.format(i=index), count, {name.format(i=index): pieces for name, pieces in parts.items()}
+        for sat, parts in cut.items():
+            yield sat.format(i=index), sum(map(len, parts.values())), {name.format(i=index): pieces for name, pieces in parts.items()}
 
 
 def diffusers_targets(num_layers: int) -> list[Target]:
     """Every tensor of diffusers' CogVideoXTransformer3DModel, made from SAT's."""
-    targets = []
-    for kind in ("weight", "bias"):
-        targets += [Target(f"{new}.{kind}", (f"{old}.{kind}",), _keep) for old, new in renamed_modules(num_layers)]
-        for old, count, parts in split_modules(num_layers):
-            targets += [Target(f"{new}.{kind}", (f"{old}.{kind}",), _take(count, pieces)) for new, pieces in parts.items()]
-    return targets
+    return [
+        Target(f"{new}.{kind}", (f"{old}.{kind}",), partial(_take, count, pieces))
+        for kind in ("weight", "bias")
+        for old, count, parts in modules(num_layers)
+        for new, pieces in parts.items()
+    ]
 
 
 def sat_targets(num_layers: int) -> list[Target]:
     """Every tensor of the SAT transformer but the unused one, made from diffusers'."""
-    targets = []
-    for kind in ("weight", "bias"):
-        targets += [Target(f"{old}.{kind}", (f"{new}.{kind}",), _keep) for old, new in renamed_modules(num_layers)]
-        for old, count, parts in split_modules(num_layers):
-            targets.append(Target(f"{old}.{kind}", tuple(f"{new}.{kind}" for new in parts), _put_together(count, parts.values())))
-    return targets
+    return [
+        Target(f"{old}.{kind}", tuple(f"{new}.{kind}" for new in parts), partial(_put_together, parts.values()))
+        for kind in ("weight", "bias")
+        for old, _, parts in modules(num_layers)
+    ]
 
 
 def made_from(

@@ -14,7 +14,7 @@ from concat_id.errors import UserError, warn
 from concat_id.files.paths import kind_of
 from concat_id.models.wan.transformer import WanDiffusionTransformer
 from concat_id.weights.folders import AT_WAN, OF_ANY_RANK, find_sat_checkpoint, require_nothing_beside, some, weight_files, what_to_do_with
-from concat_id.weights.loading import SAT_PREFIX, check_floats, check_named, load_files, load_strictly
+from concat_id.weights.loading import SAT_PREFIX, check_fit, check_floats, check_named, load_files, load_strictly
 
 PREFIX = "network."  # of names inside WanDiffusionTransformer
 MARKS = ("head.modulation", "condition_embedder.time_proj.weight")  # a tensor of the whole network, in Wan's names and in diffusers'
@@ -44,9 +44,6 @@ RENAMED_IN_BLOCK = {
 NORMS_IN_BLOCK = {f"{wan}.norm_{x}": f"{diffusers}.norm_{x}" for wan, diffusers in ATTENTIONS for x in "qk"}
 REFERENCE = {"time_projection_ref.1": "condition_embedder.time_proj_ref"}  # of the AdaLN variant
 REFERENCE_IN_BLOCK = {"modulation_ref": "scale_shift_table_ref"}
-# What references start from where weights of their own are missing: what they shared with the video.
-STARTS = {"time_projection_ref.1.weight": "time_projection.1.weight", "time_projection_ref.1.bias": "time_projection.1.bias"}
-START_IN_BLOCK = {"modulation_ref": "modulation"}
 
 
 def native_names(num_layers: int, ref_modulation: bool) -> dict[str, str]:
@@ -79,9 +76,9 @@ def has_ref_modulation(names: Iterable[str]) -> bool:
 
 
 def start_references(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Add weights for references (Wan's names) that are copies of the video's."""
-    starts = STARTS | {f"blocks.{i}.{new}": f"blocks.{i}.{old}" for i in range(num_layers) for new, old in START_IN_BLOCK.items()}
-    return tensors | {new: tensors[old].clone() for new, old in starts.items() if old in tensors}
+    """Add weights for references (Wan's names) that are copies of the video's: what they shared with it."""
+    shared = {name: name.replace("_ref", "") for name in native_names(num_layers, ref_modulation=True) if "_ref" in name}
+    return tensors | {new: tensors[old].clone() for new, old in shared.items() if old in tensors}
 
 
 def load_wan_transformer(
@@ -178,10 +175,5 @@ def count_layers(names: Iterable[str]) -> int:
 
 def check_names(given: Iterable[str], config: WanTransformerConfig, path: str | Path) -> None:
     """Raise `UserError` unless these names (Wan's own) are the transformer's."""
-    given = set(given)
-    names = native_names(config.num_layers, config.ref_modulation)
-    faults = [("missing", [name for name in names if name not in given]), ("unexpected", sorted(given - names.keys()))]
-    found = [f"{len(some)} of {len(names)} {kind}: {', '.join(some[:3])}{', ...' * (len(some) > 3)}" for kind, some in faults if some]
-    if found:
-        found = "; ".join(found)
-        raise UserError(f"{path}: does not fit Wan's transformer ({found}); check that the configuration belongs to these weights")
+    expected = native_names(config.num_layers, config.ref_modulation)
+    check_fit(dict.fromkeys(given), dict.fromkeys(expected), str(path), "Wan's transformer")
