@@ -58,7 +58,7 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, tmp_path):
 @pytest.mark.parametrize("options, told", [
     (("to-hf", "{checkpoint}", "{x}", "--lora", "keep"), "found whole weights, no low-rank ones to keep; leave --lora keep out"),
     (("to-hf", "{folder}", "{x}"), "this is diffusers' kind; convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
-    (("to-hf", "{checkpoint}", "{x}"), "t5: has no config.json, expected a T5 folder"),  # that of configs/debug.yaml, which fits
+    (("to-hf", "{checkpoint}", "{x}"), "t5: no such file or folder, expected T5's encoder"),  # that of configs/debug.yaml, which fits
     (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
     (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
 ])  # fmt: skip

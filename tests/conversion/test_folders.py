@@ -16,9 +16,10 @@ from transformers import T5EncoderModel
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.config.loading import load_config
 from concat_id.conversion.check import TOLERANCE, largest_difference
-from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_encoder_settings, write_text_encoder
+from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_text_encoder
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models import tensor_names as names
+from concat_id.models.text_encoder import TextEncoder
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.weights.loading import content_digest, load_sat_checkpoint, load_tensors
 
@@ -94,7 +95,7 @@ def test_text_encoders_that_do_not_fit_are_refused_and_the_table_has_its_first_n
 
     def write(changed, width=32):
         save_file({"shared.weight": table} | tensors | changed, source / "model.safetensors")
-        write_text_encoder(tmp_path / "hf", source, torch.bfloat16, False, width)
+        write_text_encoder(tmp_path / "hf", TextEncoder(source), torch.bfloat16, width)
 
     refused(f"t5: does not fit T5EncoderModel .*unexpected: {matrix}.scale", write, {f"{matrix}.scale": torch.ones(1)})
     refused("t5: width of its tokens: found 32, expected 48 by model.transformer.text_hidden_size; change", write, {}, 48)
@@ -103,18 +104,19 @@ def test_text_encoders_that_do_not_fit_are_refused_and_the_table_has_its_first_n
     refused("missing: encoder.block.0.* unexpected: text_encoders.t5xxl.transformer.encoder", write, {})
     assert not (tmp_path / "hf").exists()
     save_file(whole | {"encoder.embed_tokens.weight": table}, source / "model.safetensors")
-    write_text_encoder(tmp_path / "hf", source, None, False, 32)
+    write_text_encoder(tmp_path / "hf", TextEncoder(source), None, 32)
     written = load_tensors(tmp_path / "hf" / "text_encoder" / "model.safetensors")
     assert written.keys() == whole.keys() | {"shared.weight"} and torch.equal(written["shared.weight"], table)
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-def test_the_text_encoders_settings_tell_its_type(tmp_path, key):
-    (tmp_path / "config.json").write_text(json.dumps({"d_model": 32, key: "bfloat16"}))
+def test_the_text_encoders_settings_tell_its_type(rotary, tmp_path, key):
+    source = shutil.copytree(rotary.config.model.text_encoder.path, tmp_path / "t5")
+    config = {name: value for name, value in json.loads((source / "config.json").read_text()).items() if "dtype" not in name}
+    (source / "config.json").write_text(json.dumps(config | {key: "bfloat16"}))
     for dtype, told in ((torch.float32, "float32"), (None, "bfloat16")):
-        (tmp_path / told / "text_encoder").mkdir(parents=True)
-        write_encoder_settings(tmp_path / told, tmp_path, dtype)
-        assert json.loads((tmp_path / told / "text_encoder" / "config.json").read_text()) == {"d_model": 32, key: told}
+        write_text_encoder(tmp_path / told, TextEncoder(source), dtype, 32)
+        assert json.loads((tmp_path / told / "text_encoder" / "config.json").read_text()) == config | {key: told}
 
 
 @pytest.mark.parametrize("direction", ["to-hf", "to-sat"])

@@ -19,6 +19,7 @@ from concat_id.config.loading import load_config
 from concat_id.config.wan import WanScheduleConfig
 from concat_id.conversion import wan_folders as conversion
 from concat_id.conversion.combining import average_checkpoints
+from concat_id.conversion.folders import write_text_encoder
 from concat_id.conversion.wan_folders import find_model, find_source, to_diffusers, to_native
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models.wan.text_encoder import WanTextEncoder
@@ -92,7 +93,7 @@ def test_text_encoders_that_do_not_fit_are_refused(wan, tmp_path):
               folder / "text_encoder" / "model.safetensors")  # fmt: skip
     for source, told in ((native, "unexpected: blocks.0.attn.q.scale"), (folder, "missing: .*unexpected: text_encoders.encoder")):
         for width, words in ((32, f"does not fit UMT5EncoderModel .*{told}"), (48, "tokens: found 32, expected 48 by model.transformer")):
-            refused(words, conversion.write_text_encoder, tmp_path / "hf", source, None, False, width)
+            refused(words, write_text_encoder, tmp_path / "hf", WanTextEncoder(source), None, width)
 
 
 def training(folder, config):

@@ -128,7 +128,7 @@ MISSING = {
 
 
 def test_unfit_folders_are_refused(folder, tmp_path):
-    refused("no such folder", embed, tmp_path / "nowhere")
+    refused("no such file or folder", embed, tmp_path / "nowhere")
     copy = shutil.copytree(folder, tmp_path / "t5")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "num_layers": 2}))

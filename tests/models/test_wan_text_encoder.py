@@ -9,7 +9,7 @@ from in_process import refused
 from tiny_wan import WIDTH, write_native_wan
 from transformers import UMT5Config, UMT5EncoderModel
 
-from concat_id.models.wan.text_encoder import WanTextEncoder, clean, native_names, native_settings, to_transformers_names
+from concat_id.models.wan.text_encoder import WanTextEncoder, native_names, native_settings, to_transformers_names
 
 LENGTH = 24
 PROMPT = "a man in a red hat"
@@ -100,7 +100,7 @@ CLEANED = {
 def test_text_is_cleaned_as_wan_does(wan):
     encoder = encoder_of(wan / FILE)
     for text, cleaned in CLEANED.items():
-        assert clean(text) == cleaned
+        assert encoder.clean(text) == cleaned
         assert torch.equal(encoder.tokenize(text), encoder.tokenize(cleaned))
 
 
@@ -129,7 +129,7 @@ def test_unfit_files_are_refused_in_one_line(wan, folder, tmp_path):
     (copy / "google" / "umt5-xxl" / "spiece.model").write_bytes(b"no pieces")
     refused("tokenizer cannot be read", embed, copy / FILE)
     shutil.rmtree(copy / "google")
-    refused("found no tokenizer, expected google/umt5-xxl/ or tokenizer/", embed, copy / FILE)
+    refused("found no tokenizer, expected spiece.model or tokenizer.json there, in google/umt5-xxl/ or in tokenizer/", embed, copy / FILE)
     refused("found no config.json", embed, copy)
     identity = encoder_of(shutil.copytree(folder, tmp_path / "hf"))._identity
     (tmp_path / "hf" / "text_encoder" / "config.json").write_text('{"model_type": "mt5"}')

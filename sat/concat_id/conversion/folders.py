@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config.cogvideox import ModelConfig
@@ -25,7 +25,7 @@ from concat_id.files.json_files import write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.models import tensor_names as names
 from concat_id.models.autoencoder import VideoAutoencoder
-from concat_id.models.text_encoder import TABLES, build_encoder, check_width, given_names
+from concat_id.models.text_encoder import TABLES, PromptEncoder, TextEncoder, check_width, given_names
 from concat_id.versions import versions
 from concat_id.weights.folders import weight_files
 from concat_id.weights.loading import check_fit, shape_of, write_sat_checkpoint, write_shards, writing
@@ -55,16 +55,13 @@ def to_hf(
     them as diffusers' load_lora_weights reads them. The folder appears whole or not at all.
     """
     kept = source.kept(low_rank)
-    text_encoder = resolve_path(model.text_encoder.path)
-    for name in ("config.json", "spiece.model"):
-        if not os.path.isfile(text_encoder / name):
-            raise UserError(f"{text_encoder}: has no {name}, expected a T5 folder; download it or correct model.text_encoder.path")
+    text_encoder = TextEncoder(resolve_path(model.text_encoder.path), trust=trust)
     with folder_written_whole(output) as folder:
         write_autoencoder(folder / "vae", model, dtype, trust)  # first, as the quickest that may turn out to be wrong
         if kept is not None:
             low_rank_products.write_diffusers_products(folder, low_rank_products.to_diffusers(kept, model.transformer.num_layers))
         write_transformer(folder / "transformer", source, model, dtype, merge=kept is None)
-        write_text_encoder(folder, text_encoder, dtype, trust, model.transformer.text_hidden_size)
+        write_text_encoder(folder, text_encoder, dtype, model.transformer.text_hidden_size)
         write_pipeline(folder, "ConcatIDPipeline", COMPONENTS, PIPELINE, scheduler_settings(model), model_card(source, model, low_rank))
 
 
@@ -152,37 +149,27 @@ def write_autoencoder(folder: Path, model: ModelConfig, dtype: torch.dtype | Non
         autoencoder.save_pretrained(folder)
 
 
-def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool, width: int) -> None:
-    """Write T5's encoder as safetensors, whatever it was, and its tokenizer."""
-    tensors = lazy_files(weight_files(source), trust)
-    write_encoder_tensors(folder, tensors, build_encoder(source, tensors), source, source, dtype, width)
-    write_encoder_settings(folder, source, dtype)
+def write_text_encoder(folder: Path, encoder: PromptEncoder, dtype: torch.dtype | None, width: int) -> None:
+    """Write T5's or UMT5's encoder as safetensors under transformers' names, whatever it was, and its tokenizer.
 
-
-def write_encoder_settings(folder: Path, source: Path, dtype: torch.dtype | None) -> None:
-    """Write a text encoder's config.json; transformers reads its type under the newer name or the older one, where either is there."""
-    settings = read_settings(source / "config.json", "settings of a text encoder")
-    given = dict.fromkeys(settings.keys() & {"dtype", "torch_dtype"}, str(dtype).removeprefix("torch.")) if dtype else {}
-    write_json(folder / "text_encoder" / "config.json", settings | given)
-
-
-def write_encoder_tensors(
-    folder: Path, tensors: Mapping[str, Tensor], network: nn.Module, source: Path, tokenizer: Path, dtype: torch.dtype | None, width: int
-) -> None:  # fmt: skip
-    """Write the tensors from `source` that T5's or UMT5's encoder `network` consists of, and the files of its tokenizer.
-
-    Raises `UserError` before anything is written where they do not fit, or make tokens of another `width`.
+    Raises `UserError` before anything is written where tensors do not fit, or make tokens of another `width`.
     """
-    check_width(source, width, network.config.d_model)
+    network, tensors = encoder.build(lazy_files(encoder.files, encoder.trust))
+    check_width(encoder.path, width, network.config.d_model)
     named = {name: partial(tensors.__getitem__, given) for name, given in given_names(tensors).items()}
-    check_fit(LazyTensors(named), network.state_dict(), str(source), type(network).__name__)
+    check_fit(LazyTensors(named), network.state_dict(), str(encoder.path), type(network).__name__)
     del named[TABLES[1]]  # the same as the first
     made = ((name, make().to(dtype) if dtype else make()) for name, make in tqdm(named.items(), "text encoder", unit="tensor"))
     write_shards(folder / "text_encoder", "model", made)
+    own = network.config.to_dict() | {"architectures": [type(network).__name__]}
+    settings = read_settings(encoder.folder / "config.json", "settings of a text encoder") if encoder.folder else own
+    # transformers reads the type under the newer name or the older one, where either is there.
+    types = dict.fromkeys(settings.keys() & {"dtype", "torch_dtype"}, str(dtype).removeprefix("torch.")) if dtype else {}
+    write_json(folder / "text_encoder" / "config.json", settings | types)
     (folder / "tokenizer").mkdir()
     for name in TOKENIZER_FILES:
-        if os.path.isfile(tokenizer / name):
-            shutil.copyfile(tokenizer / name, folder / "tokenizer" / name)
+        if os.path.isfile(encoder.tokenizer_folder / name):
+            shutil.copyfile(encoder.tokenizer_folder / name, folder / "tokenizer" / name)
 
 
 def scheduler_settings(model: ModelConfig) -> dict:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.card import wan_card
-from concat_id.conversion.folders import write_encoder_settings, write_encoder_tensors, write_pipeline
+from concat_id.conversion.folders import write_pipeline, write_text_encoder
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
 from concat_id.conversion.weight_sources import WeightSource, files_digest, open_source, run_configuration
@@ -24,7 +24,7 @@ from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole
 from concat_id.models.tensor_names import Target, made_from
 from concat_id.models.wan.autoencoder import WanAutoencoder, sizes_of
-from concat_id.models.wan.text_encoder import WanTextEncoder, transformers_config
+from concat_id.models.wan.text_encoder import WanTextEncoder
 from concat_id.models.wan.transformer import WanDiffusionTransformer, network_settings
 from concat_id.models.wan.weights import (
     PREFIX,
@@ -38,7 +38,7 @@ from concat_id.models.wan.weights import (
     wan_files,
 )
 from concat_id.weights.folders import OF_ANY_RANK
-from concat_id.weights.loading import check_floats, load_files, shape_of, write_shards, writing
+from concat_id.weights.loading import check_floats, shape_of, write_shards, writing
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
@@ -90,7 +90,7 @@ def to_diffusers(
         if part.kind not in ("wan", "umt5"):
             found = f"is of kind {part.kind}, expected Wan's VAE and text encoder; no pipeline takes others, such as wan_mini's"
             raise UserError(f"{part.path}: {found}: there is nothing to convert, train wan_1_3b for a folder")
-    autoencoder, text_encoder = resolve_path(model.autoencoder.path), resolve_path(model.text_encoder.path)
+    autoencoder, text_encoder = resolve_path(model.autoencoder.path), WanTextEncoder(resolve_path(model.text_encoder.path), trust=trust)
     with folder_written_whole(target) as folder:
         if kept is not None:
             write_diffusers_products(folder, {layer.removeprefix(PREFIX): product for layer, product in kept.items()})
@@ -98,7 +98,7 @@ def to_diffusers(
         with writing():
             vae = WanAutoencoder.from_path(autoencoder, dtype or torch.float32, trust=trust, **sizes_of(model.autoencoder))
             vae.autoencoder.save_pretrained(folder / "vae")
-        write_text_encoder(folder, text_encoder, dtype, trust, model.transformer.text_hidden_size)
+        write_text_encoder(folder, text_encoder, dtype, model.transformer.text_hidden_size)
         steps = {"_class_name": SCHEDULER, "num_train_timesteps": model.schedule.num_timesteps, "shift": model.schedule.shift}
         write_pipeline(folder, "ConcatIDWanPipeline", COMPONENTS, PIPELINE, steps, wan_card(source, config, model, low_rank))
 
@@ -152,18 +152,6 @@ def write_transformer(
     write_json(folder / "config.json", {"_class_name": TRANSFORMER, **network_settings(config)})
     shutil.copyfile(NETWORK, folder / f"{NETWORK_MODULE}.py")
     return config
-
-
-def write_text_encoder(folder: Path, source: Path, dtype: torch.dtype | None, trust: bool, width: int) -> None:
-    """Write UMT5's encoder under transformers' names, whatever it was, and its tokenizer."""
-    encoder = WanTextEncoder(source, trust=trust)
-    given = (lazy_files if encoder.folder else load_files)(encoder.files, trust)
-    network, tensors = encoder.build(given)
-    write_encoder_tensors(folder, tensors, network, source, encoder.tokenizer_folder, dtype, width)
-    if encoder.folder is None:
-        write_json(folder / "text_encoder" / "config.json", transformers_config(given))
-    else:
-        write_encoder_settings(folder, encoder.folder, dtype)
 
 
 def _names_wan(path: Path) -> bool:

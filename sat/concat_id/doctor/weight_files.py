@@ -51,17 +51,17 @@ def parts_of(config: Config) -> list[Part]:
                       Part("recogniser", faces.recognizer, _loaded_by(lambda path: load_arcface(str(path), "cpu").file)),
                       Part("parser", faces.parser, weight_files)]  # fmt: skip
         return parts
+    from concat_id.models.text_encoder import TextEncoder, find_parts
+
     if config.model.kind == "wan":
-        from concat_id.models.wan.text_encoder import find_parts
+        from concat_id.models.wan.text_encoder import WanTextEncoder
         from concat_id.models.wan.weights import wan_files
 
-        transformer, text_encoder = wan_files, lambda path: find_parts(path)[1]
+        transformer, kind = wan_files, WanTextEncoder
     else:
-        from concat_id.models.text_encoder import check_folder
-
-        transformer, text_encoder = (lambda path: [find_sat_checkpoint(path)]), check_folder
+        transformer, kind = (lambda path: [find_sat_checkpoint(path)]), TextEncoder
     encoder, autoencoder = config.model.text_encoder.path, config.model.autoencoder.path
-    others = ("text encoder", encoder, text_encoder), ("autoencoder", autoencoder, lambda path: [path])
+    others = ("text encoder", encoder, lambda path: find_parts(path, kind)[1]), ("autoencoder", autoencoder, lambda path: [path])
     return [Part(what, str(Path(path)), files) for what, path, files in (("transformer", config.args.load, transformer), *others)]
 
 

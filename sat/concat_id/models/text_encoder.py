@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from concat_id.errors import UserError, one_line
+from concat_id.files.paths import kind_of
 from concat_id.imports import import_lazily
 from concat_id.models.deferred import deferred
 from concat_id.weights.folders import weight_files
@@ -18,6 +19,7 @@ from concat_id.weights.model_folders import built_from, check_tokenizer, made_on
 from concat_id.weights.tensor_cache import TensorCache
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
+TOKENIZER_FOLDERS = (".", "google/umt5-xxl", "umt5-xxl", "tokenizer")  # in a folder, or beside a file of Wan's
 DECODER_WEIGHTS = ("decoder.*", "lm_head.*")  # of whole T5 models, which prompts do not need
 TABLES = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names, of which files may hold either alone
 
@@ -26,21 +28,29 @@ class PromptEncoder:
     """Turn prompts into embeddings (B, L, D) of exactly `max_length` tokens, keeping them on disk.
 
     The network is loaded by the first prompt that `cache_folder` does not hold and freed by `unload`, or at the end of a `with`
-    block. Each kind of network tells how it is loaded (`load`) and run on one prompt (`run`).
+    block. Each kind of network tells of which classes it is (`classes`) and how it is run on one prompt (`run`).
     """
+
+    name: str  # of the network
+    treatment: tuple[str, ...] = ()  # of a prompt, in the identity of embeddings
+    has_own_names = False  # whether one file in names that are not transformers' will do
 
     def __init__(
         self,
-        tokenizer: Any,
-        identity: str,
-        max_length: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        cache_folder: str | Path | None,
+        path: str | Path,
+        max_length: int = 226,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+        cache_folder: str | Path | None = None,
+        trust: bool = False,
     ):
-        """Encode with `tokenizer`; `identity` names everything but the prompt that embeddings depend on."""
-        self.tokenizer, self.max_length, self.dtype, self.device = tokenizer, max_length, dtype, torch.device(device)
-        self._identity = identity
+        """Name a folder in Hugging Face's layout, or a file if the network `has_own_names`; nothing is downloaded."""
+        self.path, self.trust, self.max_length, self.dtype, self.device = Path(path), trust, max_length, dtype, torch.device(device)
+        self.folder, self.files, self.tokenizer_folder = find_parts(self.path, type(self))
+        settings = [self.folder / "config.json"] if self.folder else []
+        settings += [self.tokenizer_folder / name for name in TOKENIZER_FILES]
+        self._identity = identity_of([*self.files, *settings], max_length, dtype, *self.treatment)
+        self.tokenizer = load_tokenizer(self.tokenizer_folder)
         self.keep_in(cache_folder)
         self._network: nn.Module | None = None
         self._change: Callable[[nn.Module], None] = lambda network: None
@@ -52,13 +62,38 @@ class PromptEncoder:
     def __exit__(self, *_) -> None:
         self.unload()
 
-    def load(self) -> nn.Module:
-        """Read the network from disk onto the device."""
+    def classes(self) -> tuple[type[nn.Module], type]:
+        """Import the network's class, which takes a second or more, and that of its settings."""
         raise NotImplementedError
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
         raise NotImplementedError
+
+    @staticmethod
+    def clean(prompt: str) -> str:
+        """Mend a prompt's text before it is cut into tokens."""
+        return prompt
+
+    def read_own(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+        """Return the settings of tensors in the network's own names, and those under transformers' names."""
+        raise NotImplementedError
+
+    def load(self) -> nn.Module:
+        """Read the network from disk onto the device."""
+        network, state_dict = self.build(load_files(self.files, self.trust))
+        return filled(network, state_dict, str(self.path), self.dtype, self.device)
+
+    def build(self, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        """Make the network on the meta device for the files' `tensors`; returns it and those under transformers' names.
+
+        Raises `UserError` for another network's.
+        """
+        file = self.folder / "config.json" if self.folder else self.path
+        settings, tensors = (encoder_settings(file, self.name), tensors) if self.folder else self.read_own(tensors)
+        network, configuration = self.classes()
+        with built_from(file, f"{self.name} encoder", tensors), made_on("meta"):
+            return network(configuration.from_dict(settings)), tensors
 
     def keep_in(self, cache_folder: str | Path | None) -> None:
         """Keep embeddings in a folder, or nowhere, instead of where they have been kept."""
@@ -84,21 +119,25 @@ class PromptEncoder:
         return embeds
 
     def truncated_part(self, prompt: str) -> str:
-        """Return the end of a prompt that `encode` cuts off, '' if none."""
+        """Return the end of a prompt, cleaned, that `encode` cuts off, '' if none."""
         kept = self.max_length - 1  # and the end-of-text token
-        tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        prompt, tokens = self._pieces(prompt)
         offsets = tokens["offset_mapping"]
         return prompt[offsets[kept][0] :].strip() if len(offsets) > kept else ""
 
     def unknown_part(self, prompt: str) -> str:
-        """Return what of a prompt has no token, which is mostly another script, '' if everything has one."""
-        unknown = self.tokenizer.unk_token_id
-        tokens = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        """Return what of a prompt, cleaned, has no token, which is mostly another script, '' if everything has one."""
+        prompt, tokens = self._pieces(prompt)
         places = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
-        return " ".join(prompt[start:end].strip() for number, (start, end) in places if number == unknown)
+        return " ".join(prompt[start:end].strip() for number, (start, end) in places if number == self.tokenizer.unk_token_id)
+
+    def _pieces(self, prompt: str) -> tuple[str, Any]:
+        prompt = self.clean(prompt)
+        return prompt, self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
 
     def tokenize(self, prompt: str) -> Tensor:
         """Return token numbers (1, L), end-of-text included."""
+        prompt = self.clean(prompt)
         return self.tokenizer(prompt, max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
 
     @torch.no_grad()
@@ -117,32 +156,17 @@ class PromptEncoder:
 
 
 class TextEncoder(PromptEncoder):
-    """T5's encoder over prompts (B, L, D), padded, without an attention mask.
+    """T5's encoder over prompts (B, L, D), padded, without an attention mask."""
 
-    `folder` has the Hugging Face layout, with the tokenizer in it or in `tokenizer_folder`; nothing is downloaded.
-    """
+    name = "T5"
 
-    def __init__(
-        self,
-        folder: str | Path,
-        max_length: int = 226,
-        dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str = "cpu",
-        cache_folder: str | Path | None = None,
-        trust: bool = False,
-        tokenizer_folder: Path | None = None,
-    ):
-        self.folder, self.trust = Path(folder), trust
-        tokenizer_folder = tokenizer_folder or self.folder
-        self.files = check_folder(self.folder, tokenizer_folder)
-        settings = [self.folder / "config.json", *(tokenizer_folder / name for name in TOKENIZER_FILES)]
-        identity = identity_of([*self.files, *settings], max_length, dtype)
-        super().__init__(load_tokenizer(tokenizer_folder), identity, max_length, dtype, device, cache_folder)
+    def classes(self) -> tuple[type[nn.Module], type]:
+        """Import T5's encoder."""
+        from transformers.models.t5.configuration_t5 import T5Config
 
-    def load(self) -> nn.Module:
-        """Read T5's encoder."""
-        state_dict = load_files(self.files, self.trust)
-        return filled(build_encoder(self.folder, state_dict), state_dict, str(self.folder), self.dtype, self.device)
+        with deferred("scipy.optimize"):  # for losses of object detection
+            from transformers.models.t5.modeling_t5 import T5EncoderModel
+        return T5EncoderModel, T5Config
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
@@ -150,24 +174,12 @@ class TextEncoder(PromptEncoder):
         return network(input_ids=self.tokenize(prompt).to(self.device)).last_hidden_state[0].to(self.dtype)
 
 
-def build_encoder(folder: Path, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Make T5's encoder of the settings in `folder` on the meta device, for `tensors`. Raises `UserError` for another model's."""
-    from transformers.models.t5.configuration_t5 import T5Config
-
-    with deferred("scipy.optimize"):  # for losses of object detection
-        from transformers.models.t5.modeling_t5 import T5EncoderModel  # takes a second
-
-    settings = encoder_settings(folder / "config.json", "t5")
-    with built_from(folder / "config.json", "T5 encoder", tensors), made_on("meta"):
-        return T5EncoderModel(T5Config.from_dict(settings))
-
-
-def encoder_settings(file: Path, kind: str) -> dict[str, Any]:
-    """Read a text encoder's config.json. Raises `UserError` where its `model_type` is not `kind`: relatives have the same tensors."""
-    settings = read_settings(file, f"settings of {kind.upper()}'s encoder")
-    if (found := settings.get("model_type", kind)) != kind:
+def encoder_settings(file: Path, name: str) -> dict[str, Any]:
+    """Read a text encoder's config.json. Raises `UserError` where its `model_type` is another: relatives have the same tensors."""
+    settings = read_settings(file, f"settings of {name}'s encoder")
+    if (found := settings.get("model_type", name.lower())) != name.lower():
         found = one_line(f"{found!s:.40}")
-        raise UserError(f"{file}: model_type: found {found}, expected {kind}; name the folder of {kind.upper()}'s encoder")
+        raise UserError(f"{file}: model_type: found {found}, expected {name.lower()}; name the folder of {name}'s encoder")
     return settings
 
 
@@ -184,16 +196,24 @@ def identity_of(files: Iterable[Path], max_length: int, dtype: torch.dtype, *mor
     return json.dumps([digests, max_length, str(dtype), *more])
 
 
-def check_folder(folder: Path, tokenizer_folder: Path | None = None) -> list[Path]:
-    """Return the files of the weights; raise `UserError` if anything the encoder needs is absent."""
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder, expected T5's encoder; download the weights or correct text_encoder.path")
-    if not os.path.isfile(folder / "config.json"):
-        raise UserError(f"{folder}: found no config.json, expected T5's encoder; download it again or correct text_encoder.path")
-    tokenizer_folder = tokenizer_folder or folder
-    if not any(os.path.isfile(tokenizer_folder / name) for name in TOKENIZER_FILES):
-        raise UserError(f"{tokenizer_folder}: found no tokenizer, expected {' or '.join(TOKENIZER_FILES)}; download it again")
-    return weight_files(folder)
+def find_parts(path: Path, kind: type[PromptEncoder]) -> tuple[Path | None, list[Path], Path]:
+    """Return the folder with a configuration, if there is one, the files of the weights, and the folder of the tokenizer.
+
+    Raises `UserError` if anything that an encoder of the class `kind` needs is absent.
+    """
+    if (found := kind_of(path)) == "no such file":
+        raise UserError(f"{path}: no such file or folder, expected {kind.name}'s encoder; download it or correct text_encoder.path")
+    folder = path / "text_encoder" if os.path.isdir(path / "text_encoder") else path
+    if found == "a file" and kind.has_own_names:
+        folder = None
+    elif not os.path.isfile(folder / "config.json"):
+        raise UserError(f"{folder}: found no config.json, expected {kind.name}'s encoder; download it again or correct text_encoder.path")
+    around = path if folder else path.parent
+    for tokenizer in [*(around / name for name in TOKENIZER_FOLDERS), around.parent / "tokenizer"]:
+        if any(os.path.isfile(tokenizer / name) for name in TOKENIZER_FILES):
+            return folder, weight_files(folder) if folder else [path], tokenizer
+    raise UserError(f"{around}: found no tokenizer, expected {' or '.join(TOKENIZER_FILES)} there, in {TOKENIZER_FOLDERS[1]}/ or in"
+                    " tokenizer/; download it again")  # fmt: skip
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -181,7 +181,7 @@ class ConsisIDPipeline(VideoPipeline):
 
         device, kind = torch.device("cpu") if self.placement.frugal else self.placement.device, self.config.args.quantize
         folder, trust = self.folder / "text_encoder", self.config.args.trust_checkpoint
-        encoder = TextEncoder(folder, MAX_TOKENS, self.dtype, device, self.cache_dir, trust, self.folder / "tokenizer")
+        encoder = TextEncoder(folder, MAX_TOKENS, self.dtype, device, self.cache_dir, trust)
         if kind:
             encoder.change(kind, lambda network: quantize(network, kind))
         return encoder

@@ -1,24 +1,16 @@
 """UMT5's encoder over prompts, as Wan2.1 uses it: cleaned text, an attention mask, zeros behind the text's end."""
 
 import html
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 from transformers.models.umt5.configuration_umt5 import UMT5Config
 
-from concat_id.errors import UserError
-from concat_id.models.text_encoder import TOKENIZER_FILES, PromptEncoder, encoder_settings, filled, identity_of, load_tokenizer
-from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import check_named, load_files, shape_of
-from concat_id.weights.model_folders import built_from, made_on
+from concat_id.models.text_encoder import PromptEncoder
+from concat_id.weights.loading import shape_of
 
-TOKENIZER_FOLDERS = ("google/umt5-xxl", "tokenizer", "umt5-xxl", ".")  # beside a file of Wan's
-KIND = "umt5, cleaned, masked, zeroed"  # of embeddings, in their identity
 Value = TypeVar("Value")
 
 # Wan's names and transformers'.
@@ -36,71 +28,37 @@ RENAMED_IN_BLOCK = {
 
 
 class WanTextEncoder(PromptEncoder):
-    """UMT5's encoder over prompts (B, L, D); positions behind the end-of-text token are zero."""
+    """UMT5's encoder over prompts (B, L, D); positions behind the end-of-text token are zero.
 
-    def __init__(
-        self,
-        path: str | Path,
-        max_length: int = 512,
-        dtype: torch.dtype = torch.bfloat16,
-        device: torch.device | str = "cpu",
-        cache_folder: str | Path | None = None,
-        trust: bool = False,
-    ):
-        """Name Wan's models_t5_umt5-xxl-enc-bf16.pth with its tokenizer's folder beside it, or a diffusers folder."""
-        self.path, self.trust = Path(path), trust
-        self.folder, self.files, self.tokenizer_folder = find_parts(self.path)
-        settings = [self.tokenizer_folder / name for name in TOKENIZER_FILES] + ([self.folder / "config.json"] if self.folder else [])
-        identity = identity_of([*self.files, *settings], max_length, dtype, KIND)
-        super().__init__(load_tokenizer(self.tokenizer_folder), identity, max_length, dtype, device, cache_folder)
+    Reads Wan's models_t5_umt5-xxl-enc-bf16.pth with its tokenizer's folder beside it, or a diffusers folder.
+    """
 
-    def load(self) -> nn.Module:
-        """Read UMT5's encoder."""
-        network, state_dict = self.build(load_files(self.files, self.trust))
-        return filled(network, state_dict, str(self.path), self.dtype, self.device)
+    name, treatment, has_own_names = "UMT5", ("umt5, cleaned, masked, zeroed",), True
 
-    def build(self, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        """Make the network on the meta device for the files' `tensors`; returns it and those under transformers' names."""
-        from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel  # takes seconds
+    def classes(self) -> tuple[type[nn.Module], type]:
+        """Import UMT5's encoder."""
+        from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel
 
-        if self.folder is None:
-            if EMBEDDING not in tensors:
-                raise UserError(f"{self.path}: found no {EMBEDDING}, expected UMT5's encoder in Wan's names; name another file")
-            settings = native_settings(tensors, str(self.path))
-            tensors = to_transformers_names(tensors, settings["num_layers"])
-        else:
-            settings = encoder_settings(self.folder / "config.json", "umt5")
-        with built_from(self.folder / "config.json" if self.folder else self.path, "UMT5 encoder", tensors), made_on("meta"):
-            return UMT5EncoderModel(UMT5Config.from_dict(settings)), tensors
+        return UMT5EncoderModel, UMT5Config
+
+    def read_own(self, tensors: Mapping[str, Tensor]) -> tuple[dict, Mapping[str, Tensor]]:
+        """Return the settings of tensors in Wan's names, and those under transformers' names."""
+        settings = native_settings(tensors, str(self.path))
+        return settings, to_transformers_names(tensors, settings["num_layers"])
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
-        tokens, mask = self._tokens(prompt)
-        output = network(input_ids=tokens.to(self.device), attention_mask=mask.to(self.device)).last_hidden_state[0]
+        tokens = self.tokenize(prompt).to(self.device)
+        mask = (tokens != self.tokenizer.pad_token_id).long()
+        output = network(input_ids=tokens, attention_mask=mask).last_hidden_state[0]
         return (output * mask[0, :, None].to(output)).to(self.dtype)
 
-    def tokenize(self, prompt: str) -> Tensor:
-        """Return token numbers (1, L), end-of-text included."""
-        return self._tokens(prompt)[0]
+    @staticmethod
+    def clean(prompt: str) -> str:
+        """Mend text as Wan does: broken encodings and fullwidth letters (ftfy), HTML's escapes twice, one space between words."""
+        import ftfy  # a library of tables, slow to read
 
-    def truncated_part(self, prompt: str) -> str:
-        """Return the end of a prompt, cleaned, that `encode` cuts off, '' if none."""
-        return super().truncated_part(clean(prompt))
-
-    def unknown_part(self, prompt: str) -> str:
-        """Return what of a prompt, cleaned, has no token, '' if everything has one."""
-        return super().unknown_part(clean(prompt))
-
-    def _tokens(self, prompt: str) -> tuple[Tensor, Tensor]:
-        made = self.tokenizer(clean(prompt), max_length=self.max_length, padding="max_length", truncation=True, return_tensors="pt")
-        return made["input_ids"], made["attention_mask"]
-
-
-def clean(prompt: str) -> str:
-    """Mend a prompt's text as Wan does: broken encodings and fullwidth letters (ftfy), HTML's escapes twice, one space between words."""
-    import ftfy  # a library of tables, slow to read
-
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(prompt)))).strip()
+        return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(prompt)))).strip()
 
 
 def native_names(num_layers: int) -> dict[str, str]:
@@ -119,7 +77,6 @@ def to_transformers_names(tensors: Mapping[str, Value], num_layers: int) -> dict
 
 def native_settings(tensors: Mapping[str, Tensor], source: str = "text encoder") -> dict:
     """Read an encoder's sizes off its tensors (Wan's names); UMT5-XXL's are 24 layers, 4096 wide, 64 heads of 64, MLP 10240."""
-    check_named(tensors, source)
     vocabulary, width = shape_of(tensors, EMBEDDING, 2, source)
     buckets, heads = shape_of(tensors, "blocks.0.pos_embedding.embedding.weight", 2, source)
     (hidden, _), (inner, _) = (shape_of(tensors, f"blocks.0.{name}.weight", 2, source) for name in ("ffn.fc1", "attn.q"))
@@ -133,26 +90,3 @@ def native_settings(tensors: Mapping[str, Tensor], source: str = "text encoder")
         "relative_attention_num_buckets": buckets,
         "feed_forward_proj": "gated-gelu",
     }
-
-
-def transformers_config(tensors: Mapping[str, Tensor]) -> dict:
-    """What transformers' config.json says of an encoder with these tensors (Wan's names)."""
-    return UMT5Config(**native_settings(tensors), architectures=["UMT5EncoderModel"]).to_dict()
-
-
-def find_parts(path: Path) -> tuple[Path | None, list[Path], Path]:
-    """Return the folder with a configuration, if there is one, the files of the weights, and the folder of the tokenizer."""
-    if not os.path.exists(path):
-        raise UserError(f"{path}: no such file or folder, expected UMT5's encoder; download it or correct the text encoder's path")
-    folder = files = None
-    if os.path.isdir(path):
-        folder = path / "text_encoder" if os.path.isdir(path / "text_encoder") else path
-        if not os.path.isfile(folder / "config.json"):
-            raise UserError(f"{folder}: found no config.json, expected UMT5's encoder; name the .pth file or a diffusers folder")
-        files = weight_files(folder)
-    around = path if os.path.isdir(path) else path.parent
-    candidates = [around / name for name in TOKENIZER_FOLDERS] + [around.parent / "tokenizer"]
-    for tokenizer in candidates:
-        if any(os.path.isfile(tokenizer / name) for name in TOKENIZER_FILES):
-            return folder, files or [path], tokenizer
-    raise UserError(f"{around}: found no tokenizer, expected {TOKENIZER_FOLDERS[0]}/ or tokenizer/ with {TOKENIZER_FILES[0]}; download it")
