@@ -5,7 +5,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
-from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule, FlowSteps, drop_each, flow_loss, sample_euler, sample_unipc
+from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule, FlowSteps, flow_loss, sample_euler, sample_unipc
+from concat_id.diffusion.loss import drop_conditions
 
 SHAPE = 2, 3, 4, 6, 5
 CONDITION = Condition(torch.ones(2, 3, 4), torch.ones(2, 1, 4, 6, 5))
@@ -80,5 +81,5 @@ def test_loss_is_the_distance_to_noise_minus_latents():
 
 def test_texts_may_be_dropped_and_references_may_be_absent():
     condition = Condition(torch.ones(4, 2, 3), torch.ones(4, 1, 2, 2, 2))
-    assert (drop_each(condition, 0.0, 1.0, torch.Generator()).prompt_embeds == 0).all()
-    assert drop_each(Condition(condition.prompt_embeds, None), 1.0, 0.0, torch.Generator()).ref_latents is None
+    assert (drop_conditions(condition, 0.0, 1.0, torch.Generator(), each=True).prompt_embeds == 0).all()
+    assert drop_conditions(Condition(condition.prompt_embeds, None), 1.0, 0.0, torch.Generator()).ref_latents is None

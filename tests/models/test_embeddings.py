@@ -26,9 +26,10 @@ def test_sincos_table_equals_diffusers():
 def test_each_axis_is_stretched_by_its_own_interpolation():
     plain, stretched = (sincos_table((4, 6, 8), 192, by).view(4, 6, 8, 192) for by in ((1, 1, 1), (2, 3, 4)))
     assert torch.equal(stretched[2, 3, 4], plain[1, 1, 1])
-    config = TransformerConfig(num_layers=1, hidden_size=64, num_attention_heads=1, position_embedding="sincos",
+    config = TransformerConfig(num_layers=1, hidden_size=192, num_attention_heads=3, position_embedding="sincos",
                                time_interpolation=2, height_interpolation=3, width_interpolation=4)  # fmt: skip
-    assert DiffusionTransformer(config, device="meta").get_mixin("pos_embed").interpolation == (2, 3, 4)
+    positions = DiffusionTransformer(config, device="meta").get_mixin("pos_embed").position_embedding_forward
+    assert torch.equal(positions(None, emb=plain, grid=(4, 6, 8), text_length=0).view(4, 6, 8, 192), stretched)
 
 
 def test_timestep_embedding_equals_diffusers():

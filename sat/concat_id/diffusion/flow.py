@@ -136,12 +136,3 @@ def flow_loss(
     told = (schedule.num_timesteps * sigma).float()
     velocity = network(noised, told, condition.prompt_embeds, condition.ref_latents).to(latents)
     return torch.mean((velocity - (noise - latents)) ** 2, dim=(1, 2, 3, 4))
-
-
-def drop_each(condition: Condition, ref_dropout: float, text_dropout: float, generator: torch.Generator) -> Condition:
-    """Zero each sample's reference latents with one probability and its text with another."""
-    size = len(condition.prompt_embeds)
-    keep_refs, keep_text = (torch.rand(size, generator=generator) >= dropout for dropout in (ref_dropout, text_dropout))
-    text = condition.prompt_embeds * keep_text.to(condition.prompt_embeds)[:, None, None]
-    refs = condition.ref_latents
-    return Condition(text, None if refs is None else refs * keep_refs.to(refs)[:, None, None, None, None])

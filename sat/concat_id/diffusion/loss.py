@@ -42,10 +42,15 @@ def add_pixel_noise(refs: Tensor, generator: torch.Generator) -> Tensor:
     return refs + (sigma[:, :, None, None, None] * noise).to(refs)
 
 
-def drop_conditions(condition: Condition, ref_dropout: float, text_dropout: float, generator: torch.Generator) -> Condition:
-    """Zero all reference latents of the batch with one probability, and each sample's text with another (guidance's other branch)."""
-    keep_refs = bool(torch.rand(1, generator=generator) >= ref_dropout)
-    keep_text = torch.rand(len(condition.prompt_embeds), generator=generator) >= text_dropout
-    text = condition.prompt_embeds * keep_text.to(condition.prompt_embeds)[:, None, None]
-    refs = condition.ref_latents if keep_refs or condition.ref_latents is None else torch.zeros_like(condition.ref_latents)
-    return Condition(text, refs)
+def drop_conditions(
+    condition: Condition, ref_dropout: float, text_dropout: float, generator: torch.Generator, each: bool = False
+) -> Condition:
+    """Zero the reference latents of the batch, or of `each` sample by itself, with one probability, and each sample's text with another.
+
+    What is left is guidance's other branch.
+    """
+    size = len(condition.prompt_embeds)
+    keep_refs = torch.rand(size if each else 1, generator=generator) >= ref_dropout
+    keep_text = torch.rand(size, generator=generator) >= text_dropout
+    text, refs = condition.prompt_embeds * keep_text.to(condition.prompt_embeds)[:, None, None], condition.ref_latents
+    return Condition(text, None if refs is None else refs * keep_refs.to(refs)[:, None, None, None, None])

@@ -12,7 +12,7 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTran
 from torch import Tensor, nn
 
 from concat_id.config.cogvideox import TransformerConfig
-from concat_id.models.embeddings import apply_rotary, rotary_table, with_unrotated_text
+from concat_id.models.embeddings import apply_rotary, remembered, rotary
 from concat_id.models.tensor_names import diffusers_targets, diffusers_transformer_settings, made_from, set_last_epsilon
 from concat_id.weights.loading import load_strictly
 from concat_id.weights.model_folders import made_on
@@ -37,7 +37,7 @@ class DiffusersTransformer(nn.Module):
             embed.register_buffer("pos_embedding", table, persistent=False)
         self.network.set_attn_processor(JointAttention())
         self.config = config
-        self._table: tuple[tuple, Tensor] | None = None
+        self._table = remembered(rotary, config.hidden_size // config.num_attention_heads)
 
     def load_sat_tensors(self, tensors: Mapping[str, Tensor], source: str, dtype: torch.dtype | None = None) -> None:
         """Take the tensors of a SAT checkpoint, in place of copies wherever names are all that differs."""
@@ -55,16 +55,10 @@ class DiffusersTransformer(nn.Module):
         return output[:, :num_frames]  # drop: (B, T, C, H, W)
 
     def _rotary(self, frames: Tensor) -> Tensor | None:
-        """Cosines and sines (S, 1, head size / 2, 2), reference i of T latent frames at frame T + i; the last shape's are kept."""
-        if self.config.position_embedding != "rotary":
-            return None
-        patch = self.config.patch_size
+        """Cosines and sines (S, 1, head size / 2, 2), reference i of T latent frames at frame T + i."""
+        patch, is_rotary = self.config.patch_size, self.config.position_embedding == "rotary"
         grid = frames.shape[1], frames.shape[3] // patch, frames.shape[4] // patch
-        key = grid, frames.device
-        if self._table is None or self._table[0] != key:
-            table = rotary_table(grid, self.config.hidden_size // self.config.num_attention_heads)
-            self._table = key, with_unrotated_text(table, 0).to(frames.device)
-        return self._table[1]
+        return self._table(grid, 0, frames.device) if is_rotary else None
 
 
 class JointAttention:

@@ -1,11 +1,15 @@
 """Where and when: sinusoidal timesteps, rotary and sin-cos positions on the (frame, row, column) grid of tokens."""
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 LONGEST_PERIOD = 10000.0  # of sinusoids, over 2 pi
+TABLES = 8  # of positions, kept
 
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
@@ -35,11 +39,22 @@ def rotary_table(grid: tuple[int, int, int], head_size: int) -> tuple[Tensor, Te
     return table.cos(), table.sin()
 
 
-def with_unrotated_text(table: tuple[Tensor, Tensor], text_length: int) -> Tensor:
-    """Prepend `text_length` rows of angle zero, so that one multiplication serves the whole sequence: (L + S, 1, head_size / 2, 2)."""
-    cos, sin = table
+def rotary(head_size: int, grid: tuple[int, int, int], text_length: int, device: torch.device) -> Tensor:
+    """`rotary_table` as one tensor (L + S, 1, head size / 2, 2), with rows of angle zero for text: one product serves the sequence."""
+    cos, sin = rotary_table(grid, head_size)
     cos, sin = torch.cat([cos.new_ones(text_length, cos.shape[1]), cos]), torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])
-    return torch.stack([cos, sin], dim=-1)[:, None]
+    return torch.stack([cos, sin], dim=-1)[:, None].to(device)
+
+
+def remembered(make: Callable[..., Tensor], *settings: Any) -> Callable[..., Tensor]:
+    """Keep the tables that `make(*settings, ...)` gives for the last few shapes: training alternates between some, one may take 100 MB."""
+
+    @lru_cache(TABLES)
+    @torch.inference_mode(False)  # a table made while sampling serves training too
+    def table(*shape: Any) -> Tensor:
+        return make(*settings, *shape)
+
+    return table
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from concat_id.models.attention import attention
 from concat_id.models.compilation import product_with_gelu
-from concat_id.models.embeddings import apply_rotary, rotary_table, sincos_table, with_unrotated_text
+from concat_id.models.embeddings import apply_rotary, remembered, rotary, sincos_table
 from concat_id.models.sat_library import BaseMixin
 
 LAYER_EPS = 1e-5  # of the LayerNorms that SAT makes: two in each layer, and the last one
 EPS = 1e-6  # of the released mixins' own: those of queries and keys, and `norm_final`
-TABLES = 8  # of positions, kept
 
 
 class ImagePatchEmbeddingMixin(BaseMixin):
@@ -39,16 +38,7 @@ class Rotary3DPositionEmbeddingMixin(BaseMixin):
 
     def __init__(self, head_size: int):
         super().__init__()
-        self.head_size = head_size
-        self._cached: dict[tuple, Tensor] = {}
-
-    def rotary(self, grid: tuple[int, int, int], text_length: int, device: torch.device) -> Tensor:
-        """Cosines and sines (S, 1, head size / 2, 2) for text and frames, made once per shape."""
-        key = (grid, text_length, device)
-        if key not in self._cached:
-            with torch.inference_mode(False):  # a table made while sampling serves training too
-                _remember(self._cached, key, with_unrotated_text(rotary_table(grid, self.head_size), text_length).to(device))
-        return self._cached[key]
+        self.rotary = remembered(rotary, head_size)
 
     def position_embedding_forward(self, position_ids: None, **_) -> None:
         """SAT's hook: no addition."""
@@ -62,27 +52,22 @@ class Basic3DPositionEmbeddingMixin(BaseMixin):
 
     def __init__(self, hidden_size: int, interpolation: tuple[float, float, float]):
         super().__init__()
-        self.hidden_size, self.interpolation = hidden_size, interpolation
-        self._cached: dict[tuple, Tensor] = {}
+        self._table = remembered(_sincos, hidden_size, interpolation)
 
     def rotary(self, grid: tuple[int, int, int], text_length: int, device: torch.device) -> None:
         """No rotation."""
 
     def position_embedding_forward(self, position_ids: None, *, emb: Tensor, grid: tuple[int, int, int], text_length: int, **_) -> Tensor:
         """SAT's hook: what is added to the tokens, (1, S, D)."""
-        key = (grid, text_length, emb.device, emb.dtype)
-        if key not in self._cached:
-            with torch.inference_mode(False):
-                table = sincos_table(grid, self.hidden_size, self.interpolation).to(emb)
-                _remember(self._cached, key, torch.cat([table.new_zeros(text_length, self.hidden_size), table])[None])
-        return self._cached[key]
+        return self._table(grid, text_length, emb.device, emb.dtype)
 
 
-def _remember(tables: dict, key: tuple, table) -> None:
-    """Keep the tables of the last few shapes; training alternates between some, and one of CogVideoX-2B's takes 100 MB."""
-    if len(tables) >= TABLES:
-        tables.pop(next(iter(tables)))
-    tables[key] = table
+def _sincos(
+    width: int, interpolation: tuple[float, float, float], grid: tuple[int, int, int], text_length: int, device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    table = sincos_table(grid, width, interpolation).to(device, dtype)
+    return torch.cat([table.new_zeros(text_length, width), table])[None]
 
 
 class AdaLNMixin(BaseMixin):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from concat_id.config.schema import Config
 from concat_id.config.wan import WanModelConfig
 from concat_id.data.dataset import Batch
 from concat_id.diffusion.denoiser import Condition, Network
-from concat_id.diffusion.flow import FlowSchedule, drop_each, flow_loss
+from concat_id.diffusion.flow import FlowSchedule, flow_loss
 from concat_id.diffusion.loss import add_pixel_noise, diffusion_loss, draw_timesteps, drop_conditions
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.distributed import sent
@@ -46,7 +47,7 @@ def recipe_of(model: ModelConfig | WanModelConfig) -> Recipe:
     """Choose the recipe that a backbone was trained by."""
     steps, shift = model.schedule.num_timesteps, model.schedule.shift
     if model.kind == "wan":
-        return Recipe(FlowSchedule(steps, shift), flow_loss, drop_each, posterior_samples=False)
+        return Recipe(FlowSchedule(steps, shift), flow_loss, partial(drop_conditions, each=True), posterior_samples=False)
     return Recipe(zero_snr_schedule(steps, shift), diffusion_loss, drop_conditions, posterior_samples=True)
 
 
