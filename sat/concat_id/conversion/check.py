@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
-from torch import Tensor
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
 from concat_id.config.cogvideox import TransformerConfig
 from concat_id.conversion.folders import transformer_settings
 from concat_id.conversion.lazy import changed, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, read_diffusers_products, with_products
 from concat_id.conversion.weight_sources import WeightSource
-from concat_id.models.embeddings import rotary_table
 from concat_id.models.tensor_names import set_last_epsilon
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.weights.folders import weight_files
@@ -51,7 +50,9 @@ def largest_difference(source: WeightSource, folder: Path, config: TransformerCo
     del transformer, given
 
     frames = torch.cat([latents, refs], dim=1)
-    rotary = diffusers_rotary(config, frames) if config.position_embedding == "rotary" else None
+    grid, head_size = tuple(side // config.patch_size for side in size), config.hidden_size // config.num_attention_heads
+    is_rotary = config.position_embedding == "rotary"
+    rotary = get_3d_rotary_pos_embed(head_size, ((0, 0), grid), grid, FRAMES + REFS) if is_rotary else None
     with built_from(folder / "transformer" / "config.json", "transformer of these sizes", tensors):
         converted = CogVideoXTransformer3DModel.from_config(settings)
         set_last_epsilon(converted)
@@ -61,10 +62,3 @@ def largest_difference(source: WeightSource, folder: Path, config: TransformerCo
             converted.load_state_dict(dict(with_products(converted.state_dict(), products, str(folder / DIFFUSERS_FILE))))
         found = converted(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0][:, :FRAMES]
         return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-
-
-def diffusers_rotary(config: TransformerConfig, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotary table (S, head size) of frames (B, T, C, H, W) as diffusers' transformer takes it."""
-    grid = frames.shape[1], frames.shape[3] // config.patch_size, frames.shape[4] // config.patch_size
-    cos, sin = rotary_table(grid, config.hidden_size // config.num_attention_heads)
-    return cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)

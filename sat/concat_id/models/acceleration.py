@@ -20,6 +20,7 @@ from concat_id.distributed import is_cuda
 from concat_id.models.quantization import blocks_of, bytes_of
 
 THRESHOLDS = {"first_block": 0.05, "mag": 0.06, "dbcache": 0.08}  # the libraries' own
+# Attention kernels; which of the flash ones is flash3's is `attention.activate`'s to say.
 BACKENDS = {"auto": "native", "cudnn": "_native_cudnn", "flash": "_native_flash", "flash3": "_native_flash", "sage": "sage",
             "efficient": "_native_efficient", "math": "_native_math"}  # fmt: skip
 
@@ -182,8 +183,3 @@ def is_streamed(module: nn.Module) -> bool:
     """Whether a module, of either library, brings its weights to the device by itself."""
     hooks = [part._diffusers_hook for part in module.modules() if hasattr(part, "_diffusers_hook")]
     return any(hook.get_hook("group_offloading") for hook in hooks) or any(hasattr(part, "_hf_hook") for part in module.modules())
-
-
-def use_kernel(network: nn.Module, kernel: str) -> None:
-    """Choose the attention kernel; which of the flash ones is flash3's is `attention.activate`'s to say."""
-    network.set_attention_backend(BACKENDS[kernel])

@@ -1,7 +1,7 @@
 """Which classes make up the model of a configuration: the one place that knows the kinds. Each imports its libraries when it is asked."""
 
+import inspect
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from concat_id.distributed import is_cuda, rank
 from concat_id.errors import UserError, tell
 from concat_id.files.paths import resolve_path
 from concat_id.models.operations import count_tokens
-from concat_id.models.quantization import load_gguf, quantize_and_compare, sample_output
+from concat_id.models.quantization import blocks_of, load_gguf, quantize_and_compare, sample_output
 from concat_id.weights.folders import find_sat_checkpoint, some, what_to_do_with
 from concat_id.weights.loading import content_digest, load_sat_checkpoint, weights_digest
 from concat_id.weights.model_folders import made_on
@@ -114,31 +114,28 @@ def compile_blocks(config: Config, network: nn.Module, device: torch.device, ste
     if not (worth_compiling(network, device, steps) and not random if wanted is None else wanted):
         return None
     recompute = config.model.transformer.checkpoint_activations
-    if config.model.kind == "wan":
-        blocks = network.network.blocks
-        network.network.disable_gradient_checkpointing()  # which compiled blocks do themselves
-        lengths = lambda block, tokens, text, time, rotary: [(table, 1) for table in (tokens, *rotary[:2])]  # noqa: E731
-        fused = compiled(type(blocks[0]).forward, lengths, recompute)
-        for block in blocks:
-            block.forward = partial(fused, block)
-    elif not hasattr(network, "get_mixin"):
-        blocks = network.network.transformer_blocks
-        lengths = lambda block, frames, text, time, rotary: [(frames, 1), (text, 1), *([] if rotary is None else [(rotary, 0)])]  # noqa: E731
-        fused = compiled(type(blocks[0]).forward, lengths)
-        for block in blocks:
-            block.forward = partial(_by_position, partial(fused, block))
-    else:
+    if hasattr(network, "get_mixin"):
         mixin = network.get_mixin("adaln_layer")
-        mixin.checkpoint_activations = False  # likewise
+        mixin.checkpoint_activations = False  # which compiled blocks do themselves
         mixin.block = compiled(mixin.block, mixin.lengths, recompute)
+    else:
+        network.network.disable_gradient_checkpointing()  # likewise
+        blocks = blocks_of(network.network)
+        forward, lengths = type(blocks[0]).forward, _lengths_of_wan if config.model.kind == "wan" else _lengths_of_cogvideox
+        fused, signature = compiled(forward, lengths, recompute), inspect.signature(forward)
+        for block in blocks:
+            block.forward = lambda *args, block=block, **options: fused(*signature.bind(block, *args, **options).args)
     return "the transformer's blocks are compiled in the first step: some 20 s, or seconds if they were before"
 
 
-def _by_position(
-    fused: Callable, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, image_rotary_emb: Tensor | None = None,
-    attention_kwargs: None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return fused(hidden_states, encoder_hidden_states, temb, image_rotary_emb)
+def _lengths_of_wan(block: nn.Module, tokens: Tensor, text: Tensor, time: Tensor, rotary: tuple) -> list[tuple[Tensor, int]]:
+    return [(table, 1) for table in (tokens, *rotary[:2])]
+
+
+def _lengths_of_cogvideox(
+    block: nn.Module, frames: Tensor, text: Tensor, time: Tensor, rotary: Tensor | None, options: None
+) -> list[tuple[Tensor, int]]:
+    return [(frames, 1), (text, 1), *([] if rotary is None else [(rotary, 0)])]
 
 
 def choose_kernel(config: Config, network: nn.Module, device: torch.device, measure: bool = True) -> str | None:
@@ -149,14 +146,13 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
     transformer, heads = config.model.transformer, config.model.transformer.num_attention_heads
     sides = (length // config.model.autoencoder.spatial_factor for length in config.args.sampling_image_size)
     tokens = count_tokens(transformer, config.args.sampling_num_frames + 1, *sides) if measure else 0
-    kernel, told = pick_kernel(config, device, heads, transformer.hidden_size // heads, tokens)
+    network.attention_kernel, told = pick_kernel(config, device, heads, transformer.hidden_size // heads, tokens)
     if hasattr(network, "get_mixin"):
-        network.get_mixin("adaln_layer").attention_kernel = kernel
+        network.get_mixin("adaln_layer").attention_kernel = network.attention_kernel
     else:
-        from concat_id.models.acceleration import use_kernel
+        from concat_id.models.acceleration import BACKENDS
 
-        use_kernel(network.network, kernel)
-        network.attention_kernel = kernel
+        network.network.set_attention_backend(BACKENDS[network.attention_kernel])
     return told
 
 
@@ -175,11 +171,6 @@ def pick_kernel(config: Config, device: torch.device, heads: int, head_size: int
         kernel, told = fastest(torch.empty(2, heads, tokens, head_size, device=device, dtype=dtype).normal_())
     activate(kernel)
     return kernel, told
-
-
-def kernel_of(network: nn.Module) -> str:
-    """The attention kernel that `choose_kernel` has set."""
-    return network.get_mixin("adaln_layer").attention_kernel if hasattr(network, "get_mixin") else network.attention_kernel
 
 
 def load_autoencoder(config: Config, device: torch.device | str = "cpu") -> "VideoAutoencoder | WanAutoencoder":

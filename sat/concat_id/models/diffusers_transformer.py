@@ -41,9 +41,8 @@ class DiffusersTransformer(nn.Module):
 
     def load_sat_tensors(self, tensors: Mapping[str, Tensor], source: str, dtype: torch.dtype | None = None) -> None:
         """Take the tensors of a SAT checkpoint, in place of copies wherever names are all that differs."""
-        shapes = {name: tensor.shape for name, tensor in self.network.state_dict().items()}
-        made = dict(made_from(diffusers_targets(self.config.num_layers), tensors, source, shapes, dtype))
-        load_strictly(self.network, made, source)
+        made = dict(made_from(diffusers_targets(self.config.num_layers), tensors, source))
+        load_strictly(self.network, made, source, dtype=dtype)
 
     def forward(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, ref_latents: Tensor | None = None) -> Tensor:
         """Predict the velocity (B, T, C, H, W); as `DiffusionTransformer.forward`."""

@@ -38,8 +38,7 @@ def load_network(kind: Any, folder: Path, device: torch.device, expected: str, d
     """Load a network of the class `kind` onto `device`, bfloat16 but on a CPU. Raises `UserError` where it is not all there."""
     disable_progress_bar()
     with room_on(device, folder), told(folder, expected):
-        network, found = kind.from_pretrained(folder, dtype=dtype or usual_dtype(device), use_safetensors=True, output_loading_info=True,
-                                              **LOCAL, **options)  # fmt: skip
+        network, found = kind.from_pretrained(folder, dtype=dtype or usual_dtype(device), output_loading_info=True, **LOCAL, **options)
         network = network.eval().requires_grad_(False).to(device)
     if found["missing_keys"]:
         raise UserError(f"{folder}: found no {sorted(found['missing_keys'])[0]} in the weights; download the folder again")

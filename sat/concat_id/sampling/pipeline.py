@@ -130,7 +130,7 @@ class VideoPipeline:
         """How the networks run, which changes results by rounding, and by tiles where videos are larger than one."""
         args, sharing = self.config.args, self.sharing
         shared = {"parallel": sharing.way, "processes": sharing.size} if sharing else {}
-        kernel, tiled = backbones.kernel_of(self.transformer), self.placement.frugal or args.tiled_decoding
+        kernel, tiled = self.transformer.attention_kernel, self.placement.frugal or args.tiled_decoding
         placed = {"network": args.network, "attention_kernel": kernel, "compiled": self.is_compiled, "memory": args.memory}
         return placed | {"tiled_decoding": tiled, "threads": torch.get_num_threads()} | shared
 

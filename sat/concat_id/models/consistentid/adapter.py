@@ -108,15 +108,13 @@ def read_adapter(path: Path, trust: bool = False) -> dict[str, Tensor]:
 
 def _grouped(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Flatten the released file's three state dicts."""
-    flat = {}
+    grouped = {}
     for name, value in content.items():
-        inner = {f".{key}": tensor for key, tensor in value.items()} if isinstance(value, Mapping) else {"": value}
-        flat |= {f"{name}{key}": tensor for key, tensor in inner.items() if isinstance(tensor, Tensor)}
-    renamed = {}
-    for name, tensor in flat.items():
         group, _, rest = name.partition(".")
-        renamed[f"{CALLED_ALSO.get(group, group)}.{rest}"] = tensor
-    return renamed
+        inner = value if isinstance(value, Mapping) else {rest: value}
+        group = CALLED_ALSO.get(group, group)
+        grouped |= {f"{group}.{key}": tensor for key, tensor in inner.items() if isinstance(tensor, Tensor)}
+    return grouped
 
 
 def sizes_of(tensors: Mapping[str, Tensor], source: str, head_size: int = 64) -> AdapterSizes:

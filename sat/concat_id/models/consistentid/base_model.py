@@ -17,7 +17,7 @@ from concat_id.config.neighbours import ConsistentIDConfig
 from concat_id.config.presets import FETCH_CONSISTENTID
 from concat_id.errors import UserError, finer, one_line
 from concat_id.files.paths import kind_of, resolve_path
-from concat_id.models.local_folders import silent, told
+from concat_id.models.local_folders import load_network, silent, told
 from concat_id.video.transforms import to_frames
 from concat_id.weights.folders import some, weight_files
 from concat_id.weights.loading import check_whole, load_files
@@ -56,11 +56,7 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
             base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
     else:
         with told(folder, LAYOUT):
-            text_encoder, report = CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=dtype, local_files_only=True, output_loading_info=True
-            )
-            if missing := sorted(report["missing_keys"]):
-                raise UserError(f"{folder / 'text_encoder'}: found no {some(missing)} in the weights, {EXPECTED}; download it again")
+            text_encoder = load_network(CLIPTextModel, folder / "text_encoder", torch.device("cpu"), LAYOUT, dtype)
             base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, text_encoder=text_encoder, **settings)
     _check_loaded(base, file or folder)
     for file in map(resolve_path, model.lora_weights):
