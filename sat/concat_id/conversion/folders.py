@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
@@ -193,18 +194,23 @@ def choose_model(source: WeightSource, path: Path, base: Sequence[str]) -> tuple
     """Read the configuration `base`, else the one that the run at `path` recorded, else find the known one that fits the weights."""
     if files := list(base) or [str(recorded) for recorded in [run_configuration(path)] if recorded]:
         return " ".join(files), load_config(files, kinds=BACKBONES).model
-    return detect_model(source.open(), ((name, load_config([f"configs/{name}.yaml"]).model) for name in MODELS))
+    return detect_model(source.open())
 
 
-def detect_model(tensors: Mapping[str, Tensor], candidates: Iterable[tuple[str, ModelConfig]]) -> tuple[str, ModelConfig]:
+def detect_model(tensors: Mapping[str, Tensor]) -> tuple[str, ModelConfig]:
     """Find the configuration whose transformer has these tensors' shapes. Raises `UserError` if none has."""
-    layers = len({name.split(".")[2] for name in tensors if name.startswith("transformer.layers.")})
+    layers, source = len({name.split(".")[2] for name in tensors if name.startswith("transformer.layers.")}), "the transformer's checkpoint"
     embeddings = {"mixins.patch_embed.proj.weight": 4, "mixins.patch_embed.text_proj.weight": 2, "time_embed.2.weight": 2}
-    patch, text, time = (shape_of(tensors, name, count, "the transformer's checkpoint") for name, count in embeddings.items())
-    found = (layers, *patch[:3], text[1], time[0])
-    for name, model in candidates:
-        t = model.transformer
-        if found == (t.num_layers, t.hidden_size, t.in_channels, t.patch_size, t.text_hidden_size, t.time_embed_dim):
+    (width, channels, patch, _), (_, text), (time, _) = (shape_of(tensors, name, count, source) for name, count in embeddings.items())
+    sizes = {"hidden_size": width, "in_channels": channels, "patch_size": patch, "text_hidden_size": text, "time_embed_dim": time}
+    return known_model(MODELS, {"num_layers": layers, **sizes}, source)
+
+
+def known_model(names: Iterable[str], sizes: Mapping[str, int], source: str | Path) -> tuple[str, Any]:
+    """Find the configuration of configs/ whose transformer has these sizes. Raises `UserError` if none has."""
+    for name in names:
+        model = load_config([f"configs/{name}.yaml"]).model
+        if all(getattr(model.transformer, key) == size for key, size in sizes.items()):
             return name, model
-    sizes = f"{layers} layers of width {found[1]}, {found[2]} channels in patches of {found[3]} and {found[4]} wide text"
-    raise UserError(f"no known model has {sizes}; give its configuration with --base")
+    told = ", ".join(f"{key} {size}" for key, size in sizes.items())
+    raise UserError(f"{source}: no known model has {told}; give its configuration with --base")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.card import wan_card
-from concat_id.conversion.folders import write_pipeline, write_text_encoder
+from concat_id.conversion.folders import known_model, write_pipeline, write_text_encoder
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
 from concat_id.conversion.weight_sources import WeightSource, files_digest, open_source, run_configuration
@@ -29,7 +29,6 @@ from concat_id.models.wan.transformer import WanDiffusionTransformer, network_se
 from concat_id.models.wan.weights import (
     PREFIX,
     STEM,
-    check_names,
     count_layers,
     given_names,
     has_ref_modulation,
@@ -38,7 +37,7 @@ from concat_id.models.wan.weights import (
     wan_files,
 )
 from concat_id.weights.folders import OF_ANY_RANK
-from concat_id.weights.loading import check_floats, shape_of, write_shards, writing
+from concat_id.weights.loading import shape_of, write_shards, writing
 from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 
 SOURCES = PROJECT_ROOT / "sat" / "concat_id"
@@ -108,17 +107,10 @@ def find_model(source: WeightSource) -> WanModelConfig:
     if recorded := run_configuration(source.path):
         return load_config([str(recorded)]).model
     tensors = _in_native_names(source.open(), source.path)
-    layers = count_layers(tensors)
     embeddings = ("text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
     (width, text), (_, time), (ffn, _) = (shape_of(tensors, name, 2, str(source.path)) for name in embeddings)
-    for base in MODELS:
-        model = load_config([f"configs/{base}.yaml"]).model
-        t = model.transformer
-        if (layers, width, text, time, ffn) == (t.num_layers, t.hidden_size, t.text_hidden_size, t.time_embed_dim, t.ffn_dim):
-            return model
-    raise UserError(
-        f"{source.path}: no known model has {layers} layers of width {width} and {text} wide text; give its configuration with --base"
-    )
+    sizes = {"hidden_size": width, "text_hidden_size": text, "time_embed_dim": time, "ffn_dim": ffn}
+    return known_model(MODELS, {"num_layers": count_layers(tensors), **sizes}, source.path)[1]
 
 
 def to_native(source: WeightSource, target: Path, dtype: torch.dtype | None = None) -> None:
@@ -128,10 +120,9 @@ def to_native(source: WeightSource, target: Path, dtype: torch.dtype | None = No
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; choose another name or remove it first")
     tensors = _in_native_names(source.merged(), source.path)
-    check_names(tensors, WanTransformerConfig(num_layers=count_layers(tensors), ref_modulation=has_ref_modulation(tensors)), source.path)
-    made = tqdm(tensors.items(), "transformer", len(tensors), unit="tensor")
-    native = {name: (tensor.to(dtype) if dtype else tensor).contiguous() for name, tensor in made}
-    check_floats(native, str(source.path))
+    targets = [Target(name, (name,)) for name in native_names(count_layers(tensors), has_ref_modulation(tensors))]
+    made = made_from(targets, tensors, str(source.path), dtype=dtype, remedy="name another file or folder")
+    native = {name: tensor.contiguous() for name, tensor in tqdm(made, "transformer", len(targets), unit="tensor")}
     with written_whole(target) as temporary, writing():
         if target.suffix == ".safetensors":
             save_file(native, temporary, {"format": "pt"})
