@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers.activations import QuickGELUActivation
 
 from concat_id.errors import UserError
 from concat_id.files.paths import visible_files
@@ -14,45 +15,17 @@ from concat_id.weights.loading import check_floats, check_named, load_strictly, 
 from concat_id.weights.model_folders import built_from, made_on
 
 HEAD_SIZE = 64
+RENAMED = {".attn.": ".self_attn.", ".ln_1.": ".norm1.", ".ln_2.": ".norm2.", ".c_fc.": ".linear1.", ".c_proj.": ".linear2.", ".mlp.": "."}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # As released: ImageNet's, not CLIP's.
 
 
-class Mlp(nn.Sequential):
-    """CLIP's feed-forward part, x * sigmoid(1.702 x) between its layers; names as in the file."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.add_module("c_fc", nn.Linear(width, 4 * width))
-        self.add_module("c_proj", nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        inner = self.c_fc(x)
-        return self.c_proj(inner * torch.sigmoid(1.702 * inner))
-
-
-class ViClipBlock(nn.Module):
-    """A layer of CLIP: attention and feed-forward, each on its normalised input and added."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, width // HEAD_SIZE, batch_first=True)
-        self.mlp = Mlp(width)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        normalised = self.ln_1(x)
-        x = x + self.attn(normalised, normalised, normalised, attn_mask=mask, need_weights=False)[0]
-        return x + self.mlp(self.ln_2(x))
-
-
 class Blocks(nn.Module):
-    """A stack of layers."""
+    """A stack of CLIP's layers: attention and feed-forward, each on its normalised input and added."""
 
     def __init__(self, width: int, layers: int):
         super().__init__()
-        self.resblocks = nn.ModuleList(ViClipBlock(width) for _ in range(layers))
+        made = (width, width // HEAD_SIZE, 4 * width, 0.0, QuickGELUActivation())
+        self.resblocks = nn.ModuleList(nn.TransformerEncoderLayer(*made, batch_first=True, norm_first=True) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
@@ -132,6 +105,7 @@ class ViClipEncoder:
         state_dict = content.get("model", content) if isinstance(content, dict) else content
         check_named(state_dict, str(self.file))
         check_floats(state_dict, str(self.file))
+        state_dict = {_layer_name(name): tensor for name, tensor in state_dict.items()}
         with built_from(self.file, "ViCLIP", state_dict), made_on("meta"):
             self.model = ViClip(state_dict)
         load_strictly(self.model, state_dict, str(self.file), ignore=("temp",), dtype=torch.float32)
@@ -159,6 +133,13 @@ class ViClipEncoder:
         return average_chunks(
             self.tokenizer, text, limit, lambda tokens: normalised(self.model.text_encoder(torch.tensor([tokens], device=self.device)))[0]
         )
+
+
+def _layer_name(name: str) -> str:
+    """What PyTorch calls a tensor of a layer."""
+    for old, new in RENAMED.items():
+        name = name.replace(old, new)
+    return name
 
 
 def _shapes(state_dict: dict[str, Tensor], prefix: str) -> dict[str, torch.Size]:
