@@ -41,6 +41,8 @@ from concat_id.sampling.takes import Judge, finished_takes, rank_takes, save_tak
 PATIENCE = 60  # seconds for the first process to end
 Watch = Callable[[int, int, Tensor], None]
 """What is told of every step: steps done of how many, and the estimate of the clean latents (1, T, C, H, W)."""
+Candidates = Sequence[tuple[Path, PreparedReference]]
+"""Photos of one person, prepared."""
 
 
 @dataclass
@@ -49,9 +51,9 @@ class Prepared:
 
     job: Job
     fingerprint: str
-    references: list[PreparedReference]
-    photos: list[Path]
-    people: list[int]
+    references: Sequence[PreparedReference]
+    photos: Sequence[Path]
+    people: Sequence[int]
     again: Path | None = None  # the finished folder that is to be made again
     prompt_embeds: Any = None  # (1, L, D); of systems beside Concat-ID, what their pipeline makes of the prompt
 
@@ -84,14 +86,14 @@ def _generate(config: Config, device: torch.device, pipeline: VideoPipeline, jud
     jobs, problems = find_jobs(config)
     share = jobs if pipeline.sharing else own_share(jobs)
     settings = result_settings(config)
-    prepared, unprepared = prepare_jobs(share, config, settings, device)
-    if judge:
-        prepared, refused = _with_faces(prepared, judge, unprepared)
-        share = [job for job in share if job.source not in refused]
+    prepared, unprepared = prepare_jobs(share, config, settings, device, judge)
     embed_prompts(prepared, pipeline)
     made, failures = make_videos(prepared, pipeline, settings)
-    rankings, unranked = rank_all(share, settings, Path(config.args.output_dir), judge) if judge else ([], [])
-    return conclude(made, rankings, [*problems, *unprepared, *failures, *unranked])
+    rankable = [job for job in share if job.source not in unprepared]
+    rankings, unranked = rank_all(rankable, settings, Path(config.args.output_dir), judge) if judge else ([], [])
+    for line in [*map(printable, made), *rankings]:
+        print(line, flush=True)
+    return report(*problems, *unprepared.values(), *failures, *unranked)
 
 
 def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
@@ -164,17 +166,17 @@ def result_settings(config: Config) -> dict[str, Any]:
 
 def unfinished_jobs(
     share: Sequence[Job], settings: dict[str, Any], output_dir: Path, overwrite: bool
-) -> tuple[list[tuple[Job, str, Path | None]], list[str]]:
-    """The jobs to be made, each with its fingerprint and its finished folder to be made again, and what is wrong with the others.
+) -> tuple[list[tuple[Job, str, Path | None]], dict[str, str]]:
+    """The jobs to be made, each with its fingerprint and its finished folder to be made again, and by source what is wrong with the others.
 
     `share` is this process's own: what is finished may change while others start, so it has no say in who makes what.
     """
-    pending, problems, finished = [], [], finished_folders(output_dir)
+    pending, problems, finished = [], {}, finished_folders(output_dir)
     for job in share:
         try:
             fingerprint = job.fingerprint(settings)
         except UserError as error:
-            problems.append(str(error))
+            problems[job.source] = f"{job.source}: {error}"
             continue
         if overwrite or fingerprint not in finished:
             pending.append((job, fingerprint, finished.get(fingerprint)))
@@ -184,8 +186,13 @@ def unfinished_jobs(
     return pending, problems
 
 
-def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device) -> tuple[list[Prepared], list[str]]:
-    """Leave finished jobs out of this process's share, and prepare the others' references; returns what failed as messages."""
+def prepare_jobs(
+    share: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device, judge: Judge | None = None
+) -> tuple[list[Prepared], dict[str, str]]:
+    """Leave finished jobs out of this process's share, and prepare the others' references; returns what failed as messages, by source.
+
+    What `judge` could not rank fails before sampling takes long.
+    """
     output_dir = Path(config.args.output_dir)
     pending, problems = unfinished_jobs(share, settings, output_dir, config.args.overwrite)
     if not pending:
@@ -196,32 +203,20 @@ def prepare_jobs(share: Sequence[Job], config: Config, settings: dict[str, Any],
     prepared, told, comparer = [], set(), PhotoComparer(device)
     for job, fingerprint, again in pending:
         try:
-            candidates = [
-                [(photo, prepare(photo)) for photo in photos]
-                for photos in job.people
-            ]
+            candidates = [[(photo, prepare(photo)) for photo in photos] for photos in job.people]
+            verdicts = {photo: reference.verdict for person in candidates for photo, reference in person}
+            for photo in sorted(verdicts.keys() - told):
+                (tell if verdicts[photo].level == GOOD else warn)(f"{photo}: {verdicts[photo]}")
+            told |= verdicts.keys()
+            chosen = _choose(job.source, candidates, comparer, config)
+            if judge:
+                _require_faces(judge, [person[0][0] for person in chosen])
         except UserError as error:
-            problems.append(f"{job.source}: {error}")
+            problems[job.source] = f"{job.source}: {error}"
             continue
-        verdicts = {photo: reference.verdict for person in candidates for photo, reference in person}
-        for photo in sorted(verdicts.keys() - told):
-            (tell if verdicts[photo].level == GOOD else warn)(f"{photo}: {verdicts[photo]}")
-        told |= verdicts.keys()
-        every = config.args.photos == "all"
-        candidates, strangers = _compare(candidates, comparer, every)
-        if strangers and config.args.strict_photos:
-            problems.append(f"{job.source}: {strangers[0]} (--strict_photos)")
-            continue
-        for line in strangers:
-            warn(f"{job.source}: {line}")
-        item = _choose(job, fingerprint, again, candidates, every)
-        poor = [photo for photo in item.photos if verdicts[photo].level == POOR]
-        if poor and config.args.strict_photos:
-            problems.append(f"{job.source}: {poor[0]}: {verdicts[poor[0]]}; expected a photo that is usable (--strict_photos)")
-        elif len(item.photos) > (most := config.model.max_people):
-            problems.append(f"{job.source}: found {len(item.photos)} photos, the model takes at most {most}; remove some, or --photos best")
-        else:
-            prepared.append(item)
+        photos, references = zip(*(candidate for person in chosen for candidate in person), strict=True)
+        people = [number for number, person in enumerate(chosen) for _ in person]
+        prepared.append(Prepared(job, fingerprint, references, photos, people, again))
     return prepared, problems
 
 
@@ -234,46 +229,34 @@ def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], Pre
     return lambda photo: prepare_reference(photo, config.args.sampling_image_size, detector, parser)
 
 
-def _compare(
-    candidates: Sequence[Sequence[tuple[Path, PreparedReference]]], comparer: PhotoComparer, every: bool
-) -> tuple[list[Sequence[tuple[Path, PreparedReference]]], list[str]]:
-    """Leave strangers out of every person's photos, unless `every` photo is taken; also return a line for each of them."""
-    kept, lines = [], []
-    for person in candidates:
-        found = comparer.compare([reference for _, reference in person])
-        lines += found.lines([photo for photo, _ in person]) if found else []
-        outvoted = found.outvoted if found and not every else set()
-        kept.append([candidate for number, candidate in enumerate(person) if number not in outvoted])
-    return kept, lines
-
-
-def _choose(
-    job: Job, fingerprint: str, again: Path | None, candidates: Sequence[Sequence[tuple[Path, PreparedReference]]], every: bool
-) -> Prepared:
-    """Take the best photo of every person, or every one."""
-    chosen = []
-    for number, person in enumerate(candidates):
-        best = max(person, key=lambda candidate: candidate[1].verdict.worth)
+def _choose(source: str, candidates: Sequence[Candidates], comparer: PhotoComparer, config: Config) -> list[Candidates]:
+    """Take the best photo of every person, but no stranger's, or every one. Raises `UserError` for photos that the options refuse."""
+    chosen, every, is_strict = [], config.args.photos == "all", config.args.strict_photos
+    for number, person in enumerate(candidates, 1):
+        compared = comparer.compare([reference for _, reference in person])
+        for line in compared.lines([photo for photo, _ in person]) if compared else ():
+            if is_strict:
+                raise UserError(f"{line} (--strict_photos)")
+            warn(f"{source}: {line}")
+        outvoted = compared.outvoted if compared else set()
+        best = max((each for index, each in enumerate(person) if index not in outvoted), key=lambda each: each[1].verdict.worth)
         if len(person) > 1 and not every:
-            tell(f"{job.source}: of person {number + 1}, {best[0]} is taken")
-        chosen += [(number, *candidate) for candidate in (person if every else [best])]
-    return Prepared(job, fingerprint, [each[2] for each in chosen], [each[1] for each in chosen], [each[0] for each in chosen], again)
+            tell(f"{source}: of person {number}, {best[0]} is taken")
+        chosen.append(person if every else [best])
+    taken = [candidate for person in chosen for candidate in person]
+    poor = [f"{photo}: {reference.verdict}" for photo, reference in taken if reference.verdict.level == POOR]
+    if poor and is_strict:
+        raise UserError(f"{poor[0]}; expected a photo that is usable (--strict_photos)")
+    if len(taken) > (most := config.model.max_people):
+        raise UserError(f"found {len(taken)} photos, the model takes at most {most}; remove some, or --photos best")
+    return chosen
 
 
-def _with_faces(prepared: Sequence[Prepared], judge: Judge, problems: list[str]) -> tuple[list[Prepared], set[str]]:
-    """Leave out the jobs whose takes could not be ranked, before sampling takes long; also return their lines.
-
-    What is wrong is added to `problems`.
-    """
-    kept, refused = [], set()
-    for item in prepared:
-        try:
-            judge.require_face([*dict(zip(item.people[::-1], item.photos[::-1], strict=True)).values()])  # the first of every person
-            kept.append(item)
-        except UserError as error:
-            problems.append(f"{item.job.source}: {error} (--best_of)")
-            refused.add(item.job.source)
-    return kept, refused
+def _require_faces(judge: Judge, photos: Sequence[Path]) -> None:
+    try:
+        judge.require_face(photos)
+    except UserError as error:
+        raise UserError(f"{error} (--best_of)") from error
 
 
 def embed_prompts(prepared: Sequence[Prepared], pipeline: VideoPipeline) -> list[str]:
@@ -328,13 +311,6 @@ def rank_all(share: Sequence[Job], settings: dict[str, Any], output_dir: Path, j
         except UserError as error:
             problems.append(f"{job.source}: the takes cannot be ranked: {error}")
     return lines, problems
-
-
-def conclude(made: Sequence[Path], rankings: Sequence[str], problems: Sequence[str]) -> int:
-    """Print the folders made, which takes are the best, then what is wrong with the other lines; returns the exit code."""
-    for line in [*map(printable, made), *rankings]:
-        print(line, flush=True)
-    return report(*problems)
 
 
 def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], bar: tqdm, watch: Watch) -> None:

@@ -191,7 +191,7 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     notes = warn_of_the_unknown([job], config) + embed_prompts(prepared, pipeline)
     connection.send(Event("notes", [note.removeprefix(f"{SOURCE}: ") for note in notes]))
     _, failures = make_videos(prepared, pipeline, settings, partial(_show, connection, pipeline))
-    for problem in [*problems, *failures]:
+    for problem in [*problems.values(), *failures]:
         raise UserError(problem)
     folder = finished_folders(output).get(job.fingerprint(settings))
     if folder is None:
