@@ -196,13 +196,6 @@ def read_prompt_file(path: Path, max_refs: int) -> tuple[list[Job], list[str]]:
     return jobs, problems
 
 
-def begin(folder: Path, fingerprint: str | None = None) -> None:
-    """Take away the sign that the folder is complete, before a take in it changes, and what a killed run left but takes of a result."""
-    takes = recall_json(folder / TAKES) or {}
-    for name in (INFO,) if fingerprint and takes.get("fingerprint") == fingerprint else (INFO, TAKES):
-        (folder / name).unlink(missing_ok=True)
-
-
 def save_references(folder: Path, references: Sequence[PreparedReference]) -> list[str]:
     """Remove files that a killed run did not finish, then write each person's prepared image and unmasked crop; returns their names."""
     remove_partial_files(folder)

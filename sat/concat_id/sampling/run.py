@@ -22,21 +22,11 @@ from concat_id.face.verdict import GOOD, POOR
 from concat_id.files.locks import InUseError
 from concat_id.files.paths import check_writable
 from concat_id.models.backbones import weight_digests
-from concat_id.sampling.jobs import (
-    Job,
-    begin,
-    claimed,
-    finished_folders,
-    make_job,
-    read_prompt_file,
-    save_info,
-    save_references,
-    save_sample,
-)
+from concat_id.sampling.jobs import Job, claimed, finished_folders, make_job, read_prompt_file, save_info, save_references, save_sample
 from concat_id.sampling.memory import memory_checked
 from concat_id.sampling.pipeline import VideoPipeline, make_pipeline, neighbour
 from concat_id.sampling.sharing import Sharing, way_of_sharing
-from concat_id.sampling.takes import Judge, finished_takes, rank_takes, save_takes
+from concat_id.sampling.takes import Judge, begin, rank_takes, save_takes
 
 PATIENCE = 60  # seconds for the first process to end
 Watch = Callable[[int, int, Tensor], None]
@@ -316,8 +306,7 @@ def rank_all(share: Sequence[Job], settings: dict[str, Any], output_dir: Path, j
 def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], bar: tqdm, watch: Watch) -> None:
     job, args = item.job, pipeline.config.args
     prepared = save_references(folder, item.references)  # a full disk refuses them, and a finished result stays one
-    begin(folder, None if item.again else item.fingerprint)
-    made, files = finished_takes(folder, item.fingerprint)
+    made, files = begin(folder, item.fingerprint, item.again is not None)
     bar.update(len(made) * pipeline.config.model.sampler.num_inference_steps)
     images = [reference.image for reference in item.references]
     people = pipeline.encode_people(item.references)

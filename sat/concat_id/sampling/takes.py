@@ -28,12 +28,17 @@ class Judge(Protocol):
         """Score a video, the most telling score first; more is better, None where it cannot be said. Raises `UserError`."""
 
 
-def finished_takes(folder: Path, fingerprint: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """What an earlier run finished of a result before it was killed: its takes, and their files."""
+def begin(folder: Path, fingerprint: str, again: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """Take away the sign that a folder is complete, before it changes; returns the takes that a killed run finished, and their files.
+
+    What it left of other results goes, and all of it if the result is to be made `again`.
+    """
     found = recall_json(folder / TAKES) or {}
-    if found.get("fingerprint") != fingerprint or not all((folder / name).is_file() for name in found["files"]):
-        return [], []
-    return found["samples"], found["files"]
+    is_own = not again and found.get("fingerprint") == fingerprint
+    for name in (INFO,) if is_own else (INFO, TAKES):
+        (folder / name).unlink(missing_ok=True)
+    whole = is_own and all((folder / name).is_file() for name in found["files"])
+    return (found["samples"], found["files"]) if whole else ([], [])
 
 
 def save_takes(folder: Path, fingerprint: str, takes: Sequence[dict[str, Any]], files: Sequence[str]) -> None:
