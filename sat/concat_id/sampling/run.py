@@ -37,13 +37,11 @@ Candidates = Sequence[tuple[Path, PreparedReference]]
 
 @dataclass
 class Prepared:
-    """A job with everything the model needs; `photos` and `people` say of every reference where it is from, and of whom."""
+    """A job with everything the model needs; `people` are the photos that are taken of each."""
 
     job: Job
     fingerprint: str
-    references: Sequence[PreparedReference]
-    photos: Sequence[Path]
-    people: Sequence[int]
+    people: list[Candidates]
     again: Path | None = None  # the finished folder that is to be made again
     prompt_embeds: Any = None  # (1, L, D); of systems beside Concat-ID, what their pipeline makes of the prompt
 
@@ -198,15 +196,12 @@ def prepare_jobs(
             for photo in sorted(verdicts.keys() - told):
                 (tell if verdicts[photo].level == GOOD else warn)(f"{photo}: {verdicts[photo]}")
             told |= verdicts.keys()
-            chosen = _choose(job.source, candidates, comparer, config)
+            people = _choose(job.source, candidates, comparer, config)
             if judge:
-                _require_faces(judge, [person[0][0] for person in chosen])
+                _require_faces(judge, [person[0][0] for person in people])
+            prepared.append(Prepared(job, fingerprint, people, again))
         except UserError as error:
             problems[job.source] = f"{job.source}: {error}"
-            continue
-        photos, references = zip(*(candidate for person in chosen for candidate in person), strict=True)
-        people = [number for number, person in enumerate(chosen) for _ in person]
-        prepared.append(Prepared(job, fingerprint, references, photos, people, again))
     return prepared, problems
 
 
@@ -305,13 +300,14 @@ def rank_all(share: Sequence[Job], settings: dict[str, Any], output_dir: Path, j
 
 def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[str, Any], bar: tqdm, watch: Watch) -> None:
     job, args = item.job, pipeline.config.args
-    prepared = save_references(folder, item.references)  # a full disk refuses them, and a finished result stays one
+    references = [reference for person in item.people for _, reference in person]
+    prepared = save_references(folder, references)  # a full disk refuses them, and a finished result stays one
     made, files = begin(folder, item.fingerprint, item.again is not None)
     bar.update(len(made) * pipeline.config.model.sampler.num_inference_steps)
-    images = [reference.image for reference in item.references]
-    people = pipeline.encode_people(item.references)
+    images = [reference.image for reference in references]
+    people = pipeline.encode_people(references)
     scales = pipeline.config.model.sampler.ref_guidance_scale
-    scales = scales if len(scales) == 1 else [scales[person] for person in item.people]
+    scales = scales if len(scales) == 1 else [scales[number] for number, person in enumerate(item.people) for _ in person]
 
     def look(step: int, estimate: Tensor) -> None:
         watch(bar.n, bar.total, estimate)
@@ -327,11 +323,11 @@ def _fill(folder: Path, item: Prepared, pipeline: VideoPipeline, settings: dict[
         steps = {"computed_steps": sorted(pipeline.step_cache.computed)} if pipeline.step_cache else {}
         made.append(steps | {"seed": seed, "sampling_s": round(sampled - begun, 2), "decoding_s": round(time.perf_counter() - sampled, 2)})
         save_takes(folder, item.fingerprint, made, files)
-    references = [
-        {"image": str(photo), "person": person + 1, "detector": reference.detector, "parser": reference.parser,
+    told = [
+        {"image": str(photo), "person": number, "detector": reference.detector, "parser": reference.parser,
          "notes": reference.verdict.notes, "verdict": reference.verdict.record()}
-        for person, photo, reference in zip(item.people, item.photos, item.references, strict=True)
+        for number, person in enumerate(item.people, 1) for photo, reference in person
     ]  # fmt: skip
-    details = {"prompt": job.prompt, "load": args.load, "references": references, "settings": settings}
+    details = {"prompt": job.prompt, "load": args.load, "references": told, "settings": settings}
     details |= {"run": pipeline.placed(), "samples": made}
     save_info(folder, item.fingerprint, prepared + files, **details)
