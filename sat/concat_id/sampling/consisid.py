@@ -30,7 +30,7 @@ from concat_id.errors import UserError, finer, reason_of, warn
 from concat_id.face.reference import PreparedReference, load_face_models, prepare_found
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models import backbones
-from concat_id.models.acceleration import StepCache, stream_blocks
+from concat_id.models.acceleration import stream_blocks
 from concat_id.models.attention import KERNELS
 from concat_id.models.quantization import quantize
 from concat_id.sampling.memory import memory_checked
@@ -160,14 +160,12 @@ class ConsisIDPipeline(VideoPipeline):
         self.folder = resolve_path(config.model.path)
         require_whole(self.folder)
         known = read_settings(self.folder / SETTINGS[0], "settings of ConsisID's transformer")
-        own = [8 * known.get(f"sample_{side}", 0) for side in ("height", "width")]
-        if known.get("use_learned_positional_embeddings") and list(config.args.sampling_image_size) != own:
-            found = "x".join(map(str, config.args.sampling_image_size))
-            raise UserError(f"args.sampling_image_size: found {found}, expected {own[0]}x{own[1]}: the weights know no other positions")
-        frames, known_frames = 4 * (config.args.sampling_num_frames - 1) + 1, known.get("sample_frames", 49)
-        if known.get("use_learned_positional_embeddings") and frames != known_frames:
-            found, expected = config.args.sampling_num_frames, f"{(known_frames - 1) // 4 + 1} ({known_frames} frames)"
-            raise UserError(f"args.sampling_num_frames: found {found}, expected {expected}: the weights know no other positions")
+        if known.get("use_learned_positional_embeddings"):
+            size = tuple(8 * known.get(f"sample_{side}", 0) for side in ("height", "width"))
+            frames = (known.get("sample_frames", 49) - 1) // 4 + 1
+            for key, expected in (("sampling_image_size", size), ("sampling_num_frames", frames)):
+                if (found := getattr(config.args, key)) != expected:
+                    raise UserError(f"args.{key}: found {found}, expected {expected}: the weights know no other positions")
 
     def _networks(self) -> tuple:
         args, model = self.config.args, self.config.model
@@ -203,12 +201,6 @@ class ConsisIDPipeline(VideoPipeline):
         if self.placement.frugal:
             stream_blocks(network, device)
         return network
-
-    @cached_property
-    def step_cache(self) -> StepCache | None:
-        """What skips blocks in steps that change little, if that is asked for."""
-        args, steps = self.config.args, self.config.model.sampler.num_inference_steps
-        return StepCache(self.transformer, args.cache, args.cache_threshold, steps) if args.cache else None
 
     @cached_property
     def autoencoder(self) -> "VideoAutoencoder":

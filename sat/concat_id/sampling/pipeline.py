@@ -113,7 +113,8 @@ class VideoPipeline:
             return None
         folder = self.cache_dir and self.cache_dir.parent
         ratios = magnitude_ratios(self.config, self._measure_magnitudes, folder, self.sharing) if args.cache == "mag" else None
-        return StepCache(self.transformer.network, args.cache, args.cache_threshold, steps, ratios)
+        network = getattr(self.transformer, "network", self.transformer)  # of diffusers
+        return StepCache(network, args.cache, args.cache_threshold, steps, ratios)
 
     @cached_property
     def autoencoder(self) -> "VideoAutoencoder | WanAutoencoder":
@@ -194,18 +195,13 @@ class VideoPipeline:
         of the references, the configuration's if not given.
         """
         inputs = prompt_embeds, ref_latents, self.negative_embeds
+        sample = partial(self._sample, on_step=on_step, on_estimate=on_estimate)
         if not self.sharing:
-            return self._sample(inputs, seed, ref_scales, on_step, on_estimate)
-        request = [None if each is None else each.cpu() for each in inputs], seed, ref_scales
-        return self.sharing.together("sample", partial(self._sample, on_step=on_step, on_estimate=on_estimate), *request)
+            return sample(inputs, seed, ref_scales)
+        return self.sharing.together("sample", sample, [None if each is None else each.cpu() for each in inputs], seed, ref_scales)
 
     def _sample(
-        self,
-        inputs: Sequence[Tensor | None],
-        seed: int,
-        ref_scales: Sequence[float] | None,
-        on_step: Callable[[int], None] = lambda step: None,
-        on_estimate: Callable[[int, Tensor], None] = lambda step, estimate: None,
+        self, inputs: Sequence[Tensor | None], seed: int, ref_scales: Sequence[float] | None, **watchers: Callable[..., None]
     ) -> Tensor:
         prompt_embeds, ref_latents, negative = (
             None if each is None else sent(each, self.placement.device).to(self.dtype) for each in inputs
@@ -213,7 +209,7 @@ class VideoPipeline:
         condition = Condition(prompt_embeds, ref_latents)
         unconditional = None if negative is None else Condition(negative, ref_latents)
         scales = ref_scales or self.config.model.sampler.ref_guidance_scale
-        return self.denoise(condition, unconditional, self.guidance(), seed, scales, self.step_cache, on_step, on_estimate)
+        return self.denoise(condition, unconditional, self.guidance(), seed, scales, self.step_cache, **watchers)
 
     @torch.inference_mode()
     def denoise(
