@@ -93,7 +93,7 @@ def test_mistakes_are_told_in_one_line(infer, tmp_path):
 
 
 def test_without_weights_nothing_is_fetched_and_one_line_names_files_and_command(infer, photo, monkeypatch):
-    monkeypatch.setattr(downloads, "_fetcher", lambda library: pytest.fail("a download was tried"))
+    monkeypatch.setattr(downloads, "import_module", lambda library: pytest.fail("a download was tried"))
     monkeypatch.setattr(presets, "resolve_path", lambda path: ROOT / "no such folder" / path)
     line = only_error(*infer("--image_path", photo, "--prompt", PROMPT, config=()))
     for name in ("Concat-ID-Wan/first_stage.pt", "models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "google/umt5-xxl"):
@@ -104,22 +104,26 @@ def test_without_weights_nothing_is_fetched_and_one_line_names_files_and_command
 
 
 def test_download_fetches_what_is_named_and_tells_what_failed(infer, monkeypatch, capsys):
-    fetched = []
-    monkeypatch.setattr(downloads, "_fetcher", lambda library: fetched.append)
+    names, files = set(), []
+
+    def fetch(name, local_dir, allow_patterns):
+        names.add(name)
+        files.extend(f"{local_dir}/{pattern}" for pattern in allow_patterns)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     downloads.download("huggingface")
-    assert {of.name for of in fetched} == {"Wan-AI/Wan2.1-T2V-1.3B", "yongzhong/Concat-ID-Wan", "jonathandinu/face-parsing"}
+    assert names == {"Wan-AI/Wan2.1-T2V-1.3B", "yongzhong/Concat-ID-Wan", "jonathandinu/face-parsing"}
     config = load_config(read_wan_command_line("", ["--use_adaln"]).bases)
-    files = [f"{of.folder}/{pattern}" for of in fetched for pattern in of.patterns]
     for path in (config.args.load, config.model.text_encoder.path, config.model.autoencoder.path, f"{config.model.faces.detector}/a.onnx"):
-        assert any(fnmatch(path.removeprefix("./"), file) for file in files), path
+        assert any(fnmatch(str(ROOT / path), file) for file in files), path
     capsys.readouterr()
 
-    def refuse(of):
+    def refuse(*_, **__):
         raise ConnectionError("no network\nand more")
 
-    monkeypatch.setattr(downloads, "_fetcher", lambda library: refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     line = only_error(*infer("--download", config=()))
-    assert "Wan-AI/Wan2.1-T2V-1.3B: cannot be fetched (no network); check the network" in line
+    assert "Wan-AI/Wan2.1-T2V-1.3B: cannot be fetched (no network and more); check the network" in line
     code, said = infer("--download", "--load", "nowhere.pt")
     assert code == 2 and "--download: wan_mini is made on this machine, nothing of it is fetched" in said and "no network" not in said
     monkeypatch.undo()

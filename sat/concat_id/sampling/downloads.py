@@ -1,13 +1,12 @@
 """Where the files of Concat-ID on Wan are fetched from when a user asks for it."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
 from concat_id.config.presets import TOKENIZER
 from concat_id.config.wan import WAN_FOLDER
-from concat_id.errors import UserError
+from concat_id.errors import UserError, reason_of
 from concat_id.files.paths import PROJECT_ROOT
 
 
@@ -36,21 +35,16 @@ REPOSITORIES = (
 
 def download(source: str) -> None:
     """Fetch what is missing from Hugging Face, or Wan's own files from ModelScope; what is there already stays."""
+    os.environ["HF_HUB_OFFLINE"] = "0"  # runs are offline, and the library reads this when it is imported
     for repository in REPOSITORIES:
-        fetch = _fetcher("modelscope" if source == "modelscope" and repository.on_modelscope else "huggingface_hub")
+        library = "modelscope" if source == "modelscope" and repository.on_modelscope else "huggingface_hub"
+        try:
+            fetch = import_module(library).snapshot_download
+        except ImportError as error:
+            raise UserError(f"--download: {library} is not installed; pip install {library}") from error
         print(f"fetching {', '.join(repository.patterns)} of {repository.name} into {repository.folder}", flush=True)
         try:
-            fetch(repository)
+            fetch(repository.name, local_dir=str(PROJECT_ROOT / repository.folder), allow_patterns=list(repository.patterns))
         except Exception as error:  # whatever the library's network layer raises
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             remedy = f"check the network and run it again, or put the files into {repository.folder} yourself"
-            raise UserError(f"{repository.name}: cannot be fetched ({reason}); {remedy}") from error
-
-
-def _fetcher(library: str) -> Callable[[Repository], object]:
-    os.environ["HF_HUB_OFFLINE"] = "0"  # runs are offline, and the library reads this when it is imported
-    try:
-        fetch = import_module(library).snapshot_download
-    except ImportError as error:
-        raise UserError(f"--download: {library} is not installed; pip install {library}") from error
-    return lambda of: fetch(of.name, local_dir=str(PROJECT_ROOT / of.folder), allow_patterns=list(of.patterns))
+            raise UserError(f"{repository.name}: cannot be fetched ({reason_of(error, 160)}); {remedy}") from error
