@@ -48,7 +48,7 @@ class Findings:
         self.failed |= any(finding.mark == PROBLEM for finding in (findings if decisive is None else decisive))
         self.sections.append({"title": title, "findings": [asdict(finding) for finding in findings]})
         if not self.as_json and findings:
-            print("\n".join(_lines(title, findings, _is_colourful())), "\n", sep="", flush=True)
+            print("\n".join(_lines(title, findings)), "\n", sep="", flush=True)
 
     def finish(self, asked: str) -> int:
         """Print the verdict, or everything as JSON; returns the exit code."""
@@ -56,29 +56,25 @@ class Findings:
             print(json.dumps({"model": asked, "can_run": not self.failed, "sections": self.sections}, indent=2))
         else:
             verdict = f"{asked} cannot run here yet; see the problems above" if self.failed else f"{asked} can run here"
-            print(_painted(verdict, COLOURS[PROBLEM if self.failed else OK]) if _is_colourful() else verdict)
+            print(_painted(verdict, COLOURS[PROBLEM if self.failed else OK]))
         return int(self.failed)
 
 
-def _lines(title: str, findings: list[Finding], colourful: bool) -> list[str]:
+def _lines(title: str, findings: list[Finding]) -> list[str]:
     """A heading, and a line for each finding, in columns."""
     width = max(len(finding.what) for finding in findings)
-    lines = [_painted(title, BOLD) if colourful else title]
+    lines = [_painted(title, BOLD)]
     for finding in findings:
-        mark = f"{finding.mark:7}"
-        mark = _painted(mark, COLOURS[finding.mark]) if colourful else mark
+        mark = _painted(f"{finding.mark:7}", COLOURS[finding.mark])
         advice = f"  -> {finding.advice}" if finding.advice else ""
         lines.append(f"  {mark}  {finding.what:{width}}  {finding.found}{advice}")
     return lines
 
 
 def _painted(text: str, colour: str) -> str:
-    return f"{colour}{text}{PLAIN}"
-
-
-def _is_colourful() -> bool:
-    """Whether standard output is a terminal whose user has nothing against colour (https://no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Colour a text if standard output is a terminal whose user has nothing against it (https://no-color.org)."""
+    is_colourful = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"{colour}{text}{PLAIN}" if is_colourful else text
 
 
 def gib(size: float) -> str:
