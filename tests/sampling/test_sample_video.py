@@ -177,7 +177,7 @@ BAD_IMAGES = {
 
 def test_paths_of_every_kind_are_told_and_stop_no_other_line(sample, tmp_path, photo):
     (tmp_path / "words.jpg").write_text("no image")
-    lines = [*(f"{PROMPT}@@{path}" for path in BAD_IMAGES), "no separator", f"@@{photo}", f"trailing@@{photo}@@", f"good\u2028one@@{photo}"]
+    lines = [*(f"{PROMPT}@@{path}" for path in BAD_IMAGES), "no separator", f"@@{photo}", f"end@@{photo}@@", f"../good\u2028one@@{photo}"]
     code, text = sample("--input_file", prompt_file(tmp_path, *lines), *PORTRAIT)
     assert code == 1 and "Traceback" not in text
     told = [line for line in text.splitlines() if line.startswith("error: ")]
