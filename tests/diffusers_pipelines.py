@@ -1,17 +1,20 @@
 """What holds for the converted pipelines of both models."""
 
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from conftest import assert_close
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import hub_utils
+from in_process import load_script
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 
@@ -93,6 +96,16 @@ def check_upload(pipe, monkeypatch, *files: str) -> None:
     with pytest.raises(ValueError, match=r"call pipe.push_to_hub\(repo_id\)$"):
         pipe.save_pretrained("never", push_to_hub=True)
     assert not Path("never").exists()
+
+
+def check_oldest(pipeline: type, found: str, oldest: str, monkeypatch) -> None:
+    """A diffusers that is too old is refused in one line when the file is read, a later one is not."""
+    file = Path(inspect.getfile(pipeline))
+    monkeypatch.setattr(diffusers, "__version__", found)
+    with pytest.raises(ImportError, match=f"^diffusers: found {found}, expected {oldest} or newer; run pip install --upgrade diffusers$"):
+        load_script(file)
+    monkeypatch.setattr(diffusers, "__version__", "0.100.0.dev0")
+    load_script(file)
 
 
 def check_batches(pipe, image, latents: torch.Tensor, **options) -> None:

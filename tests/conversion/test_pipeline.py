@@ -3,14 +3,12 @@
 import json
 import shutil
 
-import diffusers
 import pytest
 import torch
-from conftest import ROOT, assert_close
+from conftest import assert_close
 from conversion_wan.conftest import wan  # noqa: F401 - a fixture
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, DiffusionPipeline, FirstBlockCacheConfig
-from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload, check_wrong_calls
-from in_process import load_script
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_oldest, check_pixels, check_upload, check_wrong_calls
 
 from concat_id.sampling.diffusers_cogvideox import ConcatIDPipeline
 
@@ -167,9 +165,4 @@ def test_an_upload_holds_the_code(rotary, monkeypatch):
 
 
 def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr(diffusers, "__version__", "0.30.3")
-    path = ROOT / "sat" / "concat_id" / "sampling" / "diffusers_cogvideox.py"
-    with pytest.raises(ImportError, match=r"^diffusers: found 0.30.3, expected 0.31 or newer; run pip install --upgrade diffusers$"):
-        load_script(path)
-    monkeypatch.setattr(diffusers, "__version__", "0.100.0.dev0")
-    load_script(path)
+    check_oldest(ConcatIDPipeline, "0.30.3", "0.31", monkeypatch)

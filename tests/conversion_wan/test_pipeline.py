@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from conftest import assert_close
 from conversion_wan.conftest import FILES, SETTINGS, START
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from diffusers_pipelines import check_batches, check_needs_no_checkout, check_pixels, check_upload, check_wrong_calls
+from diffusers_pipelines import check_batches, check_needs_no_checkout, check_oldest, check_pixels, check_upload, check_wrong_calls
 from tiny_wan import TINY, TINY_VAE
 
 from concat_id.diffusion.denoiser import Condition, guided_denoiser
@@ -17,7 +16,6 @@ from concat_id.diffusion.flow import FlowSchedule, sample_euler
 from concat_id.models.wan.autoencoder import WanAutoencoder
 from concat_id.models.wan.text_encoder import WanTextEncoder
 from concat_id.models.wan.weights import load_wan_transformer
-from concat_id.sampling import diffusers_wan as wan_diffusers
 from concat_id.sampling.diffusers_wan import ConcatIDWanPipeline, EvenFlowScheduler
 
 PROMPT = "a man in a red hat"
@@ -135,7 +133,5 @@ def test_an_upload_holds_the_code(wan, monkeypatch):
     check_upload(wan.pipeline(), monkeypatch, "pipeline.py", "wan_network.py")
 
 
-def test_an_old_diffusers_is_refused_in_one_line():
-    with pytest.raises(ImportError, match=r"^diffusers: found 0.34.0, expected 0.35 or newer; run pip install --upgrade diffusers$"):
-        wan_diffusers.require_diffusers("0.34.0")
-    wan_diffusers.require_diffusers(diffusers.__version__)
+def test_an_old_diffusers_is_refused_in_one_line(monkeypatch):
+    check_oldest(ConcatIDWanPipeline, "0.34.0", "0.35", monkeypatch)

@@ -24,15 +24,9 @@ from torch import Tensor
 LAST_EPS = 1e-6  # of the transformer's last norm; config.json has one norm_eps, the 1e-5 of all the others
 OLDEST = (0, 31)  # of diffusers; 0.30 cannot decode a single frame
 
-
-def require_diffusers(version: str) -> None:
-    """Raise ImportError for a diffusers that computes something else."""
-    if tuple(map(int, version.split(".")[:2])) < OLDEST:
-        expected = ".".join(map(str, OLDEST))
-        raise ImportError(f"diffusers: found {version}, expected {expected} or newer; run pip install --upgrade diffusers")
-
-
-require_diffusers(diffusers.__version__)
+if tuple(map(int, diffusers.__version__.split(".")[:2])) < OLDEST:
+    expected = ".".join(map(str, OLDEST))
+    raise ImportError(f"diffusers: found {diffusers.__version__}, expected {expected} or newer; run pip install --upgrade diffusers")
 globals().pop("ConcatIDWanPipeline", None)  # diffusers runs pipeline.py of every local folder in one module, and looks there for one class
 
 
@@ -187,16 +181,12 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
             return (torch.cat([part + term for part in parts[len(added) :]]),)
 
         self._num_refs = num_refs
-        hooks = [
-            self.transformer.register_forward_pre_hook(append, with_kwargs=True),
-            self.transformer.register_forward_hook(drop, with_kwargs=True),
-        ]
+        append_hook = self.transformer.register_forward_pre_hook(append, with_kwargs=True)
         try:
-            yield
+            with append_hook, self.transformer.register_forward_hook(drop, with_kwargs=True):
+                yield
         finally:
             self._num_refs = 0
-            for hook in hooks:
-                hook.remove()
 
     def _prepare_rotary_positional_embeddings(self, height: int, width: int, num_frames: int, device: torch.device):
         """Cosines and sines (S, head size): whole numbers along the grid at every size, reference i of T latent frames at frame T+i.

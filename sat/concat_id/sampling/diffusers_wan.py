@@ -27,15 +27,9 @@ NETWORK_FILE = "wan_network.py"  # beside the transformer's weights
 SCHEDULER = diffusers.FlowMatchEulerDiscreteScheduler
 NEGATIVE_PROMPT = "..."  # As released.
 
-
-def require_diffusers(version: str) -> None:
-    """Raise ImportError for a diffusers that computes something else."""
-    if tuple(map(int, version.split(".")[:2])) < OLDEST:
-        expected = ".".join(map(str, OLDEST))
-        raise ImportError(f"diffusers: found {version}, expected {expected} or newer; run pip install --upgrade diffusers")
-
-
-require_diffusers(diffusers.__version__)
+if tuple(map(int, diffusers.__version__.split(".")[:2])) < OLDEST:
+    expected = ".".join(map(str, OLDEST))
+    raise ImportError(f"diffusers: found {diffusers.__version__}, expected {expected} or newer; run pip install --upgrade diffusers")
 globals().pop("ConcatIDPipeline", None)  # diffusers runs pipeline.py of every local folder in one module, and looks there for one class
 
 
