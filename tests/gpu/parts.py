@@ -125,7 +125,7 @@ def small_model(folder: Path) -> Found:
             config = config_of(*MINI, **steps, sampling_num_frames=str(frames), **exact)
             pipeline = pipeline_of(config)
             if device == "cpu":
-                pipeline.placement.device = torch.device("cpu")
+                pipeline.device = pipeline.placement.device = torch.device("cpu")
             latents[device] = pipeline.sample(*conditions(config, refs), seed=3).cpu()
             pixels[device] = torch.from_numpy(pipeline.decode(latents["cpu"])).float()
         error = difference(latents[DEVICE.type], latents["cpu"])

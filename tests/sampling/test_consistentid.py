@@ -118,7 +118,7 @@ def test_a_portrait_through_the_script(portray, folder, tmp_path, photo):
     late = portray(*options[:-2], "--num_inference_steps", 3)
     assert "the face's parts never enter the text: model.sampler.start_merge_step is 2, of 3 steps" in late.err
     Image.open(photo).resize((2000, 2000)).save(tmp_path / "large.png")
-    prepare = consistentid.photo_preparer(load_config([*FILES, folder / "own.yaml", tmp_path / "more.yaml"]), torch.device("cpu"))
+    prepare = Pipeline(load_config([*FILES, folder / "own.yaml", tmp_path / "more.yaml"]), torch.device("cpu")).photo_preparer()
     assert len(pickle.dumps(prepare(tmp_path / "large.png"))) < 8e6  # bytes; the photo has 12e6
 
 

@@ -14,7 +14,7 @@ from concat_id.evaluation.layouts import find_samples
 from concat_id.evaluation.ranking import TakeJudge
 from concat_id.models.autoencoder import VideoAutoencoder
 from concat_id.models.text_encoder import TextEncoder
-from concat_id.sampling import run
+from concat_id.sampling import pipeline, run
 from concat_id.sampling.jobs import Job
 from concat_id.sampling.pipeline import CogVideoXPipeline
 
@@ -136,8 +136,8 @@ def test_the_best_of_several_takes_is_marked_and_a_killed_run_goes_on(sample, tm
 
 def test_every_person_may_have_a_strength_of_their_own(sample, tmp_path, photo, monkeypatch):
     monkeypatch.setattr(Job, "__eq__", None)  # no line is compared with all others
-    prepare, read = run.prepare_reference, []
-    monkeypatch.setattr(run, "prepare_reference", lambda path, *rest: read.append(path) or prepare(path, *rest))
+    prepare, read = pipeline.prepare_reference, []
+    monkeypatch.setattr(pipeline, "prepare_reference", lambda path, *rest: read.append(path) or prepare(path, *rest))
     lines = "--input_file", prompt_file(tmp_path, f"{PROMPT}@@{photo}@@{photo}", f"{PROMPT}@@{photo}"), *PORTRAIT
     line = only_error(*sample(*lines, "--ref_guidance_scale", 2, 1))
     assert ":2: found 1 people, expected 2" in line and len(results(tmp_path)) == 1

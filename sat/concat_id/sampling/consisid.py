@@ -132,26 +132,6 @@ def _check_names(file: Path, clip: torch.nn.Module) -> None:
         raise UserError(f"{file}: found no {some(missing)}, expected EVA02-CLIP-L-14-336; download it again")
 
 
-def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], FaceReference]:
-    """What prepares a photograph: ConsisID's face models for the network, Concat-ID's for the verdict. Raises `UserError`."""
-    detector, parser, _ = load_face_models(config.model.faces, device)
-    if not os.path.lexists(resolve_path(config.model.faces.detector)):
-        warn(f"{config.model.faces.detector}: not there; photos are judged by another detector, ConsisID's own finds and cuts out the face")
-    with memory_checked():
-        read = load_face_reader(resolve_path(config.model.path), device, getattr(torch, config.args.dtype_name))
-
-    def prepare(photo: Path) -> FaceReference:
-        upright = detector.search(load_image(photo))
-        with memory_checked(), warnings.catch_warnings(action="ignore"):  # of what insightface calls
-            face = read(upright.photo)
-        if face is None:
-            raise UserError(f"{photo}: found no face, expected one person's; take a photo that shows it larger and from the front")
-        judged = prepare_found(upright, config.args.sampling_image_size, detector, parser)
-        return FaceReference(face.seen, face.crop, "antelopev2, retinaface_resnet50", "bisenet", judged.verdict, judged.face, features=face)
-
-    return prepare
-
-
 class ConsisIDPipeline(VideoPipeline):
     """T5, ConsisID's transformer and CogVideoX's VAE in diffusers' `ConsisIDPipeline`."""
 
@@ -177,7 +157,7 @@ class ConsisIDPipeline(VideoPipeline):
         """Reads its weights only for prompts that are not cached."""
         from concat_id.models.text_encoder import TextEncoder
 
-        device, kind = torch.device("cpu") if self.placement.frugal else self.placement.device, self.config.args.quantize
+        device, kind = torch.device("cpu") if self.placement.frugal else self.device, self.config.args.quantize
         folder, trust = self.folder / "text_encoder", self.config.args.trust_checkpoint
         encoder = TextEncoder(folder, MAX_TOKENS, self.dtype, device, self.cache_dir, trust)
         if kind:
@@ -189,7 +169,7 @@ class ConsisIDPipeline(VideoPipeline):
         """The transformer, its kernel chosen, in 8 bits if that is asked for; with `low` its blocks visit the device."""
         from concat_id.models.consisid import load_network
 
-        args, device = self.config.args, self.placement.device
+        args, device = self.config.args, self.device
         network = load_network(self.folder / "transformer", self.dtype, args.trust_checkpoint)
         if args.quantize:
             quantize(network, args.quantize)
@@ -230,6 +210,27 @@ class ConsisIDPipeline(VideoPipeline):
         """Make ready what guidance leads away from: the empty text, unless another is given."""
         self.negative_embeds = embed([self.config.model.negative_prompt or ""]).cpu()
 
+    def photo_preparer(self) -> Callable[[Path], FaceReference]:
+        """What prepares a photograph: ConsisID's face models for the network, Concat-ID's for the verdict. Raises `UserError`."""
+        faces, size = self.config.model.faces, self.config.args.sampling_image_size
+        detector, parser, _ = load_face_models(faces, self.device)
+        if not os.path.lexists(resolve_path(faces.detector)):
+            warn(f"{faces.detector}: not there; photos are judged by another detector, ConsisID's own finds and cuts out the face")
+        with memory_checked():
+            read = load_face_reader(self.folder, self.device, self.dtype)
+
+        def prepare(photo: Path) -> FaceReference:
+            upright = detector.search(load_image(photo))
+            with memory_checked(), warnings.catch_warnings(action="ignore"):  # of what insightface calls
+                face = read(upright.photo)
+            if face is None:
+                raise UserError(f"{photo}: found no face, expected one person's; take a photo that shows it larger and from the front")
+            judged = prepare_found(upright, size, detector, parser)
+            names = "antelopev2, retinaface_resnet50", "bisenet"
+            return FaceReference(face.seen, face.crop, *names, judged.verdict, judged.face, features=face)
+
+        return prepare
+
     def encode_people(self, references: Sequence[FaceReference]) -> FaceFeatures:
         """The face of the one person."""
         return references[0].features
@@ -245,7 +246,7 @@ class ConsisIDPipeline(VideoPipeline):
         ref_scales: Sequence[float] | None = None,
     ) -> Tensor:
         """Denoise to latents (1, T, C, H, W), float32, by numbers drawn on the CPU; as `VideoPipeline.sample`, without strengths."""
-        args, sampler, cache, device = self.config.args, self.config.model.sampler, self.step_cache, self.placement.device
+        args, sampler, cache, device = self.config.args, self.config.model.sampler, self.step_cache, self.device
         reached: list[Callable[[], None]] = []
 
         def follow(pipeline: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

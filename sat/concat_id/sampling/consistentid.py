@@ -45,35 +45,6 @@ class Person:
     parts: tuple[str, ...]
 
 
-def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], PortraitReference]:
-    """What prepares a photograph. Raises `UserError` for face models that are not there, or know no parts or other vectors."""
-    faces, size = config.model.faces, config.args.sampling_image_size
-    sampler = config.model.sampler
-    if sampler.start_merge_step > sampler.num_inference_steps - 2:
-        told = f"model.sampler.start_merge_step is {sampler.start_merge_step}, of {sampler.num_inference_steps} steps"
-        warn(f"the face's parts never enter the text: {told}; set one of them")
-    require_parser(faces)
-    detector, parser, notices = load_face_models(faces, device)
-    warn(*notices)
-    recognizer = load_arcface(faces.recognizer, device)
-
-    def prepare(path: Path) -> PortraitReference:
-        found = detector.search(load_image(path))
-        if (face := found.largest) is None:
-            raise UserError(f"{path}: found no face, expected a photo of one person; take one with a clear, large face")
-        prepared, photo = prepare_found(found, size, detector, parser), found.photo
-        labels = parser.parse(squeezed(photo), face.keypoints * (PARSED_SIZE / np.array(photo.size)))
-        masks = part_masks(labels)
-        images = [photo, *part_images(photo, masks)]
-        vector = torch.from_numpy(recognizer.embed(photo, face))[None]
-        return PortraitReference(
-            _tiles(images, size), prepared.crop, prepared.detector, prepared.parser, prepared.verdict, prepared.face,
-            pixels=torch.stack(list(map(clip_pixels, images))), parts=tuple(masks), vector=vector,
-        )  # fmt: skip
-
-    return prepare
-
-
 def _tiles(images: Sequence[Image.Image], size: Sequence[int]) -> Image.Image:
     """Put a photo and its parts into one image of `size` (height, width)."""
     height, width = size[0] // -(-(1 + len(PARTS)) // COLUMNS), size[1] // COLUMNS
@@ -139,6 +110,33 @@ class Pipeline:
         cut = tokenizer.tokenizer.decode(tokens[LENGTH - 2 :])
         told = f"the prompt is longer than {LENGTH} tokens, some of which are of the face; this end of it is cut off"
         return [f"{told}: {shortened(cut)!r}"] if cut else []
+
+    def photo_preparer(self) -> Callable[[Path], PortraitReference]:
+        """What prepares a photograph. Raises `UserError` for face models that are not there, or know no parts or other vectors."""
+        faces, size, sampler = self.config.model.faces, self.config.args.sampling_image_size, self.config.model.sampler
+        if sampler.start_merge_step > sampler.num_inference_steps - 2:
+            told = f"model.sampler.start_merge_step is {sampler.start_merge_step}, of {sampler.num_inference_steps} steps"
+            warn(f"the face's parts never enter the text: {told}; set one of them")
+        require_parser(faces)
+        detector, parser, notices = load_face_models(faces, self.device)
+        warn(*notices)
+        recognizer = load_arcface(faces.recognizer, self.device)
+
+        def prepare(path: Path) -> PortraitReference:
+            found = detector.search(load_image(path))
+            if (face := found.largest) is None:
+                raise UserError(f"{path}: found no face, expected a photo of one person; take one with a clear, large face")
+            prepared, photo = prepare_found(found, size, detector, parser), found.photo
+            labels = parser.parse(squeezed(photo), face.keypoints * (PARSED_SIZE / np.array(photo.size)))
+            masks = part_masks(labels)
+            images = [photo, *part_images(photo, masks)]
+            vector = torch.from_numpy(recognizer.embed(photo, face))[None]
+            return PortraitReference(
+                _tiles(images, size), prepared.crop, prepared.detector, prepared.parser, prepared.verdict, prepared.face,
+                pixels=torch.stack(list(map(clip_pixels, images))), parts=tuple(masks), vector=vector,
+            )  # fmt: skip
+
+        return prepare
 
     @torch.inference_mode()
     def encode_people(self, references: Sequence[PortraitReference]) -> Person:

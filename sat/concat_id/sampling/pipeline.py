@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule
 from concat_id.distributed import rank, sent
-from concat_id.errors import UserError, finer, shortened
-from concat_id.face.reference import PreparedReference
+from concat_id.errors import UserError, finer, shortened, warn
+from concat_id.face.reference import PreparedReference, load_face_models, prepare_reference
 from concat_id.models import backbones
 from concat_id.models.acceleration import StepCache, share_tokens, share_unevenly
 from concat_id.models.operations import count_tokens
@@ -51,7 +50,7 @@ class VideoPipeline:
     is_compiled = False
 
     def __init__(self, config: Config, device: torch.device, cache_dir: Path | None = None, sharing: Sharing | None = None):
-        self.config = config
+        self.config, self.device = config, device
         self.placement = Placement(device, config.args.memory)
         self.dtype: torch.dtype = getattr(torch, config.args.dtype_name)
         self.cache_dir = cache_dir
@@ -82,13 +81,13 @@ class VideoPipeline:
     @cached_property
     def text_encoder(self) -> "PromptEncoder":
         """Reads its weights only for prompts that are not cached. Frugal placement leaves it on the CPU: it runs once a prompt."""
-        device = torch.device("cpu") if self.placement.frugal else self.placement.device
+        device = torch.device("cpu") if self.placement.frugal else self.device
         return backbones.make_text_encoder(self.config, device, self.cache_dir)
 
     @cached_property
     def transformer(self) -> nn.Module:
         """The diffusion transformer with the weights of `args.load`."""
-        config, device = self.config, self.placement.device
+        config, device = self.config, self.device
         transformer = backbones.load_transformer(config, config.args.load).requires_grad_(False).eval()
         notes = []
         if config.args.quantize and not config.args.gguf:
@@ -161,6 +160,12 @@ class VideoPipeline:
         if self.config.model.negative_prompt is not None:
             self.negative_embeds = embed([self.config.model.negative_prompt]).cpu()
 
+    def photo_preparer(self) -> Callable[[Path], PreparedReference]:
+        """What prepares a photograph for the model. Says what stands in for face models that are not there."""
+        detector, parser, notices = load_face_models(self.config.model.faces, self.device)
+        warn(*notices)
+        return lambda photo: prepare_reference(photo, self.config.args.sampling_image_size, detector, parser)
+
     def encode_people(self, references: Sequence[PreparedReference]) -> Tensor:
         """Encode what is shown of the people: (1, R, C, H, W)."""
         return self.encode_references([reference.image for reference in references])
@@ -173,7 +178,7 @@ class VideoPipeline:
         if new:
             with self.placement.on_device(self.autoencoder) as autoencoder:
                 for key, image in new.items():
-                    frame = to_tensor(image)[None, :, None].to(self.placement.device, self.dtype)  # (1, 3, 1, H, W)
+                    frame = to_tensor(image)[None, :, None].to(self.device, self.dtype)  # (1, 3, 1, H, W)
                     self._ref_latents[key] = autoencoder.encode(frame).float()
         latents = torch.cat([self._ref_latents[key] for key in keys], dim=1)
         self._ref_latents = dict(list(self._ref_latents.items())[-REMEMBERED:])
@@ -204,7 +209,7 @@ class VideoPipeline:
         self, inputs: Sequence[Tensor | None], seed: int, ref_scales: Sequence[float] | None, **watchers: Callable[..., None]
     ) -> Tensor:
         prompt_embeds, ref_latents, negative = (
-            None if each is None else sent(each, self.placement.device).to(self.dtype) for each in inputs
+            None if each is None else sent(each, self.device).to(self.dtype) for each in inputs
         )  # fmt: skip
         condition = Condition(prompt_embeds, ref_latents)
         unconditional = None if negative is None else Condition(negative, ref_latents)
@@ -224,7 +229,7 @@ class VideoPipeline:
         on_estimate: Callable[[int, Tensor], None] = lambda step, estimate: None,
     ) -> Tensor:
         """Denoise from seeded noise under conditions that are on the device; the rest is as `sample` has it."""
-        args, sampler, device = self.config.args, self.config.model.sampler, self.placement.device
+        args, sampler, device = self.config.args, self.config.model.sampler, self.device
         sides = [side // self.config.model.autoencoder.spatial_factor for side in args.sampling_image_size]
         shape = 1, args.sampling_num_frames, self.config.model.transformer.in_channels, *sides
         generator = torch.Generator().manual_seed(seed)
@@ -278,7 +283,7 @@ class VideoPipeline:
     def _measure_magnitudes(self) -> list[float]:
         """Ratios of steps' magnitudes in a video without prompt and references."""
         model, steps = self.config.model.transformer, self.config.model.sampler.num_inference_steps
-        text = torch.zeros(1, model.text_length, model.text_hidden_size, dtype=self.dtype, device=self.placement.device)
+        text = torch.zeros(1, model.text_length, model.text_hidden_size, dtype=self.dtype, device=self.device)
         cache = StepCache(self.transformer.network, "mag", None, steps)
         try:
             self.denoise(Condition(text, None), None, lambda step, timestep: 1.0, seed=0, cache=cache)
@@ -299,7 +304,7 @@ class VideoPipeline:
         """Turn latents (1, T, C, H, W) into the uint8 frames (F, H, W, 3) of one video, F = 4 (T - 1) + 1; so they leave the device."""
         tiled = self.placement.frugal or self.config.args.tiled_decoding
         with self.placement.on_device(self.autoencoder) as autoencoder:
-            video = autoencoder.decode(latents.to(self.placement.device), tiled=tiled)
+            video = autoencoder.decode(latents.to(self.device), tiled=tiled)
         if not torch.isfinite(video).all():
             raise UserError(f"the autoencoder gave NaN or infinite pixels; check its weights, {finer(self.dtype)}")
         return to_frames(video[0])
@@ -345,10 +350,5 @@ def make_pipeline(
         option = "--cache dbcache" if missing == "cache_dit" else f"--quantize {args.quantize}"
         raise UserError(f"{option}: found no package {missing}, which it needs; run bash scripts/setup.sh acceleration")
     if config.model.kind in NEIGHBOURS:
-        return neighbour(config).Pipeline(config, device, cache_dir)
+        return import_module(f"concat_id.sampling.{config.model.kind}").Pipeline(config, device, cache_dir)
     return PIPELINES[config.model.kind](config, device, cache_dir, sharing)
-
-
-def neighbour(config: Config) -> ModuleType:
-    """The module of a system beside Concat-ID: its `Pipeline`, and its `photo_preparer`."""
-    return import_module(f"concat_id.sampling.{config.model.kind}")

@@ -7,24 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config.loading import COMMAND_LINE
-from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.schema import Config, sampling_part
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed, warn_of_emulation
 from concat_id.errors import UserError, printable, report, tell, warn
 from concat_id.face.photos import PhotoComparer
-from concat_id.face.reference import PreparedReference, choose_folders, load_face_models, prepare_reference
+from concat_id.face.reference import PreparedReference, choose_folders
 from concat_id.face.verdict import GOOD, POOR
 from concat_id.files.locks import InUseError
 from concat_id.files.paths import check_writable
 from concat_id.models.backbones import weight_digests
 from concat_id.sampling.jobs import Job, claimed, finished_folders, make_job, read_prompt_file, save_info, save_references, save_sample
 from concat_id.sampling.memory import memory_checked
-from concat_id.sampling.pipeline import VideoPipeline, make_pipeline, neighbour
+from concat_id.sampling.pipeline import VideoPipeline, make_pipeline
 from concat_id.sampling.sharing import Sharing, way_of_sharing
 from concat_id.sampling.takes import Judge, begin, rank_takes, save_takes
 
@@ -62,7 +60,7 @@ def generate(config: Config, judge: Judge | None = None) -> int:
         wait_if_failed(False)
         return 0
     try:
-        code = _generate(config, device, pipeline, judge)
+        code = _generate(config, pipeline, judge)
     finally:
         if sharing:
             sharing.end()
@@ -70,11 +68,11 @@ def generate(config: Config, judge: Judge | None = None) -> int:
     return code
 
 
-def _generate(config: Config, device: torch.device, pipeline: VideoPipeline, judge: Judge | None) -> int:
+def _generate(config: Config, pipeline: VideoPipeline, judge: Judge | None) -> int:
     jobs, problems = find_jobs(config)
     share = jobs if pipeline.sharing else own_share(jobs)
     settings = result_settings(config)
-    prepared, unprepared = prepare_jobs(share, config, settings, device, judge)
+    prepared, unprepared = prepare_jobs(share, pipeline, settings, judge)
     embed_prompts(prepared, pipeline)
     made, failures = make_videos(prepared, pipeline, settings)
     rankable = [job for job in share if job.source not in unprepared]
@@ -175,19 +173,19 @@ def unfinished_jobs(
 
 
 def prepare_jobs(
-    share: Sequence[Job], config: Config, settings: dict[str, Any], device: torch.device, judge: Judge | None = None
+    share: Sequence[Job], pipeline: VideoPipeline, settings: dict[str, Any], judge: Judge | None = None
 ) -> tuple[list[Prepared], dict[str, str]]:
     """Leave finished jobs out of this process's share, and prepare the others' references; returns what failed as messages, by source.
 
     What `judge` could not rank fails before sampling takes long.
     """
-    output_dir = Path(config.args.output_dir)
-    pending, problems = unfinished_jobs(share, settings, output_dir, config.args.overwrite)
+    args, device = pipeline.config.args, pipeline.device
+    pending, problems = unfinished_jobs(share, settings, Path(args.output_dir), args.overwrite)
     if not pending:
         return [], problems
-    check_writable(output_dir)
-    warn_of_emulation(device, config.args.dtype_name)
-    prepare = functools.lru_cache(64)(photo_preparer(config, device))  # many lines name the same photos
+    check_writable(Path(args.output_dir))
+    warn_of_emulation(device, args.dtype_name)
+    prepare = functools.lru_cache(64)(pipeline.photo_preparer())  # many lines name the same photos
     prepared, told, comparer = [], set(), PhotoComparer(device)
     for job, fingerprint, again in pending:
         try:
@@ -196,22 +194,13 @@ def prepare_jobs(
             for photo in sorted(verdicts.keys() - told):
                 (tell if verdicts[photo].level == GOOD else warn)(f"{photo}: {verdicts[photo]}")
             told |= verdicts.keys()
-            people = _choose(job.source, candidates, comparer, config)
+            people = _choose(job.source, candidates, comparer, pipeline.config)
             if judge:
                 _require_faces(judge, [person[0][0] for person in people])
             prepared.append(Prepared(job, fingerprint, people, again))
         except UserError as error:
             problems[job.source] = f"{job.source}: {error}"
     return prepared, problems
-
-
-def photo_preparer(config: Config, device: torch.device) -> Callable[[Path], PreparedReference]:
-    """What prepares a photograph for the model. Says what stands in for face models that are not there."""
-    if config.model.kind in NEIGHBOURS:
-        return neighbour(config).photo_preparer(config, device)
-    detector, parser, notices = load_face_models(config.model.faces, device)
-    warn(*notices)
-    return lambda photo: prepare_reference(photo, config.args.sampling_image_size, detector, parser)
 
 
 def _choose(source: str, candidates: Sequence[Candidates], comparer: PhotoComparer, config: Config) -> list[Candidates]:

@@ -183,11 +183,11 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     output, device = Path(config.args.output_dir), choose_device(config.args.device)
     job = make_job(0, request.prompt.strip(), request.photos, SOURCE, config.model.transformer.max_refs)
     settings = result_settings(config)
-    prepared, problems = prepare_jobs([job], config, settings, device)
     pipeline = make_pipeline(config, device, cache_dir=output / ".prompt_embeddings")
     if kept[:1] == [settings["weights"]]:  # files may have been replaced
         pipeline.adopt(kept[1])
     kept[:] = settings["weights"], pipeline
+    prepared, problems = prepare_jobs([job], pipeline, settings)
     notes = warn_of_the_unknown([job], config) + embed_prompts(prepared, pipeline)
     connection.send(Event("notes", [note.removeprefix(f"{SOURCE}: ") for note in notes]))
     _, failures = make_videos(prepared, pipeline, settings, partial(_show, connection, pipeline))
