@@ -13,6 +13,8 @@ from concat_id.models.tensor_names import POSITIONS
 from concat_id.models.transformer import DiffusionTransformer
 
 CASES = golden_meta("sat_shared")
+# Of the largest value. Processors round exp differently: one frequency of the timestep that is an ulp off moves outputs by 1e-5.
+TOLERANCE = 2e-5
 
 
 def config_of(case: dict, **changes) -> TransformerConfig:
@@ -55,7 +57,7 @@ def golden_inputs(name: str, num_refs: int) -> tuple[torch.Tensor, ...]:
 def test_output_equals_released(sat_golden, name, num_refs, grad):
     with torch.set_grad_enabled(grad):
         output = golden_model(name)(*golden_inputs(name, num_refs))
-    assert_close(output.detach(), sat_golden[f"{name}/refs{num_refs}/out"])
+    assert_close(output.detach(), sat_golden[f"{name}/refs{num_refs}/out"], TOLERANCE)
 
 
 def test_positions_that_nothing_uses_may_be_any_number_and_nothing_else_may():
@@ -73,7 +75,7 @@ def test_one_frame_equals_released(sat_golden, name):
     text = seeded(f"ctx1f{index}", (1, case["textl"], case["texth"]))
     with torch.no_grad():
         output = golden_model(name)(seeded(f"x1f{index}", shape), torch.tensor([500]), text, seeded(f"ref1f{index}", shape))
-    assert_close(output, sat_golden[f"{name}/oneframe/out"])
+    assert_close(output, sat_golden[f"{name}/oneframe/out"], TOLERANCE)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -85,11 +87,11 @@ def test_gradients_equal_released(sat_golden, name, checkpointed):
     loss = model(latents, timestep, text, refs).square().mean()
     loss.backward()
 
-    assert_close(loss.detach(), sat_golden[f"{name}/loss"])
-    assert_close(refs.grad, sat_golden[f"{name}/grad_ref"])
+    assert_close(loss.detach(), sat_golden[f"{name}/loss"], TOLERANCE)
+    assert_close(refs.grad, sat_golden[f"{name}/grad_ref"], TOLERANCE)
     parameters = dict(model.named_parameters())
     norms = [parameters[key].grad.norm() for key in CASES[name]["grad_names"]]
-    assert_close(torch.stack(norms), sat_golden[f"{name}/grad_norms"])
+    assert_close(torch.stack(norms), sat_golden[f"{name}/grad_norms"], TOLERANCE)
 
 
 def test_names_and_shapes_equal_released_5b():
