@@ -94,7 +94,7 @@ class Instruments:
 
 
 def load_instruments(device: torch.device | str, *, detector: str | None = None, recognizer: str | None = None, clip: str = CLIP,
-                     viclip: str = VICLIP, num_frames: int = 16, threshold: float | None = None, parser: str | None = None,
+                     viclip: str | None = VICLIP, num_frames: int = 16, threshold: float | None = None, parser: str | None = None,
                      metrics: Sequence[UserMetric] = ()) -> Instruments:  # fmt: skip
     """Load what there is; metrics whose weights are missing are told instead of guessed. Without a `parser` nobody asks for FGIS.
 

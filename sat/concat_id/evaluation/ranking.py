@@ -12,7 +12,7 @@ class TakeJudge:
     """Scores takes as reports do, on the CPU; CLIP takes part where its weights are in models/."""
 
     def __init__(self, instruments: Instruments | None = None):
-        self.instruments = instruments or load_instruments("cpu")
+        self.instruments = instruments or load_instruments("cpu", viclip=None)  # which would cost a CPU much, and ranks nothing
         self.name = text_digest(str(self.instruments.identity))
 
     def require_face(self, photos: Sequence[Path]) -> None:
