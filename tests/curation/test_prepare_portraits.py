@@ -67,8 +67,8 @@ def test_photographs_become_what_training_reads(prepare, photos, models, tmp_pat
     assert vector.shape == (1, 512)
 
     sample = PortraitDataset(read_portraits([out / "JSON_all.json"]))[0, 1]
-    assert sample["parts"][:2] == ("face", "eyes") and torch.equal(sample["identities"], vector) and sample["images"].shape == (3, 512, 512)
-    assert sample["part_masks"][: len(sample["parts"])].flatten(1).any(1).all()
+    assert sample.parts[0][:2] == ("face", "eyes") and torch.equal(sample.identities[0], vector) and sample.images.shape == (1, 3, 512, 512)
+    assert sample.part_masks[0, : len(sample.parts[0])].flatten(1).any(1).all()
 
 
 def test_a_second_run_takes_over_what_is_whole(prepare, photos, tmp_path):
