@@ -1,6 +1,8 @@
 """Low-rank products: nothing at first, equal to the merged weights later, small on disk, and continued exactly."""
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +13,14 @@ from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.config.constraints import validate
+from concat_id.conversion.weight_sources import open_source
 from concat_id.models.backbones import load_transformer
 from concat_id.models.transformer import DiffusionTransformer
 from concat_id.training import checkpoint
 from concat_id.training.checkpoint import open_checkpoint
 from concat_id.training.lora import FUSED, add_low_rank, low_rank_scale
+from concat_id.training.preparation import record_configuration
+from concat_id.weights.folders import find_sat_checkpoint
 from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, write_sat_checkpoint
 from concat_id.weights.low_rank import DOWN, UP, load_low_rank, with_product
 
@@ -110,6 +115,25 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     refused(told, alone.make_trainer, config, parts, open_checkpoint(parts))
     different = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
+
+
+def test_products_stay_with_the_checkpoint_that_they_were_begun_on(setup, tmp_path):
+    config, base = setup.config(tmp_path, train_iters=1), tmp_path / "base"
+    for tag in ("2", "1"):  # of a run that goes on to 2
+        (base / tag).mkdir(parents=True)
+        shutil.copy(find_sat_checkpoint(Path(config.args.load)), base / tag)
+        (base / "latest").write_text(tag)
+    other, config.args.load, config.model.lora = config.args.load, str(base), LoraConfig(rank=2)
+    alone.make_trainer(config, tmp_path / "run").train(alone.batches(**alone.SMALL))
+    record_configuration(tmp_path / "run", config)
+    (base / "latest").write_text("2")
+    assert open_source(tmp_path / "run").base.path.parent == base / "1"
+    config.args.load = other
+    alone.make_trainer(config, tmp_path / "run", open_checkpoint(tmp_path / "run"))
+    assert config.args.load == str(base / "1")
+    shutil.rmtree(base / "1")
+    told = f"args.load: {base / '1'} is gone, expected what its products belong to"
+    refused(told, alone.make_trainer, config, tmp_path / "run", open_checkpoint(tmp_path / "run"))
 
 
 def test_a_full_disk_is_told_of_low_rank_weights_too(setup, tmp_path, monkeypatch):

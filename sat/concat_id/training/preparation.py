@@ -22,12 +22,13 @@ from concat_id.data.records import Record, read_records
 from concat_id.distributed import from_first, own_share, rank, sent, world_size
 from concat_id.errors import UserError, one_line, printable, shortened, warn
 from concat_id.files.locks import locked
-from concat_id.files.paths import PROJECT_ROOT, check_writable, read_text, resolve_path, safe_name, write_text
+from concat_id.files.paths import PROJECT_ROOT, check_writable, kind_of, read_text, resolve_path, safe_name, write_text
 from concat_id.models import backbones
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
 from concat_id.training.lora import choose_trained
 from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions
+from concat_id.weights.folders import read_tag
 from concat_id.weights.tensor_cache import TensorCache
 
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
@@ -98,8 +99,8 @@ def _record_changes(file: Path, config: Config, step: int) -> None:
         recorded, text = dict(_keys(read_yaml(file, str(file)))), read_text(file, "a YAML file")
     except UserError as error:
         return warn(f"{error}: what continuing changes is not recorded")
-    now, found_by = dict(_keys(to_dict(config))), FOUND_BY - ({"args.load"} if getattr(config.model, "lora", None) else set())
-    differing = [key for key in recorded | now if recorded.get(key) != now.get(key) and key not in found_by]
+    now = dict(_keys(to_dict(config)))
+    differing = [key for key in recorded | now if recorded.get(key) != now.get(key) and key not in FOUND_BY]
     values = {key: [shortened(one_line(keys.get(key)), 100) for keys in (recorded, now)] for key in differing}
     for key, (old, new) in list(values.items())[:CHANGES_TOLD]:
         print(f"note: {key}: {old} in {printable(file.parent)}, now {new}", flush=True)
@@ -123,6 +124,8 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     """The transformer on the CPU in the type of the run: of the checkpoint, of `args.load`, or new to pretrain."""
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     lora = config.model.lora
+    if lora:
+        config.args.load = _base_of(saved, config.args.load)
     source = saved.folder if saved and not lora else config.args.load
     if source is None and config.training.mode == "pretrain":
         network = backbones.new_transformer(config).to(dtype)
@@ -144,6 +147,17 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     if config.args.compile or str(stage) != "3":  # whose hooks no compiler follows
         backbones.compile_blocks(config, network, device, config.training.train_iters)
     return network.train()
+
+
+def _base_of(saved: SavedState | None, load: str | None) -> str | None:
+    """What products belong to: as their run recorded, and at its start the checkpoint itself, as what a folder's `latest` names changes."""
+    file = saved.folder.parent / RUN_FILE if saved else None
+    if file and file.is_file():
+        load = dict(_keys(read_yaml(file, str(file)))).get("args.load") or load
+        if load and kind_of(resolve_path(load)) == "no such file":
+            raise UserError(f"{file}: args.load: {load} is gone, expected what its products belong to; bring it back, or correct the path")
+    tag = None if saved or not load else read_tag(resolve_path(load))
+    return str(Path(load) / tag) if tag else load
 
 
 def _fitting(saved: SavedState, name: str, parameter: Tensor) -> Tensor:
