@@ -110,9 +110,14 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     assert sum(file.stat().st_size for file in (whole / "4").rglob("*") if file.is_file()) < 500_000
     assert call("convert_weights", "merge-lora", whole / "4", tmp_path / "merged", "--load", config.args.load).code == 0
     before, after = load_sat_checkpoint(config.args.load).state_dict, load_sat_checkpoint(tmp_path / "merged").state_dict
-    config.model.lora.rank = 5
-    told = r"found .*down.weight of \(12, 128\), model.lora gives \(15, 128\); go on with the rank"
-    refused(told, alone.make_trainer, config, parts, open_checkpoint(parts))
+    for changes, told in (
+        ({"rank": 5}, r"found .*down.weight of \(12, 128\), model.lora gives \(15, 128\); go on with the rank"),
+        ({"alpha": 8.0}, "found scale of 1.0, model.lora gives 2.0; go on with the rank, alpha and targets"),
+        ({"targets": ("*.dense",)}, r"found .*query_key_value.down.weight of \(12, 128\), model.lora gives none"),
+        ({"targets": ("*.attention.*", "*.mlp.*")}, r"found .*mlp.*.down.weight of nothing, model.lora gives \("),
+    ):
+        config.model.lora = LoraConfig(**{"rank": 4, "alpha": 4.0} | changes)
+        refused(told, alone.make_trainer, config, parts, open_checkpoint(parts))
     different = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(different) == 4 and all(name.endswith(("query_key_value.weight", "dense.weight")) for name in different)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import yaml
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from concat_id.config.schema import Config, to_dict
@@ -25,10 +25,11 @@ from concat_id.files.locks import locked
 from concat_id.files.paths import PROJECT_ROOT, check_writable, kind_of, read_text, resolve_path, safe_name, write_text
 from concat_id.models import backbones
 from concat_id.training.checkpoint import SavedState, find_run, folder_of_run, open_checkpoint
-from concat_id.training.lora import choose_trained
+from concat_id.training.lora import choose_trained, low_rank_scale
 from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions
 from concat_id.weights.folders import read_tag
+from concat_id.weights.low_rank import load_low_rank
 from concat_id.weights.tensor_cache import TensorCache
 
 PACKAGES = ("torch", "deepspeed", "SwissArmyTransformer", "diffusers", "transformers")
@@ -137,9 +138,8 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     names = choose_trained(network, config.model, generator_of(config.args.seed, "lora"))
     if lora:
         torch.manual_seed(generator_of(config.args.seed, f"dropout of process {rank()}").initial_seed())  # a resumed run has its own
-        for name, parameter in network.named_parameters() if saved else ():
-            if parameter.requires_grad:
-                parameter.data.copy_(_fitting(saved, name, parameter))
+        if saved:
+            _restore_products(saved, network)
         if rank() == 0:
             print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
     backbones.choose_kernel(config, network, device, measure=False)
@@ -160,12 +160,17 @@ def _base_of(saved: SavedState | None, load: str | None) -> str | None:
     return str(Path(load) / tag) if tag else load
 
 
-def _fitting(saved: SavedState, name: str, parameter: Tensor) -> Tensor:
-    tensor = saved.states(name)["fp32"]
-    if tensor.shape != parameter.shape:
-        found = f"found {name} of {tuple(tensor.shape)}, model.lora gives {tuple(parameter.shape)}"
-        raise UserError(f"{saved.folder}: {found}; go on with the rank that the run was started with, or merge-lora and start anew")
-    return tensor
+def _restore_products(saved: SavedState, network: nn.Module) -> None:
+    """Put trained products back. Raises `UserError` unless they are of the layers, rank and scale that model.lora gives."""
+    trained = {name: parameter.data for name, parameter in network.named_parameters() if parameter.requires_grad}
+    both = load_low_rank(saved.folder), (trained, low_rank_scale(network))
+    found, given = ({name: tuple(tensor.shape) for name, tensor in tensors.items()} | {"scale": scale} for tensors, scale in both)
+    if different := next((key for key in given | found if found.get(key) != given.get(key)), None):
+        told = f"found {different} of {found.get(different, 'nothing')}, model.lora gives {given.get(different, 'none')}"
+        expected = "go on with the rank, alpha and targets that the run was started with, or merge-lora and start anew"
+        raise UserError(f"{saved.folder}: {told}; {expected}")
+    for name, tensor in trained.items():
+        tensor.copy_(saved.states(name)["fp32"])
 
 
 def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
