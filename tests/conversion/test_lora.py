@@ -78,9 +78,12 @@ def test_diffusers_loads_what_is_kept(rotary, latents_of, folders):
 @pytest.mark.parametrize("mode", ["merge", "keep"])
 def test_back_to_sat(rotary, products, folders, tmp_path, mode):
     to_sat(folders / "keep", tmp_path / "back", low_rank=mode)
-    back = load_sat_checkpoint(tmp_path / "back").state_dict
-    if mode == "keep":
-        source = open_source(tmp_path / "back", load=str(tmp_path / "back" / "converted"))
+    if mode == "merge":
+        back = load_sat_checkpoint(tmp_path / "back").state_dict
+    else:
+        told = f"expected whole weights: these are low-rank ones; merge them: .* merge-lora {tmp_path / 'back'} FOLDER"
+        refused(f"{tmp_path / 'back'}: found lora.safetensors, {told}", load_sat_checkpoint, tmp_path / "back")
+        source = open_source(tmp_path / "back")
         assert source.products[LAYERS[0]].down.shape[0] == 9  # a block for each of query, key and value
         back = source.merged()
     expected = open_source(products, load=str(rotary.checkpoint)).merged()

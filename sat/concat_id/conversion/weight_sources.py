@@ -80,7 +80,8 @@ def open_source(
     folder, averaged = _choose(path, weights)
     if kind_of(folder / LOW_RANK_FILE) == "a file":
         file, products = folder / LOW_RANK_FILE, read_sat_products(folder)
-        trained_on = resolve_path(load or _trained_on(folder))
+        tag = read_tag(folder)
+        trained_on = resolve_path(load or (folder / tag if tag else _trained_on(folder)))
         if all(layer.startswith(WAN_PREFIX) for layer in products):
             base = _of_wan(trained_on, run_configuration(folder), trust)
         else:
