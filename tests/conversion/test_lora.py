@@ -95,6 +95,19 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
         assert_close(back[f"{layer}.weight"], expected[f"{layer}.weight"], 1e-6)
 
 
+def test_products_are_not_rounded_to_weights_of_16_bits_where_float32_is_asked_for(rotary, folders, tmp_path):
+    to_sat(folders / "half", tmp_path / "keep", low_rank="keep")
+    source = open_source(tmp_path / "keep")
+    to_hf(source, tmp_path / "hf", rotary.config.model, torch.float32)
+    assert largest_difference(source, tmp_path / "hf", rotary.config.model.transformer) < TOLERANCE
+    weights, product = source.open(), source.products["time_embed.0"]
+    for name, folder in (("back", tmp_path / "hf"), ("merged", folders / "half")):
+        to_sat(folder, tmp_path / name, torch.float32)
+        found = load_sat_checkpoint(tmp_path / name).state_dict["time_embed.0.weight"]
+        assert weights["time_embed.0.weight"].dtype == torch.bfloat16 and found.dtype == torch.float32
+        assert_close(found, weights["time_embed.0.weight"].float() + product.up @ product.down, 1e-6)
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_products_are_not_rounded_away_by_weights_of_8_bits(rotary, tmp_path, dtype):
     """Of a part of a fused layer, whose other parts have none; and of SAT's weights."""

@@ -40,8 +40,9 @@ def largest_difference(source: WeightSource, folder: Path, config: TransformerCo
     kept = os.path.isfile(folder / DIFFUSERS_FILE)
     tensors = lazy_files(weight_files(folder / "transformer", ("diffusion_pytorch_model",)))
     types = {tensor.dtype for tensor in tensors.values()}
-    given = source.open() if kept else source.merged()
-    given = changed(given, dict.fromkeys(given, lambda tensor: (tensor.to(*types) if len(types) == 1 else tensor).float()))
+    dtype = next(iter(types)) if len(types) == 1 else None
+    given = source.open() if kept else source.merged(dtype)
+    given = changed(given, dict.fromkeys(given, lambda tensor: tensor.to(dtype or tensor.dtype).float()))
     if kept and source.products is not None:
         given = with_products(given, source.products, str(source.path))
     transformer = DiffusionTransformer(config, device="meta")

@@ -89,7 +89,7 @@ def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_ran
         raise UserError(f"{source}: found no {low_rank_products.DIFFUSERS_FILE} to keep; leave --lora keep out")
     kept = low_rank_products.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
     if products is not None and kept is None:
-        tensors = low_rank_products.with_products(tensors, products, str(source))
+        tensors = low_rank_products.with_products(tensors, products, str(source), dtype)
     with built_from(folder / "config.json", "transformer", tensors):
         _check_shapes(tensors, settings, folder)
     with folder_written_whole(output) as partial:
@@ -107,7 +107,7 @@ def write_transformer(folder: Path, source: WeightSource, model: ModelConfig, dt
     """Write the transformer under diffusers' names with its configuration."""
     settings = names.diffusers_transformer_settings(model.transformer)
     targets = names.diffusers_targets(model.transformer.num_layers)
-    tensors = source.merged() if merge else source.open()
+    tensors = source.merged(dtype) if merge else source.open()
     made = names.made_from(targets, tensors, str(source.path), diffusers_shapes(settings), dtype)
     write_shards(folder, "diffusion_pytorch_model", tqdm(made, "transformer", len(targets), unit="tensor"))
     write_json(folder / "config.json", settings)

@@ -139,21 +139,21 @@ def _stacked(products: Products, count: int, parts: Mapping[str, Pieces]) -> Pro
     return Product(down.flatten(0, 1), up.flatten(0, 1))
 
 
-def with_products(tensors: Mapping[str, Tensor], products: Products, source: str) -> LazyTensors:
-    """Weights of the same names as `products` with those added as they are asked for. Raises `UserError` for what fits none."""
+def with_products(tensors: Mapping[str, Tensor], products: Products, source: str, dtype: torch.dtype | None = None) -> LazyTensors:
+    """Weights of the names of `products` with those added as they are asked for, in `dtype`. Raises `UserError` for what fits none."""
     changes: dict[str, Callable[[Tensor], Tensor]] = {}
     for layer, product in products.items():
         if f"{layer}.weight" not in tensors:
             raise UserError(f"{source}: {layer}: the weights have no such layer; name those that it was trained on")
-        changes[f"{layer}.weight"] = partial(_add, product, layer, source)
+        changes[f"{layer}.weight"] = partial(_add, product, layer, source, dtype)
     return changed(tensors, changes)
 
 
-def _add(product: Product, layer: str, source: str, weight: Tensor) -> Tensor:
+def _add(product: Product, layer: str, source: str, dtype: torch.dtype | None, weight: Tensor) -> Tensor:
     shape = product.up.shape[0], product.down.shape[1]
     if weight.shape != shape:
         raise UserError(f"{source}: {layer}: found a product for {shape}, expected {tuple(weight.shape)}; name what it was trained on")
-    return with_product(weight, product.down, product.up, 1.0)
+    return with_product(weight, product.down, product.up, 1.0, dtype)
 
 
 def _paired(tensors: Mapping[str, Tensor], down: str, up: str, scale: Callable[[str, int], float], source: str) -> Products:

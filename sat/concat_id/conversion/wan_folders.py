@@ -119,7 +119,7 @@ def to_native(source: WeightSource, target: Path, dtype: torch.dtype | None = No
         raise UserError(f"{target}: found the ending '{target.suffix}', expected .pt or .safetensors; name a file to write")
     if os.path.lexists(target):
         raise UserError(f"{target}: exists already; choose another name or remove it first")
-    tensors = _in_native_names(source.merged(), source.path)
+    tensors = _in_native_names(source.merged(dtype), source.path)
     targets = [Target(name, (name,)) for name in native_names(count_layers(tensors), has_ref_modulation(tensors))]
     made = made_from(targets, tensors, str(source.path), dtype=dtype, remedy="name another file or folder")
     native = {name: tensor.contiguous() for name, tensor in tqdm(made, "transformer", len(targets), unit="tensor")}
@@ -134,7 +134,7 @@ def write_transformer(
     folder: Path, source: WeightSource, config: WanTransformerConfig, dtype: torch.dtype | None, merge: bool = True
 ) -> WanTransformerConfig:
     """Write the transformer under diffusers' names with its configuration and its code; returns the configuration with its variant."""
-    tensors = _in_native_names(source.merged() if merge else source.open(), source.path)
+    tensors = _in_native_names(source.merged(dtype) if merge else source.open(), source.path)
     config = dataclasses.replace(config, ref_modulation=has_ref_modulation(tensors))
     shapes = {name: tensor.shape for name, tensor in WanDiffusionTransformer(config, device="meta").network.state_dict().items()}
     targets = [Target(new, (name,)) for name, new in native_names(config.num_layers, config.ref_modulation).items()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from concat_id.config.loading import load_config
@@ -45,10 +46,10 @@ class WeightSource:
     products: Products | None = None
     base: "WeightSource | None" = None  # what the products belong to, whose tensors `open` gives
 
-    def merged(self) -> Mapping[str, Tensor]:
-        """The weights with low-rank products added, where there are some."""
+    def merged(self, dtype: torch.dtype | None = None) -> Mapping[str, Tensor]:
+        """The weights with low-rank products added, where there are some, and rounded to `dtype` then (None: to the weights' own)."""
         tensors = self.open()
-        return tensors if self.products is None else with_products(tensors, self.products, str(self.path))
+        return tensors if self.products is None else with_products(tensors, self.products, str(self.path), dtype)
 
     def kept(self, low_rank: LoraMode) -> Products | None:
         """The products that stay beside the weights, if `low_rank` asks for that. Raises `UserError` if there are none."""

@@ -50,10 +50,10 @@ def blocks(down: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(down.chunk(parts), up.chunk(parts), strict=True))
 
 
-def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32; the weight's type stays, but for 8 bits, which round a product of usual size away: then bfloat16."""
+def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float, dtype: torch.dtype | None = None) -> Tensor:
+    """W + scale * B A, in float32, as `dtype`; None: the weight's own, but for 8 bits, which round a usual product away, bfloat16."""
     product = torch.cat([rows.float() @ block.float() for block, rows in blocks(down, up)])
-    return (weight.float() + scale * product).to(weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16)
+    return (weight.float() + scale * product).to(dtype or (weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16))
 
 
 def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float) -> dict[str, Tensor]:
