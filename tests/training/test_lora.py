@@ -22,7 +22,7 @@ from concat_id.training.lora import FUSED, add_low_rank, low_rank_scale
 from concat_id.training.preparation import record_configuration
 from concat_id.weights.folders import find_sat_checkpoint
 from concat_id.weights.loading import load_files, load_sat_checkpoint, load_strictly, write_sat_checkpoint
-from concat_id.weights.low_rank import DOWN, UP, load_low_rank, with_product
+from concat_id.weights.low_rank import DOWN, FILE, UP, load_low_rank, with_product
 
 
 def network_of(config) -> DiffusionTransformer:
@@ -105,8 +105,7 @@ def test_a_run_saves_little_continues_exactly_and_merges(setup, call, tmp_path):
     config.model.lora = LoraConfig(rank=4, alpha=4.0)
     whole, parts = alone.train_in_parts(config, tmp_path)
     for tag in ("4", "4-ema"):
-        (mine, scale), (theirs, _) = load_low_rank(parts / tag), load_low_rank(whole / tag)
-        assert scale == 1.0 and all(torch.equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
+        assert (parts / tag / FILE).read_bytes() == (whole / tag / FILE).read_bytes() and load_low_rank(whole / tag)[1] == 1.0
     assert sum(file.stat().st_size for file in (whole / "4").rglob("*") if file.is_file()) < 500_000
     assert call("convert_weights", "merge-lora", whole / "4", tmp_path / "merged", "--load", config.args.load).code == 0
     before, after = load_sat_checkpoint(config.args.load).state_dict, load_sat_checkpoint(tmp_path / "merged").state_dict

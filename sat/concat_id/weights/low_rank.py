@@ -24,7 +24,7 @@ ORIGINAL, MATRIX = ".original.", ".matrix_"  # SAT's names of what products belo
 
 def save_low_rank(folder: Path, tensors: Mapping[str, Tensor], scale: float) -> None:
     """Write the trained products beside what they were trained on; names are <layer>.down.weight and <layer>.up.weight."""
-    metadata = {"scale": repr(scale), "format": "W + scale * up @ down, block by block of rows"}
+    metadata = {"scale": repr(scale)}  # alone, as safetensors writes several in any order
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / FILE, metadata)
 
 
