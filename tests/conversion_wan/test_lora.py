@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tiny_wan import TINY_ADALN
 
 from concat_id.config.cogvideox import LoraConfig
+from concat_id.config.yaml_files import RUN_FILE
 from concat_id.conversion.combining import merge_low_rank
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.conversion.wan_folders import find_source, to_diffusers, to_native
@@ -31,7 +32,7 @@ def trained(wan, tmp_path_factory):
     config["model"]["transformer"]["ref_modulation"] = True
     config["args"] = {"load": str(wan.native / FILES["first_stage"])}
     run = tmp_path_factory.mktemp("run")
-    (run / "training_config.yaml").write_text(yaml.safe_dump(config))
+    (run / RUN_FILE).write_text(yaml.safe_dump(config))
     (run / "latest").write_text("100")
     (run / "100").mkdir()
     network = load_wan_transformer(config["args"]["load"], TINY_ADALN, torch.float32)
@@ -60,6 +61,9 @@ def test_merged_weights_compute_what_was_trained(trained, wan, tmp_path):
     for path in (tmp_path / "merged", tmp_path / "mine.safetensors"):
         merged = load_wan_transformer(path, TINY_ADALN, torch.float32, start=False)
         assert_close(outputs(merged), outputs(network), 2e-6)
+    first = shutil.copytree(run, tmp_path / "first")
+    (first / RUN_FILE).write_text((run / RUN_FILE).read_text().replace("ref_modulation: true", "ref_modulation: false"))
+    assert merge_low_rank(first, tmp_path / "other", None, str(wan.native / FILES["adaln"]), False) == 5
 
 
 def test_kept_beside_the_weights_they_are_diffusers(trained, wan, image, tmp_path):

@@ -159,8 +159,9 @@ def _check_low_rank_names(file: Path, trust: bool) -> None:
 
 
 def _of_wan(path: Path, run: Path | None, trust: bool) -> WeightSource:
-    """What a Wan's products belong to: with modulations for references if the run, whose configuration this is, gave it some."""
+    """What a Wan's products belong to: with modulations for references if it has some, or the run of this configuration gave it some."""
     config = load_config([str(run)]).model.transformer if run else None
+    config = config if config and config.ref_modulation else None
     return WeightSource(path, files_digest(wan_files(path)), partial(read_wan_state, path, config, trust))
 
 
