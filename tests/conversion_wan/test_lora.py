@@ -137,8 +137,13 @@ def test_low_rank_weights_of_the_originals_training(wan, tmp_path, layout):
     merge_low_rank(tmp_path / "told.safetensors", tmp_path / "told", None, str(base), False)
     change, twice = (read_wan_tensors(tmp_path / name)["blocks.1.ffn.2.weight"] for name in ("merged", "told"))
     assert_close(twice - native["blocks.1.ffn.2.weight"], 2 * (change - native["blocks.1.ffn.2.weight"]), 1e-6)
-    file = written(tmp_path / "strange.ckpt", {f"strange.{name}": tensor for name, tensor in pairs.items()}, layout)
-    refused("of strange.blocks.1.self_attn.q, expected those of Wan's layers", merge_low_rank, file, out, None, "y", False)
+    file = written(tmp_path / "comfyui.ckpt", {f"diffusion_model.{name}": tensor for name, tensor in pairs.items()}, layout)
+    merge_low_rank(file, tmp_path / "comfyui", None, str(base), False)
+    assert torch.equal(read_wan_tensors(tmp_path / "comfyui")["blocks.1.ffn.2.weight"], change)
+    file = written(tmp_path / "peft.ckpt", {f"base_model.model.{name}": tensor for name, tensor in pairs.items()}, layout)
+    told = "of base_model.model.blocks.1.self_attn.q, expected .*, or Wan's own names; merge it where it was made"
+    refused(told, merge_low_rank, file, out, None, "y", False)
+    refused("in another program's names; merge them where they were made", read_wan_tensors, file)
 
 
 def written(path, tensors, layout):

@@ -16,10 +16,11 @@ from concat_id.errors import UserError, one_line
 from concat_id.models.tensor_names import Pieces, modules
 from concat_id.models.wan.weights import PREFIX, count_layers, native_names, read_tensors
 from concat_id.weights.loading import check_floats, load_files
-from concat_id.weights.low_rank import DIFFUSERS_FILE, DOWN, UP, blocks, load_low_rank, save_low_rank, with_product
+from concat_id.weights.low_rank import DIFFUSERS_FILE, DOWN, FILE, UP, blocks, load_low_rank, save_low_rank, with_product
 
 DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"
 
+COMFYUI_PREFIX = "diffusion_model."
 PEFT = re.compile(r"\.lora_([AB])(\.default)?\.weight$")
 
 
@@ -76,15 +77,16 @@ def read_diffusers_products(folder: Path) -> Products:
 def read_peft_products(path: Path, trust: bool = False) -> Products | None:
     """Read the low-rank weights that the original's Wan training leaves, under Wan's names; None for a file of other weights.
 
-    Where the file does not tell their scale, it is 1 by that training's defaults.
+    ComfyUI's prefix is left out. Where the file does not tell their scale, it is 1, by that training's defaults and in ComfyUI.
     """
-    tensors = read_tensors(path, trust)
+    tensors = {name.removeprefix(COMFYUI_PREFIX): tensor for name, tensor in read_tensors(path, trust).items()}
     if not all(PEFT.search(name) for name in tensors):
         return None
     check_floats(tensors, str(path))
     names, layers = native_names(count_layers(tensors), ref_modulation=True), [PEFT.sub("", name) for name in tensors]
     if unknown := next((layer for layer in layers if f"{layer}.weight" not in names), None):
-        raise UserError(f"{path}: found low-rank weights of {unknown}, expected those of Wan's layers; name another file")
+        raise UserError(f"{path}: found low-rank weights of {unknown}, expected {FILE} of a training, or Wan's own names; merge it where it"
+                        " was made")  # fmt: skip
     products = _paired({PEFT.sub(r".lora_\1.weight", name): tensor for name, tensor in tensors.items()},
                        DIFFUSERS_DOWN, DIFFUSERS_UP, saved_scale(path) or (lambda layer, rank: 1.0), str(path))  # fmt: skip
     return {PREFIX + names[f"{layer}.weight"].removesuffix(".weight"): product for layer, product in products.items()}

@@ -27,8 +27,8 @@ CONVERT = "expected a SAT checkpoint: this is diffusers' kind; convert it: pytho
 WAN = "expected CogVideoX's weights: these are Wan's; use them with python inference_wan.py, or a model such as configs/wan_1_3b.yaml"
 COGVIDEOX = "expected Wan's weights: these are CogVideoX's; use them with a model such as configs/cogvideox_5b.yaml"
 KINDS = (
+    (("base_model.model.", ".lora_down.", ".lora_up."), OF_OTHERS),  # the first is peft's, whose scale stands in another file
     ((".lora_A.", ".lora_B.", ".down.weight", ".up.weight"), MERGE),
-    ((".lora_down.", ".lora_up."), OF_OTHERS),
     (("head.modulation", "condition_embedder.", "time_projection.", "text_embedding."), WAN),
     (("transformer_blocks.", "time_embedding.linear_"), CONVERT),
 )
