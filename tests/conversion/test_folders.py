@@ -54,7 +54,7 @@ def test_what_cannot_be_converted_is_told_and_leaves_nothing(rotary, tmp_path):
     refused("found no mixins.patch_embed.proj.weight, expected a tensor of 4 dimensions", detect_model, {})
     refused("108 tensors are missing", to_hf, source, tmp_path / "x", mini)
     wider = replace(rotary.config.model, transformer=replace(rotary.config.model.transformer, text_hidden_size=48))
-    told = r"text_proj.weight: found shape \(128, 32\), expected \(128, 48\); give the --base"
+    told = r"text_proj.weight: found the shape \(128, 32\) for patch_embed.text_proj.weight, expected \(128, 48\); give the --base"
     refused(told, to_hf, source, tmp_path / "x", wider)
     assert not list(tmp_path.iterdir())
 

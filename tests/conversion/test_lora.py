@@ -127,6 +127,10 @@ def test_products_are_not_rounded_away_by_weights_of_8_bits(rotary, tmp_path, dt
     matrices = {f"dense.matrix_{side}.0": tensor for side, tensor in (("A", pair["down"]), ("B", pair["up"]))}
     merged = merge_sat_products({"dense.original.weight": weights[f"{layer}.weight"], **matrices}, "test", 1.0)
     assert torch.equal(merged["dense.weight"], expected)
+    shapes = {"A.0": (1, 4), "B.0": (4, 1), "A.1": (1, 4), "B.1": (8, 1)}
+    parts = {f"dense.matrix_{name}": torch.full(shape, int(name[-1]) + 1.0) for name, shape in shapes.items()}
+    merged = merge_sat_products({"dense.original.weight": torch.zeros(12, 4), **parts}, "test", 1.0)["dense.weight"]
+    assert merged[:, 0].tolist() == 4 * [1.0] + 8 * [4.0], "parts of queries and of fewer keys and values"
 
 
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")

@@ -93,6 +93,11 @@ def test_whole_weights_are_whole(models):
     assert told(examine_faces(config))[-1].endswith("an oval around the head takes its place -> git checkout models/mini")
 
 
+def test_without_onnx_the_other_parts_are_told(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert "without the package onnx" in " ".join(told(examine_faces(load_config(files_of("mini")))))
+
+
 def test_each_damage_is_one_line(models):
     checkpoint = models / "single-identity" / "1000" / "mp_rank_00_model_states.pt"
     for path in (checkpoint, models / "t5-v1_1-xxl" / SHARDS[0], models / "antelopev2" / "det.onnx"):

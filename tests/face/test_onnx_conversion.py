@@ -41,6 +41,15 @@ def test_folded_weights_equal_the_reference_operator(source):
     assert checked > 20
 
 
+def test_blocks_may_lack_a_zero_point_and_the_last_one_values():
+    arrays = {"quantised": np.full((2, 3), 2, np.int8), "scale": np.float32([[1, 2], [3, 4]])}
+    node = helper.make_node("DequantizeLinear", [*arrays], ["folded"], axis=1, block_size=2)
+    use, output = helper.make_node("Identity", ["folded"], ["y"]), helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])
+    graph = helper.make_graph([node, use], "one", [], [output], [numpy_helper.from_array(array, name) for name, array in arrays.items()])
+    (folded,) = fold_quantised_weights(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])).graph.initializer
+    assert numpy_helper.to_array(folded).tolist() == [[2, 2, 4], [6, 6, 8]]
+
+
 def test_detector_agrees_with_opencv_on_the_quantised_original(detector, photographs):
     canvas = load_image(photographs["six"]).resize((640, 443)).crop((0, 0, 640, 640))
     bgr = np.ascontiguousarray(np.asarray(canvas)[:, :, ::-1])

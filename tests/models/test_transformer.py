@@ -68,6 +68,12 @@ def test_positions_that_nothing_uses_may_be_any_number_and_nothing_else_may():
     refused("1 of .* of another shape: time_embed.0.bias", golden_model, "dit0", other | {"time_embed.0.bias": torch.ones(3)})
 
 
+def test_norms_have_the_released_epsilons():
+    epsilons = {module: found.eps for module, found in golden_model("dit0").named_modules() if hasattr(found, "eps")}
+    of_mixins = {module: eps for module, eps in epsilons.items() if module.startswith("mixins.")}
+    assert set(of_mixins.values()) == {1e-6} and {eps for module, eps in epsilons.items() if module not in of_mixins} == {1e-5}
+
+
 @pytest.mark.parametrize("name", ["dit0", "dit1"])
 def test_one_frame_equals_released(sat_golden, name):
     case, index = CASES[name], name[-1]

@@ -117,7 +117,7 @@ class ClipReader:
                     continue
                 if started:
                     raise UnreadableClipError(path, "the decoder crashed") from error
-                remedy = "try `-m concat_id.data.decoding`"
+                remedy = "try `-c 'import decord'`"
                 raise UserError(f"{sys.executable}: the process that decodes clips does not start; {remedy}") from error
             except BaseException:  # Ctrl-C: the answer to this must not be taken for that to the next
                 self.close()

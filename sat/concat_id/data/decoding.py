@@ -151,9 +151,8 @@ def serve(connection: Connection) -> None:
         while True:
             request = connection.recv()
             signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-            answered = answer(request)
+            connection.send(answer(request))
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(answered)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ def fold_quantised_weights(model: ModelProto) -> ModelProto:
         is_constant = all(name in constants for name in node.input)
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         if node.op_type == "DequantizeLinear" and is_constant and attributes.get("block_size"):
-            quantised, *per_block = (constants[name].astype(np.float32) for name in node.input)
-            scale, zero_point = (np.repeat(values, attributes["block_size"], attributes.get("axis", 1)) for values in per_block)
-            constants[node.output[0]] = (quantised - zero_point) * scale
+            quantised, scale, *zero_point = (constants[name].astype(np.float32) for name in node.input)
+            axis = attributes.get("axis", 1) % quantised.ndim
+            per_value = np.arange(quantised.shape[axis]) // attributes["block_size"]
+            scale, shift = (values.take(per_value, axis) for values in (scale, *zero_point, np.zeros_like(scale))[:2])
+            constants[node.output[0]] = (quantised - shift) * scale
         elif node.op_type == "Reshape" and is_constant:
             constants[node.output[0]] = constants[node.input[0]].reshape(constants[node.input[1]])
         else:

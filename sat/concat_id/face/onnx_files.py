@@ -75,8 +75,10 @@ def check_onnx(file: Path) -> None:
 
     Such are those that loop, call others' code or read others' files.
     """
-    import onnx  # takes a second
-
+    try:
+        import onnx  # takes a second
+    except ImportError as error:
+        raise UserError(f"{file}: cannot be checked without the package onnx; install it with `pip install -r requirements.txt`") from error
     require_file(file, "an ONNX model", "download it again")
     first_bytes(file)
     if file.stat().st_size > LARGEST:

@@ -16,6 +16,7 @@ from concat_id.weights.folders import STEMS, weight_files
 from concat_id.weights.loading import check_whole
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}  # nothing is fetched, no code of the folder is run
+SAFE = LOCAL | {"use_safetensors": True}
 
 
 def check_folder(folder: Path, expected: str, option: str) -> None:
@@ -38,7 +39,7 @@ def load_network(kind: Any, folder: Path, device: torch.device, expected: str, d
     """Load a network of the class `kind` onto `device`, bfloat16 but on a CPU. Raises `UserError` where it is not all there."""
     disable_progress_bar()
     with room_on(device, folder), told(folder, expected):
-        network, found = kind.from_pretrained(folder, dtype=dtype or usual_dtype(device), output_loading_info=True, **LOCAL, **options)
+        network, found = kind.from_pretrained(folder, dtype=dtype or usual_dtype(device), output_loading_info=True, **SAFE | options)
         network = network.eval().requires_grad_(False).to(device)
     if found["missing_keys"]:
         raise UserError(f"{folder}: found no {sorted(found['missing_keys'])[0]} in the weights; download the folder again")

@@ -129,8 +129,8 @@ def made_from(
             found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
             raise UserError(f"{source}: found the shapes {found}, which make no {target.name}; {remedy}") from error
         if shapes is not None and tensor.shape != shapes[target.name]:
-            found = f"found shape {tuple(tensor.shape)}, expected {tuple(shapes[target.name])}"
-            raise UserError(f"{source}: {target.name}: {found}; {remedy}")
+            found = f"found the shape {tuple(tensor.shape)} for {target.name}, expected {tuple(shapes[target.name])}"
+            raise UserError(f"{source}: {', '.join(target.sources)}: {found}; {remedy}")
         yield target.name, tensor.to(dtype) if dtype else tensor
 
 

@@ -1,5 +1,6 @@
 """T5's encoder over prompts, loaded only when a prompt is not yet in the cache on disk."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,24 +33,26 @@ class PromptEncoder:
     """
 
     name: str  # of the network
+    length = 226  # tokens of a prompt, where nobody says
     treatment: tuple[str, ...] = ()  # of a prompt, in the identity of embeddings
     has_own_names = False  # whether one file in names that are not transformers' will do
 
     def __init__(
         self,
         path: str | Path,
-        max_length: int = 226,
+        max_length: int | None = None,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
         cache_folder: str | Path | None = None,
         trust: bool = False,
     ):
         """Name a folder in Hugging Face's layout, or a file if the network `has_own_names`; nothing is downloaded."""
-        self.path, self.trust, self.max_length, self.dtype, self.device = Path(path), trust, max_length, dtype, torch.device(device)
+        self.max_length, self.dtype, self.device = max_length or self.length, dtype, torch.device(device)
+        self.path, self.trust = Path(path), trust
         self.folder, self.files, self.tokenizer_folder = find_parts(self.path, type(self))
-        settings = [self.folder / "config.json"] if self.folder else []
-        settings += [self.tokenizer_folder / name for name in TOKENIZER_FILES]
-        self._identity = identity_of([*self.files, *settings], max_length, dtype, *self.treatment)
+        parts = [self.folder / "config.json"] if self.folder else [], [self.tokenizer_folder / name for name in TOKENIZER_FILES]
+        settings = itertools.chain(*parts[:: -1 if self.has_own_names else 1])  # an order that kept embeddings are found by
+        self._identity = identity_of([*self.files, *settings], self.max_length, dtype, *self.treatment)
         self.tokenizer = load_tokenizer(self.tokenizer_folder)
         self.keep_in(cache_folder)
         self._network: nn.Module | None = None

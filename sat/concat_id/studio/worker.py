@@ -186,8 +186,9 @@ def _make(request: VideoRequest, connection: Connection, kept: list) -> Path:
     pipeline = make_pipeline(config, device, cache_dir=output / ".prompt_embeddings")
     if kept[:1] == [settings["weights"]]:  # files may have been replaced
         pipeline.adopt(kept[1])
-    kept[:] = settings["weights"], pipeline
     prepared, problems = prepare_jobs([job], pipeline, settings)
+    if prepared:  # a refused photo leaves what is loaded
+        kept[:] = settings["weights"], pipeline
     notes = warn_of_the_unknown([job], config) + embed_prompts(prepared, pipeline)
     connection.send(Event("notes", [note.removeprefix(f"{SOURCE}: ") for note in notes]))
     _, failures = make_videos(prepared, pipeline, settings, partial(_show, connection, pipeline))

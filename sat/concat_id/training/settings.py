@@ -113,10 +113,15 @@ def _conflicts(given: dict[str, Any], config: Config, notes: list[str]) -> None:
     for name, other in RIVALS.items():
         mine, theirs = getattr(config.args if hasattr(config.args, name) else config.training, name), within(given, other)
         in_a_file = config.origins.source(f"args.{name}") not in (None, COMMAND_LINE)
-        if in_a_file and None not in (mine, theirs) and (to_float(mine) or mine) != (to_float(theirs) or theirs):
+        if in_a_file and None not in (mine, theirs) and _number(mine) != _number(theirs):
             both = (f"args.{name}", mine), (f"deepspeed.{other}", theirs)
             taken, left = both[::-1] if name == "batch_size" else both
             notes.append(f"{taken[0]}: {taken[1]} is taken, not {left[0]}, which says {left[1]}; remove one of them")
+
+
+def _number(value: Any) -> Any:
+    number = to_float(value)
+    return value if number is None else number
 
 
 def _batch_sizes(given: dict[str, Any], default: int, world_size: int, origins: Origins) -> tuple[int, int]:

@@ -5,7 +5,7 @@ A fused layer (query, key and value in one) has a product for each of its parts,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -52,7 +52,11 @@ def blocks(down: Tensor, up: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def with_product(weight: Tensor, down: Tensor, up: Tensor, scale: float, dtype: torch.dtype | None = None) -> Tensor:
     """W + scale * B A, in float32, as `dtype`; None: the weight's own, but for 8 bits, which round a usual product away, bfloat16."""
-    product = torch.cat([rows.float() @ block.float() for block, rows in blocks(down, up)])
+    return _with_products(weight, blocks(down, up), scale, dtype)
+
+
+def _with_products(weight: Tensor, pairs: Iterable[Sequence[Tensor]], scale: float, dtype: torch.dtype | None = None) -> Tensor:
+    product = torch.cat([rows.float() @ block.float() for block, rows in pairs])
     return (weight.float() + scale * product).to(dtype or (weight.dtype if weight.dtype.itemsize > 1 else torch.bfloat16))
 
 
@@ -65,8 +69,8 @@ def merge_sat_products(tensors: Mapping[str, Tensor], source: str, alpha: float)
     for layer in {name.partition(MATRIX)[0] for name in tensors if MATRIX in name}:
         parts = range(sum(name.startswith(f"{layer}{MATRIX}A.") for name in tensors))
         try:
-            down, up = (torch.cat([tensors[f"{layer}{MATRIX}{side}.{part}"] for part in parts]) for side in "AB")
-            merged[f"{layer}.weight"] = with_product(merged[f"{layer}.weight"], down, up, alpha / up.shape[1])
+            pairs = [[tensors[f"{layer}{MATRIX}{side}.{part}"] for side in "AB"] for part in parts]  # their rows may differ in number
+            merged[f"{layer}.weight"] = _with_products(merged[f"{layer}.weight"], pairs, alpha / len(pairs[0][0]))
         except (LookupError, RuntimeError, ArithmeticError, ValueError, TypeError, AttributeError) as error:
             expected = "expected pairs of SAT's lora2 beside the weight they change; save the checkpoint again"
             raise UserError(f"{source}: the low-rank matrices of {layer} do not fit ({reason_of(error)}), {expected}") from error

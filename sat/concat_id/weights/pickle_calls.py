@@ -109,6 +109,10 @@ def _tensor(machine: Any, name: str, items: Sequence[Any]) -> Made:
     return machine.add_tensor(numbers, last, available, item_size)
 
 
+def _without_values(machine: Any, name: str, items: Sequence[Any]) -> NoReturn:
+    raise pickle.UnpicklingError("a tensor without values (meta)")
+
+
 def _of_another(machine: Any, name: str, items: Sequence[Any]) -> Any:
     """_rebuild_from_type_v2(function, class, arguments, state)."""
     return machine.call(items[0], items[2])
@@ -190,6 +194,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     **{f"torch._utils.{name}": _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")},
     **{f"torch._utils._rebuild_parameter{more}": _first for more in ("", "_with_state")},
     "torch._utils._rebuild_sparse_tensor": _result("tensor"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _without_values,
     "torch._tensor._rebuild_from_type_v2": _of_another,
     "torch.Size": _size_of_tensor,
     "torch.device": _result("device"),

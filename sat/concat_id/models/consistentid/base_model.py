@@ -56,7 +56,7 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
             base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
     else:
         with told(folder, LAYOUT):
-            text_encoder = load_network(CLIPTextModel, folder / "text_encoder", torch.device("cpu"), LAYOUT, dtype)
+            text_encoder = load_network(CLIPTextModel, folder / "text_encoder", torch.device("cpu"), LAYOUT, dtype, use_safetensors=None)
             base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, text_encoder=text_encoder, **settings)
     _check_loaded(base, file or folder)
     for file in map(resolve_path, model.lora_weights):

@@ -33,7 +33,7 @@ class WanTextEncoder(PromptEncoder):
     Reads Wan's models_t5_umt5-xxl-enc-bf16.pth with its tokenizer's folder beside it, or a diffusers folder.
     """
 
-    name, treatment, has_own_names = "UMT5", ("umt5, cleaned, masked, zeroed",), True
+    name, length, treatment, has_own_names = "UMT5", 512, ("umt5, cleaned, masked, zeroed",), True
 
     def classes(self) -> tuple[type[nn.Module], type]:
         """Import UMT5's encoder."""
