@@ -37,7 +37,7 @@ def test_diffusers_network_is_sats(positions):
         torch.nn.init.normal_(weight, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.05, generator)
     diffusers.load_sat_tensors(sat.state_dict(), "test")
     draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
-    for num_refs, frames, size in ((0, 1, (8, 12)), (1, 3, (8, 12)), (2, 1, (4, 6)), (3, 2, (6, 4))):
+    for num_refs, frames, size in ((0, 1, (8, 12)), (1, 3, (8, 12)), (2, 1, (4, 6)), (3, 2, (12, 4))):
         latents, refs = draw(2, frames, 16, *size), draw(2, num_refs, 16, *size) if num_refs else None
         inputs = latents, torch.tensor([900, 20]), draw(2, config.text_length, config.text_hidden_size), refs
         with torch.inference_mode():

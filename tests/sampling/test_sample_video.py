@@ -64,11 +64,14 @@ def test_a_run_with_nothing_to_do_loads_nothing(sample, photo, monkeypatch):
     assert sample(*line) == (0, "") and sample.printed == "1 of 1 are finished already; --overwrite makes them again\n"
 
 
-def test_more_people_than_the_shipped_weights_know_are_told(photo, capsys):
+def test_more_people_or_rows_than_the_shipped_weights_know_are_told(photo, capsys):
     files = [ROOT / "configs" / name for name in ("mini.yaml", "inference/mini_two_identities.yaml")]
     for number, told in (2, ""), (3, "--prompt: 3 people, but the weights were trained with 2 people"):
         jobs, _ = run.find_jobs(load_config(files, {"prompt": "a man", "image": [str(photo)] * number}))
         assert len(jobs) == 1 and told in (err := capsys.readouterr().err) and bool(told) == bool(err)
+    upright = {"prompt": "a man", "image": [str(photo)], "sampling_image_size": [144, 96]}
+    run.find_jobs(load_config(files, upright))
+    assert "144x96 pixels go beyond the 96x144 that the model is made for; it may look worse" in capsys.readouterr().err
 
 
 def test_a_stranger_among_photos_is_told_left_out_and_refused_if_strict(sample, tmp_path, photographs):

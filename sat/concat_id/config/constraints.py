@@ -94,7 +94,7 @@ def _of_cogvideox(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield from _of_cogvideox_vae(config)
     whole = sampler.guidance != "dynamic" or sampler.guidance_exponent.is_integer()
     yield "model.sampler.guidance_exponent", whole, "a whole number with dynamic guidance, whose base is negative at times"
-    yield from _sizes(config, config.model.largest_size)
+    yield from _sizes(config)
 
 
 def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
@@ -109,7 +109,7 @@ def _of_wan(config: Config) -> Iterator[tuple[str, bool, str]]:
         multiples = all(channels % first == 0 for channels in autoencoder.block_out_channels)
         yield "model.autoencoder.block_out_channels", multiples, f"multiples of the first, {first}"
     yield "args.network", args.network == "diffusers", "auto or diffusers with Wan"
-    yield from _sizes(config, None)
+    yield from _sizes(config)
 
 
 def _of_neighbour(config: Config) -> Iterator[tuple[str, bool, str]]:
@@ -143,12 +143,10 @@ def _of_cogvideox_vae(config: Config) -> Iterator[tuple[str, bool, str]]:
     yield "model.autoencoder.block_out_channels", whole, f"multiples of norm_num_groups {autoencoder.norm_num_groups}"
 
 
-def _sizes(config: Config, largest: tuple[int, int] | None) -> Iterator[tuple[str, bool, str]]:
-    """Images that the autoencoder and the patches divide, no larger than the positions know."""
+def _sizes(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Images that the autoencoder and the patches divide, of any size: positions are made for every grid."""
     factor, patch = config.model.autoencoder.spatial_factor, config.model.transformer.patch_size
     multiple = factor * patch
     expected = f"[height, width] divisible by {multiple} (VAE {factor} x patch {patch})"
-    expected += f" and at most {list(largest)}" if largest else ""
-    for key, sizes in (("args.sampling_image_size", config.args.sampling_image_size), ("data.video_size", config.data.video_size)):
-        fits = all(side % multiple == 0 and side <= most for side, most in zip(sizes, largest or sizes, strict=True))
-        yield key, fits, expected
+    for key, sizes in (("data.video_size", config.data.video_size), ("args.sampling_image_size", config.args.sampling_image_size)):
+        yield key, all(side % multiple == 0 for side in sizes), expected

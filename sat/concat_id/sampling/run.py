@@ -116,9 +116,8 @@ def warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> list[str]:
         known = "one person" if model.trained_refs == 1 else f"{model.trained_refs} people"
         found = f"{crowded[0].source}: {len(crowded[0].people)} people"
         notes.append(f"{found}, but the weights were trained with {known}; likeness will suffer")
-    if height * width > most[0] * most[1]:
-        found = f"{height}x{width} pixels are more than the {most[0]}x{most[1]} that the model is made for"
-        notes.append(f"{found}; it costs more and may look worse")
+    if height > most[0] or width > most[1]:
+        notes.append(f"{height}x{width} pixels go beyond the {most[0]}x{most[1]} that the model is made for; it may look worse")
     warn(*notes)
     return notes
 
