@@ -41,7 +41,7 @@ def make_sampler(config, device, objective):
     """The sampling of validation videos, as long and as large as the training clips, for any network."""
     from concat_id.sampling.pipeline import make_pipeline
 
-    frames = (config.data.max_num_frames - 1) // config.model.transformer.time_compressed_rate + 1
+    frames = config.model.latent_frames(config.data.max_num_frames)
     sampling = {"sampling_image_size": config.data.video_size, "sampling_num_frames": frames, "memory": "high"}
     config = dataclasses.replace(config, args=dataclasses.replace(config.args, **sampling))
     pipeline = make_pipeline(config, device)

@@ -237,6 +237,8 @@ def test_references_are_dropped_and_rates_chosen_as_a_file_or_the_model_says(wri
     assert (config.model.ref_image_dropout, config.args.sampling_fps, config.data.fps) == (dropout, fps, fps)
     given = load_config([write(f"model: {{{model}}}\nargs: {{sampling_fps: 10}}\ndata: {{fps: 12}}")])
     assert (given.args.sampling_fps, given.data.fps) == (10, 12)
+    mine = load_config([write(f"model: {{{model}}}\ndata: {{fps: 12, video_size: [96, 64], max_num_frames: 13}}")]).args
+    assert (mine.sampling_fps, mine.sampling_image_size, mine.sampling_num_frames) == (12, (96, 64), 4)
     assert load_config([write(f"model: {{ref_image_dropout: 0.3, {model}}}")]).model.ref_image_dropout == 0.3
 
 

@@ -31,7 +31,11 @@ class OfVideos:
     @property
     def max_latent_frames(self) -> int:
         """Latent frames of the longest video."""
-        return (self.num_frames - 1) // self.transformer.time_compressed_rate + 1
+        return self.latent_frames(self.num_frames)
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of so many pixel frames."""
+        return (frames - 1) // self.transformer.time_compressed_rate + 1
 
     @property
     def max_people(self) -> int:

@@ -168,15 +168,17 @@ def _take_from_deepspeed(raw: dict[str, Any], origins: Origins) -> None:
 
 
 def _fill_in(config: Config, origins: Origins) -> None:
-    """Put the model's sizes where args and data give none, and what args says of sampling over the model's."""
+    """Put the model's sizes where data gives none, the clips' where args gives none, and what args says of sampling over the model's."""
     args, data, model, sampler = config.args, config.data, config.model, config.model.sampler
-    args.sampling_image_size = args.sampling_image_size or model.largest_size
-    if args.sampling_num_frames is None:
-        args.sampling_num_frames = model.max_latent_frames
-    args.sampling_fps = args.sampling_fps or model.fps
     data.fps = data.fps or model.fps
     data.video_size = data.video_size or model.largest_size
     data.max_num_frames = data.max_num_frames or model.num_frames
+    sizes = model.fps, model.largest_size, model.max_latent_frames
+    if model.kind in BACKBONES:  # ConsistentID's portraits are larger than what it is trained with
+        sizes = data.fps, data.video_size, model.latent_frames(data.max_num_frames)
+    for name, value in zip(("sampling_fps", "sampling_image_size", "sampling_num_frames"), sizes, strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     names = "num_inference_steps", "guidance_scale", "ref_guidance_scale", "guidance"
     given = {"name": args.sampler, **{name: getattr(args, name) for name in names}}
     for name, value in given.items():

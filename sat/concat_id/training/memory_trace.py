@@ -119,5 +119,5 @@ def _latent_size(config: Config) -> tuple[int, int, int, int]:
     """Frames, channels, height and width of a clip's latents."""
     transformer, factor = config.model.transformer, config.model.autoencoder.spatial_factor
     height, width = config.data.video_size
-    frames = (config.data.max_num_frames - 1) // transformer.time_compressed_rate + 1
+    frames = config.model.latent_frames(config.data.max_num_frames)
     return frames, transformer.in_channels, height // factor, width // factor
