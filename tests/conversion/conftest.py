@@ -1,6 +1,6 @@
 """Small models converted once, and what the tests of their conversions share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 import yaml
 from conftest import ROOT
 
+from concat_id.config.args import DataConfig
 from concat_id.config.loading import load_config
 from concat_id.config.schema import Config, to_dict
 from concat_id.conversion.folders import to_hf
@@ -72,7 +73,8 @@ def run(rotary, tmp_path_factory) -> Path:
         module = {key: tensor * factor for key, tensor in weights.items()}
         torch.save({"module": module, "iteration": 5}, folder / name / "mp_rank_00_model_states.pt")
     (folder / "latest").write_text("5")
-    (folder / "training_config.yaml").write_text(yaml.safe_dump(to_dict(rotary.config)))
+    config = replace(rotary.config, data=DataConfig((96, 64), fps=12, max_num_frames=5))
+    (folder / "training_config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     return folder
 
 

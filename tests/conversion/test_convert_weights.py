@@ -1,5 +1,6 @@
 """The entry script, as users call it."""
 
+import json
 from functools import partial
 
 import pytest
@@ -37,6 +38,9 @@ def test_a_runs_own_configuration_is_taken(convert, run, tmp_path):
     written = load_tensors(tmp_path / "hf" / "transformer" / "diffusion_pytorch_model.safetensors")
     averages = load_sat_checkpoint(run / "5-ema").state_dict
     assert torch.equal(written["time_embedding.linear_1.weight"], averages["time_embed.0.weight"])
+    settings, card = json.loads((tmp_path / "hf/transformer/config.json").read_text()), (tmp_path / "hf/README.md").read_text()
+    assert [settings[f"sample_{name}"] for name in ("height", "width", "frames")] == [12, 8, 5]
+    assert "up to 5 frames of 96x64" in card and "fps=12" in card
 
 
 def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, tmp_path):

@@ -18,6 +18,7 @@ from transformers import T5Tokenizer, UMT5EncoderModel
 from concat_id.config.loading import load_config
 from concat_id.config.wan import WanScheduleConfig
 from concat_id.conversion import wan_folders as conversion
+from concat_id.conversion.card import wan_card
 from concat_id.conversion.combining import average_checkpoints
 from concat_id.conversion.folders import write_text_encoder
 from concat_id.conversion.wan_folders import find_model, find_source, to_diffusers, to_native
@@ -147,8 +148,11 @@ def test_the_configuration_is_found_by_the_sizes(wan, tmp_path):
     told = "no known model has num_layers 2, hidden_size 48, text_hidden_size 32, .*; give its"
     refused(told, find_model, find_source(wan.native / FILES["adaln"]))
     training(tmp_path / "run", TINY)
-    shutil.copyfile(ROOT / "configs" / "wan_mini.yaml", tmp_path / "run" / "training_config.yaml")
-    assert find_model(find_source(tmp_path / "run")).transformer == mini.transformer
+    shutil.copyfile(ROOT / "configs" / "wan_mini.yaml", recorded := tmp_path / "run" / "training_config.yaml")
+    assert find_model(source := find_source(tmp_path / "run")).transformer == mini.transformer
+    recorded.write_text(recorded.read_text() + "\ndata: {video_size: [64, 96], fps: 8, max_num_frames: 5}\n")
+    assert "height=64, width=96, num_frames=5).frames" in (card := wan_card(source, mini.transformer, find_model(source), "merge"))
+    assert "fps=8)" in card
 
 
 def test_refusals_leave_nothing_behind(wan, tmp_path, tiny_model):

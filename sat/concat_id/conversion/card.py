@@ -50,7 +50,7 @@ def model_card(source: WeightSource, model: ModelConfig, low_rank: str) -> str:
         f"{t.num_layers} layers of width {t.hidden_size}; up to {t.num_frames} frames of {t.latent_height * factor}x"
         f"{t.latent_width * factor} with {t.max_refs} reference images."
     )
-    return CARD.format(title="Concat-ID", about=about, options=", guidance_scale=6", fps=8, script="sat/sample_video.py",
+    return CARD.format(title="Concat-ID", about=about, options=", guidance_scale=6", fps=model.fps, script="sat/sample_video.py",
                        **_provenance(source, model, low_rank))  # fmt: skip
 
 
@@ -58,7 +58,8 @@ def wan_card(source: WeightSource, config: WanTransformerConfig, model: WanModel
     """Text of README.md for a folder of Wan's kind."""
     variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
     about = f"{config.num_layers} layers of width {config.hidden_size}; {variant}. Trained with one reference image."
-    return CARD.format(title="Concat-ID on Wan2.1", about=about, options="", fps=16, script="inference_wan.py",
+    size = ", height={}, width={}, num_frames={}".format(*model.largest_size, model.num_frames)
+    return CARD.format(title="Concat-ID on Wan2.1", about=about, options=size, fps=model.fps, script="inference_wan.py",
                        **_provenance(source, model, low_rank))  # fmt: skip
 
 

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import torch
 
-from concat_id.config.loading import load_config
 from concat_id.config.parser import Namespace
-from concat_id.config.schema import BACKBONES
 from concat_id.conversion import wan_folders
 from concat_id.conversion.check import TOLERANCE, largest_difference
-from concat_id.conversion.folders import choose_model, to_hf, to_sat
+from concat_id.conversion.folders import choose_model, read_model, to_hf, to_sat
 from concat_id.conversion.gguf_files import to_gguf
 from concat_id.conversion.weight_sources import WeightSource, open_source
 from concat_id.errors import UserError, printable, report
@@ -60,7 +58,7 @@ def _convert_wan(source: WeightSource, args: Namespace, dtype: torch.dtype | Non
         raise UserError(f"command line: {option}: is for CogVideoX alone, found Wan weights in {args.source}; leave it out")
     if args.direction == "to-sat":
         return wan_folders.to_native(source, args.target, dtype)
-    model = load_config(args.base, kinds=BACKBONES).model if args.base else None
+    model = read_model(args.base) if args.base else None
     wan_folders.to_diffusers(source, args.target, model, dtype, args.lora or "merge", args.trust_checkpoint)
 
 

@@ -193,8 +193,17 @@ def scheduler_settings(model: ModelConfig) -> dict:
 def choose_model(source: WeightSource, path: Path, base: Sequence[str]) -> tuple[str, ModelConfig]:
     """Read the configuration `base`, else the one that the run at `path` recorded, else find the known one that fits the weights."""
     if files := list(base) or [str(recorded) for recorded in [run_configuration(path)] if recorded]:
-        return " ".join(files), load_config(files, kinds=BACKBONES).model
+        return " ".join(files), read_model(files)
     return detect_model(source.open())
+
+
+def read_model(files: Iterable[str | Path]) -> Any:
+    """Read a model whose videos are as large, long and fast as the clips that the files name."""
+    config = load_config(files, kinds=BACKBONES)
+    model, data, sizes = config.model, config.data, config.model.transformer
+    sizes.latent_height, sizes.latent_width = (side // model.autoencoder.spatial_factor for side in data.video_size)
+    sizes.num_frames, model.fps = data.max_num_frames, data.fps
+    return model
 
 
 def detect_model(tensors: Mapping[str, Tensor]) -> tuple[str, ModelConfig]:

@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from concat_id.config.loading import load_config
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.card import wan_card
-from concat_id.conversion.folders import known_model, write_pipeline, write_text_encoder
+from concat_id.conversion.folders import known_model, read_model, write_pipeline, write_text_encoder
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
 from concat_id.conversion.weight_sources import WeightSource, files_digest, open_source, run_configuration
@@ -105,7 +104,7 @@ def to_diffusers(
 def find_model(source: WeightSource) -> WanModelConfig:
     """Find the configuration that a transformer belongs to. Raises `UserError` if none has its sizes."""
     if recorded := run_configuration(source.path):
-        return load_config([str(recorded)]).model
+        return read_model([recorded])
     tensors = _in_native_names(source.open(), source.path)
     embeddings = ("text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
     (width, text), (_, time), (ffn, _) = (shape_of(tensors, name, 2, str(source.path)) for name in embeddings)
