@@ -157,6 +157,8 @@ def test_references_are_read_as_here(tmp_path):
 
 
 def test_wrong_calls_are_told(rotary, image):
+    with pytest.raises(ValueError, match="^num_frames: found 6, expected 1 more than a multiple of 4$"):
+        rotary.pipeline()("a man", reference_images=[image()], num_frames=6)
     check_wrong_calls(rotary.pipeline(), image)
 
 

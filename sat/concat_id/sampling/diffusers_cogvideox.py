@@ -83,6 +83,8 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         size, multiple = (options["height"], options["width"]), factor * config.patch_size
         if any(side % multiple for side in size):
             raise ValueError(f"height and width: found {size[0]}x{size[1]}, expected both divisible by {multiple}")
+        if (options["num_frames"] - 1) % (rate := self.vae_scale_factor_temporal):
+            raise ValueError(f"num_frames: found {options['num_frames']}, expected 1 more than a multiple of {rate}")
         ref_latents = self.encode_references(reference_images, embeds.shape[0], size)
         guidance = options.get("guidance_scale", inspect.signature(super().__call__).parameters["guidance_scale"].default)
         with self._references(ref_latents, ref_guidance_scale, None if guidance > 1 else options["negative_prompt_embeds"]):
