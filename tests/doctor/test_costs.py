@@ -50,6 +50,12 @@ def test_a_video_takes_what_is_reckoned(mode, options):
         assert replace(costs, eager=0, tiled=0, autoencoder=0).needs(True, "low", True, *mode[2:])[0] == pytest.approx(2 * block, rel=0.06)
 
 
+@pytest.mark.parametrize("size, traced", [((480, 720), 4.75), ((288, 512), 3.63), ((640, 288), 3.25)])
+def test_decoding_in_tiles_takes_what_is_traced_without_contents(size, traced):
+    costs = costs_of(load_config(files_of("cogvideox_5b"), {"bf16": True, "sampling_image_size": size}))
+    assert costs.tiled / 2**30 == pytest.approx(traced, rel=0.02)
+
+
 @torch.inference_mode()
 def test_a_step_of_wan_takes_what_is_reckoned():
     config = load_config(files_of("wan_1_3b"), {"bf16": False, "sampling_num_frames": 3})

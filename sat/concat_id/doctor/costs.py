@@ -5,6 +5,7 @@ Weights are counted, activations are multiples of a tensor's size, taken from wh
 what a CPU's allocator gave small models (tests/doctor/test_costs.py). Wan's decoding takes 4.0 and 1.4 GiB as traced without contents.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -16,14 +17,15 @@ from concat_id.config.schema import Config
 from concat_id.diffusion.guidance import count_branches
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, gib
 from concat_id.doctor.machine import Capacity
+from concat_id.models.autoencoder import TILE_SIZE, tiles_of
 from concat_id.models.operations import count_tokens, count_weights, forward_operations, weights_per_token
+from concat_id.models.wan.autoencoder import TILE_SIZE as WAN_TILE
 
 TEXT_ENCODERS = {"t5": 4.76e9, "umt5": 5.68e9}  # parameters of the XXL sizes, whose width is
 XXL = 4096
 AUTOENCODERS = {"cogvideox": (5041, 2706), "wan": (13770, 0)}  # parameters by the square of the first width, and more per layer of a block
 COMPILED_STEP, EAGER_STEPS = 8.2, {"cogvideox": 14, "wan": 18}  # copies of the hidden states
 DECODE = {"cogvideox": (20.1, 9), "wan": (3.7, 15)}  # copies of the widest layer's frames, and how many of these are decoded at once
-TILE, TILED = 36 * 52, 0.324  # latents that are one tile, and what part of that memory larger images take in tiles
 USABLE = 0.95  # of the memory; the rest is the driver's and the libraries'
 MODES = {  # --memory, whether decoding is tiled, layers on the GPU with low, whether weights are in 8 bits; exact ones first
     "--memory high": ("high", False), "--memory high --tiled_decoding": ("high", True),
@@ -83,13 +85,15 @@ def costs_of(config: Config) -> Costs:
     bytes_each = getattr(torch, config.args.dtype_name).itemsize
     branches = count_branches(sampler.guidance, sampler.guidance_scale, sampler.ref_guidance_scale)
     (height, width), widest = config.args.sampling_image_size, section.block_out_channels[0]
-    hidden = _tokens(config) * network.hidden_size
+    hidden, frames = _tokens(config) * network.hidden_size, network.time_compressed_rate * (config.args.sampling_num_frames - 1) + 1
     copies, most = DECODE[model.kind]
-    decoding = copies * min(network.time_compressed_rate * (config.args.sampling_num_frames - 1) + 1, most) * height * width * widest
-    in_tiles = TILED if height * width > TILE * section.spatial_factor**2 else 1
+    decoding = copies * min(frames, most) * height * width * widest
+    sides = [side // section.spatial_factor for side in (height, width)]
+    tile = map(min, sides, WAN_TILE) if model.kind == "wan" else [tiles_of(*each)[0].stop for each in zip(sides, TILE_SIZE, strict=True)]
+    tiled = math.prod(tile) / math.prod(sides) * decoding + 3 * frames * height * width * torch.float32.itemsize / bytes_each  # the video
     (fixed, each), encoder = AUTOENCODERS[model.kind], TEXT_ENCODERS[getattr(model.text_encoder, "kind", "t5")]
     weights = count_weights(network), encoder * (network.text_hidden_size / XXL) ** 2, (fixed + each * section.layers_per_block) * widest**2
-    counts = *weights, COMPILED_STEP * branches * hidden, EAGER_STEPS[model.kind] * hidden, decoding, in_tiles * decoding
+    counts = *weights, COMPILED_STEP * branches * hidden, EAGER_STEPS[model.kind] * hidden, decoding, tiled
     transformer, *others = (int(count * bytes_each) for count in counts)
     quantized = transformer - network.num_layers * weights_per_token(network) * (bytes_each - 1)  # modulations and ways in and out stay
     return Costs(transformer, quantized, *others, branches, network.num_layers)

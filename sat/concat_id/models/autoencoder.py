@@ -117,7 +117,7 @@ class VideoAutoencoder(FrozenAutoencoder):
         check_latents(latents, self.autoencoder.config.latent_channels)
         self._arrange_weights()
         batch, frames, _, height, width = latents.shape
-        rows, columns = (_tiles(side, limit if tiled else side) for side, limit in zip((height, width), tile_size, strict=True))
+        rows, columns = (tiles_of(side, limit if tiled else side) for side, limit in zip((height, width), tile_size, strict=True))
         report = counter(progress, batch * len(rows) * len(columns) * len(_chunks(frames)))
 
         size = self.temporal * (frames - 1) + 1, height * self.spatial, width * self.spatial
@@ -227,7 +227,7 @@ def _chunks(frames: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise([*starts, frames]))
 
 
-def _tiles(side: int, limit: int) -> list[slice]:
+def tiles_of(side: int, limit: int) -> list[slice]:
     """Cut one side into equal tiles of at most `limit` latents that overlap by at least `TILE_OVERLAP`."""
     if side <= limit:
         return [slice(0, side)]
