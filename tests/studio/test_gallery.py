@@ -89,10 +89,11 @@ def test_of_several_takes_the_best_is_shown(tmp_path, monkeypatch):
         assert [[Path(path).name for path in slot or ()] for slot in slots] == [crops[:2], crops[2:], []], "photos of a person in one slot"
         assert seed == studio.another_seed(str(folder), 7) == 0
         assert takes == 2 and [each["value"] for each in (frames, steps, guidance, one, two)] == [3, 2, 5.5, 2.0, 3.0]
-    odd = {"latent_frames": 3, "model": {"sampler": SAMPLER | {"num_inference_steps": 200, "guidance_scale": 0.5}}}
+    odd = {"latent_frames": 3, "size": [144, 96], "model": {"sampler": SAMPLER | {"num_inference_steps": 200, "guidance_scale": 0.5}}}
     write_json(folder / "info.json", info | {"load": "models/mini/transformer", "settings": odd, "references": []})
     told, *_, steps, guidance, _, _, _, _ = studio.again(str(folder), "mini")
-    assert "beyond a slider" in told and (steps["value"], guidance["value"], studio.another_seed(None, 7)) == (100, 1, 7)
+    assert told == "it was 144x96 at 8 frames a second; this page makes 96x144 at 8; what lies beyond a slider is at its end"
+    assert (steps["value"], guidance["value"], studio.another_seed(None, 7)) == (100, 1, 7)
     for damaged in ({"samples": []}, {"files": 0}):
         write_json(folder / "info.json", {name: value for name, value in (info | damaged).items() if value != 0})
         assert read_result(folder) is None

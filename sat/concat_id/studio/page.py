@@ -157,15 +157,20 @@ class Studio:
         photos: list = [[served(path) for path in crops] for crops in found.crops[:MOST_PEOPLE]]
         photos += [None] * (MOST_PEOPLE - len(photos))
         known = [name for name, each in self.models.items() if Path(str(found.info.get("load"))) in each.weights]
-        told = "" if known else f"the model of {found.name} is not offered here; {model} takes its place"
+        told = [] if known else [f"the model of {found.name} is not offered here; {model} takes its place"]
         model = model if model in known or not known else known[0]
+        args, was = next(iter(self.models[model].configs.values())).args, found.info["settings"]
+        sizes = {"size": list(args.sampling_image_size), "fps": args.sampling_fps}
+        then, now = ("{}x{} at {}".format(*each["size"], each["fps"]) for each in (sizes | was, sizes))
+        if then != now:
+            told.append(f"it was {then} frames a second; this page makes {now}")
         examples, *sliders = self.defaults(model)
         for slider, value, (least, most) in zip(sliders, found.sizes, RANGES, strict=False):
             slider["value"] = min(max(value, least), slider.get("maximum", most))
         form = found.next_seed, min(len(found.info["samples"]), MOST_TAKES), examples, *sliders
         if any(slider["value"] != value for slider, value in zip(sliders, found.sizes, strict=False)):
-            told = "; ".join(filter(None, [told, "what lies beyond a slider is at its end"]))
-        return html.escape(told), model, found.prompt, *photos, *form, gr.update(selected="create")
+            told.append("what lies beyond a slider is at its end")
+        return html.escape("; ".join(told)), model, found.prompt, *photos, *form, gr.update(selected="create")
 
     def defaults(self, model: str) -> tuple:
         """What the form says for a model: its prompts, sizes, and how many people it takes."""
