@@ -11,8 +11,9 @@ import torch
 from conftest import ROOT
 from in_process import refused
 
+from concat_id.config.yaml_files import run_configuration
 from concat_id.conversion import zero
-from concat_id.conversion.weight_sources import open_source, run_configuration
+from concat_id.conversion.weight_sources import open_source
 from concat_id.weights.loading import SAT_PREFIX, load_sat_checkpoint, load_tensors
 
 

@@ -74,6 +74,17 @@ def test_more_people_or_rows_than_the_shipped_weights_know_are_told(photo, capsy
     assert "144x96 pixels go beyond the 96x144 that the model is made for; it may look worse" in capsys.readouterr().err
 
 
+def test_a_run_with_clips_of_another_size_is_told(photo, tmp_path, capsys):
+    recorded = tmp_path / "training_config.yaml"
+    recorded.write_text((ROOT / "configs/mini.yaml").read_text() + "\ndata: {video_size: [144, 96], fps: 12}\n")
+    given = {"prompt": "a man", "image": [str(photo)], "load": str(tmp_path / "5-ema")}
+    run.find_jobs(load_config([recorded], given))
+    assert not capsys.readouterr().err
+    run.find_jobs(load_config([ROOT / "configs/mini.yaml"], given))
+    told = "trained on clips of 144x96 at 12 frames a second, of which videos are made with --sampling_image_size 144 96 --sampling_fps 12"
+    assert f"{tmp_path}: {told}" in capsys.readouterr().err
+
+
 def test_a_stranger_among_photos_is_told_left_out_and_refused_if_strict(sample, tmp_path, photographs):
     one, other = (photographs[name] for name in ("astronaut", "actor"))
     line = "--prompt", "a man", "--image", f"{other}+{one}+{one}", *PORTRAIT

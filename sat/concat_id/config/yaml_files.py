@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from concat_id.config.typed import Origins, mismatch, within
 from concat_id.errors import UserError, reason_of
-from concat_id.files.paths import read_text
+from concat_id.files.paths import kind_of, read_text
 
 RUN_FILE = "training_config.yaml"  # in the folder of a training run: what it was started with
 DEEPEST = 40  # brackets or indentations within one another; no file of this project's needs ten
@@ -29,6 +29,12 @@ FLOAT = re.compile(
     | [-+]?\d+(?:_\d+)*(?::[0-5]?\d)+\.[\d_]* | [-+]?\.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN))\Z""",
     re.VERBOSE | re.ASCII,
 )
+
+
+def run_configuration(path: Path) -> Path | None:
+    """The configuration that a training run recorded, if `path` is its folder, a checkpoint of it or a file in that."""
+    candidates = (folder / RUN_FILE for folder in (path, *path.parents[:2]))
+    return next((file for file in candidates if kind_of(file) == "a file"), None)
 
 
 class _Loader(yaml.SafeLoader):

@@ -15,11 +15,12 @@ from tqdm import tqdm
 from concat_id.config.cogvideox import ModelConfig
 from concat_id.config.loading import load_config
 from concat_id.config.schema import BACKBONES
+from concat_id.config.yaml_files import run_configuration
 from concat_id.conversion import low_rank_products
 from concat_id.conversion.card import model_card
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import LoraMode
-from concat_id.conversion.weight_sources import WeightSource, run_configuration
+from concat_id.conversion.weight_sources import WeightSource
 from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import write_json

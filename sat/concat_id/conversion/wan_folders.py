@@ -13,11 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
+from concat_id.config.yaml_files import run_configuration
 from concat_id.conversion.card import wan_card
 from concat_id.conversion.folders import known_model, read_model, write_pipeline, write_text_encoder
 from concat_id.conversion.lazy import LazyTensors, lazy_files
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, LoraMode, read_diffusers_products, write_diffusers_products
-from concat_id.conversion.weight_sources import WeightSource, files_digest, open_source, run_configuration
+from concat_id.conversion.weight_sources import WeightSource, files_digest, open_source
 from concat_id.errors import UserError
 from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, kind_of, resolve_path, written_whole

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from concat_id.config.loading import load_config
-from concat_id.config.yaml_files import RUN_FILE, read_yaml
+from concat_id.config.yaml_files import read_yaml, run_configuration
 from concat_id.conversion import zero
 from concat_id.conversion.low_rank_products import (
     DIFFUSERS_DOWN,
@@ -102,12 +102,6 @@ def open_source(
         raise UserError(f"{folder}: found no averaged weights (no folder {folder.name}{AVERAGED}); leave --weights ema out")
     file = find_sat_checkpoint(folder)
     return WeightSource(file, weights_digest(file), lambda: load_sat_checkpoint(file, trust=trust, alpha=alpha).state_dict)
-
-
-def run_configuration(path: Path) -> Path | None:
-    """The configuration that a training run recorded, if `path` is its folder, a checkpoint of it or a file in that."""
-    candidates = (folder / RUN_FILE for folder in (path, *path.parents[:2]))
-    return next((file for file in candidates if kind_of(file) == "a file"), None)
 
 
 def _choose(path: Path, weights: str | None) -> tuple[Path, bool]:

@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from concat_id.config.loading import COMMAND_LINE
-from concat_id.config.schema import Config, sampling_part
+from concat_id.config.loading import COMMAND_LINE, load_config
+from concat_id.config.schema import BACKBONES, Config, sampling_part
+from concat_id.config.yaml_files import run_configuration
 from concat_id.distributed import choose_device, local_rank, own_share, rank, wait_if_failed, warn_of_emulation
 from concat_id.errors import UserError, printable, report, tell, warn
 from concat_id.face.photos import PhotoComparer
 from concat_id.face.reference import PreparedReference, choose_folders
 from concat_id.face.verdict import GOOD, POOR
 from concat_id.files.locks import InUseError
-from concat_id.files.paths import check_writable
+from concat_id.files.paths import check_writable, resolve_path
 from concat_id.models.backbones import weight_digests
 from concat_id.sampling.jobs import Job, claimed, finished_folders, make_job, read_prompt_file, save_info, save_references, save_sample
 from concat_id.sampling.memory import memory_checked
@@ -110,14 +112,22 @@ def find_jobs(config: Config) -> tuple[list[Job], list[str]]:
 
 def warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> list[str]:
     """Say what the model has not been trained for, though it can be tried; returns what is said."""
-    model, (height, width), most = config.model, config.args.sampling_image_size, config.model.largest_size
+    model, args = config.model, config.args
     crowded, notes = [job for job in jobs if len(job.people) > model.trained_refs], []
     if crowded:
         known = "one person" if model.trained_refs == 1 else f"{model.trained_refs} people"
         found = f"{crowded[0].source}: {len(crowded[0].people)} people"
         notes.append(f"{found}, but the weights were trained with {known}; likeness will suffer")
-    if height > most[0] or width > most[1]:
-        notes.append(f"{height}x{width} pixels go beyond the {most[0]}x{most[1]} that the model is made for; it may look worse")
+    run = run_configuration(resolve_path(args.load)) if args.load and model.kind in BACKBONES else None
+    clips = config.data
+    with suppress(UserError):  # a record that cannot be read
+        clips = load_config([run]).data if run else clips
+    (height, width), size = clips.video_size, args.sampling_image_size
+    if clips is not config.data and (clips.video_size, clips.fps) != (size, args.sampling_fps):
+        trained = f"{run.parent}: trained on clips of {height}x{width} at {clips.fps} frames a second, of which videos are made with"
+        notes.append(f"{trained} --sampling_image_size {height} {width} --sampling_fps {clips.fps}")
+    elif size[0] > height or size[1] > width:
+        notes.append(f"{size[0]}x{size[1]} pixels go beyond the {height}x{width} that the model is made for; it may look worse")
     warn(*notes)
     return notes
 
