@@ -270,11 +270,15 @@ def test_only_different_files_without_their_own_words_contest_a_caption(tmp_path
     for name, content in {"x/a": "one", "y/a": "one", "x/b": "two", "y/b": "three", "x/c": "four", "x/d": "five"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.mp4").write_text(content)
-    Path("list.json").write_text(json.dumps([{"video_path": f"x/{name}.mp4", "caption": f"own {name}"} for name in "bc"]))
+    people = {"b": "\u00c9va", "c": "E\u0301va\u3000"}
+    entries = [{"video_path": f"x/{name}.mp4", "caption": f"own {name}", "identities": [people[name]], "recording": people[name]}
+               for name in people]  # fmt: skip
+    Path("list.json").write_text(json.dumps(entries))
     Path("captions.json").write_text('{"a": "of both", "b.mp4": "y\'s", "c": "not needed", "x/d.mp4": "by path"}')
     named = "list.json", "x/a.mp4", "y/a.mp4", "y/b.mp4", "x/d.mp4", tmp_path / "x" / "d.mp4"
     sources, problems = read_sources([Path(name) for name in named], Captions(Path("captions.json")))
     assert [source.caption for source in sources] == ["own b", "own c", "of both", "y's", "by path"] and capsys.readouterr().err == ""
+    assert {(source.identities, source.recording) for source in sources[:2]} == {(("\u00c9va",), "\u00c9va")}, "one person"
     assert problems == [f"{named[-1]}: named twice; the first is used", "y/a.mp4: a copy of x/a.mp4; the first is used"]
 
 

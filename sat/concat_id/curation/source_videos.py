@@ -136,8 +136,13 @@ def _source_of(entry: Any, base: Path, place: str, captions: Captions, named: Co
     caption = " ".join((take(entry, "caption", WORDS, place, optional=True) or "").split())
     identities = take(entry, "identities", NAMES, place, optional=True)
     split = take(entry, "split", one_of(*SPLITS), place, optional=True)
-    recording = take(entry, "recording", TEXT, place, optional=True)
-    return SourceVideo(path, captions.of(path, caption), tuple(identities) if identities else None, split, recording)
+    recording = _name(take(entry, "recording", TEXT, place, optional=True) or "") or None
+    return SourceVideo(path, captions.of(path, caption), tuple(map(_name, identities)) if identities else None, split, recording)
+
+
+def _name(text: str) -> str:
+    """Write what is the same to a reader the same way, in one form of Unicode and with single spaces."""
+    return " ".join(normalize("NFC", text).split())
 
 
 def _new(path: Path, place: str, named: Container[str]) -> Path:
