@@ -1,6 +1,7 @@
 """Training lists and folders: what is read, and what is said of what cannot be."""
 
 import os
+from unicodedata import normalize
 
 import pytest
 from in_process import refused
@@ -113,10 +114,12 @@ def test_a_folder_is_a_list(folder):
     for name in ("one.png", "many/b.png", "many/a.png", "two/2/x.png", "two/10/x.png", "two.masks/2/x.png", "two.masks/10/x.png",
                  "sub/deep/one.jpg", "many/c.gif", "many/.ipynb_checkpoints/a.png", "two/.@__thumb/x.png"):  # fmt: skip
         folder.image(f"data/{name}")
-    for name in ("one", "many", "two", "sub/deep/one"):
+    for name in ("one", "many", "two", "sub/deep/one", "\u00e9"):
         (data / f"{name}.mp4").write_bytes(b"x")
-        (data / f"{name}.txt").write_text(f"{name}.\nThe same in other words.\n")
-    many, one, deep, two = read_records([data])
+        (data / f"{normalize('NFD', name)}.txt").write_text(f"{name}.\nThe same in other words.\n")
+    folder.image("data/e\u0301.png")
+    many, one, deep, two, accent = read_records([data])
+    assert (accent.caption, accent.images) == ("\u00e9.", ((data / "e\u0301.png",),)), "in another form of Unicode"
     assert (deep.caption, deep.images) == ("sub/deep/one.", ((data / "sub" / "deep" / "one.jpg",),))
     assert (one.caption, one.images) == ("one.", ((data / "one.png",),))
     assert [file.name for file in many.images[0]] == ["a.png", "b.png"] and many.num_refs == 1
@@ -124,7 +127,7 @@ def test_a_folder_is_a_list(folder):
     (data / "lonely.mp4").write_bytes(b"x")
     (data / "10²").mkdir()
     records, problems, _ = inspect_records([data])
-    assert len(records) == 4 and len(problems) == 1 and f"lonely.mp4: image_path: found no file '{data}/lonely.png'" in problems[0]
+    assert len(records) == 5 and len(problems) == 1 and f"lonely.mp4: image_path: found no file '{data}/lonely.png'" in problems[0]
 
 
 @pytest.mark.parametrize("above", ["data", "my_videos/data", "videos/data"])  # the original replaces "videos" there as well

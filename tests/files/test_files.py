@@ -82,6 +82,10 @@ def test_paths_are_what_users_mean(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     assert resolve_path("both", tmp_path / "beside") == tmp_path / "beside" / "both"
     assert [resolve_path(name, tmp_path / "beside") for name in ("one", "none")] == [Path("one"), Path("none")]
+    (tmp_path / "beside" / "e\u0301" / "\u00e9").mkdir(parents=True)
+    for name in ("\u00e9/e\u0301", "e\u0301/\u00e9"):
+        assert resolve_path(name, tmp_path / "beside") == tmp_path / "beside" / "e\u0301" / "\u00e9", "whatever form accents have"
+    assert resolve_path("\u00e9/" * 3000) == Path("\u00e9/" * 3000)
     assert resolve_path("configs/mini.yaml").is_file() and resolve_path("x" * 5000) == Path("x" * 5000)
 
 

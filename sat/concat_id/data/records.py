@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from concat_id.config.typed import nearest
 from concat_id.distributed import rank
 from concat_id.errors import UserError, is_text, warn
 from concat_id.files.formats import beside, by_stem, is_image, is_video, media_in
 from concat_id.files.json_files import as_json, parse_list
-from concat_id.files.paths import SEPARATOR, expand_path, kind_of, read_text, resolve_path
+from concat_id.files.paths import SEPARATOR, expand_path, kind_of, on_disk, read_text, resolve_path
 
 REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path", "kind")
 KNOWN = (*REQUIRED, *OPTIONAL)
@@ -154,10 +155,10 @@ def _places(video: Path, folder: Path, name: str) -> tuple[Path, Path, Path]:
 
 def _people_beside(stem: Path, images: dict[str, list[Path]]) -> str:
     """The people of a folder's video as the `image_path` of a list, "" if there are none."""
-    if stem.is_dir():
+    if (stem := on_disk(stem)).is_dir():
         people = sorted(media_in(stem, Path.is_dir), key=_by_number)
         return SEPARATOR.join(str(person.absolute()) for person in people or [stem])
-    return next((str(image.absolute()) for image in (stem, *images.get(stem.name, ())) if image.is_file()), "")
+    return next((str(image.absolute()) for image in (stem, *images.get(normalize("NFC", stem.name), ())) if image.is_file()), "")
 
 
 def _by_number(path: Path) -> list[Any]:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from functools import cache
 from itertools import product
 from pathlib import Path
+from unicodedata import normalize
 
 from concat_id.errors import UserError
-from concat_id.files.paths import require_file
+from concat_id.files.paths import on_disk, require_file
 
 # What a photograph may be. Pillow reads more, but not as images alone: EPS and PDF are programs, WMF asks the system, FITS is data.
 PHOTO_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "JPEG2000", "PPM", "GIF")
@@ -72,10 +73,10 @@ def media_in(folder: Path, wanted: Callable[[Path], bool], deep: bool = False) -
 
 
 def by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Group the images of a folder by name without suffix, in order."""
+    """Group the images of a folder by name without suffix, in Unicode's form NFC, in order."""
     groups: dict[str, list[Path]] = {}
     for path in media_in(folder, is_image):
-        groups.setdefault(path.stem, []).append(path)
+        groups.setdefault(normalize("NFC", path.stem), []).append(path)
     return groups
 
 
@@ -83,7 +84,7 @@ def beside(path: Path, suffix: str) -> Path:
     """Find the file of the same name with another suffix in any case, C.TXT beside C.MP4; as asked for, if there is none."""
     cases = ("".join(letters) for letters in product(*((letter, letter.upper()) for letter in suffix.lower())))
     candidates = [path.with_suffix(case) for case in dict.fromkeys(cases)]
-    return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
+    return next((found for found in map(on_disk, candidates) if found.exists()), candidates[0])
 
 
 def container_of(path: Path) -> str:

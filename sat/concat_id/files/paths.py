@@ -75,7 +75,18 @@ def resolve_path(text: str | Path, beside: Path | None = None, place: str = "") 
     """
     path = expand_path(text, place)
     candidates = [path, PROJECT_ROOT / path] if beside is None else [beside / path, path, PROJECT_ROOT / path]
-    return next((found for found in candidates if os.path.lexists(found)), path)  # unlike Path.exists, it takes any text
+    return next((found for found in map(on_disk, candidates) if os.path.lexists(found)), path)  # unlike Path.exists, it takes any text
+
+
+def on_disk(path: Path) -> Path:
+    """Find a path whose names the disk has in another form of Unicode, as macOS writes accents, as far as it is there."""
+    if os.path.lexists(path) or str(path).isascii():
+        return path
+    found = Path()
+    for part in path.parts:
+        names = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        found = next((place for place in map(found.joinpath, names) if os.path.lexists(place)), found / part)
+    return found
 
 
 def kind_of(path: str | Path) -> str:
