@@ -2,6 +2,7 @@
 
 import io
 import os
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -66,6 +67,22 @@ def test_letters_beyond_ascii_are_drawn_by_a_font_of_the_machine(monkeypatch, tm
     assert writing._font("ein Mädchen", 20).path == str(own) and writing._font("a girl", 20).path != str(own)
     monkeypatch.setattr(writing, "FONTS", ("none.ttf",))
     assert contact_sheet([], np.zeros((3, 96, 144, 3), np.uint8), "ein Mädchen").height > 96
+
+    def of_letters(known, size):
+        return SimpleNamespace(known=known, getmask=lambda letter: letter.encode() if letter in known else b"box")
+
+    monkeypatch.setattr(writing, "FONTS", ("一位 smiles", "אישה smiles"))
+    monkeypatch.setattr(ImageFont, "truetype", of_letters)
+    monkeypatch.setattr(ImageFont, "load_default", lambda size: of_letters("smiles", size))
+    assert [writing._font(text, 20).known for text in ("一位 smiles", "אישה smiles")] == [*writing.FONTS], "the one that has them"
+
+
+def test_prompts_stay_on_the_sheet():
+    font = ImageFont.load_default(20)
+    for prompt in ("一位女士" * 100, "a woman smiles " * 40, "WMW " * 100, "一" * 9 + " smiles " + "一" * 400, "x" * 900):
+        lines = writing._wrapped(prompt, font, 900)
+        assert len(lines) > 3 and max(map(font.getlength, lines)) <= 900
+        assert "".join("".join(lines).split()) == "".join(prompt.split()) or lines[-1].endswith(" ...")
 
 
 def make(path, *options, source="testsrc2=s=64x48:r=8:d=1"):

@@ -5,8 +5,8 @@ import io
 import os
 import re
 import subprocess
-import textwrap
 import threading
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -84,8 +84,7 @@ def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt:
 
     font = _font(prompt, max(14, size[1] // 12))
     columns = len(tiles) * (size[0] + MARGIN) + MARGIN + (MARGIN if references else 0)
-    letters = max(20, int(columns / (font.size * 0.55)))
-    lines = textwrap.wrap(prompt[: SHEET_LINES * letters], letters, max_lines=SHEET_LINES, placeholder=" ...") or [""]
+    lines = _wrapped(prompt, font, columns - 2 * MARGIN) or [""]
     top = MARGIN * 2 + len(lines) * int(font.size * 1.3)
     sheet = Image.new("RGB", (columns, top + size[1] + MARGIN), "white")
     ImageDraw.Draw(sheet).multiline_text((MARGIN, MARGIN), "\n".join(lines), fill="black", font=font)
@@ -95,12 +94,28 @@ def contact_sheet(references: Sequence[Image.Image], frames: np.ndarray, prompt:
     return sheet
 
 
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Break text into at most `SHEET_LINES` lines of `width` pixels, at spaces where there are some."""
+    lines, rest = [], " ".join(text.split())
+    width -= int(font.getlength(" ..."))
+    while rest and len(lines) < SHEET_LINES:
+        fits = max(1, bisect(range(1, min(len(rest), width) + 1), width, key=lambda end: font.getlength(rest[:end])))
+        space = rest.rfind(" ", fits // 2, fits + 1) if fits < len(rest) else 0
+        fits = space if space > 0 else fits
+        lines.append(rest[:fits])
+        rest = rest[fits:].lstrip()
+    return [*lines[:-1], f"{lines[-1]} ..."] if rest else lines
+
+
 def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """PIL's own font has no letters beyond ASCII: for those take one of this machine's, if it has one of the common ones."""
+    """PIL's own font has few letters beyond ASCII: for those take the one of this machine's common ones that lacks the fewest."""
+    fonts = []
     for name in () if text.isascii() else FONTS:
         with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size=size)
+            fonts.append(ImageFont.truetype(name, size))
+    letters = set("".join(text[:1000].split()))
+    fonts.append(ImageFont.load_default(size=size))
+    return min(fonts, key=lambda font: [bytes(font.getmask(letter)) for letter in letters].count(bytes(font.getmask("\U0010ffff"))))
 
 
 def video_input(path: Path) -> list[str]:
