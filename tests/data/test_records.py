@@ -118,10 +118,11 @@ def test_a_folder_is_a_list(folder):
         (data / f"{name}.mp4").write_bytes(b"x")
         (data / f"{normalize('NFD', name)}.txt").write_text(f"{name}.\nThe same in other words.\n")
     folder.image("data/e\u0301.png")
+    (data / "one.txt").write_text("\n one\u2028\x85in words.\r\nThe same in other words.\n")
     many, one, deep, two, accent = read_records([data])
     assert (accent.caption, accent.images) == ("\u00e9.", ((data / "e\u0301.png",),)), "in another form of Unicode"
     assert (deep.caption, deep.images) == ("sub/deep/one.", ((data / "sub" / "deep" / "one.jpg",),))
-    assert (one.caption, one.images) == ("one.", ((data / "one.png",),))
+    assert (one.caption, one.images) == ("one in words.", ((data / "one.png",),))
     assert [file.name for file in many.images[0]] == ["a.png", "b.png"] and many.num_refs == 1
     assert [person[0].parent.name for person in two.images] == ["2", "10"] and len(two.masks) == 2
     (data / "lonely.mp4").write_bytes(b"x")

@@ -7,9 +7,10 @@ beside anything but a single image is not read, as in the original. Relative pat
 `"kind": "face@@clothes@@background"` says what the images show, all of them faces without it. Other keys are left alone.
 
 A folder can stand for a list. Each `name.mp4` in it and in its sub-folders needs its people: `name.png` (or another image), or a folder
-`name/` with one person's alternative images, or with one folder per person (`name/1/`, `name/2/`, left to right). The first line of
-`name.txt` is its caption, empty where there is no such file. Masks are optional and take the same forms, called `name.masks.png` or
-`name.masks/`. A folder as the original has it will do as well, or its `videos` alone: `videos/name.mp4`, `labels/name.txt`, `images/name/`.
+`name/` with one person's alternative images, or with one folder per person (`name/1/`, `name/2/`, left to right). The first line with
+words of `name.txt` is its caption, empty where there is no such file. Masks are optional and take the same forms, called `name.masks.png`
+or `name.masks/`. A folder as the original has it will do as well, or its `videos` alone: `videos/name.mp4`, `labels/name.txt`,
+`images/name/`.
 """
 
 import os
@@ -131,7 +132,7 @@ def _folder_entries(folder: Path) -> Iterator[tuple[str, Any]]:
         files = (beside(place, ".txt") for place in _places(video, folder, "labels"))
         try:
             for words in [file for file in files if file.exists()][:1]:
-                entry["caption"] = "".join(read_text(words, "the caption of a video", "write it").splitlines()[:1])
+                entry["caption"] = re.split(r"[\r\n]", read_text(words, "the caption of a video", "write it").strip(), maxsplit=1)[0]
         except UserError as error:
             yield str(video), error
             continue
