@@ -73,6 +73,11 @@ def test_names_keep_the_letters_of_any_script(photo, prompt, name):
     assert len(make_job(0, prompt * 100, [str(photo)], "--prompt", 3).name.encode()) < 200
 
 
+def test_a_prompt_is_the_same_in_every_form_of_unicode(photo):
+    one, other = (make_job(0, prompt, [str(photo)], "--prompt", 3) for prompt in ("caf\u00e9 ", "\ufeffcafe\u0301 "))
+    assert one == other and one.prompt == "caf\u00e9 "
+
+
 def test_images_are_found_beside_the_prompt_file_first(tmp_path, photo, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "a.png").write_bytes(b"another")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
@@ -130,6 +131,7 @@ def make_job(
     index: int, prompt: str, images: Sequence[str | Sequence[str]], source: str, max_refs: int, beside: Path | None = None
 ) -> Job:
     """Check one request; images, of a person each, are looked for in the folder `beside` first. Raises `UserError` naming `source`."""
+    prompt = normalize("NFC", prompt).removeprefix("\ufeff")  # of what reads the same, and of files that were joined, there is one video
     if not prompt:
         raise UserError(f"{source}: the prompt is empty; write `prompt@@image`")
     if not is_text(prompt):
