@@ -34,7 +34,8 @@ python_path() (
 
 PYTHONPATH="$(python_path)" || exit
 [ -n "${CONCAT_ID_PYTHON:-}" ] || unset PYTHONHOME # of another Python
-export PYTHONPATH PYTHONSAFEPATH=1 # Python runs nothing of the folder it is started in, whatever is called decord.py or pip.py there
+export PYTHONUTF8="${PYTHONUTF8:-1}" # names, prompts and files are UTF-8, whatever the locale's encoding
+export PYTHONPATH PYTHONSAFEPATH=1   # Python runs nothing of the folder it is started in, whatever is called decord.py or pip.py there
 
 requirements_file() {
     if [ "$1" = tests ]; then echo "$ROOT/tests/requirements.txt"; else echo "$ROOT/requirements.txt"; fi

@@ -1,6 +1,7 @@
 """The launchers, with a stand-in for Python that runs concat_id/launch.py and writes down what that starts."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,9 @@ from conftest import ROOT
 from in_process import write_program
 
 STAND_IN = f"""#!/bin/bash
-case "$1" in */launch.py) exec {sys.executable} "$@";; -c) exit "${{LACKS_LIBRARIES:-0}}";; esac
+case "$1" in */launch.py) exec {shlex.quote(sys.executable)} "$@";; -c) exit "${{LACKS_LIBRARIES:-0}}";; esac
 printf '%s\\n' "$@" >"$CALLS"
-printf '%s\\n' "$PYTHONPATH" "$PYTHONSAFEPATH" >"$CALLS.environment"
+printf '%s\\n' "$PYTHONPATH" "$PYTHONSAFEPATH" "$PYTHONUTF8" >"$CALLS.environment"
 exit "${{STAND_IN_EXIT:-0}}"
 """
 ROOMS = "models", "training", "sampling", "evaluation", "curation", "conversion", "face", "data", "diffusion"  # not read before set-up
@@ -20,11 +21,11 @@ LAUNCHERS = ["inference_single_identity", "inference_two_identities", "finetune_
 
 
 class Project:
-    """A copy of the launchers in a folder with a space, without weights."""
+    """A copy of the launchers in a folder with a space and letters that not every locale has, without weights."""
 
     def __init__(self, folder):
         """Lay the files out under `folder`."""
-        self.folder, self.root, self.calls = folder, folder / "my project", folder / "calls"
+        self.folder, self.root, self.calls = folder, folder / "my 项目", folder / "calls"
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
         rooms = shutil.ignore_patterns("__pycache__", *ROOMS)
         shutil.copytree(ROOT / "sat" / "concat_id", self.root / "sat" / "concat_id", ignore=rooms)
@@ -98,7 +99,14 @@ def test_a_link_to_a_launcher_and_another_shell_will_do(project):
 
 def test_python_is_told_to_run_nothing_of_the_working_folder_and_its_exit_code_is_passed_on(project):
     assert project.run("--model", "mini", PYTHONPATH=":/own modules::/b*:", STAND_IN_EXIT="3")[0] == 3
-    assert project.calls.with_name("calls.environment").read_text() == f"{project.root}/sat:/own modules:/b*\n1\n"
+    assert project.calls.with_name("calls.environment").read_text() == f"{project.root}/sat:/own modules:/b*\n1\n1\n"
+
+
+def test_a_locale_that_is_not_utf_8_will_do(project):
+    started = [project.script(), "--model", "mini", "--task", "single_identity"]
+    write_program(own := project.folder / "项" / "python", STAND_IN)
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "CONCAT_ID_PYTHON": str(own)}
+    assert project.run("--model", "mini", **ascii) == (0, "", started)
 
 
 def test_a_path_that_pythonpath_cannot_hold_is_told(tmp_path):

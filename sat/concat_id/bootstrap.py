@@ -25,12 +25,12 @@ def set_up(*parts: str, environment: Mapping[str, str] = os.environ) -> str:
     """
     command = ["bash", "-euo", "pipefail", "-c", SET_UP, str(PROJECT_ROOT / "scripts" / "setup.sh"), *parts]
     try:
-        done = subprocess.run(command, env=dict(environment), stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, env=dict(environment), stdout=subprocess.PIPE, check=False)
     except OSError as error:
         raise UserError(f"bash: cannot be started ({error.strerror}), expected it for scripts/setup.sh; install it") from error
     if done.returncode:
         sys.exit(done.returncode)
-    return done.stdout
+    return os.fsdecode(done.stdout)
 
 
 def parts_for(words: Sequence[str]) -> tuple[str, ...]:

@@ -75,6 +75,9 @@ def test_paths_are_what_users_mean(tmp_path, monkeypatch):
     wrong = {"~nobody-of-this-name/x": "key: ~nobody.*: no user is called", "a\0b": "key: .*a zero byte", "a\ud83d": "key: found char"}
     for text, words in wrong.items():
         refused(words, expand_path, text, "key")
+    with monkeypatch.context() as ascii_locale:
+        ascii_locale.setattr(os, "fsencode", lambda path: path.encode("ascii"))
+        refused("key: .*'\u4e00' that this locale cannot write; set LC_ALL=C.UTF-8", expand_path, "\u4e00", "key")
     for folder in ("beside", "here"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "both").touch()

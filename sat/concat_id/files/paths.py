@@ -50,7 +50,8 @@ def expand_path(text: str | Path, place: str = "") -> Path:
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
-        raise UserError(f"{begin}found characters in the path {str(text)!r} that no file can have; correct it") from error
+        fault = "this locale cannot write; set LC_ALL=C.UTF-8" if is_text(path) else "no file can have; correct it"
+        raise UserError(f"{begin}found characters in the path {str(text)!r} that {fault}") from error
     if "\0" in path:
         raise UserError(f"{begin}found a zero byte in the path {str(text)!r}, which no file can have; correct it")
     if path.startswith("~") and not os.path.lexists(path):

@@ -135,7 +135,7 @@ def make_job(
     if not prompt:
         raise UserError(f"{source}: the prompt is empty; write `prompt@@image`")
     if not is_text(prompt):
-        raise UserError(f"{source}: the prompt {prompt[:60]!r} has bytes that are no UTF-8 text; save it as UTF-8")
+        raise UserError(f"{source}: the prompt {prompt[:60]!r} has bytes that are no UTF-8; set the terminal to UTF-8, or PYTHONUTF8=0")
     if not any(images):
         raise UserError(f"{source}: no reference image; write `prompt@@image` or `prompt@@image1@@image2`")
     if len(images) > max_refs:
