@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 LONGEST = 2000  # characters of a line; names and values quoted in it may have millions
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # what a terminal obeys or cannot show
+SPACES = re.compile(r"[ \t\n\v\f\r]+")  # no others, which names of files have
 
 
 class UserError(Exception):
@@ -55,7 +56,7 @@ def one_line(message: object) -> str:
     """Put a message that quotes a prompt, a path or a library on one line; a terminal obeys nothing in it, and it ends somewhere."""
     text = str(message)
     text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return printable(" ".join(text.split()))
+    return printable(SPACES.sub(" ", text).strip(" "))
 
 
 def shortened(text: str, limit: int = 200) -> str:

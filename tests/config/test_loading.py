@@ -81,6 +81,7 @@ def test_numbers_may_be_written_the_ways_yaml_tempts_to(write):
 
 
 WRONG = {  # YAML: parts of what is said
+    "args:\n\u3000seed: 3": [r"unknown key '\u3000seed'; the nearest"],
     "args: {sampling_num_frame: 3}": ["args.sampling_num_frame: unknown key", "nearest known key is sampling_num_frames"],
     "seed: 3": ["seed: belongs under args"],
     "args: {sampling_num_frames: abc}": ["args.sampling_num_frames: found 'abc', expected an integer"],

@@ -134,6 +134,7 @@ def test_thousands_of_trailing_commas_are_one_warning(capsys):
 
 
 def test_a_line_obeys_no_terminal_and_ends():
+    assert one_line("\n\u3000a\u202fb\u00a0.png\t\r\n c\x85\u2028 ") == "\u3000a\u202fb\u00a0.png c\\x85\\u2028", "names stay"
     line = one_line("a\x1b[31m\nb \x9b\u202e\udce9" + "x" * 5000)
     assert line.startswith("a\\x1b[31m b \\x9b\\u202e\\udce9") and len(line) < LONGEST + 100
 

@@ -86,7 +86,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def unknown_key(key: str, known: Iterable[str], origins: Origins) -> UserError:
     """Make the error for a key that nothing reads."""
     name = key.rpartition(".")[2]
-    return UserError(f"{origins.place(key)}: unknown key; the nearest known key is {nearest(name, known)}")
+    odd = "" if name.isprintable() else f" {name!r}"  # as after a full-width space, which a terminal does not show
+    return UserError(f"{origins.place(key)}: unknown key{odd}; the nearest known key is {nearest(name, known)}")
 
 
 def shown(value: Any, most: int = 80) -> str:
