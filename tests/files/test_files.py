@@ -26,6 +26,7 @@ from concat_id.files.paths import (
     read_text,
     remove_partial_files,
     resolve_path,
+    safe_name,
     visible_files,
     write_text,
     written_whole,
@@ -225,4 +226,5 @@ def test_copies_are_those_of_the_same_bytes(tmp_path):
 
 
 def test_folders_of_files_called_the_same_are_their_own():
+    assert all(len(f"{safe_name(letter * 99, 100)}_resize.png".encode()) <= 255 for letter in "a\u0e01\U00020000")
     assert len({own_name(Path(f"/vox/id{number:05d}/00001.mp4")) for number in range(20_000)}) == 20_000

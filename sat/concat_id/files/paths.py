@@ -282,7 +282,8 @@ def safe_name(text: str, max_length: int = 60) -> str:
     normal = unicodedata.normalize("NFC", text)
     kept = "".join(letter if letter in "-_" or unicodedata.category(letter)[0] in "LMN" else " " for letter in normal)
     name = "_".join(kept.split()).strip("_-")[:max_length]
-    return name.encode()[: 3 * max_length].decode(errors="ignore").rstrip("_-") or "untitled"  # names are limited in bytes
+    longest = min(3 * max_length, 240)  # bytes, of which names have at most 255, with what is added to this one
+    return name.encode()[:longest].decode(errors="ignore").rstrip("_-") or "untitled"
 
 
 def own_name(path: Path) -> str:
