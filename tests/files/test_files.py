@@ -93,7 +93,10 @@ def test_paths_are_what_users_mean(tmp_path, monkeypatch):
     assert resolve_path("configs/mini.yaml").is_file() and resolve_path("x" * 5000) == Path("x" * 5000)
 
 
-@pytest.mark.parametrize("content, words", [(b"a\nb\xff", "line 2: cannot be read as UTF-8"), ("a".encode("utf-16"), "UTF-16")])
+WIDE = "a".encode("utf-16"), b"\0\0\xfe\xff", "a@@b".encode("utf-16-le"), "a@@b".encode("utf-16-be")
+
+
+@pytest.mark.parametrize("content, words", [(b"a\nb\xff", "line 2: cannot be read as UTF-8"), *((text, "UTF-16") for text in WIDE)])
 def test_text_is_utf_8(tmp_path, content, words):
     (tmp_path / "text").write_bytes(content)
     refused(words, read_text, tmp_path / "text", "a list")

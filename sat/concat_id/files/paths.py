@@ -23,6 +23,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 MODEL_STATES = "mp_rank_00_model_states.pt"  # of a SAT checkpoint
 SEPARATOR = "@@"  # between a prompt and photos, and between people, in lines and lists of the original
 LARGEST_TEXT = 2**30  # bytes of a file that is read as text
+OTHER_UNICODE = re.compile(rb"\xff\xfe|\xfe\xff|\0\0\xfe\xff|(?:[^\0]\0){4}|(?:\0[^\0]){4}")  # by its mark, or letters of ASCII
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -124,8 +125,8 @@ def read_text(path: str | Path, expected: str, remedy: str = "check the path", e
         if os.path.getsize(path) > LARGEST_TEXT:
             raise UserError(f"{path}: found {os.path.getsize(path):,} bytes, expected {expected}; {remedy}")
         content = Path(path).read_bytes()
-        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise UserError(f"{path}: line 1: found UTF-16 text, expected UTF-8; save it as UTF-8")
+        if OTHER_UNICODE.match(content):
+            raise UserError(f"{path}: line 1: found UTF-16 or UTF-32 text, expected UTF-8; save it as UTF-8")
         if b"\0" in content and not is_text(content.decode(errors="surrogateescape")):  # a lone zero byte is a mistake in one line
             raise UserError(f"{path}: found binary data, expected {expected}; {remedy}")
         return content.removeprefix(b"\xef\xbb\xbf").decode(errors=errors)
