@@ -50,7 +50,7 @@ def enter_environment() -> None:
     python = set_up(*parts_for(sys.argv), environment=environment)
     if Path(python) != Path(sys.executable):
         sys.stdout.flush()
-        os.execve(python, [python, *sys.argv], {**os.environ, ENTERED: "1"})
+        os.execve(python, [python, *sys.argv], {"PYTHONUTF8": "1", **os.environ, ENTERED: "1"})
 
 
 def enter_made_environment() -> None:

@@ -13,6 +13,7 @@ from training import alone
 
 from concat_id.config.cogvideox import LoraConfig
 from concat_id.config.constraints import validate
+from concat_id.config.loading import COMMAND_LINE
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models.backbones import load_transformer
 from concat_id.models.transformer import DiffusionTransformer
@@ -138,6 +139,13 @@ def test_products_stay_with_the_checkpoint_that_they_were_begun_on(setup, tmp_pa
     shutil.rmtree(base / "1")
     told = f"args.load: {base / '1'} is gone, expected what its products belong to"
     refused(told, alone.make_trainer, config, tmp_path / "run", open_checkpoint(tmp_path / "run"))
+    config.origins.record("args.load", COMMAND_LINE)
+    config.args.load = str(shutil.copytree(base / "2", tmp_path / "moved"))
+    alone.make_trainer(config, tmp_path / "run", open_checkpoint(tmp_path / "run"))
+
+    config.args.load = str(base)
+    (base / "lora.safetensors").touch()  # as to-sat keeps it
+    refused("expected whole weights.*merge-lora", alone.make_trainer, config, tmp_path / "new")
 
 
 def test_a_full_disk_is_told_of_low_rank_weights_too(setup, tmp_path, monkeypatch):

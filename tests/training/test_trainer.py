@@ -73,7 +73,8 @@ def test_a_loss_scale_goes_on_where_it_is_dynamic_before_and_after(setup, tmp_pa
 def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):
     def sample(load):
         pipeline = CogVideoXPipeline(setup.config(tmp_path, load=str(load), num_inference_steps=2, sampling_num_frames=1), alone.CPU)
-        refs = pipeline.encode_references([Image.linear_gradient("L").convert("RGB").resize((96, 64))])
+        height, width = pipeline.config.args.sampling_image_size
+        refs = pipeline.encode_references([Image.linear_gradient("L").convert("RGB").resize((width, height))])
         return pipeline.decode(pipeline.sample(alone.embed(["a man"]), refs, seed=3))
 
     config = setup.config(tmp_path, train_iters=2, lr=0, eval_interval=1)

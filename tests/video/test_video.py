@@ -82,7 +82,7 @@ def test_prompts_stay_on_the_sheet():
     for prompt in ("一位女士" * 100, "a woman smiles " * 40, "WMW " * 100, "一" * 9 + " smiles " + "一" * 400, "x" * 900):
         lines = writing._wrapped(prompt, font, 900)
         assert len(lines) > 3 and max(map(font.getlength, lines)) <= 900
-        assert "".join("".join(lines).split()) == "".join(prompt.split()) or lines[-1].endswith(" ...")
+        assert "".join(prompt.split()).startswith("".join("".join(lines).removesuffix(" ...").split()))
 
 
 def make(path, *options, source="testsrc2=s=64x48:r=8:d=1"):

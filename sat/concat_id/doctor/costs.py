@@ -89,8 +89,10 @@ def costs_of(config: Config) -> Costs:
     copies, most = DECODE[model.kind]
     decoding = copies * min(frames, most) * height * width * widest
     sides = [side // section.spatial_factor for side in (height, width)]
-    tile = map(min, sides, WAN_TILE) if model.kind == "wan" else [tiles_of(*each)[0].stop for each in zip(sides, TILE_SIZE, strict=True)]
-    tiled = math.prod(tile) / math.prod(sides) * decoding + 3 * frames * height * width * torch.float32.itemsize / bytes_each  # the video
+    tiles = [min(side, limit) if model.kind == "wan" else tiles_of(side, limit)[0].stop
+             for side, limit in zip(sides, WAN_TILE if model.kind == "wan" else TILE_SIZE, strict=True)]  # fmt: skip
+    video = 3 * frames * height * width * torch.float32.itemsize / bytes_each if tiles != sides else 0
+    tiled = math.prod(tiles) / math.prod(sides) * decoding + video
     (fixed, each), encoder = AUTOENCODERS[model.kind], TEXT_ENCODERS[getattr(model.text_encoder, "kind", "t5")]
     weights = count_weights(network), encoder * (network.text_hidden_size / XXL) ** 2, (fixed + each * section.layers_per_block) * widest**2
     counts = *weights, COMPILED_STEP * branches * hidden, EAGER_STEPS[model.kind] * hidden, decoding, tiled

@@ -65,7 +65,7 @@ def path_argument(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("found an empty path, expected one")
     try:
-        return expand_path(text)
+        return on_disk(expand_path(text))
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -84,10 +84,10 @@ def on_disk(path: Path) -> Path:
     """Find a path whose names the disk has in another form of Unicode, as macOS writes accents, as far as it is there."""
     if os.path.lexists(path) or str(path).isascii():
         return path
-    found = Path()
-    for part in path.parts:
-        names = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
-        found = next((place for place in map(found.joinpath, names) if os.path.lexists(place)), found / part)
+    found = next((parent for parent in path.parents if os.path.lexists(parent)), Path())
+    for part in path.parts[len(found.parts) :]:
+        forms = {found / unicodedata.normalize(form, part) for form in ("NFC", "NFD")} - {path}
+        found = next(filter(os.path.lexists, forms), found / part)
     return found
 
 

@@ -124,8 +124,8 @@ def warn_of_the_unknown(jobs: Sequence[Job], config: Config) -> list[str]:
         clips = load_config([run]).data if run else clips
     (height, width), size = clips.video_size, args.sampling_image_size
     if clips is not config.data and (clips.video_size, clips.fps) != (size, args.sampling_fps):
-        trained = f"{run.parent}: trained on clips of {height}x{width} at {clips.fps} frames a second, of which videos are made with"
-        notes.append(f"{trained} --sampling_image_size {height} {width} --sampling_fps {clips.fps}")
+        trained = f"{run.parent}: trained on clips of {height}x{width} at {clips.fps} frames a second"
+        notes.append(f"{trained}, but this video is {size[0]}x{size[1]} at {args.sampling_fps}; it may look worse")
     elif size[0] > height or size[1] > width:
         notes.append(f"{size[0]}x{size[1]} pixels go beyond the {height}x{width} that the model is made for; it may look worse")
     warn(*notes)

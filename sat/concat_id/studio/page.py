@@ -159,7 +159,8 @@ class Studio:
         known = [name for name, each in self.models.items() if Path(str(found.info.get("load"))) in each.weights]
         told = [] if known else [f"the model of {found.name} is not offered here; {model} takes its place"]
         model = model if model in known or not known else known[0]
-        args, was = next(iter(self.models[model].configs.values())).args, found.info["settings"]
+        chosen, was = self.models[model], found.info["settings"]
+        args = chosen.configs[chosen.task(len(found.crops))].args
         sizes = {"size": list(args.sampling_image_size), "fps": args.sampling_fps}
         then, now = ("{}x{} at {}".format(*each["size"], each["fps"]) for each in (sizes | was, sizes))
         if then != now:

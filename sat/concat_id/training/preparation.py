@@ -16,6 +16,7 @@ import yaml
 from torch import nn
 from tqdm import tqdm
 
+from concat_id.config.loading import COMMAND_LINE
 from concat_id.config.schema import Config, to_dict
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.data.records import Record, read_records
@@ -29,6 +30,7 @@ from concat_id.training.lora import choose_trained, low_rank_scale
 from concat_id.training.objective import EmbedPrompts, generator_of
 from concat_id.versions import versions
 from concat_id.weights.folders import read_tag
+from concat_id.weights.low_rank import FILE as LOW_RANK_FILE
 from concat_id.weights.low_rank import load_low_rank
 from concat_id.weights.tensor_cache import TensorCache
 
@@ -91,7 +93,16 @@ def record_configuration(run: Path, config: Config, notes: Sequence[str] = (), s
         return _record_changes(run / RUN_FILE, config, step)
     made_with = {"versions": versions(PACKAGES), "commit": _commit(), "processes": world_size(), "notes": list(notes)}
     head = "".join(f"# {line}\n" for line in yaml.safe_dump(made_with, sort_keys=False).splitlines())
-    write_text(run / RUN_FILE, head + yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_text(run / RUN_FILE, head + yaml.safe_dump(_as_given(config), sort_keys=False))
+
+
+def _as_given(config: Config) -> dict[str, Any]:
+    """Every key but the sizes of videos that nobody gave: those are the clips'."""
+    keys = to_dict(config)
+    for name in ("sampling_image_size", "sampling_num_frames", "sampling_fps"):
+        if config.origins.source(f"args.{name}") is None:
+            del keys["args"][name]
+    return keys
 
 
 def _record_changes(file: Path, config: Config, step: int) -> None:
@@ -100,8 +111,9 @@ def _record_changes(file: Path, config: Config, step: int) -> None:
         recorded, text = dict(_keys(read_yaml(file, str(file)))), read_text(file, "a YAML file")
     except UserError as error:
         return warn(f"{error}: what continuing changes is not recorded")
-    now = dict(_keys(to_dict(config)))
-    differing = [key for key in recorded | now if recorded.get(key) != now.get(key) and key not in FOUND_BY]
+    now, given = dict(_keys(_as_given(config))), config.origins.source("args.load") == COMMAND_LINE
+    found_by = FOUND_BY - {"args.load"} if config.model.lora and given else FOUND_BY
+    differing = [key for key in now if recorded.get(key) != now[key] and key not in found_by]
     values = {key: [shortened(one_line(keys.get(key)), 100) for keys in (recorded, now)] for key in differing}
     for key, (old, new) in list(values.items())[:CHANGES_TOLD]:
         print(f"note: {key}: {old} in {printable(file.parent)}, now {new}", flush=True)
@@ -126,7 +138,7 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     dtype: torch.dtype = getattr(torch, config.args.dtype_name)
     lora = config.model.lora
     if lora:
-        config.args.load = _base_of(saved, config.args.load)
+        config.args.load = _base_of(saved, config)
     source = saved.folder if saved and not lora else config.args.load
     if source is None and config.training.mode == "pretrain":
         network = backbones.new_transformer(config).to(dtype)
@@ -149,14 +161,15 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
     return network.train()
 
 
-def _base_of(saved: SavedState | None, load: str | None) -> str | None:
-    """What products belong to: as their run recorded, and at its start the checkpoint itself, as what a folder's `latest` names changes."""
-    file = saved.folder.parent / RUN_FILE if saved else None
-    if file and file.is_file():
+def _base_of(saved: SavedState | None, config: Config) -> str | None:
+    """What products belong to: --load, else as their run recorded; at its start the checkpoint itself, as a folder's `latest` changes."""
+    load, file = config.args.load, saved.folder.parent / RUN_FILE if saved else None
+    if file and file.is_file() and config.origins.source("args.load") != COMMAND_LINE:
         load = dict(_keys(read_yaml(file, str(file)))).get("args.load") or load
         if load and kind_of(resolve_path(load)) == "no such file":
-            raise UserError(f"{file}: args.load: {load} is gone, expected what its products belong to; bring it back, or correct the path")
-    tag = None if saved or not load else read_tag(resolve_path(load))
+            raise UserError(f"{file}: args.load: {load} is gone, expected what its products belong to; name it with --load")
+    is_whole = load and not saved and kind_of(resolve_path(load) / LOW_RANK_FILE) == "no such file"
+    tag = read_tag(resolve_path(load)) if is_whole else None
     return str(Path(load) / tag) if tag else load
 
 
