@@ -112,7 +112,7 @@ def _record_changes(file: Path, config: Config, step: int) -> None:
     except UserError as error:
         return warn(f"{error}: what continuing changes is not recorded")
     now, given = dict(_keys(_as_given(config))), config.origins.source("args.load") == COMMAND_LINE
-    found_by = FOUND_BY - {"args.load"} if config.model.lora and given else FOUND_BY
+    found_by = FOUND_BY - {"args.load"} if given and getattr(config.model, "lora", None) else FOUND_BY
     differing = [key for key in now if recorded.get(key) != now[key] and key not in found_by]
     values = {key: [shortened(one_line(keys.get(key)), 100) for keys in (recorded, now)] for key in differing}
     for key, (old, new) in list(values.items())[:CHANGES_TOLD]:
