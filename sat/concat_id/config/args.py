@@ -41,13 +41,13 @@ class SamplingArgs:
         False, "load pickles that can run code; only for files you made yourself", group="model", shared=True
     )
     sampling_image_size: tuple[int, int] | None = setting(
-        None, "height and width, divisible by 16 (default: as in data:)", low=1, group="model", metavar=("HEIGHT", "WIDTH")
+        None, "height and width, divisible by 16 (default: data:'s, or the model's)", low=1, group="model", metavar=("HEIGHT", "WIDTH")
     )
     sampling_num_frames: int | None = setting(
-        None, "latent frames: n makes 4(n-1)+1 frames, 1 a portrait image (default: as in data:)", group="model"
+        None, "latent frames: n makes 4(n-1)+1 frames, 1 a portrait image (default: data:'s, or the model's)", group="model"
     )
     sampling_fps: int | None = setting(
-        None, "frames per second of the files (default: as in data:)", low=1, high=1000, group="model", shared=True
+        None, "frames per second of the files (default: data:'s, or the model's)", low=1, high=1000, group="model", shared=True
     )
     num_inference_steps: int | None = setting(None, "denoising steps (default: the model's)", low=2, group="model", shared=True)
     guidance_scale: float | None = setting(None, "strength of the text (default: the model's)", group="model", **SCALE)
