@@ -22,6 +22,7 @@ from concat_id.startup import prepare_process  # noqa: E402
 prepare_process()
 
 import parts  # noqa: E402
+import torch  # noqa: E402
 
 from concat_id.distributed import choose_device  # noqa: E402
 
@@ -79,6 +80,9 @@ def run(name: str, limit: float, folder: Path) -> dict:
 
 def work(name: str, pipe, folder: Path) -> None:
     """Send (key, value) for everything that a part finds, as soon as it does."""
+    if not parts.CUDA:  # a rehearsal: graphs are captured and run; machine code for them would take minutes
+        compiler = torch.compile
+        torch.compile = lambda function, **_: compiler(function, fullgraph=True, backend="aot_eager")
     try:
         choose_device(parts.DEVICE.type)
         for key, value in getattr(parts, name)(folder):
