@@ -67,9 +67,9 @@ def serve(arguments: Namespace) -> None:
     page = build_page(studio).queue(max_size=32, api_open=False)
     try:
         page.launch(
-            server_name=address, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True,
-            auth=("studio", arguments.password) if arguments.password else None, app_kwargs=guarded(bool(arguments.password)), pwa=False,
-            max_file_size="64mb", footer_links=[], enable_monitoring=False, ssr_mode=False, css=CSS, js=NAME_PARTS, theme=theme(),
+            server_name=address, server_port=arguments.port, share=False, quiet=True, prevent_thread_lock=True, pwa=False, ssr_mode=False,
+            auth=("studio", arguments.password) if arguments.password else None, app_kwargs=guarded(bool(arguments.password)), css=CSS,
+            auth_message="The user is studio", max_file_size="64mb", footer_links=[], enable_monitoring=False, js=NAME_PARTS, theme=theme(),
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {arguments.port}: is in use by another program, or not to be had; choose another with --port") from error

@@ -33,6 +33,7 @@ def test_clips_people_and_reasons(videos, prepare, tmp_path, detector, recognize
     page = (output / "summary.html").read_text()
     assert "2 clips of 2 videos, 2 discarded" in page and "<td>1</td><td>no face in N frames</td>" in page and "http" not in page
     assert page.count('<img src="data:image/jpeg') == 3 and "<title>1.5 to 2.5: 1</title>" in page
+    assert "<meta name=viewport" in page and "<title>0 to 0.05: " in page
 
     name, _, clips = read_manifest(output / "manifest.json")
     assert name == "SFace" and clips[1].video == output / two["video_path"] and clips[1].video.stat().st_size > 1000

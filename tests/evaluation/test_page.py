@@ -25,4 +25,5 @@ def test_page_is_complete_and_needs_nothing(evaluate, tmp_path, portraits):
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
     assert not re.search(r"url\(|@import|<script", text)
     assert "&lt;script&gt;" in text and text.count("<article") == 2 and text.count('class="curve"') == 4
+    assert len(re.findall("<div class=scroll tabindex=0 role=region aria-label=(Scores|Differences)>", text)) == 2
     assert "SFace similarity" in text and "ArcFace" not in text and "second minus first" in text

@@ -21,7 +21,7 @@ REASONS = 15  # of discards, the most frequent ones
 WIDTH, HEIGHT, BASE = 340, 130, 108  # of a drawing, and where its bars stand
 STYLE = """:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:0 auto;padding:32px 24px}
 h1{font-size:26px;margin:0}h2{font-size:18px;margin:36px 0 8px}p{margin:4px 0;opacity:.75}.row{display:flex;flex-wrap:wrap;gap:20px}
-figure{margin:0;width:320px}figcaption{font-size:14px;font-weight:600}small{display:block;font-weight:400;opacity:.7}svg{width:320px;display:block}
+figure{margin:0;width:320px;max-width:100%}figcaption{font-size:14px;font-weight:600}small{display:block;font-weight:400;opacity:.7}svg{display:block}
 rect{fill:#4a83e8}line{stroke:currentColor;opacity:.35}.mark{stroke:#c2410c;opacity:1;stroke-dasharray:4 3}
 text{fill:currentColor;font-size:11px}td{padding:3px 24px 3px 0}td:first-child{text-align:right;font-variant-numeric:tabular-nums}
 .crops{display:grid;grid-template-columns:repeat(auto-fill,96px);gap:6px}img{width:96px;height:96px;border-radius:6px}"""
@@ -42,10 +42,11 @@ def write_summary(file: Path, manifest: dict[str, Any], prepared: Sequence[Any],
     with_clips = [video for video, number in zip(prepared, clips, strict=True) if number]
     sample = [appearance for video in _spread(with_clips, SAMPLED_VIDEOS)
               for clip in read_clips(video.record["clips"], video.folder, str(video.folder)) for appearance in clip.people]  # fmt: skip
-    cosines, same_person = np.linspace(-0.2, 1, 25), {"one person": threshold}
+    cosines, same_person = np.arange(-4, 21) / 20, {"one person": threshold}
     degrees, whole = np.arange(-90, 91, 10), np.arange(-0.5, 10)
     parts = [
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>Prepared clips</title><style>{STYLE}</style></head><body>",
+        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>Prepared clips</title><style>{STYLE}</style></head><body><main>",
         f"<h1>Prepared clips</h1><p>{len(manifest['clips'])} clips of {len(prepared)} videos, {len(manifest['discarded'])} discarded.",
         f" Reference crops: {escape(verdicts or 'not judged')}.</p>",
         f"<h2>Likeness</h2><p>Cosines of face vectors by {escape(one_line(manifest['recognizer']))}; people of different clips may be ",
@@ -60,7 +61,7 @@ def write_summary(file: Path, manifest: dict[str, Any], prepared: Sequence[Any],
         _histogram("pitch, degrees", measured["pitch"], degrees),
         "</div>",
         _reasons(manifest["discarded"]),
-        f"<h2>A sample of the crops</h2><div class=crops>{''.join(map(_crop, _spread(sample, SAMPLED_CROPS)))}</div></body></html>\n",
+        f"<h2>Some of the crops</h2><div class=crops>{''.join(map(_crop, _spread(sample, SAMPLED_CROPS)))}</div></main></body></html>\n",
     ]
     write_text(file, "".join(parts))
 

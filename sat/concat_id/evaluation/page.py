@@ -69,8 +69,9 @@ def _scores(summary: Summary) -> str:
                         f"<small>{escape(metric.meaning)}</small></th>{cells}</tr>")  # fmt: skip
     missing = "".join(f"<li><b>{escape(names)}</b> not computed: {escape(reason)}</li>" for names, reason in summary.not_computed().items())
     caution = f"<p class=alert>{escape(summary.caution)}</p>" if summary.caution else ""
-    return (f"<section><h2>Scores</h2>{caution}<div class=scroll><table class=scores><thead><tr><th></th>{head}</tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table></div>{f'<ul class=quiet>{missing}</ul>' if missing else ''}</section>")  # fmt: skip
+    return (f"<section><h2>Scores</h2>{caution}<div class=scroll tabindex=0 role=region aria-label=Scores><table class=scores>"
+            f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+            f"{f'<ul class=quiet>{missing}</ul>' if missing else ''}</section>")  # fmt: skip
 
 
 def _cell(metric: Metric, values: dict[str, Any] | None, limits: tuple[float, float]) -> str:
@@ -96,7 +97,7 @@ def _comparisons(summary: Summary) -> str:
                         f"<td><b>{mean}</b></td><td>{interval}</td><td>{values['n']}</td>"
                         f"<td>{verdict or values.get('note', 'not clear') if metric.better else ''}</td></tr>")  # fmt: skip
         head = "<thead><tr><th></th><th>difference</th><th>95 % interval</th><th>pairs</th><th></th></tr></thead>"
-        table = f"<div class=scroll><table>{head}<tbody>{''.join(rows)}</tbody></table></div>"
+        table = f"<div class=scroll tabindex=0 role=region aria-label=Differences><table>{head}<tbody>{''.join(rows)}</tbody></table></div>"
         table = table if rows else "<p>No request (prompt and references) in common.</p>"
         tables.append(f"<section><h2>{_text(second)} minus {_text(first)}</h2>"
                       f"<p class=lead>Paired over the requests that both answered.</p>{table}</section>")  # fmt: skip

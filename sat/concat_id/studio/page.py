@@ -24,12 +24,13 @@ from concat_id.studio.worker import VideoRequest, Worker
 CONSENT = "Use photos of people who have agreed to it, and say of the result that it is generated. Photos stay on this machine."
 CSS = """
 .gradio-container {width: 100%; max-width: 1200px !important; margin: auto; overflow: clip !important}
-.gradio-container {--button-primary-background-fill: #c2410c; --button-primary-background-fill-hover: #9a3412}
 .gradio-container {--button-cancel-background-fill: #b91c1c; --button-cancel-background-fill-hover: #991b1b}
 body:not(.dark) .gradio-container {--color-accent: #c2410c}
 #ask {position: sticky; bottom: 0; z-index: 50; padding: 8px 0; background: var(--body-background-fill)}
+html {scroll-padding-bottom: 9rem}
+@media (max-height: 600px) {#ask {position: static}}
 .bar {height: 8px; border-radius: 4px; background: var(--border-color-primary)}
-.bar > div {height: 8px; border-radius: 4px; background: var(--color-accent)}
+.bar > div {height: 8px; border-radius: 4px; background: var(--color-accent); forced-color-adjust: none}
 .word {padding: 1px 8px; border-radius: 9px; color: white; font-size: 90%}
 .good, .made {background: #15803d}
 .usable {background: #b45309}
@@ -39,14 +40,24 @@ body:not(.dark) .gradio-container {--color-accent: #c2410c}
 .facts td {overflow-wrap: anywhere}
 [id^=photo] td.download {display: none}
 .report {width: 100%; height: 80vh; border: 0; background: white}
-footer {display: none !important}
+#make, #stop, #chosen label {min-width: 0; overflow-wrap: anywhere}
+.gradio-container :is([type=range], [type=checkbox]):focus-visible {outline: 2px solid var(--color-accent) !important; outline-offset: 2px}
+[id$=_video] .controls, footer {display: none !important}
+@media (forced-colors: active) {[role=tab].selected, #ask button {border: 1px solid !important} [type=range] {appearance: auto !important}}
 """
-# The buttons of Gradio's files are all called alike; they come anew with every upload.
+# The buttons of Gradio's files and pictures are all called alike, and its player has no controls for the keyboard; both come anew.
 NAME_PARTS = """() => new MutationObserver(() => {
-  document.querySelectorAll("[id^=photo] button:is([aria-dropeffect], [title])").forEach(button => button.setAttribute("aria-label",
-    (button.title == "Clear" ? "Clear photos of person " : "Photos of person ") + button.closest("[id^=photo]").id.slice(5)));
-  document.querySelectorAll(":is(#status, [id^=verdict]) .prose").forEach(told => told.setAttribute("role", "status"))
-}).observe(document.body, {childList: true, subtree: true})"""
+  document.querySelectorAll("[id^=photo] button:is([aria-dropeffect], [title])").forEach(button => button.title = button.ariaLabel =
+    (button.title.startsWith("Clear") ? "Clear photos of person " : "Photos of person ") + button.closest("[id^=photo]").id.slice(5))
+  document.querySelectorAll(":is(#status, #report, #picked_table, [id^=verdict]) .prose").forEach(told => told.role = "status")
+  document.querySelectorAll("#gallery button:has(img)").forEach(button => button.ariaLabel = button.querySelector("img").alt)
+  document.querySelectorAll("video:not([controls])").forEach(video => {
+    Object.assign(video, {controls: true, ariaLabel: "Result"})
+    video.addEventListener("click", event => event.stopImmediatePropagation(), true)
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) video.loop = false; else video.autoplay = true
+    if (video.closest("#picked_video")) video.focus()
+  })
+}).observe(document.body, {childList: true, subtree: true, attributeFilter: ["alt", "controls"]})"""
 FOCUS_PROMPT = "() => setTimeout(() => document.querySelector('#prompt textarea').focus())"
 GALLERY, EVALUATED = "Results, the newest first", "Results to compare, the newest first"
 PRIVATE = {"api_visibility": "private"}  # what a page calls, nobody else
@@ -210,7 +221,9 @@ class Studio:
 
 def theme() -> gr.themes.Base:
     """Gradio's looks with the fonts of the browser's machine: nothing is fetched."""
-    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    shades = {"": "*primary_700", "_hover": "*primary_800"}  # on which white can be read
+    fills = {f"button_primary_background_fill{state}{dark}": shade for state, shade in shades.items() for dark in ("", "_dark")}
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(**fills)
 
 
 def run_script(name: str, *arguments: str) -> str:
@@ -284,7 +297,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 _evaluation(studio, tab)
             with gr.Tab("Machine"):
                 examine = gr.Button("Examine this machine", elem_id="examine")
-                machine = gr.Code(label="python sat/doctor.py", language=None, elem_id="machine", interactive=False)
+                machine = gr.Code(label="python sat/doctor.py", language=None, wrap_lines=True, elem_id="machine", interactive=False)
                 examine.click(lambda: run_script("doctor"), None, machine, concurrency_limit=1, **PRIVATE)
 
         sizes = _connect_form(studio, page, model, form)
@@ -347,7 +360,7 @@ def _form() -> dict[str, Any]:
 
 def _result(name: str) -> dict[str, Any]:
     with gr.Column(visible=False) as whole:
-        video = gr.Video(label="Video", interactive=False, autoplay=True, loop=True, elem_id=f"{name}_video")
+        video = gr.Video(label="Video", interactive=False, loop=True, elem_id=f"{name}_video")
         portrait = gr.Image(label="Portrait", alt_text="Portrait", interactive=False, buttons=SAVE, elem_id=f"{name}_portrait")
         sheet = gr.Image(label="Sheet", alt_text="Sheet", interactive=False, buttons=SAVE, elem_id=f"{name}_sheet")
         seen = {"label": "What the model saw", "alt_text": "What the model saw", "elem_id": f"{name}_references"}
