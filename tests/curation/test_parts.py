@@ -56,15 +56,15 @@ def test_spans_fill_the_shots_that_are_long_enough(seed):
     assert fewer == (spans if len(spans) < 3 else [spans[0], spans[-1]])
 
 
-@pytest.mark.parametrize("name", ["24000/1001.mp4", "25.mp4", "30000/1001.mkv", "60000/1001.mkv"])
+@pytest.mark.parametrize("name", ["24000/1001.mp4", "25.mp4", "30000/1001.mkv", "60000/1001.mkv", "25.avi", "25.flv"])
 def test_clips_hold_all_frames_of_their_shot_and_no_other(tmp_path, name):
     rate, cuts = Fraction(name[:-4]), [41, 83, 107]
-    video = write_clip(tmp_path / f"video{name[-4:]}", name[:-4], 5.0)
+    video = write_clip(tmp_path / f"video{name[-4:]}", name[:-4], 5.0, options=("-bf", "0" if name == "25.avi" else "2", "-g", "25"))
     ffmpeg("-i", video, "-metadata", "title=Jane Doe", "-c", "copy", named := video.with_stem("named"))
     assert b"Jane Doe" in named.read_bytes()
     spans, _ = plan_clips(cuts, round(5 * rate), 21, float(rate))
-    assert Span(1.0, 2.0, frame=0.04).part == pytest.approx((0.98, 1.0)), "in the middle between two frames"
-    for span in spans:
+    assert Span(1.0, 2.0, frame=0.04).part == pytest.approx((0.984, 1.0)), "between two frames"
+    for span in [Span(float(2 / rate), float(20 / rate), frame=float(1 / rate)), *spans]:
         cut_clip(named, tmp_path / "clip.mp4", *span.part, 60)
         assert b"Jane Doe" not in (tmp_path / "clip.mp4").read_bytes(), "clips are passed on"
         expected = list(range(round(span.start * rate), round(span.end * rate)))

@@ -40,6 +40,7 @@ from concat_id.video.writing import write_image
 from concat_id.weights.loading import folder_digest
 
 VERSION = 5  # raise it when the same video would give other clips
+NEWER = {".avi": [6], ".flv": [6]}  # of such videos alone
 EPSILON = 1e-3  # frames
 SLACK = 2  # frames more where rates vary, as none may be shown where a clip ends
 HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
@@ -146,7 +147,8 @@ class Preparation:
         self._reader.close()
 
     def _fingerprint(self, source: SourceVideo) -> str:
-        own = [str(source.path.absolute()), file_state(source.path), source.identities]
+        newer = NEWER.get(source.path.suffix.lower(), [])
+        own = [str(source.path.absolute()), file_state(source.path), source.identities, *newer]
         return text_digest(json.dumps([self._identity, own]))
 
     def _make(self, source: SourceVideo, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from concat_id.data.decoding import resize_and_crop
 from concat_id.errors import UserError
 from concat_id.video.writing import FITTING, QUALITY, decode_frames, run_encoder, video_input
 
-PART = "trim=end={:.6f},setpts=PTS-STARTPTS"  # -t counts from the first frame, which may be shown later than the start
+NEAR = 0.5  # seconds from the start of a video, to which ffmpeg does not jump: of AVI with B-frames and of FLV it loses what comes first
 BARE = "-map_metadata", "-1", "-map_chapters", "-1"  # clips are passed on: without place, title and comments of the source
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # as yuv420p needs it
 
@@ -24,17 +24,24 @@ class NoFrameError(UserError):
 
 
 def read_frames(path: Path, filters: str, timeout_s: float, start: float = 0.0, seconds: float | None = None) -> Iterator[np.ndarray]:
-    """Yield frames (H, W, 3), uint8 RGB, of a part of a video after ffmpeg's `filters`.
+    """Yield frames (H, W, 3), uint8 RGB, of a part of a video, or all of it without `seconds`, after ffmpeg's `filters`.
 
     Raises `UserError` when ffmpeg is not done after `timeout_s`, `NoFrameError` when it yields nothing.
     """
-    chain = filters if seconds is None else f"{PART.format(seconds)},{filters}"
+    before, part = _part(start, seconds) if seconds else ([], "null")
     count = 0
-    for frame in decode_frames(path, timeout_s, ["-ss", f"{start:.6f}"], chain):
+    for frame in decode_frames(path, timeout_s, before, f"{part},{filters}"):
         count += 1
         yield frame
     if not count:
         raise NoFrameError(f"{path}: no frame can be decoded at {start:.1f} s; the file is damaged, make it again")
+
+
+def _part(start: float, seconds: float) -> tuple[list[str], str]:
+    """Return ffmpeg's options before a video, and its filter, for a part; -t counts from its first frame, which may be shown later."""
+    jump = ["-ss", f"{start:.6f}"] if start > NEAR else []
+    skipped = 0.0 if jump else start
+    return jump, f"trim=start={skipped:.6f}:end={skipped + seconds:.6f},setpts=PTS-STARTPTS"
 
 
 def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -47,7 +54,8 @@ def visible_part(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 def cut_clip(path: Path, target: Path, start: float, seconds: float, timeout_s: float) -> None:
     """Write a part of a video as H.264 of 8 bits without sound, at its own size, if that is not beyond 4K, and rate. Raises `UserError`."""
-    options = ["-ss", f"{start:.6f}", *video_input(path), "-map", "0:V:0", "-an", *BARE, "-vf", f"{PART.format(seconds)},{FITTING},{EVEN}"]
+    before, part = _part(start, seconds)
+    options = [*before, *video_input(path), "-map", "0:V:0", "-an", *BARE, "-vf", f"{part},{FITTING},{EVEN}"]
     options += ["-c:v", "libx264", "-pix_fmt", "yuv420p", *QUALITY]
     try:
         run_encoder(target, options, f"free some space or mend {path.name}", stdin=subprocess.DEVNULL, timeout=timeout_s)
