@@ -97,6 +97,16 @@ def test_clips_cut_without_encoding_anew_hide_what_was_cut_off(made, reader):
     np.testing.assert_allclose(burned_times(frames.pixels), frames.times, atol=2e-3, err_msg="after a jump to a frame beyond FAR")
 
 
+def test_avi_with_b_frames_is_read_by_its_rate(made, reader):
+    whole = write_clip(made / "whole.avi", "30", 14.0, options=("-c:v", "mpeg4", "-q:v", "2", "-bf", "2", "-g", "250"))
+    for position in (0.0, 1.0):
+        frames = reader.read(whole, Window(8, 9, 0, SIZE, position))
+        np.testing.assert_allclose(burned_times(frames.pixels), frames.times, atol=2e-3)
+    ffmpeg("-i", write_clip(made / "b.mp4", "30", 1.0, options=("-bf", "2")), "-c", "copy", made / "copied.avi")
+    with pytest.raises(UnreadableClipError, match="found no time stamps; convert it with `ffmpeg"):
+        reader.probe(made / "copied.avi", Window(8, 9, 0, SIZE))
+
+
 @pytest.mark.parametrize("options", [
     ("-x264opts", "open-gop=1:keyint=20:bframes=3"), ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=20"),
     ("-c:v", "libx265", "-x265-params", "log-level=none", "-pix_fmt", "yuv420p10le", "-crf", "12"),

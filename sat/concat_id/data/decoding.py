@@ -18,6 +18,8 @@ from concat_id.files.formats import CONTAINERS, LEAVE_OUT, container_of
 
 READABLE = ("mov", "matroska", "avi", "flv", "asf")  # containers in which decord finds every frame
 FAR = 300  # frames that are rather decoded than jumped over
+FASTEST = 240.0  # frames a second to be believed without time stamps: H.264 copied into AVI is said to have 600
+UNKNOWN = 1e9  # seconds, beyond which decord has no time of a frame, as of AVI with B-frames
 EPSILON = 1e-4  # seconds; time stamps come in single precision
 
 
@@ -56,22 +58,27 @@ class OpenClip:
             self._reader = decord.VideoReader(f"/proc/self/fd/{file.fileno()}", decord.cpu(0), num_threads=1)
         self.average_fps = float(self._reader.get_avg_fps())
         times = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
-        if not np.isfinite(times).all() or (np.diff(times) < 0).any() or (len(times) > 1 and times[-1] <= times[0]):
-            times = np.arange(len(times)) / self.average_fps  # containers without time stamps
+        rises = (np.diff(times) >= 0).all() and (len(times) == 1 or times[-1] > times[0])
+        is_timed = rises and np.abs(times).max() < UNKNOWN
+        if not is_timed:
+            if self.average_fps > FASTEST:
+                raise ValueError("found no time stamps; convert it with `ffmpeg -i FILE NEW.mp4`")
+            times = np.arange(len(times)) / self.average_fps
         # A clip cut without encoding anew starts at a key frame before the cut; what is before time 0 is not shown.
-        self._hidden = int((times < -EPSILON).sum()) if times[-1] > 0 else 0
-        self.times = times[self._hidden :]
+        hidden = int((times < -EPSILON).sum()) if times[-1] > 0 else 0
+        self.times = times[hidden:]
+        self._has_jumps = is_timed and not hidden
 
     def frames(self, indices: np.ndarray):
         """Yield frames (H, W, 3), uint8, of ascending indices into `times`; once.
 
         One after the other from the start of the clip: decord's jumps to key frames, which skipping frames and batches use as well,
-        miss by some frames in open groups of images (x265's default) and where frames are hidden. Even `skip_frames` between two key
-        frames, which spares a window some 10 % of its time, gives other frames of damaged files. Far into a long clip there is one
-        jump, so distances between frames stay right.
+        miss by some frames in open groups of images (x265's default) and where frames are hidden, and by many without times. Even
+        `skip_frames` between two key frames, which spares a window some 10 % of its time, gives other frames of damaged files. Far
+        into a long clip there is one jump, so distances between frames stay right.
         """
         at = 0  # counts without the hidden frames, which the decoder never hands out
-        if indices[0] > FAR and not self._hidden:
+        if indices[0] > FAR and self._has_jumps:
             at = int(indices[0])
             self._reader.seek_accurate(at)
         for index in map(int, indices):
