@@ -37,7 +37,8 @@ def test_video_is_h264_with_the_right_rate_and_frames(tmp_path):
     write_video(path, frames, fps=8)
     meta = iio.immeta(path, plugin="FFMPEG")
     assert (meta["codec"], meta["fps"], tuple(meta["size"])) == ("h264", 8.0, (144, 96))
-    assert meta["pix_fmt"].startswith("yuv420p")
+    assert meta["pix_fmt"].startswith("yuv420p") and "smpte170m" in describe_video(path, 20)[0], "players take high ones for BT.709"
+    assert path.read_bytes().index(b"moov") < path.read_bytes().index(b"mdat"), "the index is read first"
     read = iio.imread(path, plugin="FFMPEG")
     assert read.shape == frames.shape
     assert np.abs(read.astype(int) - frames).mean() < 3

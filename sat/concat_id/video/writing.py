@@ -46,7 +46,8 @@ def write_video(path: Path, frames: np.ndarray, fps: float, quality: Sequence[st
     pixels = np.ascontiguousarray(frames, dtype=np.uint8)
     height, width = pixels.shape[1:3]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
-    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", *quality]
+    # Players take BT.709 for the colours of upright and high videos that do not say that theirs are BT.601, ffmpeg's for RGB.
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-colorspace", "smpte170m", "-movflags", "+faststart", *quality]
     run_encoder(path, [*source, *target], "free some space or choose another folder", input=pixels.data.cast("B"))
 
 
