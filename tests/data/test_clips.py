@@ -159,8 +159,9 @@ def broken_clips(folder: Path, good: Path) -> dict[str, str]:
     ffmpeg("-i", good, folder / "a.ts")
     (folder / "list.mp4").write_text(f"ffconcat version 1.0\nfile {good}\n")
     os.mkfifo(folder / "pipe.mp4")
-    found = {"a.ts": "found MPEG-TS, expected MP4", "list.mp4": "found text", "pipe.mp4": "found a named pipe"}
-    return found | dict.fromkeys(("bits.mp4", "half.mp4", "noise.mp4", "empty.mp4", "sound.mp4", "missing.mp4"), "")
+    found = {"a.ts": "found MPEG-TS, expected MP4", "list.mp4": "found text", "pipe.mp4": "found a named pipe",
+             "sound.mp4": "no video in it", "half.mp4": "it is damaged or was cut short"}  # fmt: skip
+    return found | dict.fromkeys(("bits.mp4", "noise.mp4", "empty.mp4", "missing.mp4"), "")
 
 
 def test_broken_clips_are_told_in_words_of_the_user_and_the_reader_goes_on(made, good_clip, reader):

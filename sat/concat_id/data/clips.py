@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from concat_id.data.decoding import resize_and_crop
+from concat_id.data.decoding import NO_VIDEO, resize_and_crop
 from concat_id.errors import UserError
 from concat_id.startup import python_environment
 from concat_id.video.transforms import load_image
@@ -25,7 +25,6 @@ from concat_id.video.writing import STREAM, describe_video
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
 ATTEMPTS = 3
 SQUARE = "1:1"
-NO_STREAM = "cannot find video stream"  # decord says so of a codec that it lacks as well
 Read = TypeVar("Read")
 
 
@@ -123,7 +122,7 @@ class ClipReader:
                 self.close()
                 raise
             if "error" in header:
-                if header["error"].startswith(NO_STREAM) and (codec := self._codec(path)):
+                if header["error"] == NO_VIDEO and (codec := self._codec(path)):
                     remedy = "which the reader of training clips does not know; convert it with `ffmpeg -i FILE NEW.mp4`"
                     raise UnknownCodecError(path, f"found {codec.upper()}, {remedy}")
                 raise UnreadableClipError(path, header["error"])

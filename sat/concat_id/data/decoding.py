@@ -20,6 +20,11 @@ READABLE = ("mov", "matroska", "avi", "flv", "asf")  # containers in which decor
 FAR = 300  # frames that are rather decoded than jumped over
 FASTEST = 240.0  # frames a second to be believed without time stamps: H.264 copied into AVI is said to have 600
 UNKNOWN = 1e9  # seconds, beyond which decord has no time of a frame, as of AVI with B-frames
+NO_VIDEO = "no video in it"  # or of a codec that decord lacks
+PLAIN = {  # for decord's words
+    "cannot find video stream": NO_VIDEO,
+    "av_read_frame failed|Error reading": "it is damaged or was cut short; make or copy it again",
+}
 EPSILON = 1e-4  # seconds; time stamps come in single precision
 
 
@@ -141,6 +146,8 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
 def complaint_of(error: Exception) -> str:
     """The first line of a decoder's complaint, without the time, the places in its source and the file's name."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if plain := next((plain for words, plain in PLAIN.items() if re.search(words, line)), None):
+        return plain
     line = re.sub(r"^\[[\d:]+\] *|\S+\.(cc|cpp|c|h):\d+: *|\[/proc/[^]]*\] *", "", line)
     line = re.sub(r"^(.*Check failed: .*?)?(ERROR *|$)", "", line)
     return re.sub(r"(file)?/proc/self/fd/\d+[.]*", "the file", line).removesuffix(LEAVE_OUT)[:200] or "it is damaged"
