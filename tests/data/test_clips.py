@@ -137,6 +137,8 @@ def test_probe_describes(made, reader):
     ffmpeg("-display_rotation", 90, "-i", path, "-c", "copy", made / "upright.mp4")
     facts = reader.probe(made / "upright.mp4", Window(8, 5, 0, SIZE))
     assert (facts["width"], facts["height"]) == (HEIGHT, WIDTH), "as phones held upright write"
+    ffmpeg("-i", path, "-i", path, "-map", "0", "-map", "1", "-c:v:0", "copy", "-filter:v:1", "setsar=4/3", made / "tracks.mkv")
+    assert reader.probe(made / "tracks.mkv", Window(8, 5, 0, SIZE))["sar"] == "1:1", "of the first track"
     facts = reader.probe(path, Window(8, 9, 3, SIZE), whole=True)
     assert facts.pop("sar") == "1:1"
     assert facts == pytest.approx({"frames": 50, "seconds": 2.0, "fps": 25.0, "varies": False, "height": 96, "width": 128, "held": 0})

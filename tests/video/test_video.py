@@ -146,6 +146,12 @@ def test_hdr_is_told(tmp_path, capsys, transfer, told):
     assert (len(warnings) == 1 and f"a.mp4: found {told} colours" in warnings[0]) if told else warnings == []
 
 
+def test_interlaced_frames_are_told(tmp_path, capsys):
+    options = "-vf", "tinterlace=interleave_top", "-pix_fmt", "yuv420p", "-flags", "+ildct", "-x264opts", "tff=1"
+    describe_video(make(tmp_path / "a.mp4", *options), 20)
+    assert "a.mp4: found interlaced frames, expected progressive ones; convert it with `ffmpeg -i FILE -vf bwdif" in capsys.readouterr().err
+
+
 def test_a_prompt_of_any_length_leaves_a_sheet_to_look_at():
     for prompt in ("x" * 800_000, "a man " * 130_000):
         assert contact_sheet([], np.zeros((3, 96, 144, 3), np.uint8), prompt).height < 2 * 160 + 200

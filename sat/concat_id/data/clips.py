@@ -20,7 +20,7 @@ from concat_id.data.decoding import NO_VIDEO, resize_and_crop
 from concat_id.errors import UserError
 from concat_id.startup import python_environment
 from concat_id.video.transforms import load_image
-from concat_id.video.writing import STREAM, describe_video
+from concat_id.video.writing import describe_video, video_line
 
 START_SECONDS = 120.0  # a cold network disk may hold Python itself
 ATTEMPTS = 3
@@ -84,7 +84,7 @@ class ClipReader:
 
     def probe(self, path: Path, window: Window, whole: bool = False) -> dict[str, Any]:
         """Describe a clip: frames, seconds, fps, varies, height, width, how many frames of `window` it lacks (`held`), and the shape of its
-        pixels, such as 4:3, which `read` does not heed (`sar`). Warns of HDR.
+        pixels, such as 4:3, which `read` does not heed (`sar`). Warns of HDR and of interlaced frames.
         """
         return self.measure(path, window, whole) | {"sar": told_of(path, r".*\bSAR (\d+:\d+)", self.timeout_s) or SQUARE}
 
@@ -138,8 +138,8 @@ class ClipReader:
 
 
 def told_of(path: Path, pattern: str, timeout_s: float) -> str | None:
-    """Return the part of ffmpeg's line about a video that a `pattern` marks, None if there is none. Warns of HDR. Raises `UserError`."""
-    told = re.search(STREAM + pattern, describe_video(path, timeout_s)[0], re.MULTILINE)
+    """Return what of ffmpeg's line about a video a `pattern` marks, None if there is none. Warns as `probe`; raises `UserError`."""
+    told = re.search(pattern, video_line(describe_video(path, timeout_s)[0]))
     return told and told[1]
 
 

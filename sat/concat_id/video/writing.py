@@ -27,8 +27,13 @@ LARGEST_DECODED = 16384 * 8192  # pixels that a decoder may be asked for: H.264'
 # Makes pixels square and frames no larger than that; leaves others bit for bit.
 FITTING = "scale=w='iw*sar*{0}':h='ih*{0}',setsar=1".format(f"min(1,sqrt({LARGEST_FRAME}/(iw*sar*ih)))")
 AS_STORED = ["-fps_mode", "passthrough", "-enc_time_base", "1:1000000"]  # each frame once, whenever it is shown
-STREAM = r"^ *Stream #\d.*? Video: .*?"  # how ffmpeg's line about a video begins; titles and comments say whatever they like
-HDR = {"smpte2084": "HDR (PQ)", "arib-std-b67": "HDR (HLG)"}  # by transfer function
+# What ffmpeg says of the video that `0:V:0` is, not of a cover; titles and comments say whatever they like.
+STREAM = re.compile(r"^ *Stream #\d.*? Video: (?!.*\(attached pic\))(.*)", re.MULTILINE)
+PALE = "expected the usual range; they are used as they are and look pale, convert the video to SDR"
+NOTES = {  # of what is used as it is, by words in that line
+    "smpte2084": f"HDR (PQ) colours, {PALE}", "arib-std-b67": f"HDR (HLG) colours, {PALE}",
+    "(top|bottom) (coded )?first": "interlaced frames, expected progressive ones; convert it with `ffmpeg -i FILE -vf bwdif NEW.mp4`",
+}  # fmt: skip
 
 
 def ffmpeg() -> str:
@@ -129,7 +134,7 @@ def video_input(path: Path) -> list[str]:
 
 
 def describe_video(path: Path, timeout_s: float, *output: str) -> tuple[str, str]:
-    """Return what ffmpeg says of a video, with options for an `output` while it reads all of it, and what it writes to it; warn of HDR.
+    """Return what ffmpeg says of a video, with options for an `output` while it reads all of it, and what it writes to it; warn of `NOTES`.
 
     Raises `UserError` for what is no video, and when the time is over.
     """
@@ -139,10 +144,13 @@ def describe_video(path: Path, timeout_s: float, *output: str) -> tuple[str, str
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{path}: not read within {timeout_s:g} s; the file or its disk hangs") from error
     told, written = (stream.decode(errors="replace") for stream in (done.stderr, done.stdout))
-    if found := re.search(rf"{STREAM}({'|'.join(HDR)})", told, re.MULTILINE):
-        kind = HDR[found[1]]
-        warn(f"{path}: found {kind} colours, expected the usual range; they are used as they are and look pale, convert the video to SDR")
+    warn(*(f"{path}: found {note}" for words, note in NOTES.items() if re.search(words, video_line(told))))
     return told, written
+
+
+def video_line(told: str) -> str:
+    """The line about a file's first video, behind `Video: `, in what ffmpeg says of it; empty if there is none."""
+    return found[1] if (found := STREAM.search(told)) else ""
 
 
 def decode_frames(path: Path, timeout_s: float, before: Sequence[str] = (), filters: str | None = None,
