@@ -49,13 +49,13 @@ def test_damaged_and_slow_files(tmp_path):
     refused("hangs", read_video, clip, 4, timeout_s=0.001)
     content = bytearray(clip.read_bytes())
     middle = content.index(b"mdat") + 20_000
-    (tmp_path / "c.mp4").write_bytes(content[: len(content) // 3])
+    ffmpeg("-i", clip, "-c", "copy", tmp_path / "c.mp4")  # with its index at the end
+    (tmp_path / "c.mp4").write_bytes((tmp_path / "c.mp4").read_bytes()[: len(content) // 3])
     refused(r"c.mp4: (not a video|\d+ of \d+ frames)", read_video, tmp_path / "c.mp4", 4)
     content[middle : middle + 50] = bytes(50)  # a scratch, which players get over as well
     (tmp_path / "d.mp4").write_bytes(content)
     assert len(read_video(tmp_path / "d.mp4", 4).frames) == 4
-    ffmpeg("-i", clip, "-c", "copy", "-movflags", "+faststart", tmp_path / "e.mp4")
-    (tmp_path / "e.mp4").write_bytes((tmp_path / "e.mp4").read_bytes()[:-20_000])  # what tells of all frames comes first
+    (tmp_path / "e.mp4").write_bytes(clip.read_bytes()[:-20_000])  # what tells of all frames comes first
     refused("e.mp4: ends before its last frame", read_video, tmp_path / "e.mp4", 4)
     for name in ("f.mkv", "f.gif", "f.avi", "f.flv"):
         ffmpeg("-i", clip, "-metadata", "title=partial file", tmp_path / name)
