@@ -1,9 +1,9 @@
 """Prepare photos for ConsistentID's training: `python sat/prepare_portraits.py --photos folder/ --output data/portraits`.
 
-Each photo of one person becomes a square of 512 pixels, the classes of its pixels (in ConsistentID's numbering, and in colours to look at),
-and an ArcFace vector of its largest face, in the folders that ConsistentID's README names. JSON_all.json lists them with two texts: what
-the photo shows, from --captions or a.txt beside a.jpg, and what the face looks like, for which one sentence fits all. Texts that
-describe each face, its ears, eyes, nose and mouth teach more; give them with --face_captions.
+Each photo of one person becomes a square of 512 pixels, cut out around its largest face, the classes of its pixels (in ConsistentID's
+numbering, and in colours to look at), and an ArcFace vector of that face, in the folders that ConsistentID's README names. JSON_all.json
+lists them with two texts: what the photo shows, from --captions or a.txt beside a.jpg, and what the face looks like, for which one
+sentence fits all. Texts that describe each face, its ears, eyes, nose and mouth teach more; give them with --face_captions.
 
 Vectors need an ArcFace of 512 numbers. Released weights understand those of insightface's buffalo_l alone, whose licence allows
 non-commercial research; put it into models/buffalo_l. The parser is jonathandinu/face-parsing. Nothing is downloaded.

@@ -56,13 +56,17 @@ def test_photographs_become_what_training_reads(prepare, photos, models, tmp_pat
     assert six["vqa_llva"] == "six people"
 
     photo, mask = load_image(photos / "six.jpg"), np.asarray(Image.open(out / six["parsing_mask_IMG"]))
-    np.testing.assert_array_equal(np.asarray(Image.open(out / six["resize_IMG"])), np.asarray(squeezed(photo)))
-    labels = SegformerParser(models.parser, "cpu").parse(squeezed(photo), None)
+    square, largest = load_image(out / six["resize_IMG"]), max(detector.detect(photo), key=lambda face: face.area)
+    again = max(detector.detect(square), key=lambda face: face.area)  # of the same proportions, in the middle of the width
+    np.testing.assert_allclose(again.box[2:] - again.box[:2], (largest.box[2:] - largest.box[:2]) * 512 / min(photo.size), rtol=0.05)
+    assert abs(again.box[0] + again.box[2] - 512) < 8 and square.size == (512, 512) != photo.size
+    one = np.asarray(Image.open(out / first["resize_IMG"]))
+    np.testing.assert_array_equal(one, np.asarray(squeezed(load_image(photos / "astronaut.png"))))  # a square stays whole
+    labels = SegformerParser(models.parser, "cpu").parse(square, None)
     assert [RELEASED_CLASSES[mask[at, at]] for at in range(512)] == [CLASSES[labels[at, at]] for at in range(512)]
-    colours = np.asarray(Image.open(out / six["parsing_color_IMG"])).astype(float) - 0.4 * np.asarray(squeezed(photo))
+    colours = np.asarray(Image.open(out / six["parsing_color_IMG"])).astype(float) - 0.4 * np.asarray(square)
     assert len({tuple((colours[mask == number].mean(0) / 20).round()) for number in np.unique(mask)}) == len(np.unique(mask)) > 3
     vector = torch.load(out / six["id_embed_file_resize"], weights_only=True)
-    largest = max(detector.detect(photo), key=lambda face: face.area)
     np.testing.assert_allclose(vector, FaceRecognizer.from_folder(models.arcface, "cpu").embed(photo, largest)[None], atol=1e-6)
     assert vector.shape == (1, 512)
 

@@ -1,4 +1,4 @@
-"""Photographs to ConsistentID's training data: squeezed photos, the classes of their pixels, ArcFace vectors, and the list of all."""
+"""Photographs to ConsistentID's training data: square photos, the classes of their pixels, ArcFace vectors, and the list of all."""
 
 import json
 import os
@@ -32,12 +32,12 @@ from concat_id.files.paths import (
     text_digest,
     written_whole,
 )
-from concat_id.video.face_parts import RELEASED_CLASSES, part_masks, squeezed, to_released
+from concat_id.video.face_parts import PARSED_SIZE, RELEASED_CLASSES, part_masks, squeezed, to_released
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import write_image
 from concat_id.weights.loading import content_digest, writing
 
-VERSION = 1  # raise it when the same photo would give other files
+VERSION = 2  # raise it when the same photo would give other files
 LIST = "JSON_all.json"
 PHOTO, COLOURS, MASK, IDENTITY, RECORD = (  # of a photo's id, as in ConsistentID's README
     *("resize_IMG/{}_resize.png", "parsing_color_IMG/{}_color.png", "parsing_mask_IMG/{}_mask.png"),
@@ -125,8 +125,10 @@ class PortraitPreparation:
         found = self.faces.detector.search(load_image(path))
         if (face := found.largest) is None:
             raise UserError(f"{path}: found no face, expected one; leave the photo out, or take another")
-        photo = squeezed(found.photo)
-        labels = self.faces.parser.parse(photo, face.keypoints * (np.array(photo.size) / found.photo.size))
+        side = min(found.photo.size)  # training knows squares alone: squeezed as a whole, a face would be stretched
+        left, top = np.clip((face.box[:2] + face.box[2:] - side) / 2, 0, np.array(found.photo.size) - side).astype(int).tolist()
+        photo = squeezed(found.photo.crop((left, top, left + side, top + side)))
+        labels = self.faces.parser.parse(photo, face.shifted(-left, -top).keypoints * (PARSED_SIZE / side))
         if "face" not in part_masks(labels):
             raise UserError(f"{path}: {self.faces.parser.name} found no part of a face in it; leave the photo out, or take a closer one")
         classes = to_released(labels)
