@@ -88,6 +88,17 @@ def test_photos_of_any_shape_keep_parts_where_they_are(tmp_path):
     assert torch.equal(nose, sample.without_background[0]) and not sample.identities.any()
 
 
+def test_lists_that_leave_out_their_folders_are_read(written, tmp_path):
+    """As the released scripts write them, which are told a folder for each key."""
+    entry, folders = json.loads(written.read_text())[0], ("FGID_resize", "parsing_mask_IMG", "FGID_faceID")
+    for key, folder in zip(("resize_IMG", "parsing_mask_IMG", "id_embed_file_origin"), folders, strict=True):
+        (inner := tmp_path / folder / "15").mkdir(parents=True)
+        (tmp_path / entry[key]).rename(inner / entry[key])
+        entry[key] = f"15/{entry[key]}"
+    (record,) = read_portraits([write_list(tmp_path, [entry])])
+    assert tuple(path.parent for path in (record.photo, record.mask, record.identity)) == tuple(tmp_path / name / "15" for name in folders)
+
+
 def test_files_that_are_not_there_are_named(written, tmp_path):
     (tmp_path / "p0_mask.png").unlink()
     refused("JSON_all.json:2: entry 1: parsing_mask_IMG: found no such file 'p0_mask.png', expected an image with the class of each pixel "

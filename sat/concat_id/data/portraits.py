@@ -24,7 +24,7 @@ from concat_id.data.records import SHOWN
 from concat_id.distributed import rank
 from concat_id.errors import UserError, warn
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, parse_list, require, take
-from concat_id.files.paths import expand_path, kind_of, read_text, resolve_path
+from concat_id.files.paths import expand_path, kind_of, on_disk, read_text, resolve_path
 from concat_id.video.face_parts import (
     PARTS,
     RELEASED_CLASSES,
@@ -42,6 +42,9 @@ from concat_id.weights.loading import load_tensors
 PHOTO, MASK, CAPTION = ("resize_IMG", "IMG"), ("parsing_mask_IMG",), ("vqa_llva",)
 FACE_CAPTION = ("vqa_llva_more_face_detail", "vqa_llva_facial", "vqa_llva_face_caption")
 IDENTITY = ("id_embed_file_origin", "id_embed_file_resize")
+FOLDERS = {  # of the released README and scripts, whose lists leave out those of the scripts
+    PHOTO: ("resize_IMG", "FGID_resize"), MASK: ("parsing_mask_IMG", "FGID_parsing_mask"), IDENTITY: ("all_faceID", "FGID_faceID"),
+}  # fmt: skip
 SIZE = 512
 REMEDY = "make it again with sat/prepare_portraits.py"
 
@@ -86,13 +89,12 @@ def read_portraits(paths: Sequence[str | Path]) -> list[PortraitRecord]:
 
 def _make_record(entry: Any, base: Path, source: str) -> PortraitRecord:
     require(entry, OBJECT, source)
-    photo, mask, caption, face_caption, identity = (_key(entry, names) for names in (PHOTO, MASK, CAPTION, FACE_CAPTION, IDENTITY))
     return PortraitRecord(
-        _file(entry, photo, base, source, "a photo"),
-        _file(entry, mask, base, source, "an image with the class of each pixel"),
-        _file(entry, identity, base, source, "an ArcFace vector") if entry.get(identity) is not None else None,
-        take(entry, caption, WORDS, source),
-        take(entry, face_caption, WORDS, source),
+        _file(entry, PHOTO, base, source, "a photo"),
+        _file(entry, MASK, base, source, "an image with the class of each pixel"),
+        _file(entry, IDENTITY, base, source, "an ArcFace vector") if entry.get(_key(entry, IDENTITY)) is not None else None,
+        take(entry, _key(entry, CAPTION), WORDS, source),
+        take(entry, _key(entry, FACE_CAPTION), WORDS, source),
         source,
     )
 
@@ -101,13 +103,17 @@ def _key(entry: dict[str, Any], names: Sequence[str]) -> str:
     return next((name for name in names if entry.get(name) is not None), names[0])
 
 
-def _file(entry: dict[str, Any], key: str, base: Path, source: str, expected: str) -> Path:
-    """Find a file that an entry names, beside the list or where `resolve_path` looks."""
+def _file(entry: dict[str, Any], names: tuple[str, ...], base: Path, source: str, expected: str) -> Path:
+    """Find a file that an entry names: beside the list or where `resolve_path` looks, else in one of the key's `FOLDERS` there."""
+    key, folders = _key(entry, names), FOLDERS[names]
     text, place = take(entry, key, TEXT, source), f"{source}: {key}"
     path = resolve_path(text, base, place)
-    if (found := kind_of(path)) != "a file":
-        raise UserError(f"{place}: found {found} {text!r}, expected {expected} beside the list; correct it")
-    return path
+    if (found := kind_of(path)) == "a file":
+        return path
+    for inner in (on_disk(base / folder / text) for folder in folders):
+        if kind_of(inner) == "a file":
+            return inner
+    raise UserError(f"{place}: found {found} {text!r}, expected {expected} beside the list, or in {' or '.join(folders)} there; correct it")
 
 
 @dataclass
