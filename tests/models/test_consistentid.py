@@ -5,6 +5,8 @@ import torch
 from conftest import assert_close, golden_arrays, seeded
 from golden_consistentid import META, SIZES, make_adapter, make_unet, tokenizer  # noqa: F401
 from golden_portraits import RELEASED_PARTS
+from in_process import refused
+from safetensors.torch import save_file
 
 from concat_id.models.consistentid.adapter import GROUPS, load_adapter, read_adapter, released_groups, sizes_of
 from concat_id.models.consistentid.base_model import make_scheduler
@@ -102,7 +104,15 @@ def test_the_released_file_is_read_and_written(adapter, tmp_path):
     }
     torch.save(groups, tmp_path / "a.bin")
     torch.save({"image_proj_model" if name == "image_proj" else name: group for name, group in groups.items()}, tmp_path / "b.bin")
-    for name in ("a.bin", "b.bin"):
+    flat = {f"{'image_proj_model' if name == 'image_proj' else name}.{key}": tensor
+            for name, group in groups.items() for key, tensor in group.items()}  # fmt: skip
+    of_unet = {f"module.unet.{key}": tensor for key, tensor in adapter.unet.state_dict().items()}
+    torch.save(flat | of_unet, tmp_path / "pytorch_model.bin")  # as the released trainer saves it, with more processes than one
+    shared = {name: tensor for name, tensor in flat.items() if not name.startswith("adapter_modules.")}
+    save_file(of_unet | shared, tmp_path / "model.safetensors")  # as accelerate does: what has two names is there once
+    refused("; name .*model.safetensors or .*pytorch_model.bin", read_adapter, tmp_path)
+    for name in ("a.bin", "b.bin", "pytorch_model.bin", "model.safetensors"):
+        assert released_groups(read_adapter(tmp_path / name)).keys() == groups.keys()
         assert sizes_of(read_adapter(tmp_path / name), name, SIZES.head_size) == SIZES
         loaded = load_adapter(make_unet(), tmp_path / name, torch.float32, head_size=SIZES.head_size)
         assert all(torch.equal(tensor, adapter.state_dict()[key]) for key, tensor in loaded.state_dict().items())

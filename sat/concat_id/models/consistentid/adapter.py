@@ -17,7 +17,8 @@ from concat_id.weights.loading import SAT_PREFIX, load_strictly, load_tensors
 from concat_id.weights.model_folders import made_on
 
 GROUPS = ("image_proj", "adapter_modules", "FacialEncoder")
-CALLED_ALSO = {"image_proj_model": "image_proj"}  # in files of the SDXL variant and of the released converter
+CALLED_ALSO = {"image_proj_model": "image_proj"}  # in files of the SDXL variant, of the released trainer and of its converter
+PROCESSOR = ".processor."  # in the names of the UNet that the adapter is in
 WIDTH_OF_SDXL = 2048
 LOCALIZED = ("down_blocks.1.", "down_blocks.2.", "mid_block.", "up_blocks.1.", "up_blocks.2.")  # layers that training looks at
 REMEDY = "expected ConsistentID-v1.bin for Stable Diffusion 1.5, or a run of sat/train_consistentid.py"
@@ -90,7 +91,9 @@ class ConsistentIDAdapter(nn.Module):
 
 
 def read_adapter(path: Path, trust: bool = False) -> dict[str, Tensor]:
-    """Read an adapter's tensors as `<group>.<name>`: of the released file, of safetensors with such names, or of a run of ours.
+    """Read an adapter's tensors as `<group>.<name>`: of the released file, of a file with such names, or of a run of ours.
+
+    The released trainer saves the frozen UNet as well, which is left out.
 
     Raises `UserError` for a file of another kind.
     """
@@ -107,13 +110,19 @@ def read_adapter(path: Path, trust: bool = False) -> dict[str, Tensor]:
 
 
 def _grouped(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Flatten the released file's three state dicts."""
+    """Flatten the released file's three state dicts, or keep what has their names.
+
+    Safetensors of the released trainer have the attentions' weights among the UNet's alone: accelerate saves what two names share once.
+    """
+    content = {name.removeprefix("module."): value for name, value in content.items()}  # of several processes
+    layers = sorted({name.partition(PROCESSOR)[0] for name in content if PROCESSOR in name}, key=lambda name: ("mid_block" in name, name))
     grouped = {}
     for name, value in content.items():
-        group, _, rest = name.partition(".")
+        layer, _, rest = name.partition(PROCESSOR)
+        group, _, rest = (f"adapter_modules.{layers.index(layer)}.{rest}" if rest else name).partition(".")
         inner = value if isinstance(value, Mapping) else {rest: value}
         group = CALLED_ALSO.get(group, group)
-        grouped |= {f"{group}.{key}": tensor for key, tensor in inner.items() if isinstance(tensor, Tensor)}
+        grouped |= {f"{group}.{key}": tensor for key, tensor in inner.items() if group in GROUPS and isinstance(tensor, Tensor)}
     return grouped
 
 
