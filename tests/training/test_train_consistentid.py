@@ -79,6 +79,7 @@ def test_a_trained_adapter_is_sampled_and_written_as_released(portraits, whole, 
     assert "268 tensors in the released file's layout" in call("convert_weights", "to-consistentid", whole, tmp_path / "a.bin").done
     assert call("convert_weights", "to-consistentid", whole / "4", tmp_path / "4.bin", "--dtype", "float16").done
     assert not (whole / "4-ema").exists()  # as the recipe says
+    assert is_told(ended := call("convert_weights", "to-consistentid", whole, tmp_path / "a.safetensors"), 2) and "NAME.bin" in ended.err
     assert is_told(ended := call("convert_weights", "to-hf", whole, tmp_path), 2) and "convert it with to-consistentid" in ended.err
     assert torch.load(tmp_path / "a.bin").keys() == {"image_proj", "adapter_modules", "FacialEncoder"}
     assert same(read_adapter(tmp_path / "a.bin"), weights(whole, "8"))

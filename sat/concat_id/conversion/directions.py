@@ -64,6 +64,8 @@ def _convert_wan(source: WeightSource, args: Namespace, dtype: torch.dtype | Non
 
 def to_consistentid(source: Path, target: Path, weights: str | None, dtype: torch.dtype | None, trust: bool) -> int:
     """Write the adapter of a run as ConsistentID-v1.bin has it, three state dicts in a pickle; returns the number of tensors."""
+    if target.suffix == ".safetensors":
+        raise UserError(f"{target}: found a name of safetensors, which hold no state dicts in one, expected NAME.bin; give it another name")
     tensors = read_adapter(open_source(source, weights, trust=trust).path, trust)
     with written_whole(target) as temporary, writing():
         torch.save(released_groups({name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}), temporary)
