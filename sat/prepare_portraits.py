@@ -24,7 +24,7 @@ from concat_id.errors import one_line, report, warn
 def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--photos", type=Path, nargs="+", required=True, metavar="PATH", help="photos, and folders of them")
+    parser.add_argument("--photos", type=Path, nargs="+", required=True, metavar="PATH", help="all photos of the list, and folders of them")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--captions", type=Path, metavar="FILE", help='JSON object {"a.jpg": "what it shows"}; else a.txt beside a.jpg')
     parser.add_argument("--caption", metavar="TEXT", help="for photos without another caption")
@@ -39,7 +39,7 @@ def read_arguments() -> Namespace:
 
 
 def main() -> int:
-    """Prepare what is new, then list everything; 1 if a photo could not be used."""
+    """Prepare what is new, then list all that is named; 1 if a photo could not be used."""
     prepare_process()
     arguments = read_arguments()
 

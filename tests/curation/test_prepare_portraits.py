@@ -90,6 +90,22 @@ def test_a_second_run_takes_over_what_is_whole(prepare, photos, tmp_path):
         "astronaut.json", "six_resize.png", "six_color.png", "six_mask.png"}  # fmt: skip
 
 
+def test_folders_in_folders_and_photos_that_are_named_no_more(prepare, photos, tmp_path):
+    """What is prepared in a folder of photos is none of them; a photo named twice is one."""
+    for person in ("anna", "ben"):
+        (photos / person).mkdir()
+    (photos / "astronaut.png").rename(photos / "anna" / "1.png")
+    (photos / "six.jpg").rename(photos / "ben" / "1.jpg")
+    options = "--caption", "c", "--without_vectors", "--output", photos / "out"
+    for _ in range(2):
+        done = prepare("--photos", photos, photos / "ben", *options)
+        assert done.code == 0 and "JSON_all.json: 2 portraits, 0 photos" in done.out and "not listed" not in done.out
+        assert [entry["resize_IMG"] for entry in read(photos / "out" / "JSON_all.json")] == [
+            "resize_IMG/anna_1_resize.png", "resize_IMG/ben_1_resize.png"]  # fmt: skip
+    done = prepare("--photos", photos / "ben" / "1.jpg", *options)
+    assert "JSON_all.json: 2 more prepared photos are not listed; name all photos in one command" in done.out
+
+
 def test_bad_photos_are_told_and_the_others_prepared(prepare, photos, photographs, tmp_path):
     shutil.copy(photographs["coffee"], photos)
     (photos / "broken.jpg").write_bytes(b"no photo")

@@ -69,25 +69,30 @@ def load_portrait_tools(models: FaceModelNames, with_vectors: bool) -> tuple[Fac
 
 
 def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
-    """Collect photos from files and folders by their ids; also return what cannot be used, a line each."""
-    photos, problems = {}, []
+    """Collect photos from files, and from folders and those in them, by their ids; also return what cannot be used, a line each.
+
+    What an earlier run has made is no photo, unless its folder is named.
+    """
+    photos, problems, seen, made = {}, [], set(), {Path(image).parent.name for image in (PHOTO, COLOURS, MASK)}
     for argument in paths:
         is_folder = kind_of(argument) == "a folder"
         try:
-            found = media_in(argument, is_image) if is_folder else [argument]
+            images = media_in(argument, is_image, deep=True) if is_folder else [argument]
         except OSError as error:
             problems.append(f"{argument}: cannot be read ({reason_of(error)}); check its permissions")
             continue
+        found = [path for path in images if not is_folder or path.parent == argument or path.parent.name not in made]
         if not found:
             problems.append(f"{argument}: found no photo in this folder, expected JPEG, PNG or the like")
-        for path in found:
-            name = safe_name(path.stem, 100)
+        for path in (path for path in found if path not in seen):
+            name = safe_name(str(path.relative_to(argument if is_folder else argument.parent).with_suffix("")), 100)
             if (kind := kind_of(path)) != "a file":
                 problems.append(f"--photos: found {kind}, {str(path)!r}, expected a photo or a folder; check the path")
             elif name in photos:
                 problems.append(f"{path}: is called {name} as {photos[name]} is, which is used; rename one of them")
             else:
                 photos[name] = path
+        seen.update(found)
     return photos, problems
 
 
@@ -168,4 +173,7 @@ def prepare_portraits(preparation: PortraitPreparation, photos: Mapping[str, Pat
     file = preparation.output / LIST
     if entries:
         write_json(file, entries)
+        others = set((file.parent / RECORD).parent.glob("[!.]*.json")) - {file.parent / RECORD.format(name) for name in photos}
+        if others:
+            print(one_line(f"{file}: {len(others)} more prepared photos are not listed; name all photos in one command, or remove them"))
     return file, entries, problems
