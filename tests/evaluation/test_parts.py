@@ -291,6 +291,15 @@ def test_consisid_bench(tmp_path):
     samples, problems, notes = find_samples(videos, benchmark)
     assert {(sample.name, sample.references, sample.prompt) for sample in samples} == {("1_woman_2.png--7", (face,), "she, a girl, runs")}
     assert len(samples) == 2 and problems == notes == []
+    copy = image(tmp_path / "copies" / face.name)
+    for place, prompt in ("0000_she", "she, a girl,  runs"), ("0001_he", "he runs"):  # as sat/sample_video.py writes them
+        (videos / place).mkdir()
+        (videos / place / "portrait.png").write_bytes(b"")
+        info = {"prompt": prompt, "references": [{"image": str(copy)}], "files": []}
+        (videos / place / "info.json").write_text(json.dumps(info | {"settings": {"model": {"kind": "consistentid"}}}))
+    samples, problems, _ = find_samples(videos, benchmark)
+    assert [(sample.name, sample.system) for sample in samples[2:]] == [("1_woman_2.png--7", "ConsistentID")]
+    assert len(problems) == 1 and "0001_he/portrait.png: " in problems[0] and "nothing of this name or of this prompt and" in problems[0]
 
 
 def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):

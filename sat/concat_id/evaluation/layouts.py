@@ -224,16 +224,23 @@ def _table_rows(table: Path) -> Iterator[dict[str, str]]:
 
 
 def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Path) -> tuple[list[GeneratedVideo], list[str], list[str]]:
-    """Give the videos of a folder what the benchmark asked for: `<name>.mp4`, or a folder `<name>/` with one video in it."""
+    """Give the videos of a folder what the benchmark asked for: `<name>.mp4`, or a folder `<name>/` with one video in it.
+
+    What sat/sample_video.py wrote is told by the prompt and the photos' names.
+    """
     samples, problems, others = [], [], 0
     without_suffix = {re.sub(r"\.(png|jpe?g|webp|bmp)--", "--", name): name for name in requests}
-    for video in media_in(folder, is_video, deep=True):
-        names = [video.stem, video.parent.name]
+    by_content = {_content(request): name for name, request in requests.items()}
+    own = {sample.video: sample for sample in _own_samples(folder)[0]}
+    for video in dict.fromkeys([*media_in(folder, is_video, deep=True), *own]):
+        names = [by_content.get(_content(own[video])) if video in own else None, video.stem, video.parent.name]
         name = next((without_suffix.get(name, name) for name in names if without_suffix.get(name, name) in requests), None)
         if name is None:
-            problems.append(f"{video}: {benchmark} asks for nothing of this name; rename the video as the benchmark says")
+            missing = "asks for nothing of this name" + " or of this prompt and these photos" * (video in own)
+            problems.append(f"{video}: {benchmark} {missing}; rename the video as the benchmark says")
         elif requests[name].references:
-            samples.append(GeneratedVideo(name, video, requests[name].references, requests[name].prompt))
+            system = own[video].system if video in own else ""
+            samples.append(GeneratedVideo(name, video, requests[name].references, requests[name].prompt, system))
         else:
             others += 1
     notes = [f"{folder}: {others} videos of things rather than people are left out"] if others else []
@@ -241,3 +248,7 @@ def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Pa
     if samples and found < asked:
         notes.append(f"{folder}: {found} of the benchmark's {asked} videos of people are there")
     return samples, problems, notes
+
+
+def _content(asked: Request | GeneratedVideo) -> tuple[str, ...]:
+    return " ".join(asked.prompt.split()), *(path.name for path in asked.references)
