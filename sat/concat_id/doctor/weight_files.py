@@ -42,9 +42,8 @@ class Part:
 def parts_of(config: Config) -> list[Part]:
     """Return the transformer, the text encoder and the autoencoder of a configuration."""
     if config.model.kind in NEIGHBOURS:
-        paths, read_here = weight_paths(config.model, config.args.load), config.model.kind == "consisid"  # diffusers finds no variant
-        parts = [Part(what, path, lambda path: weight_files(path, STEMS, read_here) if path.is_dir() else [path])
-                 for what, path in paths.items()]  # fmt: skip
+        parts = [Part(what, path, lambda path: weight_files(path, STEMS) if path.is_dir() else [path])
+                 for what, path in weight_paths(config.model, config.args.load).items()]  # fmt: skip
         if config.model.kind == "consistentid":  # nothing stands in for these
             faces = config.model.faces
             parts += [Part("detector", faces.detector, _loaded_by(lambda path: FaceDetector(path, "cpu").file)),

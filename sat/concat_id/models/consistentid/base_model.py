@@ -37,6 +37,7 @@ KIND = "StableDiffusionPipeline"
 LAYOUT = "Stable Diffusion 1.5 in diffusers' layout"
 EXPECTED = f"expected {LAYOUT}"
 WEIGHTS = ("unet", "vae", "text_encoder")
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 DOWN = re.compile(r"(.+?)[._]lora(?:_A|[._]down|_linear_layer\.down)\.weight")  # in the names of peft, of diffusers and of kohya
 
 
@@ -55,9 +56,13 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
         with told(file, LAYOUT):
             base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
     else:
+        inner = weight_files(folder / "unet", STEMS)[0].name.split(".")[1:-1]  # fp16 of diffusion_pytorch_model.fp16.safetensors
+        variant = inner[0].partition("-")[0] if inner else None
         with told(folder, LAYOUT):
-            text_encoder = load_network(CLIPTextModel, folder / "text_encoder", torch.device("cpu"), LAYOUT, dtype, use_safetensors=None)
-            base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, text_encoder=text_encoder, **settings)
+            options = {"use_safetensors": None, "variant": variant}
+            text_encoder = load_network(CLIPTextModel, folder / "text_encoder", torch.device("cpu"), LAYOUT, dtype, **options)
+            settings |= {"image_encoder": None, "text_encoder": text_encoder, "variant": variant}
+            base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **settings)
     _check_loaded(base, file or folder)
     for file in map(resolve_path, model.lora_weights):
         _put_in(base, file)
@@ -145,7 +150,7 @@ def check_base(model: ConsistentIDConfig) -> None:
             expected = " or ".join(map(str, known))
             raise UserError(f"{file}: {key}: found {one_line(f'{found!s:.80}')}, expected {expected}; set model.base to one with these")
     for name in () if model.base_file else WEIGHTS:
-        for file in weight_files(folder / name, ("diffusion_pytorch_model", "model", "pytorch_model"), variants=False):
+        for file in weight_files(folder / name, STEMS):
             check_whole(file)
 
 
