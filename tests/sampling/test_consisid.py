@@ -15,6 +15,7 @@ from PIL import Image
 from tiny_consisid import HIDDEN, VECTOR, write_tiny_consisid
 from transformers import T5EncoderModel, T5Tokenizer
 
+from concat_id.models.consisid import load_scheduler
 from concat_id.sampling import consisid
 from concat_id.sampling.consisid import FaceFeatures, load_face_reader
 
@@ -122,6 +123,9 @@ def test_missing_files_are_listed_at_once(run, tiny_consisid, photo, tmp_path):
     shutil.copytree(tiny_consisid.parent / "ConsisID", model)
     paths = tmp_path / "half.yaml"
     paths.write_text(tiny_consisid.read_text().replace(str(tiny_consisid.parent / "ConsisID"), str(model)))
+    settings = model / "scheduler" / "scheduler_config.json"
+    settings.write_text(settings.read_text().replace("XDPM", "XDDIM"))
+    refused("describes CogVideoXDDIMScheduler, expected CogVideoXDPMScheduler; take the file of", load_scheduler, settings.parent)
     next((model / "transformer").glob("*00002-of*")).unlink()
     ended = run("--image", photo, paths=paths)
     assert "of which diffusion_pytorch_model-00002-of" in only_error(ended.code, ended.err)

@@ -77,5 +77,6 @@ def load_scheduler(folder: Path) -> WatchedScheduler:
     file = folder / "scheduler_config.json"
     settings = read_settings(file, "settings of a sampler", like=CogVideoXDPMScheduler.__init__)
     if settings.get("_class_name") != CogVideoXDPMScheduler.__name__:
-        raise UserError(f"{file}: describes {settings.get('_class_name')!s:.80}, expected CogVideoXDPMScheduler; download it again")
+        expected = f"{CogVideoXDPMScheduler.__name__}; take the file of BestWishYsh/ConsisID-preview"
+        raise UserError(f"{file}: describes {settings.get('_class_name')!s:.80}, expected {expected}")
     return WatchedScheduler.from_config(settings)
