@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from in_process import refused
 from PIL import Image
@@ -68,6 +69,18 @@ def test_a_loss_scale_goes_on_where_it_is_dynamic_before_and_after(setup, tmp_pa
     monkeypatch.setattr(engine.deepspeed, "backward", lambda loss: None)
     monkeypatch.setattr(engine.deepspeed, "step", lambda: scaler.update_scale(True))
     refused("args.fp16: found true, but every gradient overflows in float16 at the smallest loss scale; use bf16", engine.accumulate, None)
+
+
+def test_a_step_whose_gradients_overflow_leaves_the_learning_rate(setup, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)  # emulated on most processors
+    scale = {"fp16": {"initial_scale_power": 40, "hysteresis": 1}}
+    config = setup.config(tmp_path, scale, train_iters=2, warmup_iters=4, fp16=True)
+    trainer = alone.make_trainer(config, tmp_path)
+    trainer.train(alone.batches(**alone.SMALL))
+    assert capsys.readouterr().out.count("gradient overflow, no update") == 2 and trainer.engine.updates == 0
+    trainer = alone.make_trainer(setup.config(tmp_path, train_iters=4, warmup_iters=4), tmp_path, open_checkpoint(tmp_path))
+    trainer.train(alone.batches(**alone.SMALL))
+    assert [line["lr"] / 1e-3 for line in alone.metrics(tmp_path)] == [0.25, 0.25, 0.25, 0.5] and trainer.engine.updates == 2
 
 
 def test_a_learning_rate_of_zero_leaves_the_sampled_video_as_it_was(setup, tmp_path):

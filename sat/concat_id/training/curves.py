@@ -1,5 +1,6 @@
 """Curves and images of a run for TensorBoard, written at once and not, as tensorboardX does, by a thread that a full disk stops."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ class Curves:
             self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def values(self, step: int, values: dict[str, float]) -> None:
-        """Add a point to each curve."""
+        """Add a point to each curve whose value is finite."""
         for name, value in values.items():
-            self._add(step, summary=summary.scalar(name, value))
+            if math.isfinite(value):
+                self._add(step, summary=summary.scalar(name, value))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Add an image."""

@@ -73,7 +73,7 @@ class Engine:
         optimizer = EmaAdamW(list(trained.values()), **settings.optimizer, fused=device.type != "cpu" and not offloaded)
         os.environ.setdefault("LOCAL_RANK", str(local_rank()))  # DeepSpeed reads it
         self.network, self.trained, self.settings, self.device = network, trained, settings, device
-        self.base_lr = optimizer.defaults["lr"]
+        self.base_lr, self.earlier_updates = optimizer.defaults["lr"], 0
         try:
             self.deepspeed, *_ = deepspeed.initialize(model=network, optimizer=optimizer, config=settings.deepspeed)
         except torch.OutOfMemoryError:
@@ -108,7 +108,7 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float:
-        """Norm of the last step's whole gradient before clipping."""
+        """Norm of the last step's whole gradient before clipping; infinite where it overflowed, so that there was no update."""
         norm = self.deepspeed.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
@@ -150,6 +150,7 @@ class Engine:
         for name, parameter in self.trained.items():
             for key, value in read(name).items():
                 self._set(parameter, None if key == "fp32" else key, value)
+        self.earlier_updates = steps
         for state in self.optimizer.state.values():
             state["step"].fill_(steps)
 
@@ -161,7 +162,7 @@ class Engine:
     @property
     def updates(self) -> int:
         """Updates so far; fewer than steps where float16 overflowed."""
-        return int(next(iter(self.optimizer.state.values()))["step"])
+        return self.earlier_updates + self.deepspeed.global_steps - self.deepspeed.skipped_steps
 
     def scaler_state(self) -> dict[str, float | int | bool]:
         """The numbers of float16's loss scaler, if there is one."""

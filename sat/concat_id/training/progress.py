@@ -40,9 +40,10 @@ class Progress:
         self.last, self.samples = now, 0
         curves = values | {"samples_per_s": rate, "memory_gib": memory_gib}
         self._show(step, {f"train/{name}": value for name, value in curves.items()})
+        gradient = "overflow, no update" if values["gradient_norm"] == math.inf else f"{values['gradient_norm']:.3f}"
         left = (self.args.train_iters - step) / max((step - self.first_step) / max(now - self.began, 1e-9), 1e-9)
         print(
-            f"step {step}/{self.args.train_iters}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  gradient {values['gradient_norm']:.3f}"
+            f"step {step}/{self.args.train_iters}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  gradient {gradient}"
             f"  {rate:.2f} samples/s  {memory_gib:.1f} GiB  {_duration(left)} left",
             flush=True,
         )

@@ -96,7 +96,7 @@ class Trainer:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         args = self.args
-        factor = learning_rate_factor(self.done, args)
+        factor = learning_rate_factor(self.engine.updates, args)  # as released: a step that overflowed does not count
         rate, losses, samples = self.engine.set_learning_rate(factor), [], 0
         accumulation = self.engine.settings.accumulation
         for number in range(accumulation):
