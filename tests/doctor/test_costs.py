@@ -76,3 +76,5 @@ def test_weights_of_the_large_models_are_those_of_their_networks(name):
     networks = backbones.new_transformer(config, "meta"), text_encoder, backbones.new_autoencoder(config)
     for network, reckoned in zip(networks, (costs.transformer, costs.text_encoder, costs.autoencoder), strict=True):
         assert reckoned == pytest.approx(2 * sum(weight.numel() for weight in network.parameters()), rel=0.005)  # bfloat16
+    half = sum(weight.numel() * (4 if ".wo." in name else 2) for name, weight in text_encoder.named_parameters())
+    assert costs_of(load_config(files_of(name), {"fp16": True})).text_encoder == pytest.approx(half, rel=0.005)

@@ -22,7 +22,7 @@ from concat_id.models.operations import count_tokens, count_weights, forward_ope
 from concat_id.models.wan.autoencoder import TILE_SIZE as WAN_TILE
 
 TEXT_ENCODERS = {"t5": 4.76e9, "umt5": 5.68e9}  # parameters of the XXL sizes, whose width is
-XXL = 4096
+XXL, KEPT_WIDE = 4096, 1.01e9  # and parameters that stay in float32 beside float16: 24 layers' `wo`
 AUTOENCODERS = {"cogvideox": (5041, 2706), "wan": (13770, 0)}  # parameters by the square of the first width, and more per layer of a block
 COMPILED_STEP, EAGER_STEPS = 8.2, {"cogvideox": 14, "wan": 18}  # copies of the hidden states
 DECODE = {"cogvideox": (20.1, 9), "wan": (3.7, 15)}  # copies of the widest layer's frames, and how many of these are decoded at once
@@ -94,6 +94,7 @@ def costs_of(config: Config) -> Costs:
     video = 3 * frames * height * width * torch.float32.itemsize / bytes_each if tiles != sides else 0
     tiled = math.prod(tiles) / math.prod(sides) * decoding + video
     (fixed, each), encoder = AUTOENCODERS[model.kind], TEXT_ENCODERS[getattr(model.text_encoder, "kind", "t5")]
+    encoder += KEPT_WIDE * (config.args.dtype_name == "float16")
     weights = count_weights(network), encoder * (network.text_hidden_size / XXL) ** 2, (fixed + each * section.layers_per_block) * widest**2
     counts = *weights, COMPILED_STEP * branches * hidden, EAGER_STEPS[model.kind] * hidden, decoding, tiled
     transformer, *others = (int(count * bytes_each) for count in counts)
