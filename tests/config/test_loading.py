@@ -195,6 +195,8 @@ def test_automatic_precision_is_what_the_processor_is_fast_in(write, monkeypatch
     monkeypatch.setattr("concat_id.distributed.CPU_INFO", write(f"processor\t: 0\n{flags}\n", "cpuinfo"))
     config = load_config([DEBUG, write("args: {bf16: auto, device: cpu}")])
     assert config.args.dtype_name == dtype
+    config = load_config([DEBUG, write("args: {fp16: true}", "half.yaml")], {"bf16": "auto", "fp16": "true", "device": "cpu"})
+    assert config.args.dtype_name == dtype.replace("float32", "float16")
     assert load_config([DEBUG, write("args: {bf16: auto, fp16: false}")], {"bf16": "false"}).args.dtype_name == "float32"
 
 

@@ -165,6 +165,8 @@ def _take_from_deepspeed(raw: dict[str, Any], origins: Origins) -> None:
             origins.alias(f"args.{name}", f"deepspeed.{key}")
     if raw["args"].get("bf16") == "auto":
         raw["args"]["bf16"] = has_bfloat16(choose_device(str(raw["args"].get("device", "auto"))))
+        if raw["args"]["bf16"]:
+            raw["args"]["fp16"] = False
 
 
 def _fill_in(config: Config, origins: Origins) -> None:
