@@ -71,7 +71,8 @@ def counted(**counts: int) -> str:
 
 def finer(dtype: object) -> str:
     """What to try against overflow in a torch dtype, as the end of a message."""
-    return {"torch.bfloat16": "or try --bf16 false", "torch.float16": "or try --bf16"}.get(str(dtype), "or download them again")
+    tries = {"torch.bfloat16": "or try --bf16 false", "torch.float16": "or try --bf16 false --fp16 false"}
+    return tries.get(str(dtype), "or download them again")
 
 
 def is_text(value: str) -> bool:
