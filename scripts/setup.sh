@@ -102,6 +102,7 @@ install() {
 # What an interrupted install left is made anew; an install that merely failed is continued.
 install_missing() {
     local part start=$SECONDS
+    [ "$(uname)" = Linux ] || fail "found $(uname), expected Linux, for which the packages are; on Windows use WSL"
     [ ! -e "$VENV/.incomplete" ] || rm -rf "$VENV"
     if [ -x "$VENV/bin/python" ]; then
         echo "Adding $* to .venv (details in .setup.log) ..." >&2

@@ -93,6 +93,11 @@ def test_a_part_may_have_lines_that_come_alone(tree):
     assert parts_for(["--model", "consisid"]) == ("neighbours",) and parts_for(["--cache", "dbcache"]) == ("acceleration",)
 
 
+def test_another_system_is_told_before_pip_starts(tree):
+    write_program(tree.python.parent / "uname", "#!/bin/bash\necho Darwin\n")
+    assert tree.run() == (2, "error: found Darwin, expected Linux, for which the packages are; on Windows use WSL\n", "")
+
+
 def test_a_checkout_without_the_recogniser_gets_it(tree):
     tree.run()
     (tree.root / "models" / "face_recognizer" / "README.md").unlink()

@@ -22,7 +22,7 @@ TRAINING_LIBRARIES = "deepspeed", "tensorboardX", "decord"
 ENVIRONMENT = """
 environment:
   CONCAT_ID_PYTHON      interpreter to use as it is, in place of .venv; requirements.txt says what it needs
-  NPROC_PER_NODE        processes on this machine; by default one for every visible GPU
+  NPROC_PER_NODE        processes on this machine; by default one for every visible NVIDIA GPU
   CUDA_VISIBLE_DEVICES  the GPUs to use"""
 MACHINES = """
   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT  number of machines, which one this is, where the first one listens (port 29500)"""
@@ -67,7 +67,7 @@ def read_machines() -> list[str]:
 
 
 def count_processes() -> int:
-    """How many processes to start on this machine: NPROC_PER_NODE, or one for every visible GPU."""
+    """How many processes to start on this machine: NPROC_PER_NODE, or one for every visible NVIDIA GPU."""
     if os.environ.get("NPROC_PER_NODE"):
         return number_within("NPROC_PER_NODE", os.environ["NPROC_PER_NODE"], 0)
     ids = os.environ.get("CUDA_VISIBLE_DEVICES")
