@@ -56,6 +56,27 @@ def test_emulated_bfloat16_of_a_gpu_is_told(old_gpus, capsys):
     assert not has_bfloat16(torch.device("cuda", 0))
     warn_of_emulation(torch.device("cuda", 0), "bfloat16")
     assert capsys.readouterr().err.strip().endswith("add --bf16 false --fp16 true")
+    warn_of_emulation(torch.device("cuda", 0), "float16")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, told", [("flags: avx2 avx512_bf16", True), ("flags: avx512_fp16", False), ("Features: asimdhp", False)])
+def test_emulated_float16_of_a_processor_is_told(tmp_path, monkeypatch, capsys, flags, told):
+    alone(monkeypatch)
+    (tmp_path / "cpuinfo").write_text(flags)
+    monkeypatch.setattr(distributed, "CPU_INFO", tmp_path / "cpuinfo")
+    warn_of_emulation(torch.device("cpu"), "float32")
+    warn_of_emulation(torch.device("cpu"), "float16")
+    assert capsys.readouterr().err.count("args.fp16: found true, but") == told
+
+
+def test_a_gpu_that_torch_has_no_code_for_needs_another_build(monkeypatch):
+    def ones(*_, **__):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(distributed.torch, "ones", ones)
+    for remedy in ("add --device cpu", "build for CUDA 12.6"):
+        refused(remedy, choose_device, "auto")
 
 
 def test_deepspeed_takes_the_device_that_was_asked_for(monkeypatch):

@@ -16,7 +16,7 @@ from concat_id.errors import UserError, reason_of, warn
 Item = TypeVar("Item")
 STORE = "CONCAT_ID_STORE"  # names the file by which the processes that processes.py starts on one machine find one another
 CPU_INFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
+FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}  # the last ones are ARM's
 
 
 def rank() -> int:
@@ -88,6 +88,7 @@ def choose_device(name: str) -> torch.device:
 
     Raises `UserError` for a device that is not there, or does not compute.
     """
+    remedy = "add --device cpu" if name == "auto" else "choose auto, cpu or one that torch sees"
     if name == "auto":
         name = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
     try:
@@ -98,7 +99,8 @@ def choose_device(name: str) -> torch.device:
             raise ValueError("there is no such device")
     except Exception as error:  # whatever the part of torch that is for this device raises
         reason = reason_of(error)
-        raise UserError(f"device: {name[:60]!r} cannot be used ({reason}); choose auto, cpu or one that torch sees") from error
+        remedy += ", or install PyTorch's build for CUDA 12.6, which GPUs before Turing need" * ("no kernel image" in reason)
+        raise UserError(f"device: {name[:60]!r} cannot be used ({reason}); {remedy}") from error
     if select := getattr(torch.get_device_module(device), "set_device", None):
         select(device)  # streams and events are the current device's where none is named
     if is_cuda(device):
@@ -144,16 +146,24 @@ def from_first(value: Item) -> Item:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device, the current one, computes in bfloat16 at speed; a CPU without instructions for it takes a hundred times as long."""
     if device.type == "cpu":
-        lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
-        return any(BFLOAT16_FLAGS & set(line.split()) for line in lines if line.startswith(("flags", "Features")))
+        return _has_instructions("bfloat16")
     supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     return supported is None or bool(supported(including_emulation=False) if is_cuda(device) else supported())
 
 
+def _has_instructions(dtype_name: str) -> bool:
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    return any(FLAGS[dtype_name] & set(line.split()) for line in lines if line.startswith(("flags", "Features")))
+
+
 def warn_of_emulation(device: torch.device, dtype_name: str) -> None:
     """Say, in the first process, that a device has to emulate the type of the run."""
-    if dtype_name == "bfloat16" and rank() == 0 and not has_bfloat16(device):
-        slow, remedy = "this processor has no instructions for it, which takes up to a hundred times as long as float32", "--bf16 auto"
-        if device.type != "cpu":
-            slow, remedy = "this GPU has no instructions for it, and no attention that saves memory", "--bf16 false --fp16 true"
-        warn(f"args.bf16: found true, but {slow}; add {remedy}")
+    if rank() != 0 or dtype_name == "float32":
+        return
+    if device.type == "cpu" and not _has_instructions(dtype_name):
+        name, remedy = ("bf16", "--bf16 auto") if dtype_name == "bfloat16" else ("fp16", "--bf16 auto --fp16 false")
+        slow = "this processor has no instructions for it, which takes up to a hundred times as long as float32"
+        warn(f"args.{name}: found true, but {slow}; add {remedy}")
+    elif device.type != "cpu" and dtype_name == "bfloat16" and not has_bfloat16(device):
+        slow = "this GPU has no instructions for it, and no attention that saves memory"
+        warn(f"args.bf16: found true, but {slow}; add --bf16 false --fp16 true")
