@@ -12,7 +12,7 @@ import sys
 from concat_id.bootstrap import has_libraries
 from concat_id.config.neighbours import NEIGHBOURS
 from concat_id.config.parser import Namespace, Parser
-from concat_id.config.presets import PRESETS, UNTRAINED, check_name, files_of
+from concat_id.config.presets import PRESETS, UNTRAINED, check_name
 from concat_id.doctor.findings import Findings
 from concat_id.errors import UserError
 
@@ -52,13 +52,13 @@ def main() -> int:
 
 def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> None:
     """Look at the models: at one closely, or at all of them."""
-    from concat_id.config.loading import load_config
     from concat_id.distributed import choose_device
     from concat_id.doctor import costs, trial
     from concat_id.doctor.weight_files import examine_downloads, examine_faces, examine_model
 
     names = [arguments.model] if arguments.model else list(PRESETS)
-    configs = {name: load_config(files_of(name)) for name in names}
+    device = choose_device("auto" if capacity.gpu else "cpu")
+    configs = {name: costs.config_for(name, device) for name in names}
     if arguments.fix:
         report.add("Mended", trial.repair(list(configs.values())))
     weights = {name: examine_model(name, name == arguments.model, arguments.digests) for name in names}
@@ -72,7 +72,7 @@ def examine(report: Findings, arguments: Namespace, asked: str, capacity) -> Non
         from concat_id.training.memory_plan import measure_sizes, plan
 
         report.add("Training", examine_training(asked, capacity, measure_sizes, plan), decisive=())
-    report.add("Denoising a video, reckoned", [costs.time_of_video(*each, choose_device("auto")) for each in trained.items()])
+    report.add("Denoising a video, reckoned", [costs.time_of_video(*each, device) for each in trained.items()])
     report.add("A tiny video", video := [trial.make_tiny_video()], decisive=video if asked == "mini" else ())
 
 

@@ -16,6 +16,7 @@ from odd_input import is_told
 from tiny_faces import write_arcface
 
 from concat_id import distributed
+from concat_id.config import loading
 from concat_id.config.loading import load_config
 from concat_id.config.presets import files_of
 from concat_id.doctor import costs, machine, software, trial
@@ -23,6 +24,7 @@ from concat_id.doctor.findings import GIB, NOTE, OK, PROBLEM, Finding, Findings
 from concat_id.doctor.machine import Capacity
 from concat_id.doctor.training import examine_lists, examine_training
 from concat_id.doctor.weight_files import Part, examine, examine_downloads, examine_faces, examine_model, parts_of
+from concat_id.errors import UserError
 from concat_id.training.memory_plan import measure_sizes, plan
 from concat_id.weights.loading import write_sat_checkpoint
 
@@ -289,6 +291,28 @@ def test_gpus_are_asked_of_torch(monkeypatch):
     assert capacity.gpu == 40 * GIB and [finding.mark for finding in findings] == [NOTE, OK]
     assert "driver 570.1" in findings[0].found and "nvidia-smi" in findings[0].advice
     assert "does not see it" in told(machine.look_for_gpus()[1])[0]
+
+
+def test_old_gpus_are_planned_as_they_compute(call, models, monkeypatch):
+    monkeypatch.setattr(trial, "make_tiny_video", lambda: Finding(OK, "mini", "made"))
+    monkeypatch.setattr(costs, "probe", lambda *_: costs.Speed(1e12, 1e12, 1e12))
+
+    def refuse(name):
+        if name == "auto":
+            raise UserError("device: 'cuda' cannot be used (no kernel image); add --device cpu")
+        return torch.device("cpu")
+
+    for module in (distributed, loading):
+        monkeypatch.setattr(module, "choose_device", refuse)
+    ended = call("doctor", "--model", "mini")
+    assert ended.code == 1 and "cannot be used" in ended.out and "add --device cpu" in ended.out and "ok       mini  made" in ended.out
+    turing = SimpleNamespace(name="RTX 2080 Ti", total_memory=11 * GIB)
+    stub = SimpleNamespace(device_count=lambda: 1, get_device_properties=lambda _: turing, mem_get_info=lambda _: (10 * GIB, 0))
+    stub.is_bf16_supported = lambda **_: False
+    monkeypatch.setattr(torch, "get_device_module", lambda _: stub)
+    monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device("cuda"))
+    ended = call("doctor", "--model", "cogvideox_5b")
+    assert "no bfloat16: --bf16 false --fp16 true" in ended.out and "in attention, float16)" in ended.out
 
 
 @pytest.mark.parametrize("no_colour, coloured", [("", True), ("1", False)])

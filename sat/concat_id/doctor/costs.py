@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from concat_id.config.loading import load_config
+from concat_id.config.presets import files_of
 from concat_id.config.schema import Config
 from concat_id.diffusion.guidance import count_branches
+from concat_id.distributed import has_bfloat16
 from concat_id.doctor.findings import NOTE, OK, PROBLEM, Finding, gib
 from concat_id.doctor.machine import Capacity
 from concat_id.models.autoencoder import TILE_SIZE, tiles_of
@@ -77,6 +80,14 @@ class Speed:
     products: float
     attention: float
     bandwidth: float
+
+
+def config_for(name: str, device: torch.device) -> Config:
+    """Read a model's files as a device is to run them, in float16 where a GPU lacks bfloat16."""
+    config = load_config(files_of(name), {"device": device.type})
+    if config.args.bf16 and device.type != "cpu" and not has_bfloat16(device):
+        config.args.bf16, config.args.fp16 = False, True
+    return config
 
 
 def costs_of(config: Config) -> Costs:

@@ -72,27 +72,28 @@ def look_for_gpus() -> tuple[Capacity, list[Finding]]:
     """Ask torch for its accelerators, and nvidia-smi for the driver."""
     import torch
 
-    from concat_id.distributed import choose_device
+    from concat_id.distributed import choose_device, has_bfloat16
 
     ram, listed = memory()[0], _listed()
     try:
         device = choose_device("auto")
     except UserError as error:
         return Capacity(0, ram), [from_error("GPU", error)]
-    if device.type == "cpu":
+    if device.type in ("cpu", "mps"):  # of the latter torch tells no memory, which is the machine's
         hidden = "CUDA_VISIBLE_DEVICES hides it" if "CUDA_VISIBLE_DEVICES" in os.environ else "install the torch of requirements.txt"
         seen = Finding(PROBLEM, "GPU", f"{'; '.join(listed)}: torch {torch.__version__} does not see it", hidden)
         return Capacity(0, ram), [seen] if listed else [Finding(OK, "GPU", "none, which is enough for the demonstration model")]
     module = torch.get_device_module(device)
     driver = f", driver {listed[0].rpartition(', ')[2]}" if listed else ""
+    lacking = [] if has_bfloat16(device) else ["no bfloat16: --bf16 false --fp16 true"]
     sizes, findings = [], []
     for index in range(module.device_count()):
         properties, free = module.get_device_properties(index), module.mem_get_info(index)[0]
         sizes.append(properties.total_memory)
         busy = free < 0.9 * properties.total_memory
         found = f"{properties.name}, {gib(properties.total_memory)} GiB, {gib(free)} GiB of it free{driver}"
-        numbers = {"bytes": properties.total_memory, "free": free}
-        findings.append(Finding(NOTE if busy else OK, f"GPU {index}", found, "other programs use it: nvidia-smi" if busy else "", numbers))
+        numbers, advice = {"bytes": properties.total_memory, "free": free}, lacking + ["other programs use it: nvidia-smi"] * busy
+        findings.append(Finding(NOTE if advice else OK, f"GPU {index}", found, "; ".join(advice), numbers))
     return Capacity(min(sizes), ram), findings
 
 

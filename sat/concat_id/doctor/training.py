@@ -116,7 +116,7 @@ def examine_lists(config: Config, files: Sequence[str]) -> Iterator[Finding]:
 def examine_training(name: str, capacity: Capacity, measure: Callable[[Config], Any], plan: Callable[..., Any]) -> Iterator[Finding]:
     """Look at the lists of a model's training, and at the memory that `measure` and `plan` tell of."""
     files = files_of(name, training=True)
-    config = load_config(files)
+    config = load_config(files, {"device": "auto" if capacity.gpu else "cpu"})
     yield from examine_lists(config, files)
     sizes = measure(config)
     for count in GPUS:

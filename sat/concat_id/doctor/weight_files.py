@@ -94,7 +94,7 @@ def _parts_by_path(name: str) -> dict[str, Part]:
     """The parts of a model for all of its tasks; without a transformer if none is released."""
     preset, parts = PRESETS[name], {}
     for task in preset.inference:
-        transformer, *others = parts_of(load_config(files_of(name, task)))
+        transformer, *others = parts_of(load_config(files_of(name, task), {"device": "cpu"}))
         if preset.shipped or preset.transformers:
             is_only = len(preset.inference) == 1 or transformer.path in parts
             parts[transformer.path] = transformer if is_only else replace(transformer, what=f"transformer, {PEOPLE[task]}")
