@@ -196,6 +196,13 @@ def test_ten_of_sixteen_bits_of_colour_are_refused(tmp_path):
         refused("10 or 12 bits in 16", load_image, tmp_path / name)
 
 
+@pytest.mark.parametrize("tag, value, told", [(254, 1, "a thumbnail"), (262, 0, "white as zero"), (284, 2, "separate planes")])
+def test_tiffs_that_would_be_misread_are_refused(tmp_path, tag, value, told):
+    image = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
+    image.save(tmp_path / "a.tif", tiffinfo={tag: value})
+    refused(f"a.tif: found .*{told}", load_image, tmp_path / "a.tif")
+
+
 @pytest.fixture(scope="module")
 def images() -> dict[str, bytes]:
     """A small image in every format."""

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -62,11 +62,11 @@ def _load(path: Path, read: Callable[[Image.Image], Read]) -> Read:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not an image that can be read; expected JPEG, PNG, WebP or the like, convert it") from error
+        raise UserError(f"{path}: not an image that can be read; expected JPEG, PNG or the like; download it anew or convert it") from error
     except MemoryError as error:
         raise UserError(f"{path}: the image takes more memory than there is; make it smaller") from error
     except Exception as error:  # decoders raise whatever they like
-        raise UserError(f"{path}: the image cannot be read ({reason_of(error)}); check its permissions or save it anew") from error
+        raise UserError(f"{path}: the image cannot be read ({reason_of(error)}); check its permissions or download it anew") from error
 
 
 def _open(path: Path) -> Image.Image:
@@ -108,6 +108,8 @@ def _read(image: Image.Image) -> Image.Image:
     if factor > 1:
         image.draft(None, (width // factor, height // factor))  # JPEG is made smaller while it is decoded
     layout, is_whole = str(getattr(image, "tile", "")), image.size == size
+    if image.format == "TIFF":
+        _refuse_misread(image.tag_v2)
     with _quiet(with_libraries=True) if image.format == "TIFF" else nullcontext():  # libtiff prints what it finds wrong
         image.load()
     turn, profile = _turn(image), image.info.get("icc_profile")
@@ -116,6 +118,14 @@ def _read(image: Image.Image) -> Image.Image:
         image = _shrink(image, factor)
     image = to_srgb(image, profile)
     return image if turn is None else image.transpose(turn)
+
+
+def _refuse_misread(tags: Mapping[int, object]) -> None:
+    """Raise `UserError` for a TIFF's tags of what Pillow would read as something else."""
+    if tags.get(254, 0) & 1:  # NewSubfileType
+        raise UserError("found a thumbnail, as raw files begin with; export it as JPEG")
+    if 16 in tags.get(258, ()) and (tags.get(284) == 2 or tags.get(262) == 0):  # bits; separate planes, white as zero
+        raise UserError("found 16 bits in separate planes or with white as zero; save it with 8 bits")
 
 
 def _checked_size(image: Image.Image) -> tuple[int, int]:
