@@ -7,10 +7,13 @@ import numpy as np
 import onnx
 import pytest
 from in_process import refused
+from PIL import Image
 
 from concat_id.face import recognition
 from concat_id.face.detection import FaceDetector
+from concat_id.face.parsing import EllipseParser
 from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_person
+from concat_id.face.reference import prepare_found
 from concat_id.video.transforms import load_image
 
 
@@ -39,6 +42,14 @@ def test_antelopev2_holds_both(detector_folder, astronaut, tmp_path, capfd):
     assert recognizer.name == "ArcFace (glintr100)" and recognizer.embed_crops([]).shape == (0, 128)
     captured = capfd.readouterr()
     assert captured.out == captured.err == "", "insightface and onnxruntime keep quiet"
+
+
+@pytest.mark.parametrize("degrees", [-35, 45])
+def test_a_tilted_head_is_the_same_person(detector, recognizer, astronaut, degrees):
+    own = recognizer.embed(astronaut, detector.detect(astronaut)[0])
+    tilted = astronaut.rotate(degrees, expand=True, resample=Image.Resampling.BICUBIC)
+    prepared = prepare_found(detector.search(tilted), (96, 144), detector, EllipseParser())
+    assert recognizer.embed_crops([prepared.face])[0] @ own > 0.9
 
 
 def test_vectors_with_sides_of_one_are_flat(recognizer, astronaut, monkeypatch):

@@ -146,7 +146,7 @@ class FaceDetector:
             expected = moved(keypoints, matrix)
             candidates = [face.keypoints for face in self.detect(warp(image, matrix, DETECTION_SIZE))]
             distances = [float(np.abs(points - expected).mean()) for points in candidates]
-            if not distances or min(distances) > LOOK_CROP / 8:
+            if not distances or min(distances) > LOOK_CROP / 4:
                 break
             keypoints = moved(candidates[int(np.argmin(distances))], _inverse(matrix))
             if min(distances) < SETTLED:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
-from concat_id.face.detection import TEMPLATE_SIZE, FaceDetector, UprightPhoto, alignment, warp
+from concat_id.face.detection import TEMPLATE_SIZE, FaceDetector, UprightPhoto
 from concat_id.face.onnx_files import COMMAND
 from concat_id.face.parsing import CLASSES, EllipseParser, SegformerParser
 from concat_id.face.verdict import GOOD, NO_FACE, USABLE, PhotoVerdict, Reason, judge
@@ -63,7 +63,7 @@ def prepare_found(found: UprightPhoto, size: Sequence[int], detector: FaceDetect
     masked, remaining = mask_surroundings(crop, labels)
     remarks = [Reason("lying", GOOD, turned)] if turned else []
     verdict = judge(image, faces, face, crop, keypoints, labels).joined(*remarks, *background_kept(remaining))
-    seen = warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
+    seen, _ = detector.align(image, face, TEMPLATE_SIZE)
     return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, verdict, seen)
 
 
