@@ -300,6 +300,11 @@ def test_consisid_bench(tmp_path):
     samples, problems, _ = find_samples(videos, benchmark)
     assert [(sample.name, sample.system) for sample in samples[2:]] == [("1_woman_2.png--7", "ConsistentID")]
     assert len(problems) == 1 and "0001_he/portrait.png: " in problems[0] and "nothing of this name or of this prompt and" in problems[0]
+    with open(benchmark / "video_caption_eval_old.csv", "a", newline="") as file:
+        csv.writer(file).writerow(["8", "girl", "", "", "she, a {class_token},  runs"])
+    (videos / "0001_he").rename(videos / "1_woman_2.png--8")
+    samples, problems, _ = find_samples(videos, benchmark)
+    assert [sample.name for sample in samples[2:]] == ["1_woman_2.png--8"] and "0000_she" in problems[0], "names decide between equal ones"
 
 
 def test_plain_folder_takes_people_from_left_to_right(tmp_path, monkeypatch):

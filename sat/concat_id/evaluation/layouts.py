@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -230,10 +230,11 @@ def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Pa
     """
     samples, problems, others = [], [], 0
     without_suffix = {re.sub(r"\.(png|jpe?g|webp|bmp)--", "--", name): name for name in requests}
-    by_content = {_content(request): name for name, request in requests.items()}
+    times = Counter(map(_content, {*requests.values()}))
+    by_content = {content: name for name, request in requests.items() if times[content := _content(request)] == 1}
     own = {sample.video: sample for sample in _own_samples(folder)[0]}
     for video in dict.fromkeys([*media_in(folder, is_video, deep=True), *own]):
-        names = [by_content.get(_content(own[video])) if video in own else None, video.stem, video.parent.name]
+        names = [video.stem, video.parent.name, by_content.get(_content(own[video])) if video in own else None]
         name = next((without_suffix.get(name, name) for name in names if without_suffix.get(name, name) in requests), None)
         if name is None:
             missing = "asks for nothing of this name" + " or of this prompt and these photos" * (video in own)
