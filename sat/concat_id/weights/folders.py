@@ -74,7 +74,8 @@ def _tag_folder(folder: Path) -> Path:
     if tag is None or os.path.isfile(folder / LOW_RANK_FILE):  # which to-sat keeps beside the tag's folder
         _require_whole(folder)
         entries = sorted(folder.iterdir())
-        inner = [str(entry) for entry in entries if os.path.isfile(entry / "latest") or entry.suffix and entry.stem in STEMS]
+        whole = [entry for entry in entries if entry.stem in STEMS and entry.suffix in (".safetensors", ".bin")]
+        inner = [str(entry) for entry in entries if entry in whole or os.path.isfile(entry / "latest")]
         remedy = f"name {' or '.join(inner[:3])}" if inner else "download the weights or correct the path"
         raise UserError(f"{folder}: found {some([entry.name for entry in entries])}, expected a file 'latest' with the tag; {remedy}")
     return folder / tag

@@ -19,7 +19,7 @@ from concat_id.errors import UserError, finer, one_line
 from concat_id.files.paths import kind_of, resolve_path
 from concat_id.models.local_folders import load_network, silent, told
 from concat_id.video.transforms import to_frames
-from concat_id.weights.folders import some, weight_files
+from concat_id.weights.folders import STEMS, some, weight_files
 from concat_id.weights.loading import check_whole, load_files
 from concat_id.weights.model_folders import check_tokenizer, load_pretrained, network_of, read_settings
 
@@ -37,7 +37,6 @@ KIND = "StableDiffusionPipeline"
 LAYOUT = "Stable Diffusion 1.5 in diffusers' layout"
 EXPECTED = f"expected {LAYOUT}"
 WEIGHTS = ("unet", "vae", "text_encoder")
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 DOWN = re.compile(r"(.+?)[._]lora(?:_A|[._]down|_linear_layer\.down)\.weight")  # in the names of peft, of diffusers and of kohya
 
 
@@ -56,12 +55,12 @@ def load_base(model: ConsistentIDConfig, dtype: torch.dtype) -> StableDiffusionP
         with told(file, LAYOUT):
             base = StableDiffusionPipeline.from_single_file(str(file), config=str(folder), torch_dtype=dtype, **settings)
     else:
-        inner = weight_files(folder / "unet", STEMS)[0].name.split(".")[1:-1]  # fp16 of diffusion_pytorch_model.fp16.safetensors
-        variant = inner[0].partition("-")[0] if inner else None
+        inner = {name: weight_files(folder / name, STEMS)[0].name.split(".")[1:-1] for name in WEIGHTS}  # fp16 of model.fp16.safetensors
+        variants = {name: parts[0].partition("-")[0] if parts else None for name, parts in inner.items()}
         with told(folder, LAYOUT):
-            options = {"use_safetensors": None, "variant": variant}
+            options = {"use_safetensors": None, "variant": variants["text_encoder"]}
             text_encoder = load_network(CLIPTextModel, folder / "text_encoder", torch.device("cpu"), LAYOUT, dtype, **options)
-            settings |= {"image_encoder": None, "text_encoder": text_encoder, "variant": variant}
+            settings |= {"image_encoder": None, "text_encoder": text_encoder, "variant": variants["unet"] or variants["vae"]}
             base = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **settings)
     _check_loaded(base, file or folder)
     for file in map(resolve_path, model.lora_weights):
