@@ -72,6 +72,14 @@ def test_clips_hold_all_frames_of_their_shot_and_no_other(tmp_path, name):
             assert [round(rate * second) for second in burned_times(list(frames)).tolist()] == expected
 
 
+def test_the_start_of_avi_with_frames_out_of_order_is_read(tmp_path):
+    """ffmpeg, told to jump to it, jumps beyond it and gives the frames from the next key frame on."""
+    video = write_clip(tmp_path / "video.avi", "25", 5.0, options=("-bf", "2", "-g", "25"))
+    for start in (0.0, 0.064):
+        first = next(read_frames(video, "null", 60, start, 1.0))
+        assert burned_times([first])[0] == pytest.approx(start, abs=0.1)
+
+
 def persons(*tracks: dict[int, FoundFace]) -> list[Track]:
     return [Track(track) for track in tracks]
 

@@ -98,7 +98,7 @@ def test_folders_in_folders_and_photos_that_are_named_no_more(prepare, photos, t
     (photos / "six.jpg").rename(photos / "ben" / "1.jpg")
     options = "--caption", "c", "--without_vectors", "--output", photos / "out"
     for _ in range(2):
-        done = prepare("--photos", photos, photos / "ben", *options)
+        done = prepare("--photos", photos, photos / "anna" / ".." / "ben", *options)
         assert done.code == 0 and "JSON_all.json: 2 portraits, 0 photos" in done.out and "not listed" not in done.out
         assert [entry["resize_IMG"] for entry in read(photos / "out" / "JSON_all.json")] == [
             "resize_IMG/anna_1_resize.png", "resize_IMG/ben_1_resize.png"]  # fmt: skip

@@ -67,7 +67,7 @@ def is_seen_alike(path: Path, reader: ClipReader, size: tuple[int, int], fps: fl
     """Whether training sees of a video what `read_frames` does, by its middle frame: not if it is mirrored, or has a better track."""
     try:
         own = reader.read(path, Window(1.0, 1, 0, size))
-        # By time from its first frame, as `own`: -ss counts from the sound's start where that is earlier.
+        # By time from its first frame, as `own`: ffmpeg counts from the sound's start where that is earlier.
         middle = max(own.times[0] - 0.5 / fps, 0.0)
         other = next(read_frames(path, f"setpts=PTS-STARTPTS,trim=start={middle:.6f}", timeout_s))
     except (UnreadableClipError, NoFrameError):
