@@ -62,7 +62,7 @@ class Trainer:
                 if self.saved_at != self.done:
                     self._save(last=True)
                 if (without := self.done - self.engine.updates) > 0 and rank() == 0:
-                    print(f"note: {without} of {self.done} steps made no update, since gradients overflowed in float16", flush=True)
+                    print(f"note: {without} of {self.done} steps made no update, since gradients overflowed", flush=True)
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
