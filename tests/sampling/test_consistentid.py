@@ -201,9 +201,9 @@ def test_what_libraries_go_on_without_is_missed(folder, tmp_path):
         save_file(whole | {"mid.scale_weight": torch.ones(1)}, file)
         refused(f"{file}: found mid.scale_weight, by which other weights are multiplied", load_base, model, torch.float32)
         save_file(whole, file)
-    for file in (tmp_path / "base").glob("*/*.safetensors"):
+    for file in sorted((tmp_path / "base").glob("*/*.safetensors")):
         file.rename(file.with_suffix(".fp16.safetensors"))
-    assert load_base(model, torch.float32).unet.conv_in.weight.shape, "of a folder that has a variant alone"
+        assert load_base(model, torch.float32).unet.conv_in.weight.shape, f"{file.parent.name} has a variant alone"
     shutil.rmtree(tmp_path / "base" / "tokenizer")
     refused("tokenizer: found .* as the end of a text, expected 49407", load_base, model, torch.float32)
 
