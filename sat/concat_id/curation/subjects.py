@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation
 
 from concat_id.curation.clip_people import DiscardError
 from concat_id.curation.preparing import HANGING
-from concat_id.curation.training_lists import joined, path_from
+from concat_id.curation.training_lists import entry, joined
 from concat_id.data.clips import ClipReader, UnreadableClipError, Window, file_state
 from concat_id.data.records import Record
 from concat_id.distributed import choose_device
@@ -243,10 +243,8 @@ def entry_with(record: Record, subjects: Sequence[tuple[str, Sequence[Path]]], f
     for kind, files in subjects:
         kinds, images = kinds + [kind] * len(files), images + list(files)
     masks += [None] * (len(images) - len(masks)) if masks else []
-    entry = {"video_path": path_from(record.video, folder), "caption": record.caption,
-             "image_path": "" if record.shows_itself else joined(path_from(image, folder) for image in images)}  # fmt: skip
-    entry |= {"mask_path": joined(path_from(mask, folder) if mask else "" for mask in masks)} if masks else {}
-    return entry | ({"kind": joined(kinds)} if set(kinds) != {"face"} else {})
+    made = entry(folder, record.video, record.caption, () if record.shows_itself else images, masks)
+    return made | ({"kind": joined(kinds)} if set(kinds) != {"face"} else {})
 
 
 def _given(alternatives: Sequence[Path]) -> Path | None:

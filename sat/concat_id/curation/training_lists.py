@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from concat_id.curation.identities import NamedClip, assign_splits, name_people, too_close
-from concat_id.curation.pairs import Pair, Stage
+from concat_id.curation.pairs import Stage
 from concat_id.data.manifest import COMMAND, SPLITS, Clip
 from concat_id.errors import UserError, one_line
 from concat_id.files.json_files import write_json_list
@@ -49,7 +49,8 @@ def write_lists(folder: Path, stages: Mapping[str, Callable[[], Stage]], masks: 
             pairs = [pair for pair in stage.pairs if pair.clip.split == split]
             file = folder / f"stage_{number}_{split}.json"
             if pairs:
-                write_json_list(file, (entry(pair, folder, masks) for pair in pairs))
+                write_json_list(file, (entry(folder, pair.clip.clip.video, pair.clip.clip.caption, pair.images, pair.masks if masks else ())
+                                       for pair in pairs))  # fmt: skip
             else:
                 file.unlink(missing_ok=True)
             counts[split] = len(pairs)
@@ -59,14 +60,10 @@ def write_lists(folder: Path, stages: Mapping[str, Callable[[], Stage]], masks: 
     return summary
 
 
-def entry(pair: Pair, folder: Path, masks: bool) -> dict[str, Any]:
-    """Write a pair as an entry of a list in `folder`."""
-    written = {
-        "video_path": path_from(pair.clip.clip.video, folder),
-        "caption": pair.clip.clip.caption,
-        "image_path": joined(path_from(image, folder) for image in pair.images),
-    }
-    return written | ({"mask_path": joined(path_from(mask, folder) for mask in pair.masks)} if masks else {})
+def entry(folder: Path, video: Path, caption: str, images: Iterable[Path], masks: Sequence[Path | None] = ()) -> dict[str, Any]:
+    """Make an entry of a list in `folder`; without images the clip shows itself, None is no mask. Raises `UserError`."""
+    made = {"video_path": path_from(video, folder), "caption": caption, "image_path": joined(path_from(image, folder) for image in images)}
+    return made | ({"mask_path": joined(path_from(mask, folder) if mask else "" for mask in masks)} if masks else {})
 
 
 def joined(paths: Iterable[str]) -> str:
