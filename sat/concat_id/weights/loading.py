@@ -215,19 +215,15 @@ def weights_digest(path: str | Path) -> str:
     between them goes unseen).
     """
     path = Path(path)
-    head = first_bytes(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with _told(path) as head, path.open("rb") as file:
+        size = path.stat().st_size
         if size <= FULL_DIGEST_LIMIT:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         digest = hashlib.sha256(str(size).encode())
-        try:
-            if head.startswith(b"PK"):
-                entries = [(entry.filename, entry.file_size, entry.CRC) for entry in zipfile.ZipFile(file).infolist()]
-                digest.update(repr(sorted(entries)).encode())
-                return f"zip-crc32:{digest.hexdigest()}"
-        except UNREADABLE as error:
-            raise UserError(_why_unreadable(path, head, error)) from error
+        if head.startswith(b"PK"):
+            entries = [(entry.filename, entry.file_size, entry.CRC) for entry in zipfile.ZipFile(file).infolist()]
+            digest.update(repr(sorted(entries)).encode())
+            return f"zip-crc32:{digest.hexdigest()}"
         for block in range(SAMPLED_BLOCKS):
             file.seek(block * (size - SAMPLED_BLOCK_SIZE) // (SAMPLED_BLOCKS - 1))
             digest.update(file.read(SAMPLED_BLOCK_SIZE))
