@@ -9,7 +9,7 @@ from in_process import refused
 from tiny_wan import WIDTH, write_native_wan
 from transformers import UMT5Config, UMT5EncoderModel
 
-from concat_id.models.wan.text_encoder import WanTextEncoder, native_names, native_settings, to_transformers_names
+from concat_id.models.wan.text_encoder import WanTextEncoder, native_names, native_settings
 
 LENGTH = 24
 PROMPT = "a man in a red hat"
@@ -26,7 +26,7 @@ def library(wan):
     """transformers' network with the same weights."""
     native = torch.load(wan / FILE, weights_only=True)
     network = UMT5EncoderModel(UMT5Config(**native_settings(native))).eval().requires_grad_(False)
-    tensors = to_transformers_names(native, 2)
+    tensors = {new: native[name] for name, new in native_names(2).items()}
     network.load_state_dict(tensors | {"encoder.embed_tokens.weight": tensors["shared.weight"]})
     return network
 

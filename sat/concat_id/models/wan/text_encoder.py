@@ -3,15 +3,12 @@
 import html
 import re
 from collections.abc import Mapping
-from typing import TypeVar
 
 from torch import Tensor, nn
 from transformers.models.umt5.configuration_umt5 import UMT5Config
 
 from concat_id.models.text_encoder import PromptEncoder
 from concat_id.weights.loading import shape_of
-
-Value = TypeVar("Value")
 
 # Wan's names and transformers'.
 EMBEDDING = "token_embedding.weight"
@@ -44,7 +41,8 @@ class WanTextEncoder(PromptEncoder):
     def read_own(self, tensors: Mapping[str, Tensor]) -> tuple[dict, Mapping[str, Tensor]]:
         """Return the settings of tensors in Wan's names, and those under transformers' names."""
         settings = native_settings(tensors, str(self.path))
-        return settings, to_transformers_names(tensors, settings["num_layers"])
+        names = native_names(settings["num_layers"])
+        return settings, {names.get(name, name): tensor for name, tensor in tensors.items()}
 
     def run(self, network: nn.Module, prompt: str) -> Tensor:
         """Compute the embedding (L, D) of a prompt."""
@@ -67,12 +65,6 @@ def native_names(num_layers: int) -> dict[str, str]:
     for index in range(num_layers):
         names |= {f"blocks.{index}.{wan}.weight": f"encoder.block.{index}.{theirs}.weight" for wan, theirs in RENAMED_IN_BLOCK.items()}
     return names
-
-
-def to_transformers_names(tensors: Mapping[str, Value], num_layers: int) -> dict[str, Value]:
-    """Rename tensors from Wan's names; unknown ones stay as they are."""
-    names = native_names(num_layers)
-    return {names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def native_settings(tensors: Mapping[str, Tensor], source: str = "text encoder") -> dict:
