@@ -17,10 +17,9 @@ from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.errors import UserError
 from concat_id.files.paths import resolve_path
 from concat_id.models.diffusers_library import AutoencoderKLCogVideoX, CogVideoXCausalConv3d
-from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, check_latents, counter, folder_settings
-from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors
-from concat_id.weights.model_folders import built_from, made_on
+from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, check_latents, counter
+from concat_id.weights.loading import check_named, load_strictly, load_tensors
+from concat_id.weights.model_folders import built_from, made_on, read_diffusers
 
 CHUNK = 2  # latent frames decoded at once after the first chunk of three, as in the released sampling
 TILE_SIZE = (36, 52)  # latents; 480x720 pixels become 2x2 tiles
@@ -72,8 +71,7 @@ class VideoAutoencoder(FrozenAutoencoder):
         """
         path = resolve_path(config.path)
         if os.path.isdir(path):
-            settings = folder_settings(path, AutoencoderKLCogVideoX, "a 3d-vae.pt", "correct autoencoder.path")
-            state_dict = load_files(weight_files(path, ("diffusion_pytorch_model",)), trust)
+            settings, state_dict = read_diffusers(path, AutoencoderKLCogVideoX, "a 3d-vae.pt", "correct autoencoder.path", trust)
         else:
             settings = released_settings(config, temporal)
             state_dict = to_diffusers_names(_released_state_dict(path, trust))

@@ -13,10 +13,8 @@ from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 from torch import Tensor, nn
 
 from concat_id.errors import UserError
-from concat_id.models.frozen_autoencoder import folder_settings
-from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import load_files, load_strictly
-from concat_id.weights.model_folders import built_from, made_on, read_settings
+from concat_id.weights.loading import load_strictly
+from concat_id.weights.model_folders import built_from, made_on, read_diffusers, read_settings
 
 
 class FaceAttendingCogVideoX(ConsisIDTransformer3DModel, CacheMixin):
@@ -60,11 +58,10 @@ class WatchedScheduler(CogVideoXDPMScheduler):
 
 def load_network(folder: Path, dtype: torch.dtype, trust: bool = False) -> FaceAttendingCogVideoX:
     """Read the network of a diffusers folder in `dtype`. Raises `UserError` for weights that do not fit its settings."""
-    settings = folder_settings(folder, ConsisIDTransformer3DModel, "no other", "download it again")
+    settings, state_dict = read_diffusers(folder, ConsisIDTransformer3DModel, "no other", "download it again", trust)
     if not (settings.get("is_train_face") and settings.get("use_rotary_positional_embeddings")):
         expected = "is_train_face and use_rotary_positional_embeddings, as the released one has"
         raise UserError(f"{folder / 'config.json'}: found a network without a face or without rotary positions, expected {expected}")
-    state_dict = load_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
     with built_from(folder / "config.json", "ConsisID", state_dict), made_on("meta"):
         network = FaceAttendingCogVideoX.from_config(settings)
     load_strictly(network, state_dict, str(folder), dtype=dtype)

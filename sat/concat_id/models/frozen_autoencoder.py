@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concat_id.distributed import sent
-from concat_id.errors import UserError, one_line
-from concat_id.files.paths import kind_of
-from concat_id.weights.model_folders import read_settings
+from concat_id.errors import UserError
 
 PIXELS = 2**20  # of single frames encoded at once
 
@@ -104,18 +102,3 @@ def _check_video(video: Tensor, spatial: int, temporal: int) -> None:
         raise UserError(f"video: found {frames} frames, expected {temporal}k+1; use {max(near, 1)}")
     if height % spatial or width % spatial:
         raise UserError(f"video: found {height}x{width} pixels, expected multiples of {spatial}; resize it")
-
-
-def folder_settings(folder: Path, kind: type, released: str, remedy: str) -> dict[str, Any]:
-    """Read the settings of a diffusers folder that holds a VAE of the class `kind`; `released` is the file that would do as well.
-
-    Raises `UserError`, which ends with `remedy`.
-    """
-    file = folder / "config.json"
-    if kind_of(file) == "no such file":
-        raise UserError(f"{folder}: found no config.json, expected a diffusers folder or {released}; {remedy}")
-    settings = read_settings(file, "a diffusers configuration", like=kind.__init__)
-    found = settings.get("_class_name")
-    if found != kind.__name__:
-        raise UserError(f"{file}: describes {one_line(found)[:80]}, expected {kind.__name__}; {remedy}")
-    return settings

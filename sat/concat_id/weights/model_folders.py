@@ -45,6 +45,21 @@ def read_settings(file: Path, expected: str, remedy: str = "download it again", 
     return settings
 
 
+def read_diffusers(folder: Path, kind: type, instead: str, remedy: str, trust: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read settings and weights of diffusers' network of the class `kind`; `instead` is the file that would do as well as the folder.
+
+    Raises `UserError`, which ends with `remedy` where the folder is another one.
+    """
+    file = folder / "config.json"
+    if kind_of(file) == "no such file":
+        raise UserError(f"{folder}: found no config.json, expected a diffusers folder or {instead}; {remedy}")
+    settings = read_settings(file, "a diffusers configuration", like=kind.__init__)
+    found = settings.get("_class_name")
+    if found != kind.__name__:
+        raise UserError(f"{file}: describes {one_line(found)[:80]}, expected {kind.__name__}; {remedy}")
+    return settings, load_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
+
+
 def check_tokenizer(folder: Path) -> None:
     """Raise `UserError` for a tokenizer's settings that nothing could be made of in reasonable time."""
     for name in TOKENIZER_SETTINGS:

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from concat_id.config.wan import WanAutoencoderConfig
 from concat_id.errors import UserError
-from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, check_latents, counter, folder_settings
-from concat_id.weights.folders import weight_files
-from concat_id.weights.loading import check_named, load_files, load_strictly, load_tensors
-from concat_id.weights.model_folders import built_from, made_on
+from concat_id.models.frozen_autoencoder import FrozenAutoencoder, Progress, check_latents, counter
+from concat_id.weights.loading import check_named, load_strictly, load_tensors
+from concat_id.weights.model_folders import built_from, made_on, read_diffusers
 
 TILE_SIZE, TILE_STRIDE = (30, 52), (15, 26)  # latents of a tile and between two, as in the released sampling
-STEM = "diffusion_pytorch_model"
 NATIVE_MARK = "encoder.downsamples.0.residual.2.weight"  # a tensor under Wan's name that diffusers' files have not
 
 
@@ -48,8 +46,7 @@ class WanAutoencoder(FrozenAutoencoder):
         path, given = Path(path), settings
         if os.path.isdir(path):
             folder = path / "vae" if os.path.isdir(path / "vae") else path
-            settings = folder_settings(folder, AutoencoderKLWan, "Wan2.1_VAE.pth", "correct the autoencoder's path")
-            state_dict = load_files(weight_files(folder, (STEM,)), trust)
+            settings, state_dict = read_diffusers(folder, AutoencoderKLWan, "Wan2.1_VAE.pth", "correct the autoencoder's path", trust)
         else:
             native = load_tensors(path, trust)
             if not isinstance(native, dict) or NATIVE_MARK not in native:
