@@ -117,8 +117,8 @@ class Minutes:
         while (progress := self.clock.progress(name)) < 1:
             people, moving = showing(self.pool.people, 2) if learner.done % 8 >= 6 else [], learner.done % 2 == 1
             people = people or showing(self.pool.people, 1)
-            number, sides = people[0].references.shape[1], people[0].references.shape[-2:]
-            tokens = count_tokens(model.transformer, (model.max_latent_frames if moving else 1) + number, *sides)
+            number, frames = people[0].references.shape[1], model.max_latent_frames if moving else 1
+            tokens = count_tokens(model, frames + number, self.size if number == 1 else model.largest_size)
             count = max(1, round(TOKENS_A_STEP * self.scale / tokens))
             kind = f"{'clips' if moving else 'images'}{' of two' if number == 2 else ''}"
             tally = self.tallies.setdefault(f"{name}, {kind}", Tally(3.0 * sum(forward_operations(model.transformer, tokens))))

@@ -3,6 +3,7 @@
 Keys that are marked `training` have no say in a sampled video.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,6 +37,10 @@ class OfVideos:
     def latent_frames(self, frames: int) -> int:
         """Latent frames of so many pixel frames."""
         return (frames - 1) // self.transformer.time_compressed_rate + 1
+
+    def latent_sides(self, size: Sequence[int]) -> list[int]:
+        """Latent height and width of images of `size` (height, width)."""
+        return [side // self.autoencoder.spatial_factor for side in size]
 
     @property
     def max_people(self) -> int:

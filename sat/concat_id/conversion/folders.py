@@ -202,7 +202,7 @@ def read_model(files: Iterable[str | Path]) -> Any:
     """Read a model whose videos are as large, long and fast as the clips that the files name."""
     config = load_config(files, kinds=BACKBONES)
     model, data, sizes = config.model, config.data, config.model.transformer
-    sizes.latent_height, sizes.latent_width = (side // model.autoencoder.spatial_factor for side in data.video_size)
+    sizes.latent_height, sizes.latent_width = model.latent_sides(data.video_size)
     sizes.num_frames, model.fps = data.max_num_frames, data.fps
     return model
 

@@ -99,7 +99,7 @@ def costs_of(config: Config) -> Costs:
     hidden, frames = _tokens(config) * network.hidden_size, network.time_compressed_rate * (config.args.sampling_num_frames - 1) + 1
     copies, most = DECODE[model.kind]
     decoding = copies * min(frames, most) * height * width * widest
-    sides = [side // section.spatial_factor for side in (height, width)]
+    sides = model.latent_sides((height, width))
     tiles = [min(side, limit) if model.kind == "wan" else tiles_of(side, limit)[0].stop
              for side, limit in zip(sides, WAN_TILE if model.kind == "wan" else TILE_SIZE, strict=True)]  # fmt: skip
     video = 3 * frames * height * width * torch.float32.itemsize / bytes_each if tiles != sides else 0
@@ -135,8 +135,7 @@ def best_mode(name: str, config: Config, capacity: Capacity, is_asked: bool) -> 
 
 
 def _tokens(config: Config) -> int:
-    sides = [side // config.model.autoencoder.spatial_factor for side in config.args.sampling_image_size]
-    return count_tokens(config.model.transformer, config.args.sampling_num_frames + 1, *sides)  # 1 reference
+    return count_tokens(config.model, config.args.sampling_num_frames + 1, config.args.sampling_image_size)  # 1 reference
 
 
 def time_of_video(name: str, config: Config, device: torch.device) -> Finding:

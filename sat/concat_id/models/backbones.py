@@ -144,8 +144,7 @@ def choose_kernel(config: Config, network: nn.Module, device: torch.device, meas
     Returns what to say of the choice. Raises `UserError` for one that does not run on the device.
     """
     transformer, heads = config.model.transformer, config.model.transformer.num_attention_heads
-    sides = (length // config.model.autoencoder.spatial_factor for length in config.args.sampling_image_size)
-    tokens = count_tokens(transformer, config.args.sampling_num_frames + 1, *sides) if measure else 0
+    tokens = count_tokens(config.model, config.args.sampling_num_frames + 1, config.args.sampling_image_size) if measure else 0
     network.attention_kernel, told = pick_kernel(config, device, heads, transformer.hidden_size // heads, tokens)
     if hasattr(network, "get_mixin"):
         network.get_mixin("adaln_layer").attention_kernel = network.attention_kernel

@@ -1,15 +1,16 @@
 """Tokens, weights and operations of a transformer, from its sizes alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
-def count_tokens(config: Any, frames: int, height: int, width: int) -> int:
-    """Tokens of a sequence of text and latent frames, references among them; `config` is the transformer's, sizes are the latents'.
+def count_tokens(model: Any, frames: int, size: Sequence[int]) -> int:
+    """Tokens of a sequence of text and latent frames, references among them, of images of `size` (height, width) in pixels.
 
-    Wan's text is not in the sequence.
+    `model` is a backbone's section. Wan's text is not in the sequence.
     """
-    text = 0 if hasattr(config, "ffn_dim") else config.text_length
-    return text + frames * (height // config.patch_size) * (width // config.patch_size)
+    height, width = (side // model.transformer.patch_size for side in model.latent_sides(size))
+    return frames * height * width + (0 if model.kind == "wan" else model.transformer.text_length)
 
 
 def weights_per_token(config: Any) -> int:

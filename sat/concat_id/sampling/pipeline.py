@@ -229,9 +229,8 @@ class VideoPipeline:
         on_estimate: Callable[[int, Tensor], None] = lambda step, estimate: None,
     ) -> Tensor:
         """Denoise from seeded noise under conditions that are on the device; the rest is as `sample` has it."""
-        args, sampler, device = self.config.args, self.config.model.sampler, self.device
-        sides = [side // self.config.model.autoencoder.spatial_factor for side in args.sampling_image_size]
-        shape = 1, args.sampling_num_frames, self.config.model.transformer.in_channels, *sides
+        args, model, sampler, device = self.config.args, self.config.model, self.config.model.sampler, self.device
+        shape = 1, args.sampling_num_frames, model.transformer.in_channels, *model.latent_sides(args.sampling_image_size)
         generator = torch.Generator().manual_seed(seed)
 
         def noise_like(x: Tensor) -> Tensor:
@@ -248,7 +247,7 @@ class VideoPipeline:
                 reached[step - 1]()
                 on_step(step - 1)
 
-        schedule = self.make_schedule(self.config.model.schedule.num_timesteps, self.config.model.schedule.shift)
+        schedule = self.make_schedule(model.schedule.num_timesteps, model.schedule.shift)
         steps = schedule.sampling_steps(sampler.num_inference_steps)
         start = sent(self.draw_start(shape, generator), device)
         with self.placement.on_device(self.transformer) as transformer:
@@ -293,10 +292,10 @@ class VideoPipeline:
 
     def _lengths(self, condition: Condition) -> tuple[int, int]:
         """Lengths of the sequences that processes share: frames' tokens, references' among them, and CogVideoX's text."""
-        args, transformer, factor = self.config.args, self.config.model.transformer, self.config.model.autoencoder.spatial_factor
+        args, model = self.config.args, self.config.model
         refs = 0 if condition.ref_latents is None else condition.ref_latents.shape[1]
-        whole = count_tokens(transformer, args.sampling_num_frames + refs, *(side // factor for side in args.sampling_image_size))
-        text = 0 if self.config.model.kind == "wan" else condition.prompt_embeds.shape[1]
+        whole = count_tokens(model, args.sampling_num_frames + refs, args.sampling_image_size)
+        text = 0 if model.kind == "wan" else condition.prompt_embeds.shape[1]
         return whole - text, text
 
     @torch.inference_mode()

@@ -62,8 +62,8 @@ def empty_network(config: Config) -> nn.Module:
 
 def trace_network(config: Config, batch: int, num_refs: int) -> int:
     """Bytes above the weights of forward and backward of a micro-batch; gradients of parameters are let go of at once."""
-    transformer, dtype = config.model.transformer, getattr(torch, config.args.dtype_name)
-    size = _latent_size(config)
+    model, transformer, dtype = config.model, config.model.transformer, getattr(torch, config.args.dtype_name)
+    size = model.latent_frames(config.data.max_num_frames), transformer.in_channels, *model.latent_sides(config.data.video_size)
     network = empty_network(config)
     with _without_contents(network, dtype) as ledger:
         for parameter in network.parameters():
@@ -94,9 +94,8 @@ def network_flops(config: Config, num_refs: int) -> int:
 
     S tokens of text, video and references, D the width; once more the forward where activations are recomputed.
     """
-    transformer = config.model.transformer
-    frames, _, height, width = _latent_size(config)
-    forward = sum(forward_operations(transformer, count_tokens(transformer, frames + num_refs, height, width)))
+    transformer, frames = config.model.transformer, config.model.latent_frames(config.data.max_num_frames) + num_refs
+    forward = sum(forward_operations(transformer, count_tokens(config.model, frames, config.data.video_size)))
     return forward * (4 if transformer.checkpoint_activations else 3)
 
 
@@ -113,11 +112,3 @@ def _without_contents(network: nn.Module, dtype: torch.dtype) -> Iterator[Ledger
 
 def _forget_gradient(parameter: Tensor) -> None:
     parameter.grad = None
-
-
-def _latent_size(config: Config) -> tuple[int, int, int, int]:
-    """Frames, channels, height and width of a clip's latents."""
-    transformer, factor = config.model.transformer, config.model.autoencoder.spatial_factor
-    height, width = config.data.video_size
-    frames = config.model.latent_frames(config.data.max_num_frames)
-    return frames, transformer.in_channels, height // factor, width // factor
