@@ -88,10 +88,11 @@ def test_says_what_is_cut_off(folder):
 
 
 def test_network_is_loaded_late_freed_and_not_needed_for_cached_prompts(folder, tmp_path, monkeypatch):
-    with TextEncoder(folder, LENGTH, torch.bfloat16, cache_folder=tmp_path / "cache") as encoder:
-        assert encoder._network is None
-        embeds = encoder.encode([PROMPT, "red hat"])
-        assert encoder._network is not None
+    encoder = TextEncoder(folder, LENGTH, torch.bfloat16, cache_folder=tmp_path / "cache")
+    assert encoder._network is None
+    embeds = encoder.encode([PROMPT, "red hat"])
+    assert encoder._network is not None
+    encoder.unload()
     assert encoder._network is None
 
     monkeypatch.setattr(TextEncoder, "load", lambda *_: pytest.fail("loaded the network"))

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ TABLES = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two
 class PromptEncoder:
     """Turn prompts into embeddings (B, L, D) of exactly `max_length` tokens, keeping them on disk.
 
-    The network is loaded by the first prompt that `cache_folder` does not hold and freed by `unload`, or at the end of a `with`
-    block. Each kind of network tells of which classes it is (`classes`) and how it is run on one prompt (`run`).
+    The network is loaded by the first prompt that `cache_folder` does not hold and freed by `unload`. Each kind of network tells of
+    which classes it is (`classes`) and how it is run on one prompt (`run`).
     """
 
     name: str  # of the network
@@ -58,12 +58,6 @@ class PromptEncoder:
         self._network: nn.Module | None = None
         self._change: Callable[[nn.Module], None] = lambda network: None
         self.check_width: Callable[[int], None] = lambda width: None  # of an embedding's tokens
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.unload()
 
     def classes(self) -> tuple[type[nn.Module], type]:
         """Import the network's class, which takes a second or more, and that of its settings."""
