@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from concat_id.errors import UserError, reason_of
-from concat_id.files.paths import file_digest, read_text
+from concat_id.files.paths import read_text
 
 DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")  # SHA-256 of the file, or git's name for it
 RECORDS = Path(".cache", "huggingface", "download")  # in the folder of a download: FILE.metadata, three lines: commit, etag, time
@@ -30,7 +30,7 @@ def check_digest(file: Path, expected: str) -> None:
     real = os.path.realpath(file)  # a link to a damaged file would be made anew
     remedy = f"remove {real} and fetch it again"
     try:
-        found = file_digest(file) if len(expected) == 64 else _git_digest(file)
+        found = _digest(file, of_git=len(expected) == 40)
     except OSError as error:
         raise UserError(f"{file}: damaged: found {reason_of(error)}, expected a file that can be read; {remedy}") from error
     if found != expected:
@@ -64,7 +64,8 @@ def _git(folder: Path, *command: str) -> str:
     return ""
 
 
-def _git_digest(file: Path) -> str:
-    size = os.path.getsize(file)
+def _digest(file: Path, of_git: bool) -> str:
+    head = f"blob {os.path.getsize(file)}\0".encode()  # which git puts before a file
     with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)).hexdigest()
+        made = hashlib.file_digest(stream, (lambda: hashlib.sha1(head, usedforsecurity=False)) if of_git else "sha256")
+    return made.hexdigest()

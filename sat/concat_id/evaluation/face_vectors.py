@@ -29,7 +29,7 @@ def face_vectors(images: Sequence[Path], what: str, output: Path, instruments: I
     for path in tqdm(images, desc=what, unit="image", dynamic_ncols=True, disable=len(images) < 5):
         try:
             digest = file_digest(path)
-        except (OSError, UserError):
+        except UserError:
             continue
         if digest not in known:
             known[digest] = _compute(path, instruments)

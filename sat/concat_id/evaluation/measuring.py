@@ -133,10 +133,7 @@ def measure_or_recall(sample: GeneratedVideo, file: Path, instruments: Instrumen
     """Return a sample's result without its thumbnails, and whether it was there already. Raises `UserError` for bad input."""
     if not sample.references:
         raise UserError(f"{sample.video}: found no reference image, expected one beside it or in its info.json; add it")
-    try:
-        digests = {"video": file_digest(sample.video), "references": [file_digest(path) for path in sample.references]}
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}), expected a file of {sample.video.parent}") from error
+    digests = {"video": file_digest(sample.video), "references": [file_digest(path) for path in sample.references]}
     key = text_digest(json.dumps([digests, sample.prompt, instruments.identity], sort_keys=True))
     known = None if overwrite else _recall(file)
     if known is not None and known.get("key") == key and not known["failures"]:

@@ -298,10 +298,13 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a regular file's bytes, in hexadecimal. Raises `UserError`, or `OSError` where it may not be read."""
+    """SHA-256 of a regular file's bytes, in hexadecimal. Raises `UserError`."""
     require_file(path, "a file")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def copies_among(files: Iterable[Path]) -> dict[Path, Path]:
@@ -313,7 +316,7 @@ def copies_among(files: Iterable[Path]) -> dict[Path, Path]:
     def parted(files: Iterable[Path], key: Callable[[Path], Any]) -> list[list[Path]]:
         groups = defaultdict(list)
         for file in files:
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 groups[key(file)].append(file)
         return [group for value, group in groups.items() if value and len(group) > 1]
 

@@ -51,18 +51,11 @@ class Job:
 
         Raises `UserError` for an image that cannot be read.
         """
-        digests = [[_digest(photo) for photo in photos] for photos in self.people]
+        digests = [[file_digest(photo) for photo in photos] for photos in self.people]
         content = {"prompt": self.prompt, "images": [each if len(each) > 1 else each[0] for each in digests], **settings}
         if all(len(each) == 1 for each in digests):
             content.pop("photos", None)  # says what becomes of several
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _digest(image: Path) -> str:
-    try:
-        return file_digest(image)
-    except OSError as error:
-        raise UserError(f"{image}: the image cannot be read ({error.strerror}); check its permissions") from error
 
 
 def finished_folders(output_dir: Path) -> dict[str, Path]:
