@@ -120,11 +120,10 @@ class ClipDataset(ReplacingDataset):
         training: bool = True,
         seed: int = 42,
         bad_clips: Path | None = None,
-        timeout_s: float = 60.0,
         latents: TensorCache | None = None,
     ):
         super().__init__(records, [-record.num_refs if record.is_image else record.num_refs for record in records], seed, bad_clips)
-        self.data, self.training, self.reader, self.latents = data, training, ClipReader(timeout_s), latents
+        self.data, self.training, self.reader, self.latents = data, training, ClipReader(), latents
 
     def _files(self, record: Record) -> tuple[Path, ...]:
         """Those that need not be tried when they are known to be unreadable."""

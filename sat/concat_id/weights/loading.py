@@ -84,8 +84,8 @@ def _told(path: Path) -> Iterator[bytes]:
         raise UserError(_why_unreadable(path, head, error)) from error
 
 
-def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: bool = False, alpha: float = 1.0) -> SatCheckpoint:
-    """Read the tensors whose names start with `prefix` (removed) from a SAT checkpoint; SAT's own low-rank ones are merged by `alpha`.
+def load_sat_checkpoint(folder: str | Path, trust: bool = False, alpha: float = 1.0) -> SatCheckpoint:
+    """Read the transformer's tensors, without `SAT_PREFIX`, from a SAT checkpoint; SAT's own low-rank ones are merged by `alpha`.
 
     `folder` holds `latest` and the tag's folder; the tag's folder or its `mp_rank_00_model_states.pt` will do as well.
     """
@@ -97,9 +97,9 @@ def load_sat_checkpoint(folder: str | Path, prefix: str = SAT_PREFIX, trust: boo
         instead = what_to_do_with(content, path) or "expected a SAT checkpoint with an entry 'module'; check args.load"
         raise UserError(f"{path}: found {found}, {instead}")
     check_named(module, str(path))
-    state_dict = {name.removeprefix(prefix): tensor for name, tensor in module.items() if name.startswith(prefix)}
+    state_dict = {name.removeprefix(SAT_PREFIX): tensor for name, tensor in module.items() if name.startswith(SAT_PREFIX)}
     if not state_dict:
-        raise UserError(f"{path}: found tensors {some(module)}, expected names starting with '{prefix}'; check args.load")
+        raise UserError(f"{path}: found tensors {some(module)}, expected names starting with '{SAT_PREFIX}'; check args.load")
     if any(MATRIX in name for name in state_dict):
         if rank() == 0:
             warn(f"{path}: holds SAT's low-rank matrices, which are merged with lora_alpha {alpha:g}")
