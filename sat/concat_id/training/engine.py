@@ -65,8 +65,6 @@ class Engine:
 
     def __init__(self, network: nn.Module, settings: EngineSettings, device: torch.device):
         trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-        if not trained:
-            raise UserError("model: nothing to train, expected parameters that require gradients")
         if settings.deepspeed["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
             raise UserError(f"args.fp16: found true, but DeepSpeed has no float16 on a {device.type}; set bf16: true, or neither of them")
         offloaded = bool(settings.deepspeed["zero_optimization"].get("offload_optimizer"))
