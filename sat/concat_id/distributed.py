@@ -39,6 +39,12 @@ def own_share(items: Sequence[Item]) -> list[Item]:
     return list(items[rank() :: world_size()])
 
 
+def say(*lines: str) -> None:
+    """Print lines, in the first process alone."""
+    for line in lines if rank() == 0 else ():
+        print(line, flush=True)
+
+
 def join_processes(backend: str, timeout: timedelta) -> None:
     """Join the processes that were started together, which wait for one another as long as `timeout`."""
     place = {}

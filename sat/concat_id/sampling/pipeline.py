@@ -20,7 +20,7 @@ from concat_id.diffusion.flow import FLOW_SAMPLERS, FlowSchedule
 from concat_id.diffusion.guidance import GuidanceScale, guidance_scale
 from concat_id.diffusion.samplers import SAMPLERS
 from concat_id.diffusion.schedule import zero_snr_schedule
-from concat_id.distributed import rank, sent
+from concat_id.distributed import say, sent
 from concat_id.errors import UserError, finer, shortened, warn
 from concat_id.face.reference import PreparedReference, load_face_models, prepare_reference
 from concat_id.models import backbones
@@ -98,8 +98,7 @@ class VideoPipeline:
             steps = config.model.sampler.num_inference_steps * config.args.batch_size
             notes.append(backbones.compile_blocks(config, transformer, device, steps))
             self.is_compiled = notes[-1] is not None
-        for note in filter(None, notes if rank() == 0 else ()):
-            print(note, flush=True)
+        say(*filter(None, notes))
         if shares_tokens:
             share_tokens(transformer.network, device, self.sharing.size)
         return self.placement.streamed(transformer)

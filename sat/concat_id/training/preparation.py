@@ -20,7 +20,7 @@ from concat_id.config.loading import COMMAND_LINE
 from concat_id.config.schema import Config, to_dict
 from concat_id.config.yaml_files import RUN_FILE, read_yaml
 from concat_id.data.records import Record, read_records
-from concat_id.distributed import from_first, own_share, rank, sent, world_size
+from concat_id.distributed import from_first, own_share, rank, say, sent, world_size
 from concat_id.errors import UserError, one_line, printable, shortened, warn
 from concat_id.files.locks import locked
 from concat_id.files.paths import PROJECT_ROOT, check_writable, kind_of, read_text, resolve_path, safe_name, write_text
@@ -60,8 +60,7 @@ def opened_run(config: Config) -> Iterator[tuple[Path, SavedState | None]]:
             saved = open_checkpoint(run if args.resume in ("latest", "true") else resolve_path(args.resume))
         else:
             run = Path(from_first(_new_run(save, name, held) if rank() == 0 else None))
-        if rank() == 0:
-            print(printable(f"continuing {run} after step {saved.step}" if saved else f"writing to {run}"), flush=True)
+        say(printable(f"continuing {run} after step {saved.step}" if saved else f"writing to {run}"))
         yield run, saved
 
 
@@ -152,8 +151,7 @@ def load_network(config: Config, saved: SavedState | None, device: torch.device)
         torch.manual_seed(generator_of(config.args.seed, f"dropout of process {rank()}").initial_seed())  # a resumed run has its own
         if saved:
             _restore_products(saved, network)
-        if rank() == 0:
-            print(f"training products of rank {lora.rank} beside {len(names)} layers", flush=True)
+        say(f"training products of rank {lora.rank} beside {len(names)} layers")
     backbones.choose_kernel(config, network, device, measure=False)
     stage = config.training.zero_stage or config.deepspeed.get("zero_optimization", {}).get("stage")
     if config.args.compile or str(stage) != "3":  # whose hooks no compiler follows

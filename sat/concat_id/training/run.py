@@ -12,7 +12,7 @@ from torch import nn
 from concat_id.config.schema import Config
 from concat_id.data.dataset import ReplacingDataset
 from concat_id.data.sampler import ClipLoader, EpochSampler
-from concat_id.distributed import choose_device, memory_told, rank, warn_of_emulation, world_size
+from concat_id.distributed import choose_device, memory_told, rank, say, warn_of_emulation, world_size
 from concat_id.errors import one_line
 from concat_id.training.checkpoint import SavedState
 from concat_id.training.engine import Engine, start_processes
@@ -58,7 +58,6 @@ def opened_training(config: Config) -> Iterator[TrainingRun]:
     settings, device = engine_settings(config, world_size()), choose_device(config.args.device)
     warn_of_emulation(device, config.args.dtype_name)
     start_processes(device)
-    for note in settings.notes if rank() == 0 else ():
-        print(f"note: {one_line(note)}", flush=True)
+    say(*(f"note: {one_line(note)}" for note in settings.notes))
     with opened_run(config) as (folder, saved):
         yield TrainingRun(config, settings, device, folder, saved)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from concat_id.config.schema import Config
 from concat_id.data.dataset import Batch
 from concat_id.data.sampler import EpochSampler
-from concat_id.distributed import memory_told, rank, world_size
+from concat_id.distributed import memory_told, rank, say, world_size
 from concat_id.errors import UserError, printable, warn
 from concat_id.training.checkpoint import CheckpointError, SavedState, save_checkpoint
 from concat_id.training.engine import Engine, all_reduce
@@ -54,15 +54,15 @@ class Trainer:
 
     def train(self, batches: Iterable[Batch]) -> int:
         """Train to the end; returns 0, or 128 + the number of the signal that stopped it."""
-        if self.done >= self.args.train_iters and rank() == 0:
-            print(f"note: all {self.args.train_iters} steps are taken already; go on with a larger --train_iters", flush=True)
+        if self.done >= self.args.train_iters:
+            say(f"note: all {self.args.train_iters} steps are taken already; go on with a larger --train_iters")
         try:
             with self._listening(), memory_told(LESS_MEMORY, lambda: f"step {self.done + 1}: "):
                 self._steps(iter(batches))
                 if self.saved_at != self.done:
                     self._save(last=True)
-                if (without := self.done - self.engine.updates) > 0 and rank() == 0:
-                    print(f"note: {without} of {self.done} steps made no update, since gradients overflowed", flush=True)
+                if (without := self.done - self.engine.updates) > 0:
+                    say(f"note: {without} of {self.done} steps made no update, since gradients overflowed")
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
@@ -147,8 +147,7 @@ class Trainer:
                 warn(f"{error}; training goes on")
             return
         self.saved_at = self.done
-        if rank() == 0:
-            print(f"saved {printable(self.run / str(self.done))} in {time.monotonic() - began:.1f} s", flush=True)
+        say(f"saved {printable(self.run / str(self.done))} in {time.monotonic() - began:.1f} s")
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -164,8 +163,7 @@ class Trainer:
             else:
                 return
             self.noted = number
-            if rank() == 0:
-                print(f"{signal.Signals(number).name}: finishing this step, then saving", flush=True)
+            say(f"{signal.Signals(number).name}: finishing this step, then saving")
 
         before = {number: signal.signal(number, note) for number in SIGNALS}
         try:
