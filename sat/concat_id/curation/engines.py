@@ -13,16 +13,18 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from concat_id.errors import UserError, reason_of, shortened, silence, tell, warn
 from concat_id.startup import OFFLINE, QUIET, prepare_process, python_environment
 from concat_id.workers import in_processes
 
+HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
 MOST_BLOCKS = 10_000  # that Ray holds at a time; of more sources, several make a block
 QUIET_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 PROBE = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
@@ -30,19 +32,28 @@ PROBE = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
 LAST_WORDS = "read -r line || echo 'error: the head of the Ray cluster, or this process, was ended; the same command goes on from here' >&2"
 
 
-class CurationStage(Protocol):
-    """A step of curation, which every process sets up for itself; it can be pickled until then.
+class CurationStage:
+    """A step of curation over videos, which every process sets up for itself; it can be pickled until then.
 
     It takes so many `gpus` (shares of one are below 1), and after `seconds` a source must hang.
-    `process` makes the folder of a source, whole or not at all, and returns its record. Both raise `UserError`.
+    `process` makes the folder of a source under `output`, whole or not at all, and returns its record. It raises `UserError`, as `setup`.
     """
 
-    gpus: float
-    seconds: float
+    process: Callable[[Any], Any]
 
-    def setup(self) -> None: ...  # noqa: D102
-    def process(self, source: Any) -> Any: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
+    def __init__(self, output: Path, settings: Any, models: Any, gpus: float):
+        self.output, self.settings, self.models = output, settings, models
+        self.gpus, self.seconds = gpus, HANGING * settings.timeout_s
+
+    def setup(self) -> None:
+        """Make ready what the stage takes along to no other process."""
+        from concat_id.data.clips import ClipReader  # takes a second, and scripts look at their options first
+
+        self._reader = ClipReader(self.settings.timeout_s)
+
+    def close(self) -> None:
+        """End the process that reads videos."""
+        self._reader.close()
 
 
 class Lost(NamedTuple):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.curation.clip_people import Demands, DiscardError, choose_people, match_names
-from concat_id.curation.engines import Lost, Result
+from concat_id.curation.engines import CurationStage, Lost, Result
 from concat_id.curation.prepared_videos import PreparedVideo, recall
 from concat_id.curation.reference_crops import choose_references, count_verdicts, write_reference
 from concat_id.curation.shots import SMALL, Span, changes, find_cuts, plan_clips
@@ -23,7 +23,7 @@ from concat_id.curation.source_videos import RECORD, SourceVideo
 from concat_id.curation.summary_page import write_summary
 from concat_id.curation.video_parts import NoFrameError, cut_clip, is_seen_alike, problem_of, read_frames, visible_part
 from concat_id.data.checking import people_in_words
-from concat_id.data.clips import ClipReader, UnknownCodecError, UnreadableClipError, Window, file_state, told_of
+from concat_id.data.clips import UnknownCodecError, UnreadableClipError, Window, file_state, told_of
 from concat_id.data.manifest import VECTORS
 from concat_id.data.manifest_files import write_manifest
 from concat_id.distributed import choose_device
@@ -43,7 +43,6 @@ VERSION = 5  # raise it when the same video would give other clips
 NEWER = {".avi": [6], ".flv": [6]}  # of such videos alone
 EPSILON = 1e-3  # frames
 SLACK = 2  # frames more where rates vary, as none may be shown where a clip ends
-HANGING = 20  # times the limit for reading a video: what takes that long as a whole hangs
 
 
 @dataclass(frozen=True)
@@ -112,21 +111,17 @@ class Look(NamedTuple):
     turned: tuple[Image.Image, str] | None = None
 
 
-class Preparation:
-    """The stage that prepares videos under `output`, each in a folder of its own that a later run takes over if nothing has changed."""
-
-    def __init__(self, output: Path, settings: Settings, models: FaceModelNames, gpus: float):
-        self.output, self.settings, self.models = output, settings, models
-        self.gpus, self.seconds = gpus, HANGING * settings.timeout_s
+class Preparation(CurationStage):
+    """Prepares videos by `Settings`, each in a folder of its own that a later run takes over if nothing has changed."""
 
     def setup(self) -> None:
         """Load the models. Raises `UserError`."""
+        super().setup()
         self.faces, self.recognizer = load_tools(self.models)
         digests = [file_digest(model.file) for model in (self.faces.detector, self.recognizer)]
         wanted = {name: value for name, value in asdict(self.settings).items() if name != "timeout_s"}
         parser = self.faces.parser
         self._identity = [VERSION, wanted, *digests, folder_digest(parser.folder) if isinstance(parser, SegformerParser) else parser.name]
-        self._reader = ClipReader(self.settings.timeout_s)
 
     def process(self, source: SourceVideo) -> PreparedVideo:
         """Make the folder of a video. Raises `UserError` if the video cannot be read; nothing is left behind then."""
@@ -141,10 +136,6 @@ class Preparation:
             record["files"] = {str(file.relative_to(temporary)): file.stat().st_size for file in temporary.rglob("*") if file.is_file()}
             write_json(temporary / RECORD, record)
         return PreparedVideo.of(folder, record, False)
-
-    def close(self) -> None:
-        """End the process that reads videos."""
-        self._reader.close()
 
     def _fingerprint(self, source: SourceVideo) -> str:
         newer = NEWER.get(source.path.suffix.lower(), [])

@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from concat_id.curation.clip_people import DiscardError
-from concat_id.curation.preparing import HANGING
+from concat_id.curation.engines import CurationStage
 from concat_id.curation.training_lists import entry, joined
-from concat_id.data.clips import ClipReader, UnreadableClipError, Window, file_state
+from concat_id.data.clips import UnreadableClipError, Window, file_state
 from concat_id.data.records import Record
 from concat_id.distributed import choose_device
 from concat_id.errors import UserError
@@ -132,22 +132,14 @@ def clear_of_people(frame: Image.Image, find: Find, fill: Fill, random: np.rando
     return fill(frame, mask, str(random.choice(OBJECTS)), int(random.integers(2**31)))
 
 
-class SubjectStage:
-    """The stage that makes these images under `output`, each clip's of a kind in a folder of its own."""
-
-    def __init__(self, output: Path, settings: SubjectSettings, models: ModelFolders, gpus: float):
-        self.output, self.settings, self.models = output, settings, models
-        self.gpus, self.seconds = gpus, HANGING * settings.timeout_s
+class SubjectStage(CurationStage):
+    """Makes these images by `SubjectSettings`, each clip's of a kind in a folder of its own."""
 
     def setup(self) -> None:
         """Read the models' weights. Raises `UserError`."""
+        super().setup()
         for tool in filter(None, load_tools(self.models)):
             tool.load()
-        self._reader = ClipReader(self.settings.timeout_s)
-
-    def close(self) -> None:
-        """End the process that reads clips."""
-        self._reader.close()
 
     def recall(self, wanted: WantedImages) -> MadeImages | None:
         """Return what an earlier run made of the same clip with the same settings, None unless it is all there."""
