@@ -7,7 +7,6 @@ Three kinds lie in a checkpoint's folder:
     SAT ZeRO-3  z3_rank_<r>_model_states.pt, weights alone: a part of every parameter, with the whole one's shape
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from concat_id.conversion.lazy import LazyTensors
 from concat_id.errors import UserError, reason_of
-from concat_id.files.paths import MODEL_STATES
+from concat_id.files.paths import MODEL_STATES, text_digest
 from concat_id.weights.loading import UNREADABLE, load_tensors, weights_digest
 
 OPTIMIZER_FILES, SAT_FILES = "*zero_pp_rank_*_mp_rank_00_optim_states.pt", "z3_rank_*_model_states.pt"
@@ -71,7 +70,7 @@ def gathered_digest(folder: Path) -> str:
     """Name the content of all of a checkpoint's files."""
     files = {file for pattern in (OPTIMIZER_FILES, MODEL_FILES, SAT_FILES, MODEL_STATES) for file in folder.glob(pattern)}
     digests = "\n".join(weights_digest(file) for file in sorted(files))
-    return f"shards:{hashlib.sha256(digests.encode()).hexdigest()}"
+    return f"shards:{text_digest(digests)}"
 
 
 def _load_all(folder: Path, pattern: str, trust: bool) -> list[Any]:
