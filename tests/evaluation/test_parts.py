@@ -299,7 +299,7 @@ def test_consisid_bench(tmp_path):
         (videos / place / "info.json").write_text(json.dumps(info | {"settings": {"model": {"kind": "consistentid"}}}))
     samples, problems, _ = find_samples(videos, benchmark)
     assert [(sample.name, sample.system) for sample in samples[2:]] == [("1_woman_2.png--7", "ConsistentID")]
-    assert len(problems) == 1 and "0001_he/portrait.png: " in problems[0] and "nothing of this name or of this prompt and" in problems[0]
+    assert len(problems) == 1 and "0001_he/portrait.png: " in problems[0] and "and not just once for this prompt and" in problems[0]
     with open(benchmark / "video_caption_eval_old.csv", "a", newline="") as file:
         csv.writer(file).writerow(["8", "girl", "", "", "she, a {class_token},  runs"])
     (videos / "0001_he").rename(videos / "1_woman_2.png--8")

@@ -84,7 +84,7 @@ def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
         found = [path for path in images if not is_folder or path.parent == argument or path.parent.name not in made]
         if not found:
             problems.append(f"{argument}: found no photo in this folder, expected JPEG, PNG or the like")
-        for path in (path for path in found if os.path.realpath(path) not in seen):
+        for path in (path for path in found if os.path.abspath(path) not in seen):
             name = safe_name(str(path.relative_to(argument if is_folder else argument.parent).with_suffix("")), 100)
             if (kind := kind_of(path)) != "a file":
                 problems.append(f"--photos: found {kind}, {str(path)!r}, expected a photo or a folder; check the path")
@@ -92,7 +92,7 @@ def find_photos(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
                 problems.append(f"{path}: is called {name} as {photos[name]} is, which is used; rename one of them")
             else:
                 photos[name] = path
-        seen.update(map(os.path.realpath, found))
+        seen.update(map(os.path.abspath, found))
     return photos, problems
 
 

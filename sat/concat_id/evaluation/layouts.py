@@ -237,7 +237,7 @@ def _benchmark_samples(folder: Path, requests: dict[str, Request], benchmark: Pa
         names = [video.stem, video.parent.name, by_content.get(_content(own[video])) if video in own else None]
         name = next((without_suffix.get(name, name) for name in names if without_suffix.get(name, name) in requests), None)
         if name is None:
-            missing = "asks for nothing of this name" + " or of this prompt and these photos" * (video in own)
+            missing = "asks for nothing of this name" + ", and not just once for this prompt and these photos" * (video in own)
             problems.append(f"{video}: {benchmark} {missing}; rename the video as the benchmark says")
         elif requests[name].references:
             system = own[video].system if video in own else ""

@@ -35,7 +35,7 @@ from concat_id.models.viclip import ViClipEncoder
 from concat_id.video.writing import data_url
 from concat_id.weights.loading import content_digest
 
-VERSION = 10  # raise it when the same video would be scored differently
+VERSION = 11  # raise it when the same video would be scored differently
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#e11d48")
 CLIP, VICLIP = "models/clip-vit-base-patch32", "models/viclip"
 CLIP_NEEDS = "the files of a CLIP model (such as openai/clip-vit-base-patch32 in the Hugging Face layout)"
