@@ -133,9 +133,8 @@ class FaceDetector:
         return kept
 
     def align(self, image: Image.Image, face: Face, size: int = CROP_SIZE) -> tuple[Image.Image, np.ndarray]:
-        """Cut a face out, upright: the crop of `size` x `size`, black beyond the image's edge, and the key points in it (5, 2)."""
-        matrix = alignment(keypoints := self.keypoints(image, face), size)
-        return warp(image, matrix, size), moved(keypoints, matrix)
+        """Cut a face out, upright, as `aligned` does with its `keypoints`."""
+        return aligned(image, self.keypoints(image, face), size)
 
     def keypoints(self, image: Image.Image, face: Face) -> np.ndarray:
         """The key points (5, 2) of a face, found anew where it stands upright if the detector is imprecise and finds it there."""
@@ -168,6 +167,12 @@ def shared_area(face: Face, other: Face) -> float:
     """Square pixels that the boxes of two faces have in common."""
     low, high = np.maximum(face.box[:2], other.box[:2]), np.minimum(face.box[2:], other.box[2:])
     return float(np.prod(np.maximum(high - low, 0)))
+
+
+def aligned(image: Image.Image, keypoints: np.ndarray, size: int = CROP_SIZE) -> tuple[Image.Image, np.ndarray]:
+    """Cut out the face with key points (5, 2), upright: `size` x `size` pixels, black beyond the image's edge, and the key points in it."""
+    matrix = alignment(keypoints, size)
+    return warp(image, matrix, size), moved(keypoints, matrix)
 
 
 def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from concat_id.config.neighbours import BUFFALO, IDENTITY_SIZE
 from concat_id.errors import UserError, one_line
-from concat_id.face.detection import TEMPLATE_SIZE, Face, alignment, warp
+from concat_id.face.detection import TEMPLATE_SIZE, Face, aligned
 from concat_id.face.onnx_files import COMMAND, device_number, load_models, no_model
 from concat_id.files.paths import resolve_path
 
@@ -62,7 +62,7 @@ class FaceRecognizer:
 
     def align(self, image: Image.Image, face: Face) -> Image.Image:
         """Cut a face out of an image as the recogniser wants it: upright by the five key points, 112x112."""
-        return warp(image, alignment(face.keypoints, TEMPLATE_SIZE), TEMPLATE_SIZE)
+        return aligned(image, face.keypoints, TEMPLATE_SIZE)[0]
 
     def embed_crops(self, crops: Sequence[Image.Image]) -> np.ndarray:
         """Compute the vectors (B, D), float32, of length 1, of faces that `align` cut out. Raises `UserError` for no numbers."""

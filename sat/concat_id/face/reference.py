@@ -12,7 +12,7 @@ from PIL import Image
 
 from concat_id.config.cogvideox import FaceConfig
 from concat_id.errors import UserError
-from concat_id.face.detection import TEMPLATE_SIZE, FaceDetector, UprightPhoto
+from concat_id.face.detection import TEMPLATE_SIZE, FaceDetector, UprightPhoto, aligned
 from concat_id.face.onnx_files import COMMAND
 from concat_id.face.parsing import CLASSES, EllipseParser, SegformerParser
 from concat_id.face.verdict import GOOD, NO_FACE, USABLE, PhotoVerdict, Reason, judge
@@ -58,12 +58,12 @@ def prepare_found(found: UprightPhoto, size: Sequence[int], detector: FaceDetect
     image, faces, turned = found
     if (face := found.largest) is None:
         return PreparedReference(fit_and_pad(image, (height, width)), image, detector.name, parser.name, PhotoVerdict((NO_FACE,)))
-    crop, keypoints = detector.align(image, face)
+    crop, keypoints = aligned(image, points := detector.keypoints(image, face))
     labels = parser.parse(crop, keypoints)
     masked, remaining = mask_surroundings(crop, labels)
     remarks = [Reason("lying", GOOD, turned)] if turned else []
     verdict = judge(image, faces, face, crop, keypoints, labels).joined(*remarks, *background_kept(remaining))
-    seen, _ = detector.align(image, face, TEMPLATE_SIZE)
+    seen, _ = aligned(image, points, TEMPLATE_SIZE)
     return PreparedReference(fit_and_pad(masked, (height, width)), crop, detector.name, parser.name, verdict, seen)
 
 
