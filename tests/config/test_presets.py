@@ -79,6 +79,7 @@ def test_own_checkpoint_stands_in_for_the_released_one(root):
 
 
 def test_names_and_tasks_that_are_not_there(root):
+    refused("found '', expected one of mini", choose, "")
     refused("found 'cogvideox_7b', expected one of mini", choose, "cogvideox_7b")
     refused("no inference files for two_identities", choose, "wan_1_3b", "two_identities")
     refused("no training files for single_identity", choose, "wan_mini_adaln", training=True)

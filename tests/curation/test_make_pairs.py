@@ -153,7 +153,8 @@ def test_mistakes_are_told_in_a_line(manifest, call, tmp_path):
         ([broken], "clips[0]: caption: missing, expected text"),
         ([manifest, "--people", 3], "--people: found no clip of 3, expected at least one"),
         ([manifest, "--cross", 0.9, 0.7], "--cross: found 0.9 0.7"),
-        ([manifest, "--valid", 0.6, "--test", 0.5], "--valid and --test"),
+        ([manifest, "--valid", 0.6, "--test", 0.5], "--valid and --test: found 0.6 and 0.5"),
+        ([manifest, "--test_captions", 0], "--test_captions: found 0, expected 1 to"),
     ):
         ended = call("make_pairs", *arguments, "--output", tmp_path / "lists")
         assert is_told(ended, 2) and text in ended.err, ended.err

@@ -260,9 +260,11 @@ def test_a_video_is_scored_by_all_that_is_loaded(score, portraits, instruments):
     assert "clip_text" not in score([scene(portraits["astronaut"])], "astronaut")["scores"]
 
 
-def test_missing_weights_are_told(face_folder, recognizer_folder, tmp_path):
+def test_missing_weights_are_told(face_folder, recognizer_folder, tmp_path, capsys):
     tools = load_instruments("cpu", detector=str(face_folder), recognizer=str(recognizer_folder), clip=str(tmp_path / "clip"),
                              viclip="models/viclip", parser=str(tmp_path / "parser"), num_frames=4, threshold=None)  # fmt: skip
     assert tools.threshold == 0.363 and tools.clip is None and "into models/viclip" in tools.not_computed["viclip"]
     assert all(f"into {tmp_path / 'clip'}" in tools.not_computed[name] for name in ("clip_text", "clip_distance", "fgis"))
     assert f"into {tmp_path / 'parser'}" in tools.not_computed["fgis"] and tools.parts is None
+    told = capsys.readouterr().err
+    assert f"--clip: {tmp_path / 'clip'}: no such file, so clip_text" in told and "--parser" in told and "--viclip" not in told

@@ -86,7 +86,7 @@ def test_odd_images_have_no_faces(detector):
 
 
 def test_missing_and_empty_folders(tmp_path, detector_folder):
-    refused("no such folder.*face-models", FaceDetector, tmp_path / "antelopev2", "cpu")
+    refused("no such file, expected a folder.*face-models", FaceDetector, tmp_path / "antelopev2", "cpu")
     refused(r"no \.onnx file", FaceDetector, tmp_path, "cpu")
     (tmp_path / "det.onnx").write_bytes(b"version https://git-lfs")
     shutil.copy(detector_folder / "sface.onnx", tmp_path)

@@ -64,7 +64,7 @@ def test_vectors_that_are_no_numbers(recognizer, astronaut, monkeypatch):
 
 def test_folders_without_one(tmp_path, detector_folder):
     load = FaceRecognizer.from_folder
-    refused("no such folder.*face-models", load, tmp_path / "nowhere", "cpu")
+    refused("no such file, expected a folder.*face-models", load, tmp_path / "nowhere", "cpu")
     refused(r"no \.onnx file.*face-models", load, tmp_path, "cpu")
     shutil.copy(detector_folder / "det.onnx", tmp_path)
     (tmp_path / "sface.onnx").write_bytes(b"version https://git-lfs")

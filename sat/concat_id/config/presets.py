@@ -102,11 +102,12 @@ def choose(
     for a name that is not known, a task that the model has no files for, and, if it is `to_run`, weights that are not there.
     """
     if base:
-        if model or task:
-            raise UserError(f"--{'model' if model else 'task'} and --base: found both, expected one; the files of --base decide the model")
+        if model is not None or task:
+            option = "task" if model is None else "model"
+            raise UserError(f"--{option} and --base: found both, expected one; the files of --base decide the model")
         return base
     task = task or TASKS[0]
-    model = model or default_model(task, training)
+    model = default_model(task, training) if model is None else model
     check_name(model)
     files, preset = files_of(model, task, training), PRESETS[model]
     if to_run and not preset.shipped:

@@ -13,6 +13,7 @@ LIMITS = {
     "frames": (1, 10_000), "fps": (1e-3, 1000), "skip": (0, 10_000), "max_clips": (1, 10_000_000), "rate": (1e-3, 1000),
     "min_face": (1, 10_000), "max_people": (1, 100), "references": (1, 1000), "timeout": (1e-3, 1e6), "crop": (64, 4096),
     "workers": (1, 1024), "max_refs": (1, 64), "actors": (1, 100_000), "gpus_per_actor": (0, 64), "shard_mb": (1e-3, 4096),
+    "trade_off_clips": (1, 10_000_000), "test_captions": (1, 10_000_000), "test_people": (1, 10_000_000),
 }  # fmt: skip
 LONGEST = 200  # letters of what a detector is asked for
 RAY = ("ray_address", "actors", "gpus_per_actor")
@@ -68,10 +69,7 @@ def check_limits(arguments: argparse.Namespace) -> argparse.Namespace:
 
 def check_engine(arguments: argparse.Namespace) -> argparse.Namespace:
     """Return what was parsed. Raises `UserError` for numbers of any script out of bounds, and for what does not fit its engine."""
-    for name, (low, high) in LIMITS.items():
-        value = getattr(arguments, name, None)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:g}")
+    check_numbers(arguments)
     if arguments.engine == "local" and (given := [name for name in RAY if getattr(arguments, name) is not None]):
         raise UserError(f"command line: --{given[0]}: needs --engine ray; give that too, or leave it out (processes: --workers)")
     if (gpus := arguments.gpus_per_actor or 0) > 1 and gpus % 1:
@@ -81,11 +79,20 @@ def check_engine(arguments: argparse.Namespace) -> argparse.Namespace:
     return arguments
 
 
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for numbers of any script out of bounds."""
+    for name, (low, high) in LIMITS.items():
+        value = getattr(arguments, name, None)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:g}")
+
+
 def check_pairing(arguments: argparse.Namespace) -> None:
     """Raise `UserError` for shares and counts that cannot be, and for bands that do not rise."""
-    counts = arguments.trade_off_clips, arguments.test_captions, 1 if arguments.test_people is None else arguments.test_people
-    if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1 or min(counts) < 1:
-        raise UserError("command line: expected --valid and --test from 0, together below 1, and the numbers of clips and people from 1")
+    check_numbers(arguments)
+    if min(arguments.valid, arguments.test) < 0 or arguments.valid + arguments.test >= 1:
+        shares = f"found {arguments.valid:g} and {arguments.test:g}, expected shares from 0, together below 1"
+        raise UserError(f"command line: --valid and --test: {shares}")
     for name in ("cross", "cross_two", "trade_off", "quantiles"):
         values = getattr(arguments, name)
         minimum = 0 if name == "quantiles" else -1

@@ -29,7 +29,7 @@ from concat_id.face.recognition import FaceRecognizer, load_recognizer, same_per
 from concat_id.face.reference import choose_folders
 from concat_id.face.tracking import FoundFace, Track, build_tracks, find_faces
 from concat_id.files.json_files import recall_json, write_json
-from concat_id.files.paths import file_digest, resolve_path, safe_name, text_digest
+from concat_id.files.paths import file_digest, kind_of, resolve_path, safe_name, text_digest
 from concat_id.models.clip import ClipEncoder
 from concat_id.models.viclip import ViClipEncoder
 from concat_id.video.writing import data_url
@@ -110,10 +110,12 @@ def load_instruments(device: torch.device | str, *, detector: str | None = None,
     ):
         if folder is None:
             continue
-        if resolve_path(folder).exists():
+        if (found_there := kind_of(resolve_path(folder))) == "a folder":
             encoders[option] = load(resolve_path(folder), device)
         else:
             reason = f"put {needed} into {folder}, or name their folder by --{option}"
+            if folder not in (CLIP, VICLIP, FaceConfig().parser):
+                warn(f"--{option}: {folder}: {found_there}, so {', '.join(scores)} will not be computed")
             not_computed |= {score: f"{not_computed[score]}; {reason}" if score in not_computed else reason for score in scores}
     chosen = same_person(found.name, found.threshold, threshold)
     if threshold is None and found.threshold is None:

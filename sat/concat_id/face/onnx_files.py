@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from concat_id.errors import UserError, one_line, reason_of
-from concat_id.files.paths import require_file, visible_files
+from concat_id.files.paths import kind_of, require_file, visible_files
 from concat_id.imports import import_lazily
 from concat_id.weights.loading import first_bytes
 
@@ -46,7 +46,7 @@ def load_models(folder: Path, device: torch.device, unreadable: list[str], small
 def no_model(folder: Path, unreadable: list[str], expected: str) -> UserError:
     """Say what a folder holds in place of the model that is expected."""
     if not os.path.isdir(folder):
-        return UserError(f"{folder}: no such folder, expected {expected}; run `{COMMAND}`")
+        return UserError(f"{folder}: found {kind_of(folder)}, expected a folder with {expected}; run `{COMMAND}`")
     names = ", ".join(file.name for file in onnx_files(folder)) or "no .onnx file"
     damaged = f" (unreadable: {', '.join(unreadable)})" if unreadable else ""
     return UserError(f"{folder}: found {names}{damaged}, expected {expected}; run `{COMMAND}`, or download the folder again")

@@ -46,15 +46,15 @@ def expand_path(text: str | Path, place: str = "") -> Path:
 
     Raises `UserError`, which begins with `place`, for what no file can be called.
     """
-    path = os.path.expanduser(text)
     begin = place and f"{place}: "
+    if "\0" in str(text):
+        raise UserError(f"{begin}found a zero byte in the path {str(text)!r}, which no file can have; correct it")
+    path = os.path.expanduser(text)
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
         fault = "this locale cannot write; set LC_ALL=C.UTF-8" if is_text(path) else "no file can have; correct it"
         raise UserError(f"{begin}found characters in the path {str(text)!r} that {fault}") from error
-    if "\0" in path:
-        raise UserError(f"{begin}found a zero byte in the path {str(text)!r}, which no file can have; correct it")
     if path.startswith("~") and not os.path.lexists(path):
         raise UserError(f"{begin}{path}: no user is called {path[1:].partition('/')[0]!r}; write the path out, or ./{path}")
     return Path(path)
