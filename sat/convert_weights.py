@@ -46,7 +46,7 @@ def options() -> Namespace:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="type of all tensors (default: as they are)")
     parser.add_argument("--type", choices=TYPES, help=f"of matrices in a GGUF file: bits of a number (default: {TYPES[0]})")
     parser.add_argument("--weights", choices=("plain", "ema"), help="a training's last or averaged weights (default: what is named)")
-    parser.add_argument("--lora", choices=("merge", "keep"), help="add low-rank weights, or write them beside the rest")
+    parser.add_argument("--lora", choices=("merge", "keep"), help="add low-rank weights, or (to-hf) write them beside the rest")
     parser.add_argument("--load", metavar="FOLDER", help="weights that low-rank ones were trained on (default: as the run recorded)")
     parser.add_argument("--with", nargs="+", type=Path, default=[], metavar="FOLDER", help="other checkpoints to average")
     parser.add_argument("--shares", type=float, nargs="+", metavar="X", help="of each in the average, together 1 (default: equal ones)")
@@ -56,6 +56,8 @@ def options() -> Namespace:
     given = [name for name, value in vars(args).items() if value and name not in ("direction", "source", "target")]
     if foreign := next((name for name in given if name not in OPTIONS[args.direction].split()), None):
         parser.error(f"--{foreign}: is no option of {args.direction}; it takes {OPTIONS[args.direction] or 'none'}")
+    if args.direction == "to-sat" and args.lora == "keep":
+        parser.error("--lora keep: is no option of to-sat; leave it out to merge low-rank weights, or keep them by to-hf --lora keep")
     return args
 
 

@@ -50,7 +50,7 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, tmp_path):
     for told, *command in [
         ("is of kind cogvideox, expected Wan's VAE", "to-hf", source, tmp_path / "x"),
         ("--check: is for CogVideoX alone", "to-hf", source, tmp_path / "x", "--check"),
-        ("--lora keep: is for CogVideoX alone", "to-sat", source, tmp_path / "x.pt", "--lora", "keep"),
+        ("--lora keep: is no option of to-sat; leave it out to merge", "to-sat", source, tmp_path / "x.pt", "--lora", "keep"),
         ("check: is for CogVideoX alone", "check", source, tmp_path / "x"),
         ("--weights: is for training runs", "to-hf", source, tmp_path / "x", "--weights", "ema"),
         ("--shares: is no option of to-hf", "to-hf", source, tmp_path / "x", "--shares", "0.5"),

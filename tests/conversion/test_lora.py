@@ -14,12 +14,11 @@ from in_process import refused
 from concat_id.conversion.check import TOLERANCE, largest_difference
 from concat_id.conversion.folders import to_hf, to_sat
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE, Product, read_diffusers_products, read_sat_products, to_diffusers
-from concat_id.conversion.low_rank_products import to_sat as products_to_sat
 from concat_id.conversion.weight_sources import open_source
 from concat_id.models.tensor_names import POSITIONS
 from concat_id.training.lora import FUSED
-from concat_id.weights.loading import load_sat_checkpoint, load_tensors
-from concat_id.weights.low_rank import blocks, load_low_rank, merge_sat_products, save_low_rank
+from concat_id.weights.loading import load_sat_checkpoint, load_tensors, write_sat_checkpoint
+from concat_id.weights.low_rank import load_low_rank, merge_sat_products, save_low_rank
 
 LAYERS = (  # one of every kind
     "transformer.layers.0.attention.query_key_value", "transformer.layers.1.attention.dense", "transformer.layers.1.mlp.dense_h_to_4h",
@@ -75,17 +74,9 @@ def test_diffusers_loads_what_is_kept(rotary, latents_of, folders):
     assert (before - expected).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("mode", ["merge", "keep"])
-def test_back_to_sat(rotary, products, folders, tmp_path, mode):
-    to_sat(folders / "keep", tmp_path / "back", low_rank=mode)
-    if mode == "merge":
-        back = load_sat_checkpoint(tmp_path / "back").state_dict
-    else:
-        told = f"expected whole weights: these are low-rank ones; merge them: .* merge-lora {tmp_path / 'back'} FOLDER"
-        refused(f"{tmp_path / 'back'}: found lora.safetensors, {told}", load_sat_checkpoint, tmp_path / "back")
-        source = open_source(tmp_path / "back")
-        assert source.products[LAYERS[0]].down.shape[0] == 9  # a block for each of query, key and value
-        back = source.merged()
+def test_back_to_sat(rotary, products, folders, tmp_path):
+    to_sat(folders / "keep", tmp_path / "back")
+    back = load_sat_checkpoint(tmp_path / "back").state_dict
     expected = open_source(products, load=str(rotary.checkpoint)).merged()
     plain, (tensors, scale) = load_sat_checkpoint(rotary.checkpoint).state_dict, load_low_rank(products)
     for layer in ("transformer.layers.1.attention.dense", "time_embed.0"):
@@ -93,11 +84,17 @@ def test_back_to_sat(rotary, products, folders, tmp_path, mode):
         assert_close(expected[f"{layer}.weight"], plain[f"{layer}.weight"] + scale * product, 1e-6)
     for layer in LAYERS:
         assert_close(back[f"{layer}.weight"], expected[f"{layer}.weight"], 1e-6)
+    once = shutil.copytree(rotary.checkpoint, tmp_path / "once")  # as to-sat --lora keep wrote it
+    shutil.copy(products / "lora.safetensors", once)
+    refused(f"{once}: found lora.safetensors, expected whole weights: .* merge-lora {once} FOLDER", load_sat_checkpoint, once)
+    assert torch.equal(open_source(once).merged()[f"{LAYERS[0]}.weight"], expected[f"{LAYERS[0]}.weight"])
 
 
-def test_products_are_not_rounded_to_weights_of_16_bits_where_float32_is_asked_for(rotary, folders, tmp_path):
-    to_sat(folders / "half", tmp_path / "keep", low_rank="keep")
-    source = open_source(tmp_path / "keep")
+def test_products_are_not_rounded_to_weights_of_16_bits_where_float32_is_asked_for(rotary, products, folders, tmp_path):
+    half = {name: tensor.bfloat16() for name, tensor in load_sat_checkpoint(rotary.checkpoint).state_dict.items()}
+    (tmp_path / "half").mkdir()
+    write_sat_checkpoint(tmp_path / "half", "1", half)
+    source = open_source(products, load=str(tmp_path / "half"))
     to_hf(source, tmp_path / "hf", rotary.config.model, torch.float32)
     assert largest_difference(source, tmp_path / "hf", rotary.config.model.transformer) < TOLERANCE
     weights, product = source.open(), source.products["time_embed.0"]
@@ -141,27 +138,20 @@ def test_products_are_not_rounded_away_by_weights_of_8_bits(rotary, tmp_path, dt
      "alpha_pattern": {"^proj_out": 1, r"0\.attn1\.to_[qk]": 32, "norm1.linear": 5, "attn1": 9, "o_k": 7}},
 ])  # fmt: skip
 def test_what_diffusers_saves_has_the_scale_of_its_metadata(rotary, tmp_path, settings):
-    """Alpha and patterns as peft takes them, against its fused weights; and kept, converted and loaded in diffusers again."""
+    """Alpha and patterns as peft takes them, against its fused weights."""
     folder = shutil.copytree(rotary.folder, tmp_path / "hf")
     save_adapter(rotary.pipeline(folder), folder, **settings)
-
-    def fused(source, name):
-        pipe = rotary.pipeline(source)
-        pipe.load_lora_weights(source)
-        pipe.fuse_lora()
-        pipe.unload_lora_weights()
-        pipe.save_pretrained(tmp_path / name)
-        to_sat(tmp_path / name, tmp_path / f"{name} sat")
-        return load_sat_checkpoint(tmp_path / f"{name} sat").state_dict
-
-    expected, plain = fused(folder, "fused"), load_sat_checkpoint(rotary.checkpoint).state_dict
-    for mode in ("merge", "keep"):
-        to_sat(folder, tmp_path / mode, low_rank=mode)
-    source = open_source(tmp_path / "keep", load=str(tmp_path / "keep" / "converted"))
-    to_hf(source, tmp_path / "again", rotary.config.model, low_rank="keep")
-    for found in (load_sat_checkpoint(tmp_path / "merge").state_dict, source.merged(), fused(tmp_path / "again", "fused again")):
-        for name in expected.keys() - {POSITIONS}:
-            assert_close(found[name], expected[name], 1e-6, name)
+    pipe = rotary.pipeline(folder)
+    pipe.load_lora_weights(folder)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "fused")
+    for source in (folder, tmp_path / "fused"):
+        to_sat(source, tmp_path / f"{source.name} sat")
+    paths = tmp_path / "hf sat", tmp_path / "fused sat", rotary.checkpoint
+    found, expected, plain = (load_sat_checkpoint(path).state_dict for path in paths)
+    for name in expected.keys() - {POSITIONS}:
+        assert_close(found[name], expected[name], 1e-6, name)
     assert (expected[f"{LAYERS[0]}.weight"] - plain[f"{LAYERS[0]}.weight"]).abs().max() > 0.1
 
 
@@ -183,21 +173,6 @@ def test_metadata_that_gives_no_scale_is_told(tmp_path, metadata, told):
     pair = {"transformer.a.lora_A.weight": torch.zeros(2, 3), "transformer.a.lora_B.weight": torch.zeros(4, 2)}
     safetensors.torch.save_file(pair, tmp_path / DIFFUSERS_FILE, {"lora_adapter_metadata": metadata})
     refused(told, read_diffusers_products, tmp_path)
-
-
-def test_separate_products_of_a_fused_layer_become_one():
-    """As other trainings make them: an A for each of to_q and to_v, none for to_k."""
-    generator = torch.Generator().manual_seed(0)
-    products = {letter: Product(torch.randn(rank, 6, generator=generator), torch.randn(6, rank, generator=generator))
-                for letter, rank in (("q", 2), ("v", 4))}  # fmt: skip
-    products["q"] = Product(*(tensor.bfloat16() for tensor in products["q"]))
-    separate = {f"transformer_blocks.0.attn1.to_{letter}": product for letter, product in products.items()}
-    fused = products_to_sat(separate, 1)["transformer.layers.0.attention.query_key_value"]
-    assert fused.down.shape == (12, 6) and fused.up.shape == (18, 4)
-    query, key, value = (rows @ block for block, rows in blocks(*fused))
-    for found, letter in ((query, "q"), (value, "v")):
-        assert_close(found, products[letter].up.float() @ products[letter].down.float(), 1e-6)
-    assert not key.any()
 
 
 @pytest.mark.parametrize("names, told", [
@@ -224,7 +199,6 @@ def test_what_does_not_fit_is_told(rotary, products, tmp_path):
     refused("found low-rank products, expected the whole weights", open_source, products, load=str(run))
     strange = {"strange": read_sat_products(products)[LAYERS[0]]}
     refused("strange: diffusers has no such layer; use --lora merge", to_diffusers, strange, 2)
-    refused("strange: this transformer has no such layer", products_to_sat, strange, 2)
     alien = replace(open_source(rotary.checkpoint), products={"time_embed.0": Product(torch.zeros(1, 3), torch.zeros(64, 1))})
     refused(r"time_embed.0: found a product for \(64, 3\), expected \(64, 128\)", lambda: dict(alien.merged()))
     pair = {"transformer.a.lora_A.weight": torch.zeros(2, 3), "transformer.a.lora_B.weight": torch.full((4, 2), 1 + 2**-7).bfloat16()}
@@ -237,4 +211,3 @@ def test_what_does_not_fit_is_told(rotary, products, tmp_path):
         refused(f"found {other}, expected names that start with transformer.", read_diffusers_products, tmp_path)
     safetensors.torch.save_file({"transformer.a.lora_A.weight": torch.zeros(2, 3)}, tmp_path / DIFFUSERS_FILE)
     refused(r"found a, expected pairs of <layer>.lora_A.weight and <layer>.lora_B.weight", read_diffusers_products, tmp_path)
-    refused("found no pytorch_lora_weights.safetensors to keep", to_sat, rotary.folder, tmp_path / "back", low_rank="keep")

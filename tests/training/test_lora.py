@@ -144,7 +144,7 @@ def test_products_stay_with_the_checkpoint_that_they_were_begun_on(setup, tmp_pa
     alone.make_trainer(config, tmp_path / "run", open_checkpoint(tmp_path / "run"))
 
     config.args.load = str(base)
-    (base / "lora.safetensors").touch()  # as to-sat keeps it
+    (base / "lora.safetensors").touch()  # as to-sat once kept it
     refused("expected whole weights.*merge-lora", alone.make_trainer, config, tmp_path / "new")
 
 

@@ -32,7 +32,7 @@ def convert(args: Namespace) -> int | None:
         _convert_wan(source, args, dtype)
         return print(f"{printable(args.target)}: written")
     if args.direction == "to-sat":
-        to_sat(args.source, args.target, dtype, args.lora or "merge", trust)
+        to_sat(args.source, args.target, dtype, trust)
         return print(f"{printable(args.target)}: SAT checkpoint written")
     source = open_source(args.source, args.weights, args.load, args.dtype == "float32", trust)
     name, model = choose_model(source, args.source, args.base)
@@ -52,8 +52,7 @@ def convert(args: Namespace) -> int | None:
 
 
 def _convert_wan(source: WeightSource, args: Namespace, dtype: torch.dtype | None) -> None:
-    to_sat_keep = args.direction == "to-sat" and args.lora == "keep"  # to-sat writes one file
-    others = {"check": args.direction == "check", "--check": args.check, "--lora keep": to_sat_keep}
+    others = {"check": args.direction == "check", "--check": args.check}
     if option := next((option for option, given in others.items() if given), None):
         raise UserError(f"command line: {option}: is for CogVideoX alone, found Wan weights in {args.source}; leave it out")
     if args.direction == "to-sat":

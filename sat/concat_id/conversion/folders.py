@@ -76,20 +76,17 @@ def write_pipeline(folder: Path, name: str, components: Mapping, code: Path, sch
     write_text(folder / "README.md", card)
 
 
-def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_rank: LoraMode = "merge", trust: bool = False) -> None:
-    """Write the transformer of a diffusers folder as a SAT checkpoint. `transformer.position_embeddings`, unused, becomes zeros.
+def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, trust: bool = False) -> None:
+    """Write the transformer of a diffusers folder, low-rank products beside it added, as a SAT checkpoint.
 
-    Low-rank products beside it are added to the weights, or kept beside the checkpoint as merge-lora reads them.
+    `transformer.position_embeddings`, unused, becomes zeros.
     """
     folder = source / "transformer" if os.path.isdir(source / "transformer") else source
     settings = transformer_settings(folder)
     tensors = lazy_files(weight_files(folder, ("diffusion_pytorch_model",)), trust)
     num_layers = settings["num_layers"]
-    products = low_rank_products.read_diffusers_products(source) if os.path.isfile(source / low_rank_products.DIFFUSERS_FILE) else None
-    if low_rank == "keep" and products is None:
-        raise UserError(f"{source}: found no {low_rank_products.DIFFUSERS_FILE} to keep; leave --lora keep out")
-    kept = low_rank_products.to_sat(products, num_layers) if products is not None and low_rank == "keep" else None
-    if products is not None and kept is None:
+    if os.path.isfile(source / low_rank_products.DIFFUSERS_FILE):
+        products = low_rank_products.read_diffusers_products(source)
         tensors = low_rank_products.with_products(tensors, products, str(source), dtype)
     with built_from(folder / "config.json", "transformer", tensors):
         _check_shapes(tensors, settings, folder)
@@ -100,8 +97,6 @@ def to_sat(source: Path, output: Path, dtype: torch.dtype | None = None, low_ran
         width = tensors["norm_final.weight"]
         weights[names.POSITIONS] = torch.zeros(64, len(width), dtype=dtype or width.dtype)
         write_sat_checkpoint(partial, TAG, weights)
-        if kept is not None:
-            low_rank_products.write_sat_products(partial, kept)
 
 
 def write_transformer(folder: Path, source: WeightSource, model: ModelConfig, dtype: torch.dtype | None, merge: bool = True) -> None:

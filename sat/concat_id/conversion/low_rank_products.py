@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from concat_id.errors import UserError, one_line
 from concat_id.models.tensor_names import Pieces, modules
 from concat_id.models.wan.weights import PREFIX, count_layers, native_names, read_tensors
 from concat_id.weights.loading import check_floats, load_files
-from concat_id.weights.low_rank import DIFFUSERS_FILE, DOWN, FILE, UP, blocks, load_low_rank, save_low_rank, with_product
+from concat_id.weights.low_rank import DIFFUSERS_FILE, DOWN, FILE, UP, blocks, load_low_rank, with_product
 
 DIFFUSERS_PREFIX, DIFFUSERS_DOWN, DIFFUSERS_UP, ALPHA = "transformer.", ".lora_A.weight", ".lora_B.weight", ".alpha"
 
@@ -40,14 +40,6 @@ def read_sat_products(folder: Path) -> Products:
     """Read a training checkpoint's products, their scale multiplied in."""
     tensors, scale = load_low_rank(folder)
     return _paired(tensors, DOWN, UP, lambda layer, rank: scale, str(folder))
-
-
-def write_sat_products(folder: Path, products: Products) -> None:
-    """Write products as a training checkpoint holds them."""
-    tensors = {}
-    for layer, product in products.items():
-        tensors |= {layer + DOWN: product.down, layer + UP: product.up}
-    save_low_rank(folder, tensors, 1.0)
 
 
 def read_diffusers_products(folder: Path) -> Products:
@@ -111,34 +103,11 @@ def to_diffusers(products: Products, num_layers: int) -> Products:
     return made
 
 
-def to_sat(products: Products, num_layers: int) -> Products:
-    """Products of SAT's layers. Where several layers become one, each keeps its own block, filled up with zeros to the largest rank."""
-    made, left = {}, dict(products)
-    for sat, count, parts in modules(num_layers):
-        present = {name: left.pop(name) for name in parts if name in left}
-        if present:
-            made[sat] = _stacked(present, count, parts)
-    if left:
-        raise UserError(f"low-rank products of {next(iter(left))}: this transformer has no such layer; check the folder")
-    return made
-
-
 def _cut(product: Product, count: int, parts: Mapping[str, Pieces]) -> Products:
     cut = blocks(*product)
     if len(cut) != count:
         cut = [(product.down, rows) for rows in product.up.chunk(count)]
     return {name: Product(cut[pieces[0]][0], torch.cat([cut[piece][1] for piece in pieces])) for name, pieces in parts.items()}
-
-
-def _stacked(products: Products, count: int, parts: Mapping[str, Pieces]) -> Product:
-    first, rank = next(iter(products)), max(len(product.down) for product in products.values())
-    dtype = reduce(torch.promote_types, (tensor.dtype for product in products.values() for tensor in product))
-    down = torch.zeros(count, rank, products[first].down.shape[1], dtype=dtype)
-    up = torch.zeros(count, products[first].up.shape[0] // len(parts[first]), rank, dtype=dtype)
-    for name, product in products.items():
-        for piece, rows in zip(parts[name], product.up.chunk(len(parts[name])), strict=True):
-            down[piece, : len(product.down)], up[piece, :, : rows.shape[1]] = product.down, rows
-    return Product(down.flatten(0, 1), up.flatten(0, 1))
 
 
 def with_products(tensors: Mapping[str, Tensor], products: Products, source: str, dtype: torch.dtype | None = None) -> LazyTensors:

@@ -106,7 +106,7 @@ def open_source(
 
 def _choose(path: Path, weights: str | None) -> tuple[Path, bool]:
     """The checkpoint's own folder, and whether its averages have yet to be found in the optimizer's states."""
-    tag = None if kind_of(path / LOW_RANK_FILE) == "a file" else read_tag(path)  # to-sat keeps low-rank weights beside the tag's folder
+    tag = None if kind_of(path / LOW_RANK_FILE) == "a file" else read_tag(path)  # to-sat once kept them beside the tag's folder
     folder = path / tag if tag else path
     if weights is None:
         return folder, False

@@ -71,7 +71,7 @@ def read_tag(folder: Path) -> str | None:
 
 def _tag_folder(folder: Path) -> Path:
     tag = read_tag(folder)
-    if tag is None or os.path.isfile(folder / LOW_RANK_FILE):  # which to-sat keeps beside the tag's folder
+    if tag is None or os.path.isfile(folder / LOW_RANK_FILE):  # which to-sat once kept beside the tag's folder
         _require_whole(folder)
         entries = sorted(folder.iterdir())
         whole = [entry for entry in entries if entry.stem in STEMS and entry.suffix in (".safetensors", ".bin")]
