@@ -1,7 +1,7 @@
 """Make training lists: `python sat/make_pairs.py data/real/manifest.json --stage all --output lists/ --calibrate`.
 
-Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own crops (a photograph with one that is more typical),
-stage 2 with any crop of the person from another clip whose similarity is in a band, stage 3 with the least similar in a higher band.
+Takes the manifest of sat/prepare_clips.py. Stage 1 pairs a clip with its own crops (a photograph with that of its face), stage 2
+with any crop of the person from another clip whose similarity is in a band, stage 3 with the least similar in a higher band.
 Nobody is in two of train, valid and test. Writes stage_<n>_<split>.json, summary.json, test_prompts_<n>.txt, test_people/, test_clips_<n>/.
 """
 
@@ -72,7 +72,7 @@ def make_lists(arguments: Namespace) -> None:
     if arguments.calibrate:
         write_json(arguments.output / "thresholds.json", told)
     makers = {
-        "1": lambda: pairs.pretraining_pairs(clips, arguments.seed),
+        "1": lambda: pairs.pretraining_pairs(clips),
         "2": lambda: pairs.cross_video_pairs(clips, thresholds, arguments.seed),
         "3": lambda: pairs.trade_off_pairs(clips, thresholds, arguments.trade_off_clips, arguments.seed),
     }

@@ -75,7 +75,7 @@ def run_size(people: int, vectors: int, crops: int, same_person: float) -> dict:
         timed("calibrate")
         clips, close = lists.without_trained_on(clips, thresholds.hygiene)
         timed("leakage")
-        makers = {"1": lambda: pairs.pretraining_pairs(clips, 42), "2": lambda: pairs.cross_video_pairs(clips, thresholds, 42),
+        makers = {"1": lambda: pairs.pretraining_pairs(clips), "2": lambda: pairs.cross_video_pairs(clips, thresholds, 42),
                   "3": lambda: pairs.trade_off_pairs(clips, thresholds, 2, 42)}  # fmt: skip
         summary = lists.write_lists(Path(folder), makers, masks=True)
         timed("pair, write")

@@ -121,38 +121,8 @@ def test_the_papers_bands_meet_and_stage_one_is_the_clip_itself():
     paper = Thresholds()
     assert (paper.cross, paper.cross_two, paper.trade_off, paper.hygiene) == ((0.7, 0.9), (0.87, 0.97), (0.9, 0.99), 0.45)
     clips = placed(0)
-    for pair, clip in zip(pretraining_pairs(clips, 0).pairs, clips, strict=True):
+    for pair, clip in zip(pretraining_pairs(clips).pairs, clips, strict=True):
         assert pair.images == tuple(person.image() for person in clip.clip.people)
-
-
-def image_of(name: str, recording: str | None, **people: tuple[float, float]) -> NamedClip:
-    """A clip called `name` of people with one image and one vector each."""
-    cast = tuple(Appearance(f"/data/{name}/{who}", ("0.png",), unit(np.array([vector])))
-                 for who, vector in people.items())  # fmt: skip
-    return NamedClip(Clip(f"/data/{name}", "c", cast, "train", recording), tuple(people), "train")
-
-
-def test_a_single_image_is_paired_with_a_more_typical_one_of_its_recording_or_the_most_typical_of_another():
-    plain, turned, odd = (1.0, 0.0), (1.0, 0.8), (1.0, -2.0)
-    told = {"frame.png": ("shot", {"a": turned, "b": odd}), "left.png": ("shot", {"a": plain}), "right.png": ("shot", {"b": plain}),
-            "late.png": ("second", {"a": odd}), "calm.png": ("second", {"a": plain}), "shot.mp4": ("third", {"b": turned}),
-            "stranger.png": ("shot", {"c": plain}), "alone.png": (None, {"d": plain}), "one.png": ("other", {"e": plain}),
-            "two.png": ("other", {"e": turned, "f": plain})}  # fmt: skip
-    told |= {f"{number}.png": (f"shot {number}", {"g": plain}) for number in range(3)}
-    clips = [image_of(name, recording, **people) for name, (recording, people) in told.items()]
-    drawn = set()
-    for seed in SEEDS:
-        pairs = pretraining_pairs(clips, seed).pairs
-        found = {pair.clip.clip.video.name: [str(image.relative_to("/data")) for image in pair.images] for pair in pairs}
-        assert found["frame.png"] == ["left.png/a", "right.png/b"] and found["late.png"] == ["calm.png/a"], "the recording's better image"
-        assert found["left.png"] == ["calm.png/a"] and found["calm.png"] == ["left.png/a"], "it is the best: the best of another recording"
-        assert found["right.png"] == ["shot.mp4/b"]
-        assert found["shot.mp4"] == ["shot.mp4/b"], "a clip has frames enough of its own"
-        assert found["stranger.png"] == ["stranger.png/c"] and found["alone.png"] == ["alone.png/d"], "there is no other"
-        assert found["one.png"] == ["two.png/e"], "there is none but a worse one"
-        assert found["two.png"] == ["two.png/e", "two.png/f"], "there is none of one of the two"
-        drawn.add(*found["0.png"])
-    assert drawn == {"1.png/g", "2.png/g"}, "the seed chooses among other recordings"
 
 
 def test_a_test_person_is_shown_by_the_most_typical_whole_image_of_a_recording():

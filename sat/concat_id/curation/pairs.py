@@ -1,9 +1,8 @@
 """The training pairs of the three stages: which crops of a person go with a clip."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -65,45 +64,9 @@ def choose(cosines: np.ndarray, band: Band, pairing: Pairing, random: np.random.
     return int(random.choice(inside) if pairing == "random" else inside[cosines[inside].argmin()])
 
 
-def pretraining_pairs(clips: Sequence[NamedClip], seed: int) -> Stage:
-    """Stage I: the crops are the clip's own, of which training draws one.
-
-    A photograph has but one, and a copy of it teaches nothing. Another crop of its recording takes its place for each of its
-    people, if that one shows the person more typically (closer to the mean of all), else the most typical one of another recording.
-    """
-    known: dict[tuple[str, str], dict[str, list[Appearance]]] = defaultdict(lambda: defaultdict(list))
-    for clip in clips:
-        for name, person in zip(clip.identities, clip.clip.people, strict=True):
-            known[clip.split, name][clip.clip.origin].append(person)
-
-    @cache
-    def ordered(key: tuple[str, str]) -> dict[str, list[Appearance]]:
-        return _by_typicality(known[key])
-
-    stage = Stage()
-    for index, clip in enumerate(clips):
-        sources = list(clip.clip.people)
-        if clip.clip.is_image:
-            random = np.random.default_rng([seed, index])
-            others = [_more_typical(person, clip.clip.origin, ordered((clip.split, name)), random)
-                      for name, person in zip(clip.identities, sources, strict=True)]  # fmt: skip
-            sources = others if all(others) else sources
-        stage.pairs.append(Pair(clip, tuple(sources), (None,) * len(sources)))
-    return stage
-
-
-def _by_typicality(recordings: dict[str, list[Appearance]]) -> dict[str, list[Appearance]]:
-    """Put first of each recording what is closest to the mean of all."""
-    middle = np.mean([other.mean for found in recordings.values() for other in found], axis=0)
-    return {name: sorted(found, key=lambda other: -float(other.mean @ middle)) for name, found in recordings.items()}
-
-
-def _more_typical(person: Appearance, origin: str, ordered: dict[str, list[Appearance]], random: np.random.Generator) -> Appearance | None:
-    """Choose what stands for a person's appearance in the recording `origin`, but not itself; None if there is no other."""
-    if ordered[origin][0] is not person:
-        return ordered[origin][0]
-    elsewhere = [found[0] for name, found in ordered.items() if name != origin] or ordered[origin][1:2]
-    return elsewhere[random.integers(len(elsewhere))] if elsewhere else None
+def pretraining_pairs(clips: Sequence[NamedClip]) -> Stage:
+    """Stage I: the crops are the clip's own, of which training draws one."""
+    return Stage([Pair(clip, clip.clip.people, (None,) * len(clip.clip.people)) for clip in clips])
 
 
 def cross_video_pairs(clips: Sequence[NamedClip], thresholds: Thresholds, seed: int) -> Stage:
