@@ -57,16 +57,14 @@ def test_damaged_and_slow_files(tmp_path):
     assert len(read_video(tmp_path / "d.mp4", 4).frames) == 4
     (tmp_path / "e.mp4").write_bytes(clip.read_bytes()[:-20_000])  # what tells of all frames comes first
     refused("e.mp4: ends before its last frame", read_video, tmp_path / "e.mp4", 4)
-    for name in ("f.mkv", "f.gif", "f.avi", "f.flv"):
+    for name in ("f.mkv", "f.avi", "f.flv"):
         ffmpeg("-i", clip, "-metadata", "title=partial file", tmp_path / name)
         assert read_video(tmp_path / name, 4).count == 30
         with (tmp_path / name).open("ab") as file:
             file.write(b"\n" * 2000)
         assert read_video(tmp_path / name, 4).count == 30, "more may follow its end"
-        content = (tmp_path / name).read_bytes()[:-7000]
-        for cut in range(0, 3000, 100) if name == "f.gif" else (0,):
-            (tmp_path / name).write_bytes(content[: len(content) - cut])
-            refused("f.*: ends before its last frame", read_video, tmp_path / name, 4)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-7000])
+        refused("f.*: ends before its last frame", read_video, tmp_path / name, 4)
 
 
 def test_each_frame_counts_once_at_a_rate_that_varies_and_behind_a_cut_or_a_hole(tmp_path):

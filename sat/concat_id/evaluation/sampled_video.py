@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from concat_id.errors import UserError
-from concat_id.files.formats import container_of, is_image
+from concat_id.files.formats import is_image
 from concat_id.video.transforms import load_image
 from concat_id.video.writing import AS_STORED, decode_frames, describe_video
 
@@ -88,28 +88,9 @@ def _times(path: Path, timeout_s: float) -> list[float]:
         lines = [line for line in told.strip().splitlines() if not line.startswith(("frame=", "Conversion"))] or ["damaged"]
         reason = "no video in it" if "matches no streams" in told else re.sub(r"^\[[^]]*\] *", "", lines[-1])
         raise UserError(f"{path}: not a video that can be read ({reason[:150]}); make it again")
-    if CUT_SHORT.search(told) or (container_of(path) == "gif" and not _has_end(path.read_bytes())):
+    if CUT_SHORT.search(told):
         raise UserError(f"{path}: ends before its last frame; the file was cut short, make or copy it again")
     return sorted((decoded if shown == UNKNOWN else shown) * int(base[1]) / int(base[2]) for shown, decoded in found)
-
-
-def _has_end(gif: bytes) -> bool:
-    """Whether a GIF's blocks go on to its trailer (GIF89a, section 27), behind which there may be more; ffmpeg says nothing of one cut."""
-    try:
-        at = 13 + _table(gif[10])
-        while gif[at] != 0x3B:
-            at += 2 if gif[at] == 0x21 else 11 + _table(gif[at + 9])  # an extension, or an image
-            while gif[at]:  # bytes of each part of its data
-                at += gif[at] + 1
-            at += 1
-    except IndexError:
-        return False
-    return True
-
-
-def _table(flags: int) -> int:
-    """Bytes of a GIF's table of colours."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _rate(times: Sequence[float]) -> float:
