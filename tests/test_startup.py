@@ -120,8 +120,3 @@ def test_a_full_disk_that_is_printed_to_ends_what_is_printed():
         command = [sys.executable, "sat/doctor.py", "--model", "mini"]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert "standard output: cannot be written (No space left on device)" in only_error(done.returncode, done.stderr)
-
-
-def test_a_python_without_docstrings_is_told():
-    done = subprocess.run([sys.executable, "-OO", "sat/doctor.py"], cwd=ROOT, capture_output=True, text=True)
-    assert "PYTHONOPTIMIZE: found 2, expected at most 1" in only_error(done.returncode, done.stderr)

@@ -20,10 +20,8 @@ MPI = {"RANK": "OMPI_COMM_WORLD_RANK", "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK
 def python_environment() -> dict[str, str]:
     """What Python is started with, so that it finds this project's modules and runs nothing of the working folder.
 
-    An empty entry of PYTHONPATH would stand for that folder. Raises `UserError` where the project's path would be two entries.
+    An empty entry of PYTHONPATH would stand for that folder.
     """
-    if os.pathsep in concat_id.PROJECT:
-        raise UserError(f"{concat_id.PROJECT}: found {os.pathsep!r} in the project's path, which PYTHONPATH cannot hold; move the folder")
     own, given = os.path.join(concat_id.PROJECT, "sat"), os.environ.get("PYTHONPATH", "").split(os.pathsep)
     entries = [entry for entry in given if entry != own and not concat_id.is_strange(entry)]
     return {"PYTHONPATH": os.pathsep.join([own, *entries]), "PYTHONSAFEPATH": "1"}
@@ -32,13 +30,11 @@ def python_environment() -> dict[str, str]:
 def prepare_process() -> None:
     """Set the environment that libraries and further processes read; what the user has set already stays.
 
-    Raises `UserError` for a torch that is too old, and for a Python that leaves docstrings out.
+    Raises `UserError` for a torch that is too old.
     """
     from concat_id.bootstrap import check_torch
 
     check_torch()
-    if sys.flags.optimize > 1:
-        raise UserError("PYTHONOPTIMIZE: found 2, expected at most 1, as transformers reads its own docstrings; unset it")
     os.environ.update(python_environment())
     sys.path[:] = [entry for entry in sys.path if not concat_id.is_strange(entry)]
     os.environ.update({name: os.environ[theirs] for name, theirs in MPI.items() if theirs in os.environ})
