@@ -53,9 +53,9 @@ def main() -> None:
 
 def page() -> str:
     """Return the page's text."""
-    parts = [OPENING]
+    parts, known = [OPENING], set()
     parts += [f"## {title}\n\n{text}\n\n{table(section)}" for title, (section, text) in SECTIONS.items()]
-    parts += [f"## `model:` of kind {name}\n\n{tables(section)}" for name, section in MODELS.items()]
+    parts += [f"## `model:` of kind {name}\n\n{tables(section, known)}" for name, section in MODELS.items()]
     lora = f"{sentence(LoraConfig)} Of Wan, `targets` are such as `network.blocks.*.attn1.to_q`."
     parts.append(f"### `lora:` of cogvideox and wan\n\n{lora}\n\n{table(LoraConfig)}")
     accepted = [f"| `{name}` | {entry.reason} |" for name, entry in ACCEPTED_ARGS.items()]
@@ -63,13 +63,15 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def tables(model: type) -> str:
-    """Return the tables of a model's sections, its own keys first."""
+def tables(model: type, known: set[type]) -> str:
+    """Return the tables of a model's sections, its own keys first, and of those that are `known` from other models a word."""
     hints, parts = get_type_hints(model), [table(model)]
     for item in dataclasses.fields(model):
         if dataclasses.is_dataclass(hints[item.name]):
             section = hints[item.name]
-            parts.append(f"### `{item.name}:`\n\n{sentence(section)}\n\n{table(section)}")
+            text = f"As [above](#{item.name}).\n" if section in known else f"{sentence(section)}\n\n{table(section)}"
+            parts.append(f"### `{item.name}:`\n\n{text}")
+            known.add(section)
     return "\n".join(parts)
 
 
