@@ -72,6 +72,8 @@ def test_diffusers_loads_what_is_kept(rotary, latents_of, folders):
     expected = latents_of(rotary.pipeline(folders / "merge"))
     assert_close(latents_of(pipe), expected, 2e-5)
     assert (before - expected).abs().max() > 1e-2
+    with pytest.raises(ValueError, match=r"call fuse_lora\(\) and unload_lora_weights\(\), or upload the folder"):
+        pipe.save_pretrained("never")
 
 
 def test_back_to_sat(rotary, products, folders, tmp_path):

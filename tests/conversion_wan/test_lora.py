@@ -97,7 +97,9 @@ def test_what_diffusers_saves_has_the_scale_of_its_metadata(wan, tmp_path):
     pipe = wan.pipeline(folder)
     save_adapter(pipe, folder, r=4, lora_alpha=16, target_modules=["attn1.to_q", "proj_out"])
     pipe.fuse_lora()
-    pipe.save_pretrained(tmp_path / "wrapped")
+    with pytest.raises(ValueError, match=r"call fuse_lora\(\) and unload_lora_weights\(\), or upload the folder"):
+        pipe.save_pretrained(tmp_path / "wrapped")
+    pipe.transformer.save_pretrained(tmp_path / "wrapped" / "transformer")
     refused(r"in diffusers call pipe.fuse_lora\(\); pipe.unload_lora_weights\(\) and save again", find_source, tmp_path / "wrapped")
     pipe.unload_lora_weights()
     pipe.save_pretrained(tmp_path / "fused", variant="fp16", max_shard_size="50KB")

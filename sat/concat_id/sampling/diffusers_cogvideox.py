@@ -205,5 +205,7 @@ class ConcatIDPipeline(diffusers.CogVideoXPipeline):
         """Save as diffusers does, with this file beside it as pipeline.py, so that the folder can be loaded without the project."""
         if push_to_hub:
             raise ValueError("save_pretrained: found push_to_hub, which uploads a folder without code; call pipe.push_to_hub(repo_id)")
+        if self.transformer is not None and any("base_layer" in name for name, _ in self.transformer.named_modules()):
+            raise ValueError("save_pretrained: found low-rank weights; call fuse_lora() and unload_lora_weights(), or upload the folder")
         super().save_pretrained(save_directory, **options)
         (Path(save_directory) / "pipeline.py").write_bytes(self._source)

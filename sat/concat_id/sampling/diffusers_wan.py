@@ -199,6 +199,8 @@ class ConcatIDWanPipeline(diffusers.WanPipeline):
         """Save as diffusers does, with this file and the network's, so that the folder can be loaded without the project."""
         if push_to_hub:
             raise ValueError("save_pretrained: found push_to_hub, which uploads a folder without code; call pipe.push_to_hub(repo_id)")
+        if self.transformer is not None and any("base_layer" in name for name, _ in self.transformer.named_modules()):
+            raise ValueError("save_pretrained: found low-rank weights; call fuse_lora() and unload_lora_weights(), or upload the folder")
         super().save_pretrained(save_directory, **options)
         folder = Path(save_directory)
         network = getattr(self.transformer, "_orig_mod", self.transformer)  # of a compiled one
