@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,9 +36,26 @@ def test_types_and_provenance(rotary, tmp_path):
     assert T5EncoderModel.from_pretrained(tmp_path / "half" / "text_encoder").dtype == torch.bfloat16
     card = (tmp_path / "half" / "README.md").read_text()
     model = rotary.config.model
+    assert f"{Path(model.autoencoder.path).parent.name}/" not in card and "/mp_rank_00_model_states.pt" in card
     others = [content_digest(path) for path in (model.autoencoder.path, model.text_encoder.path)]
     assert all(digest in card for digest in (source.digest, *others))
     assert "up to 9 frames of 64x96 with 3 reference images" in card and str(tmp_path) not in card
+
+
+def test_places_on_the_disk_are_not_passed_on(rotary, tmp_path):
+    """As diffusers and transformers write them into what they save, and by the names of parts in the model card."""
+    me, model = tmp_path / "me", deepcopy(rotary.config.model)
+    vae = shutil.copytree(rotary.folder / "vae", me / "vae") / "config.json"
+    t5 = shutil.copytree(model.text_encoder.path, me / "t5") / "config.json"
+    for file in (vae, t5):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"_name_or_path": "/home/me"}))
+    t5.with_name("tokenizer_config.json").write_text('{"name_or_path": "/home/me", "model_max_length": 16}')
+    model.autoencoder.path, model.text_encoder.path = str(vae.parent), str(t5.parent)
+    to_hf(replace(open_source(rotary.checkpoint), path=Path("w.pt")), tmp_path / "hf", model)
+    hf, card = tmp_path / "hf", (tmp_path / "hf" / "README.md").read_text()
+    assert not any("me/" in text or "/me" in text for text in (card, *(file.read_text() for file in hf.rglob("*.json"))))
+    assert json.loads((hf / "tokenizer" / "tokenizer_config.json").read_text()) == {"model_max_length": 16}
+    assert all(part in card for part in ("| `w.pt` |", "| `vae` |"))
 
 
 def test_back_to_sat_is_bit_equal(sincos, tmp_path):

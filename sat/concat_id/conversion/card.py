@@ -71,7 +71,7 @@ def _provenance(source: WeightSource, model: ModelConfig | WanModelConfig, low_r
     if source.products is not None:
         rows.append((f"low-rank weights, {'kept' if kept else 'merged into the transformer'}", source.path, source.digest))
     others = (("VAE", model.autoencoder.path), ("text encoder", model.text_encoder.path))
-    rows += [(part, path, content_digest(resolve_path(path))) for part, path in others]
-    table = "".join(f"| {part} | `{'/'.join(Path(path).parts[-3:])}` | `{digest}` |\n" for part, path, digest in rows)
+    rows += [(part, Path(Path(path).name), content_digest(resolve_path(path))) for part, path in others]
+    table = "".join(f"| {part} | `{'/'.join(path.parts[-2:])}` | `{digest}` |\n" for part, path, digest in rows)
     lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")\n' if kept else ""
     return {"table": table, "lora": lora, "tools": ", ".join(f"{name} {number}" for name, number in versions(TOOLS).items())}

@@ -23,7 +23,7 @@ from concat_id.conversion.low_rank_products import LoraMode
 from concat_id.conversion.weight_sources import WeightSource
 from concat_id.diffusion.schedule import BETA_END, BETA_START
 from concat_id.errors import UserError, one_line
-from concat_id.files.json_files import write_json
+from concat_id.files.json_files import recall_json, write_json
 from concat_id.files.paths import PROJECT_ROOT, folder_written_whole, resolve_path, write_text
 from concat_id.models import tensor_names as names
 from concat_id.models.autoencoder import VideoAutoencoder
@@ -72,6 +72,9 @@ def write_pipeline(folder: Path, name: str, components: Mapping, code: Path, sch
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {"_class_name": name, "_diffusers_version": versions(("diffusers",))["diffusers"], **components}
     write_json(folder / "model_index.json", index | {"scheduler": ["diffusers", scheduler["_class_name"]]})
+    for file in folder.glob("*/*config.json"):  # which say where the libraries had read a part from, on its owner's disk
+        if settings := recall_json(file):
+            write_json(file, {key: value for key, value in settings.items() if not key.endswith("name_or_path")})
     shutil.copyfile(code, folder / "pipeline.py")
     write_text(folder / "README.md", card)
 
