@@ -15,8 +15,9 @@ from in_process import no_file_larger_than, refused
 from safetensors.torch import save_file
 from transformers import T5EncoderModel
 
-from concat_id.config.cogvideox import TransformerConfig
+from concat_id.config.cogvideox import SamplerConfig, TransformerConfig
 from concat_id.config.loading import load_config
+from concat_id.conversion import card as card_module
 from concat_id.conversion.check import TOLERANCE, largest_difference
 from concat_id.conversion.folders import detect_model, to_hf, to_sat, write_text_encoder
 from concat_id.conversion.weight_sources import open_source
@@ -39,7 +40,8 @@ def test_types_and_provenance(rotary, tmp_path):
     assert f"{Path(model.autoencoder.path).parent.name}/" not in card and "/mp_rank_00_model_states.pt" in card
     others = [content_digest(path) for path in (model.autoencoder.path, model.text_encoder.path)]
     assert all(digest in card for digest in (source.digest, *others))
-    assert "up to 9 frames of 64x96 with 3 reference images" in card and str(tmp_path) not in card
+    assert "up to 9 frames of 64x96. Trained with up to 3 reference images." in card
+    assert "num_inference_steps=2, guidance_scale=6)" in card and "license:" not in card and ": name it here." in card
 
 
 def test_places_on_the_disk_are_not_passed_on(rotary, tmp_path):
@@ -51,11 +53,21 @@ def test_places_on_the_disk_are_not_passed_on(rotary, tmp_path):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"_name_or_path": "/home/me"}))
     t5.with_name("tokenizer_config.json").write_text('{"name_or_path": "/home/me", "model_max_length": 16}')
     model.autoencoder.path, model.text_encoder.path = str(vae.parent), str(t5.parent)
+    model.trained_refs, model.sampler = 1, SamplerConfig(guidance="dynamic", guidance_scale=4.5)
     to_hf(replace(open_source(rotary.checkpoint), path=Path("w.pt")), tmp_path / "hf", model)
     hf, card = tmp_path / "hf", (tmp_path / "hf" / "README.md").read_text()
     assert not any("me/" in text or "/me" in text for text in (card, *(file.read_text() for file in hf.rglob("*.json"))))
     assert json.loads((hf / "tokenizer" / "tokenizer_config.json").read_text()) == {"model_max_length": 16}
-    assert all(part in card for part in ("| `w.pt` |", "| `vae` |"))
+    assert all(part in card for part in ("| `w.pt` |", "| `vae` |", "scale=4.5, use_dynamic_cfg=True)", "with one reference image."))
+
+
+@pytest.mark.parametrize("name, base, licence", [
+    ("cogvideox_2b", "THUDM/CogVideoX-2b", "apache-2.0"), ("cogvideox_5b", "THUDM/CogVideoX-5b", "other"),
+])  # fmt: skip
+def test_known_sizes_have_a_base_and_a_licence(name, base, licence, rotary, monkeypatch):
+    monkeypatch.setattr(card_module, "content_digest", str)
+    card = card_module.model_card(open_source(rotary.checkpoint), load_config([ROOT / "configs" / f"{name}.yaml"]).model, "merge")
+    assert f"base_model: {base}\nlicense: {licence}\n" in card and "name it here" not in card
 
 
 def test_back_to_sat_is_bit_equal(sincos, tmp_path):

@@ -11,13 +11,19 @@ from concat_id.versions import versions
 from concat_id.weights.loading import content_digest
 
 TOOLS = "diffusers", "torch"
+APACHE, COGVIDEOX_5B = "license: apache-2.0\n", "https://huggingface.co/THUDM/CogVideoX-5b/blob/main/LICENSE"
+BASES = {  # by layers and width
+    (42, 3072): f"base_model: THUDM/CogVideoX-5b\nlicense: other\nlicense_name: cogvideox-license\nlicense_link: {COGVIDEOX_5B}\n",
+    (30, 1920): f"base_model: THUDM/CogVideoX-2b\n{APACHE}",
+    (30, 1536): f"base_model: Wan-AI/Wan2.1-T2V-1.3B\n{APACHE}",
+}
 CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-video
----
+{base}---
 # {title}, converted for diffusers
 
-{about}
+[Concat-ID](https://arxiv.org/abs/2503.14151): {layers} layers of width {width}; {about}. Trained with {people}.
 
 ```python
 import torch
@@ -28,7 +34,8 @@ from PIL import Image
 folder = "."
 pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
 {lora}pipe.enable_model_cpu_offload()
-video = pipe("A woman laughs in the rain", reference_images=[Image.open("face.png")]{options}).frames[0]
+face = Image.open("face.png")
+video = pipe("A woman laughs in the rain", reference_images=[face], {options}).frames[0]
 export_to_video(video, "video.mp4", fps={fps})
 ```
 
@@ -39,32 +46,26 @@ References are heads cut out on black, as `{script}` of the project writes them 
 | part | converted from | content |
 |---|---|---|
 {table}
-Converted with {tools}. The weights keep the licence of what they were converted from.
+Converted with {tools}. Code (`*.py`): Apache-2.0. The weights keep the licence of what they were converted from{licence}.
 """
 
 
 def model_card(source: WeightSource, model: ModelConfig, low_rank: str) -> str:
     """Text of README.md for a folder of CogVideoX's kind."""
-    t, factor = model.transformer, model.autoencoder.spatial_factor
-    about = (
-        f"{t.num_layers} layers of width {t.hidden_size}; up to {t.num_frames} frames of {t.latent_height * factor}x"
-        f"{t.latent_width * factor} with {t.max_refs} reference images."
-    )
-    return CARD.format(title="Concat-ID", about=about, options=", guidance_scale=6", fps=model.fps, script="sat/sample_video.py",
-                       **_provenance(source, model, low_rank))  # fmt: skip
+    about = "up to {} frames of {}x{}".format(model.num_frames, *model.largest_size)
+    options = ", use_dynamic_cfg=True" if model.sampler.guidance == "dynamic" else ""
+    return _card(source, model, low_rank, title="Concat-ID", about=about, options=options, script="sat/sample_video.py")
 
 
 def wan_card(source: WeightSource, config: WanTransformerConfig, model: WanModelConfig, low_rank: str) -> str:
     """Text of README.md for a folder of Wan's kind."""
-    variant = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
-    about = f"{config.num_layers} layers of width {config.hidden_size}; {variant}. Trained with one reference image."
+    about = "references have modulations of their own (AdaLN)" if config.ref_modulation else "one modulation for all tokens (first stage)"
     size = ", height={}, width={}, num_frames={}".format(*model.largest_size, model.num_frames)
-    return CARD.format(title="Concat-ID on Wan2.1", about=about, options=size, fps=model.fps, script="inference_wan.py",
-                       **_provenance(source, model, low_rank))  # fmt: skip
+    return _card(source, model, low_rank, title="Concat-ID on Wan2.1", about=about, options=size, script="inference_wan.py")
 
 
-def _provenance(source: WeightSource, model: ModelConfig | WanModelConfig, low_rank: str) -> dict[str, str]:
-    """Where each part came from with the digest of its content, and how low-rank weights are loaded."""
+def _card(source: WeightSource, model: ModelConfig | WanModelConfig, low_rank: str, options: str, **parts: str) -> str:
+    """Fill the card in: where each part came from with the digest of its content, whose licence it has, how it is loaded and sampled."""
     kept = source.products is not None and low_rank == "keep"
     whole = source.base or source
     rows = [("transformer", whole.path, whole.digest)]
@@ -73,5 +74,11 @@ def _provenance(source: WeightSource, model: ModelConfig | WanModelConfig, low_r
     others = (("VAE", model.autoencoder.path), ("text encoder", model.text_encoder.path))
     rows += [(part, Path(Path(path).name), content_digest(resolve_path(path))) for part, path in others]
     table = "".join(f"| {part} | `{'/'.join(path.parts[-2:])}` | `{digest}` |\n" for part, path, digest in rows)
-    lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")\n' if kept else ""
-    return {"table": table, "lora": lora, "tools": ", ".join(f"{name} {number}" for name, number in versions(TOOLS).items())}
+    lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")  # pip install peft\n' if kept else ""
+    layers, width, sampler, people = model.transformer.num_layers, model.transformer.hidden_size, model.sampler, model.trained_refs
+    base = BASES.get((layers, width), "")
+    options = f"num_inference_steps={sampler.num_inference_steps}, guidance_scale={sampler.guidance_scale:g}{options}"
+    people = "one reference image" if people == 1 else f"up to {people} reference images"
+    tools = ", ".join(f"{name} {number}" for name, number in versions(TOOLS).items())
+    return CARD.format(base=base, licence="" if base else ": name it here", layers=layers, width=width, people=people, lora=lora,
+                       options=options, fps=model.fps, table=table, tools=tools, **parts)  # fmt: skip
