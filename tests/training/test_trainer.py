@@ -132,6 +132,24 @@ def test_intervals_of_zero_are_never_and_others_end_with_the_last_step(setup, tm
     assert steps == validated and sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == saved
 
 
+def test_what_ends_a_validation_loses_no_step_and_is_made_on_continuing(setup, tmp_path):
+    def run(loss):
+        saved = open_checkpoint(tmp_path) if (tmp_path / "latest").exists() else None
+        config = setup.config(tmp_path, train_iters=3, eval_interval=2, save_interval=2, eval_iters=1)
+        return alone.make_trainer(config, tmp_path, saved, lambda _: SimpleNamespace(loss=loss)).train(alone.batches(**alone.SMALL))
+
+    def fail(engine):
+        raise MemoryError("of the device")
+
+    for _ in range(2):
+        refused("step 2: the validation found too little memory .*eval_samples: 0", run, fail)
+        assert (tmp_path / "latest").read_text() == "2"
+    assert run(lambda engine: 0.5) == 0 and run(fail) == 0
+    assert [line["step"] for line in alone.metrics(tmp_path) if "validation_loss" in line] == [2, 3]
+    (tmp_path / "latest").write_text("2")
+    refused("step 3: the validation loss is inf.* --resume .*/2$", run, lambda engine: float("inf"))
+
+
 def test_a_validation_that_a_signal_puts_off_is_made_on_continuing(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=4, eval_interval=2, eval_iters=1)
     for code, validated in ((143, []), (143, []), (143, [2]), (143, [2]), (0, [2, 4]), (0, [2, 4])):
@@ -211,9 +229,6 @@ def test_not_a_number_is_told(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=2)
     poisoned = (dataclasses.replace(batch, video=batch.video * float("nan")) for batch in alone.batches())
     refused("step 1: the loss is nan", alone.make_trainer(config, tmp_path).train, poisoned)
-    trainer = alone.make_trainer(setup.config(tmp_path, train_iters=1, eval_iters=1, eval_interval=1), tmp_path)
-    trainer.validation = SimpleNamespace(loss=lambda engine: float("inf"))
-    refused("step 1: the validation loss is inf", trainer.train, alone.batches())
     trainer = alone.make_trainer(setup.config(tmp_path, train_iters=1), tmp_path)
     trainer.engine.full_states = lambda: iter([("time_embed.0.weight", torch.tensor([1.0, float("nan")]), {})])
     told = "checkpoint 0: found values of time_embed.0.weight that are no numbers, expected finite ones"

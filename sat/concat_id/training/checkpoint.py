@@ -115,6 +115,15 @@ def _save_weights(folder: Path, weights: dict[str, Tensor], step: int, scale: fl
             save_low_rank(folder, weights, scale)
 
 
+def forget_validation(folder: Path) -> None:
+    """Record in a checkpoint that the validation which was due is made; else continuing makes it again, which does no harm."""
+    path = folder / TRAINING / STATE
+    try:
+        write_json(path, read_json(path, "a checkpoint's state") | {"validation_due": False})
+    except UserError as error:
+        warn(f"{error}; training goes on")
+
+
 def _remove_old(run: Path, step: int, keep: int) -> None:
     """Keep the last ones up to `step`; later ones, of a run that went back, are the user's."""
     for old in [other for other in checkpoint_steps(run) if other <= step][:-keep]:
@@ -137,10 +146,6 @@ class SavedState:
         for path in sorted((folder / TRAINING).glob("states*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 self._files |= dict.fromkeys(file.keys(), path)
-
-    def forget_validation(self) -> None:
-        """Record that the validation which was put off is made."""
-        write_json(self.folder / TRAINING / STATE, self.values | {"validation_due": False})
 
     def states(self, name: str) -> States:
         """Master and optimizer states of one parameter."""

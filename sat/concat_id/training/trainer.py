@@ -17,7 +17,7 @@ from concat_id.data.dataset import Batch
 from concat_id.data.sampler import EpochSampler
 from concat_id.distributed import memory_told, rank, say, world_size
 from concat_id.errors import UserError, printable, warn
-from concat_id.training.checkpoint import CheckpointError, SavedState, save_checkpoint
+from concat_id.training.checkpoint import CheckpointError, SavedState, checkpoint_steps, forget_validation, save_checkpoint
 from concat_id.training.engine import Engine, all_reduce
 from concat_id.training.objective import Objective
 from concat_id.training.optimizer import learning_rate_factor
@@ -26,6 +26,7 @@ from concat_id.training.validation import Validation
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LESS_MEMORY = "set checkpoint_activations, a higher ZeRO stage or offload_optimizer, or shorten the clips"
+LESS_TO_VALIDATE = "set eval_samples: 0 or only_log_video_latents: true, or shorten the clips"
 PATIENCE = 5.0  # seconds in which further signals are the same one: torchrun passes on what its processes have got already
 
 
@@ -44,7 +45,7 @@ class Trainer:
     ):
         self.config, self.args, self.run, self.engine = config, config.training, run, engine
         self.objective, self.sampler, self.validation = objective, sampler, validation
-        self.saved, self.done, self.saved_at, self.due = saved, 0, None, False  # whether a validation is due, which a signal puts off
+        self.done, self.saved_at, self.due = 0, None, False  # whether a validation is due, which a signal puts off
         self.noted, self.stopped_by = 0, 0  # signal that this process got; signal that all have agreed to stop for
         if saved is not None:
             saved.restore(engine)
@@ -76,21 +77,19 @@ class Trainer:
         return 128 + self.stopped_by if self.stopped_by else 0
 
     def _steps(self, batches: Iterator[Batch]) -> None:
+        """Step, save, validate, each unless a signal came before; what ends a validation then loses no step."""
         if self.due:
             self._validate()
-            if rank() == 0:
-                self.saved.forget_validation()
+            if self.progress:
                 self.progress.last = time.monotonic()
         while self.done < self.args.train_iters and not self.stopped_by:
             self._step(batches)
             args, last, began = self.args, self.done == self.args.train_iters, time.monotonic()
             self.due = bool(self.validation and args.eval_interval and (last or self.done % args.eval_interval == 0))
-            if self.stopped_by:
-                return
-            if self.due:
+            if not self.stopped_by and (last or (args.save_interval and self.done % args.save_interval == 0)):
+                self._save(last)
+            if self.due and not self.stopped_by:
                 self._validate()
-            if args.save_interval and not last and self.done % args.save_interval == 0:
-                self._save(last=False)
             if self.progress:
                 self.progress.last += time.monotonic() - began  # samples/s are those of steps
 
@@ -118,19 +117,23 @@ class Trainer:
             self.progress.step(self.done, values, int(samples), self.engine.memory_gib())
 
     def _validate(self) -> None:
+        with memory_told(LESS_TO_VALIDATE, lambda: f"step {self.done}: the validation "):
+            if self.args.eval_iters:
+                loss = self.validation.loss(self.engine)
+                self._require_number("validation loss", loss)
+                if self.progress:
+                    self.progress.validation(self.done, loss)
+            if self.args.eval_samples:
+                for name, sheet in self.validation.write_samples(self.engine, self.done).items():
+                    self.progress.image(self.done, name, sheet)
         self.due = False
-        if self.args.eval_iters:
-            loss = self.validation.loss(self.engine)
-            self._require_number("validation loss", loss)
-            if self.progress:
-                self.progress.validation(self.done, loss)
-        if self.args.eval_samples:
-            for name, sheet in self.validation.write_samples(self.engine, self.done).items():
-                self.progress.image(self.done, name, sheet)
+        if rank() == 0 and self.saved_at == self.done:
+            forget_validation(self.run / str(self.done))
 
     def _require_number(self, name: str, value: float) -> None:
         if not math.isfinite(value):
-            again = f", with --resume from step {self.saved_at}" if self.saved_at else ""
+            earlier = [step for step in checkpoint_steps(self.run) if step < self.done]  # the checkpoint of this step has the same weights
+            again = f", with --resume {self.run / str(earlier[-1])}" if earlier else ""
             remedy = f"check clips and weights, or try a smaller --lr{again}"
             raise UserError(f"step {self.done}: the {name} is {value}, expected a number; {remedy}")
 
