@@ -152,12 +152,24 @@ def test_what_ends_a_validation_loses_no_step_and_is_made_on_continuing(setup, t
 
 def test_a_validation_that_a_signal_puts_off_is_made_on_continuing(setup, tmp_path):
     config = setup.config(tmp_path, train_iters=4, eval_interval=2, eval_iters=1)
-    for code, validated in ((143, []), (143, []), (143, [2]), (143, [2]), (0, [2, 4]), (0, [2, 4])):
+    for code, validated in ((143, []), (143, []), (143, [2]), (143, [2]), (143, [2]), (143, [2, 4]), (0, [2, 4])):
         saved = open_checkpoint(tmp_path) if (tmp_path / "latest").exists() else None
         trainer = alone.make_trainer(config, tmp_path, saved, lambda objective: SimpleNamespace(loss=lambda engine: 0.0))
-        trainer.noted = signal.SIGTERM  # in the first step
+        trainer.noted = signal.SIGTERM  # in the first step, or the validation before it
         assert trainer.train(alone.batches(**alone.SMALL)) == code
         assert [line["step"] for line in alone.metrics(tmp_path) if "validation_loss" in line] == validated
+
+
+@pytest.mark.parametrize("place, done, validated", [("validation", 2, [2]), ("save", 4, [2])])
+def test_a_signal_in_a_validation_or_a_save_stops_before_what_comes_next(setup, tmp_path, place, done, validated):
+    config = setup.config(tmp_path, train_iters=4, save_interval=4, eval_interval=2, eval_iters=1)
+    trainer = alone.make_trainer(config, tmp_path)
+    state, interrupt = trainer.sampler.state_dict(), lambda now: now == place and setattr(trainer, "noted", signal.SIGTERM)
+    trainer.validation = SimpleNamespace(loss=lambda engine: interrupt("validation") or 0.0)
+    trainer.sampler.state_dict = lambda: interrupt("save") or state
+    assert (trainer.train(alone.batches(**alone.SMALL)), trainer.done, trainer.saved_at) == (143, done, done)
+    assert [line["step"] for line in alone.metrics(tmp_path) if "validation_loss" in line] == validated
+    assert open_checkpoint(tmp_path).values["validation_due"] == (place == "save")
 
 
 def test_the_speed_is_that_of_steps_without_what_is_between_them(setup, tmp_path, monkeypatch, capsys):

@@ -107,14 +107,18 @@ class Trainer:
             samples += len(batch.captions)
         self.done += 1
         total = sum(loss / accumulation for loss in torch.stack(losses).tolist())  # the one wait for the device
-        # one meeting a step: the mean loss, the samples, and whether any process was told to stop
-        noted = [float(self.noted == number) for number in SIGNALS]
-        total, samples, *noted = all_reduce([total / world_size(), samples, *noted], self.engine.device)
-        self.stopped_by = max((number for number, count in zip(SIGNALS, noted, strict=True) if count), default=0)
+        total, samples = self._meet(total / world_size(), samples)
         self._require_number("loss", total)
         if self.progress:
             values = {"loss": total, "lr": rate, "gradient_norm": self.engine.gradient_norm}
             self.progress.step(self.done, values, int(samples), self.engine.memory_gib())
+
+    def _meet(self, *values: float) -> list[float]:
+        """Add up `values` of all processes, and agree whether to stop: once after each step, save and validation."""
+        noted = [float(self.noted == number) for number in SIGNALS]
+        sums = all_reduce([*values, *noted], self.engine.device)
+        self.stopped_by = max((number for number, count in zip(SIGNALS, sums[len(values) :], strict=True) if count), default=0)
+        return sums[: len(values)]
 
     def _validate(self) -> None:
         with memory_told(LESS_TO_VALIDATE, lambda: f"step {self.done}: the validation "):
@@ -129,6 +133,7 @@ class Trainer:
         self.due = False
         if rank() == 0 and self.saved_at == self.done:
             forget_validation(self.run / str(self.done))
+        self._meet()
 
     def _require_number(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -151,6 +156,7 @@ class Trainer:
             return
         self.saved_at = self.done
         say(f"saved {printable(self.run / str(self.done))} in {time.monotonic() - began:.1f} s")
+        self._meet()
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
