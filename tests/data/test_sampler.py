@@ -59,6 +59,13 @@ def test_a_batch_is_filled_up_with_the_first_records_of_its_epoch():
     assert second[1:] == first[:2]
 
 
+def test_the_batch_of_a_rare_kind_has_another_turn_each_epoch():
+    """Else the number of batches of an epoch and of the parts of the timesteps would always give it the same part."""
+    sampler = EpochSampler([1] * 14 + [2], 2)
+    turns = {[batch[0][1] for batch in sampler.epoch_batches(epoch)].index(14) for epoch in range(10)}
+    assert sampler.batches_per_epoch == 8 and len(turns) > 4
+
+
 def test_epochs_seen_stay_whatever_the_batch_size():
     whole, single = EpochSampler([1] * 5, 4), EpochSampler([1] * 5, 1)
     for _ in range(8):  # batches of 4 and of 1, filled up: four epochs

@@ -52,12 +52,11 @@ class EpochSampler(Sampler[list[Key]]):
         """The batches of an epoch, of all ranks."""
         order, size = np.random.default_rng([self.seed, epoch]).permutation(len(self.kinds)), self.batch_size
         keys = [(epoch, index) for index in order.tolist()]
-        batches: list[tuple[int, list[Key]]] = []
+        batches: list[tuple[int, list[Key]]] = []  # each with its turn, the place of its last record
         for kind in np.unique(self.kinds):
             places = np.flatnonzero(self.kinds[order] == kind).tolist()
             for own in (places[start : start + size] for start in range(0, len(places), size)):
-                turn = own[-1] if len(own) == size else len(keys) + own[0]  # whole ones once they are full, the others behind them
-                batches.append((turn, [keys[place] for place in (*own, *islice(cycle(places), size - len(own)))]))
+                batches.append((own[-1], [keys[place] for place in (*own, *islice(cycle(places), size - len(own)))]))
         return [batch for _, batch in sorted(batches)]
 
     def advance(self) -> None:
