@@ -41,6 +41,17 @@ def test_curves_and_images_reach_tensorboard_and_continue(tmp_path, capsys):
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
+def test_lines_and_curves_have_the_mean_loss_since_the_line_before(tmp_path, capsys):
+    progress = Progress(tmp_path, SimpleNamespace(train_iters=8, log_interval=3, tensorboard=True, wandb=False), step=4)
+    for step in range(5, 9):
+        progress.step(step, {"loss": float(2**step), "lr": 0.1, "gradient_norm": 1.0}, 1, 1.0)
+    progress.close()
+    means = [32, 64, (128 + 256) / 2]
+    assert [float(line.split()[3]) for line in capsys.readouterr().out.splitlines()] == means
+    assert [value.simple_value for event in events(tmp_path) for value in event.summary.value if value.tag == "train/loss"] == means
+    assert [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [32, 64, 128, 256]
+
+
 def test_a_disk_that_is_full_for_a_while_ends_nothing(tmp_path, capsys):
     progress, values = Progress(tmp_path, ARGS), {"loss": 1.0, "lr": 0.1, "gradient_norm": 1.0}
     progress.step(1, values, 1, 1.0)

@@ -21,7 +21,8 @@ class Progress:
     """The first process's reporter; `step` is where the run starts, and what was written for later steps is dropped."""
 
     def __init__(self, run: Path, args: TrainingArgs, step: int = 0):
-        self.run, self.args, self.samples = run, args, 0
+        self.run, self.args = run, args
+        self.samples, self.losses = 0, []  # since the last line
         self.wandb = _wandb(run, args) if args.wandb else None  # first, as it may be refused
         self.began, self.first_step, self.last = time.monotonic(), step, time.monotonic()
         write_text(run / METRICS, "".join(f"{line}\n" for line in metric_lines_until(run / METRICS, step)))
@@ -30,20 +31,25 @@ class Progress:
         self.curves = Curves(run / "tensorboard", step) if args.tensorboard else None
 
     def step(self, step: int, values: dict[str, float], samples: int, memory_gib: float) -> None:
-        """Record the numbers of one step of so many samples; every `log_interval` steps and at the first and last one, print a line."""
+        """Record the numbers of one step of so many samples; every `log_interval` steps and at the first and last one, print a line.
+
+        The line and the curves have the mean loss since the line before; all else is the step's.
+        """
         self._write(step, values)
         self.samples += samples
+        self.losses.append(values["loss"])
         if step % self.args.log_interval and step not in (self.first_step + 1, self.args.train_iters):
             return
         now, then = time.monotonic(), self.last
         rate = self.samples / max(now - then, 1e-9)
-        self.last, self.samples = now, 0
-        curves = values | {"samples_per_s": rate, "memory_gib": memory_gib}
+        loss = sum(self.losses) / len(self.losses)
+        self.last, self.samples, self.losses = now, 0, []
+        curves = values | {"loss": loss, "samples_per_s": rate, "memory_gib": memory_gib}
         self._show(step, {f"train/{name}": value for name, value in curves.items()})
         gradient = "overflow, no update" if values["gradient_norm"] == math.inf else f"{values['gradient_norm']:.3f}"
         left = (self.args.train_iters - step) / max((step - self.first_step) / max(now - self.began, 1e-9), 1e-9)
         print(
-            f"step {step}/{self.args.train_iters}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  gradient {gradient}"
+            f"step {step}/{self.args.train_iters}  loss {loss:.4f}  lr {values['lr']:.2e}  gradient {gradient}"
             f"  {rate:.2f} samples/s  {memory_gib:.1f} GiB  {_duration(left)} left",
             flush=True,
         )
