@@ -1,6 +1,7 @@
 """What a run tells: numbers, curves and lines, and what becomes of them when the disk is full."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,19 @@ def test_lines_and_curves_have_the_mean_loss_since_the_line_before(tmp_path, cap
     assert [float(line.split()[3]) for line in capsys.readouterr().out.splitlines()] == means
     assert [value.simple_value for event in events(tmp_path) for value in event.summary.value if value.tag == "train/loss"] == means
     assert [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [32, 64, 128, 256]
+
+
+def test_weights_and_biases_take_points_of_steps_gone_back_to(tmp_path, monkeypatch):
+    """Its own steps only go forward: it drops a point of an earlier one."""
+    logged, axes = [], {}
+    own = SimpleNamespace(log=logged.append, define_metric=lambda name, step_metric: axes.update({name: step_metric}), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: own, Image=lambda image: image))
+    progress = Progress(tmp_path, SimpleNamespace(**vars(ARGS) | {"wandb": True, "wandb_project_name": "p"}), step=2)
+    progress.validation(2, 0.25)
+    progress.image(2, "samples/0", Image.new("RGB", (8, 6)))
+    progress.step(3, {"loss": 1.0, "lr": 0.1, "gradient_norm": 1.0}, 1, 1.0)
+    progress.close()
+    assert [values["step"] for values in logged] == [2, 2, 3] and axes == {"*": "step"} and logged[2]["train/loss"] == 1
 
 
 def test_a_disk_that_is_full_for_a_while_ends_nothing(tmp_path, capsys):

@@ -67,7 +67,7 @@ class Progress:
         if self.wandb:
             import wandb
 
-            self.wandb.log({name: wandb.Image(image)}, step=step)
+            self.wandb.log({"step": step, name: wandb.Image(image)})
 
     def close(self) -> None:
         """Finish the files."""
@@ -93,7 +93,7 @@ class Progress:
         if self.curves:
             self.curves.values(step, values)
         if self.wandb:
-            self.wandb.log(values, step=step)
+            self.wandb.log({"step": step, **values})
 
 
 def _wandb(run: Path, args: TrainingArgs) -> Any:
@@ -102,7 +102,9 @@ def _wandb(run: Path, args: TrainingArgs) -> Any:
     except ImportError as error:
         raise UserError("args.wandb: found true, but wandb is not installed; install it or set wandb: false") from error
     try:
-        return wandb.init(project=args.wandb_project_name, name=run.name, dir=str(run), resume="allow", id=run.name)
+        reporter = wandb.init(project=args.wandb_project_name, name=run.name, dir=str(run), resume="allow", id=run.name)
+        reporter.define_metric("*", step_metric="step")  # its own steps never go back, as a run that goes on from a checkpoint does
+        return reporter
     except wandb.Error as error:
         remedy = "run `wandb login`, or set WANDB_MODE=offline to keep everything in the run's folder, or wandb: false"
         raise UserError(f"args.wandb: found true, but it cannot start ({' '.join(str(error).split())[:160]}); {remedy}") from error
