@@ -40,6 +40,7 @@ def test_curves_and_images_reach_tensorboard_and_continue(tmp_path, capsys):
     Progress(tmp_path, ARGS, step=2).close()  # goes back
     assert [event.step for event in events(tmp_path) if event.session_log.status == event_pb2.SessionLog.START] == [3]
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert (tmp_path / "latest").read_text() == "2"  # a run killed now goes on from there
 
 
 def test_lines_and_curves_have_the_mean_loss_since_the_line_before(tmp_path, capsys):

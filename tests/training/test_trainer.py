@@ -144,6 +144,8 @@ def test_what_ends_a_validation_loses_no_step_and_is_made_on_continuing(setup, t
     for _ in range(2):
         refused("step 2: the validation found too little memory .*eval_samples: 0", run, fail)
         assert (tmp_path / "latest").read_text() == "2"
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "validation_loss": 0.5}\n')  # of one that was killed while it made a video
     assert run(lambda engine: 0.5) == 0 and run(fail) == 0
     assert [line["step"] for line in alone.metrics(tmp_path) if "validation_loss" in line] == [2, 3]
     (tmp_path / "latest").write_text("2")
@@ -180,9 +182,10 @@ def test_the_speed_is_that_of_steps_without_what_is_between_them(setup, tmp_path
     loss = trainer.objective.training_loss
     take = lambda seconds: setattr(clock, "now", clock.now + seconds)  # noqa: E731
     trainer.objective.training_loss = lambda *arguments: take(0.5) or loss(*arguments)
-    trainer.validation = SimpleNamespace(loss=lambda engine: take(100) or 0.0)
+    trainer.validation, trainer.due = SimpleNamespace(loss=lambda engine: take(100) or 0.0), True
     trainer.train(alone.batches(**alone.SMALL))
-    assert capsys.readouterr().out.count("  2.00 samples/s") == 3
+    said = capsys.readouterr().out
+    assert said.count("  2.00 samples/s") == 3 and "0 min 02 s left" in said.partition("step 2/4")[0]
 
 
 def test_a_checkpoint_that_fails_is_told_and_the_last_one_ends_the_run(setup, tmp_path, monkeypatch, capsys):

@@ -279,11 +279,12 @@ def _has_device_generator() -> bool:
     return module.is_available() and hasattr(module, "get_rng_state")
 
 
-def metric_lines_until(path: Path, step: int) -> Iterator[str]:
-    """Lines of a metrics file up to `step`; a line cut short is left out."""
+def metric_lines_until(path: Path, step: int, due: bool) -> Iterator[str]:
+    """Lines of a metrics file up to `step`, without a validation of it that is `due`; a line cut short is left out."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            if values["step"] <= step - (due and "validation_loss" in values):
                 yield line
         except (ValueError, KeyError, TypeError, RecursionError):
             continue

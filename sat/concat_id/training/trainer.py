@@ -51,7 +51,7 @@ class Trainer:
             saved.restore(engine)
             self.done = self.saved_at = saved.step
             self.due = bool(validation and self.args.eval_interval and saved.values.get("validation_due"))
-        self.progress = Progress(run, self.args, self.done) if rank() == 0 else None
+        self.progress = Progress(run, self.args, self.done, self.due) if rank() == 0 else None
 
     def train(self, batches: Iterable[Batch]) -> int:
         """Train to the end; returns 0, or 128 + the number of the signal that stopped it."""
@@ -81,7 +81,7 @@ class Trainer:
         if self.due:
             self._validate()
             if self.progress:
-                self.progress.last = time.monotonic()
+                self.progress.last = self.progress.began = time.monotonic()
         while self.done < self.args.train_iters and not self.stopped_by:
             self._step(batches)
             args, last, began = self.args, self.done == self.args.train_iters, time.monotonic()
