@@ -66,7 +66,10 @@ def test_wan_checkpoints_go_to_the_module_that_knows_them(convert, tmp_path):
     (("to-hf", "{checkpoint}", "{folder}", "--base", "{bases}"), "exists already"),
     (("to-sat", "{checkpoint}", "{x}"), "expected a diffusers folder"),
 ])  # fmt: skip
-def test_mistakes_take_one_line(convert, rotary, tmp_path, options, told):
+def test_mistakes_take_one_line(convert, rotary, tmp_path, monkeypatch, options, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "cogvideox_5b.yaml").write_text("of another project")
     places = {"{checkpoint}": [rotary.checkpoint], "{folder}": [rotary.folder], "{nowhere}": [tmp_path / "nowhere"],
               "{x}": [tmp_path / "x"], "{bases}": rotary.bases}  # fmt: skip
     code, _, err = convert(*(value for option in options for value in places.get(option, [option])))

@@ -217,7 +217,7 @@ def detect_model(tensors: Mapping[str, Tensor]) -> tuple[str, ModelConfig]:
 def known_model(names: Iterable[str], sizes: Mapping[str, int], source: str | Path) -> tuple[str, Any]:
     """Find the configuration of configs/ whose transformer has these sizes. Raises `UserError` if none has."""
     for name in names:
-        model = load_config([f"configs/{name}.yaml"]).model
+        model = load_config([PROJECT_ROOT / "configs" / f"{name}.yaml"]).model
         if all(getattr(model.transformer, key) == size for key, size in sizes.items()):
             return name, model
     told = ", ".join(f"{key} {size}" for key, size in sizes.items())
