@@ -76,7 +76,8 @@ def test_the_clips_of_all_sub_folders_are_counted(folder):
     assert any("3 entries have an empty caption" in note for note in report.notes)
 
 
-def test_the_command(folder, call):
+def test_the_command(folder, call, monkeypatch):
+    monkeypatch.chdir(folder.path)  # the lists of configs/ are the project's
     good = folder.list(folder.entry(), name="good.json")
     bad = folder.list(folder.entry(), folder.entry(clip="broken.mp4"), name="bad.json")
     base = folder.path / "run.yaml"

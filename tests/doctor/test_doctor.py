@@ -242,7 +242,8 @@ def test_training_is_planned_and_its_lists_are_read(tmp_path):
         assert line.endswith(f"python sat/check_dataset.py {given}--base 'my run.yaml'")
 
 
-def test_the_command_plans_training_and_checks_its_lists(call, tmp_path):
+def test_the_command_plans_training_and_checks_its_lists(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     command = partial(call, "doctor", "--training", "--model", "mini")
     code, out, err = command("--gpus", 1, 2, "--zero", 1, 3, "--tflops", 2)
     rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0].isdigit()]

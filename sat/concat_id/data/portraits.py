@@ -24,7 +24,7 @@ from concat_id.data.records import SHOWN
 from concat_id.distributed import rank
 from concat_id.errors import UserError, warn
 from concat_id.files.json_files import OBJECT, TEXT, WORDS, parse_list, require, take
-from concat_id.files.paths import expand_path, kind_of, on_disk, read_text, resolve_path
+from concat_id.files.paths import kind_of, on_disk, read_text, resolve_path
 from concat_id.video.face_parts import (
     PARTS,
     RELEASED_CLASSES,
@@ -70,7 +70,7 @@ def read_portraits(paths: Sequence[str | Path]) -> list[PortraitRecord]:
     Raises `UserError` naming line and column of broken JSON, or the first few entries that are wrong or name files that are not there.
     """
     records, problems = [], []
-    for path in (expand_path(path, "train_data") for path in paths):
+    for path in (resolve_path(path, place="train_data") for path in paths):
         text = read_text(path, "a JSON list of portraits", "name the JSON_all.json that sat/prepare_portraits.py writes")
         for number, (line, entry) in enumerate(parse_list(text, str(path)), 1):
             try:

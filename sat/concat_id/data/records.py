@@ -29,7 +29,7 @@ from concat_id.distributed import rank
 from concat_id.errors import UserError, is_text, warn
 from concat_id.files.formats import beside, by_stem, is_image, is_video, media_in
 from concat_id.files.json_files import as_json, parse_list
-from concat_id.files.paths import SEPARATOR, expand_path, kind_of, on_disk, read_text, resolve_path
+from concat_id.files.paths import SEPARATOR, kind_of, on_disk, read_text, resolve_path
 
 REQUIRED, OPTIONAL = ("video_path", "caption", "image_path"), ("mask_path", "kind")
 KNOWN = (*REQUIRED, *OPTIONAL)
@@ -88,7 +88,7 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
 def inspect_records(paths: Sequence[str | Path]) -> tuple[list[Record], list[str], list[str]]:
     """Read lists and folders; return the good entries, what is wrong with the others, a line each, and what is worth a note."""
     records, problems, notes = [], [], []
-    for path in (expand_path(path, "train_data") for path in paths):
+    for path in (resolve_path(path, place="train_data") for path in paths):
         is_folder, foreign, silent, unmasked = os.path.isdir(path), Counter(), 0, 0
         try:
             for source, entry in _folder_entries(path) if is_folder else _list_entries(path):

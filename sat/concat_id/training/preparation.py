@@ -196,11 +196,11 @@ def read_lists(config: Config) -> tuple[list[Record], list[Record]]:
     return lists[0], lists[1]
 
 
-def list_paths(config: Config) -> tuple[list[Path], list[Path]]:
+def list_paths(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Paths of the lists for training, of which there must be some, and for validation."""
     if not config.training.train_data:
         raise UserError("args.train_data: missing, expected training lists (JSON) or folders; set it")
-    return tuple([resolve_path(path) for path in paths] for paths in (config.training.train_data, config.training.valid_data))
+    return config.training.train_data, config.training.valid_data
 
 
 def open_latent_cache(config: Config) -> TensorCache | None:
