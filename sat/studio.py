@@ -12,6 +12,7 @@ import signal
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import getproxies
 
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError
@@ -60,10 +61,11 @@ def serve(arguments: Namespace) -> None:
     if find_spec("gradio") is None:
         raise UserError("gradio: not installed, expected it for the page; run `bash studio.sh`, which installs it")
     from concat_id.studio.choices import find_models
-    from concat_id.studio.guard import bracketed, guarded
+    from concat_id.studio.guard import OWN_NAMES, bracketed, guarded
     from concat_id.studio.page import CSS, NAME_PARTS, Studio, build_page, theme
 
     address, studio = bracketed(arguments.listen or LOCAL), Studio(find_models(arguments.output))
+    os.environ["no_proxy"] = ",".join([getproxies().get("no", ""), *OWN_NAMES, address.strip("[]")])  # gradio asks the page itself
     page = build_page(studio).queue(max_size=32, api_open=False)
     try:
         page.launch(

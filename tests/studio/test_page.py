@@ -31,10 +31,12 @@ class Server:
         command = [sys.executable, str(ROOT / "sat" / "studio.py"), "--port", str(port), "--output", str(output), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.address = f"http://127.0.0.1:{port}"
+        said = []
         for line in self.process.stdout:
             if self.address in line:
                 return
-        raise AssertionError(f"no page: exit code {self.process.wait()}")
+            said.append(line)
+        raise AssertionError(f"no page: exit code {self.process.wait()}\n{''.join(said[-20:])}")
 
     def close(self) -> None:
         self.process.terminate()
@@ -140,8 +142,10 @@ def server(output):
 
 @pytest.fixture(scope="module")
 def again(output, tmp_path_factory):
-    """The page started a second time, with a folder of its own for temporary files."""
+    """The page started a second time, with a folder of its own for temporary files, where a proxy leads out."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("http_proxy", "http://127.0.0.1:9")
+        patch.delenv("no_proxy")
         patch.setenv("TMPDIR", str(folder := tmp_path_factory.mktemp("temporary")))
         running = Server(output)
     yield running, folder
