@@ -2,16 +2,19 @@
 
 import json
 import textwrap
+from itertools import chain
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from conftest import ROOT
 from in_process import refused
 
+from concat_id.config.args import SamplerName
 from concat_id.config.cogvideox import AutoencoderConfig
 from concat_id.config.loading import load_config
 from concat_id.config.released_args import ACCEPTED_ARGS
-from concat_id.config.schema import fields_of_args, sampling_part, to_dict
+from concat_id.config.schema import MODELS, fields_of_args, sampling_part, to_dict
 
 CONFIGS = ROOT / "configs"
 DEBUG = CONFIGS / "debug.yaml"
@@ -53,6 +56,24 @@ def test_the_large_model_is_the_one_of_the_paper():
     assert (config.args.sampling_image_size, config.args.sampling_num_frames) == ((480, 720), 13)
     assert (config.args.dtype_name, config.model.scale_factor) == ("bfloat16", 0.7)
     assert AutoencoderConfig() == config.model.autoencoder.__class__(path="models/vae/3d-vae.pt")
+
+
+@pytest.mark.parametrize("name, shift, sampler, scale_factor", [
+    ("cogvideox_5b", 1.0, ("sde_dpmpp_2m", 50, "constant", 6.0), 0.7),
+    ("cogvideox_2b", 3.0, ("sde_dpmpp_2m", 50, "dynamic", 6.0), 1.15258426),
+    ("wan_1_3b", 5.0, ("euler", 50, "constant", 5.0), 1.0),
+])  # fmt: skip
+def test_numbers_that_released_weights_depend_on(name, shift, sampler, scale_factor):
+    model = load_config([CONFIGS / f"{name}.yaml"]).model
+    assert (model.schedule.num_timesteps, model.schedule.shift, model.scale_factor) == (1000, shift, scale_factor)
+    assert tuple(getattr(model.sampler, key) for key in ("name", "num_inference_steps", "guidance", "guidance_scale")) == sampler
+    assert (model.text_dropout, model.ref_image_dropout) == {"cogvideox_2b": (0.1, 0.0), "wan_1_3b": (0.0, 0.1)}.get(name, (0.1, 0.1))
+
+
+def test_the_option_takes_the_samplers_of_all_models():
+    """But ConsisID's, the only one that it has."""
+    names = [get_type_hints(get_type_hints(model)["sampler"])["name"] for model in MODELS.values()]
+    assert {*get_args(SamplerName), "released"} == set(chain.from_iterable(map(get_args, names)))
 
 
 def test_later_files_and_the_command_line_win(write):
