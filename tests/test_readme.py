@@ -45,6 +45,19 @@ def test_files_named_in_commands_exist(page):
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_options_named_in_commands_exist(call):
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
+    named, launched = {}, {"inference": "sample_video", "finetune": "train_video", "studio": "studio"}
+    for name, words in re.findall(r"\b(?:python sat/|bash )(\w+)\.(?:py|sh)\b([^`\n#|&;]*)", text):
+        script = launched.get(name.partition("_")[0], name) if (ROOT / f"{name}.sh").exists() else name
+        first = words.split()[:1]
+        command = (script, *first) if script == "convert_weights" or first == ["--training"] else (script,)
+        named.setdefault(command, set()).update(re.findall(r"(?<= )--\w+", words))
+    for command, options in named.items():
+        assert not options - {*re.findall(r"--\w+", call(*command, "--help").done)}, command
+    assert len(named) > 12 and sum(map(len, named.values())) > 60
+
+
 def test_readme_is_short_and_leads_to_every_page():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200
