@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from conftest import ROOT
 from in_process import write_program
 
 from concat_id.bootstrap import OLDEST_TORCH, parts_for
+from concat_id.doctor.software import PIN
 
 STAND_IN = """#!/bin/bash
 echo "$*" >>"$CALLS"
@@ -160,10 +162,17 @@ def test_unfit_machines_are_told_what_to_install(tree):
     assert code == 2 and "no Python 3.11" in said and "CONCAT_ID_PYTHON" in said
 
 
+def requirements(folder):
+    """Lines of a requirements.txt that name a package."""
+    return [line for line in (ROOT / folder / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+
+
 def test_requirements_are_pinned_and_marks_are_known():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
-    assert "torch==2.13.0" in lines
+    lines = requirements(".")
+    assert any(re.fullmatch(r"torch==[\d.]+", line) for line in lines)
     assert all("==" in line for line in lines)
+    ours, tests = (dict(PIN.match(line).groups()[:2] for line in requirements(folder)) for folder in (".", "tests"))
+    assert [name for name in ours.keys() & tests.keys() if ours[name] != tests[name]] == []
     marked = {line.split("==")[0]: line.split("# ")[1].split(":")[0] for line in lines if "# alone" in line or "# training" in line}
     assert {name for name, mark in marked.items() if mark == "alone"} == {"SwissArmyTransformer", "insightface"}
     assert "opencv-python==" not in "\n".join(lines)
@@ -176,7 +185,7 @@ def test_requirements_say_how_to_keep_a_torch(tmp_path):
     listed = "numpy==1.0 torch==2.6.0+cpu torchaudio==2.6.0 triton==3.2.0"
     pip = f"#!/bin/sh\nif [ $3 = list ]; then printf '%s\\n' {listed}; else cat $5 $7 >asked; fi\n"
     commands = "\n".join(re.findall("^#     (.*)", text, re.MULTILINE)).replace("/tmp/", "")
-    commands = commands.replace("/path/to/python", str(write_program(tmp_path / "python", pip)))
+    commands = commands.replace("/path/to/python", shlex.quote(str(write_program(tmp_path / "python", pip))))
     shutil.copy(ROOT / "requirements.txt", tmp_path)
     subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, check=True)
     asked = [line.split()[0] for line in (tmp_path / "asked").read_text().splitlines() if not line.startswith("#") and line]

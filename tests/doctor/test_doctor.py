@@ -263,9 +263,10 @@ def test_the_command_plans_training_and_checks_its_lists(call, tmp_path, monkeyp
 
 
 def test_versions_are_held_against_the_pins(monkeypatch):
-    monkeypatch.setattr(software, "version", lambda name: {"torch": "2.13.0+cpu", "numpy": "1.0"}.get(name, ""))
+    pins = dict(found.groups()[:2] for found in map(software.PIN.match, (ROOT / "requirements.txt").read_text().splitlines()) if found)
+    monkeypatch.setattr(software, "version", lambda name: {"torch": f"{pins['torch']}+cpu", "numpy": "1.0"}.get(name, ""))
     lines = "\n".join(told(software.look_at_packages()))
-    assert "numpy 1.0 (2.4.6)" in lines and "torch 2" not in lines and "problem missing: lacks triton" in lines
+    assert f"numpy 1.0 ({pins['numpy']})" in lines and "torch 2" not in lines and "problem missing: lacks triton" in lines
     for processor, reader in (("x86_64", {"decord"}), ("aarch64", {"decord2"})):
         monkeypatch.setattr("platform.machine", lambda processor=processor: processor)
         words = {word.strip(",") for line in told(software.look_at_packages()) for word in line.split()}
