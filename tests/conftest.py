@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,12 +24,18 @@ from concat_id.face.recognition import FaceRecognizer
 from concat_id.startup import prepare_process
 
 prepare_process()
+MODULES = tempfile.TemporaryDirectory(prefix="modules-")  # which diffusers, not yet imported, copies pipelines to; one for each process
+os.environ.update(HF_MODULES_CACHE=MODULES.name, no_proxy="127.0.0.1,localhost")
 ROOT = Path(__file__).resolve().parents[1]
 COMPILES = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler, such as Debian's g++")
 GOLDEN = ROOT / "tests" / "golden"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells do for what runs in the background; tests of Ctrl-C need it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    MODULES.cleanup()  # as processes of -n 2 do not by themselves
 
 
 def seeded(name: str, shape) -> torch.Tensor:
