@@ -42,8 +42,8 @@ class Project:
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CONCAT_ID_PYTHON": str(self.folder / "bin" / "python"),
             "CALLS": str(self.calls), "CUDA_VISIBLE_DEVICES": "", **variables,
         }  # fmt: skip
-        if "NPROC_PER_NODE" not in variables:
-            environment.pop("NPROC_PER_NODE", None)
+        for name in {"NPROC_PER_NODE", "MASTER_PORT"} - variables.keys():
+            environment.pop(name, None)
         self.calls.unlink(missing_ok=True)
         command = [*(start or ["bash", str(self.root / f"{launcher}.sh")]), *arguments]
         done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=600)

@@ -1,6 +1,7 @@
 """The entry script, as users call it."""
 
 import json
+import shlex
 from functools import partial
 
 import pytest
@@ -73,5 +74,5 @@ def test_mistakes_take_one_line(convert, rotary, tmp_path, monkeypatch, options,
     places = {"{checkpoint}": [rotary.checkpoint], "{folder}": [rotary.folder], "{nowhere}": [tmp_path / "nowhere"],
               "{x}": [tmp_path / "x"], "{bases}": rotary.bases}  # fmt: skip
     code, _, err = convert(*(value for option in options for value in places.get(option, [option])))
-    assert told.replace("{folder}", str(rotary.folder)) in only_error(code, err)
+    assert told.replace("{folder}", shlex.quote(str(rotary.folder))) in only_error(code, err)
     assert not (tmp_path / "x").exists()

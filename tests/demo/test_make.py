@@ -9,9 +9,13 @@ from in_process import write_program
 
 STUB = """#!/usr/bin/env bash
 echo "$*" >>"$CALLS"
-out="$(sed -n 's/.*render_people.py.*--output \\([^ ]*\\).*/\\1/p' <<<"$*")"
-[ -z "$out" ] || { mkdir -p "$out"; echo '"split": "train"' | tee "$out/clips.json" >"$out/stills.json"; }
-[[ "$*" != *"-m pip"* ]] || mkdir -p "$(sed -n 's/.*--target \\([^ ]*\\).*/\\1/p' <<<"$*")"
+for word in "$@"; do
+    case "$1 $option" in
+        *"render_people.py --output") mkdir -p "$word"; echo '"split": "train"' | tee "$word/clips.json" >"$word/stills.json" ;;
+        "-m --target") mkdir -p "$word" ;;
+    esac
+    option="$word"
+done
 """
 
 

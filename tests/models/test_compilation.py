@@ -180,6 +180,8 @@ def test_code_is_kept_where_nobody_else_can_write(own_cache, tmp_path, monkeypat
 
 @COMPILES
 def test_one_graph_serves_all_layers_and_lengths_and_one_more_a_batch_of_one(own_cache, monkeypatch):
+    if " " in str(own_cache):
+        pytest.skip("PyTorch splits the compiler's command at spaces")
     config, network = small_network(num_layers=3)
     cases = [sample_of(config, *case) for case in ((2, 3, 1), (2, 2, 3), (1, 3, 1), (2, 1, 0), (1, 2, 2))]
     with torch.inference_mode():

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import random
 import re
+import shlex
 import zipfile
 from functools import partial
 
@@ -308,9 +309,9 @@ def test_a_bare_file_of_another_kind_is_told_with_what_to_type(tmp_path, kind, s
 
 
 @pytest.mark.parametrize("files, told", [
-    (["lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {folder} FOLDER"),
-    (["model_index.json", "transformer/config.json"], "convert it: python sat/convert_weights.py to-sat {folder} FOLDER"),
-    (["config.json", "diffusion_pytorch_model-00001-of-00002.safetensors"], "to-sat {folder} FOLDER"),
+    (["lora.safetensors"], "merge them: python sat/convert_weights.py merge-lora {quoted} FOLDER"),
+    (["model_index.json", "transformer/config.json"], "convert it: python sat/convert_weights.py to-sat {quoted} FOLDER"),
+    (["config.json", "diffusion_pytorch_model-00001-of-00002.safetensors"], "to-sat {quoted} FOLDER"),
     (["latest", "5/z3_rank_0_model_states.pt"], "found ZeRO-3 parts"),
     (["photo.png"], "expected a file 'latest' with the tag; download"),
     (["single-identity/latest", "README.md"], "expected a file 'latest' with the tag; name {folder}/single-identity"),
@@ -319,7 +320,7 @@ def test_a_folder_of_another_kind_is_told_with_what_to_type(tmp_path, files, tol
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("5")
-    refused(told.format(folder=tmp_path), load_sat_checkpoint, tmp_path)
+    refused(told.format(folder=tmp_path, quoted=shlex.quote(str(tmp_path))), load_sat_checkpoint, tmp_path)
 
 
 def test_what_is_no_file_is_told(tmp_path):
