@@ -43,7 +43,6 @@ COMPONENTS = {
     "text_encoder": ["transformers", "T5EncoderModel"],
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
-SCHEDULERS = {"sde_dpmpp_2m": "CogVideoXDPMScheduler", "ddim": "CogVideoXDDIMScheduler"}
 OF_RELATIVES = ("patch_size_t", "use_learned_positional_embeddings", "ofs_embed_dim")  # settings that no configuration has
 MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
 
@@ -176,7 +175,7 @@ def write_text_encoder(folder: Path, encoder: PromptEncoder, dtype: torch.dtype 
 def scheduler_settings(model: ModelConfig) -> dict:
     """scheduler_config.json: the schedule of `diffusion.schedule` in diffusers' terms."""
     return {
-        "_class_name": SCHEDULERS[model.sampler.name],
+        "_class_name": {"sde_dpmpp_2m": "CogVideoXDPMScheduler", "ddim": "CogVideoXDDIMScheduler"}[model.sampler.name],
         "num_train_timesteps": model.schedule.num_timesteps,
         "beta_start": BETA_START,
         "beta_end": BETA_END,
