@@ -111,7 +111,7 @@ def test_a_signal_to_one_process_saves_in_all(setup, tmp_path, number, codes):
     said, run = setup.train(tmp_path, *endless, codes=codes, signal=number, at_step=2, targets=1)
     step = int((run / "latest").read_text())
     assert step == metrics(run)[-1]["step"] and states(run, step)
-    assert "finishing this step, then saving" in said
+    assert "finishing what has begun, and saving it" in said
 
 
 def test_a_lost_process_is_told_and_loses_nothing(setup, whole, tmp_path):

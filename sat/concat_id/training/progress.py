@@ -20,7 +20,7 @@ METRICS = "metrics.jsonl"
 class Progress:
     """The first process's reporter; `step` is where the run starts, and what was written for later steps is dropped.
 
-    So are validations of that step, if one is `due`; `latest` names it from now on.
+    So are that step's validations in metrics.jsonl, if one is `due`; `latest` names it from now on.
     """
 
     def __init__(self, run: Path, args: TrainingArgs, step: int = 0, due: bool = False):
@@ -28,8 +28,9 @@ class Progress:
         self.samples, self.losses = 0, []  # since the last line
         self.wandb = _wandb(run, args) if args.wandb else None  # first, as it may be refused
         self.began, self.first_step, self.last = time.monotonic(), step, time.monotonic()
-        if step:
-            write_text(run / "latest", str(step))  # with the metrics, else a run that ends before it saves would go on from a later one
+        latest = run / "latest"
+        if step and (not latest.is_file() or latest.read_text(errors="replace").strip() != str(step)):
+            write_text(latest, str(step))  # with the metrics, else a run that ends before it saves would go on from a later one
         write_text(run / METRICS, "".join(f"{line}\n" for line in metric_lines_until(run / METRICS, step, due)))
         self.file = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         self.torn = False  # whether the last line is incomplete

@@ -54,7 +54,7 @@ class Trainer:
         self.progress = Progress(run, self.args, self.done, self.due) if rank() == 0 else None
 
     def train(self, batches: Iterable[Batch]) -> int:
-        """Train to the end; returns 0, or 128 + the number of the signal that stopped it."""
+        """Train to the end; returns 0, or 128 + the number of the signal that stopped it before."""
         if self.done >= self.args.train_iters:
             say(f"note: all {self.args.train_iters} steps are taken already; go on with a larger --train_iters")
         try:
@@ -74,7 +74,7 @@ class Trainer:
         finally:
             if self.progress:
                 self.progress.close()
-        return 128 + self.stopped_by if self.stopped_by else 0
+        return 128 + self.stopped_by if self.stopped_by and (self.due or self.done < self.args.train_iters) else 0
 
     def _steps(self, batches: Iterator[Batch]) -> None:
         """Step, save, validate, each unless a signal came before; what ends a validation then loses no step."""
@@ -153,9 +153,9 @@ class Trainer:
                 raise
             if rank() == 0:
                 warn(f"{error}; training goes on")
-            return
-        self.saved_at = self.done
-        say(f"saved {printable(self.run / str(self.done))} in {time.monotonic() - began:.1f} s")
+        else:
+            self.saved_at = self.done
+            say(f"saved {printable(self.run / str(self.done))} in {time.monotonic() - began:.1f} s")
         self._meet()
 
     @contextmanager
@@ -172,7 +172,7 @@ class Trainer:
             else:
                 return
             self.noted = number
-            say(f"{signal.Signals(number).name}: finishing this step, then saving")
+            say(f"{signal.Signals(number).name}: finishing what has begun, and saving it")
 
         before = {number: signal.signal(number, note) for number in SIGNALS}
         try:
