@@ -27,7 +27,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--training", action="store_true", help="plan a training run instead: see `--training --help`")
     parser.elsewhere = dict.fromkeys(("base", "task", "gpus", "zero", "offload", "people", "tflops"), "sat/doctor.py --training")
     arguments = parser.parse_args()
-    check_name(arguments.model or "mini")
+    check_name("mini" if arguments.model is None else arguments.model)
     return arguments
 
 

@@ -62,7 +62,7 @@ def serve(arguments: Namespace) -> None:
     from concat_id.studio.guard import OWN_NAMES, bracketed, guarded
     from concat_id.studio.page import CSS, NAME_PARTS, Studio, build_page, theme
 
-    address, studio = bracketed(arguments.listen), Studio(find_models(arguments.output))
+    address, studio = bracketed(arguments.listen or "127.0.0.1"), Studio(find_models(arguments.output))
     os.environ["no_proxy"] = ",".join([os.getenv("no_proxy") or os.getenv("NO_PROXY", ""), *OWN_NAMES, address.strip("[]")])
     page = build_page(studio).queue(max_size=32, api_open=False)
     try:

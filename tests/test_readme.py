@@ -52,7 +52,7 @@ def test_options_named_in_commands_exist(call):
         script = launched.get(name.partition("_")[0], name) if (ROOT / f"{name}.sh").exists() else name
         first = words.split()[:1]
         command = (script, *first) if script == "convert_weights" or first == ["--training"] else (script,)
-        named.setdefault(command, set()).update(re.findall(r"(?<= )--\w+", words))
+        named.setdefault(command, set()).update(re.findall(r"(?<=[ \[])--\w+", words))
     for command, options in named.items():
         assert not options - {*re.findall(r"--\w+", call(*command, "--help").done)}, command
     assert len(named) > 12 and sum(map(len, named.values())) > 60

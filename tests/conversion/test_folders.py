@@ -40,7 +40,7 @@ def test_types_and_provenance(rotary, tmp_path):
     assert f"{Path(model.autoencoder.path).parent.name}/" not in card and "/mp_rank_00_model_states.pt" in card
     others = [content_digest(path) for path in (model.autoencoder.path, model.text_encoder.path)]
     assert all(digest in card for digest in (source.digest, *others))
-    assert "up to 9 frames of 64x96. Trained with up to 3 reference images." in card
+    assert "up to 9 frames of 64x96, for up to 3 reference images." in card
     assert "num_inference_steps=2, guidance_scale=6)" in card and "license:" not in card and ": name it here." in card
 
 
@@ -51,14 +51,14 @@ def test_places_on_the_disk_are_not_passed_on(rotary, tmp_path):
     t5 = shutil.copytree(model.text_encoder.path, me / "t5") / "config.json"
     for file in (vae, t5):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"_name_or_path": "/home/me"}))
-    t5.with_name("tokenizer_config.json").write_text('{"name_or_path": "/home/me", "model_max_length": 16}')
+    t5.with_name("tokenizer_config.json").write_text('{"name_or_path": "/home/me", "tokenizer_file": "/home/me", "model_max_length": 16}')
     model.autoencoder.path, model.text_encoder.path = str(vae.parent), str(t5.parent)
-    model.trained_refs, model.sampler = 1, SamplerConfig(guidance="dynamic", guidance_scale=4.5)
-    to_hf(replace(open_source(rotary.checkpoint), path=Path("w.pt")), tmp_path / "hf", model)
+    model.trained_refs, model.sampler = 1, SamplerConfig(guidance="dynamic", guidance_scale=4.5, ref_guidance_scale=(4.0,))
+    to_hf(replace(open_source(rotary.checkpoint), path=Path("/me/w.pt")), tmp_path / "hf", model)
     hf, card = tmp_path / "hf", (tmp_path / "hf" / "README.md").read_text()
     assert not any("me/" in text or "/me" in text for text in (card, *(file.read_text() for file in hf.rglob("*.json"))))
     assert json.loads((hf / "tokenizer" / "tokenizer_config.json").read_text()) == {"model_max_length": 16}
-    assert all(part in card for part in ("| `w.pt` |", "| `vae` |", "scale=4.5, use_dynamic_cfg=True)", "with one reference image."))
+    assert all(part in card for part in ("| `w.pt` |", "| `vae` |", "cfg=True, ref_guidance_scale=[4.0])", ", for one reference image."))
 
 
 @pytest.mark.parametrize("name, base, licence", [

@@ -57,7 +57,7 @@ def test_configuration_and_parts(wan, variant):
     }  # fmt: skip
     card = (folder / "README.md").read_text()
     assert FILES[variant] in card and card.count("sha256:") == 3 and ("AdaLN" in card) == (variant == "adaln")
-    assert "num_inference_steps=50, guidance_scale=5, height=" in card and "Trained with one reference image." in card
+    assert "num_inference_steps=50, guidance_scale=5, height=" in card and ", for one reference image." in card
     assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["shift"] == 5.0
 
 

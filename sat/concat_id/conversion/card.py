@@ -6,7 +6,7 @@ from concat_id.config.cogvideox import ModelConfig
 from concat_id.config.wan import WanModelConfig, WanTransformerConfig
 from concat_id.conversion.low_rank_products import DIFFUSERS_FILE
 from concat_id.conversion.weight_sources import WeightSource
-from concat_id.files.paths import resolve_path
+from concat_id.files.paths import MODEL_STATES, resolve_path
 from concat_id.versions import versions
 from concat_id.weights.loading import content_digest
 
@@ -23,7 +23,7 @@ pipeline_tag: text-to-video
 {base}---
 # {title}, converted for diffusers
 
-[Concat-ID](https://arxiv.org/abs/2503.14151): {layers} layers of width {width}; {about}. Trained with {people}.
+[Concat-ID](https://arxiv.org/abs/2503.14151): {layers} layers of width {width}; {about}, for {people}.
 
 ```python
 import torch
@@ -72,12 +72,15 @@ def _card(source: WeightSource, model: ModelConfig | WanModelConfig, low_rank: s
     if source.products is not None:
         rows.append((f"low-rank weights, {'kept' if kept else 'merged into the transformer'}", source.path, source.digest))
     others = (("VAE", model.autoencoder.path), ("text encoder", model.text_encoder.path))
-    rows += [(part, Path(Path(path).name), content_digest(resolve_path(path))) for part, path in others]
-    table = "".join(f"| {part} | `{'/'.join(path.parts[-2:])}` | `{digest}` |\n" for part, path, digest in rows)
+    rows += [(part, Path(path), content_digest(resolve_path(path))) for part, path in others]
+    own = {path: "/".join(path.parts[-2 if path.name == MODEL_STATES else -1 :]) for _, path, _ in rows}  # not the owner's folders
+    table = "".join(f"| {part} | `{own[path]}` | `{digest}` |\n" for part, path, digest in rows)
     lora = f'pipe.load_lora_weights(folder, weight_name="{DIFFUSERS_FILE}")  # pip install peft\n' if kept else ""
     layers, width, sampler, people = model.transformer.num_layers, model.transformer.hidden_size, model.sampler, model.trained_refs
     base = BASES.get((layers, width), "")
     options = f"num_inference_steps={sampler.num_inference_steps}, guidance_scale={sampler.guidance_scale:g}{options}"
+    if {*sampler.ref_guidance_scale} != {1}:
+        options += f", ref_guidance_scale={[*sampler.ref_guidance_scale]}"
     people = "one reference image" if people == 1 else f"up to {people} reference images"
     tools = ", ".join(f"{name} {number}" for name, number in versions(TOOLS).items())
     return CARD.format(base=base, licence="" if base else ": name it here", layers=layers, width=width, people=people, lora=lora,

@@ -44,6 +44,7 @@ COMPONENTS = {
     "tokenizer": ["transformers", "T5Tokenizer"],
 }
 OF_RELATIVES = ("patch_size_t", "use_learned_positional_embeddings", "ofs_embed_dim")  # settings that no configuration has
+OWNERS_PATHS = ("name_or_path", "special_tokens_map_file", "tokenizer_file")  # ends of keys by which the libraries say where a part was
 MODELS = ("cogvideox_5b", "cogvideox_2b", "mini", "debug")
 
 
@@ -72,9 +73,9 @@ def write_pipeline(folder: Path, name: str, components: Mapping, code: Path, sch
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {"_class_name": name, "_diffusers_version": versions(("diffusers",))["diffusers"], **components}
     write_json(folder / "model_index.json", index | {"scheduler": ["diffusers", scheduler["_class_name"]]})
-    for file in folder.glob("*/*config.json"):  # which say where the libraries had read a part from, on its owner's disk
+    for file in folder.glob("*/*config.json"):
         if settings := recall_json(file):
-            write_json(file, {key: value for key, value in settings.items() if not key.endswith("name_or_path")})
+            write_json(file, {key: value for key, value in settings.items() if not key.endswith(OWNERS_PATHS)})
     shutil.copyfile(code, folder / "pipeline.py")
     write_text(folder / "README.md", card)
 
