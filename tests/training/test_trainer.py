@@ -146,7 +146,9 @@ def test_what_ends_a_validation_loses_no_step_and_is_made_on_continuing(setup, t
         assert (tmp_path / "latest").read_text() == "2"
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 2, "validation_loss": 0.5}\n')  # of one that was killed while it made a video
-    assert run(lambda engine: 0.5) == 0 and run(fail) == 0
+    assert run(lambda engine: 0.5) == 0
+    written = (tmp_path / "latest").stat().st_mtime_ns  # by which a bare --resume chooses among runs
+    assert run(fail) == 0 and (tmp_path / "latest").stat().st_mtime_ns == written
     assert [line["step"] for line in alone.metrics(tmp_path) if "validation_loss" in line] == [2, 3]
     (tmp_path / "latest").write_text("2")
     refused("step 3: the validation loss is inf.* --resume .*/2$", run, lambda engine: float("inf"))
