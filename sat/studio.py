@@ -16,6 +16,7 @@ from pathlib import Path
 from concat_id.config.parser import Namespace, Parser
 from concat_id.errors import UserError
 
+LOCAL = "127.0.0.1", "localhost"  # addresses that need no password
 PREFIX = "concat-id-studio-"  # of the folder of uploads, in that for temporary files
 SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "DO_NOT_TRACK": "1"}  # no look for updates either
 
@@ -24,14 +25,14 @@ def read_arguments() -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port of the page (default: %(default)s)")
-    parser.add_argument("--listen", metavar="ADDRESS", default="127.0.0.1", help="address to listen on, such as 0.0.0.0 for all networks")
+    parser.add_argument("--listen", metavar="ADDRESS", default=LOCAL[0], help="address to listen on, such as 0.0.0.0 for all networks")
     parser.add_argument("--password", metavar="TEXT", default=os.environ.get("CONCAT_ID_PASSWORD"),
                         help="what --listen needs; CONCAT_ID_PASSWORD hides it from others here; the user is studio, nothing is encrypted")
     parser.add_argument("--output", metavar="FOLDER", help="folder of the results (default: those of the models' YAML files)")
     arguments = parser.parse_args()
     if not 1 <= arguments.port <= 65535:
         raise UserError(f"command line: --port: found {arguments.port}, expected 1 to 65535")
-    if arguments.listen not in ("127.0.0.1", "localhost") and not arguments.password:
+    if arguments.listen not in LOCAL and not arguments.password:
         raise UserError(f"command line: --listen {arguments.listen}: found no --password, expected one, as others can open the page then")
     return arguments
 
@@ -61,8 +62,7 @@ def serve(arguments: Namespace) -> None:
     from concat_id.studio.choices import find_models
     from concat_id.studio.guard import OWN_NAMES, bracketed, guarded
     from concat_id.studio.page import CSS, NAME_PARTS, Studio, build_page, theme
-
-    address, studio = bracketed(arguments.listen or "127.0.0.1"), Studio(find_models(arguments.output))
+    address, studio = bracketed(arguments.listen or LOCAL[0]), Studio(find_models(arguments.output))
     os.environ["no_proxy"] = ",".join([os.getenv("no_proxy") or os.getenv("NO_PROXY", ""), *OWN_NAMES, address.strip("[]")])
     page = build_page(studio).queue(max_size=32, api_open=False)
     try:

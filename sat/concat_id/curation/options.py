@@ -84,7 +84,7 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     for name, (low, high) in LIMITS.items():
         value = getattr(arguments, name, None)
         if value is not None and not low <= value <= high:
-            raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:g}")
+            raise UserError(f"command line: --{name}: found {value}, expected {low:g} to {high:.10g}")
 
 
 def check_pairing(arguments: argparse.Namespace) -> None:

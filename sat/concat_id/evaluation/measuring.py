@@ -110,12 +110,13 @@ def load_instruments(device: torch.device | str, *, detector: str | None = None,
     ):
         if folder is None:
             continue
-        if (found_there := kind_of(resolve_path(folder))) == "a folder":
-            encoders[option] = load(resolve_path(folder), device)
+        path = resolve_path(folder)
+        if (kind := kind_of(path)) == "a folder":
+            encoders[option] = load(path, device)
         else:
             reason = f"put {needed} into {folder}, or name their folder by --{option}"
             if folder not in (CLIP, VICLIP, FaceConfig().parser):
-                warn(f"--{option}: {folder}: {found_there}, so {', '.join(scores)} will not be computed")
+                warn(f"--{option}: {folder}: {kind}, so {', '.join(scores)} will not be computed")
             not_computed |= {score: f"{not_computed[score]}; {reason}" if score in not_computed else reason for score in scores}
     chosen = same_person(found.name, found.threshold, threshold)
     if threshold is None and found.threshold is None:
